@@ -1,0 +1,91 @@
+#include "cpu/isa.h"
+
+#include <cstdlib>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace ek {
+namespace {
+
+constexpr const char* kNames[kNumIsas] = {"scalar", "avx2",         "avxvnni",  "avx512vnni",
+                                          "neon",   "neon_dotprod", "neon_i8mm"};
+
+#if defined(__x86_64__)
+std::vector<Isa> detect() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const auto bit = [](unsigned reg, int n) { return ((reg >> n) & 1u) != 0; };
+  __cpuid(1, a, b, c, d);
+  // The OS must save the wide registers (XCR0) before any instruction may touch them.
+  uint64_t xcr0 = 0;
+  if (bit(c, 27)) {
+    unsigned lo = 0, hi = 0;
+    asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    xcr0 = (uint64_t{hi} << 32) | lo;
+  }
+  const bool ymm = (xcr0 & 0x6) == 0x6, zmm = (xcr0 & 0xE6) == 0xE6;
+  const bool fma = bit(c, 12), f16c = bit(c, 29);
+  unsigned b7 = 0, c7 = 0, a71 = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) b7 = b, c7 = c;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) a71 = a;
+  const bool avx2 = ymm && fma && f16c && bit(b7, 5);
+  const bool avx512 = zmm && bit(b7, 16) && bit(b7, 17) && bit(b7, 30) && bit(b7, 31) && bit(c7, 11);
+  std::vector<Isa> found;
+  if (avx2 && avx512) found.push_back(Isa::kAvx512Vnni);
+  if (avx2 && bit(a71, 4)) found.push_back(Isa::kAvxVnni);
+  if (avx2) found.push_back(Isa::kAvx2);
+  found.push_back(Isa::kScalar);
+  return found;
+}
+#elif defined(__aarch64__)
+std::vector<Isa> detect() {
+  constexpr unsigned long kAsimdDp = 1ul << 20, kI8mm = 1ul << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM
+  const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
+  std::vector<Isa> found;
+  if ((hwcap & kAsimdDp) != 0 && (hwcap2 & kI8mm) != 0) found.push_back(Isa::kNeonI8mm);
+  if ((hwcap & kAsimdDp) != 0) found.push_back(Isa::kNeonDotprod);
+  found.push_back(Isa::kNeon);
+  found.push_back(Isa::kScalar);
+  return found;
+}
+#else
+std::vector<Isa> detect() { return {Isa::kScalar}; }
+#endif
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
+const std::vector<Isa>& available_isas() {
+  static const std::vector<Isa> found = detect();
+  return found;
+}
+
+Status resolve_isa(const std::string& name, Isa* isa) {
+  std::string wanted = name;
+  std::string origin = "isa=";
+  if (wanted.empty()) {
+    const char* env = std::getenv("EDGEKERN_ISA");
+    if (env == nullptr || *env == '\0') {
+      *isa = available_isas().front();
+      return {};
+    }
+    wanted = env;
+    origin = "EDGEKERN_ISA=";
+  }
+  std::string have;
+  for (const Isa candidate : available_isas()) {
+    if (wanted == isa_name(candidate)) {
+      *isa = candidate;
+      return {};
+    }
+    have += (have.empty() ? "" : ", ") + std::string(isa_name(candidate));
+  }
+  return {Code::kUnsupportedIsa, origin + wanted + ": this CPU does not have it; it has " + have};
+}
+
+}  // namespace ek

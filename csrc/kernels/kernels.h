@@ -1,0 +1,120 @@
+// The kernel table: one struct of function pointers per ISA. Everything above asks the table; nothing above knows an intrinsic.
+//
+// Kernels are leaves: they get everything as arguments and give back numbers. They may read and write exactly the
+// bytes their arguments name (a guard-page test holds them to it) and allocate nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/isa.h"
+
+namespace ek {
+
+inline constexpr size_t kStrip = 16;  // columns in one vector of accumulators, on every ISA
+inline constexpr size_t kPanel = 64;  // columns in one panel of packed weights
+inline constexpr size_t kMaxRows = 6; // rows of the tallest register tile
+
+/// What one 8-bit activation byte means. Kernels multiply in one of the two; see Kernels::native_sign.
+enum class Sign : uint8_t { kU8, kS8 };
+
+enum class OutKind : uint8_t { kInt32, kQuantized, kFloat32 };
+
+/// Affine map of an 8-bit tensor: real = (q - zero_point) * scale.
+struct QuantParams {
+  float scale = 1.0f;
+  int32_t zero_point = 0;
+  Sign sign = Sign::kU8;
+};
+
+/// What happens between accumulate and store, in registers.
+///   kInt32      C = acc
+///   kQuantized  q = rne(clamp(float(acc) * multiplier[n], lo - zp, hi - zp)) + zp
+///               with a residual r:  q = quantize(dequantize(q) + dequantize(r))          (the graph has Q/DQ between)
+///   kFloat32    y = clamp(float(acc) * (row_scale[m] * multiplier[n]) + bias[n], lo, hi)
+struct Epilogue {
+  OutKind kind = OutKind::kInt32;
+  const float* multiplier = nullptr;  // [n], padded to a multiple of kStrip
+  QuantParams out;                    // kQuantized: zero point and sign of q; scale is used with a residual only
+  float lo = 0, hi = 0;               // kQuantized: clamp relative to the zero point; kFloat32: clamp of y
+  const float* bias = nullptr;        // kFloat32 only; [n], padded; may be null
+  const float* row_scale = nullptr;   // kFloat32 only; [m]; may be null (1.0)
+  // Residual, kQuantized only: one more 8-bit tensor of C's shape, its map, and the map of the sum.
+  const uint8_t* residual = nullptr;
+  size_t residual_ld = 0;  // bytes from row to row
+  QuantParams residual_q, sum_q;
+  float sum_lo = 0, sum_hi = 0;
+};
+
+/// One register tile: rows x (strips * 16) of C, summed over taps x k.
+struct GemmTile {
+  const uint8_t* const* a;  // [taps][rows] pointers to k activation bytes, native sign
+  size_t rows, taps, k;
+  const int8_t* b;      // first line of the first strip; lines of one panel follow each other
+  size_t b_step;        // bytes from one k-quad to the next (panel width * 4)
+  const int32_t* init;  // [strips*16] starting value of the accumulators
+  size_t strips;        // 1 .. 4
+  size_t cols;          // columns that are stored, <= strips * 16
+  void* c;              // int32, uint8/int8 or float
+  size_t ldc;           // bytes from row to row
+  size_t row0, col0;    // where the tile lies in C: offsets into multiplier, bias, row_scale, residual
+};
+
+struct DepthwiseRow {
+  const uint8_t* const* taps;  // [num_taps] pointers to `channels` bytes, native sign
+  size_t num_taps, channels;
+  const int8_t* weights;  // [channels/16][num_taps/4][16][4], zero padded
+  const int32_t* init;    // [channels], padded
+  uint8_t* out;           // one pixel
+  size_t row;             // pixel index, for row_scale-free epilogues only the residual uses it
+};
+
+struct Kernels {
+  Isa isa;
+  Sign native_sign;   // what gemm_tile and depthwise_row multiply
+  size_t tile_rows;   // best height of a register tile, <= kMaxRows
+  size_t tile_strips; // best width, in strips
+
+  void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
+  void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
+
+  // y = x ^ 0x80: u8 <-> s8. Element-wise, n bytes.
+  void (*flip_sign)(const uint8_t* x, size_t n, uint8_t* y);
+  // y = clamp(rne(x / scale), ..) + zero_point, to q.sign.
+  void (*quantize)(const float* x, size_t n, QuantParams q, uint8_t* y);
+  void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
+  void (*max_abs)(const float* x, size_t n, float* result);  // NaN is ignored; 0 for n = 0
+  // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.
+  void (*add)(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
+              float hi, uint8_t* y);
+  void (*lookup)(const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y);  // y[i] = table[x[i]]
+  // acc[c] = sum over `rows` pointers of value(row[c]), as int32; x bytes read as `sign`.
+  void (*sum_rows)(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, int32_t* acc);
+  // y[c] = max over rows.
+  void (*max_rows)(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, uint8_t* y);
+  // y = rne(clamp(float(acc) * multiplier, lo, hi)) + zero_point
+  void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point, uint8_t* y);
+};
+
+/// Rows of the table, for counting: a test asks which ran, so that no operator ignores the ISA it was given.
+enum class Row : int {
+  kGemmTile, kDepthwiseRow, kFlipSign, kQuantize, kDequantize, kMaxAbs, kAdd, kLookup, kSumRows, kMaxRows, kRequantize
+};
+inline constexpr int kNumRows = 11;
+const char* row_name(Row row);
+
+/// The table of an ISA that available_isas() lists.
+const Kernels& kernels(Isa isa);
+
+/// What an operator needs besides its operands.
+struct Runtime {
+  const Kernels* kernels;
+  int threads = 1;
+};
+
+/// Counts `calls` of a table row; operators call it once per task. Relaxed atomics, always on: a few ns per operator.
+void count_row(const Runtime& rt, Row row, uint64_t calls = 1);
+uint64_t row_count(Isa isa, Row row);
+void reset_row_counts();
+
+}  // namespace ek

@@ -1,0 +1,45 @@
+"""The errors and warnings that edgekern raises.
+
+Every message names the function, the argument, the rule, the fact, and the remedy where there is one. Each class
+also derives from the built-in a caller would expect, so ``except ValueError`` keeps working.
+"""
+
+
+class EdgekernError(Exception):
+    """Base of all edgekern errors."""
+
+
+class ArgumentTypeError(EdgekernError, TypeError):
+    """An argument has the wrong type or dtype."""
+
+
+class ArgumentValueError(EdgekernError, ValueError):
+    """An argument has the wrong shape, range or combination with another."""
+
+
+class CalibrationError(EdgekernError, ValueError):
+    """Calibration cannot give ranges: no data, another model, nothing finite."""
+
+
+class QuantizationError(EdgekernError, ValueError):
+    """A model cannot be written as QDQ with the ranges given."""
+
+
+class CompileError(EdgekernError, ValueError):
+    """A QDQ model cannot be turned into a program."""
+
+
+class HostStepError(CompileError):
+    """A program would need host steps and ``allow_host=False`` forbids them."""
+
+
+class ArtifactError(EdgekernError, ValueError):
+    """A file is truncated, altered, or of an unknown version."""
+
+
+class UnsupportedIsaError(EdgekernError, RuntimeError):
+    """The ISA that was forced is not one this CPU has."""
+
+
+class EdgekernWarning(UserWarning):
+    """Something was done for the caller that the caller may want to know."""
