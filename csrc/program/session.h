@@ -1,0 +1,36 @@
+// A session: a validated program with its arena and prepared steps. run() allocates nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "program/program.h"
+
+namespace ek {
+
+class Session {
+ public:
+  /// Validates `index` against `data` (the file's data section; must outlive the session) and prepares every step.
+  static Status create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
+                       std::unique_ptr<Session>* out);
+  ~Session();
+
+  const ProgramIndex& index() const;
+  uint8_t* tensor(uint32_t id);           // its bytes in the arena
+  uint64_t tensor_bytes(uint32_t id) const;
+  void run_segment(size_t segment);       // steps in order; no allocation, no exception
+  void run_step(size_t step);             // one step, for profiling and comparing
+  uint64_t arena_bytes() const;           // arena + scratch + prepared accumulator starts: all that the session owns
+
+ private:
+  Session();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ek
