@@ -13,7 +13,7 @@ namespace ek {
 
 inline constexpr size_t kStrip = 16;  // columns in one vector of accumulators, on every ISA
 inline constexpr size_t kPanel = 64;  // columns in one panel of packed weights
-inline constexpr size_t kMaxRows = 6; // rows of the tallest register tile
+inline constexpr size_t kMaxTileRows = 6;  // rows of the tallest register tile
 
 /// What one 8-bit activation byte means. Kernels multiply in one of the two; see Kernels::native_sign.
 enum class Sign : uint8_t { kU8, kS8 };
@@ -65,14 +65,14 @@ struct DepthwiseRow {
   size_t num_taps, channels;
   const int8_t* weights;  // [channels/16][num_taps/4][16][4], zero padded
   const int32_t* init;    // [channels], padded
-  uint8_t* out;           // one pixel
-  size_t row;             // pixel index, for row_scale-free epilogues only the residual uses it
+  void* out;              // one pixel: bytes or floats, as the epilogue says
+  size_t row;             // pixel index, for the residual
 };
 
 struct Kernels {
   Isa isa;
   Sign native_sign;   // what gemm_tile and depthwise_row multiply
-  size_t tile_rows;   // best height of a register tile, <= kMaxRows
+  size_t tile_rows;   // best height of a register tile, <= kMaxTileRows
   size_t tile_strips; // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
@@ -94,13 +94,29 @@ struct Kernels {
   void (*max_rows)(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, uint8_t* y);
   // y = rne(clamp(float(acc) * multiplier, lo, hi)) + zero_point
   void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point, uint8_t* y);
+
+  // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n bytes.
+  uint64_t (*dot_burst)(size_t iterations);
+  uint64_t (*read_stream)(const uint8_t* x, size_t n);
 };
 
 /// Rows of the table, for counting: a test asks which ran, so that no operator ignores the ISA it was given.
 enum class Row : int {
-  kGemmTile, kDepthwiseRow, kFlipSign, kQuantize, kDequantize, kMaxAbs, kAdd, kLookup, kSumRows, kMaxRows, kRequantize
+  kGemmCube,    // gemm_tile, one count a Cube block
+  kGemmVector,  // gemm_tile, one count a Vector block
+  kConvTile,    // gemm_tile, one count a task of a convolution
+  kDepthwiseRow,
+  kFlipSign,
+  kQuantize,
+  kDequantize,
+  kMaxAbs,
+  kAdd,
+  kLookup,
+  kSumRows,
+  kMaxRows,
+  kRequantize
 };
-inline constexpr int kNumRows = 11;
+inline constexpr int kNumRows = 13;
 const char* row_name(Row row);
 
 /// The table of an ISA that available_isas() lists.

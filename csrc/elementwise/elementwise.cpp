@@ -1,0 +1,61 @@
+#include "elementwise/elementwise.h"
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+/// Elements a task works on: some microseconds of work, a multiple of every vector.
+constexpr size_t kChunk = 32768;
+
+template <typename Body>
+void for_each_chunk(const Runtime& rt, size_t n, Row row, Body&& body) {
+  parallel_for(ceil_div(n, kChunk), rt.threads, [&](size_t task) {
+    const size_t at = task * kChunk;
+    body(at, std::min(kChunk, n - at));
+    count_row(rt, row);
+  });
+}
+
+}  // namespace
+
+void quantize(const Runtime& rt, const float* x, size_t n, QuantParams q, uint8_t* y) {
+  for_each_chunk(rt, n, Row::kQuantize, [&](size_t at, size_t len) { rt.kernels->quantize(x + at, len, q, y + at); });
+}
+
+void dequantize(const Runtime& rt, const uint8_t* x, size_t n, QuantParams q, float* y) {
+  for_each_chunk(rt, n, Row::kDequantize, [&](size_t at, size_t len) { rt.kernels->dequantize(x + at, len, q, y + at); });
+}
+
+void add(const Runtime& rt, const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n,
+         QuantParams qy, float lo, float hi, uint8_t* y) {
+  for_each_chunk(rt, n, Row::kAdd, [&](size_t at, size_t len) {
+    rt.kernels->add(a + at, qa, b + at, qb, len, qy, lo, hi, y + at);
+  });
+}
+
+void lookup(const Runtime& rt, const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y) {
+  for_each_chunk(rt, n, Row::kLookup, [&](size_t at, size_t len) { rt.kernels->lookup(x + at, len, table, y + at); });
+}
+
+void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, uint8_t* q,
+                           float* scale) {
+  const size_t rows_per_task = std::max<size_t>(1, kChunk / std::max<size_t>(1, cols));
+  parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
+    const size_t end = std::min(rows, (task + 1) * rows_per_task);
+    for (size_t row = task * rows_per_task; row < end; ++row) {
+      float peak = 0.0f;
+      rt.kernels->max_abs(x + row * ldx, cols, &peak);
+      scale[row] = peak > 0.0f ? peak / 127.0f : 1.0f;
+      // peak / scale rounds to 127 at most, so the symmetric range [-127, 127] needs no clamp of its own.
+      rt.kernels->quantize(x + row * ldx, cols, {scale[row], 0, Sign::kS8}, q + row * cols);
+    }
+    count_row(rt, Row::kMaxAbs);
+    count_row(rt, Row::kQuantize);
+  });
+}
+
+}  // namespace ek

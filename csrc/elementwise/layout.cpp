@@ -1,0 +1,127 @@
+// Operators that move values: NCHW <-> NHWC at the borders, concat, slice, pad, transpose.
+#include <algorithm>
+#include <cstring>
+
+#include "base/checked.h"
+#include "elementwise/elementwise.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+/// A border task converts this many channels x pixels through a buffer on its stack.
+constexpr size_t kChannels = 32, kPixels = 256;
+
+struct Patch {
+  size_t batch, channel, channels, pixel, pixels;
+};
+
+/// Cuts (batch, channels, pixels) into patches of at most kChannels x kPixels.
+template <typename Body>
+void for_each_patch(const Runtime& rt, size_t batch, size_t channels, size_t pixels, Body&& body) {
+  const size_t channel_parts = ceil_div(channels, kChannels), pixel_parts = ceil_div(pixels, kPixels);
+  parallel_for(batch * channel_parts * pixel_parts, rt.threads, [&](size_t task) {
+    const size_t channel = task % channel_parts * kChannels, pixel = task / channel_parts % pixel_parts * kPixels;
+    body(Patch{task / (channel_parts * pixel_parts), channel, std::min(kChannels, channels - channel), pixel,
+               std::min(kPixels, pixels - pixel)});
+  });
+}
+
+}  // namespace
+
+void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size_t channels, size_t pixels,
+                           QuantParams q, uint8_t* y) {
+  for_each_patch(rt, batch, channels, pixels, [&](const Patch& p) {
+    uint8_t bytes[kChannels * kPixels];
+    for (size_t c = 0; c < p.channels; ++c) {
+      const float* from = x + (p.batch * channels + p.channel + c) * pixels + p.pixel;
+      rt.kernels->quantize(from, p.pixels, q, bytes + c * kPixels);
+    }
+    uint8_t* to = y + (p.batch * pixels + p.pixel) * channels + p.channel;
+    for (size_t i = 0; i < p.pixels; ++i, to += channels) {
+      for (size_t c = 0; c < p.channels; ++c) to[c] = bytes[c * kPixels + i];
+    }
+    count_row(rt, Row::kQuantize);
+  });
+}
+
+void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, size_t channels, size_t pixels,
+                             QuantParams q, float* y) {
+  for_each_patch(rt, batch, channels, pixels, [&](const Patch& p) {
+    uint8_t bytes[kChannels * kPixels];
+    const uint8_t* from = x + (p.batch * pixels + p.pixel) * channels + p.channel;
+    for (size_t i = 0; i < p.pixels; ++i, from += channels) {
+      for (size_t c = 0; c < p.channels; ++c) bytes[c * kPixels + i] = from[c];
+    }
+    for (size_t c = 0; c < p.channels; ++c) {
+      float* to = y + (p.batch * channels + p.channel + c) * pixels + p.pixel;
+      rt.kernels->dequantize(bytes + c * kPixels, p.pixels, q, to);
+    }
+    count_row(rt, Row::kDequantize);
+  });
+}
+
+void transpose_nhwc_to_nchw_f32(const Runtime& rt, const float* x, size_t batch, size_t channels, size_t pixels,
+                                float* y) {
+  for_each_patch(rt, batch, channels, pixels, [&](const Patch& p) {
+    const float* from = x + (p.batch * pixels + p.pixel) * channels + p.channel;
+    float* to = y + (p.batch * channels + p.channel) * pixels + p.pixel;
+    for (size_t c = 0; c < p.channels; ++c) {
+      for (size_t i = 0; i < p.pixels; ++i) to[c * pixels + i] = from[i * channels + c];
+    }
+  });
+}
+
+void copy_rows(const uint8_t* x, size_t x_stride, size_t rows, size_t bytes, uint8_t* y, size_t y_stride) {
+  for (size_t row = 0; row < rows; ++row) std::memcpy(y + row * y_stride, x + row * x_stride, bytes);
+}
+
+void slice4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], const ptrdiff_t start[4],
+            const ptrdiff_t step[4], uint8_t* y) {
+  const auto at = [&](int axis, size_t i) {
+    return static_cast<size_t>(start[axis] + static_cast<ptrdiff_t>(i) * step[axis]);
+  };
+  for (size_t i = 0; i < y_shape[0]; ++i) {
+    for (size_t j = 0; j < y_shape[1]; ++j) {
+      for (size_t k = 0; k < y_shape[2]; ++k) {
+        const uint8_t* row = x + ((at(0, i) * x_shape[1] + at(1, j)) * x_shape[2] + at(2, k)) * x_shape[3];
+        if (step[3] == 1) {
+          std::memcpy(y, row + start[3], y_shape[3]);
+        } else {
+          for (size_t l = 0; l < y_shape[3]; ++l) y[l] = row[at(3, l)];
+        }
+        y += y_shape[3];
+      }
+    }
+  }
+}
+
+void pad4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], const size_t before[4], uint8_t value,
+          uint8_t* y) {
+  std::memset(y, value, y_shape[0] * y_shape[1] * y_shape[2] * y_shape[3]);
+  for (size_t i = 0; i < x_shape[0]; ++i) {
+    for (size_t j = 0; j < x_shape[1]; ++j) {
+      for (size_t k = 0; k < x_shape[2]; ++k, x += x_shape[3]) {
+        const size_t row = ((i + before[0]) * y_shape[1] + j + before[1]) * y_shape[2] + k + before[2];
+        std::memcpy(y + row * y_shape[3] + before[3], x, x_shape[3]);
+      }
+    }
+  }
+}
+
+void transpose4(const uint8_t* x, const size_t x_shape[4], const int perm[4], size_t item, uint8_t* y) {
+  const size_t x_stride[4] = {x_shape[1] * x_shape[2] * x_shape[3] * item, x_shape[2] * x_shape[3] * item,
+                              x_shape[3] * item, item};
+  size_t shape[4], stride[4];
+  for (int i = 0; i < 4; ++i) shape[i] = x_shape[perm[i]], stride[i] = x_stride[perm[i]];
+  for (size_t i = 0; i < shape[0]; ++i) {
+    for (size_t j = 0; j < shape[1]; ++j) {
+      for (size_t k = 0; k < shape[2]; ++k) {
+        const uint8_t* from = x + i * stride[0] + j * stride[1] + k * stride[2];
+        for (size_t l = 0; l < shape[3]; ++l, y += item) std::memcpy(y, from + l * stride[3], item);
+      }
+    }
+  }
+}
+
+}  // namespace ek

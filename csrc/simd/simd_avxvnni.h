@@ -1,0 +1,30 @@
+// simd_avxvnni: vpdpbusd on ymm (the wrapping form; vpdpbusds would saturate).
+#pragma once
+
+#include "simd/simd_x86_256.h"
+
+namespace ek {
+namespace {
+
+constexpr Isa kIsa = Isa::kAvxVnni;
+constexpr Sign kNativeSign = Sign::kU8;
+constexpr int kTileRows = 6, kTileStrips = 1;
+
+struct Act {
+  __m256i quad;
+};
+
+EK_INLINE Act load_act(const uint8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return {_mm256_set1_epi32(quad)};
+}
+EK_INLINE I32 dot(I32 acc, Act a, Line w) {
+  return {_mm256_dpbusd_avx_epi32(acc.lo, a.quad, w.lo), _mm256_dpbusd_avx_epi32(acc.hi, a.quad, w.hi)};
+}
+EK_INLINE I32 dot(I32 acc, Line a, Line w) {
+  return {_mm256_dpbusd_avx_epi32(acc.lo, a.lo, w.lo), _mm256_dpbusd_avx_epi32(acc.hi, a.hi, w.hi)};
+}
+
+}  // namespace
+}  // namespace ek

@@ -1,0 +1,103 @@
+// simd_neon_base: 16 logical lanes as four q registers. Included by the three NEON variants, which add dot().
+#pragma once
+
+#include <arm_neon.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "simd/unroll.h"
+
+namespace ek {
+namespace {
+
+struct I32 {
+  int32x4_t v0, v1, v2, v3;
+};
+struct F32 {
+  float32x4_t v0, v1, v2, v3;
+};
+struct Line {
+  int8x16_t v0, v1, v2, v3;
+};
+struct Act {
+  int8x16_t v;  // the quad, four times
+};
+
+EK_INLINE I32 load_i32(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}; }
+EK_INLINE void store_i32(int32_t* p, I32 x) {
+  vst1q_s32(p, x.v0);
+  vst1q_s32(p + 4, x.v1);
+  vst1q_s32(p + 8, x.v2);
+  vst1q_s32(p + 12, x.v3);
+}
+EK_INLINE I32 set1_i32(int32_t x) {
+  const int32x4_t v = vdupq_n_s32(x);
+  return {v, v, v, v};
+}
+EK_INLINE I32 add_i32(I32 a, I32 b) {
+  return {vaddq_s32(a.v0, b.v0), vaddq_s32(a.v1, b.v1), vaddq_s32(a.v2, b.v2), vaddq_s32(a.v3, b.v3)};
+}
+EK_INLINE F32 load_f32(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+EK_INLINE void store_f32(float* p, F32 x) {
+  vst1q_f32(p, x.v0);
+  vst1q_f32(p + 4, x.v1);
+  vst1q_f32(p + 8, x.v2);
+  vst1q_f32(p + 12, x.v3);
+}
+EK_INLINE F32 set1_f32(float x) {
+  const float32x4_t v = vdupq_n_f32(x);
+  return {v, v, v, v};
+}
+EK_INLINE F32 add_f32(F32 a, F32 b) {
+  return {vaddq_f32(a.v0, b.v0), vaddq_f32(a.v1, b.v1), vaddq_f32(a.v2, b.v2), vaddq_f32(a.v3, b.v3)};
+}
+EK_INLINE F32 mul_f32(F32 a, F32 b) {
+  return {vmulq_f32(a.v0, b.v0), vmulq_f32(a.v1, b.v1), vmulq_f32(a.v2, b.v2), vmulq_f32(a.v3, b.v3)};
+}
+EK_INLINE F32 div_f32(F32 a, F32 b) {
+  return {vdivq_f32(a.v0, b.v0), vdivq_f32(a.v1, b.v1), vdivq_f32(a.v2, b.v2), vdivq_f32(a.v3, b.v3)};
+}
+// A compare and a select, not fmaxnm: a NaN in a must give b, of whatever kind the NaN is.
+EK_INLINE float32x4_t max_q(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+EK_INLINE float32x4_t min_q(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+EK_INLINE F32 max_f32(F32 a, F32 b) { return {max_q(a.v0, b.v0), max_q(a.v1, b.v1), max_q(a.v2, b.v2), max_q(a.v3, b.v3)}; }
+EK_INLINE F32 min_f32(F32 a, F32 b) { return {min_q(a.v0, b.v0), min_q(a.v1, b.v1), min_q(a.v2, b.v2), min_q(a.v3, b.v3)}; }
+EK_INLINE F32 abs_f32(F32 a) { return {vabsq_f32(a.v0), vabsq_f32(a.v1), vabsq_f32(a.v2), vabsq_f32(a.v3)}; }
+EK_INLINE F32 to_f32(I32 a) {
+  return {vcvtq_f32_s32(a.v0), vcvtq_f32_s32(a.v1), vcvtq_f32_s32(a.v2), vcvtq_f32_s32(a.v3)};
+}
+EK_INLINE I32 rne_i32(F32 a) {
+  return {vcvtnq_s32_f32(a.v0), vcvtnq_s32_f32(a.v1), vcvtnq_s32_f32(a.v2), vcvtnq_s32_f32(a.v3)};
+}
+EK_INLINE I32 load_u8(const uint8_t* p) {
+  const uint8x16_t x = vld1q_u8(p);
+  const uint16x8_t lo = vmovl_u8(vget_low_u8(x)), hi = vmovl_high_u8(x);
+  return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(lo))), vreinterpretq_s32_u32(vmovl_high_u16(lo)),
+          vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(hi))), vreinterpretq_s32_u32(vmovl_high_u16(hi))};
+}
+EK_INLINE I32 load_s8(const uint8_t* p) {
+  const int8x16_t x = vreinterpretq_s8_u8(vld1q_u8(p));
+  const int16x8_t lo = vmovl_s8(vget_low_s8(x)), hi = vmovl_high_s8(x);
+  return {vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)};
+}
+EK_INLINE void store_bytes(uint8_t* p, I32 x) {
+  const int16x8_t lo = vcombine_s16(vmovn_s32(x.v0), vmovn_s32(x.v1)), hi = vcombine_s16(vmovn_s32(x.v2), vmovn_s32(x.v3));
+  vst1q_u8(p, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(lo), vmovn_s16(hi))));
+}
+EK_INLINE Line load_line(const int8_t* p) { return {vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)}; }
+EK_INLINE Act load_act(const uint8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return {vreinterpretq_s8_s32(vdupq_n_s32(quad))};
+}
+EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
+  const uint8x16x2_t ab = vzipq_u8(vld1q_u8(t0), vld1q_u8(t1)), cd = vzipq_u8(vld1q_u8(t2), vld1q_u8(t3));
+  const uint16x8x2_t lo = vzipq_u16(vreinterpretq_u16_u8(ab.val[0]), vreinterpretq_u16_u8(cd.val[0]));
+  const uint16x8x2_t hi = vzipq_u16(vreinterpretq_u16_u8(ab.val[1]), vreinterpretq_u16_u8(cd.val[1]));
+  return {vreinterpretq_s8_u16(lo.val[0]), vreinterpretq_s8_u16(lo.val[1]), vreinterpretq_s8_u16(hi.val[0]),
+          vreinterpretq_s8_u16(hi.val[1])};
+}
+
+}  // namespace
+}  // namespace ek

@@ -1,0 +1,149 @@
+// simd_scalar: the thin vector layer in plain C++, and the definition that the other simd_<isa>.h files follow.
+//
+// Every ISA offers the same types and functions on *logical* vectors of 16 lanes, so that a kernel body is written once:
+//   I32, F32   16 lanes                     Line   64 bytes: 16 columns x 4 values of k (packed weights, or activations)
+//   Act        4 activation bytes, the same for all 16 columns
+// Activation bytes are of kNativeSign. dot() adds the four products of each column to its lane, exactly, mod 2^32.
+// max_f32(a, b) is `a > b ? a : b` and min_f32(a, b) `a < b ? a : b`: a NaN in a gives b.
+// rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22].
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "simd/unroll.h"
+
+namespace ek {
+namespace {
+
+constexpr Isa kIsa = Isa::kScalar;
+constexpr Sign kNativeSign = Sign::kU8;
+constexpr int kTileRows = 4, kTileStrips = 1;
+
+struct I32 {
+  int32_t v[16];
+};
+struct F32 {
+  float v[16];
+};
+struct Line {
+  uint8_t v[64];
+};
+struct Act {
+  uint8_t v[4];
+};
+
+EK_INLINE I32 load_i32(const int32_t* p) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = p[i];
+  return r;
+}
+EK_INLINE void store_i32(int32_t* p, I32 x) {
+  for (int i = 0; i < 16; ++i) p[i] = x.v[i];
+}
+EK_INLINE I32 set1_i32(int32_t x) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+EK_INLINE I32 add_i32(I32 a, I32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
+  return a;
+}
+EK_INLINE F32 load_f32(const float* p) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = p[i];
+  return r;
+}
+EK_INLINE void store_f32(float* p, F32 x) {
+  for (int i = 0; i < 16; ++i) p[i] = x.v[i];
+}
+EK_INLINE F32 set1_f32(float x) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+EK_INLINE F32 add_f32(F32 a, F32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+  return a;
+}
+EK_INLINE F32 mul_f32(F32 a, F32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+EK_INLINE F32 div_f32(F32 a, F32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] /= b.v[i];
+  return a;
+}
+EK_INLINE F32 max_f32(F32 a, F32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+EK_INLINE F32 min_f32(F32 a, F32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+EK_INLINE F32 abs_f32(F32 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] < 0 ? -a.v[i] : a.v[i];
+  return a;
+}
+EK_INLINE F32 to_f32(I32 a) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(a.v[i]);
+  return r;
+}
+EK_INLINE I32 rne_i32(F32 a) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the addition rounds to an integer, in the current (nearest even) mode
+  I32 r;
+  for (int i = 0; i < 16; ++i) {
+    volatile float rounded = a.v[i] + kMagic;  // volatile: the compiler must not fold the two additions
+    r.v[i] = static_cast<int32_t>(rounded - kMagic);
+  }
+  return r;
+}
+EK_INLINE I32 load_u8(const uint8_t* p) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = p[i];
+  return r;
+}
+EK_INLINE I32 load_s8(const uint8_t* p) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<int8_t>(p[i]);
+  return r;
+}
+/// The low byte of every lane.
+EK_INLINE void store_bytes(uint8_t* p, I32 x) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(x.v[i]);
+}
+EK_INLINE Line load_line(const int8_t* p) {
+  Line r;
+  for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(p[i]);
+  return r;
+}
+EK_INLINE Act load_act(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+/// Four rows of 16 bytes, interleaved: column c of the line holds byte c of each row.
+EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
+  Line r;
+  for (int i = 0; i < 16; ++i) r.v[4 * i] = t0[i], r.v[4 * i + 1] = t1[i], r.v[4 * i + 2] = t2[i], r.v[4 * i + 3] = t3[i];
+  return r;
+}
+EK_INLINE I32 dot(I32 acc, Act a, Line w) {
+  for (int i = 0; i < 16; ++i) {
+    int32_t sum = 0;
+    for (int j = 0; j < 4; ++j) sum += a.v[j] * static_cast<int8_t>(w.v[4 * i + j]);
+    acc.v[i] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[i]) + static_cast<uint32_t>(sum));
+  }
+  return acc;
+}
+EK_INLINE I32 dot(I32 acc, Line a, Line w) {
+  for (int i = 0; i < 16; ++i) {
+    int32_t sum = 0;
+    for (int j = 0; j < 4; ++j) sum += a.v[4 * i + j] * static_cast<int8_t>(w.v[4 * i + j]);
+    acc.v[i] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[i]) + static_cast<uint32_t>(sum));
+  }
+  return acc;
+}
+
+}  // namespace
+}  // namespace ek
