@@ -3,30 +3,30 @@
 namespace ek {
 namespace {
 
-/// Independent chains, enough to hide the latency, few enough to stay in registers.
-#if defined(__AVX512F__)
-constexpr int kChains = 24;
-#else
-constexpr int kChains = 4;
-#endif
-
+/// The tile's own mix of instructions on operands that never leave L1: what no GEMM on this ISA can pass.
 uint64_t dot_burst(size_t iterations) {
-  int8_t bytes[64];
-  for (int i = 0; i < 64; ++i) bytes[i] = static_cast<int8_t>(i);
-  const Line w = load_line(bytes);
-  const Act x = load_act(reinterpret_cast<const uint8_t*>(bytes));
-  I32 acc[kChains];
-  unroll<kChains>([&](auto i) EK_LAMBDA { acc[i.value] = set1_i32(i.value); });
+  constexpr int R = kTileRows, S = kTileStrips;
+  uint8_t a[R * 4] = {};
+  int8_t b[S * 64] = {};
+  int32_t c[R * S * kStrip] = {};
+  I32 acc[R][S];
+  unroll<R>([&](auto r) EK_LAMBDA {
+    unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = load_i32(c + (r.value * S + s.value) * kStrip); });
+  });
   for (size_t it = 0; it < iterations; ++it) {
-    unroll<kChains>([&](auto i) EK_LAMBDA { acc[i.value] = dot(acc[i.value], x, w); });
+    asm volatile("" : : "r"(a), "r"(b) : "memory");  // the operands may have changed: no product can be hoisted
+    Line w[S];
+    unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = load_line(b + s.value * 64); });
+    unroll<R>([&](auto r) EK_LAMBDA {
+      const Act x = load_act(a + r.value * 4);
+      unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, w[s.value]); });
+    });
   }
-  I32 sum = set1_i32(0);
-  unroll<kChains>([&](auto i) EK_LAMBDA { sum = add_i32(sum, acc[i.value]); });
-  int32_t lanes[kStrip];
-  store_i32(lanes, sum);
-  volatile int32_t sink = lanes[0];  // keeps the loop
-  (void)sink;
-  return static_cast<uint64_t>(iterations) * kChains * 64;
+  unroll<R>([&](auto r) EK_LAMBDA {
+    unroll<S>([&](auto s) EK_LAMBDA { store_i32(c + (r.value * S + s.value) * kStrip, acc[r.value][s.value]); });
+  });
+  asm volatile("" : : "r"(c) : "memory");  // the sums are used
+  return static_cast<uint64_t>(iterations) * R * S * 64;
 }
 
 uint64_t read_stream(const uint8_t* x, size_t n) {

@@ -1,0 +1,92 @@
+// What the bindings ask of NumPy arrays, in one place: dtype, rank, layout. Messages name function, argument, rule, fact, remedy.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <string_view>
+
+#include "bindings/errors.h"
+#include "kernels/kernels.h"
+
+namespace ek {
+
+namespace py = pybind11;
+
+[[noreturn]] inline void fail(Code code, const std::string& message) {
+  throw_if_error({code, message});
+  throw std::logic_error("throw_if_error returned");  // not reached: code is never kOk
+}
+
+inline std::string dtype_name(const py::array& a) { return py::str(a.dtype()); }
+
+inline std::string shape_name(const py::array& a) {
+  std::string s = "(";
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) s += (i ? ", " : "") + std::to_string(a.shape(i));
+  return s + (a.ndim() == 1 ? ",)" : ")");
+}
+
+inline bool is_u8(const py::array& a) { return py::isinstance<py::array_t<uint8_t>>(a); }
+inline bool is_s8(const py::array& a) { return py::isinstance<py::array_t<int8_t>>(a); }
+inline bool is_f32(const py::array& a) { return py::isinstance<py::array_t<float>>(a); }
+inline bool is_i32(const py::array& a) { return py::isinstance<py::array_t<int32_t>>(a); }
+
+/// The sign of an 8-bit array, or a TypeError.
+inline Sign sign_of(std::string_view function, std::string_view argument, const py::array& a) {
+  if (is_u8(a)) return Sign::kU8;
+  if (is_s8(a)) return Sign::kS8;
+  fail(Code::kType, std::string(function) + ": " + std::string(argument) + " must be uint8 or int8, got " + dtype_name(a) +
+                        (is_f32(a) ? "; call quantize_linear first" : ""));
+}
+
+inline void require_rank(std::string_view function, std::string_view argument, const py::array& a, py::ssize_t rank) {
+  if (a.ndim() == rank) return;
+  fail(Code::kValue, std::string(function) + ": " + std::string(argument) + " must have " + std::to_string(rank) +
+                         (rank == 1 ? " axis" : " axes") + ", got shape " + shape_name(a));
+}
+
+inline void require_contiguous(std::string_view function, std::string_view argument, const py::array& a) {
+  if ((a.flags() & py::array::c_style) != 0) return;
+  fail(Code::kValue, std::string(function) + ": " + std::string(argument) +
+                         " must be C-contiguous, got strides that are not; pass numpy.ascontiguousarray(" +
+                         std::string(argument) + ")");
+}
+
+/// `out` as given (dtype T, this shape, contiguous, writeable), or a new array.
+template <typename T>
+py::array out_or_new(std::string_view function, const py::object& out, const std::vector<py::ssize_t>& shape) {
+  if (out.is_none()) return py::array_t<T>(shape);
+  if (!py::isinstance<py::array>(out)) {
+    fail(Code::kType, std::string(function) + ": out must be a NumPy array, got " +
+                          std::string(py::str(py::type::of(out).attr("__name__"))));
+  }
+  py::array a = py::reinterpret_borrow<py::array>(out);
+  if (!py::isinstance<py::array_t<T>>(a)) {
+    fail(Code::kType, std::string(function) + ": out must be " + std::string(py::str(py::dtype::of<T>())) + ", got " +
+                          dtype_name(a));
+  }
+  bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
+  std::string wanted = "(";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    wanted += (i ? ", " : "") + std::to_string(shape[i]);
+    same = same && a.shape(static_cast<py::ssize_t>(i)) == shape[i];
+  }
+  if (!same) fail(Code::kValue, std::string(function) + ": out must have shape " + wanted + "), got " + shape_name(a));
+  require_contiguous(function, "out", a);
+  if (!a.writeable()) fail(Code::kValue, std::string(function) + ": out is read-only; pass a writeable array");
+  return a;
+}
+
+/// True when the memory of two contiguous arrays overlaps.
+inline bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
+  const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
+  return x < y + b_bytes && y < x + a_bytes;
+}
+
+inline size_t usize(py::ssize_t n) { return static_cast<size_t>(n); }
+
+/// The runtime of one call: ISA by name ("" is the package's choice) and threads (0 is the package's setting).
+Runtime make_runtime(const std::string& isa, int threads);
+
+}  // namespace ek

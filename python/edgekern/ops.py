@@ -1,0 +1,487 @@
+"""Kernels for NumPy users: arrays in, arrays out.
+
+``out=`` is everywhere, nothing is copied silently, and a wrong dtype is an error. Integer results are exact and every
+result has the same bits on every CPU and for any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern import _core
+from edgekern._core import PackedWeights
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+
+__all__ = [
+    "PackedWeights",
+    "TileBlock",
+    "TilePlan",
+    "cpu_info",
+    "dequantize_linear",
+    "dynamic_quantize",
+    "get_num_threads",
+    "linear",
+    "matmul_integer",
+    "pack_weights",
+    "quantize_linear",
+    "set_num_threads",
+    "tile_plan",
+]
+
+Int8Array = npt.NDArray[np.int8]
+ByteArray = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
+Int32Array = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+Activation = Literal["relu", "relu6"] | tuple[float, float] | None
+
+
+def _array(function: str, argument: str, value: object) -> npt.NDArray[np.generic]:
+    if isinstance(value, np.ndarray):
+        return value
+    raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {type(value).__name__}")
+
+
+def _threads(function: str, num_threads: int | None) -> int:
+    if num_threads is None:
+        return 0
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        raise ArgumentValueError(f"{function}: num_threads must be an integer of at least 1, got {num_threads!r}")
+    return num_threads
+
+
+def pack_weights(w: Int8Array, *, scale: float | FloatArray | None = None) -> PackedWeights:
+    """Pack int8 weights once for many multiplications.
+
+    Parameters
+    ----------
+    w : (K, N) int8 array
+        Any strides: ``w.T`` of an (N, K) matrix is taken without a copy. The full range is allowed, -128 included.
+    scale : float or (N,) float32 array, optional
+        Real value of one step, for the whole matrix or per column; :func:`linear` needs it.
+
+    Returns
+    -------
+    PackedWeights
+        Immutable; ``shape`` is (K, N), ``nbytes`` the packed size (N is padded to 16, K to 4).
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When ``w`` is not a 2-D int8 array, or ``scale`` is not positive and finite.
+    """
+    return _core.pack_weights(_array("pack_weights", "w", w), scale)
+
+
+def matmul_integer(
+    a: ByteArray,
+    b: Int8Array | PackedWeights,
+    *,
+    a_zero_point: int = 0,
+    b_zero_point: int | npt.NDArray[np.integer] = 0,
+    out: Int32Array | None = None,
+    num_threads: int | None = None,
+) -> Int32Array:
+    """Multiply 8-bit matrices into int32 (ONNX ``MatMulInteger``).
+
+    Parameters
+    ----------
+    a : (M, K) uint8 or int8 array
+        Rows must be contiguous; they may lie any distance apart.
+    b : (K, N) int8 array, or the result of :func:`pack_weights`
+        An array is packed first, on every call.
+    a_zero_point : int
+        Subtracted from every element of ``a``; must lie in the range of its dtype.
+    b_zero_point : int or (N,) integer array
+        Subtracted from every element (or column) of ``b``.
+    out : (M, N) int32 array, optional
+        Overwritten and returned; C-contiguous, not overlapping ``a``.
+    num_threads : int, optional
+        Threads of this call; None is the package's setting, 1 stays on the caller's thread.
+
+    Returns
+    -------
+    (M, N) int32 array
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When dtypes, shapes, strides or zero points do not fit; the message names both shapes.
+
+    Notes
+    -----
+    Equal on every CPU to ``(a.astype(np.int32) - a_zero_point) @ (b.astype(np.int32) - b_zero_point)``, for any K:
+    like NumPy's int32 it wraps modulo 2**32.
+    """
+    if not isinstance(b, PackedWeights):
+        _array("matmul_integer", "b", b)
+    return _core.matmul_integer(
+        _array("matmul_integer", "a", a),
+        b,
+        a_zero_point,
+        b_zero_point,
+        out,
+        "",
+        _threads("matmul_integer", num_threads),
+    )
+
+
+def _clamp_of(activation: Activation) -> tuple[float, float]:
+    if activation is None:
+        return -math.inf, math.inf
+    if activation == "relu":
+        return 0.0, math.inf
+    if activation == "relu6":
+        return 0.0, 6.0
+    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] <= activation[1]:
+        return float(activation[0]), float(activation[1])
+    raise ArgumentValueError(
+        f"linear: activation must be None, 'relu', 'relu6' or a pair (lo, hi) with lo <= hi, got {activation!r}"
+    )
+
+
+def linear(
+    x: FloatArray | ByteArray,
+    w: PackedWeights,
+    *,
+    bias: FloatArray | None = None,
+    activation: Activation = None,
+    x_scale: float | None = None,
+    x_zero_point: int = 0,
+    y_scale: float | None = None,
+    y_zero_point: int = 0,
+    y_dtype: npt.DTypeLike = np.uint8,
+    out: npt.NDArray[np.generic] | None = None,
+    num_threads: int | None = None,
+) -> npt.NDArray[np.generic]:
+    """Multiply by int8 weights, add a bias, apply an activation: ``activation(x @ w + bias)``.
+
+    Parameters
+    ----------
+    x : (M, K) float32, uint8 or int8 array
+        float32 is quantized row by row, symmetric, scale ``max|x| / 127``. 8-bit needs ``x_scale``.
+    w : PackedWeights
+        Packed with ``scale``.
+    bias : (N,) float32 array, optional
+    activation : {None, "relu", "relu6"} or (lo, hi)
+        A clamp of the result.
+    x_scale, x_zero_point : float, int
+        The map of an 8-bit ``x``: real = (x - x_zero_point) * x_scale.
+    y_scale, y_zero_point : float, int
+        With 8-bit ``x``: quantize the result to ``y_dtype`` (uint8 or int8). Without ``y_scale`` it is float32.
+    out : (M, N) array, optional
+        Overwritten and returned.
+    num_threads : int, optional
+
+    Returns
+    -------
+    (M, N) float32, uint8 or int8 array
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When operands do not fit, or K is so large that the int32 accumulator could wrap.
+
+    Notes
+    -----
+    Bit for bit: ``float32(acc) * (row_scale * w_scale) + bias``, each product and sum rounded to float32, then the
+    clamp. 8-bit output: ``clip(rint(float32(acc + bias_i32) * m) + y_zero_point)`` with
+    ``m = float32(x_scale * w_scale / y_scale)`` computed in double (Jacob et al., 2018, with a float multiplier).
+    """
+    if not isinstance(w, PackedWeights):
+        raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
+    dtype = np.dtype(y_dtype)
+    if dtype not in (np.uint8, np.int8):
+        raise ArgumentTypeError(f"linear: y_dtype must be uint8 or int8, got {dtype}")
+    lo, hi = _clamp_of(activation)
+    return _core.linear(
+        _array("linear", "x", x),
+        w,
+        bias,
+        lo,
+        hi,
+        x_scale,
+        x_zero_point,
+        y_scale,
+        y_zero_point,
+        dtype == np.int8,
+        out,
+        "",
+        _threads("linear", num_threads),
+    )
+
+
+def _scales(function: str, scale: object) -> FloatArray:
+    try:
+        values = np.ascontiguousarray(scale, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{function}: scale must be a number or an array of numbers") from error
+    return values
+
+
+def _zero_points(function: str, zero_point: object, count: int) -> Int32Array:
+    values = np.asarray(zero_point)
+    if values.dtype.kind not in "iu":
+        raise ArgumentTypeError(f"{function}: zero_point must be integer, got {values.dtype}")
+    return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (count,)) if values.size == 1 else values.reshape(-1)).astype(
+        np.int32
+    )
+
+
+def _axis_of(scale: object, axis: int | None) -> int | None:
+    return None if np.ndim(scale) == 0 else axis  # type: ignore[arg-type]
+
+
+def quantize_linear(
+    x: FloatArray,
+    scale: float | FloatArray,
+    zero_point: int | ByteArray | np.integer = 0,
+    *,
+    axis: int | None = None,
+    dtype: npt.DTypeLike | None = None,
+    out: ByteArray | None = None,
+    num_threads: int | None = None,
+) -> ByteArray:
+    """Quantize to 8 bits (ONNX ``QuantizeLinear``): ``clip(rint(x / scale) + zero_point)``.
+
+    Parameters
+    ----------
+    x : float32 array, C-contiguous
+    scale : float, or (C,) float32 array with ``axis``
+    zero_point : int, or an integer array like ``scale``
+    axis : int, optional
+        The axis that ``scale`` runs along; None is per tensor.
+    dtype : uint8 or int8, optional
+        Default: the dtype of ``zero_point`` where that is uint8 or int8, else uint8.
+    out : array of that dtype and ``x``'s shape, optional
+    num_threads : int, optional
+
+    Returns
+    -------
+    uint8 or int8 array of ``x``'s shape
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+
+    Notes
+    -----
+    The division is a division (a product with the reciprocal rounds differently), ties go to even, and the zero point
+    is added after rounding, as ONNX defines it. NaN becomes the smallest value.
+    """
+    if dtype is None:
+        given = getattr(zero_point, "dtype", None)
+        dtype = given if given in (np.dtype(np.int8), np.dtype(np.uint8)) else np.uint8
+    wanted = np.dtype(dtype)
+    if wanted not in (np.uint8, np.int8):
+        raise ArgumentTypeError(f"quantize_linear: dtype must be uint8 or int8, got {wanted}")
+    scales = _scales("quantize_linear", scale)
+    return _core.quantize_linear(
+        _array("quantize_linear", "x", x),
+        scales,
+        _zero_points("quantize_linear", zero_point, scales.size),
+        _axis_of(scale, axis),
+        wanted == np.int8,
+        out,
+        "",
+        _threads("quantize_linear", num_threads),
+    )
+
+
+def dequantize_linear(
+    x: ByteArray,
+    scale: float | FloatArray,
+    zero_point: int | npt.NDArray[np.integer] | np.integer = 0,
+    *,
+    axis: int | None = None,
+    out: FloatArray | None = None,
+    num_threads: int | None = None,
+) -> FloatArray:
+    """Give back real values (ONNX ``DequantizeLinear``): ``float32(x - zero_point) * scale``.
+
+    Parameters
+    ----------
+    x : uint8 or int8 array, C-contiguous
+    scale : float, or (C,) float32 array with ``axis``
+    zero_point : int, or an integer array like ``scale``
+    axis : int, optional
+    out : float32 array of ``x``'s shape, optional
+    num_threads : int, optional
+
+    Returns
+    -------
+    float32 array of ``x``'s shape
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+    """
+    scales = _scales("dequantize_linear", scale)
+    return _core.dequantize_linear(
+        _array("dequantize_linear", "x", x),
+        scales,
+        _zero_points("dequantize_linear", zero_point, scales.size),
+        _axis_of(scale, axis),
+        out,
+        "",
+        _threads("dequantize_linear", num_threads),
+    )
+
+
+def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[Int8Array, FloatArray]:
+    """Quantize every row symmetrically to int8 with its own scale, ``max|x| / 127``.
+
+    Parameters
+    ----------
+    x : (M, K) float32 array, C-contiguous
+    num_threads : int, optional
+
+    Returns
+    -------
+    q : (M, K) int8 array in [-127, 127]
+    scale : (M,) float32 array; 1.0 for a row of zeros
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+    """
+    return _core.dynamic_quantize(_array("dynamic_quantize", "x", x), "", _threads("dynamic_quantize", num_threads))
+
+
+@dataclass(frozen=True)
+class TileBlock:
+    """One block of C = A @ B: rows and columns (half-open), the unit that runs it, what it computes, what it costs."""
+
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    unit: Literal["cube", "vector"]
+    padded: tuple[int, int]
+    cost_us: float
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a matrix product is cut: which 256-blocks go to the Cube, which edges to the Vector path."""
+
+    shape: tuple[int, int, int]
+    tile: int
+    device: str
+    blocks: tuple[TileBlock, ...]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Blocks along M and along N."""
+        m, n, _ = self.shape
+        return -(-m // self.tile), -(-n // self.tile)
+
+    @property
+    def num_cube(self) -> int:
+        """Blocks that run on the Cube path."""
+        return sum(block.unit == "cube" for block in self.blocks)
+
+    @property
+    def num_vector(self) -> int:
+        """Blocks that run on the Vector path."""
+        return len(self.blocks) - self.num_cube
+
+    @property
+    def padding(self) -> float:
+        """Share of the computed products that is padding, 0 to 1."""
+        m, n, _ = self.shape
+        computed = sum(block.padded[0] * block.padded[1] for block in self.blocks)
+        return 1.0 - m * n / computed if computed else 0.0
+
+    @property
+    def cost_us(self) -> float:
+        """Predicted time on one core of the device, microseconds."""
+        return sum(block.cost_us for block in self.blocks)
+
+    def __str__(self) -> str:
+        m, n, k = self.shape
+        rows, cols = self.grid
+        return (
+            f"[{m}, {k}] x [{k}, {n}] on {self.device}: {rows} x {cols} blocks of {self.tile}, {self.num_cube} Cube, "
+            f"{self.num_vector} Vector, {self.padding:.1%} padding, {self.cost_us:.1f} us predicted"
+        )
+
+
+def tile_plan(m: int, n: int, k: int, *, tile: int = 256, device: str = "host") -> TilePlan:
+    """Plan C[m, n] = A[m, k] @ B[k, n] in ``tile`` x ``tile`` blocks.
+
+    A whole block runs on the Cube. A tail block is padded to the Cube's granule or sent to the Vector path, whichever is
+    predicted to cost less. For ``device="host"`` and ``tile=256`` this is the plan that :func:`matmul_integer` executes.
+
+    Parameters
+    ----------
+    m, n, k : int
+        Sizes, at least 0.
+    tile : int
+        Side of a block; a multiple of 64.
+    device : {"host", "ascend310p3", "kirin990", "sm8650"}
+        Whose granules and rates to plan with.
+
+    Returns
+    -------
+    TilePlan
+
+    Raises
+    ------
+    ArgumentValueError
+        A negative size, a tile that is not a multiple of 64, an unknown device.
+    """
+    for name, value in (("m", m), ("n", n), ("k", k)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ArgumentValueError(f"tile_plan: {name} must be an integer of at least 0, got {value!r}")
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+        raise ArgumentValueError(f"tile_plan: tile must be a positive multiple of 64, got {tile!r}")
+    blocks = tuple(
+        TileBlock((row0, row1), (col0, col1), unit, (padded_rows, padded_cols), cost)
+        for row0, row1, col0, col1, unit, padded_rows, padded_cols, cost in _core.tile_plan(m, n, k, tile, device)
+    )
+    return TilePlan((m, n, k), tile, device, blocks)
+
+
+def cpu_info() -> dict[str, object]:
+    """What this machine is to edgekern.
+
+    Returns
+    -------
+    dict
+        ``isa`` (the one in use: ``EDGEKERN_ISA`` or the best), ``available`` (best first), ``cores`` (CPUs this process
+        may use), ``num_threads`` (the package's setting).
+
+    Raises
+    ------
+    UnsupportedIsaError
+        ``EDGEKERN_ISA`` names an ISA that this CPU lacks.
+    """
+    return {
+        "isa": _core.resolve_isa(""),
+        "available": _core.available_isas(),
+        "cores": _core.allowed_cpus(),
+        "num_threads": _core.num_threads(),
+    }
+
+
+def get_num_threads() -> int:
+    """Threads that a call uses when it does not say; ``EDGEKERN_NUM_THREADS`` or the allowed CPUs at first."""
+    return _core.num_threads()
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Set how many threads a call uses when it does not say.
+
+    Parameters
+    ----------
+    num_threads : int
+        At least 1.
+
+    Raises
+    ------
+    ArgumentValueError
+    """
+    _core.set_num_threads(_threads("set_num_threads", num_threads))
