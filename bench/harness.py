@@ -1,0 +1,116 @@
+"""Time contenders side by side: check every answer first, then interleave rounds so that drift hits all alike."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# A sample is long enough for the clock, and a pause lets the last contender's spinning threads go to sleep.
+SAMPLE_SECONDS = 0.002
+PAUSE_SECONDS = 0.003
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time: ``run`` does the work once, ``check`` raises AssertionError unless its result is right."""
+
+    name: str
+    run: Callable[[], Any]
+    check: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call."""
+
+    median: float
+    best: float
+    p10: float
+    p90: float
+    samples: int
+
+
+def _time(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def measure(contenders: Sequence[Contender], *, seconds: float = 0.4, min_rounds: int = 7) -> dict[str, Timing]:
+    """Time each contender for about ``seconds``, in rounds that visit all of them.
+
+    Raises
+    ------
+    AssertionError
+        A contender's answer is wrong; nothing is timed then.
+    """
+    calls: dict[str, int] = {}
+    for contender in contenders:
+        contender.check(contender.run())
+        calls[contender.name] = max(1, int(SAMPLE_SECONDS / max(_time(contender.run, 3), 1e-9)))
+    samples: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    spent = dict.fromkeys(samples, 0.0)
+    while any(spent[name] < seconds or len(samples[name]) < min_rounds for name in samples):
+        for contender in contenders:
+            name = contender.name
+            if spent[name] >= seconds and len(samples[name]) >= min_rounds:
+                continue
+            time.sleep(PAUSE_SECONDS)
+            contender.run()  # caches and threads warm up outside the sample
+            samples[name].append(_time(contender.run, calls[name]))
+            spent[name] += samples[name][-1] * calls[name]
+    return {name: _timing(values) for name, values in samples.items()}
+
+
+def _timing(values: Sequence[float]) -> Timing:
+    p10, median, p90 = np.percentile(values, [10, 50, 90])
+    return Timing(float(median), min(values), float(p10), float(p90), len(values))
+
+
+def machine(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Everything a row needs so that it can be compared later: CPU, commit, versions."""
+    model = "unknown"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else platform.machine()
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {"cpu": model, "commit": commit or None, "versions": {name: version(name) for name in packages}}
+
+
+def version(package: str) -> str | None:
+    """Version of an installed package; None when it is absent."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def print_table(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+    """Print rows under their column names; ``columns`` maps a key to its format, such as ``{"median_us": ".1f"}``."""
+    cells = [[_cell(row.get(key), spec) for key, spec in columns.items()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(list(columns), *cells, strict=True)]
+    for line in [list(columns), *cells]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _cell(value: Any, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def write_json(path: Path | None, rows: Iterable[Row]) -> None:
+    """Append one JSON object a line."""
+    if path is not None:
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
