@@ -89,7 +89,8 @@ def train(images: Tensor, labels: Tensor) -> DigitsNet:
             schedule.step()
             total += loss.item()
         print(f"epoch {epoch + 1:2d}  loss {total / steps_per_epoch:.4f}", flush=True)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def export(model: DigitsNet, path: Path) -> None:
