@@ -1,0 +1,63 @@
+"""The ``edgekern`` command: calls the rooms and holds no logic of its own.
+
+Errors are one line on stderr and a non-zero exit status. ``run``, ``verify`` and ``info`` need NumPy only; the other
+commands, and the help pages drawn by typer, come with the ``[toolkit]`` extra.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from edgekern.errors import EdgekernError
+
+TOOLKIT_MODULES = {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime"}
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"edgekern: warning: {message}", file=sys.stderr)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; never raises for a mistake of the user's."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _dispatch(list(arguments))
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in TOOLKIT_MODULES:
+                raise
+            command = f"'{arguments[0]}'" if arguments else "this"
+            message = f"{command} needs the module {error.name}; install it with: pip install 'edgekern[toolkit]'"
+        except (EdgekernError, OSError) as error:
+            message = str(error)
+        print(f"edgekern: error: {message}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from edgekern.cli import base
+
+    try:
+        from edgekern.cli.app import app
+    except ModuleNotFoundError:
+        if not base.knows(arguments):
+            raise
+        return base.run(arguments)
+    try:
+        app(arguments, prog_name="edgekern")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def main() -> None:
+    """Entry point of the ``edgekern`` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""The whole command line, drawn by typer: one group that works on models, one that works on compiled programs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekern.cli import session
+
+app = typer.Typer(
+    help="Quantize a float model to INT8, see which layers it hurts, compile it to one file, and run it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MAKE, USE = "From a float model to a program", "Programs and this machine"
+
+Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
+
+
+class Method(StrEnum):
+    """How a range is chosen from a histogram."""
+
+    entropy = "entropy"
+    mse = "mse"
+    percentile = "percentile"
+    max = "max"
+
+
+class Activations(StrEnum):
+    """Asymmetric uint8 or symmetric int8."""
+
+    u8 = "u8"
+    s8 = "s8"
+
+
+@app.command(rich_help_panel=MAKE)
+def quickstart(
+    save: Annotated[Path | None, typer.Option(help="Keep the compiled digits model here.")] = None,
+) -> None:
+    """Do the whole job on an embedded digit classifier and report accuracy, size, latency and SQNR per layer."""
+    from edgekern.cli import toolkit  # onnx and onnxruntime take a second to import
+
+    typer.echo(toolkit.quickstart(save))
+
+
+@app.command(rich_help_panel=MAKE)
+def calibrate(
+    model: Existing,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the ranges go (JSON).")],
+    method: Annotated[Method | None, typer.Option(help="How thresholds are chosen; default: the package's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Cut the arrays into batches of so many rows.")] = None,
+) -> None:
+    """Run a float ONNX model on data and write the range of every activation."""
+    from edgekern.cli import toolkit
+
+    typer.echo(toolkit.calibrate(model, data, output, method=method and method.value, batch=batch))
+
+
+@app.command(rich_help_panel=MAKE)
+def quantize(
+    model: Existing,
+    ranges: Existing,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
+    activations: Annotated[Activations, typer.Option(help="Type of the activations.")] = Activations.u8,
+) -> None:
+    """Write a float model and its ranges as a standard QDQ ONNX model."""
+    from edgekern.cli import toolkit
+
+    typer.echo(toolkit.quantize(model, ranges, output, activations=activations.value))
+
+
+@app.command("compile", rich_help_panel=MAKE)
+def compile_(
+    model: Existing,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the program goes (.ekm).")],
+    batch: Annotated[int, typer.Option(min=1, help="Rows that one run of the program takes.")] = 1,
+    allow_host: Annotated[bool, typer.Option(help="Let onnxruntime run operators without a kernel.")] = True,
+) -> None:
+    """Compile a QDQ ONNX model, ours or another tool's, to one file."""
+    from edgekern.cli import toolkit
+
+    typer.echo(toolkit.compile(model, output, batch=batch, allow_host=allow_host))
+
+
+@app.command(rich_help_panel=USE)
+def run(
+    model: Existing,
+    data: Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
+    isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
+) -> None:
+    """Run a program on arrays."""
+    typer.echo(session.run(model, data, output=output, num_threads=threads, isa=isa))
+
+
+@app.command(rich_help_panel=USE)
+def verify(model: Existing) -> None:
+    """Check every byte of a program against its hashes."""
+    typer.echo(session.verify(model))
+
+
+@app.command(rich_help_panel=USE)
+def inspect(model: Existing) -> None:
+    """Show the inputs, outputs and steps of a program."""
+    typer.echo(session.inspect(model))
+
+
+@app.command(rich_help_panel=USE)
+def info() -> None:
+    """Show what edgekern sees of this machine."""
+    typer.echo(session.info())

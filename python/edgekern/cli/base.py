@@ -1,0 +1,41 @@
+"""The three commands of the base install, parsed with the standard library where typer is absent."""
+
+import argparse
+from pathlib import Path
+
+from edgekern.cli import session
+
+COMMANDS = ("run", "verify", "info")
+
+
+def knows(arguments: list[str]) -> bool:
+    """Whether this command line can be served without the toolkit extra (asking for help can, too)."""
+    return not arguments or arguments[0] in (*COMMANDS, "-h", "--help")
+
+
+def run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="edgekern",
+        description="Run and check compiled models.",
+        epilog="More commands (quickstart, calibrate, quantize, compile, inspect): pip install 'edgekern[toolkit]'",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="run an .ekm on arrays")
+    runs.add_argument("model", type=Path)
+    runs.add_argument("data", type=Path, nargs="+", help=".npz, .npy, or a folder of them")
+    runs.add_argument("-o", "--output", type=Path, help="write the outputs to this .npz")
+    runs.add_argument("--threads", type=int)
+    runs.add_argument("--isa")
+    commands.add_parser("verify", help="check every byte of an .ekm").add_argument("model", type=Path)
+    commands.add_parser("info", help="what edgekern sees of this machine")
+    try:
+        given = parser.parse_args(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 2
+    if given.command == "run":
+        print(session.run(given.model, given.data, output=given.output, num_threads=given.threads, isa=given.isa))
+    elif given.command == "verify":
+        print(session.verify(given.model))
+    else:
+        print(session.info())
+    return 0

@@ -1,0 +1,49 @@
+"""Programs and this machine: commands that work in the base install."""
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from edgekern import ops, runtime
+from edgekern.cli.data import read_feeds
+from edgekern.errors import ArgumentValueError
+
+
+def run(model: Path, data: Sequence[Path], *, output: Path | None, num_threads: int | None, isa: str | None) -> str:
+    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa)
+    names = [node.name for node in session.get_outputs()]
+    feeds = list(read_feeds(data, [node.name for node in session.get_inputs()]))
+    if len(feeds) > 1 and output is not None:
+        raise ArgumentValueError(f"run: --output holds the outputs of one file, got {len(feeds)}; run them one by one")
+    lines = []
+    for number, feed in enumerate(feeds):
+        results = session.run(names, feed)
+        for name, result in zip(names, results, strict=True):
+            with np.printoptions(threshold=12, precision=5, suppress=True):
+                lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
+        if output is not None:
+            with output.open("wb") as file:
+                np.savez(file, **dict(zip(names, results, strict=True)))
+    return "\n".join(lines)
+
+
+def verify(model: Path) -> str:
+    runtime.InferenceSession(model, verify="full")
+    return f"{model}: every byte is as it was written ({model.stat().st_size} bytes)"
+
+
+def inspect(model: Path) -> str:
+    session = runtime.InferenceSession(model)
+    lines = [f"{model}: {model.stat().st_size} bytes, arena {session.arena_bytes} bytes"]
+    lines += [f"input   {node.name} {node.type} {node.shape}" for node in session.get_inputs()]
+    lines += [f"output  {node.name} {node.type} {node.shape}" for node in session.get_outputs()]
+    return "\n".join([*lines, "", str(session.summary())])
+
+
+def info() -> str:
+    facts = {"edgekern": metadata.version("edgekern"), "numpy": np.__version__, **ops.cpu_info()}
+    return "\n".join(
+        f"{name:<12} {', '.join(fact) if isinstance(fact, list) else fact}" for name, fact in facts.items()
+    )

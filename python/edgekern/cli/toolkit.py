@@ -1,0 +1,34 @@
+"""From a float model to a program: commands that need the toolkit extra."""
+
+from pathlib import Path
+
+import onnx
+
+from edgekern import calibration, compiler, quantization
+from edgekern import quickstart as quickstart_room
+from edgekern.cli.data import read_feeds
+
+
+def quickstart(save: Path | None) -> str:
+    return str(quickstart_room.run(save=save))
+
+
+def calibrate(model: Path, data: list[Path], output: Path, *, method: str | None, batch: int | None) -> str:
+    calibrator = calibration.Calibrator(model)
+    calibrator.collect_many(read_feeds(data, calibrator.input_names, batch=batch))
+    ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
+    ranges.save(output)
+    return f"{output}: {len(ranges)} ranges by {ranges.method}"
+
+
+def quantize(model: Path, ranges: Path, output: Path, *, activations: str) -> str:
+    config = quantization.QuantConfig(activations=activations)
+    qdq = quantization.quantize(model, calibration.Ranges.load(ranges), config)
+    onnx.save(qdq, output)
+    return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
+
+
+def compile(model: Path, output: Path, *, batch: int, allow_host: bool) -> str:
+    program = compiler.compile(model, batch=batch, allow_host=allow_host)
+    program.save(output)
+    return f"{program.summary()}\n{output}: {output.stat().st_size} bytes"
