@@ -1,0 +1,136 @@
+// Element-wise operators on every ISA, tails and special values included.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "elementwise/elementwise.h"
+#include "guarded.h"
+#include "reference.h"
+
+using namespace ek;
+using namespace ek::test;
+
+namespace {
+const size_t kLengths[] = {0, 1, 15, 16, 17, 31, 100, 1000, 70001};
+
+std::vector<float> awkward_floats(size_t n) {
+  const float specials[] = {0.0f,  -0.0f, 0.5f, 1.5f, 2.5f, -0.5f, 1e30f, -1e30f, std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e-40f};
+  std::vector<float> x(n);
+  for (auto& v : x) v = uniform(0, 5) == 0 ? specials[uniform(0, 11)] : uniform(-40.0f, 40.0f);
+  return x;
+}
+}  // namespace
+
+TEST_CASE("quantize and dequantize equal their definition") {
+  for (const Isa isa : available_isas()) {
+    const Runtime rt{&kernels(isa), 2};
+    for (const size_t n : kLengths) {
+      for (const Sign sign : {Sign::kU8, Sign::kS8}) {
+        CAPTURE(isa_name(isa));
+        CAPTURE(n);
+        const QuantParams q{uniform(0.01f, 0.5f), sign == Sign::kU8 ? uniform(0, 255) : uniform(-128, 127), sign};
+        const int32_t low = sign == Sign::kU8 ? 0 : -128;
+        const float lo = static_cast<float>(low - q.zero_point), hi = lo + 255;
+        Guarded<float> x(awkward_floats(n)), back(n);
+        Guarded<uint8_t> y(n);
+        quantize(rt, x.data(), n, q, y.data());
+        dequantize(rt, y.data(), n, q, back.data());
+        size_t wrong = 0;
+        for (size_t i = 0; i < n; ++i) {
+          wrong += y.data()[i] != quantized(x.data()[i], q, lo, hi);
+          wrong += back.data()[i] != real(y.data()[i], q);
+        }
+        CHECK(wrong == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("add and lookup equal their definition") {
+  for (const Isa isa : available_isas()) {
+    const Runtime rt{&kernels(isa), 2};
+    for (const size_t n : kLengths) {
+      CAPTURE(isa_name(isa));
+      CAPTURE(n);
+      const QuantParams qa{0.03f, 5, Sign::kU8}, qb{0.011f, -7, Sign::kS8}, qy{0.04f, 20, Sign::kS8};
+      const Bytes a = random_bytes(n), b = random_bytes(n), table = random_bytes(256);
+      Guarded<uint8_t> ga(a), gb(b), y(n), z(n);
+      add(rt, ga.data(), qa, gb.data(), qb, n, qy, 0.0f, 107.0f, y.data());
+      lookup(rt, ga.data(), n, table.data(), z.data());
+      size_t wrong = 0;
+      for (size_t i = 0; i < n; ++i) {
+        wrong += y.data()[i] != quantized(real(a[i], qa) + real(b[i], qb), qy, 0.0f, 107.0f);
+        wrong += z.data()[i] != table[a[i]];
+      }
+      CHECK(wrong == 0);
+    }
+  }
+}
+
+TEST_CASE("the NCHW borders move every value to its place") {
+  for (const Isa isa : available_isas()) {
+    const Runtime rt{&kernels(isa), 2};
+    const size_t batch = 2, channels = 35, pixels = 300;
+    const QuantParams q{0.2f, 100, Sign::kU8};
+    Guarded<float> x(awkward_floats(batch * channels * pixels)), back(x.size());
+    Guarded<uint8_t> y(x.size());
+    quantize_nchw_to_nhwc(rt, x.data(), batch, channels, pixels, q, y.data());
+    dequantize_nhwc_to_nchw(rt, y.data(), batch, channels, pixels, q, back.data());
+    size_t wrong = 0;
+    for (size_t b = 0; b < batch; ++b) {
+      for (size_t c = 0; c < channels; ++c) {
+        for (size_t p = 0; p < pixels; ++p) {
+          const size_t nchw = (b * channels + c) * pixels + p, nhwc = (b * pixels + p) * channels + c;
+          wrong += y.data()[nhwc] != quantized(x.data()[nchw], q, -100, 155);
+          wrong += back.data()[nchw] != real(y.data()[nhwc], q);
+        }
+      }
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
+  for (const Isa isa : available_isas()) {
+    const Runtime rt{&kernels(isa), 2};
+    const size_t rows = 5, cols = 37;
+    std::vector<float> x(rows * cols);
+    for (auto& v : x) v = uniform(-3.0f, 3.0f);
+    for (size_t i = 0; i < cols; ++i) x[2 * cols + i] = 0.0f;
+    std::vector<uint8_t> q(rows * cols);
+    std::vector<float> scale(rows);
+    dynamic_quantize_rows(rt, x.data(), rows, cols, cols, q.data(), scale.data());
+    for (size_t r = 0; r < rows; ++r) {
+      float peak = 0;
+      for (size_t i = 0; i < cols; ++i) peak = std::max(peak, std::fabs(x[r * cols + i]));
+      CHECK(scale[r] == (peak > 0 ? peak / 127.0f : 1.0f));
+      for (size_t i = 0; i < cols; ++i) CHECK(q[r * cols + i] == quantized(x[r * cols + i], {scale[r], 0, Sign::kS8}, -127, 127));
+    }
+  }
+}
+
+TEST_CASE("slice, pad and transpose move bytes as NumPy does") {
+  const size_t shape[4] = {2, 3, 4, 5};
+  Bytes x(120);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i);
+  const auto at = [&](size_t a, size_t b, size_t c, size_t d) { return x[((a * 3 + b) * 4 + c) * 5 + d]; };
+  const size_t sliced_shape[4] = {1, 2, 2, 3};
+  const ptrdiff_t start[4] = {1, 0, 3, 4}, step[4] = {1, 2, -2, -2};
+  Bytes sliced(12);
+  slice4(x.data(), shape, sliced_shape, start, step, sliced.data());
+  CHECK(sliced[0] == at(1, 0, 3, 4));
+  CHECK(sliced[1] == at(1, 0, 3, 2));
+  CHECK(sliced[11] == at(1, 2, 1, 0));
+  const size_t padded_shape[4] = {2, 4, 4, 8}, before[4] = {0, 1, 0, 2};
+  Bytes padded(256);
+  pad4(x.data(), shape, padded_shape, before, 9, padded.data());
+  CHECK(padded[0] == 9);
+  CHECK(padded[(((1 * 4 + 2) * 4 + 3) * 8) + 6] == at(1, 1, 3, 4));
+  const int perm[4] = {0, 3, 1, 2};
+  Bytes turned(120);
+  transpose4(x.data(), shape, perm, 1, turned.data());
+  CHECK(turned[((1 * 5 + 4) * 3 + 2) * 4 + 3] == at(1, 2, 3, 4));
+}

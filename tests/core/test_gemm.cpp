@@ -1,0 +1,222 @@
+// GEMM and its epilogues: every ISA, every shape class, both signs, one and two threads, against the slow way.
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/checked.h"
+#include "gemm/gemm.h"
+#include "guarded.h"
+#include "reference.h"
+
+using namespace ek;
+using namespace ek::test;
+
+namespace {
+
+struct Shape {
+  size_t m, n, k;
+};
+const Shape kShapes[] = {{1, 1, 1},   {6, 64, 64},   {7, 65, 65},  {1, 200, 130}, {13, 16, 3},    {5, 4, 1001},
+                         {64, 64, 64}, {31, 130, 37}, {3, 3, 0},    {2, 80, 8191}, {260, 300, 20}, {11, 48, 6}};
+
+AlignedBuffer packed(const PackedShape& shape, const std::vector<int8_t>& w) {
+  size_t bytes = 0;
+  REQUIRE(shape.bytes(&bytes));
+  AlignedBuffer out(bytes);
+  pack_weights(shape, w.data(), static_cast<ptrdiff_t>(shape.k_per_tap), 0, 1, out.data());  // w is (n, k)
+  return out;
+}
+
+int32_t accumulate(const Bytes& a, Sign sign, int32_t za, const std::vector<int8_t>& w, size_t k, size_t row, size_t col,
+                   int32_t start) {
+  for (size_t i = 0; i < k; ++i) start = wrap_add(start, int64_t{value(a[row * k + i], sign) - za} * w[col * k + i]);
+  return start;
+}
+
+}  // namespace
+
+TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
+  for (const Isa isa : available_isas()) {
+    const Kernels& table = kernels(isa);
+    for (const Shape& s : kShapes) {
+      for (const Sign sign : {Sign::kU8, Sign::kS8}) {
+        CAPTURE(isa_name(isa));
+        CAPTURE(s.m);
+        CAPTURE(s.n);
+        CAPTURE(s.k);
+        const PackedShape shape{s.n, 1, s.k};
+        const Bytes a = random_bytes(s.m * s.k);
+        const std::vector<int8_t> w = random_weights(s.n * s.k);
+        const AlignedBuffer weights = packed(shape, w);
+        const int32_t za = sign == Sign::kU8 ? uniform(0, 255) : uniform(-128, 127);
+        const size_t padded = shape.padded_n();
+        std::vector<int32_t> bias(padded), init(padded);
+        std::vector<float> multiplier(padded), real_bias(padded), row_scale(s.m);
+        for (size_t i = 0; i < s.n; ++i) {
+          bias[i] = uniform(-100000, 100000);
+          multiplier[i] = uniform(1e-5f, 3e-3f);
+          real_bias[i] = uniform(-5.0f, 5.0f);
+        }
+        for (auto& v : row_scale) v = uniform(0.5f, 2.0f);
+        make_init(table, sign, za, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), bias.data(),
+                  s.n, init.data());
+        const Bytes residual = random_bytes(s.m * s.n);
+
+        Guarded<uint8_t> guarded_a(a);
+        GemmArgs args;
+        args.m = s.m;
+        args.a = guarded_a.data();
+        args.lda = s.k;
+        args.a_sign = sign;
+        args.b = {shape, weights.data()};
+        args.init = init.data();
+        const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
+        AlignedBuffer scratch(gemm_scratch_bytes(table, args));
+
+        for (const int threads : {1, 2}) {
+          const Runtime rt{&table, threads};
+          const auto check = [&](auto* c, auto&& pick) {
+            size_t wrong = 0;
+            for (size_t row = 0; row < s.m; ++row) {
+              for (size_t col = 0; col < s.n; ++col) {
+                const int32_t acc = accumulate(a, sign, za, w, s.k, row, col, bias[col]);
+                wrong += c[row * s.n + col] != pick(store(acc, args.epilogue, row, col, col));
+              }
+            }
+            CHECK(wrong == 0);
+          };
+          {
+            Guarded<int32_t> c(s.m * s.n);
+            args.c = c.data();
+            args.ldc = s.n * 4;
+            args.epilogue = {};
+            gemm(rt, args, plan, scratch.data());
+            check(c.data(), [](const Stored& v) { return v.i; });
+          }
+          for (const bool with_residual : {false, true}) {
+            Guarded<uint8_t> c(s.m * s.n), r(residual);
+            args.c = c.data();
+            args.ldc = s.n;
+            Epilogue e;
+            e.kind = OutKind::kQuantized;
+            e.multiplier = multiplier.data();
+            e.out = {0.05f, sign == Sign::kU8 ? 117 : -3, sign};
+            const float low = sign == Sign::kU8 ? 0.0f : -128.0f;
+            e.lo = low - static_cast<float>(e.out.zero_point);
+            e.hi = low + 255.0f - static_cast<float>(e.out.zero_point);
+            if (with_residual) {
+              e.residual = r.data();
+              e.residual_ld = s.n;
+              e.residual_q = {0.031f, 12, Sign::kS8};
+              e.sum_q = {0.07f, 100, Sign::kU8};
+              e.sum_lo = 0;
+              e.sum_hi = 155;
+            }
+            args.epilogue = e;
+            gemm(rt, args, plan, scratch.data());
+            check(c.data(), [](const Stored& v) { return v.q; });
+          }
+          {
+            Guarded<float> c(s.m * s.n);
+            args.c = c.data();
+            args.ldc = s.n * 4;
+            Epilogue e;
+            e.kind = OutKind::kFloat32;
+            e.multiplier = multiplier.data();
+            e.bias = real_bias.data();
+            e.row_scale = row_scale.data();
+            e.lo = -10.0f;
+            e.hi = std::numeric_limits<float>::infinity();
+            args.epilogue = e;
+            gemm(rt, args, plan, scratch.data());
+            check(c.data(), [](const Stored& v) { return v.f; });
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
+  const size_t k = 140'000;
+  const std::vector<int8_t> w(2 * k, -128);
+  const PackedShape shape{2, 1, k};
+  const AlignedBuffer weights = packed(shape, w);
+  for (const Isa isa : available_isas()) {
+    for (const Sign sign : {Sign::kU8, Sign::kS8}) {
+      CAPTURE(isa_name(isa));
+      const Bytes a(k, sign == Sign::kU8 ? 255 : 0x80);
+      int32_t init[16], c[2] = {};
+      const Kernels& table = kernels(isa);
+      make_init(table, sign, 0, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), nullptr, 2, init);
+      GemmArgs args;
+      args.m = 1;
+      args.a = a.data();
+      args.lda = k;
+      args.a_sign = sign;
+      args.b = {shape, weights.data()};
+      args.init = init;
+      args.c = c;
+      args.ldc = 8;
+      AlignedBuffer scratch(gemm_scratch_bytes(table, args));
+      gemm({&table, 1}, args, make_tile_plan(1, 2, k, 256, *find_device("host")), scratch.data());
+      const int64_t exact = int64_t{140'000} * (sign == Sign::kU8 ? 255 : -128) * -128;
+      CHECK(c[0] == static_cast<int32_t>(static_cast<uint32_t>(exact)));
+      CHECK(c[1] == c[0]);
+    }
+  }
+}
+
+TEST_CASE("the plan that is made is the plan that runs") {
+  const TilePlan plan = make_tile_plan(520, 600, 40, 256, *find_device("host"));
+  size_t cube = 0;
+  for (const TileBlock& block : plan.blocks) cube += block.unit == Unit::kCube;
+  const PackedShape shape{600, 1, 40};
+  const AlignedBuffer weights = packed(shape, random_weights(600 * 40));
+  const Bytes a = random_bytes(520 * 40);
+  std::vector<int32_t> init(608), c(520 * 600);
+  const Isa isa = available_isas().front();
+  for (const int threads : {1, 2}) {
+    reset_row_counts();
+    GemmArgs args;
+    args.m = 520;
+    args.a = a.data();
+    args.lda = 40;
+    args.a_sign = kernels(isa).native_sign;
+    args.b = {shape, weights.data()};
+    args.init = init.data();
+    args.c = c.data();
+    args.ldc = 2400;
+    gemm({&kernels(isa), threads}, args, plan, nullptr);
+    CHECK(row_count(isa, Row::kGemmCube) == cube);
+    CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
+  }
+}
+
+TEST_CASE("packed weights: strides on both axes, padding is zero, sums are right") {
+  const PackedShape shape{70, 3, 5};
+  const std::vector<int8_t> w = random_weights(70 * 3 * 5);
+  size_t bytes = 0;
+  REQUIRE(shape.bytes(&bytes));
+  AlignedBuffer by_n(bytes), by_k(bytes);
+  std::vector<int8_t> turned(w.size());  // (k, tap, n)
+  for (size_t n = 0; n < 70; ++n) {
+    for (size_t t = 0; t < 3; ++t) {
+      for (size_t k = 0; k < 5; ++k) turned[(k * 3 + t) * 70 + n] = w[(n * 3 + t) * 5 + k];
+    }
+  }
+  pack_weights(shape, w.data(), 15, 5, 1, by_n.data());
+  pack_weights(shape, turned.data(), 1, 70, 210, by_k.data());
+  CHECK(std::memcmp(by_n.data(), by_k.data(), bytes) == 0);
+  const int32_t* sums = reinterpret_cast<const int32_t*>(by_n.data() + shape.colsum_offset());
+  for (size_t n = 0; n < shape.padded_n(); ++n) {
+    int32_t sum = 0;
+    for (size_t i = 0; n < 70 && i < 15; ++i) sum += w[n * 15 + i];
+    CHECK(sums[n] == sum);
+  }
+  PackedShape huge{SIZE_MAX / 2, 1, 1000};
+  CHECK_FALSE(huge.bytes(&bytes));
+}
