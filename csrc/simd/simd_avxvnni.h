@@ -1,4 +1,7 @@
 // simd_avxvnni: vpdpbusd on ymm (the wrapping form; vpdpbusds would saturate).
+//
+// Compiled without AVX-VNNI but with AVX-512 VNNI, the same body uses the EVEX encoding of the same instruction: the C++
+// tests run it that way on machines that have only the latter.
 #pragma once
 
 #include "simd/simd_x86_256.h"
@@ -19,12 +22,15 @@ EK_INLINE Act load_act(const uint8_t* p) {
   __builtin_memcpy(&quad, p, 4);
   return {_mm256_set1_epi32(quad)};
 }
-EK_INLINE I32 dot(I32 acc, Act a, Line w) {
-  return {_mm256_dpbusd_avx_epi32(acc.lo, a.quad, w.lo), _mm256_dpbusd_avx_epi32(acc.hi, a.quad, w.hi)};
+EK_INLINE __m256i dot_half(__m256i acc, __m256i a, __m256i w) {
+#ifdef __AVXVNNI__
+  return _mm256_dpbusd_avx_epi32(acc, a, w);
+#else
+  return _mm256_dpbusd_epi32(acc, a, w);
+#endif
 }
-EK_INLINE I32 dot(I32 acc, Line a, Line w) {
-  return {_mm256_dpbusd_avx_epi32(acc.lo, a.lo, w.lo), _mm256_dpbusd_avx_epi32(acc.hi, a.hi, w.hi)};
-}
+EK_INLINE I32 dot(I32 acc, Act a, Line w) { return {dot_half(acc.lo, a.quad, w.lo), dot_half(acc.hi, a.quad, w.hi)}; }
+EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {dot_half(acc.lo, a.lo, w.lo), dot_half(acc.hi, a.hi, w.hi)}; }
 
 }  // namespace
 }  // namespace ek

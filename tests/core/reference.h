@@ -13,6 +13,9 @@ namespace ek::test {
 
 using Bytes = std::vector<uint8_t>;
 
+/// The tables to test: every one that this machine runs, best first. The count of an ISA's rows is not asked of them.
+std::vector<const Kernels*> tables();
+
 inline std::mt19937& rng() {
   static std::mt19937 engine(20261121);
   return engine;

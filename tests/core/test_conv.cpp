@@ -43,12 +43,11 @@ Window window_of(const Case& c) {
 }
 
 /// Runs one case on one ISA for all kinds of output and both thread counts, and compares.
-void check_case(const Case& c, Isa isa, Sign sign, bool depthwise) {
-  CAPTURE(isa_name(isa));
+void check_case(const Case& c, const Kernels* table, Sign sign, bool depthwise) {
+  CAPTURE(isa_name(table->isa));
   CAPTURE(c.in_c);
   CAPTURE(c.out_c);
   CAPTURE(c.kernel);
-  const Kernels& table = kernels(isa);
   ConvArgs args;
   args.window = window_of(c);
   args.in_c = c.in_c;
@@ -72,7 +71,7 @@ void check_case(const Case& c, Isa isa, Sign sign, bool depthwise) {
   if (depthwise) {
     packed = AlignedBuffer(depthwise_packed_bytes(c.in_c, taps));
     pack_depthwise(c.in_c, taps, w.data(), static_cast<ptrdiff_t>(taps), 1, packed.data());
-    make_init(table, sign, args.x_q.zero_point, depthwise_colsum(packed.data(), c.in_c, taps), bias.data(), c.in_c, init.data());
+    make_init(*table, sign, args.x_q.zero_point, depthwise_colsum(packed.data(), c.in_c, taps), bias.data(), c.in_c, init.data());
   } else {
     const PackedShape shape{group_out, taps, group_in};
     size_t bytes = 0;
@@ -83,7 +82,7 @@ void check_case(const Case& c, Isa isa, Sign sign, bool depthwise) {
       uint8_t* out = packed.data() + g * step;
       pack_weights(shape, w.data() + g * group_out * taps * group_in, static_cast<ptrdiff_t>(taps * group_in),
                    static_cast<ptrdiff_t>(group_in), 1, out);
-      make_init(table, sign, args.x_q.zero_point, reinterpret_cast<const int32_t*>(out + shape.colsum_offset()),
+      make_init(*table, sign, args.x_q.zero_point, reinterpret_cast<const int32_t*>(out + shape.colsum_offset()),
                 bias.data() + g * group_out, group_out, init.data() + g * padded);
     }
   }
@@ -96,7 +95,7 @@ void check_case(const Case& c, Isa isa, Sign sign, bool depthwise) {
   Guarded<uint8_t> guarded_residual(residual);
 
   for (const int threads : {1, 2}) {
-    const Runtime rt{&table, threads};
+    const Runtime rt{table, threads};
     for (int kind = 0; kind < 4; ++kind) {  // int32, quantized, quantized + residual, float
       Epilogue e;
       e.multiplier = multiplier.data();
@@ -143,28 +142,28 @@ void check_case(const Case& c, Isa isa, Sign sign, bool depthwise) {
 }  // namespace
 
 TEST_CASE("convolution equals the slow way on every ISA") {
-  for (const Isa isa : available_isas()) {
+  for (const Kernels* table : tables()) {
     for (const Case& c : kCases) {
-      for (const Sign sign : {Sign::kU8, Sign::kS8}) check_case(c, isa, sign, false);
+      for (const Sign sign : {Sign::kU8, Sign::kS8}) check_case(c, table, sign, false);
     }
   }
 }
 
 TEST_CASE("depthwise convolution equals the slow way on every ISA") {
-  for (const Isa isa : available_isas()) {
+  for (const Kernels* table : tables()) {
     for (const Case& c : kDepthwise) {
-      for (const Sign sign : {Sign::kU8, Sign::kS8}) check_case(c, isa, sign, true);
+      for (const Sign sign : {Sign::kU8, Sign::kS8}) check_case(c, table, sign, true);
     }
   }
 }
 
 TEST_CASE("max and average pooling equal the slow way on every ISA") {
   const Case cases[] = {{1, 8, 8, 16, 16, 3, 2, 1, 1, 1}, {2, 7, 7, 21, 21, 7, 1, 1, 0, 1}, {1, 9, 5, 3, 3, 2, 2, 1, 0, 1}};
-  for (const Isa isa : available_isas()) {
+  for (const Kernels* table : tables()) {
     for (const Case& c : cases) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
         for (const bool include_pad : {false, true}) {
-          CAPTURE(isa_name(isa));
+          CAPTURE(isa_name(table->isa));
           PoolArgs args;
           args.window = window_of(c);
           args.channels = c.in_c;
@@ -177,7 +176,7 @@ TEST_CASE("max and average pooling equal the slow way on every ISA") {
           const Window& win = args.window;
           const size_t pixels = win.pixels();
           Guarded<uint8_t> largest(pixels * c.in_c), average(pixels * c.in_c);
-          const Runtime rt{&kernels(isa), 2};
+          const Runtime rt{table, 2};
           AlignedBuffer scratch(pool_scratch_bytes(rt, args));
           args.y = largest.data();
           max_pool(rt, args, scratch.data());

@@ -25,11 +25,11 @@ std::vector<float> awkward_floats(size_t n) {
 }  // namespace
 
 TEST_CASE("quantize and dequantize equal their definition") {
-  for (const Isa isa : available_isas()) {
-    const Runtime rt{&kernels(isa), 2};
+  for (const Kernels* table : tables()) {
+    const Runtime rt{table, 2};
     for (const size_t n : kLengths) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
-        CAPTURE(isa_name(isa));
+        CAPTURE(isa_name(table->isa));
         CAPTURE(n);
         const QuantParams q{uniform(0.01f, 0.5f), sign == Sign::kU8 ? uniform(0, 255) : uniform(-128, 127), sign};
         const int32_t low = sign == Sign::kU8 ? 0 : -128;
@@ -50,20 +50,20 @@ TEST_CASE("quantize and dequantize equal their definition") {
 }
 
 TEST_CASE("add and lookup equal their definition") {
-  for (const Isa isa : available_isas()) {
-    const Runtime rt{&kernels(isa), 2};
+  for (const Kernels* table : tables()) {
+    const Runtime rt{table, 2};
     for (const size_t n : kLengths) {
-      CAPTURE(isa_name(isa));
+      CAPTURE(isa_name(table->isa));
       CAPTURE(n);
       const QuantParams qa{0.03f, 5, Sign::kU8}, qb{0.011f, -7, Sign::kS8}, qy{0.04f, 20, Sign::kS8};
-      const Bytes a = random_bytes(n), b = random_bytes(n), table = random_bytes(256);
+      const Bytes a = random_bytes(n), b = random_bytes(n), lut = random_bytes(256);
       Guarded<uint8_t> ga(a), gb(b), y(n), z(n);
       add(rt, ga.data(), qa, gb.data(), qb, n, qy, 0.0f, 107.0f, y.data());
-      lookup(rt, ga.data(), n, table.data(), z.data());
+      lookup(rt, ga.data(), n, lut.data(), z.data());
       size_t wrong = 0;
       for (size_t i = 0; i < n; ++i) {
         wrong += y.data()[i] != quantized(real(a[i], qa) + real(b[i], qb), qy, 0.0f, 107.0f);
-        wrong += z.data()[i] != table[a[i]];
+        wrong += z.data()[i] != lut[a[i]];
       }
       CHECK(wrong == 0);
     }
@@ -71,8 +71,8 @@ TEST_CASE("add and lookup equal their definition") {
 }
 
 TEST_CASE("the NCHW borders move every value to its place") {
-  for (const Isa isa : available_isas()) {
-    const Runtime rt{&kernels(isa), 2};
+  for (const Kernels* table : tables()) {
+    const Runtime rt{table, 2};
     const size_t batch = 2, channels = 35, pixels = 300;
     const QuantParams q{0.2f, 100, Sign::kU8};
     Guarded<float> x(awkward_floats(batch * channels * pixels)), back(x.size());
@@ -94,8 +94,8 @@ TEST_CASE("the NCHW borders move every value to its place") {
 }
 
 TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
-  for (const Isa isa : available_isas()) {
-    const Runtime rt{&kernels(isa), 2};
+  for (const Kernels* table : tables()) {
+    const Runtime rt{table, 2};
     const size_t rows = 5, cols = 37;
     std::vector<float> x(rows * cols);
     for (auto& v : x) v = uniform(-3.0f, 3.0f);

@@ -39,11 +39,10 @@ int32_t accumulate(const Bytes& a, Sign sign, int32_t za, const std::vector<int8
 }  // namespace
 
 TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
-  for (const Isa isa : available_isas()) {
-    const Kernels& table = kernels(isa);
+  for (const Kernels* table : tables()) {
     for (const Shape& s : kShapes) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
-        CAPTURE(isa_name(isa));
+        CAPTURE(isa_name(table->isa));
         CAPTURE(s.m);
         CAPTURE(s.n);
         CAPTURE(s.k);
@@ -61,7 +60,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
           real_bias[i] = uniform(-5.0f, 5.0f);
         }
         for (auto& v : row_scale) v = uniform(0.5f, 2.0f);
-        make_init(table, sign, za, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), bias.data(),
+        make_init(*table, sign, za, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), bias.data(),
                   s.n, init.data());
         const Bytes residual = random_bytes(s.m * s.n);
 
@@ -74,10 +73,10 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
         args.b = {shape, weights.data()};
         args.init = init.data();
         const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
-        AlignedBuffer scratch(gemm_scratch_bytes(table, args));
+        AlignedBuffer scratch(gemm_scratch_bytes(*table, args));
 
         for (const int threads : {1, 2}) {
-          const Runtime rt{&table, threads};
+          const Runtime rt{table, threads};
           const auto check = [&](auto* c, auto&& pick) {
             size_t wrong = 0;
             for (size_t row = 0; row < s.m; ++row) {
@@ -145,13 +144,12 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
   const std::vector<int8_t> w(2 * k, -128);
   const PackedShape shape{2, 1, k};
   const AlignedBuffer weights = packed(shape, w);
-  for (const Isa isa : available_isas()) {
+  for (const Kernels* table : tables()) {
     for (const Sign sign : {Sign::kU8, Sign::kS8}) {
-      CAPTURE(isa_name(isa));
+      CAPTURE(isa_name(table->isa));
       const Bytes a(k, sign == Sign::kU8 ? 255 : 0x80);
       int32_t init[16], c[2] = {};
-      const Kernels& table = kernels(isa);
-      make_init(table, sign, 0, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), nullptr, 2, init);
+        make_init(*table, sign, 0, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), nullptr, 2, init);
       GemmArgs args;
       args.m = 1;
       args.a = a.data();
@@ -161,8 +159,8 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
       args.init = init;
       args.c = c;
       args.ldc = 8;
-      AlignedBuffer scratch(gemm_scratch_bytes(table, args));
-      gemm({&table, 1}, args, make_tile_plan(1, 2, k, 256, *find_device("host")), scratch.data());
+      AlignedBuffer scratch(gemm_scratch_bytes(*table, args));
+      gemm({table, 1}, args, make_tile_plan(1, 2, k, 256, *find_device("host")), scratch.data());
       const int64_t exact = int64_t{140'000} * (sign == Sign::kU8 ? 255 : -128) * -128;
       CHECK(c[0] == static_cast<int32_t>(static_cast<uint32_t>(exact)));
       CHECK(c[1] == c[0]);
@@ -179,18 +177,19 @@ TEST_CASE("the plan that is made is the plan that runs") {
   const Bytes a = random_bytes(520 * 40);
   std::vector<int32_t> init(608), c(520 * 600);
   const Isa isa = available_isas().front();
+  const Kernels* table = &kernels(isa);
   for (const int threads : {1, 2}) {
     reset_row_counts();
     GemmArgs args;
     args.m = 520;
     args.a = a.data();
     args.lda = 40;
-    args.a_sign = kernels(isa).native_sign;
+    args.a_sign = table->native_sign;
     args.b = {shape, weights.data()};
     args.init = init.data();
     args.c = c.data();
     args.ldc = 2400;
-    gemm({&kernels(isa), threads}, args, plan, nullptr);
+    gemm({table, threads}, args, plan, nullptr);
     CHECK(row_count(isa, Row::kGemmCube) == cube);
     CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
   }

@@ -1,0 +1,235 @@
+"""matmul_integer and linear: exact on every ISA, one domain, no hidden copies."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from guarded import guarded, guarded_empty
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from reference import gemm as reference
+from reference.quantize import bounds, quantize_linear
+from strategies import MATMUL_SHAPES, fill_integers, float_arrays, int8_matmul_operands
+
+import edgekern as ek
+from edgekern import _core
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, UnsupportedIsaError
+
+
+def multiply(a: npt.NDArray[Any], b: npt.NDArray[np.int8], isa: str, threads: int = 1) -> npt.NDArray[np.int32]:
+    return _core.matmul_integer(a, _core.pack_weights(b, None), 0, 0, None, isa, threads)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("shape", MATMUL_SHAPES.values(), ids=MATMUL_SHAPES)
+def test_gemm_equals_numpy(shape: tuple[int, int, int], dtype: type, isa: str, rng: np.random.Generator) -> None:
+    m, n, k = shape
+    a = fill_integers((m, k), dtype, "random", 1)
+    b = fill_integers((k, n), np.int8, "random", 2)
+    expected = reference.matmul_integer(a, b)
+    for threads in (1, 2):
+        assert_array_equal(multiply(a, b, isa, threads), expected)
+
+
+@given(operands=int8_matmul_operands(max_side=140, max_depth=300), data=st.data())
+def test_gemm_isas_agree_with_numpy_for_any_zero_points(operands: Any, data: st.DataObject) -> None:
+    a, b = operands
+    lo, hi = bounds(a.dtype)
+    za = data.draw(st.integers(lo, hi))
+    zb = data.draw(st.one_of(st.just(0), st.integers(-128, 127)))
+    per_column = data.draw(st.booleans())
+    zero_b: Any = fill_integers((b.shape[1],), np.int8, "random", 7) if per_column else zb
+    expected = reference.matmul_integer(a, b, za, zero_b)
+    for isa in _core.available_isas():
+        assert_array_equal(_core.matmul_integer(a, b, za, zero_b, None, isa, 2), expected)
+
+
+@given(
+    m=st.integers(1, 3),
+    n=st.integers(1, 3),
+    k=st.integers(65_000, 140_000),
+    fill=st.sampled_from(["lowest", "highest", "extremes"]),
+    dtype=st.sampled_from([np.uint8, np.int8]),
+)
+def test_gemm_wraps_like_numpy_past_the_int32_range(m: int, n: int, k: int, fill: str, dtype: type) -> None:
+    a, b = fill_integers((m, k), dtype, fill, 3), fill_integers((k, n), np.int8, "lowest", 4)
+    expected = reference.matmul_integer(a, b)
+    for isa in _core.available_isas():
+        assert_array_equal(multiply(a, b, isa), expected)
+
+
+def test_gemm_all_minus_128_does_not_saturate(isa: str) -> None:
+    a, b = np.full((7, 64), -128, np.int8), np.full((64, 70), -128, np.int8)
+    assert_array_equal(multiply(a, b, isa), np.full((7, 70), 64 * 128 * 128, np.int32))
+    assert_array_equal(multiply(np.full((7, 64), 255, np.uint8), b, isa), np.full((7, 70), -64 * 255 * 128, np.int32))
+
+
+@pytest.mark.parametrize("side", ["end", "begin"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 33, 7), (6, 64, 64), (13, 130, 61)])
+def test_gemm_never_touches_memory_past_an_operand(shape: tuple[int, int, int], side: Any, isa: str) -> None:
+    m, n, k = shape
+    a, b = fill_integers((m, k), np.int8, "random", 5), fill_integers((k, n), np.int8, "random", 6)
+    out = guarded_empty((m, n), np.int32, side)
+    packed = _core.pack_weights(guarded(b, side), None)
+    assert_array_equal(_core.matmul_integer(guarded(a, side), packed, 0, 0, out, isa, 2), reference.matmul_integer(a, b))
+
+
+def test_out_is_written_and_returned() -> None:
+    a, b = np.ones((3, 4), np.int8), np.ones((4, 5), np.int8)
+    out = np.zeros((3, 5), np.int32)
+    assert ek.matmul_integer(a, b, out=out) is out
+    assert_array_equal(out, np.full((3, 5), 4))
+
+
+def test_weights_of_any_strides_are_taken_without_a_copy() -> None:
+    b = fill_integers((64, 96), np.int8, "random", 8)
+    a = fill_integers((5, 48), np.uint8, "random", 9)
+    for view in (b.T[::2], b[10:58, ::3], b[48 - 1 :: -1, ::-1], np.broadcast_to(b[0], (48, 96))):
+        assert_array_equal(ek.matmul_integer(a, ek.pack_weights(view)), reference.matmul_integer(a, view))
+
+
+def test_rows_of_a_may_lie_apart() -> None:
+    wide = fill_integers((9, 40), np.int8, "random", 10)
+    b = fill_integers((17, 8), np.int8, "random", 11)
+    assert_array_equal(ek.matmul_integer(wide[::2, 3:20], b), reference.matmul_integer(wide[::2, 3:20], b))
+
+
+A, B = np.zeros((3, 4), np.int8), np.zeros((4, 5), np.int8)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ek.matmul_integer(A.astype(np.float32), B), ArgumentTypeError, "a must be uint8 or int8, got float32; call quantize_linear first"),
+        (lambda: ek.matmul_integer(A, B.astype(np.uint8)), ArgumentTypeError, "b must be int8, got uint8"),
+        (lambda: ek.matmul_integer([[1]], B), ArgumentTypeError, "a must be a NumPy array, got list"),
+        (lambda: ek.matmul_integer(A, [[1]]), ArgumentTypeError, "b must be a NumPy array, got list"),
+        (lambda: ek.matmul_integer(A[0], B), ArgumentValueError, r"a must have 2 axes, got shape \(4,\)"),
+        (lambda: ek.matmul_integer(A, B[None]), ArgumentValueError, r"b must have 2 axes, got shape \(1, 4, 5\)"),
+        (lambda: ek.matmul_integer(A, B[:3]), ArgumentValueError, "b has 3 rows but a has 4 columns; inner dimensions must match"),
+        (lambda: ek.matmul_integer(A, ek.pack_weights(B[:3])), ArgumentValueError, "b has 3 rows but a has 4 columns"),
+        (lambda: ek.matmul_integer(A.T, np.zeros((3, 2), np.int8)), ArgumentValueError, "a must have contiguous rows; pass numpy.ascontiguousarray"),
+        (lambda: ek.matmul_integer(A, B, out=np.zeros((3, 5), np.int64)), ArgumentTypeError, "out must be int32, got int64"),
+        (lambda: ek.matmul_integer(A, B, out=np.zeros((5, 3), np.int32)), ArgumentValueError, r"out must have shape \(3, 5\), got \(5, 3\)"),
+        (lambda: ek.matmul_integer(A, B, out=np.zeros((5, 3), np.int32).T), ArgumentValueError, "out must be C-contiguous"),
+        (lambda: ek.matmul_integer(A, B, out=[[0]]), ArgumentTypeError, "out must be a NumPy array, got list"),
+        (lambda: ek.matmul_integer(A, B, a_zero_point=128), ArgumentValueError, r"a_zero_point must lie in \[-128, 127\] for int8, got 128"),
+        (lambda: ek.matmul_integer(A, B, b_zero_point=np.zeros(3, np.int8)), ArgumentValueError, r"one per column \(5\)"),
+        (lambda: ek.matmul_integer(A, B, num_threads=0), ArgumentValueError, "num_threads must be an integer of at least 1, got 0"),
+        (lambda: ek.pack_weights(B.astype(np.float32)), ArgumentTypeError, "w must be int8, got float32"),
+        (lambda: ek.pack_weights(B, scale=np.zeros(4, np.float32)), ArgumentValueError, r"one per column \(5\), got shape \(4,\)"),
+        (lambda: ek.pack_weights(B, scale=0.0), ArgumentValueError, "scale must be positive and finite"),
+        (lambda: ek.pack_weights(B, scale=math.nan), ArgumentValueError, "scale must be positive and finite"),
+        (lambda: ek.linear(A, B), ArgumentTypeError, "w must be the result of pack_weights"),
+        (lambda: ek.linear(A, ek.pack_weights(B, scale=1.0)), ArgumentValueError, "x is 8-bit, so x_scale must be given"),
+        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B)), ArgumentValueError, "w has no scale"),
+        (lambda: ek.linear(A.astype(np.float64), ek.pack_weights(B, scale=1.0)), ArgumentTypeError, "x must be float32, uint8 or int8, got float64"),
+        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), bias=np.zeros(5)), ArgumentTypeError, "bias must be a float32 array"),
+        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), activation="gelu"), ArgumentValueError, "activation must be"),  # type: ignore[arg-type]
+        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), y_scale=1.0), ArgumentValueError, "y_scale needs 8-bit x"),
+        (lambda: ek.linear(np.zeros((1, 40_000), np.int8), ek.pack_weights(np.zeros((40_000, 1), np.int8), scale=1.0), x_scale=1.0), ArgumentValueError, "could pass 2\\^31"),
+        (lambda: ek.tile_plan(1, 1, 1, tile=100), ArgumentValueError, "multiple of 64, got 100"),
+        (lambda: ek.tile_plan(1, -1, 1), ArgumentValueError, "n must be an integer of at least 0, got -1"),
+        (lambda: ek.tile_plan(1, 1, 1, device="kirin"), ArgumentValueError, "unknown device 'kirin'; known are host"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_read_only_and_overlapping_out_are_refused() -> None:
+    out = np.zeros((3, 5), np.int32)
+    out.flags.writeable = False
+    with pytest.raises(ArgumentValueError, match="out is read-only"):
+        ek.matmul_integer(A, B, out=out)
+    memory = np.zeros(64, np.int32)
+    a = memory.view(np.int8)[:12].reshape(3, 4)
+    with pytest.raises(ArgumentValueError, match="out overlaps a"):
+        ek.matmul_integer(a, B, out=memory[:15].reshape(3, 5))
+
+
+def test_an_isa_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "neon" if "avx2" in _core.available_isas() or "neon" not in _core.available_isas() else "avx2"
+    with pytest.raises(UnsupportedIsaError, match=f"{missing}: this CPU does not have it; it has .*scalar"):
+        multiply(A, B, missing)
+    monkeypatch.setenv("EDGEKERN_ISA", missing)
+    with pytest.raises(UnsupportedIsaError, match=f"EDGEKERN_ISA={missing}"):
+        ek.matmul_integer(A, B)
+    monkeypatch.setenv("EDGEKERN_ISA", "scalar")
+    assert ek.cpu_info()["isa"] == "scalar"
+
+
+@given(data=st.data(), m=st.integers(0, 20), n=st.integers(1, 70), k=st.integers(0, 90))
+def test_linear_dynamic_has_one_definition(data: st.DataObject, m: int, n: int, k: int) -> None:
+    x = data.draw(float_arrays((m, k)))
+    w = fill_integers((k, n), np.int8, "random", 12)
+    scale = np.random.default_rng(13).uniform(1e-3, 1e-2, n).astype(np.float32)
+    bias = data.draw(st.one_of(st.none(), float_arrays((n,))))
+    lo, hi = data.draw(st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)]))
+    expected = reference.linear_dynamic(x, w, scale, bias, lo, hi)
+    packed = _core.pack_weights(w, scale)
+    for isa in _core.available_isas():
+        got = _core.linear(x, packed, bias, lo, hi, None, 0, None, 0, False, None, isa, 2)
+        assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_linear_static_requantizes_in_one_pass(dtype: type, isa: str, rng: np.random.Generator) -> None:
+    lo, hi = bounds(dtype)
+    x = quantize_linear(rng.normal(size=(19, 65)).astype(np.float32), 0.02, 3, dtype)
+    w = fill_integers((65, 37), np.int8, "random", 14)
+    scale = rng.uniform(0.01, 0.02, 37).astype(np.float32)
+    bias = rng.normal(size=37).astype(np.float32)
+    x_scale, y_scale = np.float32(0.02), np.float32(0.5)
+    bias_int = np.rint(bias / (np.float64(x_scale) * scale)).astype(np.int32)
+    multiplier = (np.float64(x_scale) * scale / np.float64(y_scale)).astype(np.float32)
+    acc = reference.matmul_integer(x, w, 3) + bias_int
+    expected = reference.requantize(acc, multiplier, 7, max(0, lo - 7), hi - 7).astype(dtype)
+    packed = _core.pack_weights(w, scale)
+    got = _core.linear(x, packed, bias, 0.0, math.inf, 0.02, 3, 0.5, 7, dtype is np.int8, None, isa, 2)
+    assert_array_equal(got, expected)
+
+
+def test_tile_plan_of_the_article_is_256_cube_blocks() -> None:
+    plan = ek.tile_plan(4096, 4096, 128)
+    assert plan.grid == (16, 16)
+    assert (plan.num_cube, plan.num_vector, plan.padding) == (256, 0, 0.0)
+    assert "16 x 16 blocks of 256, 256 Cube, 0 Vector" in str(plan)
+
+
+@given(m=st.integers(1, 700), n=st.integers(1, 700), k=st.integers(1, 300), device=st.sampled_from(_core.device_names()))
+def test_tile_plan_covers_c_once_and_takes_the_cheaper_unit(m: int, n: int, k: int, device: str) -> None:
+    plan = ek.tile_plan(m, n, k, device=device)
+    covered = np.zeros((m, n), np.int32)
+    for block in plan.blocks:
+        (row0, row1), (col0, col1) = block.rows, block.cols
+        covered[row0:row1, col0:col1] += 1
+        assert block.padded[0] >= row1 - row0 and block.padded[1] >= col1 - col0
+    assert_array_equal(covered, 1)
+    assert len(plan.blocks) == math.prod(plan.grid)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(4096, 4096, 128), (300, 520, 64), (2, 3, 5)])
+def test_the_plan_returned_is_the_plan_executed(shape: tuple[int, int, int], threads: int, isa: str) -> None:
+    m, n, k = (min(side, 1024) for side in shape)
+    plan = ek.tile_plan(m, n, k)
+    a, b = np.ones((m, k), np.uint8), _core.pack_weights(np.ones((k, n), np.int8), None)
+    _core.reset_row_counts()
+    _core.matmul_integer(a, b, 0, 0, None, isa, threads)
+    counts = _core.row_counts(isa)
+    assert (counts["gemm_cube"], counts["gemm_vector"]) == (plan.num_cube, plan.num_vector)
+
+
+def test_a_tail_goes_to_the_unit_that_costs_less() -> None:
+    whole = ek.tile_plan(512, 512, 128, device="ascend310p3")
+    assert whole.num_vector == 0
+    thin = ek.tile_plan(257, 256, 16, device="ascend310p3")  # one row of a 16-row cube: padding costs more than Vector
+    assert [block.unit for block in thin.blocks] == ["cube", "vector"]
+    wide = ek.tile_plan(256 + 255, 256, 128, device="ascend310p3")
+    assert [block.unit for block in wide.blocks] == ["cube", "cube"]
+    assert wide.blocks[1].padded == (256, 256)

@@ -1,0 +1,102 @@
+"""quantize_linear, dequantize_linear, dynamic_quantize: the ONNX definitions on every ISA."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from reference import quantize as reference
+from strategies import float_arrays
+
+import edgekern as ek
+from edgekern import _core
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+
+
+@given(data=st.data(), n=st.integers(0, 200), dtype=st.sampled_from([np.uint8, np.int8]), scale=st.floats(1e-6, 1e3, width=32))
+def test_quantize_has_one_definition_on_every_isa(data: st.DataObject, n: int, dtype: Any, scale: float) -> None:
+    x = data.draw(float_arrays((n,), special=True))
+    lo, hi = reference.bounds(dtype)
+    zero = data.draw(st.integers(lo, hi))
+    expected = reference.quantize_linear(x, scale, zero, dtype)
+    back = reference.dequantize_linear(expected, scale, zero)
+    scales, zeros = np.array([scale], np.float32), np.array([zero], np.int32)
+    for isa in _core.available_isas():
+        got = _core.quantize_linear(x, scales, zeros, None, dtype is np.int8, None, isa, 2)
+        assert_array_equal(got, expected)
+        assert_array_equal(_core.dequantize_linear(got, scales, zeros, None, None, isa, 2), back)
+
+
+def test_ties_go_to_even_and_the_zero_point_is_added_after_rounding() -> None:
+    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32)
+    assert_array_equal(ek.quantize_linear(x, 1.0, 1, dtype=np.int8), np.array([1, 3, 3, 1, -1], np.int8))
+
+
+def test_division_is_a_division() -> None:
+    scale = np.float32(0.1)
+    x = (np.arange(-1270, 1270) * np.float32(0.05)).astype(np.float32)
+    assert_array_equal(ek.quantize_linear(x, scale, np.int8(0)), reference.quantize_linear(x, scale, 0, np.int8))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_per_channel_runs_along_the_axis(axis: int, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(3, 5, 7)).astype(np.float32)
+    length = x.shape[axis]
+    scale = rng.uniform(0.01, 0.05, length).astype(np.float32)
+    zero = rng.integers(-20, 20, length).astype(np.int8)
+    shape = [1, 1, 1]
+    shape[axis] = length
+    expected = reference.quantize_linear(x, scale.reshape(shape), zero.reshape(shape), np.int8)
+    got = ek.quantize_linear(x, scale, zero, axis=axis)
+    assert_array_equal(got, expected)
+    back = ek.dequantize_linear(got, scale, zero, axis=axis)
+    assert_array_equal(back, reference.dequantize_linear(got, scale.reshape(shape), zero.reshape(shape)))
+
+
+def test_dynamic_quantize_is_symmetric_per_row(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(6, 50)).astype(np.float32)
+    x[2] = 0
+    q, scale = ek.dynamic_quantize(x)
+    assert scale[2] == 1.0 and not q[2].any()
+    assert np.abs(q).max() == 127
+    assert_array_equal(q, reference.quantize_linear(x, scale[:, None], 0, np.int8))
+
+
+X = np.zeros((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ek.quantize_linear(X.astype(np.float64), 1.0), ArgumentTypeError, "x must be float32, got float64"),
+        (lambda: ek.quantize_linear(X.T, 1.0), ArgumentValueError, "x must be C-contiguous"),
+        (lambda: ek.quantize_linear(X, 0.0), ArgumentValueError, "scale must be positive and finite"),
+        (lambda: ek.quantize_linear(X, 1.0, 300), ArgumentValueError, r"zero_point must lie in \[0, 255\], got 300"),
+        (lambda: ek.quantize_linear(X, 1.0, 0.5), ArgumentTypeError, "zero_point must be integer, got float64"),
+        (lambda: ek.quantize_linear(X, np.ones(3, np.float32)), ArgumentValueError, "scale has 3 values but axis is None"),
+        (lambda: ek.quantize_linear(X, np.ones(3, np.float32), axis=0), ArgumentValueError, "scale has 3 values but axis 0 has length 2"),
+        (lambda: ek.quantize_linear(X, np.ones(3, np.float32), axis=2), ArgumentValueError, r"axis 2 is outside shape \(2, 3\)"),
+        (lambda: ek.quantize_linear(X, 1.0, dtype=np.int16), ArgumentTypeError, "dtype must be uint8 or int8, got int16"),
+        (lambda: ek.quantize_linear(X, "a"), ArgumentTypeError, "scale must be a number"),
+        (lambda: ek.quantize_linear(X, 1.0, out=np.zeros((2, 3), np.int8)), ArgumentTypeError, "out must be uint8, got int8"),
+        (lambda: ek.dequantize_linear(X, 1.0), ArgumentTypeError, "x must be uint8 or int8, got float32"),
+        (lambda: ek.dynamic_quantize(X[0]), ArgumentValueError, r"x must have 2 axes, got shape \(3,\)"),
+        (lambda: ek.set_num_threads(0), ArgumentValueError, "num_threads must be an integer of at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_cpu_info_and_threads() -> None:
+    info = ek.cpu_info()
+    assert info["isa"] in info["available"]  # type: ignore[operator]
+    before = ek.get_num_threads()
+    try:
+        ek.set_num_threads(1)
+        assert ek.get_num_threads() == 1
+    finally:
+        ek.set_num_threads(before)
