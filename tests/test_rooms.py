@@ -1,0 +1,138 @@
+"""The house stays as it was drawn: directions of imports and includes, one version, five files from call to loop."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import edgekern
+from edgekern import _core
+
+# Lowest first: a room includes itself and the rooms before it.
+CPP_ROOMS = [
+    *("base", "cpu", "threads", "simd", "kernels", "elementwise", "gemm", "conv", "calibration", "memory"),
+    *("kvcache", "program", "decoder", "capi", "bindings"),
+]
+# MXCSR can be set by intrinsic only; it is state of the floating-point unit and no vector code.
+TOUCHES_MXCSR = "base/fp_env.h"
+
+
+def _sources(repository: Path) -> list[tuple[str, str]]:
+    csrc = repository / "csrc"
+    files = sorted(path for path in csrc.rglob("*") if path.suffix in {".h", ".cpp", ".inl"})
+    assert files
+    return [(path.relative_to(csrc).as_posix(), path.read_text()) for path in files]
+
+
+def _room(path: str) -> str:
+    return path.split("/")[0]
+
+
+def test_cpp_rooms_include_only_lower_rooms(repository):
+    wrong = []
+    for path, text in _sources(repository):
+        if _room(path) == "include":
+            continue
+        assert _room(path) in CPP_ROOMS, f"csrc/{path} stands in no room of the architecture"
+        for included in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE):
+            known = _room(included) in CPP_ROOMS and "/" in included
+            if included.startswith("edgekern/"):
+                continue
+            if not known or CPP_ROOMS.index(_room(included)) > CPP_ROOMS.index(_room(path)):
+                wrong.append(f"csrc/{path} includes {included}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_kernels_and_simd_touch_intrinsics(repository):
+    intrinsic = re.compile(r"<(?:\w*mmintrin|arm_neon|arm_sve)\.h>|\b_mm\d*_\w+\(|\bv\w+q_[suf]\d+\(|\b__builtin_ia32_")
+    outside = [(path, text) for path, text in _sources(repository) if _room(path) not in {"simd", "kernels"}]
+    assert [path for path, text in outside if intrinsic.search(text)] in ([], [TOUCHES_MXCSR])
+
+
+def test_only_bindings_see_python(repository):
+    sees = {_room(path) for path, text in _sources(repository) if re.search(r"#include <(pybind11|Python)", text)}
+    assert sees == {"bindings"}
+
+
+def test_only_kernels_get_isa_flags(repository):
+    listed = re.findall(
+        r"set_source_files_properties\(([^)]*?)PROPERTIES\s+COMPILE_OPTIONS([^)]*)\)",
+        (repository / "CMakeLists.txt").read_text(),
+    )
+    assert listed
+    flagged = [source for sources, options in listed if "-m" in options for source in sources.split()]
+    assert flagged
+    assert all(source.startswith("csrc/kernels/kernels_") for source in flagged)
+
+
+def test_five_files_from_the_python_call_to_the_innermost_loop(repository):
+    """Each file calls into the next one: read them in this order to know how a product is made."""
+    hops = {
+        "python/edgekern/ops.py": [r"def matmul_integer\(", r"_core\.matmul_integer\("],
+        "csrc/bindings/bind_gemm.cpp": [r'"matmul_integer"', r'#include "gemm/gemm\.h"', r"\bgemm\("],
+        "csrc/gemm/gemm.cpp": [r"\bgemm\(", r'#include "(kernels/kernels|gemm/gemm)\.h"', r"kernels\.gemm_tile\("],
+        "csrc/kernels/kernels.h": [r"\(\*gemm_tile\)\("],
+        "csrc/kernels/gemm_tile.inl": [r"\bgemm_tile\(", r"for \(.*k.*\)", r"\bdot\("],
+    }
+    assert len(hops) == 5
+    for path, patterns in hops.items():
+        text = (repository / path).read_text()
+        assert [pattern for pattern in patterns if not re.search(pattern, text)] == [], path
+
+
+def test_files_stay_readable(repository):
+    files = [path for folder in ("csrc", "python", "tests", "bench") for path in (repository / folder).rglob("*")]
+    code = [path for path in files if path.suffix in {".py", ".pyi", ".h", ".cpp", ".inl"}]
+    long = {str(path.relative_to(repository)): len(path.read_text().splitlines()) for path in code}
+    assert {path: lines for path, lines in long.items() if lines > 600} == {}
+
+
+def test_python_rooms_import_only_lower_rooms(repository):
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+    child = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+def test_base_install_needs_numpy_only():
+    """ops, artifact and runtime import with nothing but NumPy and the standard library at hand."""
+    code = """
+import sys
+import numpy
+before = set(sys.modules)
+class OnlyNumPy:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names | {"numpy", "edgekern", "_distutils_hack"}:
+            raise ModuleNotFoundError(f"{name} is not part of the base install", name=top)
+sys.meta_path.insert(0, OnlyNumPy())
+import edgekern, edgekern.ops, edgekern.artifact, edgekern.runtime, edgekern.cli
+edgekern.matmul_integer(numpy.ones((2, 3), numpy.int8), numpy.ones((3, 2), numpy.int8))
+assert edgekern.cli.run(["info"]) == 0
+tops = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert not tops & {"onnx", "onnx_ir", "onnxruntime", "torch", "typer", "rich"}, tops
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+
+
+def test_python_and_cpp_have_one_version(repository):
+    declared = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"]
+    assert edgekern.__version__ == _core.__version__ == declared
+    assert f"## {declared}" in (repository / "CHANGELOG.md").read_text()
+
+
+def _python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_example_runs_as_it_is_printed(repository, tmp_path):
+    blocks = _python_blocks(repository / "README.md")
+    assert blocks
+    assert len(blocks[0].strip().splitlines()) == 12
+    for block in blocks:
+        child = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert child.returncode == 0, child.stderr
+    assert (tmp_path / "digits.ekm").stat().st_size > 0
