@@ -92,12 +92,11 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& sour
     for (size_t pixel = begin; pixel < end; pixel += tile.rows) {
       tile.rows = std::min(kernels.tile_rows, end - pixel);
       tile.row0 = pixel;
-      for (size_t tap = 0; tap < tile.taps; ++tap) {
-        for (size_t r = 0; r < tile.rows; ++r) {
-          size_t input = 0;
-          const bool inside = tap_pixel(window, pixel + r, tap, &input);
-          pointers[tap * tile.rows + r] = inside ? source.x + input * args.in_c + group * group_in : source.zeros;
-        }
+      const uint8_t* x = source.x + group * group_in;
+      for (size_t r = 0; r < tile.rows; ++r) {
+        for_each_tap(window, pixel + r, [&](size_t tap, bool inside, size_t input) {
+          pointers[tap * tile.rows + r] = inside ? x + input * args.in_c : source.zeros;
+        });
       }
       for (size_t panel = panel0; panel < panel1; ++panel) {
         const size_t panel_end = std::min((panel + 1) * kPanel, group_out);
@@ -159,10 +158,9 @@ void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
     DepthwiseRow row{pointers, taps, args.out_c, reinterpret_cast<const int8_t*>(args.weights), args.init, nullptr, 0};
     const size_t begin = task * tasks.pixels_per_task, end = std::min(pixels, begin + tasks.pixels_per_task);
     for (size_t pixel = begin; pixel < end; ++pixel) {
-      for (size_t tap = 0; tap < taps; ++tap) {
-        size_t input = 0;
-        pointers[tap] = tap_pixel(args.window, pixel, tap, &input) ? source.x + input * args.in_c : source.zeros;
-      }
+      for_each_tap(args.window, pixel, [&](size_t tap, bool inside, size_t input) {
+        pointers[tap] = inside ? source.x + input * args.in_c : source.zeros;
+      });
       row.out = args.y + pixel * row_bytes;
       row.row = pixel;
       rt.kernels->depthwise_row(row, args.epilogue);

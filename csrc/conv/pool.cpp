@@ -30,11 +30,11 @@ void for_each_window(const Runtime& rt, const PoolArgs& args, uint8_t* scratch, 
     const uint8_t** rows = reinterpret_cast<const uint8_t**>(slot);
     int32_t* sums = reinterpret_cast<int32_t*>(slot + round_up(taps * sizeof(uint8_t*), kLine));
     for (size_t p = pixels * task / tasks; p < pixels * (task + 1) / tasks; ++p) {
-      size_t inside = 0, input = 0;
-      for (size_t tap = 0; tap < taps; ++tap) {
-        if (tap_pixel(args.window, p, tap, &input)) rows[inside++] = args.x + input * args.channels;
-      }
-      pixel(p, rows, inside, sums);
+      size_t covered = 0;
+      for_each_tap(args.window, p, [&](size_t, bool inside, size_t input) {
+        if (inside) rows[covered++] = args.x + input * args.channels;
+      });
+      pixel(p, rows, covered, sums);
     }
     count_row(rt, row);
   });
