@@ -1,0 +1,153 @@
+"""The command line: every command calls its room, and every mistake is one line and a non-zero status."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edgekern import cli, quickstart
+
+RANGES, QDQ, EKM = "ranges.json", "digits.qdq.onnx", "digits.ekm"
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder where the four commands from a float model to an .ekm have run."""
+    folder = tmp_path_factory.mktemp("cli")
+    train, held_out = quickstart.load_digits()
+    np.savez(folder / "train.npz", image=train.images[:256])
+    np.save(folder / "one.npy", held_out.images[:1])
+    model = str(quickstart.MODEL)
+    for command in (
+        ["calibrate", model, str(folder / "train.npz"), "-o", str(folder / RANGES), "--batch", "64"],
+        ["quantize", model, str(folder / RANGES), "-o", str(folder / QDQ)],
+        ["compile", str(folder / QDQ), "-o", str(folder / EKM), "--no-allow-host"],
+    ):
+        assert cli.run(command) == 0, command
+    return folder
+
+
+def test_run_writes_what_the_session_computes(workshop, capsys):
+    output = workshop / "logits.npz"
+    assert cli.run(["run", str(workshop / EKM), str(workshop / "one.npy"), "-o", str(output), "--threads", "1"]) == 0
+    assert "logits float32[1, 10]" in capsys.readouterr().out
+    _, held_out = quickstart.load_digits()
+    with np.load(output) as outputs:
+        assert outputs["logits"].argmax() == held_out.labels[0]
+
+
+def test_calibrate_takes_a_folder_of_arrays(workshop, tmp_path, capsys):
+    train, _ = quickstart.load_digits()
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(2):
+        np.save(data / f"{number}.npy", train.images[number * 64 : (number + 1) * 64])
+    command = ["calibrate", str(quickstart.MODEL), str(data), "-o", str(tmp_path / RANGES), "--method", "max"]
+    assert cli.run(command) == 0
+    assert "by max" in capsys.readouterr().out
+
+
+def test_verify_and_inspect_read_a_program(workshop, capsys):
+    assert cli.run(["verify", str(workshop / EKM)]) == 0
+    assert cli.run(["inspect", str(workshop / EKM)]) == 0
+    shown = capsys.readouterr().out
+    assert "image" in shown
+    assert "logits" in shown
+    assert "Conv" in shown
+
+
+def test_info_names_the_isa(capsys):
+    assert cli.run(["info"]) == 0
+    assert "isa" in capsys.readouterr().out
+
+
+def _error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("edgekern: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_flipped_bit_is_one_readable_line(workshop, tmp_path, capsys):
+    damaged = bytearray((workshop / EKM).read_bytes())
+    damaged[-100] ^= 1
+    path = tmp_path / "damaged.ekm"
+    path.write_bytes(damaged)
+    assert cli.run(["verify", str(path)]) == 1
+    assert "sha256" in _error_line(capsys)
+
+
+def test_a_file_that_is_not_onnx_is_one_readable_line(tmp_path, capsys):
+    path = tmp_path / "not.onnx"
+    path.write_bytes(b"this is no model")
+    assert cli.run(["compile", str(path), "-o", str(tmp_path / EKM)]) == 1
+    assert "compile" in _error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [({"picture": np.zeros((1, 1, 8, 8), np.float32)}, "no array for ['image']"), (None, "holds no .npz")],
+)
+def test_data_without_the_input_is_one_readable_line(workshop, tmp_path, capsys, arrays, message):
+    data = tmp_path / "data"
+    data.mkdir()
+    if arrays:
+        np.savez(data / "feed.npz", **arrays)
+    assert cli.run(["run", str(workshop / EKM), str(data)]) == 1
+    assert message in _error_line(capsys)
+
+
+def test_an_isa_that_the_cpu_lacks_is_one_readable_line(workshop, capsys):
+    assert cli.run(["run", str(workshop / EKM), str(workshop / "one.npy"), "--isa", "neon9000"]) == 1
+    assert "neon9000" in _error_line(capsys)
+
+
+def test_unknown_command_and_missing_file_fail():
+    assert cli.run(["conjure"]) == 2
+    assert cli.run(["verify", "there-is-no-such-file.ekm"]) != 0
+
+
+BLOCK_TOOLKIT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from edgekern import cli
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def _without_toolkit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK_TOOLKIT, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_base_install_runs_verifies_and_informs(workshop, tmp_path):
+    output = tmp_path / "logits.npz"
+    for arguments in (
+        ["run", str(workshop / EKM), str(workshop / "one.npy"), "-o", str(output)],
+        ["verify", str(workshop / EKM)],
+        ["info"],
+    ):
+        child = _without_toolkit(*arguments)
+        assert child.returncode == 0, child.stderr
+    assert output.exists()
+
+
+@pytest.mark.parametrize("command", ["quickstart", "calibrate", "quantize", "compile", "inspect"])
+def test_base_install_says_which_extra_a_command_needs(command):
+    child = _without_toolkit(command)
+    assert child.returncode == 1
+    assert "pip install 'edgekern[toolkit]'" in child.stderr
+    assert f"'{command}'" in child.stderr
+    assert "Traceback" not in child.stderr
+
+
+def test_base_install_reports_errors_in_one_line(workshop):
+    child = _without_toolkit("verify", str(workshop / QDQ))
+    assert child.returncode == 1
+    assert child.stderr.startswith("edgekern: error: ")
+    assert len(child.stderr.splitlines()) == 1
