@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bench import harness
 from bench.__main__ import main, names
 from bench.bench_gemm import contenders
