@@ -1,0 +1,187 @@
+// Histograms and threshold searches for Python. edgekern.calibration checks arguments and words the messages.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "base/fp_env.h"
+#include "calibration/entropy.h"
+#include "calibration/error_search.h"
+#include "calibration/histogram.h"
+
+namespace py = pybind11;
+
+namespace ek {
+
+void bind_calibration(py::module_& m);
+
+namespace {
+
+using Counts = py::array_t<uint64_t, py::array::c_style>;
+
+Counts to_array(const std::vector<uint64_t>& counts) {
+  return Counts(static_cast<py::ssize_t>(counts.size()), counts.data());
+}
+
+/// A histogram that several Python threads may touch: the GIL is released while values are counted.
+class SharedHistogram {
+ public:
+  void update(const py::array_t<float, py::array::c_style>& x) {
+    const float* data = x.data();
+    const auto size = static_cast<size_t>(x.size());
+    py::gil_scoped_release release;
+    const FpGuard guard;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    histogram_.update(data, size);
+  }
+
+  void merge(const SharedHistogram& other) {
+    py::gil_scoped_release release;
+    if (&other == this) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      histogram_.merge(histogram_);
+      return;
+    }
+    const std::scoped_lock lock(mutex_, other.mutex_);
+    histogram_.merge(other.histogram_);
+  }
+
+  bool equals(const SharedHistogram& other) const {
+    if (&other == this) return true;
+    py::gil_scoped_release release;
+    const std::scoped_lock lock(mutex_, other.mutex_);
+    return histogram_ == other.histogram_;
+  }
+
+  /// (keys, counts, num_zero, num_nan, num_inf, min, max)
+  py::tuple state() const {
+    std::vector<uint64_t> keys, counts;
+    Histogram::Totals t{};
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (size_t key = 0; key < Histogram::kNumKeys; ++key) {
+        const uint64_t n = histogram_.at(key);
+        if (n == 0) continue;
+        keys.push_back(key);
+        counts.push_back(n);
+      }
+      t = {histogram_.num_zero(), histogram_.num_nan(), histogram_.num_inf(), 0.0f, 0.0f};
+      if (histogram_.count() > 0) {
+        t.min = histogram_.min();
+        t.max = histogram_.max();
+      }
+    }
+    return py::make_tuple(to_array(keys), to_array(counts), t.num_zero, t.num_nan, t.num_inf, t.min, t.max);
+  }
+
+  void restore(const Counts& dense, uint64_t num_zero, uint64_t num_nan, uint64_t num_inf, float min, float max) {
+    if (dense.size() != static_cast<py::ssize_t>(Histogram::kNumKeys)) {
+      throw std::invalid_argument("counts must have one entry a key");
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!histogram_.restore(dense.data(), {num_zero, num_nan, num_inf, min, max})) {
+      throw std::invalid_argument("counts, minimum and maximum contradict each other");
+    }
+  }
+
+  template <typename Get>
+  auto read(Get get) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return get(histogram_);
+  }
+
+  /// Runs `body` on the atoms without the GIL.
+  template <typename Body>
+  auto with_atoms(bool magnitude, Body body) const {
+    py::gil_scoped_release release;
+    const FpGuard guard;
+    const std::vector<Atom> atoms = read([&](const Histogram& h) { return h.atoms(magnitude); });
+    return body(atoms);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Histogram histogram_;
+};
+
+using Atoms = std::vector<Atom>;
+
+}  // namespace
+
+void bind_calibration(py::module_& m) {
+  py::class_<SharedHistogram>(m, "KeyHistogram")
+      .def(py::init<>())
+      .def("update", &SharedHistogram::update, py::arg("x").noconvert())
+      .def("merge", &SharedHistogram::merge, py::arg("other"))
+      .def("equals", &SharedHistogram::equals, py::arg("other"))
+      .def("state", &SharedHistogram::state)
+      .def("restore", &SharedHistogram::restore, py::arg("counts").noconvert(), py::arg("num_zero"), py::arg("num_nan"),
+           py::arg("num_inf"), py::arg("min"), py::arg("max"))
+      .def_property_readonly("count",
+                             [](const SharedHistogram& h) { return h.read([](auto& x) { return x.count(); }); })
+      .def_property_readonly("num_zero",
+                             [](const SharedHistogram& h) { return h.read([](auto& x) { return x.num_zero(); }); })
+      .def_property_readonly("num_nan",
+                             [](const SharedHistogram& h) { return h.read([](auto& x) { return x.num_nan(); }); })
+      .def_property_readonly("num_inf",
+                             [](const SharedHistogram& h) { return h.read([](auto& x) { return x.num_inf(); }); })
+      .def_property_readonly("min", [](const SharedHistogram& h) { return h.read([](auto& x) { return x.min(); }); })
+      .def_property_readonly("max", [](const SharedHistogram& h) { return h.read([](auto& x) { return x.max(); }); })
+      .def(
+          "quantile",
+          [](const SharedHistogram& h, double q, bool magnitude) {
+            return h.with_atoms(magnitude, [&](const Atoms& a) { return quantile(a, q); });
+          },
+          py::arg("q"), py::arg("magnitude"))
+      .def(
+          "fraction_outside",
+          [](const SharedHistogram& h, double lo, double hi) {
+            return h.with_atoms(false, [&](const Atoms& a) { return fraction_outside(a, lo, hi); });
+          },
+          py::arg("lo"), py::arg("hi"))
+      .def(
+          "linear",
+          [](const SharedHistogram& h, double lo, double hi, size_t bins, bool magnitude) {
+            return to_array(h.with_atoms(magnitude, [&](const Atoms& a) { return linear_histogram(a, lo, hi, bins); }));
+          },
+          py::arg("lo"), py::arg("hi"), py::arg("bins"), py::arg("magnitude"))
+      .def(
+          "quantization_error",
+          [](const SharedHistogram& h, double scale, double first, double last, double exponent) {
+            return h.with_atoms(false,
+                                [&](const Atoms& a) { return quantization_error(a, scale, first, last, exponent); });
+          },
+          py::arg("scale"), py::arg("first"), py::arg("last"), py::arg("exponent"))
+      .def(
+          "error_threshold",
+          [](const SharedHistogram& h, int num_levels, double exponent) {
+            return h.with_atoms(false, [&](const Atoms& a) { return error_threshold(a, num_levels, exponent); });
+          },
+          py::arg("num_levels"), py::arg("exponent"))
+      .def(
+          "error_range",
+          [](const SharedHistogram& h, int num_levels, double exponent) {
+            return h.with_atoms(false, [&](const Atoms& a) { return error_range(a, num_levels, exponent); });
+          },
+          py::arg("num_levels"), py::arg("exponent"));
+
+  m.def(
+      "entropy_search",
+      [](const Counts& counts, size_t num_levels) {
+        const auto num_bins = static_cast<size_t>(counts.size());
+        if (num_levels < 1 || num_levels > num_bins) throw std::invalid_argument("num_levels must lie in [1, bins]");
+        const uint64_t* data = counts.data();
+        EntropyResult result{};
+        {
+          py::gil_scoped_release release;
+          const FpGuard guard;
+          result = entropy_search(data, num_bins, num_levels);
+        }
+        return py::make_tuple(result.num_kept, result.divergence);
+      },
+      py::arg("counts").noconvert(), py::arg("num_levels"));
+}
+
+}  // namespace ek

@@ -1,0 +1,21 @@
+// The clipping threshold of least relative entropy, as TensorRT defines it (S7310, GTC 2017), in prefix-sum form.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ek {
+
+struct EntropyResult {
+  size_t num_kept;    // bins that stay: the threshold lies at (num_kept + 0.5) bins, or at the end of the last bin
+  double divergence;  // KL(P || Q) at num_kept, in nats
+};
+
+/// Two divergences this close are equal; the smaller threshold is taken.
+inline constexpr double kEntropyTie = 1e-9;
+
+/// Searches every num_kept in [num_levels, num_bins] over the counts of |x|.
+/// Needs 1 <= num_levels <= num_bins and a total below 2^63.
+EntropyResult entropy_search(const uint64_t* counts, size_t num_bins, size_t num_levels);
+
+}  // namespace ek
