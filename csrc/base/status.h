@@ -31,9 +31,9 @@ class [[nodiscard]] Status {
 }  // namespace ek
 
 /// Returns early with the status of `expr` when it is not ok.
-#define EK_RETURN_IF_ERROR(expr)          \
-  do {                                    \
-    ::ek::Status ek_status_ = (expr);     \
+#define EK_RETURN_IF_ERROR(expr)             \
+  do {                                       \
+    ::ek::Status ek_status_ = (expr);        \
     if (!ek_status_.ok()) return ek_status_; \
   } while (0)
 
@@ -41,12 +41,12 @@ class [[nodiscard]] Status {
 #ifdef EK_DEBUG_CHECKS
 #include <cstdio>
 #include <cstdlib>
-#define EK_ASSERT(cond)                                                             \
-  do {                                                                              \
-    if (!(cond)) {                                                                  \
-      std::fprintf(stderr, "%s:%d: EK_ASSERT(%s)\n", __FILE__, __LINE__, #cond);    \
-      std::abort();                                                                 \
-    }                                                                               \
+#define EK_ASSERT(cond)                                                          \
+  do {                                                                           \
+    if (!(cond)) {                                                               \
+      std::fprintf(stderr, "%s:%d: EK_ASSERT(%s)\n", __FILE__, __LINE__, #cond); \
+      std::abort();                                                              \
+    }                                                                            \
   } while (0)
 #else
 #define EK_ASSERT(cond) ((void)0)

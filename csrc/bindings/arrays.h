@@ -1,4 +1,5 @@
-// What the bindings ask of NumPy arrays, in one place: dtype, rank, layout. Messages name function, argument, rule, fact, remedy.
+// What the bindings ask of NumPy arrays, in one place: dtype, rank, layout. Messages name function, argument, rule,
+// fact, remedy.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -36,8 +37,8 @@ inline bool is_i32(const py::array& a) { return py::isinstance<py::array_t<int32
 inline Sign sign_of(std::string_view function, std::string_view argument, const py::array& a) {
   if (is_u8(a)) return Sign::kU8;
   if (is_s8(a)) return Sign::kS8;
-  fail(Code::kType, std::string(function) + ": " + std::string(argument) + " must be uint8 or int8, got " + dtype_name(a) +
-                        (is_f32(a) ? "; call quantize_linear first" : ""));
+  fail(Code::kType, std::string(function) + ": " + std::string(argument) + " must be uint8 or int8, got " +
+                        dtype_name(a) + (is_f32(a) ? "; call quantize_linear first" : ""));
 }
 
 inline void require_rank(std::string_view function, std::string_view argument, const py::array& a, py::ssize_t rank) {

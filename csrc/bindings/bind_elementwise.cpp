@@ -20,13 +20,15 @@ Slices slices_of(const char* function, const py::array& x, const py::object& axi
   Slices s;
   s.inner = usize(x.size());
   if (axis_arg.is_none()) {
-    if (num_scales != 1) fail(Code::kValue, std::string(function) + ": scale has " + std::to_string(num_scales) +
-                                                " values but axis is None; name the axis they belong to");
+    if (num_scales != 1)
+      fail(Code::kValue, std::string(function) + ": scale has " + std::to_string(num_scales) +
+                             " values but axis is None; name the axis they belong to");
     return s;
   }
   const py::ssize_t given = axis_arg.cast<py::ssize_t>(), axis = given < 0 ? given + x.ndim() : given;
   if (axis < 0 || axis >= x.ndim()) {
-    fail(Code::kValue, std::string(function) + ": axis " + std::to_string(given) + " is outside shape " + shape_name(x));
+    fail(Code::kValue,
+         std::string(function) + ": axis " + std::to_string(given) + " is outside shape " + shape_name(x));
   }
   s = {};
   for (py::ssize_t i = 0; i < axis; ++i) s.outer *= usize(x.shape(i));
@@ -86,8 +88,8 @@ py::array quantize_linear(const py::array& x, const Scales& scale, const ZeroPoi
   return y;
 }
 
-py::array dequantize_linear(const py::array& x, const Scales& scale, const ZeroPoints& zero_point, const py::object& axis,
-                            const py::object& out, const std::string& isa, int threads) {
+py::array dequantize_linear(const py::array& x, const Scales& scale, const ZeroPoints& zero_point,
+                            const py::object& axis, const py::object& out, const std::string& isa, int threads) {
   constexpr const char* kName = "dequantize_linear";
   const Sign sign = sign_of(kName, "x", x);
   require_contiguous(kName, "x", x);

@@ -114,7 +114,8 @@ std::vector<int32_t> read_zero_points(const py::object& given, size_t n) {
   const auto values = py::array_t<int32_t, py::array::c_style | py::array::forcecast>::ensure(given);
   if (!values || values.ndim() > 1 || (values.ndim() == 1 && usize(values.shape(0)) != n)) {
     PyErr_Clear();
-    fail(Code::kValue, "matmul_integer: b_zero_point must be one integer or one per column (" + std::to_string(n) + ")");
+    fail(Code::kValue,
+         "matmul_integer: b_zero_point must be one integer or one per column (" + std::to_string(n) + ")");
   }
   std::vector<int32_t> zeros(values.data(), values.data() + values.size());
   for (const int32_t z : zeros) {
@@ -230,7 +231,8 @@ py::array linear(const py::array& x, const PackedWeights& w, const py::object& b
   const Runtime rt = make_runtime(isa, threads);
   const FpGuard guard;
   const bool dynamic = is_f32(x);
-  if (!dynamic && !is_u8(x) && !is_s8(x)) fail(Code::kType, "linear: x must be float32, uint8 or int8, got " + dtype_name(x));
+  if (!dynamic && !is_u8(x) && !is_s8(x))
+    fail(Code::kType, "linear: x must be float32, uint8 or int8, got " + dtype_name(x));
   if (w.scale.empty()) fail(Code::kValue, "linear: w has no scale; pack it with pack_weights(w, scale=...)");
   const size_t ldx = row_bytes(kName, "x", x), m = usize(x.shape(0)), k = usize(x.shape(1)), n = w.shape.n;
   require_inner(kName, "x", k, "w", w.shape.k_per_tap);
@@ -238,7 +240,8 @@ py::array linear(const py::array& x, const PackedWeights& w, const py::object& b
   if (!dynamic && !o.x_scale) fail(Code::kValue, "linear: x is 8-bit, so x_scale must be given");
   if (dynamic && o.y_scale) fail(Code::kValue, "linear: y_scale needs 8-bit x with x_scale; float32 x gives float32");
   for (const auto& scale : {o.x_scale, o.y_scale}) {
-    if (scale && !(std::isfinite(*scale) && *scale > 0)) fail(Code::kValue, "linear: scales must be positive and finite");
+    if (scale && !(std::isfinite(*scale) && *scale > 0))
+      fail(Code::kValue, "linear: scales must be positive and finite");
   }
   const Sign sign = dynamic || is_s8(x) ? Sign::kS8 : Sign::kU8;
   if (!dynamic) check_zero_point(kName, "x_zero_point", sign, o.x_zero_point);
@@ -307,7 +310,8 @@ py::array linear(const py::array& x, const PackedWeights& w, const py::object& b
     if (dynamic) {
       rows = AlignedBuffer(m * k);
       row_scale.resize(m);
-      dynamic_quantize_rows(rt, static_cast<const float*>(x_data), m, k, ldx / sizeof(float), rows.data(), row_scale.data());
+      dynamic_quantize_rows(rt, static_cast<const float*>(x_data), m, k, ldx / sizeof(float), rows.data(),
+                            row_scale.data());
       e.row_scale = row_scale.data();
       args.a = rows.data();
       args.lda = k;
@@ -328,8 +332,8 @@ py::list tile_plan(size_t m, size_t n, size_t k, size_t tile, const std::string&
     fail(Code::kValue, "tile_plan: unknown device '" + device + "'; known are " + known);
   }
   if (tile == 0 || tile % kPanel != 0) {
-    fail(Code::kValue, "tile_plan: tile must be a positive multiple of " + std::to_string(kPanel) + ", got " +
-                           std::to_string(tile));
+    fail(Code::kValue,
+         "tile_plan: tile must be a positive multiple of " + std::to_string(kPanel) + ", got " + std::to_string(tile));
   }
   py::list blocks;
   for (const TileBlock& b : make_tile_plan(m, n, k, tile, *profile).blocks) {
@@ -371,7 +375,8 @@ double measure_read_bandwidth(size_t bytes, int threads, double seconds) {
   const auto start = std::chrono::steady_clock::now();
   do {
     const auto begin = std::chrono::steady_clock::now();
-    parallel_for(parts, rt.threads, [&](size_t t) { sums[t] = rt.kernels->read_stream(buffer.data() + t * part, part); });
+    parallel_for(parts, rt.threads,
+                 [&](size_t t) { sums[t] = rt.kernels->read_stream(buffer.data() + t * part, part); });
     best = std::max(best, static_cast<double>(part * parts) / seconds_since(begin));
   } while (seconds_since(start) < seconds);
   return best;
@@ -393,7 +398,8 @@ void bind_gemm(py::module_& m) {
       .def_property_readonly("has_scale", [](const PackedWeights& w) { return !w.scale.empty(); })
       .def("__repr__", [](const PackedWeights& w) {
         return "PackedWeights(shape=(" + std::to_string(w.shape.k_per_tap) + ", " + std::to_string(w.shape.n) +
-               "), nbytes=" + std::to_string(w.data.size()) + ", has_scale=" + (w.scale.empty() ? "False" : "True") + ")";
+               "), nbytes=" + std::to_string(w.data.size()) + ", has_scale=" + (w.scale.empty() ? "False" : "True") +
+               ")";
       });
   m.def("pack_weights", &pack_weights_array, py::arg("w").noconvert(), py::arg("scale"));
   m.def("matmul_integer", &matmul_integer, py::arg("a").noconvert(), py::arg("b"), py::arg("a_zero_point"),
@@ -410,7 +416,8 @@ void bind_gemm(py::module_& m) {
       py::arg("isa"), py::arg("num_threads"));
   m.def("tile_plan", &tile_plan, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("tile"), py::arg("device"));
   m.def("device_names", &device_names);
-  m.def("measure_dot_peak", &measure_dot_peak, py::arg("isa") = "", py::arg("num_threads") = 1, py::arg("seconds") = 0.05);
+  m.def("measure_dot_peak", &measure_dot_peak, py::arg("isa") = "", py::arg("num_threads") = 1,
+        py::arg("seconds") = 0.05);
   m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("nbytes"), py::arg("num_threads") = 1,
         py::arg("seconds") = 0.2);
 }

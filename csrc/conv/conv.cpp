@@ -63,8 +63,8 @@ Source make_source(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
 size_t item_bytes(const Epilogue& e) { return e.kind == OutKind::kQuantized ? 1 : 4; }
 
 /// One chunk of pixels of one group, all output channels of the group.
-void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& source, size_t group, size_t begin, size_t end,
-                const uint8_t** pointers) {
+void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& source, size_t group, size_t begin,
+                size_t end, const uint8_t** pointers) {
   const Window& window = args.window;
   const size_t group_in = args.in_c / args.groups, group_out = args.out_c / args.groups;
   const PackedShape shape{group_out, window.taps(), group_in};
@@ -151,7 +151,8 @@ void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, scratch);
   const size_t pixels = args.window.pixels(), taps = args.window.taps(), table = pointer_bytes(taps, 1);
   const Tasks tasks = split_pixels(rt, pixels, 1);
-  const int threads = conv_macs(args) < kSerialMacs / 16 ? 1 : rt.threads;  // memory bound: a multiply-add costs more here
+  const int threads =
+      conv_macs(args) < kSerialMacs / 16 ? 1 : rt.threads;  // memory bound: a multiply-add costs more here
   const size_t row_bytes = args.out_c * item_bytes(args.epilogue);
   parallel_for(tasks.count, threads, [&](size_t task) {
     const uint8_t** pointers = reinterpret_cast<const uint8_t**>(source.rest + task * table);

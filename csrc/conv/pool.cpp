@@ -1,9 +1,10 @@
+#include "threads/pool.h"
+
 #include <algorithm>
 
 #include "base/checked.h"
 #include "conv/conv.h"
 #include "conv/window.h"
-#include "threads/pool.h"
 
 namespace ek {
 namespace {
@@ -52,7 +53,8 @@ void max_pool(const Runtime& rt, const PoolArgs& args, uint8_t* scratch) {
 
 void average_pool(const Runtime& rt, const PoolArgs& args, uint8_t* scratch) {
   const int32_t low = args.y_q.sign == Sign::kU8 ? 0 : -128;
-  const float lo = static_cast<float>(low - args.y_q.zero_point), hi = static_cast<float>(low + 255 - args.y_q.zero_point);
+  const float lo = static_cast<float>(low - args.y_q.zero_point),
+              hi = static_cast<float>(low + 255 - args.y_q.zero_point);
   for_each_window(rt, args, scratch, Row::kSumRows, [&](size_t p, const uint8_t** rows, size_t n, int32_t* sums) {
     rt.kernels->sum_rows(rows, n, args.channels, args.x_q.sign, sums);
     const int32_t zeros = static_cast<int32_t>(n) * args.x_q.zero_point;

@@ -1,7 +1,7 @@
 #include "cpu/isa.h"
 
-#include <cstdlib>
 #include <cstdint>
+#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -27,14 +27,14 @@ void quantize(const Runtime& rt, const float* x, size_t n, QuantParams q, uint8_
 }
 
 void dequantize(const Runtime& rt, const uint8_t* x, size_t n, QuantParams q, float* y) {
-  for_each_chunk(rt, n, Row::kDequantize, [&](size_t at, size_t len) { rt.kernels->dequantize(x + at, len, q, y + at); });
+  for_each_chunk(rt, n, Row::kDequantize,
+                 [&](size_t at, size_t len) { rt.kernels->dequantize(x + at, len, q, y + at); });
 }
 
 void add(const Runtime& rt, const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n,
          QuantParams qy, float lo, float hi, uint8_t* y) {
-  for_each_chunk(rt, n, Row::kAdd, [&](size_t at, size_t len) {
-    rt.kernels->add(a + at, qa, b + at, qb, len, qy, lo, hi, y + at);
-  });
+  for_each_chunk(rt, n, Row::kAdd,
+                 [&](size_t at, size_t len) { rt.kernels->add(a + at, qa, b + at, qb, len, qy, lo, hi, y + at); });
 }
 
 void lookup(const Runtime& rt, const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y) {

@@ -37,7 +37,8 @@ struct TilePlan {
   std::vector<TileBlock> blocks;
 };
 
-/// Cuts C into tile x tile blocks, row by row; a tail block is padded on the Cube or sent to Vector, whichever costs less.
+/// Cuts C into tile x tile blocks, row by row; a tail block is padded on the Cube or sent to Vector, whichever costs
+/// less.
 TilePlan make_tile_plan(size_t m, size_t n, size_t k, size_t tile, const DeviceProfile& device);
 
 }  // namespace ek

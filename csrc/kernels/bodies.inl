@@ -1,16 +1,14 @@
-// All kernel bodies over the simd header included before, and the table row that names them.
+// All kernel bodies over the vectors of EK_SIMD_HEADER, and the table row that names them.
 
-#include "kernels/partial.inl"
-#include "kernels/epilogue.inl"
-#include "kernels/gemm_tile.inl"
 #include "kernels/depthwise.inl"
 #include "kernels/elementwise.inl"
+#include "kernels/gemm_tile.inl"
 #include "kernels/probes.inl"
 
-#define EK_DEFINE_KERNELS(name)                                                                              \
-  namespace ek {                                                                                             \
-  extern const Kernels name;                                                                                 \
-  const Kernels name = {kIsa,      kNativeSign, kTileRows, kTileStrips, gemm_tile, depthwise_row, flip_sign, \
-                        quantize,  dequantize,  max_abs,   add,         lookup,    sum_rows,      max_rows,  \
-                        requantize, dot_burst,  read_stream};                                                \
+#define EK_DEFINE_KERNELS(name)                                                                     \
+  namespace ek {                                                                                    \
+  extern const Kernels name;                                                                        \
+  const Kernels name = {kIsa,      kNativeSign, kTileRows,  kTileStrips, gemm_tile,  depthwise_row, \
+                        flip_sign, quantize,    dequantize, max_abs,     add,        lookup,        \
+                        sum_rows,  max_rows,    requantize, dot_burst,   read_stream};              \
   }

@@ -3,6 +3,9 @@
 // Method     four taps are interleaved byte by byte, so that the dot product runs over taps and lanes are channels;
 //            a 3x3 kernel is three dot products per 16 channels (the last one with three zero weights).
 // Edges      fewer than 16 channels are copied out first; missing taps repeat tap 0 against zero weights.
+#pragma once
+
+#include "kernels/epilogue.inl"
 
 namespace ek {
 namespace {

@@ -1,4 +1,8 @@
-// Element-wise kernels. Plain loops where the compiler's vectors are as good as ours; integer work has one result anyway.
+// Element-wise kernels. Plain loops where the compiler's vectors are as good as ours; integer work has one result
+// anyway.
+#pragma once
+
+#include "kernels/partial.inl"
 
 namespace ek {
 namespace {
@@ -24,7 +28,8 @@ void quantize(const float* x, size_t n, QuantParams q, uint8_t* y) {
 }
 
 void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
-  for (size_t i = 0; i < n; i += kStrip) store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);
+  for (size_t i = 0; i < n; i += kStrip)
+    store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);
 }
 
 void max_abs(const float* x, size_t n, float* result) {
@@ -37,8 +42,8 @@ void max_abs(const float* x, size_t n, float* result) {
   *result = m;
 }
 
-void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo, float hi,
-         uint8_t* y) {
+void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
+         float hi, uint8_t* y) {
   const F32 low = set1_f32(lo), high = set1_f32(hi);
   for (size_t i = 0; i < n; i += kStrip) {
     const F32 sum = add_f32(dequantize_lanes(load_bytes_n(a + i, qa.sign, n - i), qa),

@@ -1,4 +1,7 @@
 // From accumulators to C without leaving registers. One function per kind; the tile chooses once.
+#pragma once
+
+#include "kernels/partial.inl"
 
 namespace ek {
 namespace {

@@ -5,6 +5,9 @@
 // Exact      int32 sums mod 2^32, whatever the ISA's dot product is made of.
 // Registers  R x S accumulators + S lines + 1 broadcast; the ISA's header chooses R and S.
 // Edges      narrower and lower instances of the same template; k % 4 bytes are copied out, never read past.
+#pragma once
+
+#include "kernels/epilogue.inl"
 
 namespace ek {
 namespace {
@@ -70,9 +73,8 @@ void tile(const GemmTile& t, const Epilogue& e) {
     });
     for (size_t k = 0; k < whole; k += 8, b += 2 * b_step) {
       const Line8 w = zip_lines(load_line(b), load_line(b + b_step));
-      unroll<kPairs>([&](auto p) EK_LAMBDA {
-        dot_pair(acc[p.value], load_rows(a[2 * p.value] + k, a[2 * p.value + 1] + k), w);
-      });
+      unroll<kPairs>(
+          [&](auto p) EK_LAMBDA { dot_pair(acc[p.value], load_rows(a[2 * p.value] + k, a[2 * p.value + 1] + k), w); });
     }
     if (tail != 0) {
       const Line even = load_line(b), none = {vdupq_n_s8(0), vdupq_n_s8(0), vdupq_n_s8(0), vdupq_n_s8(0)};
@@ -86,9 +88,8 @@ void tile(const GemmTile& t, const Epilogue& e) {
       b += tail > 4 ? 2 * b_step : b_step;
     }
   }
-  store_tile<R, S>(t, e, [&](auto r, auto) EK_LAMBDA {
-    return row_of(acc[decltype(r)::value / 2], Int<decltype(r)::value % 2>{});
-  });
+  store_tile<R, S>(
+      t, e, [&](auto r, auto) EK_LAMBDA { return row_of(acc[decltype(r)::value / 2], Int<decltype(r)::value % 2>{}); });
 }
 
 #endif

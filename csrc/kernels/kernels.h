@@ -1,4 +1,5 @@
-// The kernel table: one struct of function pointers per ISA. Everything above asks the table; nothing above knows an intrinsic.
+// The kernel table: one struct of function pointers per ISA. Everything above asks the table; nothing above knows an
+// intrinsic.
 //
 // Kernels are leaves: they get everything as arguments and give back numbers. They may read and write exactly the
 // bytes their arguments name (a guard-page test holds them to it) and allocate nothing.
@@ -11,8 +12,8 @@
 
 namespace ek {
 
-inline constexpr size_t kStrip = 16;  // columns in one vector of accumulators, on every ISA
-inline constexpr size_t kPanel = 64;  // columns in one panel of packed weights
+inline constexpr size_t kStrip = 16;       // columns in one vector of accumulators, on every ISA
+inline constexpr size_t kPanel = 64;       // columns in one panel of packed weights
 inline constexpr size_t kMaxTileRows = 6;  // rows of the tallest register tile
 
 /// What one 8-bit activation byte means. Kernels multiply in one of the two; see Kernels::native_sign.
@@ -71,9 +72,9 @@ struct DepthwiseRow {
 
 struct Kernels {
   Isa isa;
-  Sign native_sign;   // what gemm_tile and depthwise_row multiply
-  size_t tile_rows;   // best height of a register tile, <= kMaxTileRows
-  size_t tile_strips; // best width, in strips
+  Sign native_sign;    // what gemm_tile and depthwise_row multiply
+  size_t tile_rows;    // best height of a register tile, <= kMaxTileRows
+  size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
@@ -93,9 +94,11 @@ struct Kernels {
   // y[c] = max over rows.
   void (*max_rows)(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, uint8_t* y);
   // y = rne(clamp(float(acc) * multiplier, lo, hi)) + zero_point
-  void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point, uint8_t* y);
+  void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point,
+                     uint8_t* y);
 
-  // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n bytes.
+  // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n
+  // bytes.
   uint64_t (*dot_burst)(size_t iterations);
   uint64_t (*read_stream)(const uint8_t* x, size_t n);
 };

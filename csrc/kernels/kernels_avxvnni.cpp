@@ -1,6 +1,5 @@
 // The kernel bodies, compiled for avxvnni. CMakeLists.txt gives this file its flags, and no other.
-#include "simd/simd_avxvnni.h"
-
+#define EK_SIMD_HEADER "simd/simd_avxvnni.h"
 #include "kernels/bodies.inl"
 
 EK_DEFINE_KERNELS(kernels_avxvnni)

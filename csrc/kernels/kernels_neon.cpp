@@ -1,6 +1,5 @@
 // The kernel bodies, compiled for neon. CMakeLists.txt gives this file its flags, and no other.
-#include "simd/simd_neon.h"
-
+#define EK_SIMD_HEADER "simd/simd_neon.h"
 #include "kernels/bodies.inl"
 
 EK_DEFINE_KERNELS(kernels_neon)

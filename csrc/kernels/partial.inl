@@ -1,4 +1,7 @@
 // Loads and stores of fewer than 16 lanes, byte by byte: tails must not touch memory past their operand.
+#pragma once
+
+#include EK_SIMD_HEADER
 
 namespace ek {
 namespace {

@@ -1,4 +1,7 @@
 // Probes: what the dot product and the loads of this ISA can do at most. The bench divides by them.
+#pragma once
+
+#include "kernels/partial.inl"
 
 namespace ek {
 namespace {

@@ -15,15 +15,22 @@ extern const Kernels kernels_neon, kernels_neon_dotprod, kernels_neon_i8mm;
 const Kernels& kernels(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::kAvx2: return kernels_avx2;
-    case Isa::kAvxVnni: return kernels_avxvnni;
-    case Isa::kAvx512Vnni: return kernels_avx512vnni;
+    case Isa::kAvx2:
+      return kernels_avx2;
+    case Isa::kAvxVnni:
+      return kernels_avxvnni;
+    case Isa::kAvx512Vnni:
+      return kernels_avx512vnni;
 #elif defined(__aarch64__)
-    case Isa::kNeon: return kernels_neon;
-    case Isa::kNeonDotprod: return kernels_neon_dotprod;
-    case Isa::kNeonI8mm: return kernels_neon_i8mm;
+    case Isa::kNeon:
+      return kernels_neon;
+    case Isa::kNeonDotprod:
+      return kernels_neon_dotprod;
+    case Isa::kNeonI8mm:
+      return kernels_neon_i8mm;
 #endif
-    default: return kernels_scalar;
+    default:
+      return kernels_scalar;
   }
 }
 

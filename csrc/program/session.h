@@ -21,11 +21,11 @@ class Session {
   ~Session();
 
   const ProgramIndex& index() const;
-  uint8_t* tensor(uint32_t id);           // its bytes in the arena
+  uint8_t* tensor(uint32_t id);  // its bytes in the arena
   uint64_t tensor_bytes(uint32_t id) const;
-  void run_segment(size_t segment);       // steps in order; no allocation, no exception
-  void run_step(size_t step);             // one step, for profiling and comparing
-  uint64_t arena_bytes() const;           // arena + scratch + prepared accumulator starts: all that the session owns
+  void run_segment(size_t segment);  // steps in order; no allocation, no exception
+  void run_step(size_t step);        // one step, for profiling and comparing
+  uint64_t arena_bytes() const;      // arena + scratch + prepared accumulator starts: all that the session owns
 
  private:
   Session();

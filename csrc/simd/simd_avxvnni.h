@@ -1,7 +1,7 @@
 // simd_avxvnni: vpdpbusd on ymm (the wrapping form; vpdpbusds would saturate).
 //
-// Compiled without AVX-VNNI but with AVX-512 VNNI, the same body uses the EVEX encoding of the same instruction: the C++
-// tests run it that way on machines that have only the latter.
+// Compiled without AVX-VNNI but with AVX-512 VNNI, the same body uses the EVEX encoding of the same instruction: the
+// C++ tests run it that way on machines that have only the latter.
 #pragma once
 
 #include "simd/simd_x86_256.h"

@@ -24,7 +24,9 @@ struct Act {
   int8x16_t v;  // the quad, four times
 };
 
-EK_INLINE I32 load_i32(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}; }
+EK_INLINE I32 load_i32(const int32_t* p) {
+  return {vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)};
+}
 EK_INLINE void store_i32(int32_t* p, I32 x) {
   vst1q_s32(p, x.v0);
   vst1q_s32(p + 4, x.v1);
@@ -61,8 +63,12 @@ EK_INLINE F32 div_f32(F32 a, F32 b) {
 // A compare and a select, not fmaxnm: a NaN in a must give b, of whatever kind the NaN is.
 EK_INLINE float32x4_t max_q(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 EK_INLINE float32x4_t min_q(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
-EK_INLINE F32 max_f32(F32 a, F32 b) { return {max_q(a.v0, b.v0), max_q(a.v1, b.v1), max_q(a.v2, b.v2), max_q(a.v3, b.v3)}; }
-EK_INLINE F32 min_f32(F32 a, F32 b) { return {min_q(a.v0, b.v0), min_q(a.v1, b.v1), min_q(a.v2, b.v2), min_q(a.v3, b.v3)}; }
+EK_INLINE F32 max_f32(F32 a, F32 b) {
+  return {max_q(a.v0, b.v0), max_q(a.v1, b.v1), max_q(a.v2, b.v2), max_q(a.v3, b.v3)};
+}
+EK_INLINE F32 min_f32(F32 a, F32 b) {
+  return {min_q(a.v0, b.v0), min_q(a.v1, b.v1), min_q(a.v2, b.v2), min_q(a.v3, b.v3)};
+}
 EK_INLINE F32 abs_f32(F32 a) { return {vabsq_f32(a.v0), vabsq_f32(a.v1), vabsq_f32(a.v2), vabsq_f32(a.v3)}; }
 EK_INLINE F32 to_f32(I32 a) {
   return {vcvtq_f32_s32(a.v0), vcvtq_f32_s32(a.v1), vcvtq_f32_s32(a.v2), vcvtq_f32_s32(a.v3)};
@@ -82,10 +88,13 @@ EK_INLINE I32 load_s8(const uint8_t* p) {
   return {vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)};
 }
 EK_INLINE void store_bytes(uint8_t* p, I32 x) {
-  const int16x8_t lo = vcombine_s16(vmovn_s32(x.v0), vmovn_s32(x.v1)), hi = vcombine_s16(vmovn_s32(x.v2), vmovn_s32(x.v3));
+  const int16x8_t lo = vcombine_s16(vmovn_s32(x.v0), vmovn_s32(x.v1)),
+                  hi = vcombine_s16(vmovn_s32(x.v2), vmovn_s32(x.v3));
   vst1q_u8(p, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(lo), vmovn_s16(hi))));
 }
-EK_INLINE Line load_line(const int8_t* p) { return {vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)}; }
+EK_INLINE Line load_line(const int8_t* p) {
+  return {vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)};
+}
 EK_INLINE Act load_act(const uint8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);

@@ -1,8 +1,8 @@
 // simd_neon_i8mm: NEON with smmla, which multiplies 2 rows x 8 k by 8 k x 2 columns at once.
 //
-// The packed layout is the common one (4 values of k to a line). Two lines of consecutive k-quads, zipped by 32-bit words,
-// give the 8 x 2 operands; the zips are shared by all rows of the tile. A Pair is a 2 x 16 block of accumulators whose
-// registers hold (row 0 col c, row 0 col c+1, row 1 col c, row 1 col c+1).
+// The packed layout is the common one (4 values of k to a line). Two lines of consecutive k-quads, zipped by 32-bit
+// words, give the 8 x 2 operands; the zips are shared by all rows of the tile. A Pair is a 2 x 16 block of accumulators
+// whose registers hold (row 0 col c, row 0 col c+1, row 1 col c, row 1 col c+1).
 #pragma once
 
 #include "simd/simd_neon_sdot.h"

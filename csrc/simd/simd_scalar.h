@@ -1,8 +1,9 @@
 // simd_scalar: the thin vector layer in plain C++, and the definition that the other simd_<isa>.h files follow.
 //
-// Every ISA offers the same types and functions on *logical* vectors of 16 lanes, so that a kernel body is written once:
-//   I32, F32   16 lanes                     Line   64 bytes: 16 columns x 4 values of k (packed weights, or activations)
-//   Act        4 activation bytes, the same for all 16 columns
+// Every ISA offers the same types and functions on *logical* vectors of 16 lanes, so that a kernel body is written
+// once:
+//   I32, F32   16 lanes                     Line   64 bytes: 16 columns x 4 values of k (packed weights, or
+//   activations) Act        4 activation bytes, the same for all 16 columns
 // Activation bytes are of kNativeSign. dot() adds the four products of each column to its lane, exactly, mod 2^32.
 // max_f32(a, b) is `a > b ? a : b` and min_f32(a, b) `a < b ? a : b`: a NaN in a gives b.
 // rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22].
@@ -48,7 +49,8 @@ EK_INLINE I32 set1_i32(int32_t x) {
   return r;
 }
 EK_INLINE I32 add_i32(I32 a, I32 b) {
-  for (int i = 0; i < 16; ++i) a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
+  for (int i = 0; i < 16; ++i)
+    a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
   return a;
 }
 EK_INLINE F32 load_f32(const float* p) {
@@ -94,7 +96,8 @@ EK_INLINE F32 to_f32(I32 a) {
   return r;
 }
 EK_INLINE I32 rne_i32(F32 a) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the addition rounds to an integer, in the current (nearest even) mode
+  constexpr float kMagic =
+      12582912.0f;  // 1.5 * 2^23: the addition rounds to an integer, in the current (nearest even) mode
   I32 r;
   for (int i = 0; i < 16; ++i) {
     volatile float rounded = a.v[i] + kMagic;  // volatile: the compiler must not fold the two additions
@@ -125,7 +128,8 @@ EK_INLINE Act load_act(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
 /// Four rows of 16 bytes, interleaved: column c of the line holds byte c of each row.
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   Line r;
-  for (int i = 0; i < 16; ++i) r.v[4 * i] = t0[i], r.v[4 * i + 1] = t1[i], r.v[4 * i + 2] = t2[i], r.v[4 * i + 3] = t3[i];
+  for (int i = 0; i < 16; ++i)
+    r.v[4 * i] = t0[i], r.v[4 * i + 1] = t1[i], r.v[4 * i + 2] = t2[i], r.v[4 * i + 3] = t3[i];
   return r;
 }
 EK_INLINE I32 dot(I32 acc, Act a, Line w) {

@@ -1,6 +1,6 @@
-// Compile-time loops. GCC spills accumulators that sit in an array walked by a run-time loop; with every index a constant
-// they stay in registers (kernels are held to this by looking at the speed of the register-only probe).
-// No standard templates here: a weak symbol compiled with AVX-512 flags could be the one the linker keeps for old CPUs.
+// Compile-time loops. GCC spills accumulators that sit in an array walked by a run-time loop; with every index a
+// constant they stay in registers (kernels are held to this by looking at the speed of the register-only probe). No
+// standard templates here: a weak symbol compiled with AVX-512 flags could be the one the linker keeps for old CPUs.
 #pragma once
 
 #define EK_INLINE inline __attribute__((always_inline))

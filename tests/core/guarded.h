@@ -18,7 +18,8 @@ class Guarded {
   explicit Guarded(size_t count) : count_(count) {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     bytes_ = (count * sizeof(T) + page - 1) / page * page;
-    base_ = static_cast<char*>(mmap(nullptr, bytes_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    base_ =
+        static_cast<char*>(mmap(nullptr, bytes_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (base_ == MAP_FAILED || mprotect(base_ + bytes_, page, PROT_NONE) != 0) std::abort();
     mapped_ = bytes_ + page;
   }

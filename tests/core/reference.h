@@ -35,7 +35,9 @@ inline std::vector<int8_t> random_weights(size_t n) {
 }
 
 inline int32_t value(uint8_t byte, Sign sign) { return sign == Sign::kU8 ? byte : static_cast<int8_t>(byte); }
-inline int32_t wrap_add(int32_t a, int64_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
+inline int32_t wrap_add(int32_t a, int64_t b) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
+}
 inline float clamp(float x, float lo, float hi) {
   const float low = x > lo ? x : lo;
   return low < hi ? low : hi;
@@ -66,7 +68,8 @@ inline Stored store(int32_t acc, const Epilogue& e, size_t row, size_t col, size
     const int32_t q = rne(clamp(static_cast<float>(acc) * e.multiplier[col], e.lo, e.hi));
     s.q = static_cast<uint8_t>(q + e.out.zero_point);
     if (e.residual != nullptr) {
-      const float sum = static_cast<float>(q) * e.out.scale + real(e.residual[row * e.residual_ld + residual_col], e.residual_q);
+      const float sum =
+          static_cast<float>(q) * e.out.scale + real(e.residual[row * e.residual_ld + residual_col], e.residual_q);
       s.q = quantized(sum, e.sum_q, e.sum_lo, e.sum_hi);
     }
   }
@@ -74,7 +77,8 @@ inline Stored store(int32_t acc, const Epilogue& e, size_t row, size_t col, size
 }
 
 /// Accumulator of a convolution output: (pixel, output channel); weights are (out_c, taps, in_c / groups).
-inline int32_t conv_acc(const ConvArgs& a, const std::vector<int8_t>& w, const std::vector<int32_t>& bias, size_t pixel, size_t n) {
+inline int32_t conv_acc(const ConvArgs& a, const std::vector<int8_t>& w, const std::vector<int32_t>& bias, size_t pixel,
+                        size_t n) {
   const Window& win = a.window;
   const size_t group_in = a.in_c / a.groups, group = n / (a.out_c / a.groups);
   const size_t ox = pixel % win.out_w, oy = pixel / win.out_w % win.out_h, batch = pixel / (win.out_w * win.out_h);

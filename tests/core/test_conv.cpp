@@ -18,9 +18,9 @@ struct Case {
   size_t batch, h, w, in_c, out_c, kernel, stride, dilation, pad, groups;
 };
 const Case kCases[] = {
-    {1, 8, 8, 16, 24, 1, 1, 1, 0, 1},   {2, 7, 5, 3, 17, 3, 2, 1, 1, 1},  {1, 9, 9, 20, 70, 3, 1, 1, 1, 1},
-    {1, 12, 6, 5, 9, 5, 3, 1, 2, 1},    {1, 11, 11, 8, 16, 3, 1, 2, 2, 1}, {1, 6, 6, 12, 8, 3, 1, 1, 1, 4},
-    {1, 4, 4, 64, 130, 1, 2, 1, 0, 2},  {1, 1, 1, 33, 5, 1, 1, 1, 0, 1},
+    {1, 8, 8, 16, 24, 1, 1, 1, 0, 1},  {2, 7, 5, 3, 17, 3, 2, 1, 1, 1},   {1, 9, 9, 20, 70, 3, 1, 1, 1, 1},
+    {1, 12, 6, 5, 9, 5, 3, 1, 2, 1},   {1, 11, 11, 8, 16, 3, 1, 2, 2, 1}, {1, 6, 6, 12, 8, 3, 1, 1, 1, 4},
+    {1, 4, 4, 64, 130, 1, 2, 1, 0, 2}, {1, 1, 1, 33, 5, 1, 1, 1, 0, 1},
 };
 const Case kDepthwise[] = {
     {1, 8, 8, 16, 16, 3, 1, 1, 1, 16}, {2, 7, 9, 37, 37, 3, 2, 1, 1, 37}, {1, 6, 6, 5, 5, 5, 1, 1, 2, 5},
@@ -71,7 +71,8 @@ void check_case(const Case& c, const Kernels* table, Sign sign, bool depthwise) 
   if (depthwise) {
     packed = AlignedBuffer(depthwise_packed_bytes(c.in_c, taps));
     pack_depthwise(c.in_c, taps, w.data(), static_cast<ptrdiff_t>(taps), 1, packed.data());
-    make_init(*table, sign, args.x_q.zero_point, depthwise_colsum(packed.data(), c.in_c, taps), bias.data(), c.in_c, init.data());
+    make_init(*table, sign, args.x_q.zero_point, depthwise_colsum(packed.data(), c.in_c, taps), bias.data(), c.in_c,
+              init.data());
   } else {
     const PackedShape shape{group_out, taps, group_in};
     size_t bytes = 0;
@@ -158,7 +159,8 @@ TEST_CASE("depthwise convolution equals the slow way on every ISA") {
 }
 
 TEST_CASE("max and average pooling equal the slow way on every ISA") {
-  const Case cases[] = {{1, 8, 8, 16, 16, 3, 2, 1, 1, 1}, {2, 7, 7, 21, 21, 7, 1, 1, 0, 1}, {1, 9, 5, 3, 3, 2, 2, 1, 0, 1}};
+  const Case cases[] = {
+      {1, 8, 8, 16, 16, 3, 2, 1, 1, 1}, {2, 7, 7, 21, 21, 7, 1, 1, 0, 1}, {1, 9, 5, 3, 3, 2, 2, 1, 0, 1}};
   for (const Kernels* table : tables()) {
     for (const Case& c : cases) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
@@ -187,11 +189,14 @@ TEST_CASE("max and average pooling equal the slow way on every ISA") {
             for (size_t ch = 0; ch < c.in_c; ++ch) {
               int32_t top = -1000, sum = 0, count = 0;
               for (size_t tap = 0; tap < win.taps(); ++tap) {
-                const long iy = static_cast<long>(p / win.out_w % win.out_h * win.stride_h + tap / win.kernel_w) - static_cast<long>(win.pad_top);
-                const long ix = static_cast<long>(p % win.out_w * win.stride_w + tap % win.kernel_w) - static_cast<long>(win.pad_left);
+                const long iy = static_cast<long>(p / win.out_w % win.out_h * win.stride_h + tap / win.kernel_w) -
+                                static_cast<long>(win.pad_top);
+                const long ix = static_cast<long>(p % win.out_w * win.stride_w + tap % win.kernel_w) -
+                                static_cast<long>(win.pad_left);
                 if (iy < 0 || ix < 0 || iy >= static_cast<long>(c.h) || ix >= static_cast<long>(c.w)) continue;
                 const size_t image = p / (win.out_w * win.out_h);
-                const size_t at = ((image * c.h + static_cast<size_t>(iy)) * c.w + static_cast<size_t>(ix)) * c.in_c + ch;
+                const size_t at =
+                    ((image * c.h + static_cast<size_t>(iy)) * c.w + static_cast<size_t>(ix)) * c.in_c + ch;
                 const int32_t v = value(x[at], sign);
                 top = std::max(top, v);
                 sum += v - args.x_q.zero_point;

@@ -16,8 +16,18 @@ namespace {
 const size_t kLengths[] = {0, 1, 15, 16, 17, 31, 100, 1000, 70001};
 
 std::vector<float> awkward_floats(size_t n) {
-  const float specials[] = {0.0f,  -0.0f, 0.5f, 1.5f, 2.5f, -0.5f, 1e30f, -1e30f, std::numeric_limits<float>::infinity(),
-                            -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e-40f};
+  const float specials[] = {0.0f,
+                            -0.0f,
+                            0.5f,
+                            1.5f,
+                            2.5f,
+                            -0.5f,
+                            1e30f,
+                            -1e30f,
+                            std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN(),
+                            1e-40f};
   std::vector<float> x(n);
   for (auto& v : x) v = uniform(0, 5) == 0 ? specials[uniform(0, 11)] : uniform(-40.0f, 40.0f);
   return x;
@@ -107,7 +117,8 @@ TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
       float peak = 0;
       for (size_t i = 0; i < cols; ++i) peak = std::max(peak, std::fabs(x[r * cols + i]));
       CHECK(scale[r] == (peak > 0 ? peak / 127.0f : 1.0f));
-      for (size_t i = 0; i < cols; ++i) CHECK(q[r * cols + i] == quantized(x[r * cols + i], {scale[r], 0, Sign::kS8}, -127, 127));
+      for (size_t i = 0; i < cols; ++i)
+        CHECK(q[r * cols + i] == quantized(x[r * cols + i], {scale[r], 0, Sign::kS8}, -127, 127));
     }
   }
 }

@@ -19,8 +19,8 @@ namespace {
 struct Shape {
   size_t m, n, k;
 };
-const Shape kShapes[] = {{1, 1, 1},   {6, 64, 64},   {7, 65, 65},  {1, 200, 130}, {13, 16, 3},    {5, 4, 1001},
-                         {64, 64, 64}, {31, 130, 37}, {3, 3, 0},    {2, 80, 8191}, {260, 300, 20}, {11, 48, 6}};
+const Shape kShapes[] = {{1, 1, 1},    {6, 64, 64},   {7, 65, 65}, {1, 200, 130}, {13, 16, 3},    {5, 4, 1001},
+                         {64, 64, 64}, {31, 130, 37}, {3, 3, 0},   {2, 80, 8191}, {260, 300, 20}, {11, 48, 6}};
 
 AlignedBuffer packed(const PackedShape& shape, const std::vector<int8_t>& w) {
   size_t bytes = 0;
@@ -30,8 +30,8 @@ AlignedBuffer packed(const PackedShape& shape, const std::vector<int8_t>& w) {
   return out;
 }
 
-int32_t accumulate(const Bytes& a, Sign sign, int32_t za, const std::vector<int8_t>& w, size_t k, size_t row, size_t col,
-                   int32_t start) {
+int32_t accumulate(const Bytes& a, Sign sign, int32_t za, const std::vector<int8_t>& w, size_t k, size_t row,
+                   size_t col, int32_t start) {
   for (size_t i = 0; i < k; ++i) start = wrap_add(start, int64_t{value(a[row * k + i], sign) - za} * w[col * k + i]);
   return start;
 }
@@ -60,8 +60,8 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
           real_bias[i] = uniform(-5.0f, 5.0f);
         }
         for (auto& v : row_scale) v = uniform(0.5f, 2.0f);
-        make_init(*table, sign, za, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), bias.data(),
-                  s.n, init.data());
+        make_init(*table, sign, za, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()),
+                  bias.data(), s.n, init.data());
         const Bytes residual = random_bytes(s.m * s.n);
 
         Guarded<uint8_t> guarded_a(a);
@@ -149,7 +149,8 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
       CAPTURE(isa_name(table->isa));
       const Bytes a(k, sign == Sign::kU8 ? 255 : 0x80);
       int32_t init[16], c[2] = {};
-        make_init(*table, sign, 0, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), nullptr, 2, init);
+      make_init(*table, sign, 0, reinterpret_cast<const int32_t*>(weights.data() + shape.colsum_offset()), nullptr, 2,
+                init);
       GemmArgs args;
       args.m = 1;
       args.a = a.data();
