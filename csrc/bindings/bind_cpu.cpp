@@ -1,0 +1,53 @@
+// What the machine has, how many threads are used, and which kernels ran.
+#include <pybind11/stl.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "bindings/errors.h"
+#include "cpu/isa.h"
+#include "kernels/kernels.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+Isa isa_by_name(const std::string& name) {
+  Isa isa = Isa::kScalar;
+  throw_if_error(resolve_isa(name, &isa));
+  return isa;
+}
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (const Isa isa : available_isas()) names.emplace_back(isa_name(isa));
+  return names;
+}
+
+std::map<std::string, uint64_t> row_counts(const std::string& isa) {
+  const Isa resolved = isa_by_name(isa);
+  std::map<std::string, uint64_t> counts;
+  for (int row = 0; row < kNumRows; ++row) {
+    counts[row_name(static_cast<Row>(row))] = row_count(resolved, static_cast<Row>(row));
+  }
+  return counts;
+}
+
+}  // namespace
+
+void bind_cpu(pybind11::module_& m) {
+  namespace py = pybind11;
+  m.def("available_isas", &isa_names);
+  m.def(
+      "resolve_isa", [](const std::string& name) { return std::string(isa_name(isa_by_name(name))); },
+      py::arg("name") = "");
+  m.def("allowed_cpus", &allowed_cpus);
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads, py::arg("num_threads"));
+  m.def("row_counts", &row_counts, py::arg("isa") = "");
+  m.def("reset_row_counts", &reset_row_counts);
+}
+
+}  // namespace ek

@@ -1,0 +1,43 @@
+// edgekern._core: a table of contents, and the mapping of errors.
+#include "bindings/bindings.h"
+#include "bindings/errors.h"
+
+namespace ek {
+
+namespace py = pybind11;
+
+void throw_if_error(const Status& status) {
+  const char* name = nullptr;
+  switch (status.code()) {
+    case Code::kOk:
+      return;
+    case Code::kNoMemory:
+      throw std::bad_alloc();
+    case Code::kType:
+      name = "ArgumentTypeError";
+      break;
+    case Code::kValue:
+      name = "ArgumentValueError";
+      break;
+    case Code::kCorrupt:
+      name = "ArtifactError";
+      break;
+    case Code::kUnsupportedIsa:
+      name = "UnsupportedIsaError";
+      break;
+  }
+  PyErr_SetString(py::module_::import("edgekern.errors").attr(name).ptr(), status.message().c_str());
+  throw py::error_already_set();
+}
+
+}  // namespace ek
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The C++ core of edgekern. Private: use edgekern's public names.";
+  m.attr("__version__") = EDGEKERN_VERSION;
+  ek::bind_cpu(m);
+  ek::bind_gemm(m);
+  ek::bind_elementwise(m);
+  ek::bind_calibration(m);
+  ek::bind_program(m);
+}

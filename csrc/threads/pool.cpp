@@ -1,0 +1,207 @@
+// One job at a time. The caller publishes it, takes tasks itself, and waits until every worker that joined has left.
+#include "threads/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/fp_env.h"
+
+namespace ek {
+namespace {
+
+/// How long an idle worker looks for the next job before it sleeps: about 20 us, the gap between two layers of a model.
+constexpr int kSpins = 2000;
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+struct Job {
+  TaskFn fn = nullptr;
+  void* context = nullptr;
+  size_t num_tasks = 0;
+  std::atomic<size_t> next{0};
+
+  void work() {
+    for (size_t task = next.fetch_add(1); task < num_tasks; task = next.fetch_add(1)) fn(context, task);
+  }
+};
+
+class Pool {
+ public:
+  /// False when the pool is in use; the caller then works alone.
+  bool run(size_t num_tasks, size_t threads, TaskFn fn, void* context) {
+    if (!busy_.try_lock()) return false;
+    const std::lock_guard<std::mutex> in_use(busy_, std::adopt_lock);
+    while (workers_.size() + 1 < threads) workers_.emplace_back([this, index = workers_.size()] { serve(index); });
+
+    job_.fn = fn;
+    job_.context = context;
+    job_.num_tasks = num_tasks;
+    job_.next.store(0);
+    const size_t helpers = threads - 1;
+    pending_.store(helpers);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      invited_ = helpers;
+      generation_.fetch_add(1);
+    }
+    wake_.notify_all();
+    job_.work();
+    // Every invited worker answers, even when nothing is left, so that the job outlives all who read it.
+    for (int spin = 0; pending_.load() != 0; ++spin) spin < kSpins ? cpu_relax() : static_cast<void>(sched_yield());
+    return true;
+  }
+
+  void stop() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+      generation_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+ private:
+  void serve(size_t index);
+
+  std::mutex busy_;  // held by the one caller whose job is running
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> generation_{0};  // counts jobs; changed under mutex_
+  size_t invited_ = 0;                   // workers 0 .. invited_-1 take part; guarded by mutex_
+  bool stopping_ = false;                // guarded by mutex_
+  std::atomic<size_t> pending_{0};       // invited workers that have not left yet
+  Job job_;
+  std::vector<std::thread> workers_;
+};
+
+thread_local bool t_inside_task = false;
+
+void Pool::serve(size_t index) {
+  const FpGuard guard;
+  t_inside_task = true;
+  uint64_t seen = 0;
+  for (;;) {
+    for (int spin = 0; spin < kSpins && generation_.load() == seen; ++spin) cpu_relax();
+    size_t invited = 0;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      seen = generation_.load();
+      if (stopping_) return;
+      invited = invited_;
+    }
+    if (index >= invited) continue;
+    job_.work();
+    pending_.fetch_sub(1);
+  }
+}
+
+std::atomic<Pool*> g_pool{nullptr};
+std::mutex g_create;
+
+/// The child of a fork has the parent's memory and none of its threads: it forgets the pool (never freed) and makes a
+/// new one when it needs one.
+void forget_pool() { g_pool.store(nullptr); }
+
+Pool& pool() {
+  Pool* current = g_pool.load();
+  if (current != nullptr) return *current;
+  const std::lock_guard<std::mutex> lock(g_create);
+  current = g_pool.load();
+  if (current == nullptr) {
+    static const int registered = pthread_atfork([] { g_create.lock(); }, [] { g_create.unlock(); },
+                                                 [] {
+                                                   g_create.unlock();
+                                                   forget_pool();
+                                                 });
+    static_cast<void>(registered);
+    current = new Pool;
+    g_pool.store(current);
+  }
+  return *current;
+}
+
+/// Joins the workers when the process ends in the ordinary way.
+struct AtExit {
+  ~AtExit() {
+    if (Pool* current = g_pool.exchange(nullptr)) {
+      current->stop();
+      delete current;
+    }
+  }
+} g_at_exit;
+
+/// CPUs that the cgroup's quota amounts to, rounded up; 0 when there is none.
+int quota_cpus() {
+  const auto read = [](const char* path, const char* format, double* a, double* b) {
+    std::FILE* file = std::fopen(path, "r");
+    if (file == nullptr) return 0;
+    const int fields = b == nullptr ? std::fscanf(file, format, a) : std::fscanf(file, format, a, b);
+    std::fclose(file);
+    return fields;
+  };
+  double quota = 0, period = 0;
+  if (read("/sys/fs/cgroup/cpu.max", "%lf %lf", &quota, &period) != 2) {  // "max 100000" reads as nothing
+    if (read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "%lf", &quota, nullptr) != 1) return 0;
+    if (read("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "%lf", &period, nullptr) != 1) return 0;
+  }
+  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(std::ceil(quota / period))) : 0;
+}
+
+int initial_threads() {
+  const char* env = std::getenv("EDGEKERN_NUM_THREADS");
+  const int wanted = env == nullptr ? 0 : std::atoi(env);
+  return wanted > 0 ? wanted : allowed_cpus();
+}
+
+std::atomic<int>& setting() {
+  static std::atomic<int> value{initial_threads()};
+  return value;
+}
+
+}  // namespace
+
+int allowed_cpus() {
+  static const int count = [] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    const int affinity = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    const int quota = quota_cpus();
+    return std::max(1, quota > 0 ? std::min(affinity, quota) : affinity);
+  }();
+  return count;
+}
+
+int num_threads() { return setting().load(); }
+void set_num_threads(int n) { setting().store(std::max(1, n)); }
+
+void parallel_for(size_t num_tasks, int threads, TaskFn fn, void* context) {
+  const size_t wanted = std::min(num_tasks, static_cast<size_t>(std::max(1, threads)));
+  if (wanted > 1 && !t_inside_task) {
+    t_inside_task = true;
+    const bool done = pool().run(num_tasks, wanted, fn, context);
+    t_inside_task = false;
+    if (done) return;
+  }
+  for (size_t task = 0; task < num_tasks; ++task) fn(context, task);
+}
+
+}  // namespace ek
