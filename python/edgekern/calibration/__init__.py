@@ -1,0 +1,21 @@
+"""Calibration: from a float model and sample data to the range of every activation.
+
+:class:`Histogram` needs NumPy alone. :class:`Calibrator` and the functions on models need ``edgekern[toolkit]``.
+"""
+
+from edgekern.calibration.calibrator import Calibrator, Feeds
+from edgekern.calibration.histogram import Histogram, Method
+from edgekern.calibration.model import load_model, model_hash, observed_tensors
+from edgekern.calibration.ranges import Ranges, TensorRange
+
+__all__ = [
+    "Calibrator",
+    "Feeds",
+    "Histogram",
+    "Method",
+    "Ranges",
+    "TensorRange",
+    "load_model",
+    "model_hash",
+    "observed_tensors",
+]

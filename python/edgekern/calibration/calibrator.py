@@ -1,0 +1,351 @@
+"""Calibrator: run a float model on sample data and keep a histogram of every activation, never the activations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern import _core
+from edgekern.calibration.histogram import Histogram, Method, check_options
+from edgekern.calibration.model import load_model, model_hash, observed_tensors
+from edgekern.calibration.progress import progress_bar
+from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgekern.calibration.model import ModelLike
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+_Result = TypeVar("_Result")
+
+_FORMAT = "edgekern.calibrator"
+_VERSION = 1
+
+_INPUT_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class Calibrator:
+    """Observe the activations of a float model, batch by batch.
+
+    The model runs in onnxruntime with the observed tensors as extra outputs. Each is counted into its
+    :class:`Histogram` and freed, so memory holds one batch at a time however many there are; the result does not depend
+    on their order.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+    tensors : names to observe, optional. None is :func:`edgekern.calibration.observed_tensors`.
+    progress : bool. Show a bar with the time left when standard error is a terminal.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When the model is not ONNX, its opset is outside 7..23, or a tensor named is not an activation of it.
+    CalibrationError
+        When onnxruntime cannot run the model.
+
+    Examples
+    --------
+    >>> calibrator = Calibrator("model.onnx")                       # doctest: +SKIP
+    >>> calibrator.collect_many({"input": x} for x in batches)      # doctest: +SKIP
+    >>> ranges = calibrator.compute_ranges(method="entropy")        # doctest: +SKIP
+    """
+
+    def __init__(self, model: ModelLike, *, tensors: Sequence[str] | None = None, progress: bool = True) -> None:
+        proto = load_model(model, function="Calibrator")
+        known = observed_tensors(proto)
+        names = known if tensors is None else list(dict.fromkeys(tensors))
+        for name in names:
+            if name not in known:
+                raise ArgumentValueError(
+                    f"Calibrator: tensors names {name!r}, which is no float activation of this model; "
+                    "observed_tensors(model) lists those"
+                )
+        self._model_hash = model_hash(proto)
+        self._progress = progress
+        self._num_batches = 0
+        self._histograms = {name: Histogram() for name in names}
+        self._session = _open_session(proto, names)
+        self._inputs = self._session.get_inputs()
+        fed = {value.name for value in self._inputs}
+        self._fed = [name for name in names if name in fed]
+        self._tapped = [name for name in names if name not in fed]
+
+    @property
+    def model_hash(self) -> str:
+        """Hash of the model; ranges carry it on."""
+        return self._model_hash
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the arrays that :meth:`collect` takes."""
+        return [value.name for value in self._inputs]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches collected."""
+        return self._num_batches
+
+    @property
+    def histograms(self) -> Mapping[str, Histogram]:
+        """The histogram of each observed tensor, by name."""
+        return self._histograms
+
+    def __repr__(self) -> str:
+        return f"Calibrator({len(self._histograms)} tensors, num_batches={self._num_batches})"
+
+    def collect(self, feeds: Feeds) -> Self:
+        """Run one batch and count its activations.
+
+        Parameters
+        ----------
+        feeds : mapping of input name to array, as for onnxruntime. A batch with an empty array counts nothing.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            When an input is missing or unknown, or has another dtype or shape than the model says.
+        CalibrationError
+            When onnxruntime fails on this batch.
+        """
+        import onnxruntime
+
+        arrays = self._check_feeds(feeds)
+        if any(array.size == 0 for array in arrays.values()):
+            return self
+        values: list[Any] = []
+        if self._tapped:
+            try:
+                inputs = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in arrays.items()}
+                values = self._session.run_with_ort_values(self._tapped, inputs)
+            except Exception as error:
+                raise CalibrationError(
+                    f"Calibrator.collect: onnxruntime could not run this batch: {_one_line(error)}"
+                ) from error
+
+        def count(index: int) -> None:
+            # The list lets go of each activation before the next one is copied out.
+            value, values[index] = values[index], None
+            if value.has_value():
+                self._histograms[self._tapped[index]].update(value.numpy())
+
+        for name in self._fed:
+            self._histograms[name].update(arrays[name])
+        _for_each(count, range(len(values)))
+        self._num_batches += 1
+        return self
+
+    def collect_many(self, batches: Iterable[Feeds]) -> Self:
+        """Run every batch of an iterable, with progress; see :meth:`collect`."""
+        if isinstance(batches, Mapping):
+            raise ArgumentTypeError("Calibrator.collect_many: batches must hold feeds, got one feeds; call collect")
+        total = len(batches) if isinstance(batches, Sequence) else None
+        with progress_bar("calibrating", total, enabled=self._progress) as step:
+            for feeds in batches:
+                self.collect(feeds)
+                del feeds  # else it would live while the iterable makes the next batch
+                step()
+        return self
+
+    def compute_ranges(
+        self,
+        method: Method = "mse",
+        *,
+        symmetric: bool = False,
+        num_bits: int = 8,
+        num_bins: int | Literal["auto"] = "auto",
+        percentile: float = 99.99,
+        exponent: float = 2.0,
+        skip_zeros: bool = True,
+    ) -> Ranges:
+        """Choose the range of every observed tensor; options are those of :meth:`Histogram.range`.
+
+        Returns
+        -------
+        Ranges
+            Without tensors that never had an element.
+
+        Raises
+        ------
+        CalibrationError
+            When nothing was collected, or a tensor had no finite value.
+
+        Warns
+        -----
+        EdgekernWarning
+            For each tensor that had NaN or infinite values, which are left out, or was all zeros.
+        """
+        check_options("Calibrator.compute_ranges", method, percentile, exponent)
+        if self._num_batches == 0:
+            raise CalibrationError(
+                "Calibrator.compute_ranges: no batch was collected; call collect with sample data first"
+            )
+        seen = {n: h for n, h in self._histograms.items() if h.count or h.num_nan or h.num_inf}
+        for name, h in seen.items():
+            self._report(name, h)
+
+        with progress_bar("choosing ranges", len(seen), enabled=self._progress) as step:
+
+            def choose(histogram: Histogram) -> TensorRange:
+                lo, hi = histogram.range(
+                    method,
+                    symmetric=symmetric,
+                    num_bits=num_bits,
+                    num_bins=num_bins,
+                    percentile=percentile,
+                    exponent=exponent,
+                    skip_zeros=skip_zeros,
+                )
+                step()
+                clipped = histogram.fraction_outside(lo, hi)
+                return TensorRange(lo, hi, histogram.count, histogram.num_nan, histogram.num_inf, clipped)
+
+            tensors = dict(zip(seen, _for_each(choose, seen.values()), strict=True))
+        used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
+        used |= {"percentile": percentile} if method == "percentile" else {}
+        used |= {"exponent": exponent} if method == "mse" else {}
+        used |= {"num_bins": num_bins, "skip_zeros": skip_zeros} if method == "entropy" else {}
+        return Ranges(tensors, self._model_hash, method, used)
+
+    def merge(self, other: Calibrator) -> Self:
+        """Add what another calibrator of the same model counted."""
+        if not isinstance(other, Calibrator):
+            raise ArgumentTypeError(f"Calibrator.merge: other must be a Calibrator, got {type(other).__name__}")
+        self._require_same("merge", "other", other._model_hash, other._histograms)
+        for name, histogram in other._histograms.items():
+            self._histograms[name].merge(histogram)
+        self._num_batches += other._num_batches
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted, as nested dicts of NumPy arrays, numbers and strings: to save, send, or resume from."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "model_hash": self._model_hash,
+            "num_batches": self._num_batches,
+            "tensors": {name: histogram.state_dict() for name, histogram in self._histograms.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Self:
+        """Replace what was counted by a saved state of the same model and tensors.
+
+        Raises
+        ------
+        CalibrationError
+            When the state is of another model, of other tensors, or not a state.
+        """
+        try:
+            if state["format"] != _FORMAT or state["version"] != _VERSION:
+                raise ValueError(f"format {state['format']!r}, version {state['version']!r}")
+            self._require_same("load_state_dict", "state", str(state["model_hash"]), state["tensors"])
+            histograms = {name: Histogram.from_state_dict(state["tensors"][name]) for name in self._histograms}
+            num_batches = int(state["num_batches"])
+        except CalibrationError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                f"Calibrator.load_state_dict: state is not one that state_dict() made ({error!r})"
+            ) from error
+        self._histograms, self._num_batches = histograms, num_batches
+        return self
+
+    def _require_same(self, function: str, argument: str, other_hash: str, names: Iterable[str]) -> None:
+        if other_hash != self._model_hash:
+            raise CalibrationError(
+                f"Calibrator.{function}: {argument} is of another model ({other_hash[:12]}..., "
+                f"this is {self._model_hash[:12]}...)"
+            )
+        if different := set(names) ^ set(self._histograms):
+            raise CalibrationError(
+                f"Calibrator.{function}: {argument} observes other tensors; {min(different)!r} is in one of them only"
+            )
+
+    def _check_feeds(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+        function = "Calibrator.collect"
+        if not isinstance(feeds, Mapping):
+            raise ArgumentTypeError(f"{function}: feeds must map input names to arrays, got {type(feeds).__name__}")
+        names = self.input_names
+        for name in feeds:
+            if name not in names:
+                raise ArgumentValueError(f"{function}: feeds has {name!r}, but the model's inputs are {names}")
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for value in self._inputs:
+            if value.name not in feeds:
+                raise ArgumentValueError(f"{function}: feeds lacks {value.name!r}; the model's inputs are {names}")
+            array = np.asarray(feeds[value.name])
+            wanted = _INPUT_DTYPES.get(value.type)
+            if wanted is not None and array.dtype != wanted:
+                raise ArgumentTypeError(
+                    f"{function}: feeds[{value.name!r}] must be {wanted}, got {array.dtype}; convert it with astype"
+                )
+            fits = array.ndim == len(value.shape) and all(
+                not isinstance(want, int) or have == want for have, want in zip(array.shape, value.shape, strict=True)
+            )
+            if not fits:
+                shape = "(" + ", ".join(str(d) if d is not None else "?" for d in value.shape) + ")"
+                raise ArgumentValueError(
+                    f"{function}: feeds[{value.name!r}] has shape {array.shape}, but the model takes {shape}"
+                )
+            arrays[value.name] = np.ascontiguousarray(array)
+        return arrays
+
+    @staticmethod
+    def _report(name: str, histogram: Histogram) -> None:
+        odd = histogram.num_nan + histogram.num_inf
+        counts = f"{histogram.num_nan} NaN and {histogram.num_inf} infinite of {histogram.count + odd} values"
+        if histogram.count == 0:
+            raise CalibrationError(
+                f"Calibrator.compute_ranges: tensor {name!r} had no finite value ({counts}); "
+                "look for a division by zero or an overflow before it"
+            )
+        if odd:
+            warnings.warn(f"tensor {name!r}: {counts} were left out of its range", EdgekernWarning, stacklevel=3)
+        if histogram.absmax == 0:
+            message = f"tensor {name!r}: all {histogram.count} values were 0, so its scale will be 1.0"
+            warnings.warn(message, EdgekernWarning, stacklevel=3)
+
+
+def _open_session(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
+    """Open an onnxruntime session that also returns the named tensors."""
+    import onnx
+    import onnxruntime
+
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(proto)
+    outputs = {value.name for value in tapped.graph.output} | {value.name for value in tapped.graph.input}
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = _core.num_threads()
+    # An arena would keep the largest batch ever seen, rounded up, for as long as the session lives.
+    options.enable_cpu_mem_arena = False
+    try:
+        return onnxruntime.InferenceSession(
+            tapped.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise CalibrationError(f"Calibrator: onnxruntime cannot run the model: {_one_line(error)}") from error
+
+
+def _for_each(function: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
+    """Call function on every item, on the package's number of threads."""
+    with ThreadPoolExecutor(_core.num_threads()) as pool:
+        return list(pool.map(function, items))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,351 @@
+"""Histogram: one pass over the data, then every range that one may want of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern import _core
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
+
+Method = Literal["max", "percentile", "mse", "entropy"]
+
+_NUM_KEYS = 65536
+_MIN_AUTO_BINS = 2048  # TensorRT's number of bins
+_MAX_AUTO_BINS = 65536  # more bins than keys would only draw the keys' edges: docs/calibration.md, "Choosing bins"
+_MAX_BINS = 1 << 20
+
+
+class Histogram:
+    """Counts of the values of one tensor, keyed on the top 16 bits of their float32 form.
+
+    A histogram takes any number of arrays in any order, is merged by addition, and gives the same bits for every split
+    of the same data. Values are known to 1 part in 128 or better at any magnitude; minimum and maximum are exact. NaN
+    and infinities are counted and left out. Several threads may update one histogram.
+
+    Examples
+    --------
+    >>> h = Histogram().update(np.linspace(-1, 1, 1001, dtype=np.float32))
+    >>> h.count, h.min, h.max
+    (1001, -1.0, 1.0)
+    """
+
+    __slots__ = ("_keys",)
+
+    def __init__(self) -> None:
+        self._keys = _core.KeyHistogram()
+
+    def update(self, x: npt.ArrayLike) -> Self:
+        """Count every value of an array.
+
+        Parameters
+        ----------
+        x : array of float32, float16, bfloat16 or float64, any shape and strides
+            Counted as float32; what is finite in float64 and too large for float32 counts as infinite.
+
+        Raises
+        ------
+        ArgumentTypeError
+            When the dtype is not a floating-point one.
+        """
+        array = np.asarray(x)
+        if array.dtype != np.float32:
+            if array.dtype.name not in ("float16", "float64", "bfloat16"):
+                raise ArgumentTypeError(
+                    f"Histogram.update: x must be float32, float16, bfloat16 or float64, got {array.dtype}; "
+                    "ranges are taken of float activations"
+                )
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32)
+        self._keys.update(np.ascontiguousarray(array))
+        return self
+
+    def merge(self, other: Histogram) -> Self:
+        """Add another histogram's counts to this one."""
+        if not isinstance(other, Histogram):
+            raise ArgumentTypeError(f"Histogram.merge: other must be a Histogram, got {type(other).__name__}")
+        self._keys.merge(other._keys)
+        return self
+
+    def __add__(self, other: Histogram) -> Histogram:
+        return Histogram().merge(self).merge(other) if isinstance(other, Histogram) else NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        return self._keys.equals(other._keys) if isinstance(other, Histogram) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        odd = f", num_nan={self.num_nan}" * bool(self.num_nan) + f", num_inf={self.num_inf}" * bool(self.num_inf)
+        return f"Histogram(count={self.count}, min={self.min:g}, max={self.max:g}, num_zero={self.num_zero}{odd})"
+
+    @property
+    def count(self) -> int:
+        """Number of finite values."""
+        return self._keys.count
+
+    @property
+    def num_zero(self) -> int:
+        """Number of exact zeros, of either sign."""
+        return self._keys.num_zero
+
+    @property
+    def num_nan(self) -> int:
+        """Number of NaN."""
+        return self._keys.num_nan
+
+    @property
+    def num_inf(self) -> int:
+        """Number of infinities, of either sign."""
+        return self._keys.num_inf
+
+    @property
+    def min(self) -> float:
+        """Smallest finite value, exact; NaN when there is none."""
+        return self._keys.min if self.count else math.nan
+
+    @property
+    def max(self) -> float:
+        """Largest finite value, exact; NaN when there is none."""
+        return self._keys.max if self.count else math.nan
+
+    @property
+    def absmax(self) -> float:
+        """Largest finite ``|x|``, exact; NaN when there is none."""
+        return max(-self.min, self.max) + 0.0
+
+    def quantile(self, q: float, *, magnitude: bool = False) -> float:
+        """Value below which the fraction ``q`` in [0, 1] of the finite values lies; with ``magnitude``, of ``|x|``.
+
+        Linear within a key, so within 1 part in 128 of a quantile of the data; ``q=0`` and ``q=1`` are exact.
+        """
+        self._require_values("quantile")
+        if not 0 <= q <= 1:
+            raise ArgumentValueError(f"Histogram.quantile: q must lie in [0, 1], got {q!r}")
+        return self._keys.quantile(q, magnitude)
+
+    def fraction_outside(self, lo: float, hi: float) -> float:
+        """Fraction of the finite values that a range [lo, hi] clips."""
+        return self._keys.fraction_outside(lo, hi)
+
+    def histogram(
+        self, bins: int = 2048, *, signed: bool = False
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float64]]:
+        """Equal-width histogram, derived from the keys.
+
+        Parameters
+        ----------
+        bins : int in [1, 2**20]
+        signed : bool. False: ``|x|`` over [0, absmax], or [0, 1] when absmax is 0. True: x over [min, max].
+
+        Returns
+        -------
+        (bins,) uint64 counts and (bins + 1,) float64 edges
+            A key that covers several bins is spread evenly over them in whole numbers; the counts sum to ``count``.
+        """
+        self._require_values("histogram")
+        if not _is_int(bins) or not 1 <= bins <= _MAX_BINS:
+            raise ArgumentValueError(f"Histogram.histogram: bins must be an integer in [1, {_MAX_BINS}], got {bins!r}")
+        lo, hi = (self.min, self.max) if signed else (0.0, self.absmax or 1.0)
+        return self._keys.linear(lo, hi, bins, not signed), np.linspace(lo, hi, bins + 1)
+
+    def threshold(
+        self,
+        method: Method,
+        *,
+        num_bins: int | Literal["auto"] = "auto",
+        percentile: float = 99.99,
+        exponent: float = 2.0,
+        num_levels: int | None = None,
+        skip_zeros: bool = False,
+    ) -> float:
+        """Clipping threshold T: quantize [-T, T], or [0, T] when no value is negative.
+
+        Parameters
+        ----------
+        method : "max", "percentile", "mse" or "entropy"
+            The largest ``|x|``; a percentile of ``|x|``; the least mean ``|error|**exponent`` of quantization; the
+            least relative entropy as TensorRT defines it (S7310, GTC 2017), the smallest of those within 1e-9 of it.
+        num_bins : int or "auto". Bins over [0, absmax] of the entropy search; "auto" takes
+            ``num_levels * ceil(2 * absmax / P99.9)`` within [2048, 65536], so that a threshold at P99.9 is in reach.
+        percentile : float in (0, 100]
+        exponent : float in [1, 8]. 2 is mean squared error; above it, clipping weighs more.
+        num_levels : int, optional. Levels that [0, T] is quantized to. None is 256, or 128 with negative values.
+        skip_zeros : bool. Leave exact zeros out of the entropy search: they are exact at any scale, and the spike that
+            a ReLU makes of them pulls the definition's threshold far down. :meth:`range` does so.
+
+        Returns
+        -------
+        float
+            0 when every value is 0.
+
+        Raises
+        ------
+        CalibrationError
+            When no finite value was counted.
+        ArgumentValueError
+            When an option is out of its range.
+        """
+        self._check("threshold", method, percentile, exponent)
+        if num_levels is None:
+            num_levels = 128 if self.min < 0 else 256
+        elif not _is_int(num_levels) or not 2 <= num_levels <= _MAX_AUTO_BINS:
+            raise ArgumentValueError(
+                f"Histogram.threshold: num_levels must be an integer in [2, {_MAX_AUTO_BINS}], got {num_levels!r}"
+            )
+        if method == "percentile":
+            return self._keys.quantile(percentile / 100, True) or self.absmax
+        if method == "mse":
+            return self._keys.error_threshold(num_levels, exponent)
+        if method == "entropy":
+            return self._entropy_threshold("threshold", num_bins, num_levels, skip_zeros)
+        return self.absmax
+
+    def range(
+        self,
+        method: Method,
+        *,
+        symmetric: bool = False,
+        num_bits: int = 8,
+        num_bins: int | Literal["auto"] = "auto",
+        percentile: float = 99.99,
+        exponent: float = 2.0,
+        skip_zeros: bool = True,
+    ) -> tuple[float, float]:
+        """Range (lo, hi) with lo <= 0 <= hi to quantize to 2**num_bits levels.
+
+        Parameters
+        ----------
+        method, num_bins, percentile, exponent, skip_zeros
+            As in :meth:`threshold`. Two-sided, "percentile" cuts half of what it cuts at each end, or all of it at the
+            end that has values; "mse" searches both ends; "entropy" cuts both ends at one threshold on ``|x|``.
+        symmetric : bool. True gives (-T, T), for a zero point of 0 in a signed type.
+        num_bits : int in [2, 8]
+
+        Returns
+        -------
+        (lo, hi) : floats
+            (0, 0) when every value is 0. Never beyond the smallest and largest value seen, 0 included.
+        """
+        self._check("range", method, percentile, exponent)
+        if not _is_int(num_bits) or not 2 <= num_bits <= 8:
+            raise ArgumentValueError(f"Histogram.range: num_bits must be an integer in [2, 8], got {num_bits!r}")
+        if symmetric:
+            t = self.threshold(
+                method,
+                num_bins=num_bins,
+                percentile=percentile,
+                exponent=exponent,
+                num_levels=2 ** (num_bits - 1),
+                skip_zeros=skip_zeros,
+            )
+            return -t + 0.0, t
+        lo, hi = min(self.min, 0.0), max(self.max, 0.0)
+        if method == "percentile":
+            cut = (1 - percentile / 100) / (2 if lo < 0 < hi else 1)
+            a = min(0.0, self._keys.quantile(cut, False)) if lo < 0 else 0.0
+            b = max(0.0, self._keys.quantile(1 - cut, False)) if hi > 0 else 0.0
+            return (a, b) if a < b else (lo, hi)
+        if method == "mse":
+            return self._keys.error_range(2**num_bits, exponent)
+        if method == "entropy" and lo < hi:
+            # The wider side gets its share of the levels: half of them when both are equal, all when there is one.
+            num_levels = round(2**num_bits * max(-lo, hi) / (hi - lo))
+            t = self._entropy_threshold("range", num_bins, num_levels, skip_zeros)
+            return max(lo, -t), min(hi, t)
+        return lo, hi
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as NumPy arrays and numbers; :meth:`from_state_dict` is the way back."""
+        keys, counts, num_zero, num_nan, num_inf, lowest, highest = self._keys.state()
+        return {
+            "keys": keys.astype(np.uint16),
+            "counts": counts,
+            "num_zero": num_zero,
+            "num_nan": num_nan,
+            "num_inf": num_inf,
+            "min": lowest,
+            "max": highest,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Rebuild a histogram.
+
+        Raises
+        ------
+        CalibrationError
+            When the state was not made by :meth:`state_dict`.
+        """
+        histogram = cls()
+        try:
+            keys = np.asarray(state["keys"], np.uint16)
+            counts = np.asarray(state["counts"], np.uint64)
+            if keys.shape != counts.shape or keys.ndim != 1 or np.unique(keys).size != keys.size:
+                raise ValueError(f"{keys.shape} keys do not fit {counts.shape} counts")
+            dense = np.zeros(_NUM_KEYS, np.uint64)
+            dense[keys] = counts
+            totals = (int(state["num_zero"]), int(state["num_nan"]), int(state["num_inf"]))
+            histogram._keys.restore(dense, *totals, float(state["min"]), float(state["max"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CalibrationError(
+                f"Histogram.from_state_dict: state is not one that state_dict() made ({error!r})"
+            ) from error
+        return histogram
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Histogram.from_state_dict, (self.state_dict(),)
+
+    def _entropy_threshold(
+        self, function: str, num_bins: int | Literal["auto"], num_levels: int, skip_zeros: bool
+    ) -> float:
+        absmax = self.absmax
+        if absmax == 0:
+            return 0.0
+        skipped = self.num_zero if skip_zeros else 0
+        bins = self._auto_bins(num_levels, skipped) if num_bins == "auto" else num_bins
+        if not _is_int(bins) or not num_levels <= bins <= _MAX_BINS:
+            raise ArgumentValueError(
+                f'Histogram.{function}: num_bins must be "auto" or an integer in [{num_levels}, {_MAX_BINS}] '
+                f"for {num_levels} levels, got {num_bins!r}"
+            )
+        counts = self._keys.linear(0.0, absmax, bins, True)
+        counts[0] -= np.uint64(skipped)
+        kept, _ = _core.entropy_search(counts, num_levels)
+        return min(absmax, (kept + 0.5) * (absmax / bins))
+
+    def _auto_bins(self, num_levels: int, skipped: int) -> int:
+        below = skipped + 0.999 * (self.count - skipped)
+        p999 = self._keys.quantile(below / self.count, True)
+        groups = math.ceil(min(2 * self.absmax / p999, _MAX_AUTO_BINS)) if p999 > 0 else _MAX_AUTO_BINS
+        return max(num_levels, min(max(num_levels * groups, _MIN_AUTO_BINS), _MAX_AUTO_BINS))
+
+    def _require_values(self, function: str) -> None:
+        if self.count == 0:
+            raise CalibrationError(
+                f"Histogram.{function}: no finite value was counted ({self.num_nan} NaN, {self.num_inf} infinite); "
+                "call update with data first"
+            )
+
+    def _check(self, function: str, method: str, percentile: float, exponent: float) -> None:
+        check_options(f"Histogram.{function}", method, percentile, exponent)
+        self._require_values(function)
+
+
+def check_options(function: str, method: str, percentile: float, exponent: float) -> None:
+    """Refuse a method or an option that no histogram could use."""
+    if method not in get_args(Method):
+        known = ", ".join(repr(m) for m in get_args(Method))
+        raise ArgumentValueError(f"{function}: method must be one of {known}, got {method!r}")
+    if not 0 < percentile <= 100:
+        raise ArgumentValueError(f"{function}: percentile must lie in (0, 100], got {percentile!r}")
+    if not 1 <= exponent <= 8:
+        raise ArgumentValueError(f"{function}: exponent must lie in [1, 8], got {exponent!r}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

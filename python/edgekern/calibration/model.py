@@ -1,0 +1,147 @@
+"""The float model: read, checked, brought to an opset that the toolkit speaks, and told apart from others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+
+if TYPE_CHECKING:
+    import onnx
+
+    ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+OLDEST_OPSET = 7
+NEWEST_OPSET = 23
+WORKING_OPSET = 13  # the first with per-axis QuantizeLinear
+
+
+def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelProto:
+    """Read a model, check it, and bring it to opset 13 or later.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        A ModelProto is not changed.
+    function : str. Named in errors.
+
+    Returns
+    -------
+    onnx.ModelProto
+        With default-domain opset in [13, 23], and without initializers among the graph's inputs: they are constants.
+
+    Raises
+    ------
+    ArgumentTypeError
+        When ``model`` is none of the three.
+    ArgumentValueError
+        When it is not ONNX, breaks ONNX's rules (an unknown operator, for one), or its opset is outside 7..23.
+    FileNotFoundError
+        When the path leads nowhere.
+    """
+    import onnx
+
+    proto = _parse(model, function)
+    name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
+    if proto.ir_version == 0 or not proto.HasField("graph"):
+        raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ArgumentValueError(
+            f"{function}: model{name} has opset {opset}, which is outside {OLDEST_OPSET}..{NEWEST_OPSET}; "
+            "export it again with an opset in that range"
+        )
+    try:
+        onnx.checker.check_model(proto)
+        if opset < WORKING_OPSET:
+            proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ArgumentValueError(f"{function}: model{name} is not valid ONNX: {reason}") from error
+    return _without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19)
+
+
+def _parse(model: ModelLike, function: str) -> onnx.ModelProto:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        if isinstance(model, bytes):
+            return onnx.load_model_from_string(model)
+        if isinstance(model, (str, os.PathLike)):
+            return onnx.load_model(model)
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's, or a text format's own
+        source = "the bytes given" if isinstance(model, bytes) else repr(os.fspath(model))
+        raise ArgumentValueError(f"{function}: model must be ONNX, but {source} cannot be parsed ({error})") from error
+    raise ArgumentTypeError(f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}")
+
+
+def _without_overridable_inputs(proto: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
+    """Take initializers out of the graph's inputs (before IR 4 they had to be listed there)."""
+    import onnx
+
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    constants.update(tensor.values.name for tensor in proto.graph.sparse_initializer)
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    if len(inputs) == len(proto.graph.input):
+        return proto
+    clean = onnx.ModelProto()
+    clean.CopyFrom(proto)
+    clean.ir_version = max(clean.ir_version, ir_version)
+    del clean.graph.input[:]
+    clean.graph.input.extend(inputs)
+    return clean
+
+
+def model_hash(model: ModelLike) -> str:
+    """Identity of a model: sha256, in hex, of what it computes.
+
+    Covers opsets, inputs, outputs, nodes, initializers and functions of the model as :func:`load_model` returns it, so
+    a path, its bytes and its ModelProto agree. Doc strings, metadata, producer and inferred shapes do not count.
+    """
+    proto = load_model(model, function="model_hash")
+    graph = proto.graph
+    digest = hashlib.sha256()
+    for part in (
+        proto.opset_import,
+        graph.input,
+        graph.output,
+        graph.node,
+        graph.initializer,
+        graph.sparse_initializer,
+        proto.functions,
+    ):
+        digest.update(len(part).to_bytes(8, "little"))
+        for message in part:
+            if getattr(message, "doc_string", ""):
+                plain = type(message)()
+                plain.CopyFrom(message)
+                plain.ClearField("doc_string")
+                message = plain
+            encoded = message.SerializeToString(deterministic=True)
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+    return digest.hexdigest()
+
+
+def observed_tensors(model: ModelLike) -> list[str]:
+    """Names of the tensors that calibration observes: float graph inputs, and float outputs of nodes, in graph order.
+
+    Outputs of Constant nodes are weights, not activations, and are left out; so is what lies inside the bodies of If,
+    Loop and Scan.
+    """
+    import onnx
+
+    proto = load_model(model, function="observed_tensors")
+    float_types = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    is_float = {value.name: value.type.tensor_type.elem_type in float_types for value in values}
+    names = [value.name for value in graph.input]
+    names += [name for node in graph.node if node.op_type != "Constant" for name in node.output]
+    return [name for name in dict.fromkeys(names) if is_float.get(name, False)]

@@ -1,0 +1,122 @@
+"""Ranges: what calibration hands to quantization."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from edgekern.errors import ArgumentValueError, CalibrationError
+
+_FORMAT = "edgekern.ranges"
+_VERSION = 1
+
+OptionValue = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """The range to quantize one tensor over, and what was seen of it.
+
+    Attributes
+    ----------
+    lo, hi : float. lo <= 0 <= hi; both 0 for a tensor that was all zeros.
+    count, num_nan, num_inf : int. Finite values that the range was taken of, and values left out of it.
+    clipped_fraction : float. Fraction of the finite values outside [lo, hi].
+    """
+
+    lo: float
+    hi: float
+    count: int = 0
+    num_nan: int = 0
+    num_inf: int = 0
+    clipped_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo <= 0 <= self.hi):
+            raise ArgumentValueError(
+                f"TensorRange: lo and hi must be finite with lo <= 0 <= hi, got lo={self.lo!r}, hi={self.hi!r}"
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class Ranges(Mapping[str, TensorRange]):
+    """Range of every observed tensor of one model, by name: a mapping that compares, prints, saves and loads.
+
+    Attributes
+    ----------
+    tensors : mapping of tensor name to :class:`TensorRange`
+    model_hash : str. Of the model that was calibrated; see :func:`edgekern.calibration.model_hash`.
+    method : str. How the ranges were chosen.
+    options : mapping. The options that the method ran with.
+    """
+
+    tensors: Mapping[str, TensorRange]
+    model_hash: str
+    method: str
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", dict(self.tensors))
+        object.__setattr__(self, "options", dict(self.options))
+
+    def __getitem__(self, name: str) -> TensorRange:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __repr__(self) -> str:
+        return f"Ranges({len(self)} tensors, method={self.method!r}, model_hash='{self.model_hash[:12]}...')"
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self), default=6)
+        lines = [repr(self), f"{'tensor':<{width}}  {'lo':>12}  {'hi':>12}  {'clipped %':>9}  left out"]
+        for name, r in self.items():
+            odd = f"{r.num_nan} NaN, {r.num_inf} inf" if r.num_nan or r.num_inf else "-"
+            lines.append(f"{name:<{width}}  {r.lo:>12.6g}  {r.hi:>12.6g}  {100 * r.clipped_fraction:>9.4f}  {odd}")
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON; floats are written so that :meth:`load` gives the same bits."""
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "model_hash": self.model_hash,
+            "method": self.method,
+            "options": self.options,
+            "tensors": {name: asdict(r) for name, r in self.items()},
+        }
+        Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CalibrationError
+            When the file is not one that :meth:`save` wrote.
+        """
+        try:
+            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT or content["version"] != _VERSION:
+                raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
+            return cls(
+                tensors={str(name): TensorRange(**r) for name, r in content["tensors"].items()},
+                model_hash=str(content["model_hash"]),
+                method=str(content["method"]),
+                options=content["options"],
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CalibrationError(
+                f"Ranges.load: {os.fspath(path)!r} is not a version {_VERSION} ranges file ({error!r}); "
+                "write it with Ranges.save"
+            ) from error

@@ -1,0 +1,57 @@
+"""Clipping thresholds by their definitions: every candidate built in full, one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.uint64]
+TIE = 1e-9
+
+
+def entropy_divergences(counts: Counts, num_levels: int) -> npt.NDArray[np.float64]:
+    """KL(P || Q) for each number of kept bins from ``num_levels`` to all, in nats (TensorRT, S7310, GTC 2017)."""
+    h = counts.astype(np.float64)
+    return np.array([_divergence(h, kept, num_levels) for kept in range(num_levels, h.size + 1)])
+
+
+def _divergence(h: npt.NDArray[np.float64], kept: int, num_levels: int) -> float:
+    p = h[:kept].copy()
+    p[-1] += h[kept:].sum()  # what is clipped lands in the last bin, of P only
+    starts = np.arange(num_levels) * kept // num_levels
+    sizes = np.diff(starts, append=kept)
+    mass = np.add.reduceat(h[:kept], starts)
+    present = p > 0
+    nonempty = np.add.reduceat(present.astype(np.int64), starts)
+    q = np.where(present, np.repeat(mass / np.maximum(nonempty, 1), sizes), 0.0)
+    if q.sum() == 0 or np.any(present & (q == 0)):
+        return float("inf")
+    p, q = p[present] / p.sum(), q[present] / q.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+def entropy_search(counts: Counts, num_levels: int) -> tuple[int, float]:
+    """Bins kept, and the divergence there: the fewest bins within ``TIE`` of the least divergence."""
+    divergences = entropy_divergences(counts, num_levels)
+    first = int(np.argmax(divergences <= divergences.min() + TIE))
+    return num_levels + first, float(divergences[first])
+
+
+def entropy_threshold(counts: Counts, absmax: float, num_levels: int) -> float:
+    kept, _ = entropy_search(counts, num_levels)
+    return min(absmax, (kept + 0.5) * (absmax / counts.size))
+
+
+def quantization_error(
+    x: npt.NDArray[np.floating], scale: float, first: float, last: float, exponent: float = 2.0
+) -> float:
+    """Mean |x - nearest level|**exponent, the levels being scale * q for q in [first, last]."""
+    v = x.astype(np.float64)
+    return float(np.mean(np.abs(v - np.clip(np.rint(v / scale), first, last) * scale) ** exponent))
+
+
+def range_error(x: npt.NDArray[np.floating], lo: float, hi: float, num_levels: int, exponent: float = 2.0) -> float:
+    """The same for an asymmetric range with a whole zero point."""
+    scale = (hi - lo) / (num_levels - 1)
+    zero_point = np.rint(-lo / scale)
+    return quantization_error(x, scale, -zero_point, num_levels - 1 - zero_point, exponent)
