@@ -165,8 +165,8 @@ def main(argv: Sequence[str]) -> int:
         sides = [tuple(map(int, text.split("x"))) for text in options.shapes if text not in known]
         shapes += [Shape(m, n, k, "given") for m, n, k in sides]
     peers = [name for name in PEERS if version(name)]
-    host = machine(["edgekern", *PEERS])
-    print(f"{host['cpu']}  commit {host['commit']}  {host['versions']}")
+    host = {"edgekern": ek.__version__, **machine(PEERS)}
+    print(*(f"{key}: {fact}" for key, fact in host.items()), sep="; ")
     for name in sorted(set(PEERS) - set(peers)):
         print(f"peer {name} is absent")
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from edgekern import _core
 
 PROBE_SECONDS = 0.2
+# A buffer smaller than this is read faster than threads start; it would measure their start.
+SMALLEST_PROBE_BYTES = 1 << 18
 
 
 @dataclass
@@ -24,10 +26,11 @@ class Peak:
     _bandwidth: dict[int, float] = field(default_factory=dict)
 
     def bandwidth(self, size_bytes: int) -> float:
-        """Bytes read a second from a buffer of this size, so that a small one is timed in the cache that holds it."""
-        if size_bytes not in self._bandwidth:
-            self._bandwidth[size_bytes] = _core.measure_read_bandwidth(size_bytes, self.threads)
-        return self._bandwidth[size_bytes]
+        """Bytes read a second from a buffer of about this size: a small one lives in a cache and is read from there."""
+        probe = max(SMALLEST_PROBE_BYTES, 1 << (size_bytes - 1).bit_length())
+        if probe not in self._bandwidth:
+            self._bandwidth[probe] = _core.measure_read_bandwidth(probe, self.threads, PROBE_SECONDS)
+        return self._bandwidth[probe]
 
     def seconds(self, operations: int, read_bytes: int) -> float:
         """Least time for so many operations on so many bytes: whichever of the two limits binds."""
@@ -35,4 +38,4 @@ class Peak:
 
 
 def measure_peak(isa: str, threads: int) -> Peak:
-    return Peak(isa, threads, threads * _core.measure_dot_peak(isa, PROBE_SECONDS))
+    return Peak(isa, threads, _core.measure_dot_peak(isa, threads, PROBE_SECONDS))

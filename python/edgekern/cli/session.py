@@ -1,12 +1,11 @@
 """Programs and this machine: commands that work in the base install."""
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from edgekern import ops, runtime
+from edgekern import _core, ops, runtime
 from edgekern.cli.data import read_feeds
 from edgekern.errors import ArgumentValueError
 
@@ -43,7 +42,7 @@ def inspect(model: Path) -> str:
 
 
 def info() -> str:
-    facts = {"edgekern": metadata.version("edgekern"), "numpy": np.__version__, **ops.cpu_info()}
+    facts = {"edgekern": _core.__version__, "numpy": np.__version__, **ops.cpu_info()}
     return "\n".join(
         f"{name:<12} {', '.join(fact) if isinstance(fact, list) else fact}" for name, fact in facts.items()
     )
