@@ -1,0 +1,148 @@
+// Greedy by one key, as TFLite and XNNPACK place their tensors (largest first, smallest gap that fits), over several
+// keys: which one wins depends on the graph, and all of them together take milliseconds.
+#include "memory/planner.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "base/checked.h"
+
+namespace ek {
+namespace {
+
+constexpr uint64_t kMaxTotal = uint64_t{1} << 62;
+
+enum class Fit { kBest, kFirst };
+
+struct Order {
+  const char* name;
+  /// Placed first: the greater key, then the earlier start, then the lower index.
+  double (*key)(const Buffer& b);
+};
+
+double length(const Buffer& b) { return static_cast<double>(b.upper) - static_cast<double>(b.lower); }
+
+const Order kOrders[] = {
+    {"size", [](const Buffer& b) { return static_cast<double>(b.size); }},
+    {"area", [](const Buffer& b) { return static_cast<double>(b.size) * length(b); }},
+    {"length", [](const Buffer& b) { return length(b); }},
+    {"start", [](const Buffer& b) { return -static_cast<double>(b.lower); }},
+};
+
+std::vector<size_t> sorted_by(const Order& order, const std::vector<Buffer>& buffers) {
+  std::vector<size_t> ids(buffers.size());
+  std::iota(ids.begin(), ids.end(), size_t{0});
+  std::stable_sort(ids.begin(), ids.end(), [&](size_t i, size_t j) {
+    const double a = order.key(buffers[i]), b = order.key(buffers[j]);
+    return a != b ? a > b : buffers[i].lower < buffers[j].lower;
+  });
+  return ids;
+}
+
+/// The offset for `b` between the buffers already placed, which are sorted by offset.
+uint64_t find_gap(const std::vector<Buffer>& buffers, const std::vector<uint64_t>& offsets,
+                  const std::vector<size_t>& placed, const Buffer& b, Fit fit) {
+  uint64_t floor = 0, best_gap = std::numeric_limits<uint64_t>::max(), best = best_gap;
+  for (const size_t id : placed) {
+    const Buffer& other = buffers[id];
+    if (other.upper <= b.lower || b.upper <= other.lower) continue;
+    if (offsets[id] >= floor) {
+      const uint64_t gap = offsets[id] - floor;
+      if (gap >= b.size && gap < best_gap) {
+        if (fit == Fit::kFirst) return floor;
+        best_gap = gap;
+        best = floor;
+      }
+    }
+    floor = std::max(floor, offsets[id] + other.size);
+  }
+  return best_gap == std::numeric_limits<uint64_t>::max() ? floor : best;
+}
+
+uint64_t place(const std::vector<Buffer>& buffers, const std::vector<size_t>& order, Fit fit,
+               std::vector<uint64_t>* offsets) {
+  std::vector<size_t> placed;
+  placed.reserve(buffers.size());
+  uint64_t peak = 0;
+  for (const size_t id : order) {
+    if (buffers[id].size == 0) continue;
+    const uint64_t at = find_gap(buffers, *offsets, placed, buffers[id], fit);
+    (*offsets)[id] = at;
+    peak = std::max(peak, at + buffers[id].size);
+    const auto where = std::upper_bound(placed.begin(), placed.end(), at,
+                                        [&](uint64_t value, size_t other) { return value < (*offsets)[other]; });
+    placed.insert(where, id);
+  }
+  return peak;
+}
+
+uint64_t most_alive(const std::vector<Buffer>& buffers) {
+  struct Event {
+    int64_t time;
+    bool starts;
+    uint64_t size;
+  };
+  std::vector<Event> events;
+  for (const Buffer& b : buffers) {
+    events.push_back({b.lower, true, b.size});
+    events.push_back({b.upper, false, b.size});
+  }
+  std::sort(events.begin(), events.end(), [](const Event& a, const Event& b) {
+    return a.time != b.time ? a.time < b.time : a.starts < b.starts;  // half-open: what ends makes room first
+  });
+  uint64_t alive = 0, most = 0;
+  for (const Event& e : events) {
+    alive = e.starts ? alive + e.size : alive - e.size;
+    most = std::max(most, alive);
+  }
+  return most;
+}
+
+}  // namespace
+
+Status plan_memory(const std::vector<Buffer>& buffers, uint64_t alignment, MemoryPlan* plan) {
+  if (alignment == 0 || alignment > kMaxTotal) {
+    return {Code::kValue, "plan_memory: alignment must be between 1 and 2^62, got " + std::to_string(alignment)};
+  }
+  std::vector<Buffer> aligned = buffers;
+  uint64_t total = 0;
+  for (size_t i = 0; i < buffers.size(); ++i) {
+    const Buffer& b = buffers[i];
+    if (b.lower >= b.upper) {
+      return {Code::kValue, "plan_memory: buffer " + std::to_string(i) + " lives in [" + std::to_string(b.lower) +
+                                ", " + std::to_string(b.upper) + "); upper must be greater than lower"};
+    }
+    const uint64_t padding = (alignment - b.size % alignment) % alignment;
+    if (b.size > kMaxTotal || padding > kMaxTotal - b.size || b.size + padding > kMaxTotal - total) {
+      return {Code::kValue, "plan_memory: the buffers' total size must be at most 2^62 bytes; buffer " +
+                                std::to_string(i) + " of " + std::to_string(b.size) + " bytes passes it"};
+    }
+    aligned[i].size = b.size + padding;
+    total += aligned[i].size;
+  }
+
+  MemoryPlan best;
+  best.lower_bound = most_alive(aligned);
+  best.peak = std::numeric_limits<uint64_t>::max();
+  std::vector<uint64_t> offsets(buffers.size(), 0);
+  for (const Order& order : kOrders) {
+    const std::vector<size_t> ids = sorted_by(order, aligned);
+    for (const Fit fit : {Fit::kBest, Fit::kFirst}) {
+      const uint64_t peak = place(aligned, ids, fit, &offsets);
+      if (peak < best.peak) {
+        best.offsets = offsets;
+        best.peak = peak;
+        best.method = std::string(order.name) + (fit == Fit::kBest ? ", best fit" : ", first fit");
+      }
+      if (best.peak == best.lower_bound) {
+        *plan = std::move(best);
+        return {};
+      }
+    }
+  }
+  *plan = std::move(best);
+  return {};
+}
+
+}  // namespace ek
