@@ -11,19 +11,40 @@
 namespace ek {
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
+
+/// Zero pages that start on a huge-page boundary.
+uint8_t* map_huge(size_t bytes) {
+  size_t with_slack = 0;
+  if (!checked_add(bytes, kHugePage, &with_slack)) throw std::bad_alloc();
+  void* p = mmap(nullptr, with_slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  uint8_t* const begin = static_cast<uint8_t*>(p);
+  uint8_t* const aligned = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<size_t>(begin), kHugePage));
+  const size_t before = static_cast<size_t>(aligned - begin);
+  if (before != 0) munmap(begin, before);
+  munmap(aligned + bytes, kHugePage - before);
+  madvise(aligned, bytes, MADV_HUGEPAGE);  // a wish: refusal changes speed, not results
+  return aligned;
 }
+}  // namespace
 
 AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
-  const size_t alignment = size >= kHugePage ? kHugePage : kAlignment;
-  const size_t bytes = round_up(size == 0 ? 1 : size, alignment);
-  if (bytes < size) throw std::bad_alloc();
-  void* p = std::aligned_alloc(alignment, bytes);
+  if (size >= kHugePage) {
+    size_t padded = 0;
+    if (!checked_add(size, 4095, &padded)) throw std::bad_alloc();
+    const size_t bytes = padded / 4096 * 4096;
+    bytes_ = Bytes(map_huge(bytes), Free{bytes});
+    return;
+  }
+  const size_t bytes = round_up(size == 0 ? 1 : size, kAlignment);
+  void* p = std::aligned_alloc(kAlignment, bytes);
   if (p == nullptr) throw std::bad_alloc();
-  if (alignment == kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // a wish: refusal changes speed, not results
   std::memset(p, 0, bytes);
-  bytes_.reset(static_cast<uint8_t*>(p));
+  bytes_ = Bytes(static_cast<uint8_t*>(p), Free{0});
 }
 
-void AlignedBuffer::Free::operator()(uint8_t* p) const { std::free(p); }
+void AlignedBuffer::Free::operator()(uint8_t* p) const {
+  mapped == 0 ? std::free(p) : static_cast<void>(munmap(p, mapped));
+}
 
 }  // namespace ek

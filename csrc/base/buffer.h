@@ -12,7 +12,7 @@ class AlignedBuffer {
   static constexpr size_t kAlignment = 64;
 
   AlignedBuffer() = default;
-  /// `size` bytes, zeroed. Throws std::bad_alloc.
+  /// `size` bytes, zeroed; pages of a large one are not touched before they are used. Throws std::bad_alloc.
   explicit AlignedBuffer(size_t size);
 
   uint8_t* data() { return bytes_.get(); }
@@ -21,9 +21,11 @@ class AlignedBuffer {
 
  private:
   struct Free {
+    size_t mapped;  // bytes; 0: from aligned_alloc
     void operator()(uint8_t* p) const;
   };
-  std::unique_ptr<uint8_t, Free> bytes_;
+  using Bytes = std::unique_ptr<uint8_t, Free>;
+  Bytes bytes_{nullptr, Free{0}};
   size_t size_ = 0;
 };
 

@@ -1,0 +1,135 @@
+// Everything a session relies on. The index, and with it the memory plan, is untrusted input.
+#include <algorithm>
+#include <cmath>
+
+#include "memory/planner.h"
+#include "program/program.h"
+#include "program/step_args.h"
+
+namespace ek {
+namespace {
+
+constexpr uint64_t kAlignment = 64;
+constexpr size_t kMaxRank = 8;
+
+Status bad(const std::string& what) { return {Code::kCorrupt, "program index: " + what}; }
+
+Status check_tensors(const ProgramIndex& index) {
+  for (size_t i = 0; i < index.tensors.size(); ++i) {
+    const TensorDef& t = index.tensors[i];
+    uint64_t bytes = 0;
+    if (t.shape.size() > kMaxRank || !tensor_bytes(t, &bytes))
+      return bad("tensor '" + t.name + "' has a damaged shape");
+    if (t.offset % kAlignment != 0 || t.offset > index.arena_bytes || bytes > index.arena_bytes - t.offset) {
+      return bad("tensor '" + t.name + "' lies outside the arena");
+    }
+    if (is_quantized(t.dtype)) {
+      const int32_t low = t.dtype == DType::kU8 ? 0 : -128;
+      if (!(t.scale > 0) || !std::isfinite(t.scale) || t.zero_point < low || t.zero_point > low + 255) {
+        return bad("tensor '" + t.name + "' has a damaged scale or zero point");
+      }
+    }
+    if (t.alias_of >= 0) {
+      uint64_t same = 0;
+      const size_t of = static_cast<size_t>(t.alias_of);
+      if (of >= i || !tensor_bytes(index.tensors[of], &same) || same != bytes || index.tensors[of].offset != t.offset ||
+          dtype_bytes(index.tensors[of].dtype) != dtype_bytes(t.dtype)) {
+        return bad("tensor '" + t.name + "' is no view of tensor " + std::to_string(t.alias_of));
+      }
+    } else if (t.alias_of != -1) {
+      return bad("tensor '" + t.name + "' is a view of nothing");
+    }
+  }
+  return {};
+}
+
+Status check_blobs(const ProgramIndex& index, uint64_t data_bytes) {
+  for (const BlobDef& b : index.blobs) {
+    if (b.offset % kAlignment != 0 || b.bytes % kAlignment != 0 || b.offset > data_bytes ||
+        b.bytes > data_bytes - b.offset) {
+      return bad("blob '" + b.name + "' lies outside the file");
+    }
+  }
+  return {};
+}
+
+Status check_ids(const ProgramIndex& index) {
+  const auto inside = [](const std::vector<uint32_t>& ids, size_t count) {
+    return std::all_of(ids.begin(), ids.end(), [&](uint32_t id) { return id < count; });
+  };
+  const size_t tensors = index.tensors.size();
+  if (!inside(index.inputs, tensors) || !inside(index.outputs, tensors))
+    return bad("an input or output does not exist");
+  for (const Step& s : index.steps) {
+    if (!inside(s.in, tensors) || !inside(s.out, tensors) || !inside(s.blobs, index.blobs.size())) {
+      return bad("step '" + s.name + "' names a tensor or blob that does not exist");
+    }
+  }
+  uint32_t at = 0;
+  for (const Segment& s : index.segments) {
+    if (s.begin != at || s.end < s.begin) return bad("segments do not cover the steps");
+    at = s.end;
+  }
+  return at == index.steps.size() && !index.segments.empty() ? Status() : bad("segments do not cover the steps");
+}
+
+/// The tensor that owns the bytes of a view.
+size_t root_of(const ProgramIndex& index, size_t id) {
+  while (index.tensors[id].alias_of >= 0) id = static_cast<size_t>(index.tensors[id].alias_of);
+  return id;
+}
+
+/// Steps write each tensor once and read it afterwards; what no step writes comes from outside (an input, or a host
+/// step between two segments) and lives the whole run. No two that live together may share a byte.
+Status check_memory(const ProgramIndex& index) {
+  const int64_t end = static_cast<int64_t>(index.steps.size());
+  std::vector<int64_t> written(index.tensors.size(), -1), last(index.tensors.size(), -1);
+  std::vector<bool> outside(index.tensors.size(), true), is_input(index.tensors.size(), false);
+  for (const uint32_t id : index.inputs) is_input[root_of(index, id)] = true;
+  for (const Step& s : index.steps) {
+    for (const uint32_t id : s.out) outside[root_of(index, id)] = false;
+  }
+  for (size_t i = 0; i < index.steps.size(); ++i) {
+    const Step& s = index.steps[i];
+    for (const uint32_t id : s.in) {
+      const size_t root = root_of(index, id);
+      if (!outside[root] && written[root] < 0) {
+        return bad("step '" + s.name + "' reads tensor '" + index.tensors[id].name + "' before it is written");
+      }
+      last[root] = static_cast<int64_t>(i);
+    }
+    for (const uint32_t id : s.out) {
+      const size_t root = root_of(index, id);
+      if (written[root] >= 0 || is_input[root] || index.tensors[id].alias_of >= 0) {
+        return bad("step '" + s.name + "' writes tensor '" + index.tensors[id].name + "', which is written already");
+      }
+      written[root] = last[root] = static_cast<int64_t>(i);
+    }
+  }
+  for (const uint32_t id : index.outputs) last[root_of(index, id)] = end;
+
+  std::vector<Buffer> lifetimes(index.tensors.size());
+  std::vector<uint64_t> offsets(index.tensors.size());
+  for (size_t i = 0; i < index.tensors.size(); ++i) {
+    offsets[i] = index.tensors[i].offset;
+    if (index.tensors[i].alias_of >= 0) continue;  // an empty lifetime: its root stands for it
+    uint64_t bytes = 0;
+    if (!tensor_bytes(index.tensors[i], &bytes)) return bad("damaged shape");
+    const bool whole_run = outside[i] && !is_input[i];
+    lifetimes[i] = {outside[i] ? -1 : written[i], whole_run ? end + 1 : last[i] + 1, bytes};
+  }
+  const Status plan = ek::check_plan(lifetimes, offsets, kAlignment, index.arena_bytes);
+  return plan.ok() ? plan : bad("memory plan: " + plan.message());
+}
+
+}  // namespace
+
+Status validate(const ProgramIndex& index, uint64_t data_bytes) {
+  EK_RETURN_IF_ERROR(check_tensors(index));
+  EK_RETURN_IF_ERROR(check_blobs(index, data_bytes));
+  EK_RETURN_IF_ERROR(check_ids(index));
+  for (const Step& step : index.steps) EK_RETURN_IF_ERROR(check_step(index, step));
+  return check_memory(index);
+}
+
+}  // namespace ek
