@@ -1,0 +1,89 @@
+"""edgekern: quantize a float model to INT8, compile it to one file, run it with the same bits on every machine.
+
+The kernels and the runtime need NumPy alone; the toolkit's rooms (calibration of models, quantize, compile, compare) are
+loaded when they are first used and need ``pip install 'edgekern[toolkit]'``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edgekern import errors
+from edgekern._core import __version__
+from edgekern.ops import (
+    PackedWeights,
+    TileBlock,
+    TilePlan,
+    cpu_info,
+    dequantize_linear,
+    dynamic_quantize,
+    get_num_threads,
+    linear,
+    matmul_integer,
+    pack_weights,
+    quantize_linear,
+    set_num_threads,
+    tile_plan,
+)
+
+if TYPE_CHECKING:
+    from edgekern.analysis import ErrorReport, compare
+    from edgekern.calibration import Calibrator, Histogram, Ranges
+    from edgekern.compiler import Program, compile
+    from edgekern.quantization import QuantConfig, quantize
+    from edgekern.runtime import InferenceSession
+
+# Public names that live in rooms which are loaded on first use.
+_LAZY = {
+    "Calibrator": "edgekern.calibration",
+    "ErrorReport": "edgekern.analysis",
+    "Histogram": "edgekern.calibration",
+    "InferenceSession": "edgekern.runtime",
+    "Program": "edgekern.compiler",
+    "QuantConfig": "edgekern.quantization",
+    "Ranges": "edgekern.calibration",
+    "compare": "edgekern.analysis",
+    "compile": "edgekern.compiler",
+    "quantize": "edgekern.quantization",
+}
+
+__all__ = [
+    "Calibrator",
+    "ErrorReport",
+    "Histogram",
+    "InferenceSession",
+    "PackedWeights",
+    "Program",
+    "QuantConfig",
+    "Ranges",
+    "TileBlock",
+    "TilePlan",
+    "__version__",
+    "compare",
+    "compile",
+    "cpu_info",
+    "dequantize_linear",
+    "dynamic_quantize",
+    "errors",
+    "get_num_threads",
+    "linear",
+    "matmul_integer",
+    "pack_weights",
+    "quantize",
+    "quantize_linear",
+    "set_num_threads",
+    "tile_plan",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'edgekern' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))
