@@ -9,15 +9,13 @@
 #include <cstdint>
 
 #include "cpu/isa.h"
+#include "simd/sign.h"
 
 namespace ek {
 
 inline constexpr size_t kStrip = 16;       // columns in one vector of accumulators, on every ISA
 inline constexpr size_t kPanel = 64;       // columns in one panel of packed weights
 inline constexpr size_t kMaxTileRows = 6;  // rows of the tallest register tile
-
-/// What one 8-bit activation byte means. Kernels multiply in one of the two; see Kernels::native_sign.
-enum class Sign : uint8_t { kU8, kS8 };
 
 enum class OutKind : uint8_t { kInt32, kQuantized, kFloat32 };
 

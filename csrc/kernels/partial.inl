@@ -2,6 +2,7 @@
 #pragma once
 
 #include EK_SIMD_HEADER
+#include "kernels/kernels.h"
 
 namespace ek {
 namespace {

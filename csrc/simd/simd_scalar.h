@@ -12,7 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/kernels.h"
+#include "cpu/isa.h"
+#include "simd/sign.h"
 #include "simd/unroll.h"
 
 namespace ek {
