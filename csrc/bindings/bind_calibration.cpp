@@ -7,17 +7,15 @@
 #include <vector>
 
 #include "base/fp_env.h"
+#include "bindings/bindings.h"
 #include "calibration/entropy.h"
 #include "calibration/error_search.h"
 #include "calibration/histogram.h"
 
-namespace py = pybind11;
-
 namespace ek {
-
-void bind_calibration(py::module_& m);
-
 namespace {
+
+namespace py = pybind11;
 
 using Counts = py::array_t<uint64_t, py::array::c_style>;
 
@@ -110,7 +108,7 @@ using Atoms = std::vector<Atom>;
 
 }  // namespace
 
-void bind_calibration(py::module_& m) {
+void bind_calibration(pybind11::module_& m) {
   py::class_<SharedHistogram>(m, "KeyHistogram")
       .def(py::init<>())
       .def("update", &SharedHistogram::update, py::arg("x").noconvert())
