@@ -12,8 +12,12 @@
 #include "elementwise/elementwise.h"
 #include "gemm/gemm.h"
 #include "program/step_args.h"
+#include "threads/pool.h"
 
 namespace ek {
+namespace {
+constexpr int kMaxThreads = 1024;  // scratch grows with the threads
+}
 
 struct Session::Impl {
   ProgramIndex index;
@@ -226,6 +230,17 @@ Session::~Session() = default;
 Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
                        std::unique_ptr<Session>* out) {
   EK_RETURN_IF_ERROR(validate(index, data_bytes));
+  const std::vector<Isa>& isas = available_isas();
+  if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
+    return {Code::kUnsupportedIsa, std::string("session: this CPU does not run ") + isa_name(isa)};
+  }
+  if (threads < 1 || threads > kMaxThreads) {
+    return {Code::kValue,
+            "session: num_threads must be in [1, " + std::to_string(kMaxThreads) + "], got " + std::to_string(threads)};
+  }
+  if (reinterpret_cast<uintptr_t>(data) % AlignedBuffer::kAlignment != 0) {
+    return {Code::kValue, "session: data must start at a multiple of 64 bytes"};
+  }
   std::unique_ptr<Session> session(new Session);
   session->impl_ = std::make_unique<Impl>();
   Impl& impl = *session->impl_;
@@ -238,6 +253,7 @@ Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_by
     for (size_t i = 0; i < impl.steps.size(); ++i)
       EK_RETURN_IF_ERROR(impl.prepare(impl.index.steps[i], &impl.steps[i]));
     impl.scratch = AlignedBuffer(impl.scratch_bytes);
+    parallel_for(static_cast<size_t>(threads), threads, [](size_t) {});  // starts the pool's workers now, not in run
   } catch (const std::bad_alloc&) {
     return {Code::kNoMemory, "session: no memory for an arena of " + std::to_string(impl.index.arena_bytes) + " bytes"};
   }
@@ -249,12 +265,12 @@ const ProgramIndex& Session::index() const { return impl_->index; }
 uint8_t* Session::tensor(uint32_t id) { return impl_->bytes(id); }
 uint64_t Session::tensor_bytes(uint32_t id) const { return impl_->size(id); }
 
-void Session::run_segment(size_t segment) {
+void Session::run_segment(size_t segment) noexcept {
   const FpGuard guard;
   for (size_t i = impl_->index.segments[segment].begin; i < impl_->index.segments[segment].end; ++i) impl_->steps[i]();
 }
 
-void Session::run_step(size_t step) {
+void Session::run_step(size_t step) noexcept {
   const FpGuard guard;
   impl_->steps[step]();
 }

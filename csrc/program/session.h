@@ -1,9 +1,10 @@
-// A session: a validated program with its arena and prepared steps. run() allocates nothing.
+// A session: a validated program with its arena and prepared steps. Running allocates nothing.
+//
+// One caller at a time: the arena is one. Whoever shares a session between threads takes turns outside.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/buffer.h"
@@ -15,7 +16,8 @@ namespace ek {
 
 class Session {
  public:
-  /// Validates `index` against `data` (the file's data section; must outlive the session) and prepares every step.
+  /// Validates `index` against `data` (the file's data section, 64-byte aligned; must outlive the session) and prepares
+  /// every step for an ISA that available_isas() lists.
   static Status create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
                        std::unique_ptr<Session>* out);
   ~Session();
@@ -23,9 +25,9 @@ class Session {
   const ProgramIndex& index() const;
   uint8_t* tensor(uint32_t id);  // its bytes in the arena
   uint64_t tensor_bytes(uint32_t id) const;
-  void run_segment(size_t segment);  // steps in order; no allocation, no exception
-  void run_step(size_t step);        // one step, for profiling and comparing
-  uint64_t arena_bytes() const;      // arena + scratch + prepared accumulator starts: all that the session owns
+  void run_segment(size_t segment) noexcept;  // steps in order
+  void run_step(size_t step) noexcept;        // one step, for profiling and comparing
+  uint64_t arena_bytes() const;  // arena + scratch + prepared accumulator starts: all that the session owns
 
  private:
   Session();

@@ -11,6 +11,10 @@ namespace {
 constexpr size_t kWindowInts = 13;
 /// Sides, channels and taps beyond this are damage; below it, sums of two products of attributes fit easily.
 constexpr int64_t kMaxSize = int64_t{1} << 31;
+/// Padding beyond this is damage, too; checking a pooling window walks over it.
+constexpr size_t kMaxPad = 65535;
+/// Kernel positions; also keeps the sum of an average inside int32.
+constexpr size_t kMaxTaps = size_t{1} << 20;
 
 Status bad(const Step& step, const std::string& what) {
   return {Code::kCorrupt, "program index: step '" + step.name + "' (" + step.op + "): " + what};
@@ -58,28 +62,28 @@ bool sizes(const std::vector<int64_t>& ints, size_t at, size_t n, int64_t lo, si
   return true;
 }
 
-/// The window at the front of `ints`. Every output pixel's window must start inside the padded image.
+/// The window at the front of `ints`. Any window may lie in the padding, of which there is at most kMaxPad at each end.
+/// With sizes below 2^31 no coordinate of a tap can wrap around.
 bool read_window(const std::vector<int64_t>& ints, Window* w) {
   size_t v[kWindowInts];
   if (!sizes(ints, 0, 11, 1, v) || !sizes(ints, 11, 2, 0, v + 11)) return false;
   *w = {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12]};
-  size_t reach_h = 0, reach_w = 0, taps = 0;
-  return checked_mul(w->dilation_h, w->kernel_h - 1, &reach_h) &&
-         checked_mul(w->dilation_w, w->kernel_w - 1, &reach_w) && checked_mul(w->kernel_h, w->kernel_w, &taps) &&
-         taps <= (size_t{1} << 20) && w->pad_top <= reach_h && w->pad_left <= reach_w &&
-         (w->out_h - 1) * w->stride_h < w->in_h + w->pad_top && (w->out_w - 1) * w->stride_w < w->in_w + w->pad_left;
+  const auto padded = [](size_t in, size_t out, size_t kernel, size_t stride, size_t dilation, size_t pad) {
+    return pad <= kMaxPad && (out - 1) * stride + (kernel - 1) * dilation < in + pad + kMaxPad;
+  };
+  return w->kernel_h <= kMaxTaps && w->kernel_w <= kMaxTaps && w->taps() <= kMaxTaps &&
+         padded(w->in_h, w->out_h, w->kernel_h, w->stride_h, w->dilation_h, w->pad_top) &&
+         padded(w->in_w, w->out_w, w->kernel_w, w->stride_w, w->dilation_w, w->pad_left);
 }
 
-/// True when every output coordinate sees at least one input coordinate along one axis (dilation can step over a small
-/// one).
+/// True when every output coordinate of one axis sees an input coordinate (dilation can step over a small one). Windows
+/// that start inside the image do; those that start before it are as many as the padding.
 bool covers(size_t in, size_t out, size_t kernel, size_t stride, size_t dilation, size_t pad) {
-  for (size_t o = 0; o < out; ++o) {
-    bool seen = false;
-    for (size_t k = 0; k < kernel && !seen; ++k)
-      seen = o * stride + k * dilation - pad < in;  // below pad: wraps, too large
-    if (!seen) return false;
+  for (size_t o = 0; o < out && o * stride < pad; ++o) {
+    const size_t missing = pad - o * stride, tap = ceil_div(missing, dilation);
+    if (tap >= kernel || tap * dilation - missing >= in) return false;
   }
-  return true;
+  return (out - 1) * stride < in + pad;
 }
 
 /// A clamp around the zero point that stays inside the 8-bit range.
@@ -216,6 +220,9 @@ Status parse_pool(const ProgramIndex& index, const Step& step, PoolStep* out) {
   if (!read_window(step.ints, &out->window) || !sizes(step.ints, kWindowInts, 1, 1, &channels)) {
     return bad(step, "window does not fit the image");
   }
+  if (average && (step.ints[kWindowInts + 1] < 0 || step.ints[kWindowInts + 1] > 1)) {
+    return bad(step, "count_include_pad is neither 0 nor 1");
+  }
   const Window& win = out->window;
   if (!covers(win.in_h, win.out_h, win.kernel_h, win.stride_h, win.dilation_h, win.pad_top) ||
       !covers(win.in_w, win.out_w, win.kernel_w, win.stride_w, win.dilation_w, win.pad_left)) {
@@ -224,11 +231,11 @@ Status parse_pool(const ProgramIndex& index, const Step& step, PoolStep* out) {
   out->channels = channels;
   out->count_include_pad = average && step.ints[kWindowInts + 1] == 1;
   const TensorDef &x = input(index, step, 0), &y = output(index, step);
-  const bool fits = is_quantized(x.dtype) && y.dtype == x.dtype &&
+  const bool fits = is_quantized(x.dtype) && is_quantized(y.dtype) &&
                     holds(x, {win.batch, win.in_h, win.in_w, channels}) &&
                     holds(y, {win.batch, win.out_h, win.out_w, channels});
   if (!fits) return bad(step, "tensors do not match its sizes");
-  if (!average && (x.scale != y.scale || x.zero_point != y.zero_point)) {
+  if (!average && (x.dtype != y.dtype || x.scale != y.scale || x.zero_point != y.zero_point)) {
     return bad(step, "a maximum keeps its input's quantization");
   }
   return {};

@@ -73,40 +73,45 @@ Status check_ids(const ProgramIndex& index) {
   return at == index.steps.size() && !index.segments.empty() ? Status() : bad("segments do not cover the steps");
 }
 
-/// The tensor that owns the bytes of a view.
-size_t root_of(const ProgramIndex& index, size_t id) {
-  while (index.tensors[id].alias_of >= 0) id = static_cast<size_t>(index.tensors[id].alias_of);
-  return id;
+/// For each tensor the one that owns its bytes: itself, or what it is a view of. A view names an earlier tensor.
+std::vector<size_t> owners(const ProgramIndex& index) {
+  std::vector<size_t> roots(index.tensors.size());
+  for (size_t i = 0; i < roots.size(); ++i) {
+    const int32_t of = index.tensors[i].alias_of;
+    roots[i] = of < 0 ? i : roots[static_cast<size_t>(of)];
+  }
+  return roots;
 }
 
 /// Steps write each tensor once and read it afterwards; what no step writes comes from outside (an input, or a host
 /// step between two segments) and lives the whole run. No two that live together may share a byte.
 Status check_memory(const ProgramIndex& index) {
   const int64_t end = static_cast<int64_t>(index.steps.size());
+  const std::vector<size_t> root_of = owners(index);
   std::vector<int64_t> written(index.tensors.size(), -1), last(index.tensors.size(), -1);
   std::vector<bool> outside(index.tensors.size(), true), is_input(index.tensors.size(), false);
-  for (const uint32_t id : index.inputs) is_input[root_of(index, id)] = true;
+  for (const uint32_t id : index.inputs) is_input[root_of[id]] = true;
   for (const Step& s : index.steps) {
-    for (const uint32_t id : s.out) outside[root_of(index, id)] = false;
+    for (const uint32_t id : s.out) outside[root_of[id]] = false;
   }
   for (size_t i = 0; i < index.steps.size(); ++i) {
     const Step& s = index.steps[i];
     for (const uint32_t id : s.in) {
-      const size_t root = root_of(index, id);
+      const size_t root = root_of[id];
       if (!outside[root] && written[root] < 0) {
         return bad("step '" + s.name + "' reads tensor '" + index.tensors[id].name + "' before it is written");
       }
       last[root] = static_cast<int64_t>(i);
     }
     for (const uint32_t id : s.out) {
-      const size_t root = root_of(index, id);
+      const size_t root = root_of[id];
       if (written[root] >= 0 || is_input[root] || index.tensors[id].alias_of >= 0) {
         return bad("step '" + s.name + "' writes tensor '" + index.tensors[id].name + "', which is written already");
       }
       written[root] = last[root] = static_cast<int64_t>(i);
     }
   }
-  for (const uint32_t id : index.outputs) last[root_of(index, id)] = end;
+  for (const uint32_t id : index.outputs) last[root_of[id]] = end;
 
   std::vector<Buffer> lifetimes(index.tensors.size());
   std::vector<uint64_t> offsets(index.tensors.size());
