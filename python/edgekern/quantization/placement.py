@@ -1,0 +1,198 @@
+"""Decide which tensors of a float graph become 8-bit, and which of them share one scale and zero point.
+
+Operators fall into four kinds. *Weighted* ones (Conv, Gemm, MatMul) read int8 and may give int8 or float32.
+*Arithmetic* ones read and give int8. *Moving* ones copy bytes, so their output has the parameters of their input.
+All others stay in float32 and read dequantized values.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekern.quantization.prepare import constant, float_constant, sole_consumer
+
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+# One 8-bit input and one 8-bit output: the compiler turns each into a table of 256 bytes.
+_LOOKUP = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
+_ARITHMETIC = _LOOKUP | {"Add", "AveragePool", "GlobalAveragePool", "Concat"}
+_RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+_MOVING = _RESHAPING | {"MaxPool", "GlobalMaxPool", "Slice", "Pad"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where quantization goes.
+
+    ``source`` maps each tensor that becomes 8-bit to the tensor whose range it takes (itself, for most);
+    ``weighted`` holds the Conv, Gemm and MatMul that compute on int8, ``integer`` all operators that do.
+    """
+
+    source: dict[ir.Value, ir.Value]
+    weighted: tuple[ir.Node, ...]
+    integer: frozenset[ir.Node]
+
+
+def place(graph: ir.Graph) -> Placement:
+    """Place quantization in a prepared graph (``prepare``)."""
+    nodes = [node for node in graph if _kind(node)]
+    integer = _integer_nodes(nodes)
+    quantized = _quantized_tensors(nodes, integer)
+    weighted = tuple(node for node in nodes if node in integer and node.op_type in _WEIGHTED)
+    return Placement(_share(nodes, quantized), weighted, frozenset(integer))
+
+
+def bounds(node: ir.Node | None) -> tuple[float, float]:
+    """The interval that the output of ``node`` cannot leave: of Relu, Clip and Sigmoid-like operators."""
+    op = "" if node is None else node.op_type
+    if op == "Relu":
+        return 0.0, np.inf
+    if op in ("Sigmoid", "HardSigmoid"):
+        return 0.0, 1.0
+    if node is not None and op == "Clip":
+        lo, hi = (_scalar(node, index) for index in (1, 2))
+        return -np.inf if lo is None else lo, np.inf if hi is None else hi
+    return -np.inf, np.inf
+
+
+def float_inputs(node: ir.Node) -> Iterator[ir.Value]:
+    """The float32 activations and float32 constants that ``node`` computes on (not its shapes, axes and limits)."""
+    data = len(node.inputs) if node.op_type in ("Add", "Concat", "MatMul") else 1
+    yield from (value for value in node.inputs[:data] if value is not None)
+
+
+def _scalar(node: ir.Node, index: int) -> float | None:
+    array = constant(node.inputs[index]) if len(node.inputs) > index else None
+    return None if array is None else float(array.reshape(-1)[0])
+
+
+def _kind(node: ir.Node) -> str:
+    """One of "weighted", "arithmetic" and "moving"; "" for an operator that stays in float32."""
+    if node.domain != "" or not node.outputs or node.outputs[0].dtype != ir.DataType.FLOAT:
+        return ""
+    if len(node.outputs) > 1 and any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
+        return ""
+    op = node.op_type
+    if op in ("Conv", "Gemm"):
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        vector = None if bias is None else float_constant(bias)
+        if bias is not None and (vector is None or vector.ndim != 1):
+            return ""
+        return "weighted" if _has_weights(node) and float_constant(node.inputs[0]) is None else ""
+    if op == "MatMul":
+        return "weighted" if float_constant(node.inputs[0]) is None else ""
+    if op == "Clip" and not all(_is_fixed(node, index) for index in (1, 2)):
+        return ""
+    if op in _MOVING:
+        return "moving" if op != "Pad" or _pads_with_zero(node) else ""
+    return "arithmetic" if op in _ARITHMETIC else ""
+
+
+def _has_weights(node: ir.Node) -> bool:
+    return float_constant(node.inputs[1]) is not None
+
+
+def _is_fixed(node: ir.Node, index: int) -> bool:
+    return len(node.inputs) <= index or node.inputs[index] is None or _scalar(node, index) is not None
+
+
+def _pads_with_zero(node: ir.Node) -> bool:
+    return _is_fixed(node, 2) and not (_scalar(node, 2) if len(node.inputs) > 2 else None)
+
+
+def folds_into_producer(node: ir.Node) -> bool:
+    """Whether a Relu or Clip is computed in the epilogue of the Conv, Gemm, MatMul or Add before it."""
+    source = node.inputs[0] if node.op_type in ("Relu", "Clip") else None
+    before = None if source is None else source.producer()
+    return (
+        source is not None
+        and before is not None
+        and (before.op_type in _WEIGHTED or before.op_type == "Add")
+        and _kind(before) != ""
+        and sole_consumer(source) is node
+    )
+
+
+def _integer_nodes(nodes: list[ir.Node]) -> set[ir.Node]:
+    """The nodes that compute on int8: all weighted ones, and the others where int8 comes in or is wanted.
+
+    An operator between two float operators stays in float: there it would only lose accuracy.
+    """
+    integer = {node for node in nodes if _kind(node) == "weighted"}
+    for _ in nodes:
+        before = len(integer)
+        for node in nodes:
+            operands = list(float_inputs(node))
+            computed = any(not value.is_initializer() for value in operands)
+            if computed and all(_supplies(value, integer) for value in operands):
+                integer.add(node)
+        for node in reversed(nodes):
+            if any(use.node in integer for use in node.outputs[0].uses()):
+                integer.add(node)
+        if len(integer) == before:
+            break
+    return integer
+
+
+def _supplies(value: ir.Value, integer: set[ir.Node]) -> bool:
+    producer = value.producer()
+    return producer in integer if producer is not None else value.is_initializer() or value.is_graph_input()
+
+
+def _quantized_tensors(nodes: list[ir.Node], integer: set[ir.Node]) -> set[ir.Value]:
+    """Inputs of integer nodes and outputs of arithmetic ones, but none that is folded away.
+
+    Reshaping operators only pass on what they get, so the float result of the last Conv or Gemm stays float behind one.
+    """
+    quantized: set[ir.Value] = set()
+    for node in nodes:
+        if node not in integer or node.op_type in _RESHAPING:
+            continue
+        folded = folds_into_producer(node)
+        if not folded:
+            operands = float_inputs(node)
+            quantized.update(v for v in operands if float_constant(v) is None or node.op_type not in _WEIGHTED)
+        if node.op_type not in _WEIGHTED and not (folded and _gives_float(node)):
+            quantized.add(node.outputs[0])
+    reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]
+    for _ in range(len(reshaping) + 1):
+        before = len(quantized)
+        for node in reshaping:
+            source = node.inputs[0]
+            if source is not None and (source in quantized or node.outputs[0] in quantized):
+                quantized.update((source, node.outputs[0]))
+        if len(quantized) == before:
+            break
+    folded_away = {node.inputs[0] for node in nodes if node in integer and folds_into_producer(node)}
+    return {value for value in quantized if value not in folded_away}
+
+
+def _gives_float(node: ir.Node) -> bool:
+    """Whether a folded activation ends a weighted operator whose result may stay in float32."""
+    source = node.inputs[0]
+    before = None if source is None else source.producer()
+    return before is not None and before.op_type in _WEIGHTED
+
+
+def _share(nodes: list[ir.Node], quantized: set[ir.Value]) -> dict[ir.Value, ir.Value]:
+    """Let moving operators, and the inputs that only a Concat reads, share parameters."""
+    source = {value: value for value in quantized}
+    for node in nodes:
+        result, first = node.outputs[0], node.inputs[0]
+        if node.op_type in _MOVING and result in quantized and first is not None and first in source:
+            source[result] = source[first]
+    for node in reversed(nodes):
+        if node.op_type != "Concat" or node.outputs[0] not in quantized:
+            continue
+        for value in float_inputs(node):
+            root = source[value]
+            members = {member for member, owner in source.items() if owner is root}
+            # Rounding to a finer scale first and to the Concat's afterwards only adds an error.
+            if all(_moves_or_is(use.node, node) for member in members for use in member.uses()):
+                source.update(dict.fromkeys(members, source[node.outputs[0]]))
+    return source
+
+
+def _moves_or_is(reader: ir.Node, node: ir.Node) -> bool:
+    return reader is node or reader.op_type in _MOVING

@@ -1,0 +1,172 @@
+"""Bring a float graph into the form that quantization expects: constants as initializers, BatchNormalization folded."""
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+FloatArray = npt.NDArray[np.floating]
+
+
+def prepare(model: ir.Model) -> None:
+    """Simplify ``model`` in place; every tensor that is left keeps its name and its meaning.
+
+    Constants become initializers, Identity and inference-time Dropout go, BatchNormalization is folded into the Conv or
+    Gemm before it, a MatMul with a constant bias becomes a Gemm, and every Gemm gets ``alpha = beta = 1``.
+    """
+    for simplify in (
+        passes.RemoveInitializersFromInputsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.IdentityEliminationPass(),
+        passes.ShapeInferencePass(),
+    ):
+        simplify(model)
+    for node in list(model.graph):
+        if node.op_type == "Dropout" and node.domain == "":
+            _bypass(node)
+        elif node.op_type == "BatchNormalization" and node.domain == "":
+            _fold_batch_normalization(node)
+        elif node.op_type == "Add" and node.domain == "":
+            _fuse_matmul_bias(node)
+    for node in list(model.graph):
+        if node.op_type == "Gemm" and node.domain == "":
+            _normalize_gemm(node)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
+    """The array behind a value that is an initializer, else None."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def float_constant(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
+    """The float32 array behind a value that is an initializer, else None."""
+    array = constant(value)
+    return array.astype(np.float32, copy=False) if array is not None and array.dtype == np.float32 else None
+
+
+def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
+    taken, unique, count = graph.initializers, name, 0
+    while unique in taken:
+        count += 1
+        unique = f"{name}_{count}"
+    tensor = ir.tensor(array, name=unique)
+    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads ``value``; None where there are more, or where the graph returns it."""
+    uses = tuple(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def attribute(node: ir.Node, name: str, default: float) -> float:
+    """A float or int attribute of ``node``."""
+    found = node.attributes.get(name)
+    return default if found is None else float(found.value)
+
+
+def _graph(node: ir.Node) -> ir.Graph:
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    return graph
+
+
+def _bypass(node: ir.Node) -> None:
+    """Remove a node that gives its input, unless somebody sees the difference (its mask, or its name as an output)."""
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or result.is_graph_output() or any(mask.uses() for mask in node.outputs[1:]):
+        return
+    result.replace_all_uses_with(source)
+    _graph(node).remove(node, safe=True)
+
+
+def _take_over(node: ir.Node, later: ir.Node) -> None:
+    """Let ``node`` give what ``later`` gave, under the same name, and remove ``later``."""
+    old, new = later.outputs[0], node.outputs[0]
+    name, new.type, new.shape = old.name, old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    _graph(later).remove(later, safe=True)
+    new.name = name
+
+
+def _weights_of(node: ir.Node) -> tuple[npt.NDArray[np.float32], int] | None:
+    """The constant float weights of a Conv or Gemm and their output-channel axis."""
+    if node.domain != "" or node.op_type not in ("Conv", "Gemm"):
+        return None
+    weights = float_constant(node.inputs[1])
+    if weights is None:
+        return None
+    return weights, 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
+
+
+def _fold_batch_normalization(node: ir.Node) -> None:
+    """Fold ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` into the weights and bias before it, in float64."""
+    source = node.inputs[0]
+    before = None if source is None else source.producer()
+    if before is None or source is None or sole_consumer(source) is not node or attribute(node, "training_mode", 0):
+        return
+    found, statistics = _weights_of(before), [float_constant(value) for value in node.inputs[1:]]
+    if found is None or any(array is None for array in statistics):
+        return
+    weights, axis = found
+    bias_value = before.inputs[2] if len(before.inputs) > 2 else None
+    bias = np.zeros(weights.shape[axis], np.float32) if bias_value is None else float_constant(bias_value)
+    if bias is None or (before.op_type == "Gemm" and attribute(before, "beta", 1.0) != 1.0):
+        return
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
+    factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    along = [-1 if i == axis else 1 for i in range(weights.ndim)]
+    graph, name = _graph(node), node.outputs[0].name
+    folded = (weights * factor.reshape(along)).astype(np.float32)
+    shifted = ((bias - mean) * factor + beta).astype(np.float32)
+    before.resize_inputs(3)
+    before.replace_input_with(1, new_initializer(graph, f"{name}_weight", folded))
+    before.replace_input_with(2, new_initializer(graph, f"{name}_bias", shifted))
+    _take_over(before, node)
+
+
+def _fuse_matmul_bias(node: ir.Node) -> None:
+    """Write ``MatMul(x, w) + b`` as a Gemm where x and w are matrices, so that the bias becomes an int32 one."""
+    for product, addend in (node.inputs, reversed(node.inputs)):
+        before = None if product is None else product.producer()
+        if before is None or product is None or before.op_type != "MatMul" or sole_consumer(product) is not node:
+            continue
+        weights, bias, x = float_constant(before.inputs[1]), float_constant(addend), before.inputs[0]
+        if weights is None or bias is None or x is None or x.shape is None:
+            continue
+        if len(x.shape) != 2 or weights.ndim != 2 or bias.shape not in ((weights.shape[1],), (1, weights.shape[1])):
+            continue
+        gemm = ir.Node("", "Gemm", [x, before.inputs[1], addend], name=before.name)
+        graph = _graph(node)
+        graph.insert_before(node, gemm)
+        _take_over(gemm, node)
+        graph.remove(before, safe=True)
+        return
+
+
+def _normalize_gemm(node: ir.Node) -> None:
+    """Fold ``alpha`` into constant weights and ``beta`` into a constant bias, and make the bias a vector."""
+    found = _weights_of(node)
+    if found is None:
+        return
+    weights, axis = found
+    graph, channels = _graph(node), weights.shape[axis]
+    if (alpha := attribute(node, "alpha", 1.0)) != 1.0:
+        scaled = (weights * np.float64(alpha)).astype(np.float32)
+        node.replace_input_with(1, new_initializer(graph, f"{node.outputs[0].name}_weight", scaled))
+        node.attributes.pop("alpha")
+    bias = float_constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None or (bias.ndim == 2 and bias.shape[0] != 1):
+        return
+    beta = attribute(node, "beta", 1.0)
+    if beta == 1.0 and bias.shape == (channels,):
+        return
+    vector = np.broadcast_to((bias * np.float64(beta)).astype(np.float32).reshape(-1), (channels,)).copy()
+    node.replace_input_with(2, new_initializer(graph, f"{node.outputs[0].name}_bias", vector))
+    node.attributes.pop("beta", None)

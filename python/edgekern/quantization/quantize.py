@@ -1,0 +1,145 @@
+"""Float ONNX and ranges in, QDQ ONNX out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from edgekern.calibration import Feeds, Ranges, load_model, model_hash
+from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.emit import Emitter
+from edgekern.quantization.means import channel_means
+from edgekern.quantization.placement import Placement, place
+from edgekern.quantization.prepare import prepare
+
+if TYPE_CHECKING:
+    from edgekern.calibration.model import ModelLike
+
+METADATA_KEY = "edgekern.quantization"
+
+
+def quantize(
+    model: ModelLike, ranges: Ranges, config: QuantConfig | None = None, *, data: Iterable[Feeds] | None = None
+) -> onnx.ModelProto:
+    """Write a float model as a standard QDQ model: int8 weights and activations, int32 biases.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        Float32, opset 7..23 (below 13 it is upgraded first). It is not changed.
+    ranges : Ranges
+        Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`.
+    config : QuantConfig, optional
+    data : iterable of feeds, optional
+        A pass over sample data (the calibration batches will do): the bias of each Conv and Gemm then takes back the
+        mean error that rounding its weights makes.
+
+    Returns
+    -------
+    onnx.ModelProto
+        With the names of the float model for its inputs, outputs and activations. BatchNormalization is folded. What
+        was done stands as JSON in its metadata, under ``edgekern.quantization``.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When an argument has the wrong type, the model is not ONNX, or its opset is outside 7..23.
+    QuantizationError
+        When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or data does not fit.
+
+    Warns
+    -----
+    EdgekernWarning
+        When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``.
+
+    Notes
+    -----
+    The scheme, the choice of defaults and their accuracy: docs/quantization.md.
+    """
+    if not isinstance(ranges, Ranges):
+        raise ArgumentTypeError(
+            f"quantize: ranges must be Ranges, got {type(ranges).__name__}; Calibrator.compute_ranges gives them"
+        )
+    if config is not None and not isinstance(config, QuantConfig):
+        raise ArgumentTypeError(f"quantize: config must be a QuantConfig, got {type(config).__name__}")
+    config = config or QuantConfig()
+    proto = load_model(model, function="quantize")
+    _require_same_model(proto, ranges)
+
+    graph_model = ir.serde.deserialize_model(proto)
+    prepare(graph_model)
+    placement = place(graph_model.graph)
+    _require_something_to_do(proto, placement)
+    means = {} if data is None else channel_means(proto, _mean_axes(placement), data)
+    emitter = Emitter(graph_model.graph, placement, _range_of(ranges), config, means)
+    emitter.run()
+    graph_model.metadata_props[METADATA_KEY] = json.dumps(
+        {
+            "config": asdict(config),
+            "ranges": {"method": ranges.method, **ranges.options},
+            "bias_correction": data is not None,
+            "widened": emitter.widened,
+        },
+        sort_keys=True,
+    )
+    if emitter.widened:
+        _warn_widened(emitter.widened)
+    return ir.serde.serialize_model(graph_model)
+
+
+def _require_same_model(proto: onnx.ModelProto, ranges: Ranges) -> None:
+    found = model_hash(proto)
+    if ranges.model_hash != found:
+        raise QuantizationError(
+            f"quantize: ranges are of another model (hash {ranges.model_hash[:12]}..., "
+            f"this model has {found[:12]}...); calibrate this model"
+        )
+
+
+def _require_something_to_do(proto: onnx.ModelProto, placement: Placement) -> None:
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
+        raise QuantizationError(
+            "quantize: model holds QuantizeLinear or DequantizeLinear already; give the float model"
+        )
+    if not placement.source:
+        raise QuantizationError(
+            "quantize: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
+            "with constant weights"
+        )
+
+
+def _range_of(ranges: Ranges) -> Callable[[str], tuple[float, float]]:
+    def look_up(name: str) -> tuple[float, float]:
+        if name not in ranges:
+            raise QuantizationError(
+                f"quantize: ranges lack tensor {name!r}, which becomes 8-bit; observe it when calibrating, "
+                "with data that reaches it"
+            )
+        return ranges[name].lo, ranges[name].hi
+
+    return look_up
+
+
+def _mean_axes(placement: Placement) -> dict[str, int]:
+    """The inputs of operators with a bias, and the axis of their channels."""
+    nodes = [node for node in placement.weighted if node.op_type in ("Conv", "Gemm")]
+    inputs = [(node, node.inputs[0]) for node in nodes]
+    return {str(value.name): 1 if node.op_type == "Conv" else -1 for node, value in inputs if value is not None}
+
+
+def _warn_widened(widened: dict[str, list[int]]) -> None:
+    channels = sum(len(indices) for indices in widened.values())
+    operators = ", ".join(f"{name!r} ({len(indices)})" for name, indices in widened.items())
+    warnings.warn(
+        f"quantize: {channels} channels got a wider weight scale, so that no accumulator can pass 2**31: {operators}; "
+        "their weights are tiny beside their bias, or sum over too many inputs",
+        EdgekernWarning,
+        stacklevel=3,
+    )
