@@ -54,7 +54,7 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
             "export it again with an opset in that range"
         )
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(_without_outputs(proto))
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -79,6 +79,16 @@ def _parse(model: ModelLike, function: str) -> onnx.ModelProto:
         source = "the bytes given" if isinstance(model, bytes) else repr(os.fspath(model))
         raise ArgumentValueError(f"{function}: model must be ONNX, but {source} cannot be parsed ({error})") from error
     raise ArgumentTypeError(f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}")
+
+
+def _without_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy for the checker, which wants the shape of every output; onnxruntime and edgekern do without."""
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.output[:]
+    return bare
 
 
 def _without_overridable_inputs(proto: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:

@@ -1,0 +1,462 @@
+"""The calibrator: from a float model and batches to the ranges of its activations."""
+
+import json
+import pickle
+import random
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from edgekern.calibration import (
+    Calibrator,
+    Histogram,
+    Method,
+    Ranges,
+    TensorRange,
+    load_model,
+    model_hash,
+    observed_tensors,
+)
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
+
+onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
+helper = onnx.helper
+FLOAT = onnx.TensorProto.FLOAT
+
+Feeds = dict[str, npt.NDArray[np.float32]]
+
+
+def model_of(
+    nodes: list[Any],
+    shape: list[Any],
+    *,
+    opset: int = 17,
+    weights: Any = (),
+    types: tuple[int, int] = (FLOAT, FLOAT),
+) -> Any:
+    """A model x -> y over the nodes given."""
+    x = helper.make_tensor_value_info("x", types[0], shape)
+    y = helper.make_tensor_value_info("y", types[1], None)
+    graph = helper.make_graph(nodes, "test", [x], [y], initializer=list(weights))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def small_cnn(opset: int = 17) -> Any:
+    rng = np.random.default_rng(3)
+    weights = {
+        "w1": rng.normal(size=(4, 3, 3, 3)),
+        "w2": rng.normal(size=(10, 4)) * 0.3,
+        "b2": rng.normal(size=10),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Shape", ["flat"], ["shape"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["y"], transB=1),
+    ]
+    tensors = [onnx.numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()]
+    return model_of(nodes, ["n", 3, "h", "w"], opset=opset, weights=tensors)
+
+
+@pytest.fixture
+def batches(rng: np.random.Generator) -> list[Feeds]:
+    return [{"x": rng.normal(size=(n, 3, 8, 8)).astype(np.float32)} for n in (4, 4, 2, 4, 1)]
+
+
+# --- what is observed
+
+
+def test_float_inputs_and_float_node_outputs_are_observed() -> None:
+    assert observed_tensors(small_cnn()) == ["x", "conv", "relu", "pooled", "flat", "y"]
+    constant = helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.float32(2)))
+    dropout = helper.make_node("Dropout", ["x"], ["kept", "mask"])
+    add = helper.make_node("Add", ["kept", "c"], ["y"])
+    assert observed_tensors(model_of([constant, dropout, add], [2])) == ["x", "kept", "y"]
+
+
+def test_histograms_hold_what_onnxruntime_computes(batches: list[Feeds]) -> None:
+    calibrator = Calibrator(small_cnn(), progress=False).collect_many(batches)
+    assert calibrator.num_batches == 5
+    assert calibrator.input_names == ["x"]
+    model = small_cnn()
+    model.graph.output.extend([helper.make_tensor_value_info(n, FLOAT, None) for n in ("conv", "relu")])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = {name: Histogram() for name in ("x", "y", "conv", "relu")}
+    for feeds in batches:
+        for name, value in zip(("y", "conv", "relu"), session.run(["y", "conv", "relu"], feeds), strict=True):
+            expected[name].update(value)
+        expected["x"].update(feeds["x"])
+    for name, histogram in expected.items():
+        found = calibrator.histograms[name]
+        assert (found.count, found.num_zero) == (histogram.count, histogram.num_zero)
+        assert_allclose([found.min, found.max], [histogram.min, histogram.max], rtol=1e-5)
+
+
+def test_named_tensors_alone_are_observed(batches: list[Feeds]) -> None:
+    calibrator = Calibrator(small_cnn(), tensors=["relu"], progress=False).collect(batches[0])
+    assert list(calibrator.compute_ranges("max")) == ["relu"]
+    with pytest.raises(ArgumentValueError, match="tensors names 'shape', which is no float activation"):
+        Calibrator(small_cnn(), tensors=["shape"])
+
+
+def test_other_float_types_are_observed() -> None:
+    cast = helper.make_node("Cast", ["x"], ["half"], to=onnx.TensorProto.FLOAT16)
+    twice = helper.make_node("Add", ["half", "half"], ["y"])
+    model = model_of([cast, twice], ["n"], types=(onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
+    ranges = Calibrator(model, progress=False).collect({"x": np.array([-1.0, 0.1])}).compute_ranges("max")
+    assert (ranges["x"].hi, ranges["y"].lo) == (float(np.float32(0.1)), -2.0)
+    assert ranges["half"].hi == float(np.float16(0.1))
+
+
+# --- the same bits for every order
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "mse", "entropy"])
+def test_order_merging_and_resuming_change_nothing(method: Method, batches: list[Feeds]) -> None:
+    model = small_cnn()
+    expected = Calibrator(model, progress=False).collect_many(batches).compute_ranges(method)
+
+    shuffled = random.Random(1).sample(batches, len(batches))
+    assert Calibrator(model, progress=False).collect_many(shuffled).compute_ranges(method) == expected
+
+    first = Calibrator(model, progress=False).collect_many(batches[:2])
+    second = Calibrator(model.SerializeToString(), progress=False).collect_many(iter(batches[2:]))
+    assert second.merge(first).compute_ranges(method) == expected
+    assert second.num_batches == 5
+
+    saved = pickle.loads(pickle.dumps(first.state_dict()))
+    resumed = Calibrator(model, progress=False).load_state_dict(saved).collect_many(batches[2:])
+    assert resumed.compute_ranges(method) == expected
+
+
+def test_batches_of_other_models_do_not_mix(batches: list[Feeds]) -> None:
+    calibrator = Calibrator(small_cnn(), progress=False).collect(batches[0])
+    other = Calibrator(small_cnn(opset=18), progress=False).collect(batches[0])
+    part = Calibrator(small_cnn(), tensors=["x"], progress=False).collect(batches[0])
+    with pytest.raises(CalibrationError, match="other is of another model"):
+        calibrator.merge(other)
+    with pytest.raises(CalibrationError, match="state is of another model"):
+        calibrator.load_state_dict(other.state_dict())
+    with pytest.raises(CalibrationError, match="other observes other tensors; 'conv' is in one of them only"):
+        calibrator.merge(part)
+    with pytest.raises(CalibrationError, match="state is not one that state_dict"):
+        calibrator.load_state_dict({"format": "x"})
+    with pytest.raises(ArgumentTypeError, match="other must be a Calibrator, got dict"):
+        calibrator.merge({})  # type: ignore[arg-type]
+
+
+# --- odd data
+
+
+def test_no_batch_is_an_error() -> None:
+    calibrator = Calibrator(small_cnn(), progress=False)
+    calibrator.collect({"x": np.zeros((0, 3, 8, 8), np.float32)})
+    with pytest.raises(CalibrationError, match="compute_ranges: no batch was collected"):
+        calibrator.compute_ranges()
+
+
+def test_nan_and_infinities_are_reported_by_tensor_and_survived(batches: list[Feeds]) -> None:
+    feeds = {"x": batches[0]["x"].copy()}
+    feeds["x"][0, 0, 0, 0] = np.nan
+    feeds["x"][1, 0, 0, 0] = np.inf
+    calibrator = Calibrator(small_cnn(), tensors=["x"], progress=False).collect(feeds)
+    with pytest.warns(EdgekernWarning, match="tensor 'x': 1 NaN and 1 infinite of 768 values were left out"):
+        ranges = calibrator.compute_ranges("max")
+    assert (ranges["x"].num_nan, ranges["x"].num_inf, ranges["x"].count) == (1, 1, 766)
+    finite = feeds["x"][np.isfinite(feeds["x"])]
+    assert (ranges["x"].lo, ranges["x"].hi) == (finite.min(), finite.max())
+
+
+def test_a_tensor_without_a_finite_value_is_named() -> None:
+    root = helper.make_node("Sqrt", ["x"], ["y"])
+    calibrator = Calibrator(model_of([root], ["n"]), progress=False).collect({"x": np.full(3, -1, np.float32)})
+    with pytest.raises(CalibrationError, match="tensor 'y' had no finite value"):
+        calibrator.compute_ranges()
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "mse", "entropy"])
+def test_an_all_zero_tensor_is_reported_and_survived(method: Method) -> None:
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    calibrator = Calibrator(model_of([relu], ["n"]), progress=False).collect({"x": np.full(5, -1, np.float32)})
+    with pytest.warns(EdgekernWarning, match=r"tensor 'y': all 5 values were 0, so its scale will be 1\.0"):
+        ranges = calibrator.compute_ranges(method)
+    assert (ranges["y"].lo, ranges["y"].hi) == (0.0, 0.0)
+    assert (ranges["x"].lo, ranges["x"].hi) == (-1.0, 0.0)
+
+
+def test_a_tensor_that_never_has_an_element_has_no_range() -> None:
+    bounds = [onnx.numpy_helper.from_array(np.array([v], np.int64), n) for n, v in (("from", 1), ("to", 1))]
+    nodes = [helper.make_node("Slice", ["x", "from", "to"], ["none"]), helper.make_node("Relu", ["x"], ["y"])]
+    ranges = (
+        Calibrator(model_of(nodes, ["n"], weights=bounds), progress=False)
+        .collect({"x": np.ones(4, np.float32)})
+        .compute_ranges("max")
+    )
+    assert list(ranges) == ["x", "y"]
+
+
+def test_sequence_lengths_may_vary(rng: np.random.Generator) -> None:
+    add = helper.make_node("Add", ["x", "x"], ["y"])
+    calibrator = Calibrator(model_of([add], ["n", "length"]), progress=False)
+    calibrator.collect_many({"x": rng.normal(size=(2, n)).astype(np.float32)} for n in (3, 17, 1))
+    assert calibrator.histograms["y"].count == 42
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("feeds", "error", "message"),
+    [
+        ({}, ArgumentValueError, r"feeds lacks 'x'; the model's inputs are \['x'\]"),
+        ({"x": None, "z": None}, ArgumentValueError, r"feeds has 'z', but the model's inputs are \['x'\]"),
+        ([1], ArgumentTypeError, "feeds must map input names to arrays, got list"),
+        ({"x": np.zeros((1, 3, 8, 8))}, ArgumentTypeError, r"feeds\['x'\] must be float32, got float64"),
+        ({"x": np.zeros((3, 8, 8), np.float32)}, ArgumentValueError, r"has shape \(3, 8, 8\), .* takes \(n, 3, h, w\)"),
+        ({"x": np.zeros((1, 4, 8, 8), np.float32)}, ArgumentValueError, r"has shape \(1, 4, 8, 8\)"),
+    ],
+)
+def test_bad_feeds_are_named(feeds: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=r"Calibrator\.collect: .*" + message):
+        Calibrator(small_cnn(), progress=False).collect(feeds)
+
+
+def test_one_batch_is_no_iterable_of_batches(batches: list[Feeds]) -> None:
+    with pytest.raises(ArgumentTypeError, match="collect_many: batches must hold feeds"):
+        Calibrator(small_cnn(), progress=False).collect_many(batches[0])  # type: ignore[arg-type]
+
+
+def test_a_batch_that_onnxruntime_cannot_run_is_an_error() -> None:
+    sizes = onnx.numpy_helper.from_array(np.array([2, -1], np.int64), "sizes")
+    reshape = helper.make_node("Reshape", ["x", "sizes"], ["y"])
+    calibrator = Calibrator(model_of([reshape], ["n"], weights=[sizes]), progress=False)
+    with pytest.raises(CalibrationError, match=r"collect: onnxruntime could not run this batch: .*Reshape"):
+        calibrator.collect({"x": np.zeros(3, np.float32)})
+
+
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_text("these are not the bytes you are looking for")
+    for model in (path, str(path), path.read_bytes()):
+        with pytest.raises(ArgumentValueError, match=r"Calibrator: model .*(cannot be parsed|not an ONNX model)"):
+            Calibrator(model)
+    path.write_bytes(b"")
+    with pytest.raises(ArgumentValueError, match="is not an ONNX model: it has no graph"):
+        Calibrator(path)
+    with pytest.raises(FileNotFoundError):
+        Calibrator(tmp_path / "absent.onnx")
+    with pytest.raises(ArgumentTypeError, match=r"model must be a path, bytes or onnx\.ModelProto, got int"):
+        Calibrator(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("opset", [6, 24])
+def test_an_opset_outside_7_to_23_is_refused(opset: int) -> None:
+    relu = model_of([helper.make_node("Relu", ["x"], ["y"])], [1], opset=opset)
+    with pytest.raises(ArgumentValueError, match=rf"Calibrator: model has opset {opset}, which is outside 7\.\.23"):
+        Calibrator(relu)
+
+
+def test_an_operator_that_nobody_knows_is_named() -> None:
+    unknown = model_of([helper.make_node("Frobnicate", ["x"], ["y"])], [1])
+    with pytest.raises(ArgumentValueError, match=r"not valid ONNX: .*Frobnicate"):
+        Calibrator(unknown)
+    theirs = model_of([helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")], [1])
+    theirs.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(CalibrationError, match=r"onnxruntime cannot run the model: .*Frobnicate"):
+        Calibrator(theirs)
+
+
+# --- models
+
+
+@pytest.mark.parametrize("opset", range(7, 24))
+def test_every_opset_from_7_to_23_is_read(opset: int, batches: list[Feeds]) -> None:
+    model = small_cnn(opset=opset)
+    before = model.SerializeToString()
+    loaded = load_model(model)
+    assert model.SerializeToString() == before
+    assert loaded.opset_import[0].version == max(opset, 13)
+    calibrator = Calibrator(model, progress=False).collect(batches[0])
+    ranges = calibrator.compute_ranges("max")
+    assert {"x", "conv", "relu", "y"} <= set(ranges)
+    assert ranges.model_hash == model_hash(model) == model_hash(loaded)
+
+
+def test_the_hash_tells_models_apart_and_not_how_they_are_given(tmp_path: Path) -> None:
+    model = small_cnn(opset=11)
+    path = tmp_path / "model.onnx"
+    onnx.save_model(model, path)
+    expected = model_hash(path)
+    model.producer_name = "someone else"
+    model.graph.doc_string = model.graph.node[0].doc_string = "a comment"
+    assert model_hash(model) == expected == model_hash(path.read_bytes())
+    assert len(expected) == 64
+    changed = small_cnn(opset=11)
+    changed.graph.node[0].attribute[0].ints[0] = 2
+    assert model_hash(changed) != expected
+
+
+def test_initializers_listed_as_inputs_are_constants() -> None:
+    model = model_of(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        [2],
+        weights=[onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")],
+    )
+    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [2]))
+    assert [value.name for value in load_model(model).graph.input] == ["x"]
+    assert observed_tensors(model) == ["x", "y"]
+
+
+def test_ultraface_is_upgraded_and_observed(test_data: Path, rng: np.random.Generator) -> None:
+    path = test_data / "detect" / "ultraface_rfb_320.onnx"  # opset 9, weights among the inputs
+    calibrator = Calibrator(path, progress=False)
+    assert calibrator.input_names == ["input"]
+    x = rng.normal(size=(1, 3, 240, 320)).astype(np.float32)
+    ranges = calibrator.collect({"input": x}).compute_ranges("max")
+    original = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    boxes = original.run(["boxes"], {"input": x})[0]
+    assert_allclose([ranges["boxes"].lo, ranges["boxes"].hi], [boxes.min(), boxes.max()], rtol=1e-4)
+
+
+# --- ranges
+
+
+RANGES = Ranges(
+    {"conv/1": TensorRange(-0.1, 1 / 3, 100, 1, 2, 1e-17), "zero": TensorRange(0.0, 0.0, 7)},
+    model_hash="ab" * 32,
+    method="mse",
+    options={"symmetric": False, "exponent": 2.4},
+)
+
+
+def test_ranges_are_a_mapping_that_prints() -> None:
+    assert dict(RANGES) == {"conv/1": RANGES["conv/1"], "zero": RANGES["zero"]}
+    assert (len(RANGES), "zero" in RANGES, RANGES.get("absent")) == (2, True, None)
+    assert repr(RANGES) == "Ranges(2 tensors, method='mse', model_hash='abababababab...')"
+    assert "1 NaN, 2 inf" in str(RANGES)
+
+
+def test_saved_ranges_come_back_equal(tmp_path: Path) -> None:
+    path = tmp_path / "ranges.json"
+    RANGES.save(path)
+    assert Ranges.load(path) == RANGES
+    assert pickle.loads(pickle.dumps(RANGES)) == RANGES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"version": 2},
+        {"tensors": {"x": {"lo": 1.0, "hi": 2.0}}},
+        {"tensors": {"x": {"lo": float("nan"), "hi": 2.0}}},
+        {"tensors": {"x": {"low": 1.0}}},
+        {"tensors": 3},
+    ],
+    ids=str,
+)
+def test_a_file_that_holds_no_ranges_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "ranges.json"
+    RANGES.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CalibrationError, match="is not a version 1 ranges file"):
+        Ranges.load(path)
+    path.write_text("{")
+    with pytest.raises(CalibrationError, match="is not a version 1 ranges file"):
+        Ranges.load(path)
+
+
+@pytest.mark.parametrize("ends", [(0.5, 1.0), (-2.0, -1.0), (float("nan"), 1.0), (-1.0, float("inf"))])
+def test_a_range_is_finite_and_contains_0(ends: tuple[float, float]) -> None:
+    with pytest.raises(ArgumentValueError, match="lo and hi must be finite with lo <= 0 <= hi"):
+        TensorRange(*ends)
+
+
+def test_options_reach_the_histograms_and_are_kept(batches: list[Feeds]) -> None:
+    calibrator = Calibrator(small_cnn(), progress=False).collect_many(batches)
+    ranges = calibrator.compute_ranges("percentile", percentile=99, symmetric=True)
+    assert ranges.options == {"symmetric": True, "num_bits": 8, "percentile": 99}
+    expected = calibrator.histograms["conv"].range("percentile", percentile=99, symmetric=True)
+    assert (ranges["conv"].lo, ranges["conv"].hi) == expected
+    assert_allclose(ranges["conv"].clipped_fraction, 0.01, rtol=0.05)
+    with pytest.raises(ArgumentValueError, match=r"Calibrator\.compute_ranges: method must be one of"):
+        calibrator.compute_ranges("kl")  # type: ignore[arg-type]
+
+
+# --- progress and memory
+
+
+def test_progress_is_drawn_on_terminals_only(
+    batches: list[Feeds], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rich", reason="needs edgekern[toolkit]")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    Calibrator(small_cnn()).collect_many(batches).compute_ranges("max")
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    Calibrator(small_cnn(), progress=False).collect_many(batches)
+    assert capfd.readouterr() == ("", "")
+    Calibrator(small_cnn()).collect_many(batches)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "calibrating" in err
+    assert "5/5" in err
+
+
+PEAK_OF_CHILD = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from edgekern.calibration import Calibrator
+
+    model, num_batches = sys.argv[1], int(sys.argv[2])
+    calibrator = Calibrator(model, progress=False)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of the loop, not of the imports
+    rng = np.random.default_rng(0)
+    calibrator.collect_many(
+        {"x": rng.standard_normal((1, 64, 64, 64), dtype=np.float32)} for _ in range(num_batches)
+    )
+    assert calibrator.histograms["y"].count == num_batches * 64**3
+    status = Path("/proc/self/status").read_text()
+    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    """
+)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+def test_peak_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path) -> None:
+    names = ["x", "a", "b", "c", "y"]
+    nodes = [
+        helper.make_node(op, [names[i]], [names[i + 1]]) for i, op in enumerate(("Relu", "Neg", "Sigmoid", "Tanh"))
+    ]
+    path = tmp_path / "model.onnx"
+    onnx.save_model(model_of(nodes, ["n", 64, 64, 64]), path)
+    batch_kib = 4 * 64**3 * len(names) // 1024
+    assert batch_kib >= 4096
+
+    def peaks() -> Iterator[int]:
+        for num_batches in (10, 1000):
+            arguments = [sys.executable, "-c", PEAK_OF_CHILD, str(path), str(num_batches)]
+            yield int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+
+    few, many = peaks()
+    assert many - few <= batch_kib
+
+
+def test_collected_activations_are_not_kept(batches: list[Feeds]) -> None:
+    state = Calibrator(small_cnn(), progress=False).collect_many(batches * 3).state_dict()
+    assert_array_equal(state["tensors"]["x"]["counts"].sum(), 3 * sum(feeds["x"].size for feeds in batches))
+    assert state["tensors"]["x"]["keys"].size < 65536
