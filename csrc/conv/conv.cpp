@@ -62,9 +62,28 @@ Source make_source(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
 
 size_t item_bytes(const Epilogue& e) { return e.kind == OutKind::kQuantized ? 1 : 4; }
 
+/// Thin input channels (3 of an image) would leave most of every k-quad to a byte-wise tail: the pixels under a window
+/// are copied side by side instead, each padded to whole quads, and the taps become one run of k.
+bool gathers(size_t group_in) { return group_in % 4 != 0 && group_in < kStrip; }
+
+size_t gathered_bytes(const ConvArgs& args) {
+  const size_t group_in = args.in_c / args.groups;
+  return gathers(group_in) ? round_up(kMaxTileRows * args.window.taps() * round_up(group_in, 4), kLine) : 0;
+}
+
+/// Copies `n` < 16 bytes and zeros up to whole quads; reads no byte past them.
+inline void copy_quads(const uint8_t* from, size_t n, uint8_t* to) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) std::memcpy(to + i, from + i, 4);
+  uint32_t quad = from[i];
+  if (n - i > 1) quad |= static_cast<uint32_t>(from[i + 1]) << 8;
+  if (n - i > 2) quad |= static_cast<uint32_t>(from[i + 2]) << 16;
+  for (size_t b = 0; b < 4; ++b) to[i + b] = static_cast<uint8_t>(quad >> (8 * b));
+}
+
 /// One chunk of pixels of one group, all output channels of the group.
 void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& source, size_t group, size_t begin,
-                size_t end, const uint8_t** pointers) {
+                size_t end, const uint8_t** pointers, uint8_t* gathered) {
   const Window& window = args.window;
   const size_t group_in = args.in_c / args.groups, group_out = args.out_c / args.groups;
   const PackedShape shape{group_out, window.taps(), group_in};
@@ -83,9 +102,11 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& sour
   if (epilogue.residual != nullptr) epilogue.residual += group * group_out;
 
   GemmTile tile{};
+  const bool gather = gathers(group_in);
+  const size_t tap_bytes = round_up(group_in, 4), row_bytes = window.taps() * tap_bytes;
   tile.a = pointers;
-  tile.taps = window.taps();
-  tile.k = group_in;
+  tile.taps = gather ? 1 : window.taps();
+  tile.k = gather ? row_bytes : group_in;
   tile.ldc = ldc;
   for (size_t panel0 = 0; panel0 < shape.panels(); panel0 += block_panels) {
     const size_t panel1 = std::min(shape.panels(), panel0 + block_panels);
@@ -94,6 +115,14 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& sour
       tile.row0 = pixel;
       const uint8_t* x = source.x + group * group_in;
       for (size_t r = 0; r < tile.rows; ++r) {
+        if (gather) {
+          uint8_t* row = gathered + r * row_bytes;
+          pointers[r] = row;
+          for_each_tap(window, pixel + r, [&](size_t tap, bool inside, size_t input) {
+            copy_quads(inside ? x + input * args.in_c : source.zeros, group_in, row + tap * tap_bytes);
+          });
+          continue;
+        }
         for_each_tap(window, pixel + r, [&](size_t tap, bool inside, size_t input) {
           pointers[tap * tile.rows + r] = inside ? x + input * args.in_c : source.zeros;
         });
@@ -126,37 +155,43 @@ size_t pointer_bytes(size_t taps, size_t rows) { return round_up(taps * rows * s
 
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Tasks tasks = split_pixels(rt, args.window.pixels(), rt.kernels->tile_rows);
-  return source_bytes(rt, args) + tasks.count * args.groups * pointer_bytes(args.window.taps(), kMaxTileRows);
+  const size_t per_task = pointer_bytes(args.window.taps(), kMaxTileRows) + gathered_bytes(args);
+  return source_bytes(rt, args) + tasks.count * args.groups * per_task;
 }
 
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, scratch);
   const size_t pixels = args.window.pixels(), table = pointer_bytes(args.window.taps(), kMaxTileRows);
+  const size_t per_task = table + gathered_bytes(args);
   const Tasks tasks = split_pixels(rt, pixels, rt.kernels->tile_rows);
   const int threads = conv_macs(args) < kSerialMacs ? 1 : rt.threads;
   parallel_for(tasks.count * args.groups, threads, [&](size_t task) {
     const size_t group = task / tasks.count, begin = task % tasks.count * tasks.pixels_per_task;
-    const uint8_t** pointers = reinterpret_cast<const uint8_t**>(source.rest + task * table);
-    conv_chunk(*rt.kernels, args, source, group, begin, std::min(pixels, begin + tasks.pixels_per_task), pointers);
+    uint8_t* slot = source.rest + task * per_task;
+    const uint8_t** pointers = reinterpret_cast<const uint8_t**>(slot);
+    conv_chunk(*rt.kernels, args, source, group, begin, std::min(pixels, begin + tasks.pixels_per_task), pointers,
+               slot + table);
     count_row(rt, Row::kConvTile);
   });
 }
 
 size_t depthwise_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Tasks tasks = split_pixels(rt, args.window.pixels(), 1);
-  return source_bytes(rt, args) + tasks.count * pointer_bytes(args.window.taps(), 1);
+  return source_bytes(rt, args) + tasks.count * pointer_bytes(round_up(args.window.taps(), 4), 1);
 }
 
 void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, scratch);
-  const size_t pixels = args.window.pixels(), taps = args.window.taps(), table = pointer_bytes(taps, 1);
+  const size_t pixels = args.window.pixels(), taps = args.window.taps(), quads = ceil_div(taps, 4);
+  const size_t table = pointer_bytes(quads * 4, 1);
   const Tasks tasks = split_pixels(rt, pixels, 1);
   const int threads =
       conv_macs(args) < kSerialMacs / 16 ? 1 : rt.threads;  // memory bound: a multiply-add costs more here
   const size_t row_bytes = args.out_c * item_bytes(args.epilogue);
   parallel_for(tasks.count, threads, [&](size_t task) {
     const uint8_t** pointers = reinterpret_cast<const uint8_t**>(source.rest + task * table);
-    DepthwiseRow row{pointers, taps, args.out_c, reinterpret_cast<const int8_t*>(args.weights), args.init, nullptr, 0};
+    std::fill(pointers + taps, pointers + quads * 4, source.zeros);  // taps that only fill up the last quad
+    DepthwiseRow row{pointers, quads, args.out_c, reinterpret_cast<const int8_t*>(args.weights), args.init, nullptr, 0};
     const size_t begin = task * tasks.pixels_per_task, end = std::min(pixels, begin + tasks.pixels_per_task);
     for (size_t pixel = begin; pixel < end; ++pixel) {
       for_each_tap(args.window, pixel, [&](size_t tap, bool inside, size_t input) {

@@ -60,12 +60,12 @@ struct GemmTile {
 };
 
 struct DepthwiseRow {
-  const uint8_t* const* taps;  // [num_taps] pointers to `channels` bytes, native sign
-  size_t num_taps, channels;
-  const int8_t* weights;  // [channels/16][num_taps/4][16][4], zero padded
-  const int32_t* init;    // [channels], padded
-  void* out;              // one pixel: bytes or floats, as the epilogue says
-  size_t row;             // pixel index, for the residual
+  const uint8_t* const* taps;  // [quads * 4] pointers to `channels` bytes, native sign
+  size_t quads, channels;      // taps come in fours; those past the kernel's meet zero weights
+  const int8_t* weights;       // [channels/16][quads][16][4], zero padded
+  const int32_t* init;         // [channels], padded
+  void* out;                   // one pixel: bytes or floats, as the epilogue says
+  size_t row;                  // pixel index, for the residual
 };
 
 struct Kernels {
