@@ -216,6 +216,17 @@ std::string encode(const ProgramIndex& index) {
 }
 
 Status decode(const uint8_t* bytes, size_t size, ProgramIndex* index) {
+  size_t used = 0;
+  ProgramIndex result;
+  EK_RETURN_IF_ERROR(decode_front(bytes, size, &result, &used));
+  if (used != size) {
+    return {Code::kCorrupt, "program index: " + std::to_string(size - used) + " bytes follow the end of the index"};
+  }
+  *index = std::move(result);
+  return {};
+}
+
+Status decode_front(const uint8_t* bytes, size_t size, ProgramIndex* index, size_t* used) {
   Reader reader(bytes, size);
   char magic[sizeof kMagic] = {};
   uint32_t version = 0;
@@ -231,10 +242,10 @@ Status decode(const uint8_t* bytes, size_t size, ProgramIndex* index) {
   }
   ProgramIndex result;
   if (reader.ok()) fields(reader, result);
-  if (reader.ok() && reader.left() != 0) {
-    reader.fail(std::to_string(reader.left()) + " bytes follow the end of the index");
+  if (reader.ok()) {
+    *index = std::move(result);
+    *used = size - reader.left();
   }
-  if (reader.ok()) *index = std::move(result);
   return reader.status();
 }
 

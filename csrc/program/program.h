@@ -110,6 +110,8 @@ struct ProgramIndex {
 std::string encode(const ProgramIndex& index);
 /// Refuses whatever encode() would not have written: bad magic, version, counts, trailing bytes.
 Status decode(const uint8_t* bytes, size_t size, ProgramIndex* index);
+/// The same for an index at the front of more bytes; `used` is its length.
+Status decode_front(const uint8_t* bytes, size_t size, ProgramIndex* index, size_t* used);
 /// Everything a session relies on: ids, shapes, attribute counts and ranges, products that fit, tensors inside the
 /// arena, no two live tensors overlapping (the plan is untrusted input), blobs inside `data_bytes` and of the size the
 /// step needs.
