@@ -1,0 +1,402 @@
+// A program of every kind of step, built layer by layer, and beside each tensor what the slow way says it holds.
+#pragma once
+
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/checked.h"
+#include "gemm/pack.h"
+#include "memory/planner.h"
+#include "program/program.h"
+#include "program/step_args.h"
+#include "reference.h"
+
+namespace ek::test {
+
+class SmallProgram {
+ public:
+  ProgramIndex index;
+  std::vector<Bytes> expected;  // per tensor
+
+  uint32_t tensor(DType dtype, std::vector<int64_t> shape, float scale = 1.0f, int32_t zero_point = 0) {
+    TensorDef t;
+    t.name = "t" + std::to_string(index.tensors.size());
+    t.dtype = dtype;
+    t.shape = std::move(shape);
+    t.scale = scale;
+    t.zero_point = zero_point;
+    uint64_t bytes = 0;
+    if (!tensor_bytes(t, &bytes)) std::abort();
+    expected.emplace_back(bytes);
+    index.tensors.push_back(t);
+    return static_cast<uint32_t>(index.tensors.size() - 1);
+  }
+
+  uint32_t blob(const void* from, size_t bytes) {
+    BlobDef b;
+    b.name = "b" + std::to_string(index.blobs.size());
+    b.offset = blobs_.size();
+    b.bytes = round_up(bytes, 64);
+    blobs_.resize(blobs_.size() + b.bytes);
+    if (bytes > 0) std::memcpy(blobs_.data() + b.offset, from, bytes);
+    index.blobs.push_back(b);
+    return static_cast<uint32_t>(index.blobs.size() - 1);
+  }
+
+  Step& step(StepKind kind, std::vector<uint32_t> in, uint32_t out, std::vector<int64_t> ints = {},
+             std::vector<float> floats = {}) {
+    Step s;
+    s.kind = kind;
+    s.name = "n" + std::to_string(index.steps.size());
+    s.op = "Op" + std::to_string(static_cast<int>(kind));
+    s.in = std::move(in);
+    s.out = {out};
+    s.ints = std::move(ints);
+    s.floats = std::move(floats);
+    index.steps.push_back(std::move(s));
+    return index.steps.back();
+  }
+
+  /// Random float input.
+  uint32_t input(std::vector<int64_t> shape) {
+    const uint32_t id = tensor(DType::kF32, std::move(shape));
+    for (size_t i = 0; i < size(id); ++i) put(id, i, uniform(-2.0f, 2.0f));
+    index.inputs.push_back(id);
+    return id;
+  }
+
+  /// (1, C, H, W) float -> (1, H, W, C) 8-bit.
+  uint32_t quantize_nchw(uint32_t x, float scale, int32_t zero_point, DType dtype) {
+    const auto s = index.tensors[x].shape;
+    const uint32_t y = tensor(dtype, {s[0], s[2], s[3], s[1]}, scale, zero_point);
+    const auto pixels = static_cast<size_t>(s[2] * s[3]), channels = static_cast<size_t>(s[1]);
+    step(StepKind::kQuantizeNchw, {x}, y, {s[0], s[1], s[2] * s[3]});
+    for (size_t c = 0; c < channels; ++c) {
+      for (size_t p = 0; p < pixels; ++p) set(y, p * channels + c, get<float>(x, c * pixels + p));
+    }
+    return y;
+  }
+
+  struct Conv {
+    int64_t out_c = 1, kernel = 1, stride = 1, pad = 0, groups = 1;
+    bool depthwise = false;
+    int64_t residual = -1;
+    DType out = DType::kU8;
+  };
+
+  uint32_t conv(uint32_t x, const Conv& c) {
+    const auto in = index.tensors[x].shape;
+    ConvArgs args;
+    Window& w = args.window;
+    w.in_h = static_cast<size_t>(in[1]);
+    w.in_w = static_cast<size_t>(in[2]);
+    w.kernel_h = w.kernel_w = static_cast<size_t>(c.kernel);
+    w.stride_h = w.stride_w = static_cast<size_t>(c.stride);
+    w.pad_top = w.pad_left = static_cast<size_t>(c.pad);
+    const int64_t out_h = (in[1] + 2 * c.pad - c.kernel) / c.stride + 1,
+                  out_w = (in[2] + 2 * c.pad - c.kernel) / c.stride + 1;
+    w.out_h = static_cast<size_t>(out_h);
+    w.out_w = static_cast<size_t>(out_w);
+    args.in_c = static_cast<size_t>(in[3]);
+    args.out_c = static_cast<size_t>(c.out_c);
+    args.groups = static_cast<size_t>(c.groups);
+    args.x = expected[x].data();
+    args.x_q = quant_of(index.tensors[x]);
+    const uint32_t y = tensor(c.out, {1, out_h, out_w, c.out_c}, 0.05f, c.out == DType::kU8 ? 120 : -3);
+    Step& s = step(c.depthwise ? StepKind::kDepthwise : StepKind::kConv, {x}, y,
+                   {1, in[1], in[2], out_h, out_w, c.kernel, c.kernel, c.stride, c.stride, 1, 1, c.pad, c.pad, in[3],
+                    c.out_c, c.groups});
+    finish_product(s, args, c, y);
+    return y;
+  }
+
+  uint32_t gemm(uint32_t x, int64_t rows, const Conv& c) {
+    const int64_t k = static_cast<int64_t>(size(x)) / rows;
+    ConvArgs args;
+    args.window.in_h = args.window.out_h = static_cast<size_t>(rows);
+    args.window.in_w = args.window.out_w = 1;
+    args.in_c = static_cast<size_t>(k);
+    args.out_c = static_cast<size_t>(c.out_c);
+    args.x = expected[x].data();
+    args.x_q = quant_of(index.tensors[x]);
+    const uint32_t y = tensor(c.out, {rows, c.out_c}, 0.04f, c.out == DType::kU8 ? 128 : 0);
+    finish_product(step(StepKind::kGemm, {x}, y, {rows, k, c.out_c}), args, c, y);
+    return y;
+  }
+
+  uint32_t pool(uint32_t x, bool average, int64_t kernel, int64_t stride) {
+    const auto in = index.tensors[x].shape;
+    const QuantParams xq = quant_of(index.tensors[x]);
+    const int64_t out_h = (in[1] - kernel) / stride + 1, out_w = (in[2] - kernel) / stride + 1;
+    const uint32_t y = average ? tensor(index.tensors[x].dtype, {1, out_h, out_w, in[3]}, xq.scale / 2, xq.zero_point)
+                               : tensor(index.tensors[x].dtype, {1, out_h, out_w, in[3]}, xq.scale, xq.zero_point);
+    Step& s = step(average ? StepKind::kAveragePool : StepKind::kMaxPool, {x}, y,
+                   {1, in[1], in[2], out_h, out_w, kernel, kernel, stride, stride, 1, 1, 0, 0, in[3]});
+    if (average) s.ints.push_back(0);
+    const QuantParams yq = quant_of(index.tensors[y]);
+    const auto multiplier =
+        static_cast<float>(double{xq.scale} / (double{yq.scale} * static_cast<double>(kernel * kernel)));
+    for (int64_t i = 0; i < static_cast<int64_t>(size(y)); ++i) {
+      const int64_t ch = i % in[3], ox = i / in[3] % out_w, oy = i / in[3] / out_w;
+      int32_t top = -1000, sum = 0;
+      for (int64_t tap = 0; tap < kernel * kernel; ++tap) {
+        const int64_t at = ((oy * stride + tap / kernel) * in[2] + ox * stride + tap % kernel) * in[3] + ch;
+        const int32_t v = value(expected[x][static_cast<size_t>(at)], xq.sign);
+        top = std::max(top, v);
+        sum += v - xq.zero_point;
+      }
+      const float lo = low(yq), hi = lo + 255;
+      expected[y][static_cast<size_t>(i)] = static_cast<uint8_t>(
+          average ? rne(clamp(static_cast<float>(sum) * multiplier, lo, hi)) + yq.zero_point : top);
+    }
+    return y;
+  }
+
+  uint32_t add(uint32_t a, uint32_t b) {
+    const uint32_t y = tensor(DType::kS8, index.tensors[a].shape, 0.08f, 5);
+    const QuantParams q = quant_of(index.tensors[y]);
+    step(StepKind::kAdd, {a, b}, y, {}, {0.0f, low(q) + 255});  // a ReLU follows
+    for (size_t i = 0; i < size(y); ++i) {
+      const float sum =
+          real(expected[a][i], quant_of(index.tensors[a])) + real(expected[b][i], quant_of(index.tensors[b]));
+      expected[y][i] = quantized(sum, q, 0.0f, low(q) + 255);
+    }
+    return y;
+  }
+
+  uint32_t lookup(uint32_t x) {
+    const uint32_t y = tensor(DType::kU8, index.tensors[x].shape, 0.03f, 9);
+    const Bytes table = random_bytes(256);
+    step(StepKind::kLookup, {x}, y).blobs = {blob(table.data(), table.size())};
+    for (size_t i = 0; i < size(y); ++i) expected[y][i] = table[expected[x][i]];
+    return y;
+  }
+
+  /// Concatenates along the channels of NHWC tensors.
+  uint32_t concat(uint32_t a, uint32_t b) {
+    const auto sa = index.tensors[a].shape, sb = index.tensors[b].shape;
+    const uint32_t y = tensor(index.tensors[a].dtype, {1, sa[1], sa[2], sa[3] + sb[3]});
+    const auto rows = static_cast<size_t>(sa[1] * sa[2]), na = static_cast<size_t>(sa[3]),
+               nb = static_cast<size_t>(sb[3]);
+    step(StepKind::kConcat, {a, b}, y, {sa[1] * sa[2], sa[3], sb[3]});
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t i = 0; i < na + nb; ++i) {
+        expected[y][r * (na + nb) + i] = i < na ? expected[a][r * na + i] : expected[b][r * nb + i - na];
+      }
+    }
+    return y;
+  }
+
+  /// Every second row from the last one up.
+  uint32_t slice(uint32_t x) {
+    const auto s = index.tensors[x].shape;
+    const int64_t rows = (s[1] + 1) / 2;
+    const uint32_t y = tensor(index.tensors[x].dtype, {1, rows, s[2], s[3]});
+    step(StepKind::kSlice, {x}, y, {1, s[1], s[2], s[3], 1, rows, s[2], s[3], 0, s[1] - 1, 0, 0, 1, -2, 1, 1});
+    const auto line = static_cast<size_t>(s[2] * s[3]);
+    for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+      std::memcpy(expected[y].data() + r * line, expected[x].data() + (static_cast<size_t>(s[1]) - 1 - 2 * r) * line,
+                  line);
+    }
+    return y;
+  }
+
+  /// One row of `fill` above and below.
+  uint32_t pad(uint32_t x, uint8_t fill) {
+    const auto s = index.tensors[x].shape;
+    const uint32_t y = tensor(index.tensors[x].dtype, {1, s[1] + 2, s[2], s[3]});
+    step(StepKind::kPad, {x}, y, {1, s[1], s[2], s[3], 1, s[1] + 2, s[2], s[3], 0, 1, 0, 0, fill});
+    std::fill(expected[y].begin(), expected[y].end(), fill);
+    std::memcpy(expected[y].data() + s[2] * s[3], expected[x].data(), size(x));
+    return y;
+  }
+
+  /// (1, H, W, C) -> (1, C, H, W).
+  uint32_t transpose(uint32_t x) {
+    const auto s = index.tensors[x].shape;
+    const uint32_t y =
+        tensor(index.tensors[x].dtype, {1, s[3], s[1], s[2]}, index.tensors[x].scale, index.tensors[x].zero_point);
+    step(StepKind::kTranspose, {x}, y, {1, s[1], s[2], s[3], 0, 3, 1, 2, 1});
+    const auto pixels = static_cast<size_t>(s[1] * s[2]), channels = static_cast<size_t>(s[3]);
+    for (size_t i = 0; i < size(y); ++i) expected[y][i] = expected[x][i % pixels * channels + i / pixels];
+    return y;
+  }
+
+  uint32_t dequantize(uint32_t x, bool nchw) {
+    const auto s = index.tensors[x].shape;
+    const uint32_t y = nchw ? tensor(DType::kF32, {s[0], s[3], s[1], s[2]}) : tensor(DType::kF32, s);
+    const size_t channels = nchw ? static_cast<size_t>(s[3]) : 1, pixels = size(x) / channels;
+    nchw ? step(StepKind::kDequantizeNchw, {x}, y, {1, s[3], s[1] * s[2]}) : step(StepKind::kDequantize, {x}, y);
+    for (size_t i = 0; i < size(y); ++i) {
+      put(y, i, real(expected[x][i % pixels * channels + i / pixels], quant_of(index.tensors[x])));
+    }
+    return y;
+  }
+
+  uint32_t quantize(uint32_t x) {
+    const uint32_t y = tensor(DType::kS8, index.tensors[x].shape, 0.021f, -17);
+    step(StepKind::kQuantize, {x}, y);
+    for (size_t i = 0; i < size(y); ++i) set(y, i, get<float>(x, i));
+    return y;
+  }
+
+  /// The same bytes under another shape.
+  uint32_t view(uint32_t x, std::vector<int64_t> shape) {
+    const TensorDef& t = index.tensors[x];
+    const uint32_t y = tensor(t.dtype, std::move(shape), t.scale, t.zero_point);
+    index.tensors[y].alias_of = static_cast<int32_t>(x);
+    expected[y] = expected[x];
+    return y;
+  }
+
+  /// Plans the arena; one segment.
+  void finish(std::vector<uint32_t> outputs) {
+    index.producer = "core_tests";
+    index.outputs = std::move(outputs);
+    index.segments = {{0, static_cast<uint32_t>(index.steps.size())}};
+    const auto root = [&](uint32_t id) {
+      return index.tensors[id].alias_of < 0 ? id : static_cast<uint32_t>(index.tensors[id].alias_of);
+    };
+    const auto end = static_cast<int64_t>(index.steps.size());
+    std::vector<Buffer> buffers(index.tensors.size());
+    for (uint32_t id = 0; id < buffers.size(); ++id) buffers[id] = {-1, 0, root(id) == id ? expected[id].size() : 0};
+    for (int64_t i = 0; i < end; ++i) {
+      const Step& s = index.steps[static_cast<size_t>(i)];
+      buffers[s.out[0]].lower = i;
+      buffers[s.out[0]].upper = i + 1;
+      for (const uint32_t id : s.in) buffers[root(id)].upper = i + 1;
+    }
+    for (const uint32_t id : index.outputs) buffers[root(id)].upper = end + 1;
+    MemoryPlan plan;
+    if (!plan_memory(buffers, 64, &plan).ok()) std::abort();
+    for (uint32_t id = 0; id < buffers.size(); ++id) index.tensors[id].offset = plan.offsets[root(id)];
+    index.arena_bytes = plan.peak;
+  }
+
+  /// The data section: aligned, and owned by the caller.
+  AlignedBuffer data() const {
+    AlignedBuffer buffer(blobs_.size());
+    std::memcpy(buffer.data(), blobs_.data(), blobs_.size());
+    return buffer;
+  }
+
+ private:
+  template <typename T>
+  T get(uint32_t id, size_t i) const {
+    T v;
+    std::memcpy(&v, expected[id].data() + i * sizeof(T), sizeof(T));
+    return v;
+  }
+  template <typename T>
+  void put(uint32_t id, size_t i, T v) {
+    std::memcpy(expected[id].data() + i * sizeof(T), &v, sizeof(T));
+  }
+  void set(uint32_t id, size_t i, float x) {
+    const QuantParams q = quant_of(index.tensors[id]);
+    expected[id][i] = quantized(x, q, low(q), low(q) + 255);
+  }
+  static float low(const QuantParams& q) { return static_cast<float>((q.sign == Sign::kU8 ? 0 : -128) - q.zero_point); }
+  size_t size(uint32_t id) const { return expected[id].size() / dtype_bytes(index.tensors[id].dtype); }
+
+  /// Weights, blobs, clamps, residual and the expected output of a convolution or a product.
+  void finish_product(Step& s, ConvArgs& args, const Conv& c, uint32_t y) {
+    const size_t taps = args.window.taps(), group_in = args.in_c / args.groups, group_out = args.out_c / args.groups;
+    // Arrays over channels are padded group by group; depthwise counts as one group.
+    const size_t parts = c.depthwise ? 1 : args.groups, part = args.out_c / parts, padded = round_up(part, kStrip);
+    const std::vector<int8_t> w = random_weights(args.out_c * taps * group_in);
+    std::vector<int32_t> bias(args.out_c), padded_bias(parts * padded);
+    std::vector<float> multiplier(parts * padded);
+    const float unit = c.out == DType::kF32 ? 1.0f : 0.004f;
+    for (size_t n = 0; n < args.out_c; ++n) {
+      const size_t at = n / part * padded + n % part;
+      padded_bias[at] = bias[n] = uniform(-5000, 5000);
+      multiplier[at] = unit * uniform(0.5f, 1.0f);
+    }
+    AlignedBuffer packed;
+    if (c.depthwise) {
+      packed = AlignedBuffer(depthwise_packed_bytes(args.in_c, taps));
+      pack_depthwise(args.in_c, taps, w.data(), static_cast<ptrdiff_t>(taps), 1, packed.data());
+    } else {
+      const PackedShape shape{group_out, taps, group_in};
+      size_t bytes = 0;
+      if (!shape.bytes(&bytes)) std::abort();
+      packed = AlignedBuffer(round_up(bytes, 64) * args.groups);
+      for (size_t g = 0; g < args.groups; ++g) {
+        pack_weights(shape, w.data() + g * group_out * taps * group_in, static_cast<ptrdiff_t>(taps * group_in),
+                     static_cast<ptrdiff_t>(group_in), 1, packed.data() + g * round_up(bytes, 64));
+      }
+    }
+    s.blobs = {blob(packed.data(), packed.size()), blob(padded_bias.data(), padded_bias.size() * sizeof(int32_t)),
+               blob(multiplier.data(), multiplier.size() * sizeof(float))};
+
+    Epilogue e;
+    e.multiplier = multiplier.data();
+    e.out = quant_of(index.tensors[y]);
+    e.kind = c.out == DType::kI32 ? OutKind::kInt32 : c.out == DType::kF32 ? OutKind::kFloat32 : OutKind::kQuantized;
+    e.lo = e.kind == OutKind::kQuantized ? low(e.out) : -1e6f;
+    e.hi = e.kind == OutKind::kQuantized ? low(e.out) + 255 : 1e6f;
+    if (c.residual >= 0) {
+      const auto r = static_cast<uint32_t>(c.residual);
+      e.sum_q = e.out;
+      e.out = {0.06f, -9, Sign::kS8};
+      e.lo = low(e.out);
+      e.hi = low(e.out) + 255;
+      e.residual = expected[r].data();
+      e.residual_ld = args.out_c;
+      e.residual_q = quant_of(index.tensors[r]);
+      e.sum_lo = 0;  // a ReLU follows
+      e.sum_hi = low(e.sum_q) + 255;
+      s.in.push_back(r);
+      s.ints.insert(s.ints.end(), {-9, 1});
+      s.floats = {e.lo, e.hi, 0.06f, e.sum_lo, e.sum_hi};
+    } else {
+      s.floats = {e.lo, e.hi};
+    }
+    for (size_t i = 0; i < size(y); ++i) {
+      const size_t n = i % args.out_c, pixel = i / args.out_c;
+      const Stored stored = store(conv_acc(args, w, bias, pixel, n), e, pixel, n / part * padded + n % part, n);
+      if (e.kind == OutKind::kQuantized) {
+        expected[y][i] = stored.q;
+      } else if (e.kind == OutKind::kFloat32) {
+        put(y, i, stored.f);
+      } else {
+        put(y, i, stored.i);
+      }
+    }
+  }
+
+  std::vector<uint8_t> blobs_;
+};
+
+/// Every kind of step once or more, on shapes that leave tails everywhere.
+inline SmallProgram every_kind() {
+  SmallProgram p;
+  const uint32_t image = p.input({1, 3, 11, 9});
+  const uint32_t x = p.quantize_nchw(image, 0.016f, 131, DType::kU8);
+  const uint32_t stem = p.conv(x, {21, 3, 2, 1});
+  const uint32_t depthwise = p.conv(stem, {21, 3, 1, 1, 21, true, -1, DType::kS8});
+  const uint32_t pointwise = p.conv(depthwise, {21, 1, 1, 0, 1, false, stem});
+  const uint32_t grouped = p.conv(pointwise, {12, 3, 1, 1, 3, false, -1, DType::kU8});
+  const uint32_t wide = p.conv(pointwise, {70, 1, 1, 0});
+  const uint32_t joined = p.concat(grouped, wide);
+  const uint32_t largest = p.pool(joined, false, 2, 2);
+  const uint32_t sliced = p.slice(largest);
+  const uint32_t padded = p.pad(sliced, 7);
+  const uint32_t table = p.lookup(padded);
+  const uint32_t sum = p.add(padded, table);
+  const uint32_t mean = p.pool(sum, true, 2, 1);
+  const uint32_t planes = p.transpose(mean);
+  const uint32_t flat = p.view(planes, {1, static_cast<int64_t>(p.expected[planes].size())});
+  const uint32_t logits = p.gemm(flat, 1, {10, 1, 1, 0, 1, false, -1, DType::kF32});
+  const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
+  const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
+  const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
+  p.finish({logits, counts, picture, list});
+  return p;
+}
+
+}  // namespace ek::test

@@ -1,0 +1,160 @@
+// A whole program against the slow way, step by step; and a session that allocates nothing once it stands.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdlib>
+
+#include "base/fp_env.h"
+#include "program/session.h"
+#include "small_program.h"
+
+using namespace ek;
+using namespace ek::test;
+
+// Counts allocations of this process where no sanitizer has its own allocator: those of the core come through here too.
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define EK_TEST_COUNTS_ALLOCATIONS 1
+extern "C" {
+void* __libc_malloc(size_t);
+void* __libc_memalign(size_t, size_t);
+}
+static std::atomic<size_t> g_allocations{0};
+extern "C" void* malloc(size_t n) {
+  ++g_allocations;
+  return __libc_malloc(n);
+}
+extern "C" void* aligned_alloc(size_t alignment, size_t n) {
+  ++g_allocations;
+  return __libc_memalign(alignment, n);
+}
+#endif
+
+namespace {
+
+std::unique_ptr<Session> make_session(const SmallProgram& p, const AlignedBuffer& data, Isa isa, int threads) {
+  std::unique_ptr<Session> session;
+  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session);
+  REQUIRE_MESSAGE(status.ok(), status.message());
+  for (const uint32_t id : p.index.inputs)
+    std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
+  return session;
+}
+
+size_t wrong_bytes(const SmallProgram& p, Session& session, uint32_t id) {
+  REQUIRE(session.tensor_bytes(id) == p.expected[id].size());
+  size_t wrong = 0;
+  for (size_t i = 0; i < p.expected[id].size(); ++i) wrong += session.tensor(id)[i] != p.expected[id][i];
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("every step of a program equals the slow way on every ISA and for any number of threads") {
+  const SmallProgram p = every_kind();
+  const AlignedBuffer data = p.data();
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 2, 5}) {
+      const auto session = make_session(p, data, isa, threads);
+      CAPTURE(isa_name(isa));
+      CAPTURE(threads);
+      for (size_t i = 0; i < p.index.steps.size(); ++i) {
+        CAPTURE(p.index.steps[i].name);
+        CAPTURE(p.index.steps[i].op);
+        session->run_step(i);
+        CHECK(wrong_bytes(p, *session, p.index.steps[i].out[0]) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("a run of all segments gives the outputs, run after run") {
+  SmallProgram p = every_kind();
+  const auto steps = static_cast<uint32_t>(p.index.steps.size());
+  p.index.segments = {{0, 3}, {3, 3}, {3, steps}};
+  const AlignedBuffer data = p.data();
+  const auto session = make_session(p, data, available_isas().front(), 2);
+  for (int run = 0; run < 3; ++run) {
+    for (const uint32_t id : p.index.inputs) {
+      std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
+    }
+    for (size_t i = 0; i < p.index.segments.size(); ++i) session->run_segment(i);
+    for (const uint32_t id : p.index.outputs) CHECK(wrong_bytes(p, *session, id) == 0);
+  }
+  CHECK(session->arena_bytes() >= p.index.arena_bytes);
+}
+
+TEST_CASE("every ISA runs the rows of its own table") {
+  const SmallProgram p = every_kind();
+  const AlignedBuffer data = p.data();
+  for (const Isa isa : available_isas()) {
+    const auto session = make_session(p, data, isa, 1);
+    reset_row_counts();
+    session->run_segment(0);
+    for (const Isa other : available_isas()) {
+      for (const Row row : {Row::kConvTile, Row::kDepthwiseRow, Row::kQuantize, Row::kDequantize, Row::kAdd,
+                            Row::kLookup, Row::kSumRows, Row::kMaxRows}) {
+        CAPTURE(isa_name(isa));
+        CAPTURE(isa_name(other));
+        CAPTURE(row_name(row));
+        CHECK((row_count(other, row) > 0) == (other == isa));
+      }
+    }
+  }
+}
+
+#ifdef EK_TEST_COUNTS_ALLOCATIONS
+TEST_CASE("running allocates nothing") {
+  const SmallProgram p = every_kind();
+  const AlignedBuffer data = p.data();
+  const size_t start = g_allocations;
+  for (const int threads : {1, 4}) {
+    const auto session = make_session(p, data, available_isas().front(), threads);
+    const size_t before = g_allocations;
+    CHECK(before > start);
+    for (int run = 0; run < 5; ++run) session->run_segment(0);
+    for (size_t i = 0; i < p.index.steps.size(); ++i) session->run_step(i);
+    const size_t after = g_allocations;
+    CHECK(after == before);
+  }
+}
+#endif
+
+TEST_CASE("a caller's floating-point state changes no result and is given back") {
+#if defined(__SSE__)
+  SmallProgram p;
+  const uint32_t x = p.input({1, 4});
+  const float tiny[4] = {1e-39f, -1e-39f, 3e-39f, 1.0f};
+  std::memcpy(p.expected[x].data(), tiny, sizeof tiny);
+  const uint32_t y = p.tensor(DType::kU8, {1, 4}, 1e-39f, 10);
+  p.step(StepKind::kQuantize, {x}, y);
+  p.expected[y] = {11, 9, 13, 255};
+  p.finish({y});
+  const AlignedBuffer data = p.data();
+  for (const Isa isa : available_isas()) {
+    const auto session = make_session(p, data, isa, 1);
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);  // flush to zero, denormals are zero
+    session->run_segment(0);
+    const unsigned after = _mm_getcsr();
+    _mm_setcsr(before);
+    CHECK((after & 0x8040) == 0x8040);
+    CHECK(wrong_bytes(p, *session, y) == 0);
+  }
+#endif
+}
+
+TEST_CASE("a session refuses what it cannot run") {
+  SmallProgram p = every_kind();
+  const AlignedBuffer data = p.data();
+  const Isa best = available_isas().front();
+  std::unique_ptr<Session> session;
+  CHECK(Session::create(p.index, data.data(), data.size(), best, 0, &session).code() == Code::kValue);
+  CHECK(Session::create(p.index, data.data(), data.size(), best, 1 << 20, &session).code() == Code::kValue);
+  CHECK(Session::create(p.index, data.data() + 1, data.size(), best, 1, &session).code() == Code::kValue);
+  CHECK(Session::create(p.index, data.data(), data.size() - 64, best, 1, &session).code() == Code::kCorrupt);
+  const Isa foreign = best == Isa::kScalar || best >= Isa::kNeon ? Isa::kAvx2 : Isa::kNeon;
+  CHECK(Session::create(p.index, data.data(), data.size(), foreign, 1, &session).code() == Code::kUnsupportedIsa);
+  p.index.arena_bytes = uint64_t{1} << 62;
+  CHECK(Session::create(p.index, data.data(), data.size(), best, 1, &session).code() == Code::kNoMemory);
+  CHECK(session == nullptr);
+}

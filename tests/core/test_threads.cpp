@@ -1,0 +1,136 @@
+// The pool: every task once, whoever calls, from wherever, before and after a fork.
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "base/fp_env.h"
+#include "threads/pool.h"
+
+using namespace ek;
+
+namespace {
+
+/// Runs `tasks` tasks and returns how many ran other than once.
+size_t count_wrong(size_t tasks, int threads) {
+  std::vector<std::atomic<int>> runs(tasks);
+  parallel_for(tasks, threads, [&](size_t task) { runs[task].fetch_add(1); });
+  size_t wrong = 0;
+  for (const auto& n : runs) wrong += n.load() != 1;
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("each task runs once for any number of tasks and threads") {
+  for (const int threads : {-1, 0, 1, 2, 3, 8}) {
+    for (const size_t tasks : {size_t{0}, size_t{1}, size_t{2}, size_t{7}, size_t{1000}}) {
+      CHECK(count_wrong(tasks, threads) == 0);
+    }
+  }
+}
+
+TEST_CASE("work of one call is seen by the caller and by the next call") {
+  std::vector<size_t> values(4096, 0);
+  for (int round = 0; round < 300; ++round) {
+    parallel_for(64, 4, [&](size_t task) {
+      for (size_t i = task * 64; i < (task + 1) * 64; ++i) values[i] += i;
+    });
+  }
+  size_t wrong = 0;
+  for (size_t i = 0; i < values.size(); ++i) wrong += values[i] != 300 * i;
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("a call from inside a task runs on that task's thread") {
+  std::atomic<size_t> wrong{0}, inner{0};
+  parallel_for(16, 4, [&](size_t) {
+    const auto self = std::this_thread::get_id();
+    parallel_for(8, 4, [&](size_t) {
+      wrong += std::this_thread::get_id() != self;
+      ++inner;
+    });
+  });
+  CHECK(wrong == 0);
+  CHECK(inner == 16 * 8);
+}
+
+TEST_CASE("several callers at once all finish") {
+  std::atomic<size_t> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&] {
+      for (int round = 0; round < 200; ++round) wrong += count_wrong(32, 3);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("workers sleep between calls and wake again") {
+  for (int round = 0; round < 5; ++round) {
+    CHECK(count_wrong(100, 4) == 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+TEST_CASE("the child of a fork has a pool of its own, and so has its parent still") {
+  CHECK(count_wrong(64, 4) == 0);
+  for (int round = 0; round < 3; ++round) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) _exit(count_wrong(500, 4) == 0 && count_wrong(500, 2) == 0 ? 0 : 1);
+    CHECK(count_wrong(500, 4) == 0);
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+  }
+}
+
+TEST_CASE("a fork while other threads are in the pool leaves both sides working") {
+  std::atomic<bool> stop{false};
+  std::thread busy([&] {
+    while (!stop) count_wrong(64, 3);
+  });
+  for (int round = 0; round < 5; ++round) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) _exit(count_wrong(200, 3) == 0 ? 0 : 1);
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+  }
+  stop = true;
+  busy.join();
+}
+
+#if defined(__SSE__)
+TEST_CASE("workers compute under the defined floating-point state") {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);  // what a thread inherits from a caller built with -ffast-math
+  std::atomic<size_t> wrong{0};
+  {
+    const FpGuard guard;
+    parallel_for(64, 6, [&](size_t) { wrong += (_mm_getcsr() & 0xE040) != 0; });
+  }
+  _mm_setcsr(before);
+  CHECK(wrong == 0);
+}
+#endif
+
+TEST_CASE("the setting is at least one and can be changed") {
+  CHECK(allowed_cpus() >= 1);
+  const int before = num_threads();
+  CHECK(before >= 1);
+  set_num_threads(3);
+  CHECK(num_threads() == 3);
+  set_num_threads(0);
+  CHECK(num_threads() == 1);
+  set_num_threads(before);
+}
