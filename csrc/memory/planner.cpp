@@ -13,7 +13,10 @@ namespace {
 
 constexpr uint64_t kMaxTotal = uint64_t{1} << 62;
 
-enum class Fit { kBest, kFirst };
+/// Which free place a buffer takes: the smallest that fits, the lowest, or by turns the lowest and the highest below
+/// the lower bound. The last plans a chain of layers, where only neighbors live together, at the lower bound.
+enum class Fit { kBest, kFirst, kEnds };
+constexpr const char* kFitNames[] = {"best fit", "first fit", "both ends"};
 
 struct Order {
   const char* name;
@@ -40,36 +43,52 @@ std::vector<size_t> sorted_by(const Order& order, const std::vector<Buffer>& buf
   return ids;
 }
 
-/// The offset for `b` between the buffers already placed, which are sorted by offset.
-uint64_t find_gap(const std::vector<Buffer>& buffers, const std::vector<uint64_t>& offsets,
-                  const std::vector<size_t>& placed, const Buffer& b, Fit fit) {
-  uint64_t floor = 0, best_gap = std::numeric_limits<uint64_t>::max(), best = best_gap;
+/// A free place; the last one has no end.
+struct Gap {
+  uint64_t begin, end;
+};
+
+/// The free places during b's life that hold it, from the bottom up. `placed` is sorted by offset.
+std::vector<Gap> find_gaps(const std::vector<Buffer>& buffers, const std::vector<uint64_t>& offsets,
+                           const std::vector<size_t>& placed, const Buffer& b) {
+  std::vector<Gap> gaps;
+  uint64_t floor = 0;
   for (const size_t id : placed) {
     const Buffer& other = buffers[id];
     if (other.upper <= b.lower || b.upper <= other.lower) continue;
-    if (offsets[id] >= floor) {
-      const uint64_t gap = offsets[id] - floor;
-      if (gap >= b.size && gap < best_gap) {
-        if (fit == Fit::kFirst) return floor;
-        best_gap = gap;
-        best = floor;
-      }
-    }
+    if (offsets[id] >= floor && offsets[id] - floor >= b.size) gaps.push_back({floor, offsets[id]});
     floor = std::max(floor, offsets[id] + other.size);
   }
-  return best_gap == std::numeric_limits<uint64_t>::max() ? floor : best;
+  gaps.push_back({floor, std::numeric_limits<uint64_t>::max()});
+  return gaps;
 }
 
-uint64_t place(const std::vector<Buffer>& buffers, const std::vector<size_t>& order, Fit fit,
+uint64_t choose(const std::vector<Gap>& gaps, uint64_t size, uint64_t bound, Fit fit, bool from_top) {
+  if (fit == Fit::kBest) {
+    const auto smaller = [](const Gap& a, const Gap& b) { return a.end - a.begin < b.end - b.begin; };
+    return std::min_element(gaps.begin(), gaps.end(), smaller)->begin;
+  }
+  if (fit == Fit::kEnds && from_top) {
+    for (auto gap = gaps.rbegin(); gap != gaps.rend(); ++gap) {
+      const uint64_t top = std::min(gap->end, bound);
+      if (top >= size && top - size >= gap->begin) return top - size;
+    }
+  }
+  return gaps.front().begin;
+}
+
+uint64_t place(const std::vector<Buffer>& buffers, const std::vector<size_t>& order, uint64_t bound, Fit fit,
                std::vector<uint64_t>* offsets) {
   std::vector<size_t> placed;
   placed.reserve(buffers.size());
   uint64_t peak = 0;
   for (const size_t id : order) {
-    if (buffers[id].size == 0) continue;
-    const uint64_t at = find_gap(buffers, *offsets, placed, buffers[id], fit);
+    const uint64_t size = buffers[id].size;
+    if (size == 0) continue;
+    const uint64_t at =
+        choose(find_gaps(buffers, *offsets, placed, buffers[id]), size, bound, fit, placed.size() % 2 == 1);
     (*offsets)[id] = at;
-    peak = std::max(peak, at + buffers[id].size);
+    peak = std::max(peak, at + size);
     const auto where = std::upper_bound(placed.begin(), placed.end(), at,
                                         [&](uint64_t value, size_t other) { return value < (*offsets)[other]; });
     placed.insert(where, id);
@@ -128,12 +147,12 @@ Status plan_memory(const std::vector<Buffer>& buffers, uint64_t alignment, Memor
   std::vector<uint64_t> offsets(buffers.size(), 0);
   for (const Order& order : kOrders) {
     const std::vector<size_t> ids = sorted_by(order, aligned);
-    for (const Fit fit : {Fit::kBest, Fit::kFirst}) {
-      const uint64_t peak = place(aligned, ids, fit, &offsets);
+    for (const Fit fit : {Fit::kBest, Fit::kFirst, Fit::kEnds}) {
+      const uint64_t peak = place(aligned, ids, best.lower_bound, fit, &offsets);
       if (peak < best.peak) {
         best.offsets = offsets;
         best.peak = peak;
-        best.method = std::string(order.name) + (fit == Fit::kBest ? ", best fit" : ", first fit");
+        best.method = std::string(order.name) + ", " + kFitNames[static_cast<int>(fit)];
       }
       if (best.peak == best.lower_bound) {
         *plan = std::move(best);
