@@ -2,7 +2,9 @@
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -101,36 +103,53 @@ MemoryPlan plan(const std::vector<int64_t>& lower, const std::vector<int64_t>& u
   std::vector<Buffer> buffers;
   for (size_t i = 0; i < size.size(); ++i) buffers.push_back({lower[i], upper[i], size[i]});
   MemoryPlan made;
+  Status status;
   {
     py::gil_scoped_release release;
-    const Status status = plan_memory(buffers, alignment, &made);
-    py::gil_scoped_acquire acquire;
-    throw_if_error(status);
+    status = plan_memory(buffers, alignment, &made);
   }
+  throw_if_error(status);
   return made;
 }
 
-/// A session and the file bytes that its weights lie in.
+/// A session and the file bytes that its weights lie in: the caller's own, or a copy where those do not start on a
+/// cache line. Running takes turns: the GIL is released meanwhile, and the arena is one.
 struct BoundSession {
   py::buffer_info data;
+  AlignedBuffer copy;
   std::unique_ptr<Session> session;
+  std::mutex turn;
   std::string isa;
-  int threads;
+  int threads = 1;
+
+  /// Calls body() without the GIL and alone.
+  template <typename Body>
+  void run(Body&& body) {
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(turn);
+    body();
+  }
 };
 
 std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
                                            int threads) {
   auto bound = std::make_unique<BoundSession>();
   bound->data = data.request();
-  const auto bytes = static_cast<uint64_t>(bound->data.size * bound->data.itemsize);
+  if (PyBuffer_IsContiguous(bound->data.view(), 'C') == 0) fail(Code::kValue, "Session: data must be C-contiguous");
+  const auto bytes = static_cast<size_t>(bound->data.size * bound->data.itemsize);
+  const auto* from = static_cast<const uint8_t*>(bound->data.ptr);
   const Runtime rt = make_runtime(isa, threads);
   bound->isa = isa_name(rt.kernels->isa);
   bound->threads = rt.threads;
   Status status;
   {
-    py::gil_scoped_release release;
-    status = Session::create(index, static_cast<const uint8_t*>(bound->data.ptr), bytes, rt.kernels->isa, rt.threads,
-                             &bound->session);
+    const py::gil_scoped_release release;
+    if (reinterpret_cast<uintptr_t>(from) % AlignedBuffer::kAlignment != 0) {
+      bound->copy = AlignedBuffer(bytes);
+      std::memcpy(bound->copy.data(), from, bytes);
+      from = bound->copy.data();
+    }
+    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session);
   }
   throw_if_error(status);
   return bound;
@@ -150,7 +169,13 @@ py::array view(const py::object& self, uint32_t id) {
   return {numpy_dtype(tensor.dtype), shape_of(tensor), s.session->tensor(id), self};
 }
 
-void require_match(const TensorDef& tensor, const char* what, const py::array& a) {
+/// `given` as an array with the tensor's dtype and shape, or an error that names the tensor.
+py::array array_of(const TensorDef& tensor, const char* what, const py::object& given) {
+  if (!py::isinstance<py::array>(given)) {
+    fail(Code::kType, std::string("run: ") + what + " '" + tensor.name + "' must be a NumPy array, got " +
+                          std::string(py::str(py::type::of(given).attr("__name__"))));
+  }
+  const py::array a = py::reinterpret_borrow<py::array>(given);
   const py::dtype wanted = numpy_dtype(tensor.dtype);
   if (!a.dtype().is(wanted) && !a.dtype().equal(wanted)) {
     fail(Code::kType, std::string("run: ") + what + " '" + tensor.name + "' must be " + std::string(py::str(wanted)) +
@@ -169,15 +194,20 @@ void require_match(const TensorDef& tensor, const char* what, const py::array& a
   if ((a.flags() & py::array::c_style) == 0) {
     fail(Code::kValue, std::string("run: ") + what + " '" + tensor.name + "' must be C-contiguous");
   }
+  return a;
 }
 
-py::list run(BoundSession& s, const std::vector<py::array>& inputs, const std::vector<py::object>& outputs) {
+py::list run(BoundSession& s, const std::vector<py::object>& inputs, const std::vector<py::object>& outputs) {
   const ProgramIndex& index = s.session->index();
   if (inputs.size() != index.inputs.size() || outputs.size() != index.outputs.size()) {
     fail(Code::kValue, "run: takes " + std::to_string(index.inputs.size()) + " inputs and " +
-                           std::to_string(index.outputs.size()) + " outputs");
+                           std::to_string(index.outputs.size()) + " outputs, got " + std::to_string(inputs.size()) +
+                           " and " + std::to_string(outputs.size()));
   }
-  for (size_t i = 0; i < inputs.size(); ++i) require_match(index.tensors[index.inputs[i]], "input", inputs[i]);
+  std::vector<py::array> given;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    given.push_back(array_of(index.tensors[index.inputs[i]], "input", inputs[i]));
+  }
   py::list results;
   std::vector<void*> to;
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -186,16 +216,15 @@ py::list run(BoundSession& s, const std::vector<py::array>& inputs, const std::v
     if (outputs[i].is_none()) {
       y = py::array(numpy_dtype(tensor.dtype), shape_of(tensor));
     } else {
-      y = outputs[i].cast<py::array>();
-      require_match(tensor, "output", y);
+      y = array_of(tensor, "output", outputs[i]);
+      if (!y.writeable()) fail(Code::kValue, "run: output '" + tensor.name + "' is read-only; pass a writeable array");
     }
     to.push_back(y.mutable_data());
     results.append(y);
   }
   std::vector<const void*> from;
-  for (const py::array& x : inputs) from.push_back(x.data());
-  {
-    py::gil_scoped_release release;
+  for (const py::array& x : given) from.push_back(x.data());
+  s.run([&] {
     for (size_t i = 0; i < from.size(); ++i) {
       std::memcpy(s.session->tensor(index.inputs[i]), from[i], s.session->tensor_bytes(index.inputs[i]));
     }
@@ -203,7 +232,7 @@ py::list run(BoundSession& s, const std::vector<py::array>& inputs, const std::v
     for (size_t i = 0; i < to.size(); ++i) {
       std::memcpy(to[i], s.session->tensor(index.outputs[i]), s.session->tensor_bytes(index.outputs[i]));
     }
-  }
+  });
   return results;
 }
 
@@ -329,7 +358,18 @@ void bind_index(py::module_& m) {
       .def_property(
           "header_sha256", [](const ProgramIndex& i) { return bytes_of(i.header_sha256); },
           [](ProgramIndex& i, const py::bytes& sha256) { i.header_sha256 = digest_of(sha256); })
-      .def("encode", [](const ProgramIndex& i) { return py::bytes(encode(i)); })
+      .def("encode",
+           [](const ProgramIndex& i) {
+             const std::string bytes = encode(i);
+             ProgramIndex back;  // what decode would refuse is an error here already
+             const Status status = decode(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), &back);
+             if (!status.ok()) fail(Code::kValue, "encode: " + status.message());
+             return py::bytes(bytes);
+           })
+      .def("__eq__",
+           [](const ProgramIndex& a, const py::object& b) {
+             return py::isinstance<ProgramIndex>(b) && encode(a) == encode(b.cast<const ProgramIndex&>());
+           })
       .def_static(
           "decode",
           [](const py::bytes& bytes) {
@@ -363,8 +403,7 @@ void bind_program(py::module_& m) {
           [](BoundSession& s, size_t i) {
             if (i >= s.session->index().segments.size())
               fail(Code::kValue, "session: there is no segment " + std::to_string(i));
-            py::gil_scoped_release release;
-            s.session->run_segment(i);
+            s.run([&] { s.session->run_segment(i); });
           },
           py::arg("segment"))
       .def(
@@ -372,13 +411,13 @@ void bind_program(py::module_& m) {
           [](BoundSession& s, size_t i) {
             if (i >= s.session->index().steps.size())
               fail(Code::kValue, "session: there is no step " + std::to_string(i));
-            py::gil_scoped_release release;
-            s.session->run_step(i);
+            s.run([&] { s.session->run_step(i); });
           },
           py::arg("step"))
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
       .def("tensor", &view, py::arg("id"))
       .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session->arena_bytes(); })
+      .def_property_readonly("bytes_copied", [](const BoundSession& s) { return s.copy.size(); })
       .def_readonly("isa", &BoundSession::isa)
       .def_readonly("num_threads", &BoundSession::threads);
 }
