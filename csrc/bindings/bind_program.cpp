@@ -95,13 +95,21 @@ py::bytes pack_depthwise_blob(const py::array& w) {
                       [&](uint8_t* out) { pack_depthwise(channels, taps, from, stride_channel, stride_tap, out); });
 }
 
-MemoryPlan plan(const std::vector<int64_t>& lower, const std::vector<int64_t>& upper, const std::vector<uint64_t>& size,
-                uint64_t alignment) {
+std::vector<Buffer> buffers_of(const char* function, const std::vector<int64_t>& lower,
+                               const std::vector<int64_t>& upper, const std::vector<uint64_t>& size) {
   if (lower.size() != upper.size() || lower.size() != size.size()) {
-    fail(Code::kValue, "plan_memory: lower, upper and size must have the same length");
+    fail(Code::kValue, std::string(function) + ": lower, upper and size must have the same length, got " +
+                           std::to_string(lower.size()) + ", " + std::to_string(upper.size()) + " and " +
+                           std::to_string(size.size()));
   }
   std::vector<Buffer> buffers;
   for (size_t i = 0; i < size.size(); ++i) buffers.push_back({lower[i], upper[i], size[i]});
+  return buffers;
+}
+
+MemoryPlan plan(const std::vector<int64_t>& lower, const std::vector<int64_t>& upper, const std::vector<uint64_t>& size,
+                uint64_t alignment) {
+  const std::vector<Buffer> buffers = buffers_of("plan_memory", lower, upper, size);
   MemoryPlan made;
   Status status;
   {
@@ -270,7 +278,7 @@ void bind_index(py::module_& m) {
 
   using Shape = std::vector<int64_t>;
   using Ids = std::vector<uint32_t>;
-  py::class_<TensorDef>(m, "TensorDef")
+  py::class_<TensorDef>(m, "TensorDef", py::is_final())
       .def(py::init([](std::string name, DType dtype, Shape shape, float scale, int32_t zero_point, uint64_t offset,
                        int32_t alias_of) {
              return TensorDef{std::move(name), dtype, std::move(shape), scale, zero_point, offset, alias_of};
@@ -284,7 +292,7 @@ void bind_index(py::module_& m) {
       .def_readwrite("zero_point", &TensorDef::zero_point)
       .def_readwrite("offset", &TensorDef::offset)
       .def_readwrite("alias_of", &TensorDef::alias_of);
-  py::class_<BlobDef>(m, "BlobDef")
+  py::class_<BlobDef>(m, "BlobDef", py::is_final())
       .def(py::init([](std::string name, uint64_t offset, uint64_t nbytes, const py::bytes& sha256) {
              return BlobDef{std::move(name), offset, nbytes, digest_of(sha256)};
            }),
@@ -295,7 +303,7 @@ void bind_index(py::module_& m) {
       .def_property(
           "sha256", [](const BlobDef& b) { return bytes_of(b.sha256); },
           [](BlobDef& b, const py::bytes& sha256) { b.sha256 = digest_of(sha256); });
-  py::class_<Step>(m, "Step")
+  py::class_<Step>(m, "Step", py::is_final())
       .def(py::init([](StepKind kind, StepUnit unit, std::string name, std::string op, Ids in, Ids out, Ids blobs,
                        Shape ints, std::vector<float> floats) {
              return Step{kind,
@@ -320,14 +328,14 @@ void bind_index(py::module_& m) {
       .def_readwrite("blobs", &Step::blobs)
       .def_readwrite("ints", &Step::ints)
       .def_readwrite("floats", &Step::floats);
-  py::class_<Segment>(m, "Segment")
+  py::class_<Segment>(m, "Segment", py::is_final())
       .def(py::init([](uint32_t begin, uint32_t end) {
              return Segment{begin, end};
            }),
            py::kw_only(), py::arg("begin"), py::arg("end"))
       .def_readwrite("begin", &Segment::begin)
       .def_readwrite("end", &Segment::end);
-  py::class_<ProgramIndex>(m, "ProgramIndex")
+  py::class_<ProgramIndex>(m, "ProgramIndex", py::is_final())
       .def(py::init([](std::string producer, std::vector<TensorDef> tensors, std::vector<BlobDef> blobs,
                        std::vector<Step> steps, std::vector<Segment> segments, Ids inputs, Ids outputs,
                        uint64_t arena_bytes) {
@@ -390,13 +398,21 @@ void bind_program(py::module_& m) {
   bind_index(m);
   m.def("pack_weights_blob", &pack_weights_blob, py::arg("w").noconvert());
   m.def("pack_depthwise_blob", &pack_depthwise_blob, py::arg("w").noconvert());
-  py::class_<MemoryPlan>(m, "MemoryPlan")
+  py::class_<MemoryPlan>(m, "MemoryPlan", py::is_final())
       .def_readonly("offsets", &MemoryPlan::offsets)
       .def_readonly("peak", &MemoryPlan::peak)
       .def_readonly("lower_bound", &MemoryPlan::lower_bound)
       .def_readonly("method", &MemoryPlan::method);
   m.def("plan_memory", &plan, py::arg("lower"), py::arg("upper"), py::arg("size"), py::arg("alignment") = 64);
-  py::class_<BoundSession>(m, "Session")
+  m.def(
+      "check_plan",
+      [](const std::vector<int64_t>& lower, const std::vector<int64_t>& upper, const std::vector<uint64_t>& size,
+         const std::vector<uint64_t>& offsets, uint64_t alignment, uint64_t capacity) {
+        throw_if_error(check_plan(buffers_of("check_plan", lower, upper, size), offsets, alignment, capacity));
+      },
+      py::arg("lower"), py::arg("upper"), py::arg("size"), py::arg("offsets"), py::arg("alignment"),
+      py::arg("capacity"));
+  py::class_<BoundSession>(m, "Session", py::is_final())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0)
       .def(
           "run_segment",

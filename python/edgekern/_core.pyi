@@ -1,0 +1,208 @@
+"""The C++ core. Private: use edgekern's public names."""
+
+import builtins
+import enum
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+# --- calibration
+class KeyHistogram:
+    count: int
+    num_zero: int
+    num_nan: int
+    num_inf: int
+    min: float
+    max: float
+    def __init__(self) -> None: ...
+    def update(self, x: npt.NDArray[np.float32]) -> None: ...
+    def merge(self, other: KeyHistogram) -> None: ...
+    def equals(self, other: KeyHistogram) -> bool: ...
+    def state(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], int, int, int, float, float]: ...
+    def restore(
+        self, counts: npt.NDArray[np.uint64], num_zero: int, num_nan: int, num_inf: int, min: float, max: float
+    ) -> None: ...
+    def quantile(self, q: float, magnitude: bool) -> float: ...
+    def fraction_outside(self, lo: float, hi: float) -> float: ...
+    def linear(self, lo: float, hi: float, bins: int, magnitude: bool) -> npt.NDArray[np.uint64]: ...
+    def quantization_error(self, scale: float, first: float, last: float, exponent: float) -> float: ...
+    def error_threshold(self, num_levels: int, exponent: float) -> float: ...
+    def error_range(self, num_levels: int, exponent: float) -> tuple[float, float]: ...
+
+def entropy_search(counts: npt.NDArray[np.uint64], num_levels: int) -> tuple[int, float]: ...
+
+# --- program, threads, cpu
+__version__: str
+
+def available_isas() -> list[str]: ...
+def resolve_isa(name: str = "") -> str: ...
+def allowed_cpus() -> int: ...
+def num_threads() -> int: ...
+def set_num_threads(num_threads: int) -> None: ...
+def row_counts(isa: str = "") -> dict[str, int]: ...
+def reset_row_counts() -> None: ...
+
+class DType(enum.IntEnum):
+    U8 = 0
+    S8 = 1
+    I32 = 2
+    F32 = 3
+    I64 = 4
+    BOOL = 5
+    F64 = 6
+
+class StepKind(enum.IntEnum):
+    QUANTIZE = 1
+    QUANTIZE_NCHW = 2
+    DEQUANTIZE = 3
+    DEQUANTIZE_NCHW = 4
+    CONV = 5
+    DEPTHWISE = 6
+    GEMM = 7
+    ADD = 8
+    LOOKUP = 9
+    MAX_POOL = 10
+    AVERAGE_POOL = 11
+    CONCAT = 12
+    SLICE = 13
+    PAD = 14
+    TRANSPOSE = 15
+
+class StepUnit(enum.IntEnum):
+    CUBE = 0
+    VECTOR = 1
+
+# Lists and nested objects are copied on every access: assign a whole list to change it.
+@final
+class TensorDef:
+    name: str
+    dtype: DType
+    shape: list[int]
+    scale: float
+    zero_point: int
+    offset: int
+    alias_of: int
+    def __init__(
+        self,
+        *,
+        name: str,
+        dtype: DType,
+        shape: Sequence[int],
+        scale: float = 1.0,
+        zero_point: int = 0,
+        offset: int = 0,
+        alias_of: int = -1,
+    ) -> None: ...
+
+@final
+class BlobDef:
+    name: str
+    offset: int
+    bytes: int
+    sha256: builtins.bytes
+    def __init__(self, *, name: str, offset: int, bytes: int, sha256: builtins.bytes) -> None: ...
+
+@final
+class Step:
+    kind: StepKind
+    unit: StepUnit
+    name: str
+    op: str
+    inputs: list[int]
+    outputs: list[int]
+    blobs: list[int]
+    ints: list[int]
+    floats: list[float]
+    def __init__(
+        self,
+        *,
+        kind: StepKind,
+        unit: StepUnit,
+        name: str,
+        op: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        blobs: Sequence[int] = [],
+        ints: Sequence[int] = [],
+        floats: Sequence[float] = [],
+    ) -> None: ...
+
+@final
+class Segment:
+    begin: int
+    end: int
+    def __init__(self, *, begin: int, end: int) -> None: ...
+
+@final
+class ProgramIndex:
+    version: int
+    producer: str
+    tensors: list[TensorDef]
+    blobs: list[BlobDef]
+    steps: list[Step]
+    segments: list[Segment]
+    inputs: list[int]
+    outputs: list[int]
+    arena_bytes: int
+    header_sha256: builtins.bytes
+    def __init__(
+        self,
+        *,
+        producer: str = "",
+        tensors: Sequence[TensorDef] = [],
+        blobs: Sequence[BlobDef] = [],
+        steps: Sequence[Step] = [],
+        segments: Sequence[Segment] = [],
+        inputs: Sequence[int] = [],
+        outputs: Sequence[int] = [],
+        arena_bytes: int = 0,
+    ) -> None: ...
+    def encode(self) -> builtins.bytes: ...
+    @staticmethod
+    def decode(data: builtins.bytes) -> ProgramIndex: ...
+    def validate(self, data_bytes: int) -> None: ...
+
+def pack_weights_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
+def pack_depthwise_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
+
+@final
+class MemoryPlan:
+    @property
+    def offsets(self) -> list[int]: ...
+    @property
+    def peak(self) -> int: ...
+    @property
+    def lower_bound(self) -> int: ...
+    @property
+    def method(self) -> str: ...
+
+def plan_memory(lower: Sequence[int], upper: Sequence[int], size: Sequence[int], alignment: int = 64) -> MemoryPlan: ...
+def check_plan(
+    lower: Sequence[int],
+    upper: Sequence[int],
+    size: Sequence[int],
+    offsets: Sequence[int],
+    alignment: int,
+    capacity: int,
+) -> None: ...
+
+@final
+class Session:
+    def __init__(self, index: ProgramIndex, data: Buffer, isa: str = "", num_threads: int = 0) -> None: ...
+    def run_segment(self, segment: int) -> None: ...
+    def run_step(self, step: int) -> None: ...
+    def run(
+        self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any] | None]
+    ) -> list[npt.NDArray[Any]]: ...
+    def tensor(self, id: int) -> npt.NDArray[Any]: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def bytes_copied(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
