@@ -87,20 +87,19 @@ def affine_u8(lo: float, hi: float) -> Affine:
     lo, hi = min(lo, 0.0), max(hi, 0.0)
     if hi == lo:
         return Affine(np.float32(1.0), 0, np.dtype(np.uint8))
-    scale = _as_scale((hi - lo) / 255.0)
-    zero_point = int(np.clip(np.rint(-lo / float(scale)), 0, 255))
-    return Affine(scale, zero_point, np.dtype(np.uint8))
+    step = _within_float32((hi - lo) / 255.0)
+    return Affine(np.float32(step), int(np.clip(np.rint(-lo / step), 0, 255)), np.dtype(np.uint8))
 
 
 def affine_s8(lo: float, hi: float) -> Affine:
     """Symmetric int8 over the larger side of a range; an empty range has scale 1."""
     largest = max(-lo, hi, 0.0)
-    scale = _as_scale(largest / 127.0) if largest > 0.0 else np.float32(1.0)
+    scale = np.float32(_within_float32(largest / 127.0)) if largest > 0.0 else np.float32(1.0)
     return Affine(scale, 0, np.dtype(np.int8))
 
 
-def _as_scale(value: float) -> np.float32:
-    return np.float32(min(max(value, _MIN_SCALE), _MAX_SCALE))
+def _within_float32(scale: float) -> float:
+    return min(max(scale, _MIN_SCALE), _MAX_SCALE)
 
 
 def channel_scales(weights: FloatArray, axis: int) -> Float32Array:

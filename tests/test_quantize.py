@@ -1,0 +1,610 @@
+"""Quantization: a float ONNX model and ranges become a QDQ model that onnxruntime runs on its integer kernels."""
+
+import json
+import warnings
+from collections import Counter
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from reference.rounding import round_keeping_sum
+
+onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
+pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
+
+from edgekern.calibration import Calibrator, Ranges, TensorRange, model_hash, observed_tensors  # noqa: E402
+from edgekern.errors import (  # noqa: E402
+    ArgumentTypeError,
+    ArgumentValueError,
+    EdgekernWarning,
+    QuantizationError,
+)
+from edgekern.quantization import QuantConfig, quantize  # noqa: E402
+from edgekern.quantization.scales import (  # noqa: E402
+    Affine,
+    WeightLayout,
+    affine_s8,
+    affine_u8,
+    channel_scales,
+    quantize_weights,
+    round_keeping_sums,
+)
+
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+FLOAT = onnx.TensorProto.FLOAT
+CONV = WeightLayout(0, 1)
+U8 = Affine(np.float32(0.02), 0, np.dtype(np.uint8))
+
+Array = npt.NDArray[Any]
+
+
+def build(
+    nodes: list[Any], weights: dict[str, Array], shape: list[Any], outputs: tuple[str, ...] = ("y",), opset: int = 17
+) -> Any:
+    """A model from ``x`` to ``outputs``."""
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def f32(array: Array) -> npt.NDArray[np.float32]:
+    return array.astype(np.float32)
+
+
+def small_cnn(opset: int = 17) -> Any:
+    """Conv+BN+Relu, max pooling, a depthwise Conv with Clip, a residual Add, a Concat, global pooling, Gemm."""
+    rng = np.random.default_rng(5)
+    norm = {"gamma": rng.uniform(0.5, 2, 8), "beta": rng.normal(size=8), "mean": rng.normal(size=8)}
+    weights = {name: f32(array) for name, array in norm.items()} | {
+        "var": f32(rng.uniform(0.2, 3, 8)),
+        "w0": f32(rng.normal(size=(8, 3, 3, 3)) / 5),
+        "w1": f32(rng.normal(size=(8, 1, 3, 3)) / 3),
+        "b1": f32(rng.normal(size=8)),
+        "w2": f32(rng.normal(size=(8, 8, 1, 1)) / 3),
+        "w3": f32(rng.normal(size=(5, 16)) / 4),
+        "b3": f32(rng.normal(size=5)),
+    }
+    clip_inputs = ["dw"]
+    clip: dict[str, Any] = {"min": 0.0, "max": 6.0}
+    if opset >= 11:
+        weights |= {"zero": np.float32(0), "six": np.float32(6)}
+        clip_inputs, clip = ["dw", "zero", "six"], {}
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c0", "gamma", "beta", "mean", "var"], ["n0"]),
+        node("Relu", ["n0"], ["r0"]),
+        node("MaxPool", ["r0"], ["p0"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["p0", "w1", "b1"], ["dw"], pads=[1, 1, 1, 1], group=8),
+        node("Clip", clip_inputs, ["d0"], **clip),
+        node("Conv", ["d0", "w2"], ["c2"]),
+        node("Add", ["c2", "p0"], ["sum"]),
+        node("Relu", ["sum"], ["s0"]),
+        node("Concat", ["s0", "d0"], ["cat"], axis=1),
+        node("GlobalAveragePool", ["cat"], ["g0"]),
+        node("Flatten", ["g0"], ["f0"]),
+        node("Gemm", ["f0", "w3", "b3"], ["y"], transB=1),
+    ]
+    return build(nodes, weights, ["n", 3, 12, 12], opset=opset)
+
+
+def samples(rng: np.random.Generator, n: int = 16, shape: tuple[int, ...] = (3, 12, 12)) -> npt.NDArray[np.float32]:
+    return f32(rng.normal(size=(n, *shape)))
+
+
+def ranges_of(model: Any, x: Array, **options: Any) -> Ranges:
+    return Calibrator(model, progress=False).collect({"x": x}).compute_ranges(**options)
+
+
+def run(model: Any, x: Array) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {session.get_inputs()[0].name: x}))
+
+
+def sqnr_db(expected: Array, found: Array) -> float:
+    noise = np.subtract(expected, found, dtype=np.float64)
+    return float(10 * np.log10((expected.astype(np.float64) ** 2).sum() / max((noise**2).sum(), 1e-300)))
+
+
+def fused_operators(model: Any, folder: Path) -> Counter[str]:
+    """What onnxruntime makes of a QDQ model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+class View:
+    """A QDQ model, easy to ask."""
+
+    def __init__(self, model: Any) -> None:
+        onnx.checker.check_model(model, full_check=True)
+        self.nodes = list(model.graph.node)
+        self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.producer = {name: node for node in self.nodes for name in node.output}
+
+    def of(self, op: str) -> list[Any]:
+        return [node for node in self.nodes if node.op_type == op]
+
+    def integers(self, name: str) -> tuple[Array | None, Array, Array | None, int]:
+        """Behind a DequantizeLinear: the constant or None, its scale, its zero point, the axis."""
+        node = self.producer[name]
+        assert node.op_type == "DequantizeLinear", f"{name} comes from {node.op_type}"
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        zero = self.constants[node.input[2]] if len(node.input) > 2 else None
+        return self.constants.get(node.input[0]), self.constants[node.input[1]], zero, axis
+
+    def parameters(self, name: str) -> tuple[float, int]:
+        """Scale and zero point that tensor ``name`` of the float model is quantized with."""
+        [node] = [n for n in self.of("QuantizeLinear") if n.input[0] == name]
+        return float(self.constants[node.input[1]]), int(self.constants[node.input[2]])
+
+
+# ---- scales ----
+
+
+@given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
+def test_asymmetric_range_keeps_zero_exact_and_both_ends_in_reach(a: float, b: float) -> None:
+    lo, hi = min(a, b, 0.0), max(a, b, 0.0)
+    affine = affine_u8(lo, hi)
+    assert np.isfinite(affine.scale)
+    assert affine.scale >= np.finfo(np.float32).tiny
+    assert 0 <= affine.zero_point <= 255
+    scale = float(affine.scale)
+    assert -affine.zero_point * scale <= lo + 0.501 * scale
+    assert (255 - affine.zero_point) * scale >= hi - 0.501 * scale
+
+
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
+def test_symmetric_range_has_zero_point_zero(a: float, b: float) -> None:
+    affine = affine_s8(min(a, b), max(a, b))
+    assert affine.zero_point == 0
+    assert np.isfinite(affine.scale)
+    assert affine.scale > 0
+
+
+def test_range_of_zeros_has_scale_one() -> None:
+    assert affine_u8(0.0, 0.0).scale == 1
+    assert affine_s8(0.0, 0.0).scale == 1
+
+
+def test_range_away_from_zero_is_extended_to_it() -> None:
+    assert affine_u8(2.0, 5.1) == affine_u8(0.0, 5.1)
+    assert affine_u8(0.0, 5.1).zero_point == 0
+    assert affine_u8(-5.1, -2.0).zero_point == 255
+
+
+def test_weight_scale_is_the_largest_magnitude_over_127_and_one_for_a_zero_channel() -> None:
+    weights = np.array([[1.0, -2.54], [0.0, 0.0]], np.float32)
+    assert_allclose(channel_scales(weights, 0), [0.02, 1.0], rtol=1e-6)
+
+
+def test_nearest_rounding_errs_by_half_a_step_at_most(rng: np.random.Generator) -> None:
+    weights = f32(rng.normal(size=(6, 4, 3, 3)))
+    result = quantize_weights(weights, CONV, U8, keep_filter_sums=False)
+    step = result.scale[:, None, None, None]
+    assert np.abs(weights - result.values * step).max() <= 0.5001 * step.max()
+    assert_array_equal(np.abs(result.values).reshape(6, -1).max(axis=1), 127)
+
+
+@given(st.lists(st.floats(-126, 126), min_size=1, max_size=7))
+def test_rounding_together_keeps_the_sum_at_the_least_error(values: list[float]) -> None:
+    ratio = np.array(values)
+    wanted, least = round_keeping_sum(ratio)
+    rounded = round_keeping_sums(ratio[None])[0]
+    assert rounded.sum() == wanted
+    assert ((rounded - ratio) ** 2).sum() <= least + 1e-9
+
+
+def test_rounding_together_leaves_single_taps_alone(rng: np.random.Generator) -> None:
+    ratio = rng.uniform(-126, 126, (5, 4, 1))
+    assert_array_equal(round_keeping_sums(ratio), np.rint(ratio))
+
+
+@pytest.mark.parametrize("layout", [WeightLayout(0, 1), WeightLayout(1, 0)])
+def test_layout_is_undone(layout: WeightLayout, rng: np.random.Generator) -> None:
+    values = rng.integers(-127, 128, (4, 3, 2, 5), dtype=np.int8)
+    assert_array_equal(layout.restore(layout.by_channel(values), values.shape), values)  # type: ignore[arg-type]
+
+
+def test_channel_that_could_overflow_is_widened_and_no_other() -> None:
+    weights = np.full((3, 2, 1, 1), 0.5, np.float32)
+    weights[1] = 1e-12  # a dead channel: its bias alone would pass 2**31
+    result = quantize_weights(weights, CONV, U8, bias=np.array([1.0, 1.0, -1.0], np.float32))
+    assert result.widened == (1,)
+    assert result.bias is not None
+    reach = np.abs(result.bias.astype(np.int64)) + 255 * np.abs(result.values.astype(np.int64)).sum(axis=(1, 2, 3))
+    assert reach.max() <= 2**31 - 1
+    assert_allclose(result.bias * result.bias_scale.astype(np.float64), [1, 1, -1], rtol=1e-6)
+
+
+def test_deep_sum_that_could_overflow_is_widened() -> None:
+    weights = np.full((1, 80_000), 1.0, np.float32)
+    result = quantize_weights(weights, CONV, U8)
+    assert result.widened == (0,)
+    assert 255 * np.abs(result.values.astype(np.int64)).sum() <= 2**31 - 1
+    independent = WeightLayout(2, 1, taps_are_summed=False)
+    assert quantize_weights(np.ones((3, 40_000, 1), np.float32), independent, U8).widened == ()
+
+
+# ---- the model that comes out ----
+
+
+@pytest.mark.parametrize("activations", ["u8", "s8"])
+@pytest.mark.parametrize("rounding", ["filter_sum", "nearest"])
+def test_qdq_model_is_close_to_the_float_model(activations: Any, rounding: Any, rng: np.random.Generator) -> None:
+    model, x = small_cnn(), samples(rng)
+    qdq = quantize(model, ranges_of(model, x), QuantConfig(activations=activations, rounding=rounding))
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > (30 if activations == "u8" else 26)
+
+
+def test_onnxruntime_fuses_everything_into_integer_operators(tmp_path: Path, rng: np.random.Generator) -> None:
+    model = small_cnn()
+    fused = fused_operators(quantize(model, ranges_of(model, samples(rng))), tmp_path)
+    expected = {"QLinearConv": 3, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearGlobalAveragePool": 1, "QGemm": 1}
+    assert {op: fused[op] for op in expected} == expected
+    assert fused["QuantizeLinear"] == 1
+    assert not set(fused) & {"Conv", "Gemm", "Add", "Relu", "Clip", "BatchNormalization", "DequantizeLinear"}
+
+
+def test_every_operand_of_a_weighted_operator_is_an_integer(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    view = View(quantize(model, ranges_of(model, samples(rng)), data=[{"x": samples(rng)}]))
+    assert not view.of("BatchNormalization")
+    for node in view.of("Conv") + view.of("Gemm"):
+        _, scale, zero, _ = view.integers(node.input[0])
+        assert scale.shape == ()
+        assert zero is not None
+        assert zero.dtype == np.uint8
+        weights, scale, zero, axis = view.integers(node.input[1])
+        assert weights is not None
+        assert weights.dtype == np.int8
+        assert axis == 0
+        assert scale.shape == (weights.shape[0],)
+        assert zero is not None
+        assert not zero.any()
+        bias, bias_scale, _, axis = view.integers(node.input[2])
+        assert bias is not None
+        assert bias.dtype == np.int32
+        assert axis == 0
+        assert_allclose(bias_scale, scale * view.integers(node.input[0])[1], rtol=1e-6)
+
+
+def test_activations_fold_moves_share_and_the_last_result_stays_float(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    view = View(quantize(model, ranges_of(model, samples(rng), method="max")))
+    quantized = {node.input[0] for node in view.of("QuantizeLinear")}
+    # d0 feeds the Concat and a Conv, so it keeps a scale of its own; s0 takes the Concat's.
+    assert quantized == {"x", "r0", "p0", "d0", "c2", "s0", "cat", "g0", "f0"}
+    assert view.parameters("p0") == view.parameters("r0")
+    assert view.parameters("f0") == view.parameters("g0")
+    assert view.parameters("s0") == view.parameters("cat")
+    assert view.parameters("d0") != view.parameters("cat")
+    assert view.parameters("r0")[1] == 0
+    assert view.producer["y"].op_type == "Gemm"
+
+
+def test_names_inputs_and_outputs_stay(rng: np.random.Generator) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Relu", ["y"], ["z"]),
+    ]
+    model = build(nodes, {}, [2, 3], ("y", "z"))
+    x = f32(rng.normal(size=(2, 3)))
+    qdq = quantize(model, ranges_of(model, x))
+    assert [value.name for value in qdq.graph.output] == ["y", "z"]
+    assert [value.name for value in qdq.graph.input] == ["x"]
+    for expected, found in zip(run(model, x), run(qdq, x), strict=True):
+        assert_allclose(found, expected, atol=np.abs(expected).max() / 64)
+
+
+def test_given_model_is_not_changed(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    before = model.SerializeToString()
+    ranges = ranges_of(model, samples(rng))
+    assert quantize(model, ranges).SerializeToString() == quantize(before, ranges).SerializeToString()
+    assert model.SerializeToString() == before
+
+
+def test_model_says_how_it_was_quantized(tmp_path: Path, rng: np.random.Generator) -> None:
+    model = small_cnn()
+    onnx.save(model, tmp_path / "model.onnx")
+    qdq = quantize(tmp_path / "model.onnx", ranges_of(model, samples(rng), method="percentile"))
+    [entry] = [p.value for p in qdq.metadata_props if p.key == "edgekern.quantization"]
+    found = json.loads(entry)
+    assert found["config"] == {"activations": "u8", "rounding": "filter_sum"}
+    assert found["ranges"]["method"] == "percentile"
+    assert found["bias_correction"] is False
+    assert found["widened"] == {}
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 17, 21])
+def test_opsets_below_13_are_upgraded(opset: int, rng: np.random.Generator) -> None:
+    model, x = small_cnn(opset), samples(rng)
+    qdq = quantize(model, ranges_of(model, x))
+    assert qdq.opset_import[0].version >= 13
+    assert len(View(qdq).of("QuantizeLinear")) == 9
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 30
+
+
+def test_float_islands_stay_float(rng: np.random.Generator) -> None:
+    weights = {"w": f32(rng.normal(size=(6, 4))), "v": f32(rng.normal(size=(6, 6)))}
+    nodes = [
+        helper.make_node("MatMul", ["f", "v"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["p"]),
+        helper.make_node("Mul", ["p", "p"], ["q"]),
+        helper.make_node("Add", ["q", "p"], ["y"]),
+    ]
+    nodes.insert(0, helper.make_node("Gemm", ["x", "w"], ["f"], transB=1))
+    model, x = build(nodes, weights, ["n", 4]), f32(rng.normal(size=(32, 4)))
+    view = View(quantize(model, ranges_of(model, x)))
+    assert {node.input[0] for node in view.of("QuantizeLinear")} == {"x", "f"}
+
+
+def test_matmul_takes_int8_on_both_sides(tmp_path: Path, rng: np.random.Generator) -> None:
+    weights = {"w": f32(rng.normal(size=(4, 6))), "b": f32(rng.normal(size=6))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["b", "m"], ["g"]),
+        helper.make_node("Transpose", ["g"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["g", "t"], ["y"]),
+    ]
+    model, x = build(nodes, weights, [32, 4]), f32(rng.normal(size=(32, 4)))
+    qdq = quantize(model, ranges_of(model, x))
+    view = View(qdq)
+    [gemm] = view.of("Gemm")
+    assert view.integers(gemm.input[1])[3] == 1  # weights are (K, N): channels on axis 1
+    assert view.integers(gemm.input[2])[0] is not None
+    for operand in view.of("MatMul")[0].input:
+        view.integers(operand)
+    assert view.parameters("t") == view.parameters("g")
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 30
+
+
+def test_gemm_factors_are_folded(rng: np.random.Generator) -> None:
+    weights = {"w": f32(rng.normal(size=(4, 6))), "b": np.float32(0.7)}
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=3.0)]
+    model, x = build(nodes, weights, ["n", 4]), f32(rng.normal(size=(32, 4)))
+    qdq = quantize(model, ranges_of(model, x))
+    [gemm] = View(qdq).of("Gemm")
+    assert not {a.name for a in gemm.attribute} & {"alpha", "beta"}
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 35
+
+
+def test_constant_operand_of_add_becomes_8_bit(rng: np.random.Generator) -> None:
+    weights = {"w": f32(rng.normal(size=(6, 3, 1, 1))), "c": f32(rng.normal(size=(1, 6, 1, 1)))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["k"]),
+        helper.make_node("Add", ["k", "c"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    model, x = build(nodes, weights, ["n", 3, 5, 5]), samples(rng, shape=(3, 5, 5))
+    qdq = quantize(model, ranges_of(model, x))
+    constant, *_ = View(qdq).integers(View(qdq).of("Add")[0].input[1])
+    assert constant is not None
+    assert constant.dtype == np.uint8
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 30
+
+
+def test_bounds_of_an_activation_cap_its_range(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    wide = {name: TensorRange(-50.0, 50.0) for name in observed_tensors(model)}
+    view = View(quantize(model, Ranges(wide, model_hash(model), "max")))
+    assert view.parameters("d0") == (float(np.float32(6 / 255)), 0)
+    assert view.parameters("r0") == (float(np.float32(50 / 255)), 0)
+    assert view.parameters("c2")[1] == 128
+
+
+def test_all_zero_activations_and_weights_have_scale_one() -> None:
+    weights = {
+        "w": np.zeros((2, 3, 1, 1), np.float32),
+        "b": np.zeros(2, np.float32),
+        "v": np.ones((2, 2, 1, 1), np.float32),
+    }
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["k"]), helper.make_node("Conv", ["k", "v"], ["y"])]
+    model, x = build(nodes, weights, ["n", 3, 4, 4]), np.zeros((2, 3, 4, 4), np.float32)
+    zeros = {name: TensorRange(0.0, 0.0) for name in observed_tensors(model)}
+    qdq = quantize(model, Ranges(zeros, model_hash(model), "max"))
+    view = View(qdq)
+    assert view.parameters("x") == (1.0, 0)
+    assert view.parameters("k") == (1.0, 0)
+    assert_array_equal(view.integers(view.of("Conv")[0].input[1])[1], 1)
+    assert_array_equal(run(qdq, x)[0], 0)
+
+
+def test_widened_channels_are_reported() -> None:
+    weights = {"w": np.full((2, 3, 1, 1), 0.5, np.float32), "b": np.ones(2, np.float32)}
+    weights["w"][1] = 1e-14
+    model = build([helper.make_node("Conv", ["x", "w", "b"], ["y"])], weights, ["n", 3, 4, 4])
+    ranges = Ranges({name: TensorRange(0.0, 1.0) for name in observed_tensors(model)}, model_hash(model), "max")
+    with pytest.warns(EdgekernWarning, match=r"1 channels got a wider weight scale.*'y' \(1\)"):
+        qdq = quantize(model, ranges)
+    assert json.loads(qdq.metadata_props[0].value)["widened"] == {"y": [1]}
+    x = np.ones((1, 3, 4, 4), np.float32)
+    assert_allclose(run(qdq, x)[0], run(model, x)[0], rtol=0.01)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_data_takes_the_mean_error_of_the_weights_back(bias: bool, rng: np.random.Generator) -> None:
+    weights = {"w": f32(rng.normal(size=(8, 32, 1, 1)))} | ({"b": f32(rng.normal(size=8))} if bias else {})
+    model = build([helper.make_node("Conv", ["x", *weights], ["y"])], weights, ["n", 32, 6, 6])
+    x = f32(rng.uniform(2, 3, (16, 32, 6, 6)))
+    ranges = ranges_of(model, x, method="max")
+
+    def mean_error(qdq: Any) -> float:
+        return float(np.abs((run(qdq, x)[0] - run(model, x)[0]).mean(axis=(0, 2, 3))).max())
+
+    plain, corrected = quantize(model, ranges), quantize(model, ranges, data=[{"x": x[:8]}, {"x": x[8:]}])
+    assert mean_error(corrected) < mean_error(plain) / 5
+
+
+def test_data_may_be_a_generator_and_may_hold_nan(rng: np.random.Generator) -> None:
+    model, x = small_cnn(), samples(rng)
+    ranges = ranges_of(model, x)
+    expected = quantize(model, ranges, data=[{"x": x}])
+    odd = x.copy()
+    odd[0, 0, 0, 0] = np.nan
+    assert quantize(model, ranges, data=({"x": x} for _ in range(1))) == expected
+    assert np.isfinite(run(quantize(model, ranges, data=[{"x": odd}]), x)[0]).all()
+
+
+# ---- bad input ----
+
+
+def test_unknown_config_values_are_refused() -> None:
+    with pytest.raises(ArgumentValueError, match=r"QuantConfig: activations must be one of \['u8', 's8'\], got 'int8'"):
+        QuantConfig(activations="int8")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentValueError, match=r"QuantConfig: rounding must be one of .*, got 'up'"):
+        QuantConfig(rounding="up")  # type: ignore[arg-type]
+    with pytest.raises(FrozenInstanceError):
+        QuantConfig().activations = "s8"  # type: ignore[misc]
+    assert QuantConfig() == QuantConfig(activations="u8", rounding="filter_sum")
+
+
+def test_ranges_of_another_model_are_refused(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    ranges = replace(ranges_of(model, samples(rng)), model_hash="0" * 64)
+    with pytest.raises(QuantizationError, match=r"ranges are of another model \(hash 000000000000"):
+        quantize(model, ranges)
+
+
+def test_missing_range_is_named(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    ranges = ranges_of(model, samples(rng))
+    fewer = replace(ranges, tensors={name: r for name, r in ranges.items() if name != "g0"})
+    with pytest.raises(QuantizationError, match="ranges lack tensor 'g0'"):
+        quantize(model, fewer)
+
+
+def test_wrong_types_are_refused(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    ranges = ranges_of(model, samples(rng))
+    with pytest.raises(ArgumentTypeError, match="quantize: ranges must be Ranges, got dict"):
+        quantize(model, dict(ranges))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="quantize: config must be a QuantConfig, got str"):
+        quantize(model, ranges, "s8")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match=r"quantize: model must be a path, bytes or onnx\.ModelProto, got int"):
+        quantize(3, ranges)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08"])
+def test_a_file_that_is_not_onnx_is_refused(content: bytes, tmp_path: Path, rng: np.random.Generator) -> None:
+    ranges = ranges_of(small_cnn(), samples(rng))
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ArgumentValueError, match="quantize: model"):
+        quantize(tmp_path / "model.onnx", ranges)
+
+
+@pytest.mark.parametrize("opset", [6, 24])
+def test_opset_outside_7_to_23_is_refused(opset: int, rng: np.random.Generator) -> None:
+    ranges = ranges_of(small_cnn(), samples(rng))
+    model = small_cnn()
+    model.opset_import[0].version = opset
+    with pytest.raises(ArgumentValueError, match=rf"quantize: model has opset {opset}, which is outside 7\.\.23"):
+        quantize(model, ranges)
+
+
+def test_a_quantized_model_is_refused(rng: np.random.Generator) -> None:
+    model, x = small_cnn(), samples(rng)
+    qdq = quantize(model, ranges_of(model, x))
+    with pytest.raises(QuantizationError, match="QuantizeLinear or DequantizeLinear already"):
+        quantize(qdq, ranges_of(qdq, x))
+
+
+def test_a_model_without_anything_to_quantize_is_refused(rng: np.random.Generator) -> None:
+    model, x = build([helper.make_node("Exp", ["x"], ["y"])], {}, [2, 2]), f32(rng.normal(size=(2, 2)))
+    with pytest.raises(QuantizationError, match="no operator to quantize"):
+        quantize(model, ranges_of(model, x))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
+    weights = {"w": np.array([[[[bad]], [[1.0]]]], np.float32)}
+    model = build([helper.make_node("Conv", ["x", "w"], ["y"])], weights, ["n", 2, 4, 4])
+    ranges = Ranges({name: TensorRange(-1.0, 1.0) for name in observed_tensors(model)}, model_hash(model), "max")
+    with pytest.raises(QuantizationError, match="Conv 'y': 'w' holds NaN or Inf"):
+        quantize(model, ranges)
+
+
+def test_bad_data_is_refused(rng: np.random.Generator) -> None:
+    model, x = small_cnn(), samples(rng)
+    ranges = ranges_of(model, x)
+    with pytest.raises(QuantizationError, match="data holds no batch"):
+        quantize(model, ranges, data=[])
+    with pytest.raises(ArgumentTypeError, match="data must be an iterable of feeds"):
+        quantize(model, ranges, data={"x": x})  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="data must hold feeds"):
+        quantize(model, ranges, data=[x])  # type: ignore[list-item]
+    for feeds in ({"image": x}, {"x": x[:, :2]}, {"x": x.astype(np.float64)}):
+        with pytest.raises(QuantizationError, match="onnxruntime could not run a batch of data"):
+            quantize(model, ranges, data=[feeds])
+
+
+# ---- real models ----
+
+MODELS = {
+    "cnn/mobilenetv2_1.0_224.onnx": (52, 1),
+    "cnn/squeezenet1.1.onnx": (26, 0),
+    "cnn/resnet20_cifar10.onnx": (19, 1),
+    "cnn/resnet8_cifar10.onnx": (9, 1),
+    "cnn/vww_mobilenetv1_0.25_96.onnx": (27, 1),
+    "audio/kws_ds_cnn.onnx": (9, 1),
+    "detect/ultraface_rfb_320.onnx": (52, 0),
+}
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_real_model_is_quantized_whole(file: str, test_data: Path, rng: np.random.Generator) -> None:
+    calibrator = Calibrator(test_data / file, progress=False)
+    shape = [size if isinstance(size, int) else 1 for size in calibrator._inputs[0].shape]
+    x = f32(rng.uniform(0, 1, shape))
+    [name] = calibrator.input_names
+    ranges = calibrator.collect({name: x}).compute_ranges(method="max")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgekernWarning)  # MobileNetV2 has dead channels
+        view = View(qdq := quantize(test_data / file, ranges))
+    weighted = view.of("Conv"), view.of("Gemm")
+    assert tuple(map(len, weighted)) == MODELS[file]
+    assert not view.of("BatchNormalization")
+    for node in weighted[0] + weighted[1]:
+        for operand in node.input:
+            view.integers(operand)
+    assert all(np.isfinite(output).all() for output in run(qdq, x))
+
+
+def test_keyword_model_keeps_its_answers(test_data: Path) -> None:
+    with np.load(test_data / "audio" / "kws01_500.npz") as file:
+        x = f32((file["mfcc_int8"].astype(np.float32) - file["zero_point"]) * file["scale"])[:, None]
+    model = onnx.load(test_data / "audio" / "kws_ds_cnn.onnx")
+    calibrator = Calibrator(model, progress=False).collect({"mfcc": x[::4]})
+    [expected], [found] = run(model, x[1::4]), run(quantize(model, calibrator.compute_ranges()), x[1::4])
+    assert sqnr_db(expected, found) > 30
+    assert np.mean(expected.argmax(1) == found.argmax(1)) > 0.97
+
+
+def test_cifar_model_keeps_its_answers(test_data: Path) -> None:
+    with np.load(test_data / "cifar10" / "cifar10_train_10000.npz") as file:
+        x = f32(file["x"][:256].transpose(0, 3, 1, 2))
+    model = onnx.load(test_data / "cnn" / "resnet8_cifar10.onnx")
+    feeds = [{"image": x[:128]}]
+    ranges = Calibrator(model, progress=False).collect_many(feeds).compute_ranges()
+    [expected], [found] = run(model, x[128:]), run(quantize(model, ranges, data=feeds), x[128:])
+    assert sqnr_db(expected, found) > 33
