@@ -29,8 +29,9 @@ from edgekern.ops import (
 
 if TYPE_CHECKING:
     from edgekern.analysis import ErrorReport, compare
+    from edgekern.artifact import Program
     from edgekern.calibration import Calibrator, Histogram, Ranges
-    from edgekern.compiler import Program, compile
+    from edgekern.compiler import compile
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import InferenceSession
 
@@ -40,7 +41,7 @@ _LAZY = {
     "ErrorReport": "edgekern.analysis",
     "Histogram": "edgekern.calibration",
     "InferenceSession": "edgekern.runtime",
-    "Program": "edgekern.compiler",
+    "Program": "edgekern.artifact",
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
     "compare": "edgekern.analysis",

@@ -1,0 +1,6 @@
+"""The .ekm container: written atomically, mapped, and checked byte by byte before it is used."""
+
+from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.artifact.program import DTYPES, ArenaPlan, Program, StepInfo, TensorInfo
+
+__all__ = ["DTYPES", "ArenaPlan", "HostStep", "Manifest", "Program", "StepInfo", "TensorInfo"]

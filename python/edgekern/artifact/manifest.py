@@ -1,0 +1,145 @@
+"""What a program says about itself beside its index: its borders as the user sees them, and its host steps.
+
+JSON inside the container's header. It is as untrusted as the rest of the file: every id, name and number is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgekern import _core
+from edgekern.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """A run of ONNX nodes without a kernel: onnxruntime does them between two segments of the program.
+
+    Attributes
+    ----------
+    name : str
+    nodes : names of the ONNX nodes, or of their first output where a node has no name
+    operators : their ONNX operators
+    reason : why the first of them has no kernel; the others follow from it or have their own
+    elements : elements that cross the border, in and out, per run
+    macs : multiply-adds per run
+    macs_share : part of the program's multiply-adds that this step does, 0..1
+    inputs, outputs : (name in the ONNX sub-model, tensor id)
+    blob : the sub-model's blob
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    operators: tuple[str, ...]
+    reason: str
+    elements: int
+    macs: int
+    macs_share: float
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    blob: str
+    blob_bytes: int
+
+    def __str__(self) -> str:
+        nodes = ", ".join(f"{op} '{node}'" for op, node in zip(self.operators, self.nodes, strict=True))
+        return f"{nodes}: {self.reason} ({self.elements} elements moved, {self.macs_share:.1%} of the multiply-adds)"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The program's story for people and for Python's runtime.
+
+    Attributes
+    ----------
+    inputs, outputs : (name, tensor id), in the order of the ONNX graph
+    order : what runs when: ("segment", i) or ("host", i)
+    host_steps : tuple of HostStep
+    layers : tensor id -> names of the float tensors of the QDQ model that it holds
+    plan : "lower_bound" and "method" of the memory plan
+    quantization : what the quantizer left in the model's metadata, as JSON text
+    """
+
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    order: tuple[tuple[str, int], ...]
+    host_steps: tuple[HostStep, ...] = ()
+    layers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    lower_bound: int = 0
+    method: str = ""
+    quantization: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str, index: _core.ProgramIndex) -> Manifest:
+        """Read and check a manifest against the index it belongs to.
+
+        Raises
+        ------
+        ArtifactError
+            When it is not what :meth:`to_json` wrote, or names what the index does not have.
+        """
+        try:
+            fields = json.loads(text)
+            hosts = tuple(_host_step(entry) for entry in fields.pop("host_steps"))
+            layers = {int(key): _names(value) for key, value in fields.pop("layers").items()}
+            inputs, outputs, order = (_pairs(fields.pop(name)) for name in ("inputs", "outputs", "order"))
+            manifest = Manifest(inputs, outputs, order, hosts, layers, **fields)
+            sound = manifest._sound(index) and manifest.to_json() == text
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError("artifact: the manifest is not what edgekern writes; write the file again") from error
+        if not sound:
+            raise ArtifactError("artifact: the manifest does not fit the index; write the file again")
+        return manifest
+
+    def _sound(self, index: _core.ProgramIndex) -> bool:
+        tensors, blobs = len(index.tensors), {blob.name: blob.bytes for blob in index.blobs}
+        borders = [*self.inputs, *self.outputs]
+        for step in self.host_steps:
+            borders += [*step.inputs, *step.outputs]
+        wanted = sorted(("segment", i) for i in range(len(index.segments)))
+        wanted += [("host", i) for i in range(len(self.host_steps))]
+        segments = [pair for pair in self.order if pair[0] == "segment"]
+        return (
+            [number for _, number in self.inputs] == list(index.inputs)
+            and [number for _, number in self.outputs] == list(index.outputs)
+            and all(0 <= number < tensors for _, number in borders)
+            and sorted(self.order) == sorted(wanted)
+            and segments == sorted(segments)
+            and all(0 <= number < tensors for number in self.layers)
+            and all(0 <= step.blob_bytes <= blobs.get(step.blob, -1) for step in self.host_steps)
+            and all(len(step.nodes) == len(step.operators) for step in self.host_steps)
+            and all(type(value) is str for value in (self.method, self.quantization))
+            and type(self.lower_bound) is int
+        )
+
+
+def _host_step(fields: dict[str, Any]) -> HostStep:
+    for name in ("nodes", "operators"):
+        fields[name] = _names(fields[name])
+    for name in ("inputs", "outputs"):
+        fields[name] = _pairs(fields[name])
+    step = HostStep(**fields)
+    texts, numbers = (step.name, step.reason, step.blob), (step.elements, step.macs, step.blob_bytes)
+    if not all(type(value) is str for value in texts) or not all(type(value) is int for value in numbers):
+        raise TypeError
+    if type(step.macs_share) not in (int, float):
+        raise TypeError
+    return step
+
+
+def _names(value: list[str]) -> tuple[str, ...]:
+    if type(value) is not list or not all(type(name) is str for name in value):
+        raise TypeError
+    return tuple(value)
+
+
+def _pairs(value: list[list[Any]]) -> tuple[tuple[str, int], ...]:
+    pairs = tuple((name, number) for name, number in value)
+    if not all(type(name) is str and type(number) is int for name, number in pairs):
+        raise TypeError
+    return pairs

@@ -1,0 +1,230 @@
+"""Program: the compiled model, in memory as it lies on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern import _core
+from edgekern._core import StepKind
+from edgekern.artifact import container
+from edgekern.artifact.container import ByteArray, Container, Verify
+from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.errors import ArtifactError
+
+DTYPES: dict[_core.DType, npt.DTypeLike] = {
+    _core.DType.U8: np.uint8,
+    _core.DType.S8: np.int8,
+    _core.DType.I32: np.int32,
+    _core.DType.F32: np.float32,
+    _core.DType.I64: np.int64,
+    _core.DType.BOOL: np.bool_,
+    _core.DType.F64: np.float64,
+}
+_WINDOW = 13  # attributes of a window, before those of the operator
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: its name, shape and dtype as the user sees them."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One kernel step.
+
+    Attributes
+    ----------
+    name : name of the first ONNX node in it
+    op : the ONNX operators it does, such as "Conv+Relu+Add"
+    kind : the kernel, such as "CONV"
+    unit : "Cube" or "Vector"
+    shape : of its result, in the order of memory (images: NHWC)
+    dtype : of its result
+    macs : multiply-adds
+    offset : of its result in the arena, in bytes
+    """
+
+    name: str
+    op: str
+    kind: str
+    unit: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    macs: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class ArenaPlan:
+    """Where tensors lie.
+
+    Attributes
+    ----------
+    arena_bytes : size of the arena
+    lower_bound : most bytes alive at one time: no plan is smaller
+    method : the order that gave the plan
+    offsets : bytes from the arena's start, by tensor id
+    """
+
+    arena_bytes: int
+    lower_bound: int
+    method: str
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Program:
+    """A compiled model: kernel steps over one planned arena, host steps where there is no kernel.
+
+    Made by :func:`edgekern.compile` and :meth:`load`. Two programs are equal when their files are.
+    """
+
+    container: Container
+    manifest: Manifest
+
+    @staticmethod
+    def build(index: _core.ProgramIndex, blobs: list[tuple[str, bytes]], manifest: Manifest) -> Program:
+        """Assemble a program; the result has passed the same checks as a file."""
+        metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
+        return Program.load(container.build(index, blobs, metadata))
+
+    @staticmethod
+    def load(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify = "full") -> Program:
+        """Read an .ekm file, or its bytes.
+
+        Parameters
+        ----------
+        source : path, or the file's bytes
+            A path is mapped, not read.
+        verify : "full" or "lazy"
+            "lazy" leaves the hashes of weights unchecked; header, index and memory plan are always checked.
+
+        Raises
+        ------
+        ArtifactError
+            When a byte is not as it was written.
+        """
+        opened = container.read(source, verify=verify)
+        if opened.metadata.get("ekm.producer") != opened.index.producer or "ekm.manifest" not in opened.metadata:
+            raise ArtifactError("artifact: header and index name different producers; write the file again")
+        return Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program as an .ekm file, atomically."""
+        container.write(path, self.container.data)
+
+    @property
+    def index(self) -> _core.ProgramIndex:
+        """The binary index, decoded."""
+        return self.container.index
+
+    @cached_property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return self._borders(self.manifest.inputs)
+
+    @cached_property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return self._borders(self.manifest.outputs)
+
+    @property
+    def host_steps(self) -> tuple[HostStep, ...]:
+        """Runs of nodes that onnxruntime does, with reason and cost."""
+        return self.manifest.host_steps
+
+    @cached_property
+    def steps(self) -> tuple[StepInfo, ...]:
+        """Kernel steps in the order in which they run."""
+        tensors = self.index.tensors
+        steps = []
+        for step in self.index.steps:
+            result = tensors[step.outputs[0]]
+            shape, dtype = tuple(result.shape), np.dtype(DTYPES[result.dtype])
+            unit = "Cube" if step.unit == _core.StepUnit.CUBE else "Vector"
+            macs = _macs(step.kind, step.ints)
+            steps.append(StepInfo(step.name, step.op, step.kind.name, unit, shape, dtype, macs, result.offset))
+        return tuple(steps)
+
+    @cached_property
+    def memory_plan(self) -> ArenaPlan:
+        index, manifest = self.index, self.manifest
+        offsets = tuple(tensor.offset for tensor in index.tensors)
+        return ArenaPlan(index.arena_bytes, manifest.lower_bound, manifest.method, offsets)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return int(self.container.data.size)
+
+    def summary(self) -> str:
+        """A table of the steps, and what the program costs."""
+        rows = [("step", "operators", "unit", "output", "MACs", "offset")]
+        for place in self.manifest.order:
+            rows += self._rows(*place)
+        width = [max(len(row[column]) for row in rows) for column in range(6)]
+        lines = [
+            f"{row[0]:<{width[0]}}  {row[1]:<{width[1]}}  {row[2]:<{width[2]}}  {row[3]:<{width[3]}}"
+            f"  {row[4]:>{width[4]}}  {row[5]:>{width[5]}}"
+            for row in rows
+        ]
+        macs = sum(step.macs for step in self.steps) + sum(step.macs for step in self.host_steps)
+        plan = self.memory_plan
+        lines += [
+            "",
+            f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
+            f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method})",
+            *(f"host step: {step}" for step in self.host_steps),
+        ]
+        return "\n".join(lines)
+
+    def _rows(self, what: str, number: int) -> list[tuple[str, str, str, str, str, str]]:
+        if what == "host":
+            step = self.host_steps[number]
+            shapes = " ".join(_shape(self.index.tensors[i].shape) for _, i in step.outputs)
+            return [(step.name, "+".join(step.operators), "host", shapes, f"{step.macs:,}", "")]
+        segment = self.index.segments[number]
+        return [
+            (info.name, info.op, info.unit, f"{info.dtype}{_shape(info.shape)}", f"{info.macs:,}", f"{info.offset}")
+            for info in self.steps[segment.begin : segment.end]
+        ]
+
+    def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
+        tensors = self.index.tensors
+        return tuple(
+            TensorInfo(name, tuple(tensors[number].shape), np.dtype(DTYPES[tensors[number].dtype]))
+            for name, number in pairs
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and bool(np.array_equal(self.container.data, other.container.data))
+
+    def __hash__(self) -> int:
+        return hash(self.index.header_sha256)
+
+    def __repr__(self) -> str:
+        borders = [" ".join(f"{i.name}{_shape(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
+        counts = f"{len(self.steps)} steps, {len(self.host_steps)} host steps, arena {self.index.arena_bytes} bytes"
+        return f"Program({borders[0]} -> {borders[1]}; {counts})"
+
+
+def _shape(shape: list[int] | tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _macs(kind: StepKind, ints: list[int]) -> int:
+    if kind == StepKind.GEMM:
+        return math.prod(ints[:3])
+    if kind in (StepKind.CONV, StepKind.DEPTHWISE):
+        batch, _, _, out_h, out_w, kernel_h, kernel_w = ints[:7]
+        in_c, out_c, groups = ints[_WINDOW : _WINDOW + 3]
+        return batch * out_h * out_w * kernel_h * kernel_w * (in_c // groups) * out_c
+    return 0

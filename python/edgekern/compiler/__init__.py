@@ -1,0 +1,9 @@
+"""The compiler: a QDQ ONNX model becomes a flat program of kernel steps over one planned arena.
+
+Needs ``edgekern[toolkit]``.
+"""
+
+from edgekern.artifact import Program
+from edgekern.compiler.pipeline import compile
+
+__all__ = ["Program", "compile"]

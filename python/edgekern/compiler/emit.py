@@ -1,0 +1,147 @@
+"""The last page of the compiler: stages and offsets become a Program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgekern import _core
+from edgekern._core import StepKind, StepUnit
+from edgekern.artifact import HostStep, Manifest, Program
+from edgekern.compiler.memory import Plan
+from edgekern.compiler.passes.extract_hosts import HostRun
+from edgekern.compiler.passes.order_stages import Stage
+from edgekern.compiler.steps import KernelStep, Tensor
+
+# A product smaller than this, or of fewer columns, is not worth a block of the Cube.
+CUBE_MACS = 32 * 1024
+CUBE_COLUMNS = 16
+
+
+def emit_program(
+    stages: Sequence[Stage],
+    runs: Sequence[HostRun],
+    plan: Plan,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    quantization: str,
+) -> Program:
+    """Number tensors and blobs, and write index and manifest."""
+    number = {tensor: at for at, tensor in enumerate(plan.tensors)}
+    blobs: list[tuple[str, bytes]] = []
+    same: dict[bytes, int] = {}  # equal tables and constants are stored once
+    steps: list[_core.Step] = []
+    segments: list[_core.Segment] = []
+    order: list[tuple[str, int]] = []
+    hosts: list[HostStep] = []
+    total = sum(step_macs(step) for stage in stages for step in stage.steps) + sum(run.macs for run in runs)
+    for stage in stages:
+        if stage.hosts:
+            run = runs[len(hosts)]
+            order.append(("host", len(hosts)))
+            hosts.append(_host_step(run, f"host.{len(hosts)}", number, total))
+            continue
+        order.append(("segment", len(segments)))
+        segments.append(_core.Segment(begin=len(steps), end=len(steps) + len(stage.steps)))
+        for step in stage.steps:
+            ids = []
+            for content in step.blobs:
+                if content not in same:
+                    same[content] = len(blobs)
+                    blobs.append((f"{len(blobs)}.{step.kind.name.lower()}", content))
+                ids.append(same[content])
+            steps.append(_step(step, number, ids))
+    blobs += [(host.blob, run.model) for host, run in zip(hosts, runs, strict=True)]
+    index = _core.ProgramIndex(
+        producer=f"edgekern {_core.__version__}",
+        tensors=[_tensor(tensor, plan, number) for tensor in plan.tensors],
+        steps=steps,
+        segments=segments or [_core.Segment(begin=0, end=0)],
+        inputs=[number[tensor] for tensor in inputs],
+        outputs=[number[tensor] for tensor in outputs],
+        arena_bytes=plan.peak,
+    )
+    manifest = Manifest(
+        inputs=tuple((tensor.name, number[tensor]) for tensor in inputs),
+        outputs=tuple((tensor.name, number[tensor]) for tensor in outputs),
+        order=tuple(order if segments else [("segment", 0), *order]),
+        host_steps=tuple(hosts),
+        layers=_layers(stages, number),
+        lower_bound=plan.lower_bound,
+        method=plan.method,
+        quantization=quantization,
+    )
+    return Program.build(index, blobs, manifest)
+
+
+def step_macs(step: KernelStep) -> int:
+    """Multiply-adds of a step."""
+    if step.kind == StepKind.GEMM:
+        return math.prod(step.ints[:3])
+    if step.kind in (StepKind.CONV, StepKind.DEPTHWISE):
+        batch, _, _, out_h, out_w, kernel_h, kernel_w = step.ints[:7]
+        in_c, out_c, groups = step.ints[13:16]
+        return batch * out_h * out_w * kernel_h * kernel_w * (in_c // groups) * out_c
+    return 0
+
+
+def unit_of(step: KernelStep) -> StepUnit:
+    """Products with enough work for a block go to the Cube, all else is Vector work."""
+    if step.kind not in (StepKind.CONV, StepKind.GEMM):
+        return StepUnit.VECTOR
+    columns = step.ints[2] if step.kind == StepKind.GEMM else step.ints[14] // step.ints[15]
+    return StepUnit.CUBE if step_macs(step) >= CUBE_MACS and columns >= CUBE_COLUMNS else StepUnit.VECTOR
+
+
+def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _core.Step:
+    return _core.Step(
+        kind=step.kind,
+        unit=unit_of(step),
+        name=step.name,
+        op=step.op,
+        inputs=[number[x] for x in step.inputs],
+        outputs=[number[step.output]],
+        blobs=blobs,
+        ints=step.ints,
+        floats=step.floats,
+    )
+
+
+def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.TensorDef:
+    quant = tensor.quant
+    return _core.TensorDef(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=list(tensor.shape),
+        scale=1.0 if quant is None else quant.scale,
+        zero_point=0 if quant is None else quant.zero_point,
+        offset=plan.offsets[tensor.root],
+        alias_of=-1 if tensor.view_of is None else number[tensor.root],
+    )
+
+
+def _host_step(run: HostRun, blob: str, number: dict[Tensor, int], total_macs: int) -> HostStep:
+    return HostStep(
+        name=blob,
+        nodes=tuple(host.node.name or str(host.node.outputs[0].name) for host in run.nodes),
+        operators=tuple(host.node.op_type for host in run.nodes),
+        reason=run.nodes[0].reason,
+        elements=run.elements,
+        macs=run.macs,
+        macs_share=run.macs / total_macs if total_macs else 0.0,
+        inputs=tuple((name, number[tensor]) for name, tensor in run.inputs),
+        outputs=tuple((name, number[tensor]) for name, tensor in run.outputs),
+        blob=blob,
+        blob_bytes=len(run.model),
+    )
+
+
+def _layers(stages: Sequence[Stage], number: dict[Tensor, int]) -> dict[int, tuple[str, ...]]:
+    """The float tensors of the model that steps leave in the arena, by the id of the tensor that a step writes."""
+    layers = {}
+    for stage in stages:
+        for step in stage.steps:
+            y = step.output
+            if y.names and y.flat is None:
+                layers[number[y]] = tuple(dict.fromkeys(y.names))
+    return layers

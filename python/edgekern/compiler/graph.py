@@ -1,0 +1,219 @@
+"""Reading an ONNX graph: constants, shapes, attributes, quantization parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+_CONSTANT = "edgekern.constant"
+
+
+@dataclass(frozen=True)
+class Quant:
+    """Scale and zero point of an 8-bit tensor: real = (q - zero_point) * scale."""
+
+    scale: float  # a float32 value
+    zero_point: int
+    signed: bool
+
+    @property
+    def lo(self) -> int:
+        return -128 if self.signed else 0
+
+    @property
+    def hi(self) -> int:
+        return self.lo + 255
+
+    def quantize(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """ONNX QuantizeLinear in float32; NaN gives the smallest value."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            v = np.asarray(x, np.float32) / np.float32(self.scale)
+        lo, hi = np.float32(self.lo - self.zero_point), np.float32(self.hi - self.zero_point)
+        v = np.where(v > lo, v, lo)
+        v = np.where(v < hi, v, hi)
+        codes: npt.NDArray[np.int64] = np.rint(v).astype(np.int64) + self.zero_point
+        return codes
+
+    def dequantize(self, q: npt.ArrayLike) -> FloatArray:
+        """ONNX DequantizeLinear in float32."""
+        return (np.asarray(q, np.int64) - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+    def codes(self) -> npt.NDArray[np.int64]:
+        """The 256 values in the order of their bytes."""
+        codes = np.arange(256)
+        return np.where(codes < 128, codes, codes - 256) if self.signed else codes
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Constant int8 weights behind a DequantizeLinear, with their scale along ``axis``."""
+
+    values: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]  # one entry, or one a channel of ``axis``
+    axis: int
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array of an initializer, else None."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer or computed from nothing but initializers."""
+    return value is None or value.is_initializer() or _CONSTANT in value.meta
+
+
+def mark_constants(graph: ir.Graph) -> None:
+    """Mark the values that dequantized weights lead to; :func:`is_constant` sees the marks."""
+    for node in graph:
+        if node.inputs and all(is_constant(operand) for operand in node.inputs):
+            for result in node.outputs:
+                result.meta[_CONSTANT] = True
+
+
+def is_code(value: ir.Value | None) -> bool:
+    """Whether a value is of an 8-bit type itself, and no float value that 8 bits stand for."""
+    return value is not None and value.dtype in (ir.DataType.UINT8, ir.DataType.INT8)
+
+
+def float_constant(value: ir.Value | None) -> FloatArray | None:
+    """The float32 array of an initializer or of a dequantized one, else None."""
+    array = constant(value)
+    if array is not None:
+        return array.astype(np.float32) if array.dtype == np.float32 else None
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return None
+    q, scale = constant(producer.inputs[0]), constant(producer.inputs[1])
+    if q is None or scale is None or scale.dtype != np.float32 or scale.ndim > 1:
+        return None
+    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+    zero = np.zeros(scale.shape, np.int64) if zero_point is None else zero_point.astype(np.int64)
+    axis = int_attribute(producer, "axis", 1)
+    steps = (q.astype(np.int64) - _along(zero, q.ndim, axis)).astype(np.float32)
+    return np.asarray(steps * _along(scale, q.ndim, axis), np.float32)
+
+
+def quantized_weights(value: ir.Value | None) -> Weights | str:
+    """Int8 weights with zero point 0 behind a DequantizeLinear (and Transposes), or the reason why they are none."""
+    producer = None if value is None else value.producer()
+    if producer is not None and producer.op_type == "Transpose":
+        found = quantized_weights(producer.inputs[0])
+        if isinstance(found, str):
+            return found
+        perm = ints_attribute(producer, "perm", list(range(found.values.ndim))[::-1])
+        return Weights(found.values.transpose(perm), found.scale, perm.index(found.axis))
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return "its weights are not quantized"
+    q, scale = constant(producer.inputs[0]), constant(producer.inputs[1])
+    if q is None or scale is None:
+        return "its weights are not constant"
+    if q.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32 or scale.ndim > 1:
+        return (
+            f"its weights are {q.dtype} with {scale.dtype} scales, not int8 with float32 scales per tensor or channel"
+        )
+    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+    neutral = 128 if q.dtype == np.uint8 else 0
+    if np.any((np.zeros(1) if zero_point is None else zero_point) != neutral):
+        return f"the zero point of its weights is not {neutral}"
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        return "a scale of its weights is not positive"
+    axis = int_attribute(producer, "axis", 1) % q.ndim if q.ndim else 0
+    return Weights((q.astype(np.int16) - neutral).astype(np.int8), scale.astype(np.float32).reshape(-1), axis)
+
+
+def quantization(node: ir.Node) -> Quant | str:
+    """Parameters of a QuantizeLinear or DequantizeLinear on a whole 8-bit tensor, or the reason why there are none."""
+    scale = constant(node.inputs[1])
+    zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scale is None or (len(node.inputs) > 2 and node.inputs[2] is not None and zero_point is None):
+        return "its scale or zero point is not constant"
+    coded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    dtype = coded.dtype if coded is not None and coded.dtype is not None else None
+    if dtype is None and zero_point is not None:
+        dtype = ir.DataType.from_numpy(zero_point.dtype)
+    if dtype not in (ir.DataType.UINT8, ir.DataType.INT8):
+        return f"its type is {dtype.name if dtype is not None else 'unknown'}, not UINT8 or INT8"
+    if scale.size != 1 or scale.dtype != np.float32 or not np.isfinite(scale).all() or not (scale > 0).all():
+        return "its scale is not one positive float32"
+    zero = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
+    return Quant(float(scale.reshape(-1)[0]), zero, dtype == ir.DataType.INT8)
+
+
+def shape_of(value: ir.Value | None) -> tuple[int, ...] | None:
+    """A static shape, else None."""
+    if value is None or value.shape is None:
+        return None
+    sides = tuple(side for side in value.shape if isinstance(side, int))
+    return sides if len(sides) == len(value.shape) else None
+
+
+def known_shape(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of a value that has passed placement."""
+    shape = shape_of(value)
+    assert shape is not None
+    return shape
+
+
+def label(node: ir.Node) -> str:
+    """How errors and tables call a node."""
+    return node.name or str(node.outputs[0].name)
+
+
+def qualified(node: ir.Node) -> str:
+    """An operator with its domain, where that is not ONNX's own."""
+    return node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
+
+
+def consumers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, once a use."""
+    return [use.node for use in value.uses()]
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """The one reader of a value that is no graph output, else None."""
+    readers = consumers(value)
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+
+
+def operands(node: ir.Node) -> Iterator[ir.Value]:
+    """Inputs that are given and computed at run time."""
+    yield from (value for value in node.inputs if value is not None and not is_constant(value))
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else float(attribute.as_float())
+
+
+def ints_attribute(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else [int(item) for item in attribute.as_ints()]
+
+
+def text_attribute(node: ir.Node, name: str, default: str) -> str:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else str(attribute.as_string())
+
+
+def _along(array: Array, rank: int, axis: int) -> Array:
+    """Shape a vector so that it broadcasts along ``axis``; scalars broadcast anyway."""
+    if array.size == 1:
+        return array.reshape(())
+    shape = [1] * rank
+    shape[axis] = array.size
+    return array.reshape(shape)

@@ -1,0 +1,1 @@
+"""Passes of the compiler, one verb and noun each; pipeline.py lists them in their order."""

@@ -1,0 +1,132 @@
+"""Cut the runs of host nodes out of the model as ONNX models of their own, and prove that onnxruntime takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+from onnx import helper
+
+from edgekern.compiler.evaluate import IR_VERSION, new_session
+from edgekern.compiler.graph import label, qualified, shape_of
+from edgekern.compiler.passes.order_stages import Stage
+from edgekern.compiler.steps import HostNode, Tensor
+from edgekern.errors import CompileError
+
+
+@dataclass(frozen=True)
+class HostRun:
+    """A sub-model, and the tensors it reads and writes by their names in it."""
+
+    nodes: tuple[HostNode, ...]
+    model: bytes
+    inputs: tuple[tuple[str, Tensor], ...]
+    outputs: tuple[tuple[str, Tensor], ...]
+    macs: int
+
+    @property
+    def elements(self) -> int:
+        return sum(tensor.size for _, tensor in (*self.inputs, *self.outputs))
+
+
+def connect_hosts(stages: Sequence[Stage], border: Callable[[ir.Value], Tensor]) -> None:
+    """Give an arena tensor to every value that goes from one host step to another."""
+    made = {value: host for stage in stages for host in stage.hosts for value in host.node.outputs}
+    for stage in stages:
+        inside = set(stage.hosts)
+        for host in stage.hosts:
+            for value in host.reads:
+                if value in made and made[value] not in inside:
+                    host.inputs[value] = border(value)
+
+
+def extract_host(model: onnx.ModelProto, hosts: Sequence[HostNode]) -> HostRun:
+    """The sub-model of one run.
+
+    Raises
+    ------
+    CompileError
+        When onnxruntime cannot run it: nobody can.
+    """
+    inputs = {value: tensor for host in hosts for value, tensor in host.inputs.items()}
+    outputs = {value: tensor for host in hosts for value, tensor in host.outputs.items()}
+    nodes, constants = _with_constants(model, [host.node for host in hosts])
+    graph = helper.make_graph(
+        nodes,
+        "host",
+        [ir.to_proto(value) for value in inputs],
+        [ir.to_proto(value) for value in outputs],
+        constants,
+    )
+    piece = helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
+    piece.functions.extend(model.functions)
+    content = piece.SerializeToString()
+    try:
+        new_session(content)
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts)
+        reason = " ".join(str(error).split())
+        raise CompileError(f"compile: neither edgekern nor onnxruntime can run {names}: {reason}") from error
+    return HostRun(
+        tuple(hosts),
+        content,
+        tuple((str(value.name), tensor) for value, tensor in inputs.items()),
+        tuple((str(value.name), tensor) for value, tensor in outputs.items()),
+        sum(_macs(host.node) for host in hosts),
+    )
+
+
+def _with_constants(
+    model: onnx.ModelProto, nodes: list[ir.Node]
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes, those that only dequantize constants for them, and the initializers that all read."""
+    own = {name for node in nodes for value in node.outputs if (name := value.name)}
+    chosen = set(own)
+    wanted = _names_read([ir.to_proto(node) for node in nodes])
+    made = {name: node for node in model.graph.node for name in node.output}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    waiting = sorted(wanted - own)
+    constant_nodes: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        maker = made.get(name)
+        if maker is None or name in constant_nodes or not _only_constants(maker, made, stored):
+            continue
+        constant_nodes.update(maker.output)
+        waiting += [source for source in maker.input if source]
+    protos = [node for node in model.graph.node if chosen & set(node.output) or constant_nodes & set(node.output)]
+    read = _names_read(protos)
+    return protos, [stored[name] for name in sorted(read & set(stored))]
+
+
+def _only_constants(node: onnx.NodeProto, made: dict[str, onnx.NodeProto], stored: dict[str, onnx.TensorProto]) -> bool:
+    return bool(node.input) and all(
+        not name or name in stored or (name in made and _only_constants(made[name], made, stored))
+        for name in node.input
+        if name not in stored
+    )
+
+
+def _names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    names = {name for node in nodes for name in node.input if name}
+    for node in nodes:
+        for attribute in node.attribute:
+            for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                names |= _names_read(body.node) - {name for inner in body.node for name in inner.output}
+    return names
+
+
+def _macs(node: ir.Node) -> int:
+    """Multiply-adds of a product; 0 for other operators."""
+    shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
+    if any(shape is None for shape in shapes) or len(shapes) < 3:
+        return 0
+    x, weights, result = (shape or () for shape in shapes)
+    if node.op_type == "Conv":
+        return math.prod(result) * math.prod(weights[1:])
+    if node.op_type in ("MatMul", "Gemm") and x:
+        return math.prod(result) * (x[0] if node.op_type == "Gemm" and len(x) == 2 and x[1] == result[0] else x[-1])
+    return 0

@@ -1,0 +1,39 @@
+"""Give the free first dimension of every input its size, so that all shapes are known."""
+
+from __future__ import annotations
+
+import onnx
+
+from edgekern.errors import CompileError
+
+
+def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Set free leading dimensions of the inputs to ``batch`` and forget shapes that were inferred before.
+
+    Raises
+    ------
+    CompileError
+        When another dimension is free, or a batch is asked for and no dimension is free.
+    """
+    fixed = 0
+    for value in model.graph.input:
+        for axis, side in enumerate(value.type.tensor_type.shape.dim):
+            if side.HasField("dim_value") and side.dim_value > 0:
+                continue
+            if axis != 0:
+                raise CompileError(
+                    f"compile: input '{value.name}' has a free dimension {axis} ({side.dim_param or 'unnamed'}); "
+                    "only the first may be free, export the model with a fixed size"
+                )
+            side.Clear()
+            side.dim_value = batch
+            fixed += 1
+    if fixed == 0 and batch != 1:
+        sizes = [[side.dim_value for side in value.type.tensor_type.shape.dim] for value in model.graph.input]
+        raise CompileError(
+            f"compile: batch is {batch}, but the inputs have fixed shapes {sizes}; export the model with a free first "
+            "dimension, or leave batch out"
+        )
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")

@@ -1,0 +1,76 @@
+"""Compute at compile time what does not depend on the inputs: constants, shapes, quantized weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from edgekern.compiler.evaluate import evaluate
+
+# Random results are no constants; a dequantized weight stays what it is, so that later passes see its int8.
+_KEPT = frozenset(
+    {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
+)
+_ROUNDS = 16
+
+
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Infer shapes and replace constant nodes by initializers, until nothing changes."""
+    for _ in range(_ROUNDS):
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model.graph.CopyFrom(inferred.graph)
+        if not _fold_once(model):
+            return
+
+
+def _fold_once(model: onnx.ModelProto) -> bool:
+    graph = model.graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = _shapes(graph)
+    folded: list[onnx.NodeProto] = []
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    names = set(known)
+    for node in graph.node:
+        if node.op_type in ("Shape", "Size") and node.domain == "" and node.input[0] in shapes:
+            arrays[node.output[0]] = _shape_result(node, shapes[node.input[0]])
+        elif node.op_type not in _KEPT and not _has_body(node) and all(name in names for name in node.input if name):
+            folded.append(node)
+        else:
+            continue
+        names.update(node.output)
+    if not folded and not arrays:
+        return False
+    gone = {name for node in folded for name in node.output} | set(arrays)
+    read = {name for node in graph.node for name in node.input if not set(node.output) <= gone}
+    wanted = sorted(name for name in gone & (read | {value.name for value in graph.output}) if name not in arrays)
+    shape_constants = {name: numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()}
+    if wanted:
+        arrays |= dict(zip(wanted, evaluate(model, folded, {**known, **shape_constants}, wanted), strict=True))
+    kept = [node for node in graph.node if not set(node.output) <= gone]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items())
+    return True
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            sides = value.type.tensor_type.shape.dim
+            if all(side.HasField("dim_value") for side in sides):
+                shapes[value.name] = tuple(side.dim_value for side in sides)
+    return shapes
+
+
+def _shape_result(node: onnx.NodeProto, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    if node.op_type == "Size":
+        return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
+
+
+def _has_body(node: onnx.NodeProto) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

@@ -1,0 +1,147 @@
+"""Steps that move bytes: transpositions between orders, reshapes, slices, pads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from edgekern._core import StepKind
+from edgekern.compiler.graph import (
+    constant,
+    consumers,
+    int_attribute,
+    ints_attribute,
+    known_shape,
+    label,
+)
+from edgekern.compiler.operators import MAX_RANK, RESHAPES, elementwise_operands, merge_axes, pad_widths, slice_ranges
+from edgekern.compiler.placement import Role
+from edgekern.compiler.steps import NCHW, NHWC, KernelStep, Tensor
+
+if TYPE_CHECKING:
+    from edgekern.compiler.passes.lower_nodes import Lowering
+
+
+def view(x: Tensor, **changes: Any) -> Tensor:
+    """The same bytes under another name, shape, type or scale."""
+    return replace(x, view_of=x, **{"names": [], **changes})
+
+
+def transposed(lowering: Lowering, x: Tensor, perm: tuple[int, ...], order: tuple[int, ...], name: str) -> Tensor:
+    """Permute the stored axes of ``x``; where only axes of one element move, the bytes stay."""
+    shape = tuple(x.shape[axis] for axis in perm)
+    sides, merged = merge_axes(x.shape, perm)
+    if x.size == 0 or merged == list(range(len(merged))):
+        return view(x, shape=shape, order=order)
+    lead = MAX_RANK - len(sides)
+    ints = [1] * lead + sides + list(range(lead)) + [lead + axis for axis in merged] + [x.item_bytes]
+    y = Tensor(x.name, x.dtype, shape, x.quant, order)
+    return lowering.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, ints=ints))
+
+
+def stored_as(lowering: Lowering, x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """An image in ONNX's order, stored as NHWC."""
+    return transposed(lowering, x, order, order, f"{x.name} to NHWC")
+
+
+def in_onnx_order(lowering: Lowering, x: Tensor) -> Tensor:
+    """The inverse of :func:`stored_as`, for flattened images too."""
+    if x.flat is not None:
+        channels, height, width = x.flat
+        image = view(x, shape=(x.size // math.prod(x.flat), height, width, channels), order=NHWC, flat=None)
+        return view(transposed(lowering, image, NCHW, (), f"{x.name} to NCHW"), shape=x.shape)
+    return x if x.order == () else transposed(lowering, x, NCHW, (), f"{x.name} to NCHW")
+
+
+def move(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
+    """Reshape-like operators, Transpose, Slice, Split and Pad on 8-bit tensors (the first two on any)."""
+    if node.op_type in RESHAPES:
+        return _reshape(lowering, value, x)
+    if node.op_type == "Transpose":
+        return _transpose(lowering, node, x)
+    if node.op_type == "Pad":
+        before, after = pad_widths(node, len(x.shape))
+        filler = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        code = int(x.q.quantize(0.0 if filler is None else float(filler.reshape(-1)[0])))
+        order = x.order or tuple(range(len(x.shape)))
+        return pad(lowering, x, [before[axis] for axis in order], [after[axis] for axis in order], code, node)
+    return _slice(lowering, node, value, x)
+
+
+def pad(lowering: Lowering, x: Tensor, before: list[int], after: list[int], code: int, node: ir.Node) -> Tensor:
+    """Surround ``x`` with ``code``; widths are along the stored axes."""
+    if not any(before) and not any(after):
+        return view(x)
+    shape = tuple(side + lead + tail for side, lead, tail in zip(x.shape, before, after, strict=True))
+    ints = [*_four(x.shape), *_four(shape), *_four(before, 0), code & 0xFF]
+    y = Tensor(x.name, x.dtype, shape, x.quant, x.order)
+    return lowering.emit(KernelStep(StepKind.PAD, label(node), "Pad", [x], y, ints=ints))
+
+
+def _reshape(lowering: Lowering, value: ir.Value, x: Tensor) -> Tensor:
+    """The same elements in ONNX's order: bytes move only where an image is stored in another order."""
+    shape = known_shape(value)
+    image = len(shape) == 4 and x.quant is not None
+    if x.order == NHWC:
+        batch, height, width, channels = x.shape
+        if image and tuple(shape[axis] for axis in NHWC) == x.shape:
+            return view(x)
+        trivial = channels == 1 or height * width == 1
+        if not trivial and shape == (batch, channels * height * width) and _reads_any_order(lowering, value):
+            return view(x, shape=shape, order=(), flat=(channels, height, width))
+    plain = view(in_onnx_order(lowering, x), shape=shape)
+    return stored_as(lowering, plain, NHWC) if image else plain
+
+
+def _reads_any_order(lowering: Lowering, value: ir.Value) -> bool:
+    """Whether only products read a value, whose weights can be permuted instead."""
+    if value.is_graph_output() or value in lowering.placement.plain:
+        return False
+    role_of = lowering.placement.role_of
+    for node in consumers(value):
+        if node.op_type in ("Gemm", "MatMul") and node.inputs[0] is value and len(known_shape(value)) == 2:
+            if role_of(node.outputs[0]) is not Role.PRODUCT:
+                return False
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear") or elementwise_operands(node) is not None:
+            if role_of(node.outputs[0]) not in (Role.BYTES, Role.TABLE) or not _reads_any_order(
+                lowering, node.outputs[0]
+            ):
+                return False
+        else:
+            return False
+    return True
+
+
+def _transpose(lowering: Lowering, node: ir.Node, x: Tensor) -> Tensor:
+    rank = len(x.shape)
+    perm = ints_attribute(node, "perm", list(range(rank))[::-1])
+    order = x.order or tuple(range(rank))
+    result = NHWC if rank == 4 and x.quant is not None else tuple(range(rank))
+    stored = tuple(order.index(perm[axis]) for axis in result)
+    return transposed(lowering, x, stored, result if result == NHWC else (), label(node))
+
+
+def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
+    shape, order = known_shape(value), x.order or tuple(range(len(x.shape)))
+    source = known_shape(node.inputs[0])
+    if node.op_type == "Slice":
+        start, step = slice_ranges(node, source)
+    else:  # Split
+        axis = int_attribute(node, "axis", 0) % len(source)
+        start, step = [0] * len(source), [1] * len(source)
+        earlier = node.outputs[: list(node.outputs).index(value)]
+        start[axis] = sum(known_shape(piece)[axis] for piece in earlier)
+    stored = tuple(shape[axis] for axis in order)
+    if stored == x.shape and all(one == 1 for one in step):
+        return view(x)
+    ints = [*_four(x.shape), *_four(stored)]
+    ints += [*_four([start[axis] for axis in order], 0), *_four([step[axis] for axis in order])]
+    y = Tensor(x.name, x.dtype, stored, x.quant, x.order)
+    return lowering.emit(KernelStep(StepKind.SLICE, label(node), node.op_type, [x], y, ints=ints))
+
+
+def _four(sides: list[int] | tuple[int, ...], filler: int = 1) -> list[int]:
+    return [filler] * (MAX_RANK - len(sides)) + list(sides)

@@ -1,0 +1,103 @@
+"""Conv, Gemm and MatMul as kernel steps, with bias, clamp and requantization fused."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgekern import _core
+from edgekern._core import DType, StepKind
+from edgekern.compiler.graph import Quant, int_attribute, known_shape, label
+from edgekern.compiler.passes.lower_moves import in_onnx_order, pad, stored_as, view
+from edgekern.compiler.placement import Chain
+from edgekern.compiler.products import Product, pad_strips
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
+from edgekern.compiler.window import Window
+
+if TYPE_CHECKING:
+    from edgekern.compiler.passes.lower_nodes import Lowering
+
+Clamps = list[tuple[float, float]]
+
+
+def product_step(lowering: Lowering, chain: Chain, value: ir.Value, x: Tensor, quant: Quant | None) -> Tensor:
+    """The result of a chain as 8-bit (NHWC), or as float32 in ONNX's order where ``quant`` is None."""
+    node = chain.nodes[0]
+    bias = chain.bias or (node.inputs[2] if len(node.inputs) > 2 else None)
+    if x.quant is None:
+        assert node.inputs[0] is not None
+        x = view(x, quant=lowering.placement.quant[node.inputs[0]])
+    product = Product.of(node, x.q, bias)
+    shape = known_shape(value)
+    step = (_conv if node.op_type == "Conv" else _gemm)(lowering, node, product, x, shape)
+    step.name, step.op, step.output.name = label(node), chain.op, str(value.name)
+    step.floats = clamp(chain.clamps, quant)
+    step.blobs.append(pad_strips(product.multiplier(quant), _blob_groups(step)))
+    if quant is not None:
+        step.output.dtype, step.output.quant = dtype_of(quant), quant
+    step.output.names.append(str(value.name))
+    y = lowering.emit(step)
+    if quant is None and y.order == NHWC:
+        return in_onnx_order(lowering, y)
+    return stored_as(lowering, y, NHWC) if quant is not None and len(shape) == 4 and y.order == () else y
+
+
+def clamp(clamps: Clamps, quant: Quant | None) -> list[float]:
+    """Limits around the zero point of an 8-bit result, or of a float one; clamps in a row become one."""
+    if quant is None:
+        lo, hi = -math.inf, math.inf
+        for low, high in clamps:
+            lo, hi = min(max(lo, low), high), min(max(hi, low), high)
+        return [lo, hi]
+    first, last = quant.lo, quant.hi
+    for low, high in clamps:
+        codes = int(quant.quantize(low)), int(quant.quantize(high))
+        first, last = min(max(first, codes[0]), codes[1]), min(max(last, codes[0]), codes[1])
+    return [float(first - quant.zero_point), float(last - quant.zero_point)]
+
+
+def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
+    weights = product.weights
+    out_c, in_per_group, height, width = weights.shape
+    groups = int_attribute(node, "group", 1)
+    window = Window.of(node, (height, width))
+    if not window.fits:
+        before, after = [0, *window.pad, 0], [0, *window.overhang, 0]
+        x, window = pad(lowering, x, before, after, x.q.zero_point, node), window.padded()
+    in_c = x.shape[3]
+    depthwise = groups > 1 and groups == in_c == out_c
+    if depthwise:
+        packed = _core.pack_depthwise_blob(np.ascontiguousarray(weights.reshape(out_c, height * width)))
+    else:
+        taps = weights.reshape(groups, out_c // groups, in_per_group, height * width).transpose(0, 1, 3, 2)
+        packed = _core.pack_weights_blob(np.ascontiguousarray(taps))
+    blobs = [packed, pad_strips(product.bias.astype(np.int32), 1 if depthwise else groups)]
+    y = Tensor("", DType.F32, tuple(shape[axis] for axis in NHWC), order=NHWC)
+    kind = StepKind.DEPTHWISE if depthwise else StepKind.CONV
+    return KernelStep(kind, "", "", [x], y, blobs, [*window.ints, in_c, out_c, groups])
+
+
+def _gemm(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
+    weights = product.weights
+    if x.flat is not None:
+        weights = _permuted(weights, x.flat)
+    else:
+        x = in_onnx_order(lowering, x)
+    n, k = weights.shape
+    packed = _core.pack_weights_blob(np.ascontiguousarray(weights.reshape(1, n, 1, k)))
+    blobs = [packed, pad_strips(product.bias.astype(np.int32))]
+    rows = math.prod(shape[:-1])
+    return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, [rows, k, n])
+
+
+def _permuted(weights: npt.NDArray[np.int8], flat: tuple[int, int, int]) -> npt.NDArray[np.int8]:
+    """Weights over flattened (C, H, W) features, for features in the order (H, W, C)."""
+    return weights.reshape(-1, *flat).transpose(0, 2, 3, 1).reshape(weights.shape)
+
+
+def _blob_groups(step: KernelStep) -> int:
+    return step.ints[-1] if step.kind == StepKind.CONV else 1

@@ -1,0 +1,69 @@
+"""Order steps into segments of kernels with host steps between them, as few of both as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgekern.compiler.steps import HostNode, Item, KernelStep, Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Kernel steps that run without leaving C++, or one connected run of host nodes."""
+
+    steps: tuple[KernelStep, ...] = ()
+    hosts: tuple[HostNode, ...] = ()
+
+
+def order_stages(items: Sequence[Item]) -> list[Stage]:
+    """Put every item into the earliest stage it can be in: even stages are kernels, odd ones are the host."""
+    maker: dict[Tensor, Item] = {}
+    host_of: dict[ir.Value, HostNode] = {}
+    for item in items:
+        item.stage = _earliest(item, maker, host_of)
+        if isinstance(item, KernelStep):
+            maker[item.output] = item
+        else:
+            maker |= dict.fromkeys(item.outputs.values(), item)
+            host_of |= dict.fromkeys(item.node.outputs, item)
+    stages = []
+    for number in range(max((item.stage for item in items), default=0) + 1):
+        members = [item for item in items if item.stage == number]
+        if number % 2 == 0:
+            stages.append(Stage(steps=tuple(item for item in members if isinstance(item, KernelStep))))
+        else:
+            hosts = [item for item in members if isinstance(item, HostNode)]
+            stages += [Stage(hosts=tuple(group)) for group in _connected(hosts, host_of)]
+    return [stage for stage in stages if stage.steps or stage.hosts] or [Stage()]
+
+
+def _earliest(item: Item, maker: dict[Tensor, Item], host_of: dict[ir.Value, HostNode]) -> int:
+    kernel = isinstance(item, KernelStep)
+    stage = 0 if kernel else 1
+    sources: list[Item] = []
+    if isinstance(item, KernelStep):
+        sources = [maker[x.root] for x in item.inputs if x.root in maker]
+    else:
+        sources = [maker[x.root] for x in item.inputs.values() if x.root in maker]
+        sources += [host_of[value] for value in item.reads if value in host_of]
+    for source in sources:
+        stage = max(stage, source.stage + (isinstance(source, KernelStep) != kernel))
+    return stage
+
+
+def _connected(hosts: list[HostNode], host_of: dict[ir.Value, HostNode]) -> list[list[HostNode]]:
+    """Groups of nodes that hang together through values between them."""
+    group = {host: [host] for host in hosts}
+    for host in hosts:
+        for value in host.reads:
+            other = host_of.get(value)
+            if other is None or other not in group or group[other] is group[host]:
+                continue
+            merged = [*group[other], *group[host]]
+            group |= dict.fromkeys(merged, merged)
+    position = {host: at for at, host in enumerate(hosts)}
+    unique = {id(members): members for members in group.values()}
+    return sorted((sorted(m, key=position.__getitem__) for m in unique.values()), key=lambda m: position[m[0]])

@@ -1,0 +1,143 @@
+"""QDQ ONNX in, Program out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from edgekern.artifact import Program
+from edgekern.calibration import load_model
+from edgekern.compiler.emit import emit_program
+from edgekern.compiler.graph import label, mark_constants, qualified
+from edgekern.compiler.memory import plan_memory
+from edgekern.compiler.passes.extract_hosts import HostRun, connect_hosts, extract_host
+from edgekern.compiler.passes.fix_batch import fix_batch
+from edgekern.compiler.passes.fold_constants import fold_constants
+from edgekern.compiler.passes.fold_lookups import fold_lookups
+from edgekern.compiler.passes.fuse_residuals import fuse_residuals
+from edgekern.compiler.passes.lower_nodes import Lowering
+from edgekern.compiler.passes.order_stages import order_stages
+from edgekern.compiler.passes.simplify_graph import simplify_graph
+from edgekern.compiler.placement import place_nodes
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+
+if TYPE_CHECKING:
+    from edgekern.calibration.model import ModelLike
+
+_QUANTIZATION = "edgekern.quantization"
+
+
+def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Program:
+    """Turn a quantized ONNX model into a program.
+
+    Parameters
+    ----------
+    qdq : path, bytes or onnx.ModelProto
+        A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool.
+    batch : int
+        Size of the free first dimension of the inputs.
+    allow_host : bool
+        Whether onnxruntime may compute what has no kernel, between the program's segments.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When ``qdq`` is not ONNX, its opset is outside 7..23, or ``batch`` is not a positive integer.
+    HostStepError
+        When nodes need the host and ``allow_host`` is False; it names each with its reason.
+    CompileError
+        When a shape is free or unknown, or neither edgekern nor onnxruntime can run an operator.
+
+    Warns
+    -----
+    EdgekernWarning
+        When nodes go to the host; :attr:`Program.host_steps` lists them with reason and cost.
+
+    Notes
+    -----
+    Which operators compile to what: docs/operators.md.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int):
+        raise ArgumentTypeError(f"compile: batch must be an integer, got {type(batch).__name__}")
+    if batch < 1:
+        raise ArgumentValueError(f"compile: batch must be at least 1, got {batch}")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(_load(qdq))
+    fix_batch(proto, batch)
+    fold_constants(proto)
+    model = ir.from_proto(proto)
+    simplify_graph(model)
+    mark_constants(model.graph)
+    placement = place_nodes(model.graph)
+    if placement.hosts and not allow_host:
+        raise HostStepError(
+            _refusal([(node, placement.reasons[node]) for node in model.graph if node in placement.hosts])
+        )
+    simplified = ir.to_proto(model)
+    lowering = Lowering(model.graph, placement, simplified)
+    items = fold_lookups(lowering.items, lowering.outputs)
+    items = fuse_residuals(items, lowering.outputs)
+    stages = order_stages(items)
+    connect_hosts(stages, lowering.plain)
+    runs = [extract_host(simplified, stage.hosts) for stage in stages if stage.hosts]
+    _warn(runs)
+    plan = plan_memory(stages, lowering.inputs, lowering.outputs)
+    quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
+    return emit_program(stages, runs, plan, lowering.inputs, lowering.outputs, quantization)
+
+
+def _load(qdq: ModelLike) -> onnx.ModelProto:
+    try:
+        return load_model(qdq, function="compile")
+    except ArgumentValueError as error:
+        unknown = _unknown_operators(qdq)
+        if not unknown:
+            raise
+        raise CompileError(f"compile: neither edgekern nor onnxruntime can run {', '.join(unknown)}") from error
+
+
+def _unknown_operators(qdq: ModelLike) -> list[str]:
+    """Nodes of ONNX's own domain whose operator ONNX does not know."""
+    try:
+        proto = qdq if isinstance(qdq, onnx.ModelProto) else onnx.load_from_string(_content(qdq))
+    except Exception:  # not ONNX at all: the first error says so
+        return []
+    known = {schema.name for schema in onnx.defs.get_all_schemas()}
+    functions = {function.name for function in proto.functions}
+    unknown = [n for n in proto.graph.node if n.domain in ("", "ai.onnx") and n.op_type not in known | functions]
+    return [f"{node.op_type} '{node.name or node.output[0]}'" for node in unknown]
+
+
+def _content(qdq: ModelLike) -> bytes:
+    if isinstance(qdq, bytes):
+        return qdq
+    assert not isinstance(qdq, onnx.ModelProto)
+    with open(qdq, "rb") as file:
+        return file.read()
+
+
+def _refusal(nodes: Sequence[tuple[ir.Node, str]]) -> str:
+    lines = [f"  {qualified(node)} '{label(node)}': {reason}" for node, reason in nodes]
+    count = "1 node needs" if len(nodes) == 1 else f"{len(nodes)} nodes need"
+    return "\n".join([f"compile: {count} the host, and allow_host=False forbids it; see docs/operators.md", *lines])
+
+
+def _warn(runs: Sequence[HostRun]) -> None:
+    if not runs:
+        return
+    nodes = [host for run in runs for host in run.nodes]
+    shown = "; ".join(f"{qualified(host.node)} '{label(host.node)}': {host.reason}" for host in nodes[:4])
+    more = f"; and {len(nodes) - 4} more" if len(nodes) > 4 else ""
+    warnings.warn(
+        f"compile: {len(nodes)} nodes run on the host (onnxruntime), in {len(runs)} steps: {shown}{more}",
+        EdgekernWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,120 @@
+"""Steps while they are being made: tensors without addresses, blobs without offsets."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from edgekern._core import DType, StepKind
+from edgekern.compiler.graph import Quant
+
+NHWC = (0, 2, 3, 1)
+NCHW = (0, 3, 1, 2)
+_BYTES = {
+    DType.U8: 1,
+    DType.S8: 1,
+    DType.BOOL: 1,
+    DType.I32: 4,
+    DType.F32: 4,
+    DType.I64: 8,
+    DType.F64: 8,
+}
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A tensor of the program.
+
+    Attributes
+    ----------
+    shape : in the order of memory
+    order : which ONNX axis each stored axis is; () is ONNX's own order
+    flat : (channels, height, width) of an image whose flattened features lie in the order of NHWC
+    view_of : the tensor whose bytes these are
+    names : float tensors of the ONNX model that it holds
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    quant: Quant | None = None
+    order: tuple[int, ...] = ()
+    flat: tuple[int, int, int] | None = None
+    view_of: Tensor | None = None
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        return _BYTES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.item_bytes
+
+    @property
+    def root(self) -> Tensor:
+        return self if self.view_of is None else self.view_of.root
+
+    @property
+    def q(self) -> Quant:
+        assert self.quant is not None
+        return self.quant
+
+
+@dataclass(eq=False)
+class KernelStep:
+    """A kernel call; ``ints`` and ``floats`` are those of StepKind (csrc/program/program.h)."""
+
+    kind: StepKind
+    name: str
+    op: str
+    inputs: list[Tensor]
+    output: Tensor
+    blobs: list[bytes] = field(default_factory=list)
+    ints: list[int] = field(default_factory=list)
+    floats: list[float] = field(default_factory=list)
+    stage: int = 0
+
+    @property
+    def has_residual(self) -> bool:
+        return self.kind in (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM) and len(self.inputs) == 2
+
+
+@dataclass(eq=False)
+class HostNode:
+    """An ONNX node without a kernel.
+
+    Attributes
+    ----------
+    inputs : what it reads from the arena
+    outputs : what kernels, later host steps and the caller read of it
+    reads : everything that it reads at run time
+    """
+
+    node: ir.Node
+    reason: str
+    inputs: dict[ir.Value, Tensor] = field(default_factory=dict)
+    outputs: dict[ir.Value, Tensor] = field(default_factory=dict)
+    reads: tuple[ir.Value, ...] = ()
+    stage: int = 1
+
+
+Item = KernelStep | HostNode
+
+
+def dtype_of(quant: Quant) -> DType:
+    return DType.S8 if quant.signed else DType.U8
+
+
+def readers_of(items: Sequence[Item], outputs: Sequence[Tensor]) -> Counter[Tensor]:
+    """How often the bytes of each tensor are read, by steps, host nodes and the caller; keyed by root."""
+    read = [x.root for item in items for x in (item.inputs if isinstance(item, KernelStep) else item.inputs.values())]
+    return Counter(read + [y.root for y in outputs])

@@ -1,0 +1,81 @@
+"""Geometry of convolution and pooling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from edgekern.compiler.graph import ints_attribute, known_shape, text_attribute
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that slides over an image; padding at the end follows from the size of the output."""
+
+    batch: int
+    image: Pair
+    output: Pair
+    kernel: Pair
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    pad: Pair = (0, 0)
+
+    @staticmethod
+    def of(node: ir.Node, kernel: Pair | None = None) -> Window:
+        """The window of a Conv (whose kernel the weights give), a pooling, or a global one."""
+        x, y = known_shape(node.inputs[0]), known_shape(node.outputs[0])
+        if node.op_type.startswith("Global") or node.op_type == "ReduceMean":
+            return Window(x[0], (x[2], x[3]), (1, 1), (x[2], x[3]))
+        size = kernel or _pair(ints_attribute(node, "kernel_shape", []))
+        stride = _pair(ints_attribute(node, "strides", [1, 1]))
+        dilation = _pair(ints_attribute(node, "dilations", [1, 1]))
+        image, output = (x[2], x[3]), (y[2], y[3])
+        automatic = text_attribute(node, "auto_pad", "NOTSET")
+        if automatic in ("SAME_UPPER", "SAME_LOWER"):
+            total = [max((output[i] - 1) * stride[i] + (size[i] - 1) * dilation[i] + 1 - image[i], 0) for i in (0, 1)]
+            pad = _pair([t // 2 if automatic == "SAME_UPPER" else t - t // 2 for t in total])
+        else:
+            pad = _pair(ints_attribute(node, "pads", [0, 0, 0, 0])[:2])
+        return Window(x[0], image, output, size, stride, dilation, pad)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every window begins within reach of the image, as the kernels want it."""
+        return all(
+            0 <= self.pad[i] <= self.dilation[i] * (self.kernel[i] - 1)
+            and (self.output[i] - 1) * self.stride[i] < self.image[i] + self.pad[i]
+            for i in (0, 1)
+        )
+
+    @property
+    def overhang(self) -> Pair:
+        """Rows and columns behind the image that the last window reaches."""
+        reach = [
+            (self.output[i] - 1) * self.stride[i] + self.dilation[i] * (self.kernel[i] - 1) + 1 - self.pad[i]
+            for i in (0, 1)
+        ]
+        return max(reach[0] - self.image[0], 0), max(reach[1] - self.image[1], 0)
+
+    def padded(self) -> Window:
+        """The same window over an image that holds its own padding."""
+        after = self.overhang
+        height, width = (self.image[i] + self.pad[i] + after[i] for i in (0, 1))
+        return replace(self, image=(height, width), pad=(0, 0))
+
+    @property
+    def pixels(self) -> int:
+        return self.batch * self.output[0] * self.output[1]
+
+    @property
+    def ints(self) -> list[int]:
+        """WINDOW of csrc/program/program.h."""
+        pairs = (self.image, self.output, self.kernel, self.stride, self.dilation, self.pad)
+        return [self.batch, *(side for pair in pairs for side in pair)]
+
+
+def _pair(values: list[int]) -> Pair:
+    first, second = values
+    return first, second

@@ -1,0 +1,226 @@
+"""InferenceSession: a program with its arena and threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern import _core
+from edgekern.artifact import Program, TensorInfo
+from edgekern.artifact.container import Verify
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.runtime.host import HostRunner
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+_TYPES = {"float32": "float", "float64": "double"}
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)"."""
+
+    name: str
+    shape: list[int]
+    type: str
+
+
+class InferenceSession:
+    """Runs a program; the interface is onnxruntime's.
+
+    Parameters
+    ----------
+    model : path of an .ekm file, its bytes, or Program
+    num_threads : int, optional
+        None is the package's setting; 1 stays on the caller's thread.
+    isa : str, optional
+        The instruction set to use, one of ``cpu_info()["available"]``; None is the best, or EDGEKERN_ISA.
+    verify : "full" or "lazy"
+        "lazy" leaves the hashes of the weights unchecked.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When an argument has the wrong type or value.
+    ArtifactError
+        When the file is truncated, altered, or of another version.
+    UnsupportedIsaError
+        When this CPU lacks ``isa``.
+    EdgekernError
+        When the program has host steps and onnxruntime is not installed.
+
+    Notes
+    -----
+    The arena is allocated here, once; ``run`` allocates only the arrays that it returns. Of two callers of one session
+    the second waits.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes | Program,
+        *,
+        num_threads: int | None = None,
+        isa: str | None = None,
+        verify: Verify = "full",
+    ) -> None:
+        if verify not in ("full", "lazy"):
+            raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
+        if isa is not None and not isinstance(isa, str):
+            raise ArgumentTypeError(f"InferenceSession: isa must be a string, got {type(isa).__name__}")
+        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
+            raise ArgumentValueError(
+                f"InferenceSession: num_threads must be an integer of at least 1, got {num_threads!r}"
+            )
+        if not isinstance(model, Program):
+            if not isinstance(model, (str, os.PathLike, bytes)):
+                raise ArgumentTypeError(
+                    f"InferenceSession: model must be a path, bytes or Program, got {type(model).__name__}"
+                )
+            model = Program.load(model, verify=verify)
+        self._program = model
+        self._core = _core.Session(model.index, model.container.blobs.data, isa or "", num_threads or 0)
+        self._hosts = [HostRunner(model, step, self._core, self._core.num_threads) for step in model.host_steps]
+        self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
+        self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
+        self._lock = threading.Lock()
+
+    def get_inputs(self) -> list[NodeArg]:
+        """What :meth:`run` wants."""
+        return [_node_arg(info) for info in self._program.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """What :meth:`run` gives."""
+        return [_node_arg(info) for info in self._program.outputs]
+
+    def run(self, output_names: Sequence[str] | None, feeds: Feeds) -> list[Array]:
+        """Compute outputs from inputs.
+
+        Parameters
+        ----------
+        output_names : names of the outputs wanted, in the order wanted; None is all of them
+        feeds : an array per input name, of the very dtype and shape that :meth:`get_inputs` states
+
+        Returns
+        -------
+        list of arrays, new ones
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            When a name is unknown or missing, or an array has another dtype or shape.
+        """
+        wanted = self._wanted(output_names)
+        arrays = self._checked(feeds)
+        with self._lock:
+            self._fill(arrays)
+            for what, number in self._program.manifest.order:
+                if what == "segment":
+                    self._core.run_segment(number)
+                else:
+                    self._hosts[number].run()
+            return [place.copy() for place in wanted]
+
+    def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
+        """Run step by step.
+
+        Yields
+        ------
+        (number of the step, its result in the arena as it is stored)
+            The array is a view that later steps may overwrite.
+        """
+        arrays, index = self._checked(feeds), self._program.index
+        segments, steps = index.segments, index.steps
+        with self._lock:
+            self._fill(arrays)
+            for what, number in self._program.manifest.order:
+                if what == "host":
+                    self._hosts[number].run()
+                    continue
+                for step in range(segments[number].begin, segments[number].end):
+                    self._core.run_step(step)
+                    yield step, self._core.tensor(steps[step].outputs[0])
+
+    def summary(self) -> str:
+        """The program's table."""
+        return self._program.summary()
+
+    @property
+    def program(self) -> Program:
+        return self._program
+
+    @property
+    def arena_bytes(self) -> int:
+        """All memory that the session owns: arena, scratch, accumulator starts."""
+        return int(self._core.arena_bytes)
+
+    @property
+    def isa(self) -> str:
+        return str(self._core.isa)
+
+    @property
+    def num_threads(self) -> int:
+        return int(self._core.num_threads)
+
+    def __repr__(self) -> str:
+        return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
+
+    def _wanted(self, output_names: Sequence[str] | None) -> list[Array]:
+        if output_names is None:
+            return list(self._outputs.values())
+        if isinstance(output_names, str):
+            raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
+        unknown = [name for name in output_names if name not in self._outputs]
+        if unknown:
+            raise ArgumentValueError(f"run: there is no output {unknown[0]!r}; the outputs are {list(self._outputs)}")
+        return [self._outputs[name] for name in output_names]
+
+    def _checked(self, feeds: Feeds) -> list[Array]:
+        if not isinstance(feeds, Mapping):
+            raise ArgumentTypeError(f"run: feeds must be a dict of arrays by input name, got {type(feeds).__name__}")
+        unknown = [name for name in feeds if name not in self._inputs]
+        if unknown:
+            raise ArgumentValueError(f"run: there is no input {unknown[0]!r}; the inputs are {list(self._inputs)}")
+        arrays = []
+        for name, place in self._inputs.items():
+            if name not in feeds:
+                raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
+            array = feeds[name]
+            if not isinstance(array, np.ndarray):
+                raise ArgumentTypeError(f"run: input {name!r} must be a NumPy array, got {type(array).__name__}")
+            if array.dtype != place.dtype:
+                raise ArgumentTypeError(
+                    f"run: input {name!r} must be {place.dtype}, got {array.dtype}; convert it with astype"
+                )
+            if array.ndim != place.ndim:
+                raise ArgumentValueError(
+                    f"run: input {name!r} must have {place.ndim} dimensions {place.shape}, "
+                    f"got {array.ndim} {array.shape}"
+                )
+            if array.shape != place.shape:
+                raise ArgumentValueError(
+                    f"run: input {name!r} must have shape {place.shape}, got {array.shape}; the batch is fixed by "
+                    "compile(batch=...)"
+                )
+            arrays.append(array)
+        return arrays
+
+    def _fill(self, arrays: Sequence[Array]) -> None:
+        for place, array in zip(self._inputs.values(), arrays, strict=True):
+            np.copyto(place, array)
+
+
+def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
+    """Where inputs or outputs lie in the arena."""
+    return {info.name: core.tensor(number) for info, (_, number) in zip(infos, numbers, strict=True)}
+
+
+def _node_arg(info: TensorInfo) -> NodeArg:
+    kind = _TYPES.get(info.dtype.name, info.dtype.name)
+    return NodeArg(info.name, list(info.shape), f"tensor({kind})")
