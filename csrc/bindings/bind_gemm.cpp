@@ -391,7 +391,8 @@ Runtime make_runtime(const std::string& isa, int threads) {
 }
 
 void bind_gemm(py::module_& m) {
-  py::class_<PackedWeights>(m, "PackedWeights", "int8 weights (K, N) in the packed layout; made by pack_weights.")
+  py::class_<PackedWeights>(m, "PackedWeights", plain_type(),
+                            "int8 weights (K, N) in the packed layout; made by pack_weights.")
       .def_property_readonly("shape",
                              [](const PackedWeights& w) { return py::make_tuple(w.shape.k_per_tap, w.shape.n); })
       .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.data.size(); })

@@ -278,7 +278,7 @@ void bind_index(py::module_& m) {
 
   using Shape = std::vector<int64_t>;
   using Ids = std::vector<uint32_t>;
-  py::class_<TensorDef>(m, "TensorDef", py::is_final())
+  py::class_<TensorDef>(m, "TensorDef", py::is_final(), plain_type())
       .def(py::init([](std::string name, DType dtype, Shape shape, float scale, int32_t zero_point, uint64_t offset,
                        int32_t alias_of) {
              return TensorDef{std::move(name), dtype, std::move(shape), scale, zero_point, offset, alias_of};
@@ -292,7 +292,7 @@ void bind_index(py::module_& m) {
       .def_readwrite("zero_point", &TensorDef::zero_point)
       .def_readwrite("offset", &TensorDef::offset)
       .def_readwrite("alias_of", &TensorDef::alias_of);
-  py::class_<BlobDef>(m, "BlobDef", py::is_final())
+  py::class_<BlobDef>(m, "BlobDef", py::is_final(), plain_type())
       .def(py::init([](std::string name, uint64_t offset, uint64_t nbytes, const py::bytes& sha256) {
              return BlobDef{std::move(name), offset, nbytes, digest_of(sha256)};
            }),
@@ -303,7 +303,7 @@ void bind_index(py::module_& m) {
       .def_property(
           "sha256", [](const BlobDef& b) { return bytes_of(b.sha256); },
           [](BlobDef& b, const py::bytes& sha256) { b.sha256 = digest_of(sha256); });
-  py::class_<Step>(m, "Step", py::is_final())
+  py::class_<Step>(m, "Step", py::is_final(), plain_type())
       .def(py::init([](StepKind kind, StepUnit unit, std::string name, std::string op, Ids in, Ids out, Ids blobs,
                        Shape ints, std::vector<float> floats) {
              return Step{kind,
@@ -328,14 +328,14 @@ void bind_index(py::module_& m) {
       .def_readwrite("blobs", &Step::blobs)
       .def_readwrite("ints", &Step::ints)
       .def_readwrite("floats", &Step::floats);
-  py::class_<Segment>(m, "Segment", py::is_final())
+  py::class_<Segment>(m, "Segment", py::is_final(), plain_type())
       .def(py::init([](uint32_t begin, uint32_t end) {
              return Segment{begin, end};
            }),
            py::kw_only(), py::arg("begin"), py::arg("end"))
       .def_readwrite("begin", &Segment::begin)
       .def_readwrite("end", &Segment::end);
-  py::class_<ProgramIndex>(m, "ProgramIndex", py::is_final())
+  py::class_<ProgramIndex>(m, "ProgramIndex", py::is_final(), plain_type())
       .def(py::init([](std::string producer, std::vector<TensorDef> tensors, std::vector<BlobDef> blobs,
                        std::vector<Step> steps, std::vector<Segment> segments, Ids inputs, Ids outputs,
                        uint64_t arena_bytes) {
@@ -398,7 +398,11 @@ void bind_program(py::module_& m) {
   bind_index(m);
   m.def("pack_weights_blob", &pack_weights_blob, py::arg("w").noconvert());
   m.def("pack_depthwise_blob", &pack_depthwise_blob, py::arg("w").noconvert());
-  py::class_<MemoryPlan>(m, "MemoryPlan", py::is_final())
+  py::class_<MemoryPlan>(m, "MemoryPlan", py::is_final(), plain_type())
+      .def(py::init([](std::vector<uint64_t> offsets, uint64_t peak, uint64_t lower_bound, std::string method) {
+             return MemoryPlan{std::move(offsets), peak, lower_bound, std::move(method)};
+           }),
+           py::kw_only(), py::arg("offsets"), py::arg("peak"), py::arg("lower_bound"), py::arg("method"))
       .def_readonly("offsets", &MemoryPlan::offsets)
       .def_readonly("peak", &MemoryPlan::peak)
       .def_readonly("lower_bound", &MemoryPlan::lower_bound)
@@ -412,7 +416,7 @@ void bind_program(py::module_& m) {
       },
       py::arg("lower"), py::arg("upper"), py::arg("size"), py::arg("offsets"), py::arg("alignment"),
       py::arg("capacity"));
-  py::class_<BoundSession>(m, "Session", py::is_final())
+  py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0)
       .def(
           "run_segment",

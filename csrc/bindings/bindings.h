@@ -5,6 +5,9 @@
 
 namespace ek {
 
+/// The ordinary metaclass, for classes without static properties: stubs can name it, pybind11's own they cannot.
+inline pybind11::metaclass plain_type() { return pybind11::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)); }
+
 void bind_cpu(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
