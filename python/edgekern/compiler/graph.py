@@ -103,6 +103,13 @@ def float_constant(value: ir.Value | None) -> FloatArray | None:
     return np.asarray(steps * _along(scale, q.ndim, axis), np.float32)
 
 
+def scalar(value: ir.Value | None) -> float | None:
+    """The number in a constant of one element, quantized or not, else None."""
+    real = float_constant(value)
+    array = constant(value) if real is None else real
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
 def quantized_weights(value: ir.Value | None) -> Weights | str:
     """Int8 weights with zero point 0 behind a DequantizeLinear (and Transposes), or the reason why they are none."""
     producer = None if value is None else value.producer()

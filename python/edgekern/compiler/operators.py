@@ -15,6 +15,7 @@ from edgekern.compiler.graph import (
     ints_attribute,
     known_shape,
     quantized_weights,
+    scalar,
     shape_of,
     text_attribute,
 )
@@ -103,7 +104,10 @@ def move_reason(node: ir.Node) -> str | None:
     x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if x is None or y is None:
         return "its shape is not known"
-    if any(constant(value) is None for value in node.inputs[1:] if value is not None):
+    filler = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+    if filler is not None and scalar(filler) is None:
+        return "its padding value is not constant"
+    if any(constant(value) is None for value in node.inputs[1:] if value is not None and value is not filler):
         return "its shape depends on the data"
     if node.op_type in RESHAPES:
         return None
@@ -178,10 +182,10 @@ def limits(node: ir.Node) -> tuple[float, float] | None:
         value = node.inputs[at] if len(node.inputs) > at else None
         if value is None:
             continue
-        limit = float_constant(value)
-        if limit is None or limit.size != 1 or math.isnan(float(limit.reshape(-1)[0])):
+        limit = scalar(value)
+        if limit is None or math.isnan(limit):
             return None
-        bounds[at - 1] = float(limit.reshape(-1)[0])
+        bounds[at - 1] = limit
     return bounds[0], bounds[1]
 
 

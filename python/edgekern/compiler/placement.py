@@ -14,12 +14,12 @@ import onnx_ir as ir
 
 from edgekern.compiler.graph import (
     Quant,
-    constant,
     float_constant,
     is_code,
     is_constant,
     operands,
     quantization,
+    scalar,
     shape_of,
     sole_consumer,
 )
@@ -273,9 +273,8 @@ def _is_table(p: Placement, node: ir.Node) -> bool:
 def _pads_exactly(node: ir.Node, quant: Quant) -> bool:
     if node.op_type != "Pad":
         return True
-    value = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    filler = 0.0 if value is None else float(value.reshape(-1)[0])
-    return float(quant.dequantize(quant.quantize(filler))) == filler
+    filler = scalar(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
+    return filler is not None and float(quant.dequantize(quant.quantize(filler))) == filler
 
 
 def _demand(p: Placement, node: ir.Node) -> None:

@@ -10,12 +10,12 @@ import onnx_ir as ir
 
 from edgekern._core import StepKind
 from edgekern.compiler.graph import (
-    constant,
     consumers,
     int_attribute,
     ints_attribute,
     known_shape,
     label,
+    scalar,
 )
 from edgekern.compiler.operators import MAX_RANK, RESHAPES, elementwise_operands, merge_axes, pad_widths, slice_ranges
 from edgekern.compiler.placement import Role
@@ -64,8 +64,8 @@ def move(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tenso
         return _transpose(lowering, node, x)
     if node.op_type == "Pad":
         before, after = pad_widths(node, len(x.shape))
-        filler = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        code = int(x.q.quantize(0.0 if filler is None else float(filler.reshape(-1)[0])))
+        filler = scalar(node.inputs[2]) if len(node.inputs) > 2 else None
+        code = int(x.q.quantize(filler or 0.0))
         order = x.order or tuple(range(len(x.shape)))
         return pad(lowering, x, [before[axis] for axis in order], [after[axis] for axis in order], code, node)
     return _slice(lowering, node, value, x)
