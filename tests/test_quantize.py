@@ -359,6 +359,19 @@ def test_float_islands_stay_float(rng: np.random.Generator) -> None:
     assert {node.input[0] for node in view.of("QuantizeLinear")} == {"x", "f"}
 
 
+def test_batch_normalization_of_an_image_becomes_a_depthwise_conv(rng: np.random.Generator) -> None:
+    weights = {name: f32(rng.uniform(0.5, 2, 3)) for name in ("gamma", "beta", "mean", "var")}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *weights], ["n"]),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    model, x = build(nodes, weights, ["n", 3, 6, 6]), samples(rng, shape=(3, 6, 6))
+    qdq = quantize(model, ranges_of(model, x))
+    [conv] = View(qdq).of("Conv")
+    assert next(a.i for a in conv.attribute if a.name == "group") == 3
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 35
+
+
 def test_matmul_takes_int8_on_both_sides(tmp_path: Path, rng: np.random.Generator) -> None:
     weights = {"w": f32(rng.normal(size=(4, 6))), "b": f32(rng.normal(size=6))}
     nodes = [

@@ -106,21 +106,28 @@ def _weights_of(node: ir.Node) -> tuple[npt.NDArray[np.float32], int] | None:
 
 
 def _fold_batch_normalization(node: ir.Node) -> None:
-    """Fold ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` into the weights and bias before it, in float64."""
-    source = node.inputs[0]
-    before = None if source is None else source.producer()
-    if before is None or source is None or sole_consumer(source) is not node or attribute(node, "training_mode", 0):
-        return
-    found, statistics = _weights_of(before), [float_constant(value) for value in node.inputs[1:]]
-    if found is None or any(array is None for array in statistics):
-        return
-    weights, axis = found
-    bias_value = before.inputs[2] if len(before.inputs) > 2 else None
-    bias = np.zeros(weights.shape[axis], np.float32) if bias_value is None else float_constant(bias_value)
-    if bias is None or (before.op_type == "Gemm" and attribute(before, "beta", 1.0) != 1.0):
+    """Fold ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` into the weights and bias before it, in float64.
+
+    On an image that no Conv gave, it becomes a depthwise 1x1 Conv, which has an integer kernel.
+    """
+    statistics, source = [float_constant(value) for value in node.inputs[1:]], node.inputs[0]
+    if source is None or any(array is None for array in statistics) or attribute(node, "training_mode", 0):
         return
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
     factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    before = source.producer()
+    if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, mean, beta):
+        _as_depthwise(node, source, factor, beta - mean * factor)
+
+
+def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: FloatArray, beta: FloatArray) -> bool:
+    """Let a Conv or Gemm give what the BatchNormalization ``node`` behind it gave; False if it cannot."""
+    found = _weights_of(before)
+    bias_value = before.inputs[2] if len(before.inputs) > 2 else None
+    bias = np.float32(0) if bias_value is None else float_constant(bias_value)
+    if found is None or bias is None or (before.op_type == "Gemm" and attribute(before, "beta", 1.0) != 1.0):
+        return False
+    weights, axis = found
     along = [-1 if i == axis else 1 for i in range(weights.ndim)]
     graph, name = _graph(node), node.outputs[0].name
     folded = (weights * factor.reshape(along)).astype(np.float32)
@@ -129,6 +136,18 @@ def _fold_batch_normalization(node: ir.Node) -> None:
     before.replace_input_with(1, new_initializer(graph, f"{name}_weight", folded))
     before.replace_input_with(2, new_initializer(graph, f"{name}_bias", shifted))
     _take_over(before, node)
+    return True
+
+
+def _as_depthwise(node: ir.Node, source: ir.Value, factor: FloatArray, shift: FloatArray) -> None:
+    if source.shape is None or len(source.shape) != 4:
+        return
+    graph, name = _graph(node), node.outputs[0].name
+    weights = new_initializer(graph, f"{name}_weight", factor.astype(np.float32).reshape(-1, 1, 1, 1))
+    bias = new_initializer(graph, f"{name}_bias", shift.astype(np.float32))
+    conv = ir.Node("", "Conv", [source, weights, bias], [ir.AttrInt64("group", factor.size)], name=node.name)
+    graph.insert_before(node, conv)
+    _take_over(conv, node)
 
 
 def _fuse_matmul_bias(node: ir.Node) -> None:
