@@ -244,6 +244,16 @@ py::list run(BoundSession& s, const std::vector<py::object>& inputs, const std::
   return results;
 }
 
+/// Records leave a list by value: a reference into it would dangle once the list is assigned.
+template <typename T>
+auto copy_of(std::vector<T> ProgramIndex::*list) {
+  return [list](const ProgramIndex& index) { return std::vector<T>(index.*list); };
+}
+template <typename T>
+auto assign_to(std::vector<T> ProgramIndex::*list) {
+  return [list](ProgramIndex& index, std::vector<T> items) { index.*list = std::move(items); };
+}
+
 void bind_index(py::module_& m) {
   py::native_enum<DType>(m, "DType", "enum.IntEnum")
       .value("U8", DType::kU8)
@@ -356,10 +366,10 @@ void bind_index(py::module_& m) {
            py::arg("arena_bytes") = 0)
       .def_readwrite("version", &ProgramIndex::version)
       .def_readwrite("producer", &ProgramIndex::producer)
-      .def_readwrite("tensors", &ProgramIndex::tensors)
-      .def_readwrite("blobs", &ProgramIndex::blobs)
-      .def_readwrite("steps", &ProgramIndex::steps)
-      .def_readwrite("segments", &ProgramIndex::segments)
+      .def_property("tensors", copy_of(&ProgramIndex::tensors), assign_to(&ProgramIndex::tensors))
+      .def_property("blobs", copy_of(&ProgramIndex::blobs), assign_to(&ProgramIndex::blobs))
+      .def_property("steps", copy_of(&ProgramIndex::steps), assign_to(&ProgramIndex::steps))
+      .def_property("segments", copy_of(&ProgramIndex::segments), assign_to(&ProgramIndex::segments))
       .def_readwrite("inputs", &ProgramIndex::inputs)
       .def_readwrite("outputs", &ProgramIndex::outputs)
       .def_readwrite("arena_bytes", &ProgramIndex::arena_bytes)

@@ -1,0 +1,212 @@
+"""Programs and sessions at the core's border: what the compiler builds, the artifact stores and the runtime calls."""
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekern import _core
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError, UnsupportedIsaError
+
+DType, StepKind, StepUnit = _core.DType, _core.StepKind, _core.StepUnit
+TABLE = np.arange(256, dtype=np.uint8)[::-1].copy()
+
+
+def aligned(values: np.ndarray) -> np.ndarray:
+    """A copy that starts on a cache line."""
+    space = np.zeros(values.nbytes + 64, np.uint8)
+    start = -space.ctypes.data % 64
+    space[start : start + values.nbytes] = values.view(np.uint8)
+    return space[start : start + values.nbytes]
+
+
+def mirror_index() -> _core.ProgramIndex:
+    """y = dequantize(255 - quantize(x)) for six floats."""
+    tensors = [
+        _core.TensorDef(name="x", dtype=DType.F32, shape=[2, 3], offset=0),
+        _core.TensorDef(name="q", dtype=DType.U8, shape=[2, 3], scale=0.5, zero_point=128, offset=64),
+        _core.TensorDef(name="m", dtype=DType.U8, shape=[2, 3], scale=0.5, zero_point=127, offset=128),
+        _core.TensorDef(name="y", dtype=DType.F32, shape=[2, 3], offset=0),
+    ]
+
+    def step(kind: _core.StepKind, tensor_in: int, tensor_out: int, blobs: list[int]) -> _core.Step:
+        name = kind.name.lower()
+        return _core.Step(
+            kind=kind, unit=StepUnit.VECTOR, name=name, op=name, inputs=[tensor_in], outputs=[tensor_out], blobs=blobs
+        )
+
+    return _core.ProgramIndex(
+        producer="tests",
+        tensors=tensors,
+        blobs=[_core.BlobDef(name="table", offset=0, bytes=256, sha256=bytes(32))],
+        steps=[
+            step(StepKind.QUANTIZE, 0, 1, []),
+            step(StepKind.LOOKUP, 1, 2, [0]),
+            step(StepKind.DEQUANTIZE, 2, 3, []),
+        ],
+        segments=[_core.Segment(begin=0, end=3)],
+        inputs=[0],
+        outputs=[3],
+        arena_bytes=192,
+    )
+
+
+X = np.array([[-70.0, -1.2, -0.25], [0.0, 0.6, 70.0]], np.float32)
+# quantize: 0, 126 (-2.4 -> -2), 128 (-0.5 -> 0, half to even), 128, 129, 255; mirror: 255 - q; minus 127, halved.
+Y = np.array([[64.0, 1.0, 0.0], [0.0, -0.5, -63.5]], np.float32)
+
+
+@pytest.fixture
+def session(isa: str) -> _core.Session:
+    return _core.Session(mirror_index(), aligned(TABLE), isa, 2)
+
+
+def test_session_runs_a_program(session):
+    (y,) = session.run([X], [None])
+    np.testing.assert_array_equal(y, Y)
+    out = np.empty_like(Y)
+    assert session.run([X], [out])[0] is out
+    np.testing.assert_array_equal(out, Y)
+
+
+def test_session_runs_segments_and_steps_on_views_of_the_arena(session):
+    session.tensor(0)[...] = X
+    session.run_step(0)
+    np.testing.assert_array_equal(session.tensor(1), [[0, 126, 128], [128, 129, 255]])
+    session.tensor(0)[...] = X
+    session.run_segment(0)
+    np.testing.assert_array_equal(session.tensor(3), Y)
+
+
+def test_session_says_what_it_is(session, isa):
+    assert (session.isa, session.num_threads, session.bytes_copied) == (isa, 2, 0)
+    assert session.arena_bytes >= 192
+
+
+def test_views_keep_the_session_and_the_session_keeps_its_data():
+    data = aligned(TABLE)
+    session = _core.Session(mirror_index(), data, "", 1)
+    view = session.tensor(0)
+    session.run([X], [None])
+    del session, data
+    gc.collect()
+    np.testing.assert_array_equal(view, Y)  # x and y share their bytes
+
+
+def test_misaligned_data_is_copied_and_reported():
+    shifted = aligned(np.append(np.uint8(0), TABLE))[1:]
+    session = _core.Session(mirror_index(), shifted, "", 1)
+    assert session.bytes_copied == 256
+    np.testing.assert_array_equal(session.run([X], [None])[0], Y)
+
+
+def test_two_callers_of_one_session_take_turns(session):
+    inputs = [np.full((2, 3), value, np.float32) for value in range(-20, 20)]
+    expected = [session.run([x], [None])[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda x: session.run([x], [None])[0], inputs * 20))
+    np.testing.assert_array_equal(got, expected * 20)
+
+
+def test_run_message_names_tensor_rule_and_fact(session):
+    with pytest.raises(ArgumentTypeError, match="input 'x' must be float32, got float64"):
+        session.run([X.astype(np.float64)], [None])
+    with pytest.raises(ArgumentTypeError, match="input 'x' must be a NumPy array, got list"):
+        session.run([X.tolist()], [None])
+    with pytest.raises(ArgumentValueError, match=r"input 'x' must have shape \(2, 3\), got \(3, 2\)"):
+        session.run([X.reshape(3, 2)], [None])
+    with pytest.raises(ArgumentValueError, match="input 'x' must be C-contiguous"):
+        session.run([np.asfortranarray(X)], [None])
+    with pytest.raises(ArgumentValueError, match="takes 1 inputs and 1 outputs, got 0 and 1"):
+        session.run([], [None])
+    with pytest.raises(ArgumentTypeError, match="output 'y' must be float32, got uint8"):
+        session.run([X], [np.zeros((2, 3), np.uint8)])
+    fixed = np.zeros_like(Y)
+    fixed.flags.writeable = False
+    with pytest.raises(ArgumentValueError, match="output 'y' is read-only"):
+        session.run([X], [fixed])
+    for call in (session.run_step, session.run_segment, session.tensor):
+        with pytest.raises(ArgumentValueError, match=r"there is no .* 99"):
+            call(99)
+
+
+def test_session_refuses_damaged_programs_and_foreign_isas():
+    index = mirror_index()
+    with pytest.raises(ArtifactError, match="blob 'table' lies outside the file"):
+        _core.Session(index, aligned(TABLE)[:192])
+    with pytest.raises(UnsupportedIsaError, match="sse9"):
+        _core.Session(index, aligned(TABLE), "sse9")
+    with pytest.raises(ArgumentValueError, match="C-contiguous"):
+        _core.Session(index, np.zeros(512, np.uint8)[::2])
+    index.arena_bytes = 64
+    with pytest.raises(ArtifactError, match="lies outside the arena"):
+        index.validate(256)
+
+
+def test_an_index_is_plain_data():
+    index = mirror_index()
+    assert index.tensors[1].zero_point == 128
+    assert [step.kind for step in index.steps] == [StepKind.QUANTIZE, StepKind.LOOKUP, StepKind.DEQUANTIZE]
+    index.tensors[1].zero_point = 3  # of a copy
+    assert index.tensors[1].zero_point == 128
+    index.header_sha256 = bytes(range(32))
+    assert index.header_sha256 == bytes(range(32))
+    with pytest.raises(ArgumentValueError, match="a digest has 32 bytes, got 3"):
+        index.header_sha256 = b"abc"
+
+
+def test_decode_gives_back_what_encode_wrote():
+    index = mirror_index()
+    data = index.encode()
+    assert _core.ProgramIndex.decode(data) == index
+    assert _core.ProgramIndex.decode(data).encode() == data
+    other = mirror_index()
+    other.producer = "someone else"
+    assert other != index
+    assert index != "index"
+
+
+def test_encode_refuses_what_decode_would():
+    index = mirror_index()
+    index.producer = "x" * 5000
+    with pytest.raises(ArgumentValueError, match="producer: a count of 5000 passes the limit of 4096"):
+        index.encode()
+
+
+@given(at=st.integers(0, 10_000), flip=st.integers(1, 255))
+def test_a_flipped_byte_is_refused_or_leaves_a_valid_index(at, flip):
+    data = bytearray(mirror_index().encode())
+    data[at % len(data)] ^= flip
+    refused = False
+    try:
+        index = _core.ProgramIndex.decode(bytes(data))
+        index.validate(256)
+    except ArtifactError:
+        refused = True
+    assert refused or index.encode() == bytes(data)
+
+
+@given(junk=st.binary(max_size=300))
+def test_junk_is_no_index(junk):
+    with pytest.raises(ArtifactError):
+        _core.ProgramIndex.decode(junk)
+
+
+def test_packed_blobs_are_whole_cache_lines(rng):
+    weights = rng.integers(-128, 128, (3, 20, 9, 7), dtype=np.int8)
+    blob = _core.pack_weights_blob(weights)
+    assert len(blob) == 3 * (32 * 9 * 8 + 32 * 4)
+    assert blob == _core.pack_weights_blob(np.asfortranarray(weights))
+    sums = np.frombuffer(blob, np.int32, 20, offset=32 * 9 * 8)
+    np.testing.assert_array_equal(sums, weights[0].sum(axis=(1, 2), dtype=np.int32))
+    depthwise = rng.integers(-128, 128, (37, 9), dtype=np.int8)
+    blob = _core.pack_depthwise_blob(depthwise)
+    assert len(blob) == 48 * (12 + 4)
+    np.testing.assert_array_equal(np.frombuffer(blob, np.int32, 37, offset=48 * 12), depthwise.sum(1, dtype=np.int32))
+    with pytest.raises(ArgumentTypeError, match="w must be int8, got float32"):
+        _core.pack_weights_blob(weights.astype(np.float32))
+    with pytest.raises(ArgumentValueError, match="w must have 4 axes"):
+        _core.pack_weights_blob(depthwise)
