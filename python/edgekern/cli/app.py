@@ -1,11 +1,11 @@
 """The whole command line, drawn by typer: one group that works on models, one that works on compiled programs."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from edgekern.calibration import Method
 from edgekern.cli import session
 
 app = typer.Typer(
@@ -19,22 +19,6 @@ MAKE, USE = "From a float model to a program", "Programs and this machine"
 
 Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
-
-
-class Method(StrEnum):
-    """How a range is chosen from a histogram."""
-
-    entropy = "entropy"
-    mse = "mse"
-    percentile = "percentile"
-    max = "max"
-
-
-class Activations(StrEnum):
-    """Asymmetric uint8 or symmetric int8."""
-
-    u8 = "u8"
-    s8 = "s8"
 
 
 @app.command(rich_help_panel=MAKE)
@@ -58,7 +42,7 @@ def calibrate(
     """Run a float ONNX model on data and write the range of every activation."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.calibrate(model, data, output, method=method and method.value, batch=batch))
+    typer.echo(toolkit.calibrate(model, data, output, method=method, batch=batch))
 
 
 @app.command(rich_help_panel=MAKE)
@@ -66,12 +50,12 @@ def quantize(
     model: Existing,
     ranges: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
-    activations: Annotated[Activations, typer.Option(help="Type of the activations.")] = Activations.u8,
+    activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.quantize(model, ranges, output, activations=activations.value))
+    typer.echo(toolkit.quantize(model, ranges, output, activations=activations))
 
 
 @app.command("compile", rich_help_panel=MAKE)

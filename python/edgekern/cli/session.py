@@ -24,7 +24,7 @@ def run(model: Path, data: Sequence[Path], *, output: Path | None, num_threads: 
                 lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
         if output is not None:
             with output.open("wb") as file:
-                np.savez(file, **dict(zip(names, results, strict=True)))
+                np.savez(file, allow_pickle=False, **dict(zip(names, results, strict=True)))
     return "\n".join(lines)
 
 

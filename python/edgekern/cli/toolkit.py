@@ -1,6 +1,7 @@
 """From a float model to a program: commands that need the toolkit extra."""
 
 from pathlib import Path
+from typing import Literal
 
 import onnx
 
@@ -13,7 +14,9 @@ def quickstart(save: Path | None) -> str:
     return str(quickstart_room.run(save=save))
 
 
-def calibrate(model: Path, data: list[Path], output: Path, *, method: str | None, batch: int | None) -> str:
+def calibrate(
+    model: Path, data: list[Path], output: Path, *, method: calibration.Method | None, batch: int | None
+) -> str:
     calibrator = calibration.Calibrator(model)
     calibrator.collect_many(read_feeds(data, calibrator.input_names, batch=batch))
     ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
@@ -21,7 +24,7 @@ def calibrate(model: Path, data: list[Path], output: Path, *, method: str | None
     return f"{output}: {len(ranges)} ranges by {ranges.method}"
 
 
-def quantize(model: Path, ranges: Path, output: Path, *, activations: str) -> str:
+def quantize(model: Path, ranges: Path, output: Path, *, activations: Literal["u8", "s8"]) -> str:
     config = quantization.QuantConfig(activations=activations)
     qdq = quantization.quantize(model, calibration.Ranges.load(ranges), config)
     onnx.save(qdq, output)
