@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-
-from reference.rounding import round_keeping_sum
 
 onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
@@ -28,20 +24,9 @@ from edgekern.errors import (  # noqa: E402
     QuantizationError,
 )
 from edgekern.quantization import QuantConfig, quantize  # noqa: E402
-from edgekern.quantization.scales import (  # noqa: E402
-    Affine,
-    WeightLayout,
-    affine_s8,
-    affine_u8,
-    channel_scales,
-    quantize_weights,
-    round_keeping_sums,
-)
 
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 FLOAT = onnx.TensorProto.FLOAT
-CONV = WeightLayout(0, 1)
-U8 = Affine(np.float32(0.02), 0, np.dtype(np.uint8))
 
 Array = npt.NDArray[Any]
 
@@ -156,93 +141,6 @@ class View:
         """Scale and zero point that tensor ``name`` of the float model is quantized with."""
         [node] = [n for n in self.of("QuantizeLinear") if n.input[0] == name]
         return float(self.constants[node.input[1]]), int(self.constants[node.input[2]])
-
-
-# ---- scales ----
-
-
-@given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
-def test_asymmetric_range_keeps_zero_exact_and_both_ends_in_reach(a: float, b: float) -> None:
-    lo, hi = min(a, b, 0.0), max(a, b, 0.0)
-    affine = affine_u8(lo, hi)
-    assert np.isfinite(affine.scale)
-    assert affine.scale >= np.finfo(np.float32).tiny
-    assert 0 <= affine.zero_point <= 255
-    scale = float(affine.scale)
-    assert -affine.zero_point * scale <= lo + 0.501 * scale
-    assert (255 - affine.zero_point) * scale >= hi - 0.501 * scale
-
-
-@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
-def test_symmetric_range_has_zero_point_zero(a: float, b: float) -> None:
-    affine = affine_s8(min(a, b), max(a, b))
-    assert affine.zero_point == 0
-    assert np.isfinite(affine.scale)
-    assert affine.scale > 0
-
-
-def test_range_of_zeros_has_scale_one() -> None:
-    assert affine_u8(0.0, 0.0).scale == 1
-    assert affine_s8(0.0, 0.0).scale == 1
-
-
-def test_range_away_from_zero_is_extended_to_it() -> None:
-    assert affine_u8(2.0, 5.1) == affine_u8(0.0, 5.1)
-    assert affine_u8(0.0, 5.1).zero_point == 0
-    assert affine_u8(-5.1, -2.0).zero_point == 255
-
-
-def test_weight_scale_is_the_largest_magnitude_over_127_and_one_for_a_zero_channel() -> None:
-    weights = np.array([[1.0, -2.54], [0.0, 0.0]], np.float32)
-    assert_allclose(channel_scales(weights, 0), [0.02, 1.0], rtol=1e-6)
-
-
-def test_nearest_rounding_errs_by_half_a_step_at_most(rng: np.random.Generator) -> None:
-    weights = f32(rng.normal(size=(6, 4, 3, 3)))
-    result = quantize_weights(weights, CONV, U8, keep_filter_sums=False)
-    step = result.scale[:, None, None, None]
-    assert np.abs(weights - result.values * step).max() <= 0.5001 * step.max()
-    assert_array_equal(np.abs(result.values).reshape(6, -1).max(axis=1), 127)
-
-
-@given(st.lists(st.floats(-126, 126), min_size=1, max_size=7))
-def test_rounding_together_keeps_the_sum_at_the_least_error(values: list[float]) -> None:
-    ratio = np.array(values)
-    wanted, least = round_keeping_sum(ratio)
-    rounded = round_keeping_sums(ratio[None])[0]
-    assert rounded.sum() == wanted
-    assert ((rounded - ratio) ** 2).sum() <= least + 1e-9
-
-
-def test_rounding_together_leaves_single_taps_alone(rng: np.random.Generator) -> None:
-    ratio = rng.uniform(-126, 126, (5, 4, 1))
-    assert_array_equal(round_keeping_sums(ratio), np.rint(ratio))
-
-
-@pytest.mark.parametrize("layout", [WeightLayout(0, 1), WeightLayout(1, 0)])
-def test_layout_is_undone(layout: WeightLayout, rng: np.random.Generator) -> None:
-    values = rng.integers(-127, 128, (4, 3, 2, 5), dtype=np.int8)
-    assert_array_equal(layout.restore(layout.by_channel(values), values.shape), values)  # type: ignore[arg-type]
-
-
-def test_channel_that_could_overflow_is_widened_and_no_other() -> None:
-    weights = np.full((3, 2, 1, 1), 0.5, np.float32)
-    weights[1] = 1e-12  # a dead channel: its bias alone would pass 2**31
-    result = quantize_weights(weights, CONV, U8, bias=np.array([1.0, 1.0, -1.0], np.float32))
-    assert result.widened == (1,)
-    assert result.bias is not None
-    reach = np.abs(result.bias.astype(np.int64)) + 255 * np.abs(result.values.astype(np.int64)).sum(axis=(1, 2, 3))
-    assert reach.max() <= 2**31 - 1
-    assert_allclose(result.bias * result.bias_scale.astype(np.float64), [1, 1, -1], rtol=1e-6)
-
-
-def test_deep_sum_that_could_overflow_is_widened() -> None:
-    weights = np.full((1, 80_000), 1.0, np.float32)
-    result = quantize_weights(weights, CONV, U8)
-    assert result.widened == (0,)
-    assert 255 * np.abs(result.values.astype(np.int64)).sum() <= 2**31 - 1
-    independent = WeightLayout(2, 1, taps_are_summed=False)
-    assert quantize_weights(np.ones((3, 40_000, 1), np.float32), independent, U8).widened == ()
 
 
 # ---- the model that comes out ----
