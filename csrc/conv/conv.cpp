@@ -78,7 +78,7 @@ inline void copy_quads(const uint8_t* from, size_t n, uint8_t* to) {
   uint32_t quad = from[i];
   if (n - i > 1) quad |= static_cast<uint32_t>(from[i + 1]) << 8;
   if (n - i > 2) quad |= static_cast<uint32_t>(from[i + 2]) << 16;
-  for (size_t b = 0; b < 4; ++b) to[i + b] = static_cast<uint8_t>(quad >> (8 * b));
+  std::memcpy(to + i, &quad, 4);  // little-endian, as every ISA here is
 }
 
 /// One chunk of pixels of one group, all output channels of the group.
@@ -114,18 +114,14 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Source& sour
       tile.rows = std::min(kernels.tile_rows, end - pixel);
       tile.row0 = pixel;
       const uint8_t* x = source.x + group * group_in;
-      for (size_t r = 0; r < tile.rows; ++r) {
-        if (gather) {
-          uint8_t* row = gathered + r * row_bytes;
-          pointers[r] = row;
-          for_each_tap(window, pixel + r, [&](size_t tap, bool inside, size_t input) {
-            copy_quads(inside ? x + input * args.in_c : source.zeros, group_in, row + tap * tap_bytes);
-          });
-          continue;
+      fill_row_pointers(window, pixel, tile.rows, x, args.in_c, source.zeros, {pointers, tile.rows, 1});
+      if (gather) {
+        for (size_t r = 0; r < tile.rows; ++r) {
+          for (size_t tap = 0; tap < window.taps(); ++tap) {
+            copy_quads(pointers[tap * tile.rows + r], group_in, gathered + r * row_bytes + tap * tap_bytes);
+          }
         }
-        for_each_tap(window, pixel + r, [&](size_t tap, bool inside, size_t input) {
-          pointers[tap * tile.rows + r] = inside ? x + input * args.in_c : source.zeros;
-        });
+        for (size_t r = 0; r < tile.rows; ++r) pointers[r] = gathered + r * row_bytes;
       }
       for (size_t panel = panel0; panel < panel1; ++panel) {
         const size_t panel_end = std::min((panel + 1) * kPanel, group_out);
@@ -175,30 +171,36 @@ void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   });
 }
 
+/// Output pixels whose row pointers are looked up before the kernel runs over them.
+constexpr size_t kRun = 16;
+
 size_t depthwise_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
-  const Tasks tasks = split_pixels(rt, args.window.pixels(), 1);
-  return source_bytes(rt, args) + tasks.count * pointer_bytes(round_up(args.window.taps(), 4), 1);
+  const Tasks tasks = split_pixels(rt, args.window.pixels(), kRun);
+  return source_bytes(rt, args) + tasks.count * pointer_bytes(round_up(args.window.taps(), 4), kRun);
 }
 
 void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, scratch);
   const size_t pixels = args.window.pixels(), taps = args.window.taps(), quads = ceil_div(taps, 4);
-  const size_t table = pointer_bytes(quads * 4, 1);
-  const Tasks tasks = split_pixels(rt, pixels, 1);
-  const int threads =
-      conv_macs(args) < kSerialMacs / 16 ? 1 : rt.threads;  // memory bound: a multiply-add costs more here
+  const size_t table = pointer_bytes(quads * 4, kRun);
+  const Tasks tasks = split_pixels(rt, pixels, kRun);
+  const int threads = conv_macs(args) < kSerialMacs / 16 ? 1 : rt.threads;  // memory bound: a multiply-add costs more
   const size_t row_bytes = args.out_c * item_bytes(args.epilogue);
   parallel_for(tasks.count, threads, [&](size_t task) {
     const uint8_t** pointers = reinterpret_cast<const uint8_t**>(source.rest + task * table);
-    std::fill(pointers + taps, pointers + quads * 4, source.zeros);  // taps that only fill up the last quad
-    DepthwiseRow row{pointers, quads, args.out_c, reinterpret_cast<const int8_t*>(args.weights), args.init, nullptr, 0};
+    std::fill(pointers, pointers + kRun * quads * 4, source.zeros);  // taps that only fill up the last quad stay so
+    DepthwiseRow row{};
+    row.taps = pointers;
+    row.quads = quads;
+    row.channels = args.out_c;
+    row.weights = reinterpret_cast<const int8_t*>(args.weights);
+    row.init = args.init;
+    row.out_ld = row_bytes;
     const size_t begin = task * tasks.pixels_per_task, end = std::min(pixels, begin + tasks.pixels_per_task);
-    for (size_t pixel = begin; pixel < end; ++pixel) {
-      for_each_tap(args.window, pixel, [&](size_t tap, bool inside, size_t input) {
-        pointers[tap] = inside ? source.x + input * args.in_c : source.zeros;
-      });
-      row.out = args.y + pixel * row_bytes;
-      row.row = pixel;
+    for (row.row = begin; row.row < end; row.row += row.pixels) {
+      row.pixels = std::min(kRun, end - row.row);
+      fill_row_pointers(args.window, row.row, row.pixels, source.x, args.in_c, source.zeros, {pointers, 1, quads * 4});
+      row.out = args.y + row.row * row_bytes;
       rt.kernels->depthwise_row(row, args.epilogue);
     }
     count_row(rt, Row::kDepthwiseRow);

@@ -59,13 +59,15 @@ struct GemmTile {
   size_t row0, col0;    // where the tile lies in C: offsets into multiplier, bias, row_scale, residual
 };
 
+/// A run of output pixels of a depthwise convolution, all channels.
 struct DepthwiseRow {
-  const uint8_t* const* taps;  // [quads * 4] pointers to `channels` bytes, native sign
-  size_t quads, channels;      // taps come in fours; those past the kernel's meet zero weights
-  const int8_t* weights;       // [channels/16][quads][16][4], zero padded
-  const int32_t* init;         // [channels], padded
-  void* out;                   // one pixel: bytes or floats, as the epilogue says
-  size_t row;                  // pixel index, for the residual
+  const uint8_t* const* taps;      // [pixels][quads * 4] pointers to `channels` bytes, native sign
+  size_t pixels, quads, channels;  // taps come in fours; those past the kernel's meet zero weights
+  const int8_t* weights;           // [channels/16][quads][16][4], zero padded
+  const int32_t* init;             // [channels], padded
+  void* out;                       // the first pixel: bytes, int32 or floats, as the epilogue says
+  size_t out_ld;                   // bytes from pixel to pixel
+  size_t row;                      // index of the first pixel, for the residual
 };
 
 struct Kernels {

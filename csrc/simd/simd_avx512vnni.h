@@ -73,5 +73,51 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
 EK_INLINE I32 dot(I32 acc, Act a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 
+// A block of 64 channels in the order that in-lane unpacking gives: 128-bit lane L of vector j holds channels 16L + 4j
+// to 16L + 4j + 3, where the natural order has lane j of vector L. The two differ by a 4 x 4 transpose of lanes.
+EK_INLINE void to_block_order(__m512i (&v)[4]) {
+  const __m512i lo01 = _mm512_shuffle_i32x4(v[0], v[1], 0x44), hi01 = _mm512_shuffle_i32x4(v[0], v[1], 0xEE);
+  const __m512i lo23 = _mm512_shuffle_i32x4(v[2], v[3], 0x44), hi23 = _mm512_shuffle_i32x4(v[2], v[3], 0xEE);
+  v[0] = _mm512_shuffle_i32x4(lo01, lo23, 0x88);
+  v[1] = _mm512_shuffle_i32x4(lo01, lo23, 0xDD);
+  v[2] = _mm512_shuffle_i32x4(hi01, hi23, 0x88);
+  v[3] = _mm512_shuffle_i32x4(hi01, hi23, 0xDD);
+}
+EK_INLINE void to_block_order(Line (&x)[4]) {
+  __m512i v[4] = {x[0].v, x[1].v, x[2].v, x[3].v};
+  to_block_order(v);
+  unroll<4>([&](auto s) EK_LAMBDA { x[s.value].v = v[s.value]; });
+}
+EK_INLINE void to_block_order(I32 (&x)[4]) {
+  __m512i v[4] = {x[0].v, x[1].v, x[2].v, x[3].v};
+  to_block_order(v);
+  unroll<4>([&](auto s) EK_LAMBDA { x[s.value].v = v[s.value]; });
+}
+EK_INLINE void to_block_order(F32 (&x)[4]) {
+  __m512i v[4];
+  unroll<4>([&](auto s) EK_LAMBDA { v[s.value] = _mm512_castps_si512(x[s.value].v); });
+  to_block_order(v);
+  unroll<4>([&](auto s) EK_LAMBDA { x[s.value].v = _mm512_castsi512_ps(v[s.value]); });
+}
+EK_INLINE void interleave_block(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3,
+                                Line (&lines)[4]) {
+  const __m512i a = _mm512_loadu_si512(t0), b = _mm512_loadu_si512(t1);
+  const __m512i c = _mm512_loadu_si512(t2), d = _mm512_loadu_si512(t3);
+  const __m512i ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
+  const __m512i cd0 = _mm512_unpacklo_epi8(c, d), cd1 = _mm512_unpackhi_epi8(c, d);
+  lines[0].v = _mm512_unpacklo_epi16(ab0, cd0);
+  lines[1].v = _mm512_unpackhi_epi16(ab0, cd0);
+  lines[2].v = _mm512_unpacklo_epi16(ab1, cd1);
+  lines[3].v = _mm512_unpackhi_epi16(ab1, cd1);
+}
+/// Packing works within lanes too, so it leads straight back to the natural order.
+EK_INLINE void store_block(uint8_t* p, const I32 (&x)[4]) {
+  const __m512i low = _mm512_set1_epi32(0xFF);
+  const auto byte = [&](const I32& v) EK_LAMBDA { return _mm512_and_si512(v.v, low); };
+  const __m512i words0 = _mm512_packus_epi32(byte(x[0]), byte(x[1])),
+                words1 = _mm512_packus_epi32(byte(x[2]), byte(x[3]));
+  _mm512_storeu_si512(p, _mm512_packus_epi16(words0, words1));
+}
+
 }  // namespace
 }  // namespace ek

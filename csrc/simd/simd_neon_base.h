@@ -111,3 +111,5 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
 
 }  // namespace
 }  // namespace ek
+
+#include "simd/block_identity.h"

@@ -152,3 +152,5 @@ EK_INLINE I32 dot(I32 acc, Line a, Line w) {
 
 }  // namespace
 }  // namespace ek
+
+#include "simd/block_identity.h"
