@@ -370,11 +370,11 @@ def test_ranges_leave_the_zeros_of_a_relu_out_of_the_entropy_search() -> None:
 def test_error_from_keys_is_near_the_datas(name: str, exponent: float) -> None:
     x = drawn(name)
     h = Histogram().update(x)
+    unit = np.float64(h.absmax)  # the reference, in units of absmax, neither overflows nor vanishes
     for fraction in (1.0, 0.7, 0.2):
-        scale = fraction * h.absmax / 127
-        exact = reference.quantization_error(x / np.float64(h.absmax), fraction / 127, -128, 127, exponent)
-        found = h._keys.quantization_error(scale, -128, 127, exponent) / h.absmax**exponent
-        assert_allclose(found, exact, rtol=0.02)
+        lo, hi = fraction * min(h.min, 0.0), fraction * max(h.max, 0.0)
+        exact = reference.range_error(x / unit, lo / unit, hi / unit, 256, exponent)
+        assert_allclose(h.quantization_error(lo, hi, exponent=exponent) / unit**exponent, exact, rtol=0.02)
 
 
 @pytest.mark.parametrize("exponent", [2.0, 2.4])

@@ -1,9 +1,11 @@
 // Histograms and threshold searches for Python. edgekern.calibration checks arguments and words the messages.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "base/fp_env.h"
@@ -11,6 +13,7 @@
 #include "calibration/entropy.h"
 #include "calibration/error_search.h"
 #include "calibration/histogram.h"
+#include "threads/pool.h"
 
 namespace ek {
 namespace {
@@ -18,6 +21,7 @@ namespace {
 namespace py = pybind11;
 
 using Counts = py::array_t<uint64_t, py::array::c_style>;
+using Floats = py::array_t<float, py::array::c_style>;
 
 Counts to_array(const std::vector<uint64_t>& counts) {
   return Counts(static_cast<py::ssize_t>(counts.size()), counts.data());
@@ -26,13 +30,18 @@ Counts to_array(const std::vector<uint64_t>& counts) {
 /// A histogram that several Python threads may touch: the GIL is released while values are counted.
 class SharedHistogram {
  public:
-  void update(const py::array_t<float, py::array::c_style>& x) {
+  /// Needs no GIL.
+  void count(const float* x, size_t n) {
+    const FpGuard guard;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    histogram_.update(x, n);
+  }
+
+  void update(const Floats& x) {
     const float* data = x.data();
     const auto size = static_cast<size_t>(x.size());
     py::gil_scoped_release release;
-    const FpGuard guard;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    histogram_.update(data, size);
+    count(data, size);
   }
 
   void merge(const SharedHistogram& other) {
@@ -106,10 +115,19 @@ class SharedHistogram {
 
 using Atoms = std::vector<Atom>;
 
+/// histograms[i] counts arrays[i], one thread a pair.
+void update_histograms(const std::vector<SharedHistogram*>& histograms, const std::vector<Floats>& arrays) {
+  if (histograms.size() != arrays.size()) throw std::invalid_argument("one array a histogram");
+  std::vector<std::pair<const float*, size_t>> spans;
+  for (const Floats& x : arrays) spans.emplace_back(x.data(), static_cast<size_t>(x.size()));
+  py::gil_scoped_release release;
+  parallel_for(spans.size(), num_threads(), [&](size_t i) { histograms[i]->count(spans[i].first, spans[i].second); });
+}
+
 }  // namespace
 
 void bind_calibration(pybind11::module_& m) {
-  py::class_<SharedHistogram>(m, "KeyHistogram")
+  py::class_<SharedHistogram>(m, "KeyHistogram", plain_type())
       .def(py::init<>())
       .def("update", &SharedHistogram::update, py::arg("x").noconvert())
       .def("merge", &SharedHistogram::merge, py::arg("other"))
@@ -164,6 +182,8 @@ void bind_calibration(pybind11::module_& m) {
             return h.with_atoms(false, [&](const Atoms& a) { return error_range(a, num_levels, exponent); });
           },
           py::arg("num_levels"), py::arg("exponent"));
+
+  m.def("update_histograms", &update_histograms, py::arg("histograms"), py::arg("arrays").noconvert());
 
   m.def(
       "entropy_search",

@@ -70,8 +70,14 @@ double key_value(size_t key) { return float_of(static_cast<uint32_t>(key) << 16)
 
 }  // namespace
 
-float Histogram::min() const { return unordered(lowest_) + 0.0f; }
-float Histogram::max() const { return unordered(highest_) + 0.0f; }
+float Histogram::min() const { return unordered(lowest_); }
+float Histogram::max() const { return unordered(highest_); }
+
+void Histogram::widen(int32_t lowest, int32_t highest) {
+  constexpr int32_t kOrderedNegativeZero = ordered(kNegativeZero);
+  lowest_ = std::min(lowest_, lowest == kOrderedNegativeZero ? 0 : lowest);
+  highest_ = std::max(highest_, highest == kOrderedNegativeZero ? 0 : highest);
+}
 
 uint64_t Histogram::at(size_t key) const {
   const auto& page = pages_[key / kPageKeys];
@@ -97,8 +103,7 @@ void Histogram::update(const float* x, size_t n) {
       count_any(block, size);
       continue;
     }
-    lowest_ = std::min(lowest_, s.lowest);
-    highest_ = std::max(highest_, s.highest);
+    widen(s.lowest, s.highest);
     count_ += size;
     num_zero_ += s.zeros;
     count_finite(block, size, use_scratch ? scratch.get() : nullptr);
@@ -138,8 +143,7 @@ void Histogram::count_any(const float* x, size_t n) {
       ++count_;
       num_zero_ += magnitude == 0;
       ++slot(magnitude == 0 ? 0 : bits >> 16);
-      lowest_ = std::min(lowest_, ordered(bits));
-      highest_ = std::max(highest_, ordered(bits));
+      widen(ordered(bits), ordered(bits));
     }
   }
 }
@@ -188,9 +192,8 @@ bool Histogram::restore(const uint64_t* dense, const Totals& totals) {
   Histogram h;
   if (total > 0) {
     if (!std::isfinite(totals.min) || !std::isfinite(totals.max) || totals.min > totals.max) return false;
-    if (bits_of(totals.min + 0.0f) >> 16 != lowest_key || bits_of(totals.max + 0.0f) >> 16 != highest_key) return false;
-    h.lowest_ = ordered(bits_of(totals.min + 0.0f));
-    h.highest_ = ordered(bits_of(totals.max + 0.0f));
+    h.widen(ordered(bits_of(totals.min)), ordered(bits_of(totals.max)));
+    if (bits_of(h.min()) >> 16 != lowest_key || bits_of(h.max()) >> 16 != highest_key) return false;
   }
   for (size_t key = 0; key < kNumKeys; ++key) {
     if (dense[key] > 0) h.slot(key) = dense[key];
@@ -205,10 +208,9 @@ bool Histogram::restore(const uint64_t* dense, const Totals& totals) {
 
 bool Histogram::operator==(const Histogram& other) const {
   if (count_ != other.count_ || num_zero_ != other.num_zero_ || num_nan_ != other.num_nan_ ||
-      num_inf_ != other.num_inf_) {
+      num_inf_ != other.num_inf_ || lowest_ != other.lowest_ || highest_ != other.highest_) {
     return false;
   }
-  if (count_ > 0 && (min() != other.min() || max() != other.max())) return false;
   for (size_t key = 0; key < kNumKeys; ++key) {
     if (at(key) != other.at(key)) return false;
   }

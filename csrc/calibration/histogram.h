@@ -59,13 +59,15 @@ class Histogram {
   using Page = std::array<uint64_t, kPageKeys>;
 
   uint64_t& slot(size_t key);
+  void widen(int32_t lowest, int32_t highest);
   void count_finite(const float* x, size_t n, uint32_t* scratch);
   void count_any(const float* x, size_t n);
   void fold(uint32_t* scratch);
 
   std::array<std::unique_ptr<Page>, kNumKeys / kPageKeys> pages_;
   uint64_t count_ = 0, num_zero_ = 0, num_nan_ = 0, num_inf_ = 0;
-  // Bit patterns whose order as int32 is the order of the floats; empty while lowest_ > highest_.
+  // Bit patterns whose order as int32 is the order of the floats, -0 taken as +0; empty while lowest_ > highest_. No
+  // float is compared or added here: a caller's flush-to-zero must not change a subnormal.
   int32_t lowest_ = INT32_MAX, highest_ = INT32_MIN;
 };
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern.calibration.histogram import Histogram, Method, check_options
+from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
 from edgekern.calibration.model import load_model, model_hash, observed_tensors
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges, TensorRange
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from edgekern.calibration.model import ModelLike
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-_Result = TypeVar("_Result")
 
 _FORMAT = "edgekern.calibrator"
 _VERSION = 1
@@ -126,7 +124,7 @@ class Calibrator:
         arrays = self._check_feeds(feeds)
         if any(array.size == 0 for array in arrays.values()):
             return self
-        values: list[Any] = []
+        values: Sequence[Any] = []
         if self._tapped:
             try:
                 inputs = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in arrays.items()}
@@ -136,15 +134,9 @@ class Calibrator:
                     f"Calibrator.collect: onnxruntime could not run this batch: {_one_line(error)}"
                 ) from error
 
-        def count(index: int) -> None:
-            # The list lets go of each activation before the next one is copied out.
-            value, values[index] = values[index], None
-            if value.has_value():
-                self._histograms[self._tapped[index]].update(value.numpy())
-
-        for name in self._fed:
-            self._histograms[name].update(arrays[name])
-        _for_each(count, range(len(values)))
+        seen = {name: arrays[name] for name in self._fed}
+        seen |= {name: _array(value) for name, value in zip(self._tapped, values, strict=True) if value.has_value()}
+        update_all((self._histograms[name], array) for name, array in seen.items())
         self._num_batches += 1
         return self
 
@@ -213,7 +205,7 @@ class Calibrator:
                 clipped = histogram.fraction_outside(lo, hi)
                 return TensorRange(lo, hi, histogram.count, histogram.num_nan, histogram.num_inf, clipped)
 
-            tensors = dict(zip(seen, _for_each(choose, seen.values()), strict=True))
+            tensors = {name: choose(histogram) for name, histogram in seen.items()}
         used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
         used |= {"percentile": percentile} if method == "percentile" else {}
         used |= {"exponent": exponent} if method == "mse" else {}
@@ -331,8 +323,6 @@ def _open_session(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = _core.num_threads()
-    # An arena would keep the largest batch ever seen, rounded up, for as long as the session lives.
-    options.enable_cpu_mem_arena = False
     try:
         return onnxruntime.InferenceSession(
             tapped.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
@@ -341,10 +331,9 @@ def _open_session(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
         raise CalibrationError(f"Calibrator: onnxruntime cannot run the model: {_one_line(error)}") from error
 
 
-def _for_each(function: Callable[[Any], _Result], items: Iterable[Any]) -> list[_Result]:
-    """Call function on every item, on the package's number of threads."""
-    with ThreadPoolExecutor(_core.num_threads()) as pool:
-        return list(pool.map(function, items))
+def _array(value: Any) -> npt.NDArray[Any]:
+    """View of an OrtValue; a copy in versions of onnxruntime that cannot lend."""
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value.numpy())
 
 
 def _one_line(error: Exception) -> str:

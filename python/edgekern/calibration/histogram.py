@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -52,16 +52,7 @@ class Histogram:
         ArgumentTypeError
             When the dtype is not a floating-point one.
         """
-        array = np.asarray(x)
-        if array.dtype != np.float32:
-            if array.dtype.name not in ("float16", "float64", "bfloat16"):
-                raise ArgumentTypeError(
-                    f"Histogram.update: x must be float32, float16, bfloat16 or float64, got {array.dtype}; "
-                    "ranges are taken of float activations"
-                )
-            with np.errstate(over="ignore"):
-                array = array.astype(np.float32)
-        self._keys.update(np.ascontiguousarray(array))
+        self._keys.update(_float32("Histogram.update", x))
         return self
 
     def merge(self, other: Histogram) -> Self:
@@ -259,6 +250,21 @@ class Histogram:
             return max(lo, -t), min(hi, t)
         return lo, hi
 
+    def quantization_error(self, lo: float, hi: float, *, num_bits: int = 8, exponent: float = 2.0) -> float:
+        """Mean ``|x - dequantize(quantize(x))|**exponent`` over a range (lo, hi) with lo <= 0 <= hi, 0 being a level.
+
+        Integrated over each key's interval with its values taken as even over it; a range of (0, 0) has scale 1.0.
+        """
+        if not (lo <= 0 <= hi and math.isfinite(hi - lo)):
+            raise ArgumentValueError(
+                f"Histogram.quantization_error: lo and hi must be finite with lo <= 0 <= hi, got lo={lo!r}, hi={hi!r}"
+            )
+        self._check("quantization_error", "mse", 100, exponent)
+        last = 2**num_bits - 1
+        scale = (hi - lo) / last or 1.0
+        zero_point = round(-lo / scale)
+        return self._keys.quantization_error(scale, -zero_point, last - zero_point, exponent)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as NumPy arrays and numbers; :meth:`from_state_dict` is the way back."""
         keys, counts, num_zero, num_nan, num_inf, lowest, highest = self._keys.state()
@@ -334,6 +340,28 @@ class Histogram:
     def _check(self, function: str, method: str, percentile: float, exponent: float) -> None:
         check_options(f"Histogram.{function}", method, percentile, exponent)
         self._require_values(function)
+
+
+def update_all(pairs: Iterable[tuple[Histogram, npt.ArrayLike]]) -> None:
+    """Update each histogram with its array, on the package's number of threads."""
+    histograms, arrays = [], []
+    for histogram, x in pairs:
+        histograms.append(histogram._keys)
+        arrays.append(_float32("update_all", x))
+    _core.update_histograms(histograms, arrays)
+
+
+def _float32(function: str, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    array = np.asarray(x)
+    if array.dtype != np.float32:
+        if array.dtype.name not in ("float16", "float64", "bfloat16"):
+            raise ArgumentTypeError(
+                f"{function}: x must be float32, float16, bfloat16 or float64, got {array.dtype}; "
+                "ranges are taken of float activations"
+            )
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    return np.ascontiguousarray(array)
 
 
 def check_options(function: str, method: str, percentile: float, exponent: float) -> None:
