@@ -218,6 +218,7 @@ def test_given_model_is_not_changed(rng: np.random.Generator) -> None:
     model = small_cnn()
     before = model.SerializeToString()
     ranges = ranges_of(model, samples(rng))
+    assert "w0" not in {t.name for t in quantize(model, ranges).graph.initializer}
     assert quantize(model, ranges).SerializeToString() == quantize(before, ranges).SerializeToString()
     assert model.SerializeToString() == before
 
@@ -268,6 +269,30 @@ def test_batch_normalization_of_an_image_becomes_a_depthwise_conv(rng: np.random
     [conv] = View(qdq).of("Conv")
     assert next(a.i for a in conv.attribute if a.name == "group") == 3
     assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 35
+
+
+def test_a_conv_with_computed_weights_stays_float_and_says_so(rng: np.random.Generator) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["k"]),
+        helper.make_node("Conv", ["k", "x"], ["y"]),
+    ]
+    model, x = build(nodes, {"v": f32(rng.normal(size=(3, 3, 1, 1)))}, [1, 3, 4, 4]), samples(rng, 1, (3, 4, 4))
+    with pytest.warns(EdgekernWarning, match="quantize: Conv 'y' stays float32"):
+        qdq = quantize(model, ranges_of(model, x))
+    assert len(View(qdq).of("QuantizeLinear")) == 1
+
+
+def test_names_of_the_model_may_look_like_ours(rng: np.random.Generator) -> None:
+    weights = {"x_scale": f32(rng.normal(size=(3, 3, 1, 1)))}
+    nodes = [
+        helper.make_node("Conv", ["x", "x_scale"], ["x_quantized"]),
+        helper.make_node("Relu", ["x_quantized"], ["x_dequantized"]),
+        helper.make_node("Conv", ["x_dequantized", "x_scale"], ["y"]),
+    ]
+    model, x = build(nodes, weights, ["n", 3, 4, 4]), samples(rng, shape=(3, 4, 4))
+    qdq = quantize(model, ranges_of(model, x))
+    View(qdq)
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 30
 
 
 def test_matmul_takes_int8_on_both_sides(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -26,11 +26,13 @@ class Placement:
     """Where quantization goes.
 
     ``source`` maps each tensor that becomes 8-bit to the tensor whose range it takes (itself, for most);
-    ``weighted`` holds the Conv, Gemm and MatMul that compute on int8, ``integer`` all operators that do.
+    ``weighted`` holds the Conv, Gemm and MatMul that compute on int8, ``left_float`` those that cannot, ``integer`` all
+    operators that do.
     """
 
     source: dict[ir.Value, ir.Value]
     weighted: tuple[ir.Node, ...]
+    left_float: tuple[ir.Node, ...]
     integer: frozenset[ir.Node]
 
 
@@ -38,9 +40,15 @@ def place(graph: ir.Graph) -> Placement:
     """Place quantization in a prepared graph (``prepare``)."""
     nodes = [node for node in graph if _kind(node)]
     integer = _integer_nodes(nodes)
+    candidates = [node for node in graph if node.domain == "" and node.op_type in _WEIGHTED]
     quantized = _quantized_tensors(nodes, integer)
-    weighted = tuple(node for node in nodes if node in integer and node.op_type in _WEIGHTED)
-    return Placement(_share(nodes, quantized), weighted, frozenset(integer))
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return Placement(
+        _share(nodes, [value for value in values if value in quantized]),
+        tuple(node for node in candidates if node in integer),
+        tuple(node for node in candidates if node not in integer),
+        frozenset(integer),
+    )
 
 
 def bounds(node: ir.Node | None) -> tuple[float, float]:
@@ -175,15 +183,15 @@ def _gives_float(node: ir.Node) -> bool:
     return before is not None and before.op_type in _WEIGHTED
 
 
-def _share(nodes: list[ir.Node], quantized: set[ir.Value]) -> dict[ir.Value, ir.Value]:
+def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir.Value]:
     """Let moving operators, and the inputs that only a Concat reads, share parameters."""
     source = {value: value for value in quantized}
     for node in nodes:
         result, first = node.outputs[0], node.inputs[0]
-        if node.op_type in _MOVING and result in quantized and first is not None and first in source:
+        if node.op_type in _MOVING and result in source and first is not None and first in source:
             source[result] = source[first]
     for node in reversed(nodes):
-        if node.op_type != "Concat" or node.outputs[0] not in quantized:
+        if node.op_type != "Concat" or node.outputs[0] not in source:
             continue
         for value in float_inputs(node):
             root = source[value]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from edgekern.calibration import Feeds, Ranges, load_model, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
@@ -17,7 +18,7 @@ from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.emit import Emitter
 from edgekern.quantization.means import channel_means
 from edgekern.quantization.placement import Placement, place
-from edgekern.quantization.prepare import prepare
+from edgekern.quantization.prepare import attribute, prepare
 
 if TYPE_CHECKING:
     from edgekern.calibration.model import ModelLike
@@ -57,7 +58,8 @@ def quantize(
     Warns
     -----
     EdgekernWarning
-        When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``.
+        When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``, and for each Conv, Gemm
+        or MatMul that stays float32, because its weights are computed.
 
     Notes
     -----
@@ -80,6 +82,8 @@ def quantize(
     means = {} if data is None else channel_means(proto, _mean_axes(placement), data)
     emitter = Emitter(graph_model.graph, placement, _range_of(ranges), config, means)
     emitter.run()
+    passes.RemoveUnusedNodesPass()(graph_model)  # the float weights
+    passes.NameFixPass()(graph_model)  # a tensor of the model may have had a name such as x_quantized
     graph_model.metadata_props[METADATA_KEY] = json.dumps(
         {
             "config": asdict(config),
@@ -89,8 +93,10 @@ def quantize(
         },
         sort_keys=True,
     )
+    for node in placement.left_float:
+        _warn(f"{node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not float32 constants")
     if emitter.widened:
-        _warn_widened(emitter.widened)
+        _warn(_describe_widened(emitter.widened))
     return ir.serde.serialize_model(graph_model)
 
 
@@ -129,17 +135,22 @@ def _range_of(ranges: Ranges) -> Callable[[str], tuple[float, float]]:
 
 def _mean_axes(placement: Placement) -> dict[str, int]:
     """The inputs of operators with a bias, and the axis of their channels."""
-    nodes = [node for node in placement.weighted if node.op_type in ("Conv", "Gemm")]
-    inputs = [(node, node.inputs[0]) for node in nodes]
-    return {str(value.name): 1 if node.op_type == "Conv" else -1 for node, value in inputs if value is not None}
+    axes: dict[str, int] = {}
+    for node in placement.weighted:
+        if node.op_type != "MatMul" and node.inputs[0] is not None:
+            rows = node.op_type == "Gemm" and not attribute(node, "transA", 0)
+            axes[str(node.inputs[0].name)] = -1 if rows else 1 if node.op_type == "Conv" else 0
+    return axes
 
 
-def _warn_widened(widened: dict[str, list[int]]) -> None:
+def _describe_widened(widened: dict[str, list[int]]) -> str:
     channels = sum(len(indices) for indices in widened.values())
     operators = ", ".join(f"{name!r} ({len(indices)})" for name, indices in widened.items())
-    warnings.warn(
-        f"quantize: {channels} channels got a wider weight scale, so that no accumulator can pass 2**31: {operators}; "
-        "their weights are tiny beside their bias, or sum over too many inputs",
-        EdgekernWarning,
-        stacklevel=3,
+    return (
+        f"{channels} channels got a wider weight scale, so that no accumulator can pass 2**31: {operators}; "
+        "their weights are tiny beside their bias, or sum over too many inputs"
     )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"quantize: {message}", EdgekernWarning, stacklevel=3)
