@@ -179,7 +179,8 @@ void bind_calibration(pybind11::module_& m) {
       .def(
           "error_range",
           [](const SharedHistogram& h, int num_levels, double exponent) {
-            return h.with_atoms(false, [&](const Atoms& a) { return error_range(a, num_levels, exponent); });
+            const Range r = h.with_atoms(false, [&](const Atoms& a) { return error_range(a, num_levels, exponent); });
+            return py::make_tuple(r.lo, r.hi);
           },
           py::arg("num_levels"), py::arg("exponent"));
 

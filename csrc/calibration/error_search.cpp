@@ -159,7 +159,7 @@ double error_threshold(const std::vector<Atom>& atoms, int num_levels, double ex
   return best.hi();
 }
 
-std::pair<double, double> error_range(const std::vector<Atom>& atoms, int num_levels, double exponent) {
+Range error_range(const std::vector<Atom>& atoms, int num_levels, double exponent) {
   if (atoms.empty()) return {0, 0};
   const double min = std::min(0.0, atoms.front().lo), max = std::max(0.0, atoms.back().hi);
   const double most = std::max(-min, max), last = num_levels - 1;

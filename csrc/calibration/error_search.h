@@ -1,12 +1,15 @@
 // The clipping range of least mean |x - dequantize(quantize(x))|^p on a grid of evenly spaced levels.
 #pragma once
 
-#include <utility>
 #include <vector>
 
 #include "calibration/histogram.h"
 
 namespace ek {
+
+struct Range {
+  double lo, hi;
+};
 
 /// The mean |x - dequantize(quantize(x))|^exponent when the levels are scale * q for q in [first, last].
 double quantization_error(const std::vector<Atom>& atoms, double scale, double first, double last, double exponent);
@@ -17,6 +20,6 @@ double error_threshold(const std::vector<Atom>& atoms, int num_levels, double ex
 
 /// (lo, hi) with lo <= 0 <= hi for num_levels levels a scale of (hi - lo) / (num_levels - 1) apart, one of them on
 /// zero.
-std::pair<double, double> error_range(const std::vector<Atom>& atoms, int num_levels, double exponent);
+Range error_range(const std::vector<Atom>& atoms, int num_levels, double exponent);
 
 }  // namespace ek

@@ -136,5 +136,5 @@ TEST_CASE("the error search beats a coarse one") {
     CHECK(lo < 0);
     CHECK(hi > 0);
   }
-  CHECK(ek::error_range({}, 256, 2.0) == std::pair<double, double>{0.0, 0.0});
+  CHECK(ek::error_range({}, 256, 2.0).hi == 0.0);
 }
