@@ -12,6 +12,9 @@
 #include "threads/pool.h"
 
 namespace ek {
+
+namespace py = pybind11;
+
 namespace {
 
 Isa isa_by_name(const std::string& name) {
@@ -35,10 +38,19 @@ std::map<std::string, uint64_t> row_counts(const std::string& isa) {
   return counts;
 }
 
+/// A setting that cannot be followed is said so once, at import.
+void warn_about_environment() {
+  int threads = 0;
+  const Status status = threads_from_env(&threads);
+  if (status.ok()) return;
+  const py::object warning = py::module_::import("edgekern.errors").attr("EdgekernWarning");
+  if (PyErr_WarnEx(warning.ptr(), status.message().c_str(), 1) != 0) throw py::error_already_set();
+}
+
 }  // namespace
 
-void bind_cpu(pybind11::module_& m) {
-  namespace py = pybind11;
+void bind_cpu(py::module_& m) {
+  warn_about_environment();
   m.def("available_isas", &isa_names);
   m.def(
       "resolve_isa", [](const std::string& name) { return std::string(isa_name(isa_by_name(name))); },

@@ -15,9 +15,6 @@
 #include "threads/pool.h"
 
 namespace ek {
-namespace {
-constexpr int kMaxThreads = 1024;  // scratch grows with the threads
-}
 
 struct Session::Impl {
   ProgramIndex index;

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -175,9 +176,8 @@ int quota_cpus() {
 }
 
 int initial_threads() {
-  const char* env = std::getenv("EDGEKERN_NUM_THREADS");
-  const int wanted = env == nullptr ? 0 : std::atoi(env);
-  return wanted > 0 ? wanted : allowed_cpus();
+  int wanted = 0;
+  return threads_from_env(&wanted).ok() && wanted > 0 ? wanted : std::min(kMaxThreads, allowed_cpus());
 }
 
 std::atomic<int>& setting() {
@@ -199,10 +199,24 @@ int allowed_cpus() {
 }
 
 int num_threads() { return setting().load(); }
-void set_num_threads(int n) { setting().store(std::max(1, n)); }
+void set_num_threads(int n) { setting().store(std::clamp(n, 1, kMaxThreads)); }
+
+Status threads_from_env(int* threads) {
+  *threads = 0;
+  const char* text = std::getenv("EDGEKERN_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return {};
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  if (*end != '\0' || value < 1 || value > kMaxThreads) {
+    return {Code::kValue, std::string("EDGEKERN_NUM_THREADS=") + text + " is no number in [1, " +
+                              std::to_string(kMaxThreads) + "]; using the allowed CPUs"};
+  }
+  *threads = static_cast<int>(value);
+  return {};
+}
 
 void parallel_for(size_t num_tasks, int threads, TaskFn fn, void* context) {
-  const size_t wanted = std::min(num_tasks, static_cast<size_t>(std::max(1, threads)));
+  const size_t wanted = std::min(num_tasks, static_cast<size_t>(std::clamp(threads, 1, kMaxThreads)));
   if (wanted > 1 && !t_inside_task) {
     t_inside_task = true;
     const bool done = pool().run(num_tasks, wanted, fn, context);

@@ -3,14 +3,21 @@
 
 #include <cstddef>
 
+#include "base/status.h"
+
 namespace ek {
+
+/// More threads than this are asked for by mistake only; scratch memory grows with them.
+inline constexpr int kMaxThreads = 1024;
 
 /// CPUs this process may use: affinity mask, capped by the cgroup's cpu quota.
 int allowed_cpus();
 
-/// The package's setting: EDGEKERN_NUM_THREADS, else allowed_cpus(); changed by set_num_threads (n >= 1).
+/// The package's setting: EDGEKERN_NUM_THREADS, else allowed_cpus(). set_num_threads() brings n into [1, kMaxThreads].
 int num_threads();
 void set_num_threads(int n);
+/// Reads EDGEKERN_NUM_THREADS; 0 when it is not set. Refuses what is no number in [1, kMaxThreads].
+Status threads_from_env(int* threads);
 
 using TaskFn = void (*)(void* context, size_t task);
 

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -132,5 +134,28 @@ TEST_CASE("the setting is at least one and can be changed") {
   CHECK(num_threads() == 3);
   set_num_threads(0);
   CHECK(num_threads() == 1);
+  set_num_threads(1 << 30);
+  CHECK(num_threads() == kMaxThreads);
   set_num_threads(before);
+}
+
+TEST_CASE("the environment's number of threads is read strictly") {
+  const char* given = std::getenv("EDGEKERN_NUM_THREADS");
+  const std::string before = given == nullptr ? "" : given;
+  int threads = -1;
+  for (const char* good : {"1", "7", "1024"}) {
+    setenv("EDGEKERN_NUM_THREADS", good, 1);
+    CHECK(threads_from_env(&threads).ok());
+    CHECK(std::to_string(threads) == good);
+  }
+  for (const char* bad : {"0", "-3", "two", "4x", "1025", "99999999999999999999"}) {
+    setenv("EDGEKERN_NUM_THREADS", bad, 1);
+    const Status status = threads_from_env(&threads);
+    CHECK(status.code() == Code::kValue);
+    CHECK(status.message().find(bad) != std::string::npos);
+  }
+  unsetenv("EDGEKERN_NUM_THREADS");
+  CHECK(threads_from_env(&threads).ok());
+  CHECK(threads == 0);
+  if (!before.empty()) setenv("EDGEKERN_NUM_THREADS", before.c_str(), 1);
 }
