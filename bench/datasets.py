@@ -57,7 +57,8 @@ def _nchw(images: Float32Array) -> Float32Array:
 
 
 def _standardize(images: Array) -> Float32Array:
-    return _nchw((images.astype(np.float32) / 255 - _IMAGENET_MEAN) / _IMAGENET_STD)
+    standard: Float32Array = (images.astype(np.float32) / 255 - _IMAGENET_MEAN) / _IMAGENET_STD
+    return _nchw(standard)
 
 
 @cache
