@@ -11,7 +11,7 @@ from edgekern.artifact import HostStep, Manifest, Program
 from edgekern.compiler.memory import Plan
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
-from edgekern.compiler.steps import KernelStep, Tensor
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor
 
 # A product smaller than this, or of fewer columns, is not worth a block of the Cube.
 CUBE_MACS = 32 * 1024
@@ -142,6 +142,7 @@ def _layers(stages: Sequence[Stage], number: dict[Tensor, int]) -> dict[int, tup
     for stage in stages:
         for step in stage.steps:
             y = step.output
-            if y.names and y.flat is None:
+            image_elsewhere = len(y.shape) == 4 and y.quant is not None and y.order != NHWC
+            if y.names and y.flat is None and not image_elsewhere:
                 layers[number[y]] = tuple(dict.fromkeys(y.names))
     return layers

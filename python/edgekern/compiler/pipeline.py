@@ -20,6 +20,7 @@ from edgekern.compiler.passes.fold_constants import fold_constants
 from edgekern.compiler.passes.fold_lookups import fold_lookups
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
 from edgekern.compiler.passes.lower_nodes import Lowering
+from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.placement import place_nodes
@@ -75,6 +76,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     fold_constants(proto)
     model = ir.from_proto(proto)
     simplify_graph(model)
+    observe_shapes(model)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
     if placement.hosts and not allow_host:

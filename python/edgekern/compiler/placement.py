@@ -157,11 +157,11 @@ def _bytes_role(p: Placement, node: ir.Node, inputs: list[ir.Value]) -> str | No
     codes = any(is_code(value) for value in inputs)
     if codes and (op not in MOVES | {"MaxPool", "Concat"} or op == "Pad"):
         return "it computes on integers"
+    if op in ("Conv", "Gemm", "MatMul") and inputs != [node.inputs[0]]:
+        return "a product of two activations has no kernel"
     if op in REASONS and (reason := REASONS[op](node)) is not None:
         return reason
     if op in ("Conv", "Gemm", "MatMul"):
-        if len(inputs) != 1 or inputs[0] is not node.inputs[0]:
-            return "a product of two activations has no kernel"
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if (reason := accumulator_reason(node, quant, bias)) is not None:
             return reason

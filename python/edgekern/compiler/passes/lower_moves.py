@@ -42,13 +42,13 @@ def transposed(lowering: Lowering, x: Tensor, perm: tuple[int, ...], order: tupl
     return lowering.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, ints=ints))
 
 
-def stored_as(lowering: Lowering, x: Tensor, order: tuple[int, ...]) -> Tensor:
+def to_nhwc(lowering: Lowering, x: Tensor) -> Tensor:
     """An image in ONNX's order, stored as NHWC."""
-    return transposed(lowering, x, order, order, f"{x.name} to NHWC")
+    return transposed(lowering, x, NHWC, NHWC, f"{x.name} to NHWC")
 
 
 def in_onnx_order(lowering: Lowering, x: Tensor) -> Tensor:
-    """The inverse of :func:`stored_as`, for flattened images too."""
+    """The inverse of :func:`to_nhwc`, for flattened images too."""
     if x.flat is not None:
         channels, height, width = x.flat
         image = view(x, shape=(x.size // math.prod(x.flat), height, width, channels), order=NHWC, flat=None)
@@ -84,16 +84,14 @@ def pad(lowering: Lowering, x: Tensor, before: list[int], after: list[int], code
 def _reshape(lowering: Lowering, value: ir.Value, x: Tensor) -> Tensor:
     """The same elements in ONNX's order: bytes move only where an image is stored in another order."""
     shape = known_shape(value)
-    image = len(shape) == 4 and x.quant is not None
     if x.order == NHWC:
         batch, height, width, channels = x.shape
-        if image and tuple(shape[axis] for axis in NHWC) == x.shape:
+        if len(shape) == 4 and tuple(shape[axis] for axis in NHWC) == x.shape:
             return view(x)
         trivial = channels == 1 or height * width == 1
         if not trivial and shape == (batch, channels * height * width) and _reads_any_order(lowering, value):
             return view(x, shape=shape, order=(), flat=(channels, height, width))
-    plain = view(in_onnx_order(lowering, x), shape=shape)
-    return stored_as(lowering, plain, NHWC) if image else plain
+    return view(in_onnx_order(lowering, x), shape=shape)
 
 
 def _reads_any_order(lowering: Lowering, value: ir.Value) -> bool:
@@ -119,9 +117,12 @@ def _transpose(lowering: Lowering, node: ir.Node, x: Tensor) -> Tensor:
     rank = len(x.shape)
     perm = ints_attribute(node, "perm", list(range(rank))[::-1])
     order = x.order or tuple(range(rank))
-    result = NHWC if rank == 4 and x.quant is not None else tuple(range(rank))
-    stored = tuple(order.index(perm[axis]) for axis in result)
-    return transposed(lowering, x, stored, result if result == NHWC else (), label(node))
+    plain = tuple(order.index(axis) for axis in perm)
+    image = tuple(plain[axis] for axis in NHWC) if rank == 4 and x.quant is not None else plain
+    # In ONNX's order where the bytes lie so already, else as the readers of images want it.
+    if image == plain or merge_axes(x.shape, plain)[1] == sorted(merge_axes(x.shape, plain)[1]):
+        return transposed(lowering, x, plain, (), label(node))
+    return transposed(lowering, x, image, NHWC, label(node))
 
 
 def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:

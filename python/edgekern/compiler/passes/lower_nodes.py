@@ -6,9 +6,9 @@ import onnx
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
-from edgekern.compiler.graph import Quant, is_code, is_constant, known_shape, label, shape_of
+from edgekern.compiler.graph import Quant, is_code, known_shape, label, operands, shape_of
 from edgekern.compiler.passes.lower_arithmetic import add_step, concat_step, lookup, pool_step, table_of
-from edgekern.compiler.passes.lower_moves import in_onnx_order, move, stored_as, view
+from edgekern.compiler.passes.lower_moves import in_onnx_order, move, to_nhwc, view
 from edgekern.compiler.passes.lower_products import product_step
 from edgekern.compiler.placement import Placement, Role, host_operands
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor, dtype_of
@@ -37,7 +37,8 @@ class Lowering:
     def __init__(self, graph: ir.Graph, placement: Placement, model: onnx.ModelProto) -> None:
         self.graph, self.placement, self.model = graph, placement, model
         self.items: list[Item] = []
-        self._native: dict[ir.Value, Tensor] = {}
+        self._stored: dict[ir.Value, Tensor] = {}
+        self._images: dict[Tensor, Tensor] = {}
         self._plain: dict[ir.Value, Tensor] = {}
         self._hosts: dict[ir.Node, HostNode] = {}
         self.inputs = [self._border(value) for value in graph.inputs]
@@ -51,11 +52,16 @@ class Lowering:
 
     def native(self, value: ir.Value) -> Tensor:
         """A value as 8-bit, images as NHWC."""
-        if value not in self._native:
-            source = self.plain(value)
-            rank4 = len(source.shape) == 4
-            self._native[value] = stored_as(self, source, NHWC) if rank4 else source
-        return self._native[value]
+        x = self.stored(value)
+        if len(x.shape) != 4 or x.order == NHWC:
+            return x
+        if x not in self._images:
+            self._images[x] = to_nhwc(self, x)
+        return self._images[x]
+
+    def stored(self, value: ir.Value) -> Tensor:
+        """A value as 8-bit, in the order in which it was made."""
+        return self._stored[value] if value in self._stored else self.plain(value)
 
     def plain(self, value: ir.Value) -> Tensor:
         """A value as ONNX has it."""
@@ -63,7 +69,7 @@ class Lowering:
             return self._plain[value]
         role = self.placement.role_of(value)
         if role is Role.BYTES:
-            native = self._native[value]
+            native = self._stored[value]
             tensor = in_onnx_order(self, native) if is_code(value) else self._dequantized(native, value)
         elif value.producer() in self._hosts:
             tensor = self._border(value)
@@ -101,30 +107,28 @@ class Lowering:
         for value in node.outputs:
             role = p.role_of(value)
             if value in p.native and role is Role.BYTES:
-                self._native[value] = tensor = self._bytes(node, value)
+                self._stored[value] = tensor = self._bytes(node, value)
                 if str(value.name) not in tensor.names and not is_code(value):
                     tensor.names.append(str(value.name))
             elif value in p.plain and role is Role.PRODUCT:
                 self._plain[value] = self._product(value, None)
             elif value in p.plain and role is Role.FLOAT:
-                source = next(v for v in node.inputs if v is not None and not is_constant(v))
-                self._plain[value] = move(self, node, value, self.plain(source))
+                self._plain[value] = move(self, node, value, self.plain(next(operands(node))))
 
     def _bytes(self, node: ir.Node, value: ir.Value) -> Tensor:
         """An 8-bit result."""
-        p, op, quant = self.placement, node.op_type, self.placement.quant[value]
+        op, quant = node.op_type, self.placement.quant[value]
         if op == "QuantizeLinear":
             return self._quantized(node, quant)
         if op == "Concat":
             pieces = [self.native(v) for v in node.inputs if v is not None]
             return concat_step(self, node, [node], pieces, pieces[0].quant or quant)
-        source = node.inputs[0]
-        assert source is not None
-        x = self.native(source)
+        source = next(operands(node))
+        if op in ("MaxPool", "GlobalMaxPool"):
+            return pool_step(self, node, [node], self.native(source), quant, average=False)
+        x = self.stored(source)
         if op == "DequantizeLinear":
             return x if x.quant == quant else view(x, quant=quant, dtype=dtype_of(quant))
-        if op in ("MaxPool", "GlobalMaxPool"):
-            return pool_step(self, node, [node], x, p.quant[value], average=False)
         if op == "Relu":
             x = view(x, quant=quant) if x.quant is None else x
             return lookup(self, x, quant, quant.quantize(quant.dequantize(quant.codes()).clip(0)), node, [node])
@@ -136,9 +140,9 @@ class Lowering:
         assert x is not None
         role = p.role_of(x)
         if role is Role.BYTES:
-            tensor = lookup(self, self.native(x), quant, None, node, [node])
+            tensor = lookup(self, self.stored(x), quant, None, node, [node])
         elif role is Role.TABLE:
-            root = self.native(p.root[x])
+            root = self.stored(p.root[x])
             table, nodes = table_of(self.model, x, p.root[x], root.q, quant)
             tensor = lookup(self, root, quant, table, nodes[0], nodes)
         elif role is Role.PRODUCT and p.fuses(node):

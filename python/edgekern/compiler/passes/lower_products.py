@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgekern import _core
 from edgekern._core import DType, StepKind
 from edgekern.compiler.graph import Quant, int_attribute, known_shape, label
-from edgekern.compiler.passes.lower_moves import in_onnx_order, pad, stored_as, view
+from edgekern.compiler.passes.lower_moves import in_onnx_order, pad, view
 from edgekern.compiler.placement import Chain
 from edgekern.compiler.products import Product, pad_strips
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
@@ -25,7 +25,7 @@ Clamps = list[tuple[float, float]]
 
 
 def product_step(lowering: Lowering, chain: Chain, value: ir.Value, x: Tensor, quant: Quant | None) -> Tensor:
-    """The result of a chain as 8-bit (NHWC), or as float32 in ONNX's order where ``quant`` is None."""
+    """The result of a chain as 8-bit, or as float32 in ONNX's order where ``quant`` is None."""
     node = chain.nodes[0]
     bias = chain.bias or (node.inputs[2] if len(node.inputs) > 2 else None)
     if x.quant is None:
@@ -41,9 +41,7 @@ def product_step(lowering: Lowering, chain: Chain, value: ir.Value, x: Tensor, q
         step.output.dtype, step.output.quant = dtype_of(quant), quant
     step.output.names.append(str(value.name))
     y = lowering.emit(step)
-    if quant is None and y.order == NHWC:
-        return in_onnx_order(lowering, y)
-    return stored_as(lowering, y, NHWC) if quant is not None and len(shape) == 4 and y.order == () else y
+    return in_onnx_order(lowering, y) if quant is None else y
 
 
 def clamp(clamps: Clamps, quant: Quant | None) -> list[float]:

@@ -1,0 +1,62 @@
+"""Find the shapes that ONNX's own inference does not know, by running the model once or twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from edgekern.compiler.evaluate import new_session
+from edgekern.compiler.graph import known_shape, label, qualified, shape_of
+from edgekern.errors import CompileError
+
+
+def observe_shapes(model: ir.Model) -> None:
+    """Fill in shapes and types of operators that only onnxruntime knows.
+
+    Raises
+    ------
+    CompileError
+        When onnxruntime cannot run the model either, or a shape depends on the data.
+    """
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    unknown = [value for value in values if shape_of(value) is None or value.dtype is None]
+    if not unknown:
+        return
+    proto = ir.to_proto(model)
+    names = [str(value.name) for value in unknown]
+    known = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    try:
+        session = new_session(proto.SerializeToString())
+        first, second = (session.run(names, _feeds(model.graph, seed)) for seed in (0, 1))
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        raise CompileError(_refusal(model.graph, error)) from error
+    for value, one, two in zip(unknown, first, second, strict=True):
+        if np.shape(one) != np.shape(two):
+            raise CompileError(
+                f"compile: the shape of '{value.name}' depends on the data; a program needs fixed shapes"
+            )
+        value.shape = ir.Shape(np.shape(one))
+        value.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(one).dtype))
+
+
+def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
+    """Zeros, then noise: a shape that follows the data is not the same for both."""
+    rng, feeds = np.random.default_rng(seed), {}
+    for value in graph.inputs:
+        assert value.dtype is not None
+        noisy = seed > 0 and value.dtype.is_floating_point()
+        array = rng.normal(0, 1, known_shape(value)) if noisy else np.zeros(known_shape(value))
+        feeds[str(value.name)] = array.astype(value.dtype.numpy())
+    return feeds
+
+
+def _refusal(graph: ir.Graph, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    guilty = [node for node in graph if node.domain and node.op_type in reason]
+    names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in guilty) or "the model"
+    return f"compile: neither edgekern nor onnxruntime can run {names}: {reason}"

@@ -1,0 +1,208 @@
+"""A compiled program, step by step in NumPy: the arena is an array of bytes, every kernel a few obvious lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reference.gemm import matmul_integer, requantize
+from reference.quantize import bounds, dequantize_linear, quantize_linear
+
+Array = npt.NDArray[Any]
+
+DTYPES = [np.uint8, np.int8, np.int32, np.float32, np.int64, np.bool_, np.float64]  # in the order of DType
+STRIP, PANEL, QUAD = 16, 64, 4
+WINDOW = 13
+
+
+def run_program(index: Any, data: Array, inputs: Sequence[Array]) -> list[Array]:
+    """Outputs of a program without host steps. ``data``: the data section of its file."""
+    machine = Machine(index, data)
+    for number, array in zip(index.inputs, inputs, strict=True):
+        machine.tensor(number)[...] = array
+    for step in index.steps:
+        machine.run(step)
+    return [machine.tensor(number).copy() for number in index.outputs]
+
+
+class Machine:
+    """An index, its blobs and an arena; ``run`` does one step."""
+
+    def __init__(self, index: Any, data: Array) -> None:
+        self.tensors, self.blobs, self.data = list(index.tensors), list(index.blobs), data
+        self.arena = np.zeros(index.arena_bytes, np.uint8)
+
+    def tensor(self, number: int) -> Array:
+        """A view of the arena."""
+        t = self.tensors[number]
+        dtype = np.dtype(DTYPES[int(t.dtype)])
+        size = math.prod(t.shape) * dtype.itemsize
+        return self.arena[t.offset : t.offset + size].view(dtype).reshape(t.shape)
+
+    def run(self, step: Any) -> None:
+        y = self.tensors[step.outputs[0]]
+        result = getattr(self, f"_{step.kind.name.lower()}")(step, [self.tensor(number) for number in step.inputs], y)
+        self.tensor(step.outputs[0])[...] = result.reshape(y.shape)
+
+    def _blob(self, step: Any, at: int, dtype: npt.DTypeLike = np.uint8) -> Array:
+        blob = self.blobs[step.blobs[at]]
+        return self.data[blob.offset : blob.offset + blob.bytes].view(dtype)
+
+    def _real(self, step: Any, at: int) -> Array:
+        t = self.tensors[step.inputs[at]]
+        return dequantize_linear(self.tensor(step.inputs[at]), t.scale, t.zero_point)
+
+    def _quantize(self, step: Any, x: list[Array], y: Any) -> Array:
+        return quantize_linear(x[0], y.scale, y.zero_point, DTYPES[int(y.dtype)])
+
+    def _quantize_nchw(self, step: Any, x: list[Array], y: Any) -> Array:
+        return self._quantize(step, [x[0].reshape(step.ints).transpose(0, 2, 1)], y)
+
+    def _dequantize(self, step: Any, x: list[Array], y: Any) -> Array:
+        return self._real(step, 0)
+
+    def _dequantize_nchw(self, step: Any, x: list[Array], y: Any) -> Array:
+        batch, channels, pixels = step.ints
+        return self._real(step, 0).reshape(batch, pixels, channels).transpose(0, 2, 1)
+
+    def _gemm(self, step: Any, x: list[Array], y: Any) -> Array:
+        rows, k, n = step.ints[:3]
+        zero_point = self.tensors[step.inputs[0]].zero_point
+        weights = unpack_weights(self._blob(step, 0), n, 1, k)[:, 0].T
+        acc = matmul_integer(x[0].reshape(rows, k), weights, zero_point)
+        return self._finish(step, acc, n, 1, y, 3)
+
+    def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
+        in_c, out_c, groups = step.ints[WINDOW : WINDOW + 3]
+        windows = self._windows(step, x[0])  # (pixels, taps, in_c), zero point already subtracted
+        size = self._blob(step, 0).size // groups
+        columns = []
+        for group in range(groups):
+            blob = self._blob(step, 0)[group * size : (group + 1) * size]
+            weights = unpack_weights(blob, out_c // groups, windows.shape[1], in_c // groups)
+            taken = windows[:, :, group * in_c // groups : (group + 1) * in_c // groups]
+            flat = taken.reshape(taken.shape[0], -1)
+            columns.append(matmul_integer(flat, weights.reshape(weights.shape[0], -1).T))
+        return self._finish(step, np.concatenate(columns, axis=1), out_c, groups, y, WINDOW + 3)
+
+    def _depthwise(self, step: Any, x: list[Array], y: Any) -> Array:
+        windows = self._windows(step, x[0])
+        weights = unpack_depthwise(self._blob(step, 0), windows.shape[2], windows.shape[1])
+        acc = (windows.astype(np.int64) * weights.T).sum(axis=1).astype(np.int32)
+        return self._finish(step, acc, windows.shape[2], 1, y, WINDOW + 3)
+
+    def _finish(self, step: Any, acc: Array, channels: int, groups: int, y: Any, ints_at: int) -> Array:
+        """Bias, multiplier, clamp, and the residual: what follows a product."""
+        bias, multiplier = (
+            strips(self._blob(step, at, dtype), channels, groups) for at, dtype in ((1, "<i4"), (2, "<f4"))
+        )
+        with np.errstate(over="ignore"):
+            acc = acc + bias
+        lo, hi = np.float32(step.floats[0]), np.float32(step.floats[1])
+        if y.dtype.name == "F32":
+            return np.clip(acc.astype(np.float32) * multiplier, lo, hi)
+        if y.dtype.name == "I32":
+            return acc
+        if len(step.inputs) == 1:
+            return requantize(acc, multiplier, y.zero_point, lo, hi)
+        zero_point = step.ints[ints_at]
+        inner = dequantize_linear(
+            requantize(acc, multiplier, zero_point, lo, hi), np.float32(step.floats[2]), zero_point
+        )
+        return self._sum(inner, self._real(step, 1).reshape(inner.shape), step.floats[3:], y)
+
+    def _add(self, step: Any, x: list[Array], y: Any) -> Array:
+        return self._sum(self._real(step, 0).reshape(-1), self._real(step, 1).reshape(-1), step.floats, y)
+
+    @staticmethod
+    def _sum(a: Array, b: Array, clamp: Sequence[float], y: Any) -> Array:
+        v = np.clip((a + b) / np.float32(y.scale), np.float32(clamp[0]), np.float32(clamp[1]))
+        return np.rint(v).astype(np.int32) + y.zero_point
+
+    def _lookup(self, step: Any, x: list[Array], y: Any) -> Array:
+        return self._blob(step, 0)[x[0].view(np.uint8)].view(DTYPES[int(y.dtype)])
+
+    def _max_pool(self, step: Any, x: list[Array], y: Any) -> Array:
+        lowest = bounds(x[0].dtype)[0]
+        values, inside = self._gathered(step, x[0].astype(np.int32))
+        return np.where(inside, values, lowest).max(axis=1)
+
+    def _average_pool(self, step: Any, x: list[Array], y: Any) -> Array:
+        source = self.tensors[step.inputs[0]]
+        values, inside = self._gathered(step, x[0].astype(np.int32) - source.zero_point)
+        taps = values.shape[1]
+        count = np.full((values.shape[0], 1), taps) if step.ints[-1] else inside.sum(axis=1)
+        multiplier = np.float64(source.scale) / (np.float64(y.scale) * count)
+        lo, hi = bounds(DTYPES[int(y.dtype)])
+        total = np.where(inside, values, 0).sum(axis=1).astype(np.int32)
+        return requantize(total, multiplier.astype(np.float32), y.zero_point, lo - y.zero_point, hi - y.zero_point)
+
+    def _concat(self, step: Any, x: list[Array], y: Any) -> Array:
+        rows = step.ints[0]
+        return np.concatenate([piece.reshape(rows, -1).view(np.uint8) for piece in x], axis=1).view(
+            DTYPES[int(y.dtype)]
+        )
+
+    def _slice(self, step: Any, x: list[Array], y: Any) -> Array:
+        shape, result, start, stride = (step.ints[at : at + 4] for at in (0, 4, 8, 12))
+        taken = x[0].reshape(shape)
+        for axis in range(4):
+            taken = taken.take([start[axis] + i * stride[axis] for i in range(result[axis])], axis=axis)
+        return taken
+
+    def _pad(self, step: Any, x: list[Array], y: Any) -> Array:
+        shape, result, before = (step.ints[at : at + 4] for at in (0, 4, 8))
+        padded = np.full(result, step.ints[12], np.uint8)
+        inside = tuple(slice(lead, lead + side) for lead, side in zip(before, shape, strict=True))
+        padded[inside] = x[0].reshape(shape).view(np.uint8)
+        return padded.view(DTYPES[int(y.dtype)])
+
+    def _transpose(self, step: Any, x: list[Array], y: Any) -> Array:
+        return np.ascontiguousarray(x[0].reshape(step.ints[:4]).transpose(step.ints[4:8]))
+
+    def _windows(self, step: Any, x: Array) -> Array:
+        """Input pixels under every output pixel, as (pixels, taps, channels); the padding is real zero."""
+        zero_point = self.tensors[step.inputs[0]].zero_point
+        values, inside = self._gathered(step, x.astype(np.int32) - zero_point)
+        return np.where(inside, values, 0)
+
+    @staticmethod
+    def _gathered(step: Any, x: Array) -> tuple[Array, Array]:
+        batch, in_h, in_w, out_h, out_w, kernel_h, kernel_w = step.ints[:7]
+        stride_h, stride_w, dilation_h, dilation_w, top, left = step.ints[7:WINDOW]
+        shape = (batch, out_h, out_w, kernel_h, kernel_w)
+        n, oy, ox, ky, kx = np.indices(shape).reshape(5, batch * out_h * out_w, kernel_h * kernel_w)
+        row, column = oy * stride_h + ky * dilation_h - top, ox * stride_w + kx * dilation_w - left
+        inside = (row >= 0) & (row < in_h) & (column >= 0) & (column < in_w)
+        pixels = x.reshape(batch, in_h, in_w, -1)
+        return pixels[n, row.clip(0, in_h - 1), column.clip(0, in_w - 1)], inside[:, :, None]
+
+
+def strips(values: Array, channels: int, groups: int) -> Array:
+    """Per-channel numbers out of [groups][channels of a group, rounded up to a strip]."""
+    width = -(-(channels // groups) // STRIP) * STRIP
+    return values[: groups * width].reshape(groups, width)[:, : channels // groups].reshape(-1)
+
+
+def unpack_weights(packed: Array, n: int, taps: int, k: int) -> npt.NDArray[np.int8]:
+    """(n, taps, k) weights out of panels of [taps * quads][width][4]."""
+    quads, padded = -(-k // QUAD), -(-n // STRIP) * STRIP
+    panels, at = [], 0
+    for first in range(0, padded, PANEL):
+        width = min(PANEL, padded - first)
+        size = taps * quads * width * QUAD
+        panel = packed[at : at + size].view(np.int8).reshape(taps, quads, width, QUAD)
+        panels.append(panel.transpose(2, 0, 1, 3).reshape(width, taps, quads * QUAD))
+        at += size
+    return np.concatenate(panels)[:n, :, :k]
+
+
+def unpack_depthwise(packed: Array, channels: int, taps: int) -> npt.NDArray[np.int8]:
+    """(channels, taps) weights out of [channels / 16][taps / 4][16][4]."""
+    blocks, quads = -(-channels // STRIP), -(-taps // QUAD)
+    stored = packed[: blocks * quads * STRIP * QUAD].view(np.int8).reshape(blocks, quads, STRIP, QUAD)
+    return stored.transpose(0, 2, 1, 3).reshape(blocks * STRIP, quads * QUAD)[:channels, :taps]
