@@ -57,8 +57,8 @@ def _nchw(images: Float32Array) -> Float32Array:
 
 
 def _standardize(images: Array) -> Float32Array:
-    standard: Float32Array = (images.astype(np.float32) / 255 - _IMAGENET_MEAN) / _IMAGENET_STD
-    return _nchw(standard)
+    standard = (images.astype(np.float32) / 255 - _IMAGENET_MEAN) / _IMAGENET_STD
+    return _nchw(standard.astype(np.float32, copy=False))
 
 
 @cache
