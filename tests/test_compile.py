@@ -17,8 +17,8 @@ from edgekern.errors import (
     EdgekernWarning,
     HostStepError,
 )
-from graphs import S8, U8, Graph, feeds_of, onnxruntime_session
 
+from graphs import S8, U8, Graph, feeds_of, onnxruntime_session
 from reference.program import run_program
 
 

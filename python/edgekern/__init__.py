@@ -1,7 +1,7 @@
 """edgekern: quantize a float model to INT8, compile it to one file, run it with the same bits on every machine.
 
-The kernels and the runtime need NumPy alone; the toolkit's rooms (calibration of models, quantize, compile, compare) are
-loaded when they are first used and need ``pip install 'edgekern[toolkit]'``.
+The kernels and the runtime need NumPy alone; the toolkit's rooms (calibration of models, quantize, compile, compare)
+are loaded when they are first used and need ``pip install 'edgekern[toolkit]'``.
 """
 
 from __future__ import annotations

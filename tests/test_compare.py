@@ -1,0 +1,130 @@
+"""compare: float against integers as they really ran."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+import edgekern as ek
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+
+from graphs import Graph, feeds_of, onnxruntime_session
+
+
+def float_model(relu: bool = True):
+    g = Graph()
+    y = g.op("Conv", g.input("x", (1, 4, 8, 8)), g.const(g.rng.normal(0, 0.2, (16, 4, 3, 3)), np.float32))
+    y = g.op("Relu", y) if relu else y
+    y = g.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = g.op("Conv", y, g.const(g.rng.normal(0, 0.1, (8, 16, 3, 3)), np.float32))
+    return g.model(g.op("Gemm", g.op("Flatten", y), g.const(g.rng.normal(0, 0.1, (8, 10)), np.float32)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return [feeds_of(float_model(), seed) for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def report_and_program(data):
+    calibrator = ek.Calibrator(float_model(), progress=False)
+    calibrator.collect_many(data)
+    program = ek.compile(ek.quantize(float_model(), calibrator.compute_ranges(method="max")), allow_host=False)
+    return ek.compare(float_model(), program, data), program
+
+
+def test_report_has_a_row_a_layer_worst_first(report_and_program):
+    report, program = report_and_program
+    figures = [row.sqnr_db for row in report.rows]
+    assert figures == sorted(figures)
+    assert {row.name for row in report.rows} == {step.name for step in program.steps}
+    assert all(row.unit in ("Cube", "Vector") for row in report.rows)
+    assert all(20 < row.sqnr_db < 80 and 0.99 < row.cosine <= 1 for row in report.rows)
+    assert report.feeds == 4
+
+
+def test_figures_of_the_result_are_those_of_the_session(report_and_program, data):
+    """The last layer is the output, so its row can be computed from outside."""
+    report, program = report_and_program
+    session, reference = ek.InferenceSession(program), onnxruntime_session(float_model())
+    real = np.concatenate([reference.run(None, feeds)[0] for feeds in data]).astype(np.float64)
+    ours = np.concatenate([session.run(None, feeds)[0] for feeds in data]).astype(np.float64)
+    row = next(row for row in report.rows if row.tensor == session.get_outputs()[0].name)
+    assert row.sqnr_db == pytest.approx(10 * math.log10((real**2).sum() / ((real - ours) ** 2).sum()), abs=1e-3)
+    assert row.max_error == pytest.approx(np.abs(real - ours).max(), rel=1e-4)
+    cosine = (real * ours).sum() / np.sqrt((real**2).sum() * (ours**2).sum())
+    assert row.cosine == pytest.approx(cosine, abs=1e-6)
+
+
+def test_report_prints_a_table(report_and_program):
+    report, _ = report_and_program
+    text = str(report)
+    for row in report.rows:
+        assert row.name in text
+        assert f"{row.sqnr_db:.2f}" in text
+    assert report.worst(1) == report.rows[:1]
+    assert "4 feeds" in text
+
+
+def test_one_feed_is_taken_as_it_is(report_and_program, data):
+    _, program = report_and_program
+    assert ek.compare(float_model(), program, data[0]).feeds == 1
+
+
+def test_dropped_relu_is_compared_behind_the_relu():
+    """onnxruntime's quantizer drops a Relu that the range implies, and keeps the name of what was before it."""
+    model = float_model()
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    qdq = onnx.ModelProto()
+    qdq.CopyFrom(model)
+    parameters = onnx.numpy_helper.from_array(np.float32(0.02), "s"), onnx.numpy_helper.from_array(np.uint8(0), "z")
+    qdq.graph.initializer.extend(parameters)
+    weights = next(t for t in qdq.graph.initializer if t.dims[:2] == [16, 4])
+    codes = np.rint(onnx.numpy_helper.to_array(weights) / 0.01).clip(-127, 127).astype(np.int8)
+    weights.CopyFrom(onnx.numpy_helper.from_array(codes, f"{weights.name}_q"))
+    qdq.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.01), "ws"))
+    conv, nodes = qdq.graph.node[0], list(qdq.graph.node)
+    make = onnx.helper.make_node
+    front = [
+        make("QuantizeLinear", ["x", "s2", "z2"], ["xq"]),
+        make("DequantizeLinear", ["xq", "s2", "z2"], ["xd"]),
+        make("DequantizeLinear", [f"{conv.input[1]}_q", "ws"], ["wd"]),
+    ]
+    qdq.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.05), "s2"))
+    qdq.graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(128), "z2"))
+    conv.input[:] = ["xd", "wd"]
+    back = [
+        make("QuantizeLinear", [conv.output[0], "s", "z"], ["yq"]),
+        make("DequantizeLinear", ["yq", "s", "z"], [relu.output[0] + "_new"]),
+        make("MaxPool", [relu.output[0] + "_new"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    del qdq.graph.node[:]
+    qdq.graph.node.extend([*front, nodes[0], *back])
+    qdq.graph.output[0].name = "pooled"
+    qdq.graph.output[0].type.tensor_type.ClearField("shape")
+    report = ek.compare(model, ek.compile(qdq, allow_host=False), feeds_of(model))
+    row = next(row for row in report.rows if row.op.startswith("Conv"))
+    assert row.tensor == relu.output[0]
+    assert row.sqnr_db > 20
+
+
+def test_exact_layers_have_infinite_sqnr():
+    g = Graph()
+    q = g.qdq(g.input("x", (2, 3)), 1.0, 0)
+    program = ek.compile(g.model(q))
+    report = ek.compare(g.model(q), program, {"x": np.full((2, 3), 7, np.float32)})
+    assert [row.sqnr_db for row in report.rows] == [math.inf]
+    assert [row.cosine for row in report.rows] == pytest.approx([1.0])
+
+
+def test_bad_arguments_are_refused(report_and_program, data):
+    _, program = report_and_program
+    with pytest.raises(ArgumentValueError, match="compare: data is empty"):
+        ek.compare(float_model(), program, [])
+    with pytest.raises(ArgumentTypeError, match="compare: program must be a Program, got str"):
+        ek.compare(float_model(), "model.ekm", data)
+    g = Graph()
+    other = g.model(g.op("Tanh", g.op("Sinh", g.input("other", (2, 3)))))
+    with pytest.raises(ArgumentValueError, match="no tensor in common"):
+        ek.compare(other, program, data)

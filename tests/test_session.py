@@ -1,0 +1,232 @@
+"""InferenceSession: onnxruntime's interface, its errors, its promises."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+import edgekern as ek
+from edgekern import _core
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError, EdgekernWarning, UnsupportedIsaError
+
+from graphs import Graph, feeds_of
+
+
+def two_in_two_out():
+    g = Graph()
+    a, b = g.qdq(g.input("a", (2, 6, 5, 5))), g.qdq(g.input("b", (2, 6, 5, 5)))
+    total = g.qdq(g.op("Add", a, b), 0.2)
+    small = g.op("Gemm", g.op("Flatten", total), g.weights(150, 4, axis=1))
+    return g.model(small, total)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return two_in_two_out()
+
+
+@pytest.fixture(scope="module")
+def program(model):
+    return ek.compile(model, allow_host=False)
+
+
+@pytest.fixture
+def session(program):
+    return ek.InferenceSession(program, num_threads=1)
+
+
+def test_session_describes_its_borders(session, model):
+    assert [(node.name, node.shape, node.type) for node in session.get_inputs()] == [
+        ("a", [2, 6, 5, 5], "tensor(float)"),
+        ("b", [2, 6, 5, 5], "tensor(float)"),
+    ]
+    assert [node.name for node in session.get_outputs()] == [value.name for value in model.graph.output]
+    g = Graph()
+    q = g.op("QuantizeLinear", g.input("x", (3, 4)), g.const(0.1, np.float32), g.const(3, np.int8))
+    assert [node.type for node in ek.InferenceSession(ek.compile(g.model(q))).get_outputs()] == ["tensor(int8)"]
+
+
+def test_outputs_come_in_the_order_asked_for(session, model):
+    feeds, names = feeds_of(model), [node.name for node in session.get_outputs()]
+    both = session.run(None, feeds)
+    swapped = session.run(names[::-1], feeds)
+    np.testing.assert_array_equal(both[0], swapped[1])
+    np.testing.assert_array_equal(both[1], swapped[0])
+    [one] = session.run([names[1]], feeds)
+    np.testing.assert_array_equal(one, both[1])
+    assert session.run([], feeds) == []
+
+
+def test_results_are_new_arrays_and_runs_do_not_depend_on_each_other(session, model):
+    feeds = feeds_of(model)
+    first = session.run(None, feeds)
+    kept = [array.copy() for array in first]
+    session.run(None, feeds_of(model, 7))
+    for array, copy in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    for array, copy in zip(session.run(None, feeds), kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_strided_inputs_are_taken(session, model):
+    feeds = feeds_of(model)
+    strided = {name: np.asfortranarray(array) for name, array in feeds.items()}
+    np.testing.assert_array_equal(session.run(None, feeds)[0], session.run(None, strided)[0])
+
+
+def test_file_bytes_and_program_are_all_sessions(program, model, tmp_path):
+    program.save(tmp_path / "model.ekm")
+    feeds = feeds_of(model)
+    sources = [program, tmp_path / "model.ekm", str(tmp_path / "model.ekm"), program.container.data.tobytes()]
+    results = [ek.InferenceSession(source, verify="lazy").run(None, feeds)[0] for source in sources]
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_every_isa_and_thread_count_gives_the_same_bytes(program, model, isa):
+    feeds = feeds_of(model)
+    wanted = ek.InferenceSession(program, isa="scalar", num_threads=1).run(None, feeds)
+    for threads in (1, 2, 5):
+        session = ek.InferenceSession(program, isa=isa, num_threads=threads)
+        assert (session.isa, session.num_threads) == (isa, threads)
+        for result, expected in zip(session.run(None, feeds), wanted, strict=True):
+            np.testing.assert_array_equal(result, expected)
+
+
+def _without(feeds, name):
+    return {key: array for key, array in feeds.items() if key != name}
+
+
+BAD_FEEDS = {
+    "missing": (lambda f: _without(f, "b"), ArgumentValueError, r"run: feeds lack the input 'b'; .*\['a', 'b'\]"),
+    "unknown": (lambda f: {**f, "c": f["a"]}, ArgumentValueError, "run: there is no input 'c'"),
+    "shape": (lambda f: {**f, "a": f["a"][:1]}, ArgumentValueError, r"'a' must have shape \(2, 6, 5, 5\), got \(1, 6"),
+    "rank": (lambda f: {**f, "a": f["a"][0]}, ArgumentValueError, r"'a' must have 4 dimensions .* got 3"),
+    "dtype": (lambda f: {**f, "a": f["a"].astype("f8")}, ArgumentTypeError, "'a' must be float32, got float64"),
+    "list": (lambda f: {**f, "a": f["a"].tolist()}, ArgumentTypeError, "'a' must be a NumPy array, got list"),
+    "sequence": (lambda f: list(f.values()), ArgumentTypeError, "feeds must be a dict"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FEEDS)
+def test_bad_feeds_are_refused_by_name(session, model, name):
+    spoil, error, message = BAD_FEEDS[name]
+    with pytest.raises(error, match=message):
+        session.run(None, spoil(feeds_of(model)))
+
+
+def test_bad_output_names_are_refused(session, model):
+    with pytest.raises(ArgumentValueError, match="run: there is no output 'nothing'; the outputs are"):
+        session.run(["nothing"], feeds_of(model))
+    with pytest.raises(ArgumentTypeError, match="must be a list of names"):
+        session.run("logits", feeds_of(model))
+
+
+def test_bad_options_are_refused(program):
+    with pytest.raises(ArgumentValueError, match="num_threads must be an integer of at least 1, got 0"):
+        ek.InferenceSession(program, num_threads=0)
+    with pytest.raises(ArgumentValueError, match="verify must be"):
+        ek.InferenceSession(program, verify="never")
+    with pytest.raises(ArgumentTypeError, match="model must be a path, bytes or Program, got int"):
+        ek.InferenceSession(7)
+    with pytest.raises(ArgumentTypeError, match="isa must be a string"):
+        ek.InferenceSession(program, isa=3)
+
+
+def test_foreign_isa_is_refused(program):
+    foreign = next(name for name in ("neon", "avx512vnni") if name not in _core.available_isas())
+    with pytest.raises(UnsupportedIsaError, match=foreign):
+        ek.InferenceSession(program, isa=foreign)
+    with pytest.raises((UnsupportedIsaError, ArgumentValueError), match="sse9"):
+        ek.InferenceSession(program, isa="sse9")
+
+
+def test_callers_of_one_session_wait_for_each_other(session, model):
+    feeds = [feeds_of(model, seed) for seed in range(4)]
+    wanted = [session.run(None, each)[0] for each in feeds]
+    wrong = []
+
+    def call(number: int) -> None:
+        for _ in range(50):
+            if not np.array_equal(session.run(None, feeds[number])[0], wanted[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_session_outlives_its_program_and_file(model, tmp_path):
+    path = tmp_path / "model.ekm"
+    ek.compile(model).save(path)
+    session, feeds = ek.InferenceSession(path), feeds_of(model)
+    wanted = session.run(None, feeds)[0]
+    path.unlink()
+    np.testing.assert_array_equal(session.run(None, feeds)[0], wanted)
+
+
+def test_trace_gives_every_step(session, program, model):
+    steps = [step for step, array in session.trace(feeds_of(model)) if array.size]
+    assert steps == list(range(len(program.steps)))
+
+
+def test_session_states_its_memory(session, program):
+    assert session.arena_bytes >= program.memory_plan.arena_bytes
+    assert session.summary() == program.summary()
+    assert "num_threads=1" in repr(session)
+
+
+def host_program():
+    g = Graph()
+    y = g.op("Softmax", g.op("Gemm", g.qdq(g.input("x", (2, 8))), g.weights(8, 5, axis=1)))
+    with pytest.warns(EdgekernWarning):
+        return ek.compile(g.model(y))
+
+
+def test_session_without_onnxruntime_names_the_extra(tmp_path):
+    """Programs of kernels run with NumPy alone; a host step says what it needs."""
+    ek.compile(two_in_two_out()).save(tmp_path / "kernels.ekm")
+    host_program().save(tmp_path / "host.ekm")
+    code = """
+import sys
+for name in ("onnx", "onnx_ir", "onnxruntime"):
+    sys.modules[name] = None
+import numpy as np
+import edgekern as ek
+session = ek.InferenceSession("kernels.ekm")
+session.run(None, {node.name: np.zeros(node.shape, np.float32) for node in session.get_inputs()})
+assert not [name for name in sys.modules if name.startswith("edgekern.compiler")]
+try:
+    ek.InferenceSession("host.ekm")
+except ek.errors.EdgekernError as error:
+    assert "host.0 (Softmax) runs in onnxruntime" in str(error) and "edgekern[toolkit]" in str(error)
+else:
+    sys.exit("no error")
+"""
+    child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+
+
+def test_host_step_that_fails_is_named(monkeypatch):
+    session = ek.InferenceSession(host_program())
+    monkeypatch.setattr(session._hosts[0], "_outputs", {"absent": np.zeros(1)})
+    with pytest.raises(EdgekernError, match=r"run: host\.0 failed in onnxruntime"):
+        session.run(None, {"x": np.zeros((2, 8), np.float32)})
+
+
+def test_integer_inputs_pass_to_the_host():
+    g = Graph()
+    table = g.const(g.rng.normal(0, 1, (10, 8)), np.float32)
+    rows = g.op("Gather", table, g.input("ids", (3,), TensorProto.INT64))
+    model = g.model(g.op("Gemm", g.qdq(rows), g.weights(8, 5, axis=1)))
+    with pytest.warns(EdgekernWarning):
+        session = ek.InferenceSession(ek.compile(model))
+    assert session.get_inputs()[0].type == "tensor(int64)"
+    one = session.run(None, {"ids": np.array([1, 2, 3])})[0]
+    two = session.run(None, {"ids": np.array([3, 2, 1])})[0]
+    np.testing.assert_array_equal(one, two[::-1])
