@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from guarded import guarded, guarded_empty
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from reference import gemm as reference
-from reference.quantize import bounds, quantize_linear
-from strategies import MATMUL_SHAPES, fill_integers, float_arrays, int8_matmul_operands
 
 import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, UnsupportedIsaError
+
+from guarded import guarded, guarded_empty
+from reference import gemm as reference
+from reference.quantize import bounds, quantize_linear
+from strategies import MATMUL_SHAPES, fill_integers, float_arrays, int8_matmul_operands
 
 
 def multiply(a: npt.NDArray[Any], b: npt.NDArray[np.int8], isa: str, threads: int = 1) -> npt.NDArray[np.int32]:
@@ -74,7 +75,9 @@ def test_gemm_never_touches_memory_past_an_operand(shape: tuple[int, int, int], 
     a, b = fill_integers((m, k), np.int8, "random", 5), fill_integers((k, n), np.int8, "random", 6)
     out = guarded_empty((m, n), np.int32, side)
     packed = _core.pack_weights(guarded(b, side), None)
-    assert_array_equal(_core.matmul_integer(guarded(a, side), packed, 0, 0, out, isa, 2), reference.matmul_integer(a, b))
+    assert_array_equal(
+        _core.matmul_integer(guarded(a, side), packed, 0, 0, out, isa, 2), reference.matmul_integer(a, b)
+    )
 
 
 def test_out_is_written_and_returned() -> None:
@@ -103,39 +106,105 @@ A, B = np.zeros((3, 4), np.int8), np.zeros((4, 5), np.int8)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ek.matmul_integer(A.astype(np.float32), B), ArgumentTypeError, "a must be uint8 or int8, got float32; call quantize_linear first"),
+        (
+            lambda: ek.matmul_integer(A.astype(np.float32), B),
+            ArgumentTypeError,
+            "a must be uint8 or int8, got float32; call quantize_linear first",
+        ),
         (lambda: ek.matmul_integer(A, B.astype(np.uint8)), ArgumentTypeError, "b must be int8, got uint8"),
         (lambda: ek.matmul_integer([[1]], B), ArgumentTypeError, "a must be a NumPy array, got list"),
         (lambda: ek.matmul_integer(A, [[1]]), ArgumentTypeError, "b must be a NumPy array, got list"),
         (lambda: ek.matmul_integer(A[0], B), ArgumentValueError, r"a must have 2 axes, got shape \(4,\)"),
         (lambda: ek.matmul_integer(A, B[None]), ArgumentValueError, r"b must have 2 axes, got shape \(1, 4, 5\)"),
-        (lambda: ek.matmul_integer(A, B[:3]), ArgumentValueError, "b has 3 rows but a has 4 columns; inner dimensions must match"),
+        (
+            lambda: ek.matmul_integer(A, B[:3]),
+            ArgumentValueError,
+            "b has 3 rows but a has 4 columns; inner dimensions must match",
+        ),
         (lambda: ek.matmul_integer(A, ek.pack_weights(B[:3])), ArgumentValueError, "b has 3 rows but a has 4 columns"),
-        (lambda: ek.matmul_integer(A.T, np.zeros((3, 2), np.int8)), ArgumentValueError, "a must have contiguous rows; pass numpy.ascontiguousarray"),
-        (lambda: ek.matmul_integer(A, B, out=np.zeros((3, 5), np.int64)), ArgumentTypeError, "out must be int32, got int64"),
-        (lambda: ek.matmul_integer(A, B, out=np.zeros((5, 3), np.int32)), ArgumentValueError, r"out must have shape \(3, 5\), got \(5, 3\)"),
-        (lambda: ek.matmul_integer(A, B, out=np.zeros((5, 3), np.int32).T), ArgumentValueError, "out must be C-contiguous"),
+        (
+            lambda: ek.matmul_integer(A.T, np.zeros((3, 2), np.int8)),
+            ArgumentValueError,
+            "a must have contiguous rows; pass numpy.ascontiguousarray",
+        ),
+        (
+            lambda: ek.matmul_integer(A, B, out=np.zeros((3, 5), np.int64)),
+            ArgumentTypeError,
+            "out must be int32, got int64",
+        ),
+        (
+            lambda: ek.matmul_integer(A, B, out=np.zeros((5, 3), np.int32)),
+            ArgumentValueError,
+            r"out must have shape \(3, 5\), got \(5, 3\)",
+        ),
+        (
+            lambda: ek.matmul_integer(A, B, out=np.zeros((5, 3), np.int32).T),
+            ArgumentValueError,
+            "out must be C-contiguous",
+        ),
         (lambda: ek.matmul_integer(A, B, out=[[0]]), ArgumentTypeError, "out must be a NumPy array, got list"),
-        (lambda: ek.matmul_integer(A, B, a_zero_point=128), ArgumentValueError, r"a_zero_point must lie in \[-128, 127\] for int8, got 128"),
-        (lambda: ek.matmul_integer(A, B, b_zero_point=np.zeros(3, np.int8)), ArgumentValueError, r"one per column \(5\)"),
-        (lambda: ek.matmul_integer(A, B, num_threads=0), ArgumentValueError, "num_threads must be an integer of at least 1, got 0"),
+        (
+            lambda: ek.matmul_integer(A, B, a_zero_point=128),
+            ArgumentValueError,
+            r"a_zero_point must lie in \[-128, 127\] for int8, got 128",
+        ),
+        (
+            lambda: ek.matmul_integer(A, B, b_zero_point=np.zeros(3, np.int8)),
+            ArgumentValueError,
+            r"one per column \(5\)",
+        ),
+        (
+            lambda: ek.matmul_integer(A, B, num_threads=0),
+            ArgumentValueError,
+            "num_threads must be an integer of at least 1, got 0",
+        ),
         (lambda: ek.pack_weights(B.astype(np.float32)), ArgumentTypeError, "w must be int8, got float32"),
-        (lambda: ek.pack_weights(B, scale=np.zeros(4, np.float32)), ArgumentValueError, r"one per column \(5\), got shape \(4,\)"),
+        (
+            lambda: ek.pack_weights(B, scale=np.zeros(4, np.float32)),
+            ArgumentValueError,
+            r"one per column \(5\), got shape \(4,\)",
+        ),
         (lambda: ek.pack_weights(B, scale=0.0), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.pack_weights(B, scale=math.nan), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.linear(A, B), ArgumentTypeError, "w must be the result of pack_weights"),
-        (lambda: ek.linear(A, ek.pack_weights(B, scale=1.0)), ArgumentValueError, "x is 8-bit, so x_scale must be given"),
+        (
+            lambda: ek.linear(A, ek.pack_weights(B, scale=1.0)),
+            ArgumentValueError,
+            "x is 8-bit, so x_scale must be given",
+        ),
         (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B)), ArgumentValueError, "w has no scale"),
-        (lambda: ek.linear(A.astype(np.float64), ek.pack_weights(B, scale=1.0)), ArgumentTypeError, "x must be float32, uint8 or int8, got float64"),
-        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), bias=np.zeros(5)), ArgumentTypeError, "bias must be a float32 array"),
-        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), activation="gelu"), ArgumentValueError, "activation must be"),  # type: ignore[arg-type]
-        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), y_scale=1.0), ArgumentValueError, "y_scale needs 8-bit x"),
-        (lambda: ek.linear(np.zeros((1, 40_000), np.int8), ek.pack_weights(np.zeros((40_000, 1), np.int8), scale=1.0), x_scale=1.0), ArgumentValueError, "could pass 2\\^31"),
+        (
+            lambda: ek.linear(A.astype(np.float64), ek.pack_weights(B, scale=1.0)),
+            ArgumentTypeError,
+            "x must be float32, uint8 or int8, got float64",
+        ),
+        (
+            lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), bias=np.zeros(5)),
+            ArgumentTypeError,
+            "bias must be a float32 array",
+        ),
+        (
+            lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), activation="gelu"),
+            ArgumentValueError,
+            "activation must be",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), y_scale=1.0),
+            ArgumentValueError,
+            "y_scale needs 8-bit x",
+        ),
+        (
+            lambda: ek.linear(
+                np.zeros((1, 40_000), np.int8), ek.pack_weights(np.zeros((40_000, 1), np.int8), scale=1.0), x_scale=1.0
+            ),
+            ArgumentValueError,
+            "could pass 2\\^31",
+        ),
         (lambda: ek.tile_plan(1, 1, 1, tile=100), ArgumentValueError, "multiple of 64, got 100"),
         (lambda: ek.tile_plan(1, -1, 1), ArgumentValueError, "n must be an integer of at least 0, got -1"),
         (lambda: ek.tile_plan(1, 1, 1, device="kirin"), ArgumentValueError, "unknown device 'kirin'; known are host"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
@@ -201,14 +270,17 @@ def test_tile_plan_of_the_article_is_256_cube_blocks() -> None:
     assert "16 x 16 blocks of 256, 256 Cube, 0 Vector" in str(plan)
 
 
-@given(m=st.integers(1, 700), n=st.integers(1, 700), k=st.integers(1, 300), device=st.sampled_from(_core.device_names()))
+@given(
+    m=st.integers(1, 700), n=st.integers(1, 700), k=st.integers(1, 300), device=st.sampled_from(_core.device_names())
+)
 def test_tile_plan_covers_c_once_and_takes_the_cheaper_unit(m: int, n: int, k: int, device: str) -> None:
     plan = ek.tile_plan(m, n, k, device=device)
     covered = np.zeros((m, n), np.int32)
     for block in plan.blocks:
         (row0, row1), (col0, col1) = block.rows, block.cols
         covered[row0:row1, col0:col1] += 1
-        assert block.padded[0] >= row1 - row0 and block.padded[1] >= col1 - col0
+        assert block.padded[0] >= row1 - row0
+        assert block.padded[1] >= col1 - col0
     assert_array_equal(covered, 1)
     assert len(plan.blocks) == math.prod(plan.grid)
 

@@ -7,15 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from reference import quantize as reference
-from strategies import float_arrays
 
 import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
+from reference import quantize as reference
+from strategies import float_arrays
 
-@given(data=st.data(), n=st.integers(0, 200), dtype=st.sampled_from([np.uint8, np.int8]), scale=st.floats(2.0**-20, 2.0**10, width=32))
+
+@given(
+    data=st.data(),
+    n=st.integers(0, 200),
+    dtype=st.sampled_from([np.uint8, np.int8]),
+    scale=st.floats(2.0**-20, 2.0**10, width=32),
+)
 def test_quantize_has_one_definition_on_every_isa(data: st.DataObject, n: int, dtype: Any, scale: float) -> None:
     x = data.draw(float_arrays((n,), special=True))
     lo, hi = reference.bounds(dtype)
@@ -59,7 +65,8 @@ def test_dynamic_quantize_is_symmetric_per_row(rng: np.random.Generator) -> None
     x = rng.normal(size=(6, 50)).astype(np.float32)
     x[2] = 0
     q, scale = ek.dynamic_quantize(x)
-    assert scale[2] == 1.0 and not q[2].any()
+    assert scale[2] == 1.0
+    assert not q[2].any()
     assert np.abs(q).max() == 127
     assert_array_equal(q, reference.quantize_linear(x, scale[:, None], 0, np.int8))
 
@@ -75,17 +82,37 @@ X = np.zeros((2, 3), np.float32)
         (lambda: ek.quantize_linear(X, 0.0), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.quantize_linear(X, 1.0, 300), ArgumentValueError, r"zero_point must lie in \[0, 255\], got 300"),
         (lambda: ek.quantize_linear(X, 1.0, 0.5), ArgumentTypeError, "zero_point must be integer, got float64"),
-        (lambda: ek.quantize_linear(X, np.ones(3, np.float32)), ArgumentValueError, "scale has 3 values but axis is None"),
-        (lambda: ek.quantize_linear(X, np.ones(3, np.float32), axis=0), ArgumentValueError, "scale has 3 values but axis 0 has length 2"),
-        (lambda: ek.quantize_linear(X, np.ones(3, np.float32), axis=2), ArgumentValueError, r"axis 2 is outside shape \(2, 3\)"),
-        (lambda: ek.quantize_linear(X, 1.0, dtype=np.int16), ArgumentTypeError, "dtype must be uint8 or int8, got int16"),
+        (
+            lambda: ek.quantize_linear(X, np.ones(3, np.float32)),
+            ArgumentValueError,
+            "scale has 3 values but axis is None",
+        ),
+        (
+            lambda: ek.quantize_linear(X, np.ones(3, np.float32), axis=0),
+            ArgumentValueError,
+            "scale has 3 values but axis 0 has length 2",
+        ),
+        (
+            lambda: ek.quantize_linear(X, np.ones(3, np.float32), axis=2),
+            ArgumentValueError,
+            r"axis 2 is outside shape \(2, 3\)",
+        ),
+        (
+            lambda: ek.quantize_linear(X, 1.0, dtype=np.int16),
+            ArgumentTypeError,
+            "dtype must be uint8 or int8, got int16",
+        ),
         (lambda: ek.quantize_linear(X, "a"), ArgumentTypeError, "scale must be a number"),
-        (lambda: ek.quantize_linear(X, 1.0, out=np.zeros((2, 3), np.int8)), ArgumentTypeError, "out must be uint8, got int8"),
+        (
+            lambda: ek.quantize_linear(X, 1.0, out=np.zeros((2, 3), np.int8)),
+            ArgumentTypeError,
+            "out must be uint8, got int8",
+        ),
         (lambda: ek.dequantize_linear(X, 1.0), ArgumentTypeError, "x must be uint8 or int8, got float32"),
         (lambda: ek.dynamic_quantize(X[0]), ArgumentValueError, r"x must have 2 axes, got shape \(3,\)"),
         (lambda: ek.set_num_threads(0), ArgumentValueError, "num_threads must be an integer of at least 1, got 0"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -3,7 +3,7 @@
 import builtins
 import enum
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -214,3 +214,67 @@ class Session:
     def isa(self) -> str: ...
     @property
     def num_threads(self) -> int: ...
+
+# --- gemm, elementwise
+@final
+class PackedWeights:
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def has_scale(self) -> bool: ...
+
+def pack_weights(w: npt.NDArray[Any], scale: object) -> PackedWeights: ...
+def matmul_integer(
+    a: npt.NDArray[Any],
+    b: object,
+    a_zero_point: int,
+    b_zero_point: object,
+    out: object,
+    isa: str,
+    num_threads: int,
+) -> npt.NDArray[np.int32]: ...
+def linear(
+    x: npt.NDArray[Any],
+    w: PackedWeights,
+    bias: object,
+    lo: float,
+    hi: float,
+    x_scale: float | None,
+    x_zero_point: int,
+    y_scale: float | None,
+    y_zero_point: int,
+    y_signed: bool,
+    out: object,
+    isa: str,
+    num_threads: int,
+) -> npt.NDArray[Any]: ...
+def tile_plan(
+    m: int, n: int, k: int, tile: int, device: str
+) -> list[tuple[int, int, int, int, Literal["cube", "vector"], int, int, float]]: ...
+def device_names() -> list[str]: ...
+def measure_dot_peak(isa: str = "", num_threads: int = 1, seconds: float = 0.05) -> float: ...
+def measure_read_bandwidth(nbytes: int, num_threads: int = 1, seconds: float = 0.2) -> float: ...
+def quantize_linear(
+    x: npt.NDArray[Any],
+    scale: npt.NDArray[np.float32],
+    zero_point: npt.NDArray[np.int32],
+    axis: object,
+    to_signed: bool,
+    out: object,
+    isa: str,
+    num_threads: int,
+) -> npt.NDArray[Any]: ...
+def dequantize_linear(
+    x: npt.NDArray[Any],
+    scale: npt.NDArray[np.float32],
+    zero_point: npt.NDArray[np.int32],
+    axis: object,
+    out: object,
+    isa: str,
+    num_threads: int,
+) -> npt.NDArray[np.float32]: ...
+def dynamic_quantize(
+    x: npt.NDArray[Any], isa: str, num_threads: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]: ...

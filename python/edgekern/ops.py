@@ -227,9 +227,9 @@ def _zero_points(function: str, zero_point: object, count: int) -> Int32Array:
     values = np.asarray(zero_point)
     if values.dtype.kind not in "iu":
         raise ArgumentTypeError(f"{function}: zero_point must be integer, got {values.dtype}")
-    return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (count,)) if values.size == 1 else values.reshape(-1)).astype(
-        np.int32
-    )
+    return np.ascontiguousarray(
+        np.broadcast_to(values.reshape(-1), (count,)) if values.size == 1 else values.reshape(-1)
+    ).astype(np.int32)
 
 
 def _axis_of(scale: object, axis: int | None) -> int | None:
@@ -412,8 +412,9 @@ class TilePlan:
 def tile_plan(m: int, n: int, k: int, *, tile: int = 256, device: str = "host") -> TilePlan:
     """Plan C[m, n] = A[m, k] @ B[k, n] in ``tile`` x ``tile`` blocks.
 
-    A whole block runs on the Cube. A tail block is padded to the Cube's granule or sent to the Vector path, whichever is
-    predicted to cost less. For ``device="host"`` and ``tile=256`` this is the plan that :func:`matmul_integer` executes.
+    A whole block runs on the Cube. A tail block is padded to the Cube's granule or sent to the Vector path, whichever
+    is predicted to cost less. For ``device="host"`` and ``tile=256`` this is the plan that :func:`matmul_integer`
+    executes.
 
     Parameters
     ----------
