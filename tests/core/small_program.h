@@ -1,6 +1,7 @@
 // A program of every kind of step, built layer by layer, and beside each tensor what the slow way says it holds.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -280,7 +281,7 @@ class SmallProgram {
   /// The data section: aligned, and owned by the caller.
   AlignedBuffer data() const {
     AlignedBuffer buffer(blobs_.size());
-    std::memcpy(buffer.data(), blobs_.data(), blobs_.size());
+    std::copy(blobs_.begin(), blobs_.end(), buffer.data());
     return buffer;
   }
 
