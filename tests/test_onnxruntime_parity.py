@@ -17,6 +17,7 @@ import edgekern as ek
 from edgekern import quickstart
 
 from graphs import Array, feeds_of, onnxruntime_session
+from qdq_models import MODELS
 
 OPERATORS = {"Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool"}
 ACTIVATIONS = {"Relu", "Clip"}
@@ -223,7 +224,5 @@ def test_real_models(name, quantizer, test_data, tmp_path):
     "name", ["conv", "conv_grouped", "conv_depthwise", "gemm", "matmul", "residual_s8", "average_pool"]
 )
 def test_generated_models(name):
-    from test_compile import MODELS
-
     model = MODELS[name]()
     assert_parity(model, feeds_of(model), set())

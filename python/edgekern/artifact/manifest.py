@@ -23,7 +23,7 @@ class HostStep:
     name : str
     nodes : names of the ONNX nodes, or of their first output where a node has no name
     operators : their ONNX operators
-    reason : why the first of them has no kernel; the others follow from it or have their own
+    reason : why they have no kernel
     elements : elements that cross the border, in and out, per run
     macs : multiply-adds per run
     macs_share : part of the program's multiply-adds that this step does, 0..1
@@ -105,7 +105,8 @@ class Manifest:
         wanted += [("host", i) for i in range(len(self.host_steps))]
         segments = [pair for pair in self.order if pair[0] == "segment"]
         return (
-            [number for _, number in self.inputs] == list(index.inputs)
+            all(len({name for name, _ in side}) == len(side) for side in (self.inputs, self.outputs))
+            and [number for _, number in self.inputs] == list(index.inputs)
             and [number for _, number in self.outputs] == list(index.outputs)
             and all(0 <= number < tensors for _, number in borders)
             and sorted(self.order) == sorted(wanted)

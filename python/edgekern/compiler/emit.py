@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgekern import _core
 from edgekern._core import StepKind, StepUnit
@@ -22,8 +22,8 @@ def emit_program(
     stages: Sequence[Stage],
     runs: Sequence[HostRun],
     plan: Plan,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
     quantization: str,
 ) -> Program:
     """Number tensors and blobs, and write index and manifest."""
@@ -57,13 +57,13 @@ def emit_program(
         tensors=[_tensor(tensor, plan, number) for tensor in plan.tensors],
         steps=steps,
         segments=segments or [_core.Segment(begin=0, end=0)],
-        inputs=[number[tensor] for tensor in inputs],
-        outputs=[number[tensor] for tensor in outputs],
+        inputs=[number[tensor] for tensor in inputs.values()],
+        outputs=[number[tensor] for tensor in outputs.values()],
         arena_bytes=plan.peak,
     )
     manifest = Manifest(
-        inputs=tuple((tensor.name, number[tensor]) for tensor in inputs),
-        outputs=tuple((tensor.name, number[tensor]) for tensor in outputs),
+        inputs=tuple((name, number[tensor]) for name, tensor in inputs.items()),
+        outputs=tuple((name, number[tensor]) for name, tensor in outputs.items()),
         order=tuple(order if segments else [("segment", 0), *order]),
         host_steps=tuple(hosts),
         layers=_layers(stages, number),
@@ -125,7 +125,7 @@ def _host_step(run: HostRun, blob: str, number: dict[Tensor, int], total_macs: i
         name=blob,
         nodes=tuple(host.node.name or str(host.node.outputs[0].name) for host in run.nodes),
         operators=tuple(host.node.op_type for host in run.nodes),
-        reason=run.nodes[0].reason,
+        reason="; ".join(dict.fromkeys(host.reason for host in run.nodes)),
         elements=run.elements,
         macs=run.macs,
         macs_share=run.macs / total_macs if total_macs else 0.0,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 
 from edgekern.artifact import Program
@@ -72,6 +73,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
         raise ArgumentValueError(f"compile: batch must be at least 1, got {batch}")
     proto = onnx.ModelProto()
     proto.CopyFrom(_load(qdq))
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
     fix_batch(proto, batch)
     fold_constants(proto)
     model = ir.from_proto(proto)
@@ -85,15 +88,17 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
         )
     simplified = ir.to_proto(model)
     lowering = Lowering(model.graph, placement, simplified)
+    # Simplifying may leave one tensor under one name where the graph returns it under two.
+    outputs = dict(zip((value.name for value in proto.graph.output), lowering.outputs, strict=True))
     items = fold_lookups(lowering.items, lowering.outputs)
     items = fuse_residuals(items, lowering.outputs)
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)
     runs = [extract_host(simplified, stage.hosts) for stage in stages if stage.hosts]
     _warn(runs)
-    plan = plan_memory(stages, lowering.inputs, lowering.outputs)
+    plan = plan_memory(stages, list(lowering.inputs.values()), lowering.outputs)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
-    return emit_program(stages, runs, plan, lowering.inputs, lowering.outputs, quantization)
+    return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
 
 
 def _load(qdq: ModelLike) -> onnx.ModelProto:

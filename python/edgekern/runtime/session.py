@@ -133,7 +133,7 @@ class InferenceSession:
         Yields
         ------
         (number of the step, its result in the arena as it is stored)
-            The array is a view that later steps may overwrite.
+            The array is a view that later steps may overwrite. The session is locked until the last step is taken.
         """
         arrays, index = self._checked(feeds), self._program.index
         segments, steps = index.segments, index.steps

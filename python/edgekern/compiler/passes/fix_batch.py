@@ -35,5 +35,9 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> None:
             "dimension, or leave batch out"
         )
     del model.graph.value_info[:]
+    inputs = {value.name: value for value in model.graph.input}
     for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.name in inputs:
+            value.CopyFrom(inputs[value.name])
+        else:
+            value.type.tensor_type.ClearField("shape")

@@ -42,7 +42,7 @@ def _fold(source: KernelStep, lookup: KernelStep) -> bool:
     if source.kind not in _CLAMPING or before is None or before != after:
         return False
     codes = before.codes()
-    mapped = codes[np.argsort(codes & 0xFF)][table]
+    mapped = codes[table]
     if not np.array_equal(mapped, codes.clip(mapped.min(), mapped.max())):
         return False
     lo, hi = float(mapped.min() - before.zero_point), float(mapped.max() - before.zero_point)

@@ -31,7 +31,7 @@ class Lowering:
     Attributes
     ----------
     items : kernel steps and host nodes, each after those it reads
-    inputs, outputs : tensors of the graph's borders, in ONNX's order
+    inputs, outputs : tensors of the graph's borders, as ONNX has them
     """
 
     def __init__(self, graph: ir.Graph, placement: Placement, model: onnx.ModelProto) -> None:
@@ -41,7 +41,7 @@ class Lowering:
         self._images: dict[Tensor, Tensor] = {}
         self._plain: dict[ir.Value, Tensor] = {}
         self._hosts: dict[ir.Node, HostNode] = {}
-        self.inputs = [self._border(value) for value in graph.inputs]
+        self.inputs = {str(value.name): self._border(value) for value in graph.inputs}
         for node in graph:
             self._lower(node)
         self.outputs = [self.plain(value) for value in graph.outputs]
