@@ -67,7 +67,7 @@ def quantize_default(task: Task, fold: Fold) -> onnx.ModelProto:
     calibrator = ek.Calibrator(task.model)
     [name] = calibrator.input_names
     feeds = [{name: batch} for batch in _batches(fold.calibration)]
-    return ek.quantize(task.model, calibrator.collect_many(feeds).compute_ranges(), data=feeds)
+    return ek.quantize(task.model, calibrator.collect_many(feeds).compute_ranges())
 
 
 def _quantize_static(task: Task, fold: Fold) -> onnx.ModelProto:

@@ -24,7 +24,9 @@ from edgekern.calibration import (
     load_model,
     model_hash,
     observed_tensors,
+    weighted_inputs,
 )
+from edgekern.calibration.means import ChannelMeans
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
 
 onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
@@ -460,3 +462,41 @@ def test_collected_activations_are_not_kept(batches: list[Feeds]) -> None:
     state = Calibrator(small_cnn(), progress=False).collect_many(batches * 3).state_dict()
     assert_array_equal(state["tensors"]["x"]["counts"].sum(), 3 * sum(feeds["x"].size for feeds in batches))
     assert state["tensors"]["x"]["keys"].size < 65536
+
+
+# ---- channel means ----
+
+
+def test_channel_means_do_not_depend_on_order_or_batching(rng: np.random.Generator) -> None:
+    x = (rng.normal(size=(9, 5, 4, 3)) * np.exp(rng.normal(size=(9, 5, 1, 1)) * 4)).astype(np.float32)
+    whole = ChannelMeans().update(x).values()
+    parts = [ChannelMeans().update(x[6:]), ChannelMeans().update(x[2:6][::-1]), ChannelMeans().update(x[:2])]
+    merged = ChannelMeans()
+    for part in parts:
+        merged.merge(ChannelMeans.from_state_dict(pickle.loads(pickle.dumps(part.state_dict()))))
+    assert merged.values() == whole
+    assert whole is not None
+    assert_allclose(whole, x.mean(axis=(0, 2, 3), dtype=np.float64), atol=2.0**-31)
+
+
+def test_channel_means_leave_out_what_has_none(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(4, 3, 2)).astype(np.float32)
+    odd = x.copy()
+    odd[1, 2] = [np.nan, np.inf]
+    means = ChannelMeans().update(odd).values()
+    assert means is not None
+    assert np.isfinite(means).all()
+    assert ChannelMeans().values() is None
+    assert ChannelMeans().update(x[0, 0]).values() is None  # no channel axis
+    assert ChannelMeans().update(x).update(x[:, :2]).values() is None  # the number of channels changes
+    assert ChannelMeans().update(x).merge(ChannelMeans().update(x[:, :2])).values() is None
+
+
+def test_ranges_carry_the_means_of_what_weights_multiply(tmp_path: Path, rng: np.random.Generator) -> None:
+    model = small_cnn()
+    x = rng.normal(size=(2, 3, 6, 6)).astype(np.float32)
+    ranges = Calibrator(model, progress=False).collect({"x": x}).compute_ranges()
+    assert {n for n, r in ranges.items() if r.channel_means is not None} == set(weighted_inputs(model)) & set(ranges)
+    assert_allclose(np.array(ranges["x"].channel_means), x.mean(axis=(0, 2, 3), dtype=np.float64), atol=2.0**-31)
+    ranges.save(tmp_path / "ranges.json")
+    assert Ranges.load(tmp_path / "ranges.json") == ranges

@@ -165,7 +165,7 @@ def test_onnxruntime_fuses_everything_into_integer_operators(tmp_path: Path, rng
 
 def test_every_operand_of_a_weighted_operator_is_an_integer(rng: np.random.Generator) -> None:
     model = small_cnn()
-    view = View(quantize(model, ranges_of(model, samples(rng)), data=[{"x": samples(rng)}]))
+    view = View(quantize(model, ranges_of(model, samples(rng))))
     assert not view.of("BatchNormalization")
     for node in view.of("Conv") + view.of("Gemm"):
         _, scale, zero, _ = view.integers(node.input[0])
@@ -229,9 +229,8 @@ def test_model_says_how_it_was_quantized(tmp_path: Path, rng: np.random.Generato
     qdq = quantize(tmp_path / "model.onnx", ranges_of(model, samples(rng), method="percentile"))
     [entry] = [p.value for p in qdq.metadata_props if p.key == "edgekern.quantization"]
     found = json.loads(entry)
-    assert found["config"] == {"activations": "u8", "rounding": "filter_sum"}
+    assert found["config"] == {"activations": "u8", "rounding": "filter_sum", "bias_correction": True}
     assert found["ranges"]["method"] == "percentile"
-    assert found["bias_correction"] is False
     assert found["widened"] == {}
 
 
@@ -379,7 +378,7 @@ def test_widened_channels_are_reported() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_data_takes_the_mean_error_of_the_weights_back(bias: bool, rng: np.random.Generator) -> None:
+def test_bias_correction_takes_the_mean_error_of_the_weights_back(bias: bool, rng: np.random.Generator) -> None:
     weights = {"w": f32(rng.normal(size=(8, 32, 1, 1)))} | ({"b": f32(rng.normal(size=8))} if bias else {})
     model = build([helper.make_node("Conv", ["x", *weights], ["y"])], weights, ["n", 32, 6, 6])
     x = f32(rng.uniform(2, 3, (16, 32, 6, 6)))
@@ -388,18 +387,22 @@ def test_data_takes_the_mean_error_of_the_weights_back(bias: bool, rng: np.rando
     def mean_error(qdq: Any) -> float:
         return float(np.abs((run(qdq, x)[0] - run(model, x)[0]).mean(axis=(0, 2, 3))).max())
 
-    plain, corrected = quantize(model, ranges), quantize(model, ranges, data=[{"x": x[:8]}, {"x": x[8:]}])
+    plain, corrected = quantize(model, ranges, QuantConfig(bias_correction=False)), quantize(model, ranges)
     assert mean_error(corrected) < mean_error(plain) / 5
 
 
-def test_data_may_be_a_generator_and_may_hold_nan(rng: np.random.Generator) -> None:
+def test_bias_correction_needs_means_and_survives_nan(rng: np.random.Generator) -> None:
     model, x = small_cnn(), samples(rng)
     ranges = ranges_of(model, x)
-    expected = quantize(model, ranges, data=[{"x": x}])
+    without = Ranges({n: replace(r, channel_means=None) for n, r in ranges.items()}, ranges.model_hash, ranges.method)
+    off = QuantConfig(bias_correction=False)
+    assert quantize(model, without).graph == quantize(model, ranges, off).graph
+    assert quantize(model, ranges).graph != quantize(model, ranges, off).graph
     odd = x.copy()
     odd[0, 0, 0, 0] = np.nan
-    assert quantize(model, ranges, data=({"x": x} for _ in range(1))) == expected
-    assert np.isfinite(run(quantize(model, ranges, data=[{"x": odd}]), x)[0]).all()
+    with pytest.warns(EdgekernWarning, match="NaN"):
+        ranges = ranges_of(model, odd)
+    assert np.isfinite(run(quantize(model, ranges), x)[0]).all()
 
 
 # ---- bad input ----
@@ -480,20 +483,6 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
         quantize(model, ranges)
 
 
-def test_bad_data_is_refused(rng: np.random.Generator) -> None:
-    model, x = small_cnn(), samples(rng)
-    ranges = ranges_of(model, x)
-    with pytest.raises(QuantizationError, match="data holds no batch"):
-        quantize(model, ranges, data=[])
-    with pytest.raises(ArgumentTypeError, match="data must be an iterable of feeds"):
-        quantize(model, ranges, data={"x": x})  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="data must hold feeds"):
-        quantize(model, ranges, data=[x])  # type: ignore[list-item]
-    for feeds in ({"image": x}, {"x": x[:, :2]}, {"x": x.astype(np.float64)}):
-        with pytest.raises(QuantizationError, match="onnxruntime could not run a batch of data"):
-            quantize(model, ranges, data=[feeds])
-
-
 # ---- real models ----
 
 MODELS = {
@@ -542,5 +531,5 @@ def test_cifar_model_keeps_its_answers(test_data: Path) -> None:
     model = onnx.load(test_data / "cnn" / "resnet8_cifar10.onnx")
     feeds = [{"image": x[:128]}]
     ranges = Calibrator(model, progress=False).collect_many(feeds).compute_ranges()
-    [expected], [found] = run(model, x[128:]), run(quantize(model, ranges, data=feeds), x[128:])
+    [expected], [found] = run(model, x[128:]), run(quantize(model, ranges), x[128:])
     assert sqnr_db(expected, found) > 33

@@ -5,7 +5,7 @@
 
 from edgekern.calibration.calibrator import Calibrator, Feeds
 from edgekern.calibration.histogram import Histogram, Method
-from edgekern.calibration.model import load_model, model_hash, observed_tensors
+from edgekern.calibration.model import load_model, model_hash, observed_tensors, weighted_inputs
 from edgekern.calibration.ranges import Ranges, TensorRange
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "load_model",
     "model_hash",
     "observed_tensors",
+    "weighted_inputs",
 ]

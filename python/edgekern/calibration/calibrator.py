@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
-from edgekern.calibration.model import load_model, model_hash, observed_tensors
+from edgekern.calibration.means import ChannelMeans
+from edgekern.calibration.model import load_model, model_hash, observed_tensors, weighted_inputs
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
@@ -39,8 +40,8 @@ class Calibrator:
     """Observe the activations of a float model, batch by batch.
 
     The model runs in onnxruntime with the observed tensors as extra outputs. Each is counted into its
-    :class:`Histogram` and freed, so memory holds one batch at a time however many there are; the result does not depend
-    on their order.
+    :class:`Histogram` and freed (where weights multiply it, the mean of each channel is kept too), so memory holds one
+    batch at a time however many there are; the result does not depend on their order.
 
     Parameters
     ----------
@@ -76,6 +77,7 @@ class Calibrator:
         self._progress = progress
         self._num_batches = 0
         self._histograms = {name: Histogram() for name in names}
+        self._means = {name: ChannelMeans() for name in weighted_inputs(proto) if name in self._histograms}
         self._session = _open_session(proto, names)
         self._inputs = self._session.get_inputs()
         fed = {value.name for value in self._inputs}
@@ -137,6 +139,8 @@ class Calibrator:
         seen = {name: arrays[name] for name in self._fed}
         seen |= {name: _array(value) for name, value in zip(self._tapped, values, strict=True) if value.has_value()}
         update_all((self._histograms[name], array) for name, array in seen.items())
+        for name in self._means.keys() & seen.keys():
+            self._means[name].update(seen[name])
         self._num_batches += 1
         return self
 
@@ -191,7 +195,7 @@ class Calibrator:
 
         with progress_bar("choosing ranges", len(seen), enabled=self._progress) as step:
 
-            def choose(histogram: Histogram) -> TensorRange:
+            def choose(name: str, histogram: Histogram) -> TensorRange:
                 lo, hi = histogram.range(
                     method,
                     symmetric=symmetric,
@@ -203,9 +207,10 @@ class Calibrator:
                 )
                 step()
                 clipped = histogram.fraction_outside(lo, hi)
-                return TensorRange(lo, hi, histogram.count, histogram.num_nan, histogram.num_inf, clipped)
+                means = self._means[name].values() if name in self._means else None
+                return TensorRange(lo, hi, histogram.count, histogram.num_nan, histogram.num_inf, clipped, means)
 
-            tensors = {name: choose(histogram) for name, histogram in seen.items()}
+            tensors = {name: choose(name, histogram) for name, histogram in seen.items()}
         used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
         used |= {"percentile": percentile} if method == "percentile" else {}
         used |= {"exponent": exponent} if method == "mse" else {}
@@ -219,6 +224,8 @@ class Calibrator:
         self._require_same("merge", "other", other._model_hash, other._histograms)
         for name, histogram in other._histograms.items():
             self._histograms[name].merge(histogram)
+        for name, means in other._means.items():
+            self._means[name].merge(means)
         self._num_batches += other._num_batches
         return self
 
@@ -230,6 +237,7 @@ class Calibrator:
             "model_hash": self._model_hash,
             "num_batches": self._num_batches,
             "tensors": {name: histogram.state_dict() for name, histogram in self._histograms.items()},
+            "means": {name: means.state_dict() for name, means in self._means.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Self:
@@ -245,6 +253,7 @@ class Calibrator:
                 raise ValueError(f"format {state['format']!r}, version {state['version']!r}")
             self._require_same("load_state_dict", "state", str(state["model_hash"]), state["tensors"])
             histograms = {name: Histogram.from_state_dict(state["tensors"][name]) for name in self._histograms}
+            means = {name: ChannelMeans.from_state_dict(state["means"][name]) for name in self._means}
             num_batches = int(state["num_batches"])
         except CalibrationError:
             raise
@@ -252,7 +261,7 @@ class Calibrator:
             raise CalibrationError(
                 f"Calibrator.load_state_dict: state is not one that state_dict() made ({error!r})"
             ) from error
-        self._histograms, self._num_batches = histograms, num_batches
+        self._histograms, self._means, self._num_batches = histograms, means, num_batches
         return self
 
     def _require_same(self, function: str, argument: str, other_hash: str, names: Iterable[str]) -> None:

@@ -155,3 +155,10 @@ def observed_tensors(model: ModelLike) -> list[str]:
     names = [value.name for value in graph.input]
     names += [name for node in graph.node if node.op_type != "Constant" for name in node.output]
     return [name for name in dict.fromkeys(names) if is_float.get(name, False)]
+
+
+def weighted_inputs(model: ModelLike) -> list[str]:
+    """Names of the activations that weights may multiply: what bias correction needs the channel means of."""
+    proto = load_model(model, function="weighted_inputs")
+    operators = {"Conv", "Gemm", "MatMul", "BatchNormalization"}
+    return list(dict.fromkeys(node.input[0] for node in proto.graph.node if node.op_type in operators))

@@ -27,6 +27,8 @@ class TensorRange:
     lo, hi : float. lo <= 0 <= hi; both 0 for a tensor that was all zeros.
     count, num_nan, num_inf : int. Finite values that the range was taken of, and values left out of it.
     clipped_fraction : float. Fraction of the finite values outside [lo, hi].
+    channel_means : tuple of float, optional. Mean of each channel (axis 1), where weights multiply the tensor; the bias
+        correction of quantization uses them.
     """
 
     lo: float
@@ -35,6 +37,7 @@ class TensorRange:
     num_nan: int = 0
     num_inf: int = 0
     clipped_fraction: float = 0.0
+    channel_means: tuple[float, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo <= 0 <= self.hi):
@@ -110,7 +113,7 @@ class Ranges(Mapping[str, TensorRange]):
             if content["format"] != _FORMAT or content["version"] != _VERSION:
                 raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
             return cls(
-                tensors={str(name): TensorRange(**r) for name, r in content["tensors"].items()},
+                tensors={str(name): _tensor_range(r) for name, r in content["tensors"].items()},
                 model_hash=str(content["model_hash"]),
                 method=str(content["method"]),
                 options=content["options"],
@@ -120,3 +123,8 @@ class Ranges(Mapping[str, TensorRange]):
                 f"Ranges.load: {os.fspath(path)!r} is not a version {_VERSION} ranges file ({error!r}); "
                 "write it with Ranges.save"
             ) from error
+
+
+def _tensor_range(saved: dict[str, Any]) -> TensorRange:
+    means = saved.get("channel_means")
+    return TensorRange(**{**saved, "channel_means": None if means is None else tuple(float(mean) for mean in means)})

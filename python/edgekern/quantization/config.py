@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from edgekern.errors import ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
@@ -22,18 +22,25 @@ class QuantConfig:
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
         ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
 
+    bias_correction : bool
+        Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
+        kept (Nagel et al., arXiv 1906.04721, with measured means).
+
     Raises
     ------
-    ArgumentValueError
+    ArgumentTypeError, ArgumentValueError
         When a value is not one of those listed.
     """
 
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
+        if not isinstance(self.bias_correction, bool):
+            raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
 
 
 def _require_choice(value: object, argument: str, choices: tuple[object, ...]) -> None:

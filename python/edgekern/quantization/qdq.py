@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekern.calibration import Feeds, Ranges, load_model, model_hash
+from edgekern.calibration import Ranges, load_model, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.emit import Emitter
-from edgekern.quantization.means import channel_means
 from edgekern.quantization.placement import Placement, place
 from edgekern.quantization.prepare import attribute, prepare
 
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "edgekern.quantization"
 
 
-def quantize(
-    model: ModelLike, ranges: Ranges, config: QuantConfig | None = None, *, data: Iterable[Feeds] | None = None
-) -> onnx.ModelProto:
+def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None) -> onnx.ModelProto:
     """Write a float model as a standard QDQ model: int8 weights and activations, int32 biases.
 
     Parameters
@@ -38,9 +37,6 @@ def quantize(
     ranges : Ranges
         Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`.
     config : QuantConfig, optional
-    data : iterable of feeds, optional
-        A pass over sample data (the calibration batches will do): the bias of each Conv and Gemm then takes back the
-        mean error that rounding its weights makes.
 
     Returns
     -------
@@ -53,7 +49,7 @@ def quantize(
     ArgumentTypeError, ArgumentValueError
         When an argument has the wrong type, the model is not ONNX, or its opset is outside 7..23.
     QuantizationError
-        When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or data does not fit.
+        When the ranges are of another model or lack a tensor, or a weight is NaN or infinite.
 
     Warns
     -----
@@ -79,7 +75,7 @@ def quantize(
     prepare(graph_model)
     placement = place(graph_model.graph)
     _require_something_to_do(proto, placement)
-    means = {} if data is None else channel_means(proto, _mean_axes(placement), data)
+    means = _channel_means(placement, ranges) if config.bias_correction else {}
     emitter = Emitter(graph_model.graph, placement, _range_of(ranges), config, means)
     emitter.run()
     passes.RemoveUnusedNodesPass()(graph_model)  # the float weights
@@ -88,7 +84,6 @@ def quantize(
         {
             "config": asdict(config),
             "ranges": {"method": ranges.method, **ranges.options},
-            "bias_correction": data is not None,
             "widened": emitter.widened,
         },
         sort_keys=True,
@@ -133,14 +128,16 @@ def _range_of(ranges: Ranges) -> Callable[[str], tuple[float, float]]:
     return look_up
 
 
-def _mean_axes(placement: Placement) -> dict[str, int]:
-    """The inputs of operators with a bias, and the axis of their channels."""
-    axes: dict[str, int] = {}
+def _channel_means(placement: Placement, ranges: Ranges) -> dict[str, npt.NDArray[np.float64]]:
+    """Mean of each channel of the inputs of operators with a bias, where calibration kept them."""
+    means: dict[str, npt.NDArray[np.float64]] = {}
     for node in placement.weighted:
-        if node.op_type != "MatMul" and node.inputs[0] is not None:
-            rows = node.op_type == "Gemm" and not attribute(node, "transA", 0)
-            axes[str(node.inputs[0].name)] = -1 if rows else 1 if node.op_type == "Conv" else 0
-    return axes
+        name = "" if node.inputs[0] is None else str(node.inputs[0].name)
+        has_bias = node.op_type == "Conv" or (node.op_type == "Gemm" and not attribute(node, "transA", 0))
+        found = ranges[name].channel_means if has_bias and name in ranges else None
+        if found is not None:
+            means[name] = np.array(found, np.float64)
+    return means
 
 
 def _describe_widened(widened: dict[str, list[int]]) -> str:
