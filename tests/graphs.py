@@ -75,7 +75,9 @@ def feeds_of(model: onnx.ModelProto, seed: int = 1, batch: int = 1) -> dict[str,
     for value in model.graph.input:
         shape = [side.dim_value or batch for side in value.type.tensor_type.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        if dtype.kind == "f":
+        if dtype.kind == "b":
+            feeds[value.name] = np.asarray(rng.random(shape) < 0.5)
+        elif dtype.kind == "f":
             feeds[value.name] = rng.normal(0, 2, shape).astype(dtype)
         else:
             info = np.iinfo(dtype)

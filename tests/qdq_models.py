@@ -315,9 +315,27 @@ def contrib_operator():
     return g.model(g.op("QuickGelu", image(g), domain="com.microsoft"))
 
 
+def branches():
+    """The bodies of an If read a tensor of the graph around them."""
+    g = Graph()
+    y = g.qdq(conv(g, image(g), 4, 8, 1, 1), 0.3)
+    bodies = [
+        onnx.helper.make_graph(
+            [onnx.helper.make_node(kind, [y], [f"{kind}_out"])],
+            kind,
+            [],
+            [onnx.helper.make_tensor_value_info(f"{kind}_out", TensorProto.FLOAT, (1, 4, 9, 7))],
+        )
+        for kind in ("Softmax", "Relu")
+    ]
+    chosen = g.op("If", g.input("choose", (), TensorProto.BOOL), then_branch=bodies[0], else_branch=bodies[1])
+    return g.model(g.qdq(chosen, 0.1))
+
+
 HOSTS = {
+    "branches": (branches, {"If"}, "If has no kernel"),
     "contrib_operator": (contrib_operator, {"QuickGelu"}, "domain com.microsoft"),
-    "softmax": (softmax_model, {"Softmax"}, "its input is float"),
+    "softmax": (softmax_model, {"Softmax"}, "Softmax has no kernel"),
     "attention": (attention_like, {"MatMul", "Softmax"}, "two activations"),
     "unquantized_conv": (unquantized_conv, {"Conv"}, "its weights are not quantized"),
     "weights_with_zero_point": (weights_with_zero_point, {"Conv"}, "zero point of its weights"),

@@ -262,3 +262,11 @@ def test_supported_models_compile_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ek.compile(residual())
+
+
+def test_older_opsets_are_upgraded():
+    """Before opset 13 quantization is per tensor; the model is brought to 13 first."""
+    g = Graph(opset=11)
+    y = g.op("Relu", conv(g, image(g, 1, 4, 6, 6), 8, 4, 3, 3, axis=None))
+    program = ek.compile(g.model(g.qdq(y, 0.3, 0)), allow_host=False)
+    assert [step.op for step in program.steps] == ["QuantizeLinear", "Conv+Relu", "DequantizeLinear"]

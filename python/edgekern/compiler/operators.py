@@ -223,3 +223,5 @@ REASONS: dict[str, Callable[[ir.Node], str | None]] = {
     "ReduceMean": mean_reason,
     **dict.fromkeys(MOVES, move_reason),
 }
+# Operators that some kernel does, with the right operands.
+KERNELS = UNARY | WITH_CONSTANT | {"Concat", *REASONS}

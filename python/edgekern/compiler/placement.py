@@ -23,7 +23,7 @@ from edgekern.compiler.graph import (
     shape_of,
     sole_consumer,
 )
-from edgekern.compiler.operators import MOVES, REASONS, RESHAPES, elementwise_operands, limits
+from edgekern.compiler.operators import KERNELS, MOVES, REASONS, RESHAPES, elementwise_operands, limits
 from edgekern.compiler.products import accumulator_reason
 
 
@@ -129,6 +129,8 @@ def _native_role(p: Placement, node: ir.Node) -> str | None:
         return _quantize_role(p, node)
     if op == "DequantizeLinear":
         return _dequantize_role(p, node)
+    if op not in KERNELS:
+        return f"{op} has no kernel"
     source = next(operands(node), None)
     if source is None:
         return "it reads nothing"
@@ -185,7 +187,7 @@ def _bytes_role(p: Placement, node: ir.Node, inputs: list[ir.Value]) -> str | No
     elif op in MOVES:
         return "its padding value is not a value of its 8-bit input"
     else:
-        return f"{op} has no kernel"
+        return f"{op} of these operands has no kernel"
     return None
 
 
