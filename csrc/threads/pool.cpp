@@ -50,6 +50,7 @@ class Pool {
   bool run(size_t num_tasks, size_t threads, TaskFn fn, void* context) {
     if (!busy_.try_lock()) return false;
     const std::lock_guard<std::mutex> in_use(busy_, std::adopt_lock);
+    if (stopping_) return false;
     const size_t helpers = hire(threads - 1);
     job_.fn = fn;
     job_.context = context;
@@ -68,7 +69,9 @@ class Pool {
     return true;
   }
 
+  /// Ends the workers once the running job is done; from then on every caller works alone.
   void stop() {
+    const std::lock_guard<std::mutex> in_use(busy_);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       stopping_ = true;
@@ -95,7 +98,7 @@ class Pool {
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};  // counts jobs; changed under mutex_
   size_t invited_ = 0;                   // workers 0 .. invited_-1 take part; guarded by mutex_
-  bool stopping_ = false;                // guarded by mutex_
+  bool stopping_ = false;                // written under both mutexes, read under either
   std::atomic<size_t> pending_{0};       // invited workers that have not left yet
   Job job_;
   std::vector<std::thread> workers_;
@@ -148,13 +151,12 @@ Pool& pool() {
   return *current;
 }
 
-/// Joins the workers when the process ends in the ordinary way.
+/// Joins the workers when the process ends in the ordinary way. The pool itself stays: threads that outlive main() may
+/// still call.
 struct AtExit {
   ~AtExit() {
-    if (Pool* current = g_pool.exchange(nullptr)) {
-      current->stop();
-      delete current;
-    }
+    Pool* current = g_pool.load();
+    if (current != nullptr && !t_inside_task) current->stop();
   }
 } g_at_exit;
 
