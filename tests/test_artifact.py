@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import edgekern as ek
 from edgekern import _core
 from edgekern.artifact import Manifest, container
-from edgekern.errors import ArtifactError, EdgekernWarning
+from edgekern.errors import ArgumentTypeError, ArtifactError, EdgekernWarning
 
 from graphs import Graph
 
@@ -186,3 +186,20 @@ def test_damaged_headers_are_refused(header):
 
 def test_manifest_survives_json(program):
     assert Manifest.from_json(program.manifest.to_json(), program.index) == program.manifest
+
+
+def test_sources_that_are_no_bytes_are_refused(content):
+    with pytest.raises(ArgumentTypeError, match="must be a path or bytes, got int"):
+        ek.Program.load(7)
+    with pytest.raises(ArgumentTypeError, match="must hold bytes, got int8"):
+        ek.Program.load(np.frombuffer(content, np.int8))
+
+
+def test_bytes_at_any_address_load_and_run(program, content):
+    """Kernels want blobs aligned; what lies elsewhere is copied."""
+    room = np.zeros(len(content) + 1, np.uint8)
+    room[1:] = np.frombuffer(content, np.uint8)
+    loaded = ek.Program.load(room[1:])
+    assert loaded == program
+    assert loaded.container.blobs.ctypes.data % 64 == 0
+    assert ek.InferenceSession(loaded).run(None, {"x": np.zeros((2, 8), np.float32)})[0].shape == (2, 5)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern.errors import ArtifactError
+from edgekern.errors import ArgumentTypeError, ArtifactError
 
 ByteArray = npt.NDArray[np.uint8]
 Verify = Literal["full", "lazy"]
@@ -96,13 +96,22 @@ def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify =
     ------
     ArtifactError
         When anything in it is not as :func:`build` wrote it.
+    ArgumentTypeError
+        When ``source`` is neither a path nor bytes.
     FileNotFoundError
         When the path leads nowhere.
     """
     if isinstance(source, (str, os.PathLike)):
         return check(_map(Path(source)), f"'{os.fspath(source)}'", verify)
-    data = source if isinstance(source, np.ndarray) else _aligned(source)
-    return check(data, "the bytes given", verify)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 1:
+            raise ArgumentTypeError(f"artifact: source must hold bytes, got {source.dtype} of shape {source.shape}")
+        fixed = source.flags.c_contiguous and not source.flags.writeable
+        in_place = fixed and source.ctypes.data % BLOB_ALIGNMENT == 0
+        return check(source if in_place else _aligned(source.tobytes()), "the bytes given", verify)
+    if not isinstance(source, bytes):
+        raise ArgumentTypeError(f"artifact: source must be a path or bytes, got {type(source).__name__}")
+    return check(_aligned(source), "the bytes given", verify)
 
 
 def write(path: str | os.PathLike[str], data: ByteArray) -> None:
