@@ -1,70 +1,108 @@
-// The checked-in program of tests/golden gives its golden bytes: here without Python, so under an emulator too.
+// The checked-in program gives its golden bytes on every ISA, here and under an emulator; each step uses the ISA it was
+// given.
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <memory>
+#include <set>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/buffer.h"
-#include "cpu/isa.h"
-#include "program/program.h"
+#include "kernels/kernels.h"
+#include "program/container.h"
 #include "program/session.h"
 
 using namespace ek;
 
 namespace {
 
-std::string file(const std::string& name) {
-  std::ifstream stream(std::string(EDGEKERN_GOLDEN) + "/" + name, std::ios::binary);
-  REQUIRE(stream.good());
-  return {std::istreambuf_iterator<char>(stream), {}};
+AlignedBuffer read_golden(const std::string& name) {
+  std::ifstream file(std::string(EK_GOLDEN_DIR) + "/" + name, std::ios::binary);
+  REQUIRE(file.good());
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  AlignedBuffer buffer(bytes.size());
+  std::memcpy(buffer.data(), bytes.data(), bytes.size());
+  return buffer;
 }
 
-/// An .ekm: a header of JSON, then data, whose first blob is the index (docs/ekm-format.md).
-struct Golden {
-  std::string content = file("every_step.ekm");
-  uint64_t start = 8;
-  AlignedBuffer data;
-  ProgramIndex index;
-
-  Golden() {
-    uint64_t header = 0;
-    std::memcpy(&header, content.data(), 8);
-    start += header;
-    data = AlignedBuffer(content.size() - start);
-    std::memcpy(data.data(), content.data() + start, content.size() - start);
-    const std::string key = "\"ekm.index\":\"";
-    const size_t at = content.find(key);
-    REQUIRE(at < start);
-    REQUIRE(decode(data.data(), std::stoul(content.substr(at + key.size(), 12)), &index).ok());
-  }
-};
+uint64_t rows_run(Isa isa) {
+  uint64_t total = 0;
+  for (int row = 0; row < kNumRows; ++row) total += row_count(isa, static_cast<Row>(row));
+  return total;
+}
 
 }  // namespace
 
-TEST_CASE("the golden program gives its golden bytes on every ISA and number of threads") {
-  const Golden golden;
-  const std::string inputs = file("every_step.inputs"), outputs = file("every_step.outputs");
+TEST_CASE("the golden program gives its golden bytes on every ISA, for one and two threads") {
+  const AlignedBuffer file = read_golden("every_step.ekm"), inputs = read_golden("every_step.inputs");
+  const AlignedBuffer outputs = read_golden("every_step.outputs");
+  ContainerView view;
+  const Status opened = open_container(file.data(), file.size(), &view);
+  REQUIRE_MESSAGE(opened.ok(), opened.message());
   for (const Isa isa : available_isas()) {
     for (const int threads : {1, 2}) {
+      CAPTURE(isa_name(isa));
+      CAPTURE(threads);
       std::unique_ptr<Session> session;
-      const Status made = Session::create(golden.index, golden.data.data(), golden.content.size() - golden.start, isa,
-                                          threads, &session);
+      const Status made = Session::create(view.index, view.data, view.data_bytes, isa, threads, &session);
       REQUIRE_MESSAGE(made.ok(), made.message());
-      const char* from = inputs.data();
-      for (const uint32_t id : golden.index.inputs) {
-        std::memcpy(session->tensor(id), from, session->tensor_bytes(id));
-        from += session->tensor_bytes(id);
+      size_t at = 0;
+      for (const uint32_t id : view.index.inputs) {
+        std::memcpy(session->tensor(id), inputs.data() + at, session->tensor_bytes(id));
+        at += session->tensor_bytes(id);
       }
-      CHECK(from == inputs.data() + inputs.size());
-      for (size_t i = 0; i < golden.index.segments.size(); ++i) session->run_segment(i);
-      std::string result;
-      for (const uint32_t id : golden.index.outputs) {
-        result.append(reinterpret_cast<const char*>(session->tensor(id)), session->tensor_bytes(id));
+      CHECK(at == inputs.size());
+      reset_row_counts();
+      for (size_t i = 0; i < view.index.segments.size(); ++i) session->run_segment(i);
+      for (const Isa other : available_isas()) CHECK((rows_run(other) > 0) == (other == isa));
+      at = 0;
+      for (const uint32_t id : view.index.outputs) {
+        CHECK(std::memcmp(session->tensor(id), outputs.data() + at, session->tensor_bytes(id)) == 0);
+        at += session->tensor_bytes(id);
       }
-      CHECK_MESSAGE(result == outputs, isa_name(isa), ", ", threads, " threads");
+      CHECK(at == outputs.size());
     }
+  }
+}
+
+TEST_CASE("every ISA that EDGEKERN_REQUIRED_ISAS names is one that this machine runs") {
+  const char* required = std::getenv("EDGEKERN_REQUIRED_ISAS");
+  std::istringstream names(required == nullptr ? "" : required);
+  std::set<std::string> available;
+  for (const Isa isa : available_isas()) available.insert(isa_name(isa));
+  for (std::string name; names >> name;) {
+    CAPTURE(name);
+    CHECK(available.count(name) == 1);
+  }
+}
+
+TEST_CASE("a container that is cut short or damaged is refused, never followed") {
+  const AlignedBuffer whole = read_golden("every_step.ekm");
+  ContainerView view;
+  REQUIRE(open_container(whole.data(), whole.size(), &view).ok());
+  const size_t start = static_cast<size_t>(view.data - whole.data());
+  for (size_t size = 0; size < whole.size(); size += 97) {
+    AlignedBuffer cut(size);
+    std::memcpy(cut.data(), whole.data(), size);
+    ContainerView damaged;
+    std::unique_ptr<Session> session;
+    const bool runs = open_container(cut.data(), size, &damaged).ok() &&
+                      Session::create(damaged.index, damaged.data, damaged.data_bytes, Isa::kScalar, 1, &session).ok();
+    CHECK_FALSE(runs);
+  }
+  for (size_t byte = 0; byte < start + 4096 && byte < whole.size(); byte += 7) {
+    AlignedBuffer flipped(whole.size());
+    std::memcpy(flipped.data(), whole.data(), whole.size());
+    flipped.data()[byte] = static_cast<uint8_t>(flipped.data()[byte] ^ (1u << byte % 8));
+    ContainerView damaged;
+    std::unique_ptr<Session> session;
+    const Status opened = open_container(flipped.data(), flipped.size(), &damaged);
+    if (!opened.ok()) continue;
+    if (!Session::create(damaged.index, damaged.data, damaged.data_bytes, Isa::kScalar, 1, &session).ok()) continue;
+    for (size_t i = 0; i < damaged.index.segments.size(); ++i) session->run_segment(i);  // wrong numbers, no fault
   }
 }
