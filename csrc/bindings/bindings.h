@@ -9,7 +9,10 @@ namespace ek {
 inline pybind11::metaclass plain_type() { return pybind11::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)); }
 
 void bind_cpu(pybind11::module_& m);
+void bind_pack(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);
+void bind_linear(pybind11::module_& m);
+void bind_probes(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_calibration(pybind11::module_& m);
 void bind_program(pybind11::module_& m);

@@ -36,7 +36,10 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of edgekern. Private: use edgekern's public names.";
   m.attr("__version__") = EDGEKERN_VERSION;
   ek::bind_cpu(m);
+  ek::bind_pack(m);
   ek::bind_gemm(m);
+  ek::bind_linear(m);
+  ek::bind_probes(m);
   ek::bind_elementwise(m);
   ek::bind_calibration(m);
   ek::bind_program(m);

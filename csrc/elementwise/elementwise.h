@@ -16,8 +16,6 @@ void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size
 /// The way back.
 void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, size_t channels, size_t pixels,
                              QuantParams q, float* y);
-void transpose_nhwc_to_nchw_f32(const Runtime& rt, const float* x, size_t batch, size_t channels, size_t pixels,
-                                float* y);
 
 /// y = quantize(dequantize(a) + dequantize(b)) clamped to [lo, hi] around y's zero point (as Epilogue's).
 void add(const Runtime& rt, const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n,

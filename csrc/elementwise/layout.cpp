@@ -61,17 +61,6 @@ void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, 
   });
 }
 
-void transpose_nhwc_to_nchw_f32(const Runtime& rt, const float* x, size_t batch, size_t channels, size_t pixels,
-                                float* y) {
-  for_each_patch(rt, batch, channels, pixels, [&](const Patch& p) {
-    const float* from = x + (p.batch * pixels + p.pixel) * channels + p.channel;
-    float* to = y + (p.batch * channels + p.channel) * pixels + p.pixel;
-    for (size_t c = 0; c < p.channels; ++c) {
-      for (size_t i = 0; i < p.pixels; ++i) to[c * pixels + i] = from[i * channels + c];
-    }
-  });
-}
-
 void copy_rows(const uint8_t* x, size_t x_stride, size_t rows, size_t bytes, uint8_t* y, size_t y_stride) {
   for (size_t row = 0; row < rows; ++row) std::memcpy(y + row * y_stride, x + row * x_stride, bytes);
 }

@@ -1,0 +1,72 @@
+// pack_weights: int8 weights in the packed layout, once for many multiplications.
+#include <cmath>
+
+#include "base/buffer.h"
+#include "bindings/bindings.h"
+#include "bindings/gemm_operands.h"
+
+namespace ek {
+
+PackedWeights pack_weights_s8(const char* function, const char* argument, const py::array& w) {
+  require_rank(function, argument, w, 2);
+  if (!is_s8(w)) {
+    fail(Code::kType, std::string(function) + ": " + argument + " must be int8, got " + dtype_name(w) +
+                          (is_f32(w) ? "; call quantize_linear first" : ""));
+  }
+  PackedWeights packed;
+  packed.shape = {usize(w.shape(1)), 1, usize(w.shape(0))};
+  size_t bytes = 0;
+  if (!packed.shape.bytes(&bytes)) fail(Code::kValue, std::string(function) + ": " + argument + " is too large");
+  packed.data = AlignedBuffer(bytes);
+  const int8_t* from = static_cast<const int8_t*>(w.data());
+  const ptrdiff_t stride_n = w.strides(1), stride_k = w.strides(0);
+  py::gil_scoped_release release;
+  pack_weights(packed.shape, from, stride_n, 0, stride_k, packed.data.data());
+  return packed;
+}
+
+namespace {
+
+PackedWeights pack_weights_array(const py::array& w, const py::object& scale) {
+  PackedWeights packed = pack_weights_s8("pack_weights", "w", w);
+  if (scale.is_none()) return packed;
+  const auto values = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(scale);
+  if (!values) {
+    PyErr_Clear();
+    fail(Code::kType, "pack_weights: scale must be a number or an array of numbers");
+  }
+  const size_t n = packed.shape.n;
+  if (values.ndim() > 1 || (values.ndim() == 1 && usize(values.shape(0)) != n)) {
+    fail(Code::kValue, "pack_weights: scale must be one number or one per column (" + std::to_string(n) +
+                           "), got shape " + shape_name(values));
+  }
+  packed.scale.assign(packed.shape.padded_n(), 0.0f);
+  for (size_t i = 0; i < n; ++i) {
+    const float s = values.data()[values.ndim() == 0 ? 0 : i];
+    if (!std::isfinite(s) || s <= 0) {
+      fail(Code::kValue, "pack_weights: scale must be positive and finite, got " + std::to_string(s) + " for column " +
+                             std::to_string(i));
+    }
+    packed.scale[i] = s;
+  }
+  return packed;
+}
+
+}  // namespace
+
+void bind_pack(py::module_& m) {
+  py::class_<PackedWeights>(m, "PackedWeights", plain_type(),
+                            "int8 weights (K, N) in the packed layout; made by pack_weights.")
+      .def_property_readonly("shape",
+                             [](const PackedWeights& w) { return py::make_tuple(w.shape.k_per_tap, w.shape.n); })
+      .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.data.size(); })
+      .def_property_readonly("has_scale", [](const PackedWeights& w) { return !w.scale.empty(); })
+      .def("__repr__", [](const PackedWeights& w) {
+        return "PackedWeights(shape=(" + std::to_string(w.shape.k_per_tap) + ", " + std::to_string(w.shape.n) +
+               "), nbytes=" + std::to_string(w.data.size()) + ", has_scale=" + (w.scale.empty() ? "False" : "True") +
+               ")";
+      });
+  m.def("pack_weights", &pack_weights_array, py::arg("w").noconvert(), py::arg("scale"));
+}
+
+}  // namespace ek

@@ -1,0 +1,61 @@
+// What the bench measures the machine's limits with.
+#include <chrono>
+#include <vector>
+
+#include "base/buffer.h"
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Best rate of several bursts, in int8 operations (2 per multiply-add) per second over all threads.
+double measure_dot_peak(const std::string& isa, int threads, double seconds) {
+  const Runtime rt = make_runtime(isa, threads);
+  py::gil_scoped_release release;
+  double best = 0;
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    const auto begin = std::chrono::steady_clock::now();
+    std::vector<uint64_t> macs(static_cast<size_t>(rt.threads));
+    parallel_for(macs.size(), rt.threads, [&](size_t task) { macs[task] = rt.kernels->dot_burst(200'000); });
+    uint64_t total = 0;
+    for (const uint64_t part : macs) total += part;
+    best = std::max(best, 2.0 * static_cast<double>(total) / seconds_since(begin));
+  } while (seconds_since(start) < seconds);
+  return best;
+}
+
+/// Best rate of reading `bytes` of memory once, in bytes per second over all threads.
+double measure_read_bandwidth(size_t bytes, int threads, double seconds) {
+  const Runtime rt = make_runtime("", threads);
+  py::gil_scoped_release release;
+  const size_t parts = static_cast<size_t>(rt.threads), part = bytes / parts / 4096 * 4096;
+  const AlignedBuffer buffer(bytes);
+  std::vector<uint64_t> sums(parts);
+  double best = 0;
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    const auto begin = std::chrono::steady_clock::now();
+    parallel_for(parts, rt.threads,
+                 [&](size_t t) { sums[t] = rt.kernels->read_stream(buffer.data() + t * part, part); });
+    best = std::max(best, static_cast<double>(part * parts) / seconds_since(begin));
+  } while (seconds_since(start) < seconds);
+  return best;
+}
+
+}  // namespace
+
+void bind_probes(py::module_& m) {
+  m.def("measure_dot_peak", &measure_dot_peak, py::arg("isa") = "", py::arg("num_threads") = 1,
+        py::arg("seconds") = 0.05);
+  m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("nbytes"), py::arg("num_threads") = 1,
+        py::arg("seconds") = 0.2);
+}
+
+}  // namespace ek

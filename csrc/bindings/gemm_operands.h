@@ -1,0 +1,35 @@
+// What matmul_integer and linear share: packed weights as a Python object, and the checks of their operands.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "bindings/arrays.h"
+#include "gemm/gemm.h"
+
+namespace ek {
+
+/// Weights of one matrix in the packed layout, with the scale of every column.
+struct PackedWeights {
+  PackedShape shape;
+  AlignedBuffer data;
+  std::vector<float> scale;  // [n padded], empty when none was given
+
+  PackedView view() const { return {shape, data.data()}; }
+};
+
+PackedWeights pack_weights_s8(const char* function, const char* argument, const py::array& w);
+
+/// Bytes from row to row of an operand with contiguous rows.
+size_t row_bytes(const char* function, const char* argument, const py::array& a);
+/// Bytes from the first to the last of `rows` rows that are `stride` apart and `last` long.
+inline size_t span_bytes(size_t rows, size_t stride, size_t last) { return rows == 0 ? 0 : (rows - 1) * stride + last; }
+
+void require_inner(const char* function, const char* left, size_t k_left, const char* right, size_t k_right);
+void check_zero_point(const char* function, const char* argument, Sign sign, int32_t z);
+
+/// Runs the GEMM with buffers of its own. The caller has checked everything.
+void run_gemm(const Runtime& rt, GemmArgs args, int32_t a_zero_point, const int32_t* bias);
+
+}  // namespace ek
