@@ -75,6 +75,10 @@ py::array out_or_new(std::string_view function, const py::object& out, const std
   }
   if (!same) fail(Code::kValue, std::string(function) + ": out must have shape " + wanted + "), got " + shape_name(a));
   require_contiguous(function, "out", a);
+  if ((a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
+    fail(Code::kValue, std::string(function) + ": out does not start at a multiple of " + std::to_string(sizeof(T)) +
+                           " bytes; pass an array that NumPy allocated");
+  }
   if (!a.writeable()) fail(Code::kValue, std::string(function) + ": out is read-only; pass a writeable array");
   return a;
 }

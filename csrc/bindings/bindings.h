@@ -11,6 +11,7 @@ inline pybind11::metaclass plain_type() { return pybind11::metaclass(reinterpret
 void bind_cpu(pybind11::module_& m);
 void bind_pack(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);
+void bind_fastcall(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_probes(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);

@@ -38,6 +38,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_cpu(m);
   ek::bind_pack(m);
   ek::bind_gemm(m);
+  ek::bind_fastcall(m);
   ek::bind_linear(m);
   ek::bind_probes(m);
   ek::bind_elementwise(m);

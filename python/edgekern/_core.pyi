@@ -235,6 +235,15 @@ def matmul_integer(
     isa: str,
     num_threads: int,
 ) -> npt.NDArray[np.int32]: ...
+def public_matmul_integer(
+    a: npt.NDArray[np.uint8] | npt.NDArray[np.int8],
+    b: npt.NDArray[np.int8] | PackedWeights,
+    *,
+    a_zero_point: int = 0,
+    b_zero_point: int | npt.NDArray[np.integer] = 0,
+    out: npt.NDArray[np.int32] | None = None,
+    num_threads: int | None = None,
+) -> npt.NDArray[np.int32]: ...
 def linear(
     x: npt.NDArray[Any],
     w: PackedWeights,

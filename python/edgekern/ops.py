@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._core import PackedWeights
+from edgekern._core import public_matmul_integer as matmul_integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 __all__ = [
@@ -75,59 +76,6 @@ def pack_weights(w: Int8Array, *, scale: float | FloatArray | None = None) -> Pa
         When ``w`` is not a 2-D int8 array, or ``scale`` is not positive and finite.
     """
     return _core.pack_weights(_array("pack_weights", "w", w), scale)
-
-
-def matmul_integer(
-    a: ByteArray,
-    b: Int8Array | PackedWeights,
-    *,
-    a_zero_point: int = 0,
-    b_zero_point: int | npt.NDArray[np.integer] = 0,
-    out: Int32Array | None = None,
-    num_threads: int | None = None,
-) -> Int32Array:
-    """Multiply 8-bit matrices into int32 (ONNX ``MatMulInteger``).
-
-    Parameters
-    ----------
-    a : (M, K) uint8 or int8 array
-        Rows must be contiguous; they may lie any distance apart.
-    b : (K, N) int8 array, or the result of :func:`pack_weights`
-        An array is packed first, on every call.
-    a_zero_point : int
-        Subtracted from every element of ``a``; must lie in the range of its dtype.
-    b_zero_point : int or (N,) integer array
-        Subtracted from every element (or column) of ``b``.
-    out : (M, N) int32 array, optional
-        Overwritten and returned; C-contiguous, not overlapping ``a``.
-    num_threads : int, optional
-        Threads of this call; None is the package's setting, 1 stays on the caller's thread.
-
-    Returns
-    -------
-    (M, N) int32 array
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        When dtypes, shapes, strides or zero points do not fit; the message names both shapes.
-
-    Notes
-    -----
-    Equal on every CPU to ``(a.astype(np.int32) - a_zero_point) @ (b.astype(np.int32) - b_zero_point)``, for any K:
-    like NumPy's int32 it wraps modulo 2**32.
-    """
-    if not isinstance(b, PackedWeights):
-        _array("matmul_integer", "b", b)
-    return _core.matmul_integer(
-        _array("matmul_integer", "a", a),
-        b,
-        a_zero_point,
-        b_zero_point,
-        out,
-        "",
-        _threads("matmul_integer", num_threads),
-    )
 
 
 def _clamp_of(activation: Activation) -> tuple[float, float]:

@@ -1,0 +1,281 @@
+// edgekern.matmul_integer: the public function itself, a builtin, because a Python wrapper and pybind11's conversions
+// take as long as the arithmetic of a 64 x 64 x 64 product.
+//
+// The fast lane takes plain C-contiguous arrays and packed weights: it allocates nothing but a missing `out` and keeps
+// the GIL where the product is shorter than handing it over. Every other call, the wrong ones included, goes to
+// _core.matmul_integer, which has all rules and all messages.
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "bindings/gemm_operands.h"
+#include "gemm/gemm.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+constexpr const char* kDoc =
+    R"(matmul_integer($module, a, b, *, a_zero_point=0, b_zero_point=0, out=None, num_threads=None)
+--
+
+Multiply 8-bit matrices into int32 (ONNX ``MatMulInteger``).
+
+Parameters
+----------
+a : (M, K) uint8 or int8 array
+    Rows must be contiguous; they may lie any distance apart.
+b : (K, N) int8 array, or the result of :func:`pack_weights`
+    An array is packed first, on every call.
+a_zero_point : int
+    Subtracted from every element of ``a``; must lie in the range of its dtype.
+b_zero_point : int or (N,) integer array
+    Subtracted from every element (or column) of ``b``.
+out : (M, N) int32 array, optional
+    Overwritten and returned; C-contiguous, not overlapping ``a``.
+num_threads : int, optional
+    Threads of this call; None is the package's setting, 1 stays on the caller's thread.
+
+Returns
+-------
+(M, N) int32 array
+
+Raises
+------
+ArgumentTypeError, ArgumentValueError
+    When dtypes, shapes, strides or zero points do not fit; the message names both shapes.
+
+Notes
+-----
+Equal on every CPU to ``(a.astype(np.int32) - a_zero_point) @ (b.astype(np.int32) - b_zero_point)``, for any K:
+like NumPy's int32 it wraps modulo 2**32.)";
+
+constexpr const char* kName = "matmul_integer";
+constexpr const char* kNames[] = {"a", "b", "a_zero_point", "b_zero_point", "out", "num_threads"};
+constexpr int kNumArgs = 6, kNumPositional = 2;
+enum Arg { kA, kB, kAZeroPoint, kBZeroPoint, kOut, kNumThreads };
+
+/// What the fast lane compares by address. Made once, never released.
+struct Known {
+  PyObject* names[kNumArgs];  // interned, as the names in compiled calls are
+  PyTypeObject* array;
+  PyTypeObject* packed;
+  PyObject *u8, *s8, *i32;  // NumPy's own descriptors
+  PyObject* general;        // _core.matmul_integer
+};
+Known g_known;
+
+/// Borrowed arguments, null where not given.
+struct Args {
+  PyObject* values[kNumArgs] = {};
+};
+
+/// Positional arguments, and keywords spelled in the call's source. False: not that simple, nothing is wrong yet.
+bool parse_fast(PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords, Args* args) {
+  if (num_positional > kNumPositional) return false;
+  for (Py_ssize_t i = 0; i < num_positional; ++i) args->values[i] = given[i];
+  const Py_ssize_t num_keywords = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t i = 0; i < num_keywords; ++i) {
+    PyObject* const* name = g_known.names;
+    while (*name != PyTuple_GET_ITEM(keywords, i)) {
+      if (++name == g_known.names + kNumArgs) return false;
+    }
+    PyObject** const value = &args->values[name - g_known.names];
+    if (*value != nullptr) return false;
+    *value = given[num_positional + i];
+  }
+  return args->values[kA] != nullptr && args->values[kB] != nullptr;
+}
+
+/// Any legal spelling, and Python's own words for an illegal one.
+Args parse_any(PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords) {
+  py::tuple positional(num_positional);
+  for (Py_ssize_t i = 0; i < num_positional; ++i) positional[usize(i)] = py::handle(given[i]);
+  py::dict named;
+  const Py_ssize_t num_keywords = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t i = 0; i < num_keywords; ++i) {
+    named[py::handle(PyTuple_GET_ITEM(keywords, i))] = py::handle(given[num_positional + i]);
+  }
+  char* names[kNumArgs + 1] = {};
+  for (int i = 0; i < kNumArgs; ++i) names[i] = const_cast<char*>(kNames[i]);
+  Args args;
+  PyObject** v = args.values;  // the caller's references outlive the tuple
+  if (PyArg_ParseTupleAndKeywords(positional.ptr(), named.ptr(), "OO|$OOOO:matmul_integer", names, &v[kA], &v[kB],
+                                  &v[kAZeroPoint], &v[kBZeroPoint], &v[kOut], &v[kNumThreads]) == 0) {
+    throw py::error_already_set();
+  }
+  return args;
+}
+
+/// An integer that is given as one, or `missing`; false for everything else.
+bool small_int(PyObject* value, long missing, long* result) {
+  *result = missing;
+  if (value == nullptr) return true;
+  if (!PyLong_Check(value) || PyBool_Check(value)) return false;
+  int overflow = 0;
+  *result = PyLong_AsLongAndOverflow(value, &overflow);
+  return overflow == 0;
+}
+
+const py::detail::PyArray_Proxy* plain_array(PyObject* value, int flags) {
+  if (Py_TYPE(value) != g_known.array) return nullptr;
+  const auto* array = py::detail::array_proxy(value);
+  const int wanted = flags | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  return array->nd == 2 && (array->flags & wanted) == wanted ? array : nullptr;
+}
+
+const PackedWeights* plain_weights(PyObject* value) {
+  if (Py_TYPE(value) != g_known.packed) return nullptr;
+  auto* instance = reinterpret_cast<py::detail::instance*>(value);
+  return instance->simple_layout ? static_cast<const PackedWeights*>(instance->simple_value_holder[0]) : nullptr;
+}
+
+PyObject* new_int32(size_t m, size_t n) {
+  Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
+  Py_INCREF(g_known.i32);  // the call takes it
+  return py::detail::npy_api::get().PyArray_NewFromDescr_(g_known.array, g_known.i32, 2, shape, nullptr, nullptr, 0,
+                                                          nullptr);
+}
+
+constexpr size_t kMaxColumns = 4096;
+constexpr size_t kMaxScratchBytes = 64 << 10;
+constexpr double kReleaseMacs = 1e6;  // about 5 us of one core; below that, handing the GIL over costs more
+
+/// What a thread keeps from call to call, so that a small product allocates nothing.
+struct Workspace {
+  static constexpr size_t kTile = 256;
+  AlignedBuffer init{kMaxColumns * sizeof(int32_t)}, scratch{kMaxScratchBytes};
+  TilePlan plan;  // of the last shape: calls come in series
+
+  void plan_for(size_t m, size_t n, size_t k) {
+    if (plan.device != nullptr && plan.m == m && plan.n == n && plan.k == k) return;
+    plan = make_tile_plan(m, n, k, kTile, *find_device("host"));
+  }
+};
+
+/// What _core.matmul_integer refuses, or does better; `false` says nothing about which.
+bool in_domain(Sign sign, long zero_point, long b_zero_point, long threads) {
+  const long lowest = sign == Sign::kU8 ? 0 : -128;
+  return zero_point >= lowest && zero_point <= lowest + 255 && b_zero_point == 0 && threads >= 1 &&
+         threads <= kMaxThreads;
+}
+
+/// A new reference to C; null without an exception: this call is not for the fast lane.
+PyObject* run_fast(const Args& args) {
+  const auto* a = plain_array(args.values[kA], 0);
+  const PackedWeights* weights = plain_weights(args.values[kB]);
+  if (a == nullptr || weights == nullptr || (a->descr != g_known.u8 && a->descr != g_known.s8)) return nullptr;
+  const Sign sign = a->descr == g_known.u8 ? Sign::kU8 : Sign::kS8;
+  const size_t m = usize(a->dimensions[0]), k = usize(a->dimensions[1]), n = weights->shape.n;
+  long zero_point = 0, b_zero_point = 0, threads = 0;
+  const bool default_threads = args.values[kNumThreads] == nullptr || args.values[kNumThreads] == Py_None;
+  if (!small_int(args.values[kAZeroPoint], 0, &zero_point) || !small_int(args.values[kBZeroPoint], 0, &b_zero_point) ||
+      !small_int(default_threads ? nullptr : args.values[kNumThreads], 1, &threads)) {
+    return nullptr;
+  }
+  if (!in_domain(sign, zero_point, b_zero_point, threads) || k != weights->shape.k_per_tap || n > kMaxColumns) {
+    return nullptr;
+  }
+  Isa isa = available_isas().front();
+  if (const char* name = std::getenv("EDGEKERN_ISA"); name != nullptr && !resolve_isa(name, &isa).ok()) return nullptr;
+
+  const Kernels& table = kernels(isa);
+  GemmArgs gemm_args;
+  gemm_args.m = m;
+  gemm_args.a = reinterpret_cast<const uint8_t*>(a->data);
+  gemm_args.lda = k;
+  gemm_args.a_sign = sign;
+  gemm_args.b = weights->view();
+  if (gemm_scratch_bytes(table, gemm_args) > kMaxScratchBytes) return nullptr;
+
+  py::object c;
+  PyObject* const out = args.values[kOut];
+  if (out == nullptr || out == Py_None) {
+    c = py::reinterpret_steal<py::object>(new_int32(m, n));
+    if (!c) throw py::error_already_set();
+  } else {
+    const auto* array = plain_array(out, py::detail::npy_api::NPY_ARRAY_WRITEABLE_);
+    if (array == nullptr || array->descr != g_known.i32 || usize(array->dimensions[0]) != m ||
+        usize(array->dimensions[1]) != n || overlap(array->data, m * n * sizeof(int32_t), a->data, m * k)) {
+      return nullptr;
+    }
+    c = py::reinterpret_borrow<py::object>(out);
+  }
+
+  gemm_args.c = py::detail::array_proxy(c.ptr())->data;
+  gemm_args.ldc = n * sizeof(int32_t);
+  thread_local Workspace work;
+  int32_t* const init = reinterpret_cast<int32_t*>(work.init.data());
+  gemm_args.init = init;
+  work.plan_for(m, n, k);
+  const bool long_enough = static_cast<double>(m * k) * static_cast<double>(n) >= kReleaseMacs;
+  std::optional<py::gil_scoped_release> released;
+  if (long_enough) released.emplace();
+  make_init(table, sign, static_cast<int32_t>(zero_point), gemm_args.b.colsum(), nullptr, n, init);
+  gemm({&table, default_threads ? num_threads() : static_cast<int>(threads)}, gemm_args, work.plan,
+       work.scratch.data());
+  released.reset();
+  return c.release().ptr();
+}
+
+void require_array(const char* argument, PyObject* value) {
+  if (PyObject_TypeCheck(value, g_known.array)) return;
+  fail(Code::kType, std::string(kName) + ": " + argument + " must be a NumPy array, got " + Py_TYPE(value)->tp_name);
+}
+
+PyObject* run_general(const Args& args) {
+  const auto given = [&args](Arg which, const py::object& missing) {
+    PyObject* const value = args.values[which];
+    return value == nullptr ? missing : py::reinterpret_borrow<py::object>(value);
+  };
+  if (!PyObject_TypeCheck(args.values[kB], g_known.packed)) require_array("b", args.values[kB]);
+  require_array("a", args.values[kA]);
+  const py::object zero_point = given(kAZeroPoint, py::int_(0));
+  if (PyIndex_Check(zero_point.ptr()) == 0) {
+    fail(Code::kType,
+         std::string(kName) + ": a_zero_point must be an integer, got " + Py_TYPE(zero_point.ptr())->tp_name);
+  }
+  const py::object threads = given(kNumThreads, py::none());
+  long count = 0;
+  if (!threads.is_none() && (!small_int(threads.ptr(), 0, &count) || count < 1)) {
+    fail(Code::kValue,
+         std::string(kName) + ": num_threads must be an integer of at least 1, got " + std::string(py::repr(threads)));
+  }
+  return py::handle(g_known.general)(given(kA, {}), given(kB, {}), zero_point, given(kBZeroPoint, py::int_(0)),
+                                     given(kOut, py::none()), "", std::min(count, long{kMaxThreads}))
+      .release()
+      .ptr();
+}
+
+PyObject* matmul_integer(PyObject*, PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords) {
+  try {
+    Args args;
+    if (!parse_fast(given, num_positional, keywords, &args)) args = parse_any(given, num_positional, keywords);
+    PyObject* const result = run_fast(args);
+    return result != nullptr ? result : run_general(args);
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void bind_fastcall(py::module_& m) {
+  for (int i = 0; i < kNumArgs; ++i) g_known.names[i] = PyUnicode_InternFromString(kNames[i]);
+  g_known.array = py::detail::npy_api::get().PyArray_Type_;
+  g_known.packed = reinterpret_cast<PyTypeObject*>(py::object(m.attr("PackedWeights")).release().ptr());
+  g_known.u8 = py::dtype::of<uint8_t>().release().ptr();
+  g_known.s8 = py::dtype::of<int8_t>().release().ptr();
+  g_known.i32 = py::dtype::of<int32_t>().release().ptr();
+  g_known.general = py::object(m.attr("matmul_integer")).release().ptr();
+  static PyMethodDef definition = {kName, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&matmul_integer)),
+                                   METH_FASTCALL | METH_KEYWORDS, kDoc};
+  m.attr("public_matmul_integer") = py::reinterpret_steal<py::object>(
+      PyCFunction_NewEx(&definition, m.ptr(), py::str("edgekern").ptr()));  // edgekern.matmul_integer is this function
+}
+
+}  // namespace ek
