@@ -11,6 +11,7 @@
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
 #include "gemm/gemm.h"
+#include "gemm/workspace.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -138,21 +139,7 @@ PyObject* new_int32(size_t m, size_t n) {
                                                           nullptr);
 }
 
-constexpr size_t kMaxColumns = 4096;
-constexpr size_t kMaxScratchBytes = 64 << 10;
 constexpr double kReleaseMacs = 1e6;  // about 5 us of one core; below that, handing the GIL over costs more
-
-/// What a thread keeps from call to call, so that a small product allocates nothing.
-struct Workspace {
-  static constexpr size_t kTile = 256;
-  AlignedBuffer init{kMaxColumns * sizeof(int32_t)}, scratch{kMaxScratchBytes};
-  TilePlan plan;  // of the last shape: calls come in series
-
-  void plan_for(size_t m, size_t n, size_t k) {
-    if (plan.device != nullptr && plan.m == m && plan.n == n && plan.k == k) return;
-    plan = make_tile_plan(m, n, k, kTile, *find_device("host"));
-  }
-};
 
 /// What _core.matmul_integer refuses, or does better; `false` says nothing about which.
 bool in_domain(Sign sign, long zero_point, long b_zero_point, long threads) {
@@ -174,7 +161,7 @@ PyObject* run_fast(const Args& args) {
       !small_int(default_threads ? nullptr : args.values[kNumThreads], 1, &threads)) {
     return nullptr;
   }
-  if (!in_domain(sign, zero_point, b_zero_point, threads) || k != weights->shape.k_per_tap || n > kMaxColumns) {
+  if (!in_domain(sign, zero_point, b_zero_point, threads) || k != weights->shape.k_per_tap) {
     return nullptr;
   }
   Isa isa = available_isas().front();
@@ -187,7 +174,6 @@ PyObject* run_fast(const Args& args) {
   gemm_args.lda = k;
   gemm_args.a_sign = sign;
   gemm_args.b = weights->view();
-  if (gemm_scratch_bytes(table, gemm_args) > kMaxScratchBytes) return nullptr;
 
   py::object c;
   PyObject* const out = args.values[kOut];
@@ -205,16 +191,11 @@ PyObject* run_fast(const Args& args) {
 
   gemm_args.c = py::detail::array_proxy(c.ptr())->data;
   gemm_args.ldc = n * sizeof(int32_t);
-  thread_local Workspace work;
-  int32_t* const init = reinterpret_cast<int32_t*>(work.init.data());
-  gemm_args.init = init;
-  work.plan_for(m, n, k);
   const bool long_enough = static_cast<double>(m * k) * static_cast<double>(n) >= kReleaseMacs;
   std::optional<py::gil_scoped_release> released;
   if (long_enough) released.emplace();
-  make_init(table, sign, static_cast<int32_t>(zero_point), gemm_args.b.colsum(), nullptr, n, init);
-  gemm({&table, default_threads ? num_threads() : static_cast<int>(threads)}, gemm_args, work.plan,
-       work.scratch.data());
+  Workspace work(table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
+  gemm({&table, default_threads ? num_threads() : static_cast<int>(threads)}, gemm_args, work.plan(), work.scratch());
   released.reset();
   return c.release().ptr();
 }

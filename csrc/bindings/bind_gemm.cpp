@@ -3,19 +3,15 @@
 
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
 #include "gemm/gemm.h"
+#include "gemm/workspace.h"
 #include "threads/pool.h"
 
 namespace ek {
-
-namespace {
-constexpr size_t kTile = 256;
-}  // namespace
 
 /// A as rows of bytes: inner stride one, rows any non-negative distance apart.
 size_t row_bytes(const char* function, const char* argument, const py::array& a) {
@@ -44,16 +40,10 @@ void check_zero_point(const char* function, const char* argument, Sign sign, int
                          std::to_string(z));
 }
 
-/// Runs the GEMM with buffers of its own. The caller has checked everything and released nothing yet.
 void run_gemm(const Runtime& rt, GemmArgs args, int32_t a_zero_point, const int32_t* bias) {
-  const PackedShape& shape = args.b.shape;
-  std::vector<int32_t> init(shape.padded_n());
-  make_init(*rt.kernels, args.a_sign, a_zero_point, args.b.colsum(), bias, shape.n, init.data());
-  args.init = init.data();
-  const AlignedBuffer scratch(gemm_scratch_bytes(*rt.kernels, args));
-  const TilePlan plan = make_tile_plan(args.m, shape.n, shape.k_per_tap, kTile, *find_device("host"));
+  Workspace work(*rt.kernels, &args, a_zero_point, bias);
   const FpGuard guard;
-  gemm(rt, args, plan, const_cast<uint8_t*>(scratch.data()));
+  gemm(rt, args, work.plan(), work.scratch());
 }
 
 namespace {

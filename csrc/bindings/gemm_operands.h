@@ -29,7 +29,7 @@ inline size_t span_bytes(size_t rows, size_t stride, size_t last) { return rows 
 void require_inner(const char* function, const char* left, size_t k_left, const char* right, size_t k_right);
 void check_zero_point(const char* function, const char* argument, Sign sign, int32_t z);
 
-/// Runs the GEMM with buffers of its own. The caller has checked everything.
+/// Runs the GEMM with the thread's workspace. The caller has checked everything.
 void run_gemm(const Runtime& rt, GemmArgs args, int32_t a_zero_point, const int32_t* bias);
 
 }  // namespace ek

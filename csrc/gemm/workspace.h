@@ -1,0 +1,37 @@
+// What a thread keeps from product to product, so that a small one allocates nothing.
+#pragma once
+
+#include <memory>
+
+#include "base/buffer.h"
+#include "gemm/gemm.h"
+
+namespace ek {
+
+/// Buffers and plan of one product, borrowed from the calling thread for as long as this object lives:
+///   Workspace work(kernels, &args, zero_point, bias);
+///   gemm(rt, args, work.plan(), work.scratch());
+/// A product inside another one (a host's scheduler may nest them on one thread) gets buffers of its own.
+class Workspace {
+ public:
+  /// Fills args->init from the zero point and `bias` (n values, or null). Throws std::bad_alloc.
+  Workspace(const Kernels& kernels, GemmArgs* args, int32_t a_zero_point, const int32_t* bias);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  const TilePlan& plan() const { return kept_->plan; }
+  uint8_t* scratch() { return kept_->scratch.data(); }
+  /// `values` (n of them, or null) followed by zeros up to the strip's end. Two slots: what an epilogue needs.
+  const float* padded(int slot, const float* values, size_t n);
+
+ private:
+  struct Kept {
+    AlignedBuffer init, scratch, columns[2];
+    TilePlan plan;  // of the last shape: calls come in series
+  };
+  static thread_local std::unique_ptr<Kept> t_kept;
+  std::unique_ptr<Kept> kept_;
+};
+
+}  // namespace ek
