@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/checked.h"
 #include "bindings/errors.h"
 #include "kernels/kernels.h"
 
@@ -81,12 +82,6 @@ py::array out_or_new(std::string_view function, const py::object& out, const std
   }
   if (!a.writeable()) fail(Code::kValue, std::string(function) + ": out is read-only; pass a writeable array");
   return a;
-}
-
-/// True when the memory of two contiguous arrays overlaps.
-inline bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
-  const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
-  return x < y + b_bytes && y < x + a_bytes;
 }
 
 inline size_t usize(py::ssize_t n) { return static_cast<size_t>(n); }

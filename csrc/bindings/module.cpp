@@ -1,6 +1,7 @@
 // edgekern._core: a table of contents, and the mapping of errors.
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
+#include "edgekern/edgekern.h"
 
 namespace ek {
 
@@ -44,4 +45,5 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_elementwise(m);
   ek::bind_calibration(m);
   ek::bind_program(m);
+  m.attr("_C_API") = pybind11::capsule(edgekern_get_api(EDGEKERN_ABI_VERSION), EDGEKERN_CAPSULE);
 }

@@ -66,17 +66,14 @@ const std::vector<Isa>& available_isas() {
 }
 
 Status resolve_isa(const std::string& name, Isa* isa) {
-  std::string wanted = name;
-  std::string origin = "isa=";
-  if (wanted.empty()) {
-    const char* env = std::getenv("EDGEKERN_ISA");
-    if (env == nullptr || *env == '\0') {
-      *isa = available_isas().front();
-      return {};
-    }
-    wanted = env;
-    origin = "EDGEKERN_ISA=";
+  // The common case first: every call of an operator passes here.
+  const char* const env = name.empty() ? std::getenv("EDGEKERN_ISA") : nullptr;
+  if (name.empty() && (env == nullptr || *env == '\0')) {
+    *isa = available_isas().front();
+    return {};
   }
+  const std::string wanted = name.empty() ? env : name;
+  const char* const origin = name.empty() ? "EDGEKERN_ISA=" : "isa=";
   std::string have;
   for (const Isa candidate : available_isas()) {
     if (wanted == isa_name(candidate)) {

@@ -85,9 +85,12 @@ void make_init(const Kernels& kernels, Sign a_sign, int32_t a_zero_point, const 
                size_t n, int32_t* init) {
   int32_t zero_point = a_zero_point;
   if (a_sign != kernels.native_sign) zero_point += kernels.native_sign == Sign::kU8 ? 128 : -128;
-  for (size_t i = 0; i < round_up(n, kStrip); ++i) {
-    const int32_t start = bias == nullptr || i >= n ? 0 : bias[i];
-    init[i] = wrapping_sub(start, static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(colsum[i]));
+  const size_t padded = round_up(n, kStrip), given = bias == nullptr ? 0 : n;
+  if (given != 0) std::memcpy(init, bias, given * sizeof *init);
+  std::fill(init + given, init + padded, 0);
+  if (zero_point == 0) return;
+  for (size_t i = 0; i < padded; ++i) {
+    init[i] = wrapping_sub(init[i], static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(colsum[i]));
   }
 }
 

@@ -14,6 +14,9 @@
 
 namespace ek {
 
+/// Stands in every saved copy of packed weights; a change of the layout above raises it.
+inline constexpr uint32_t kPackedLayout = 1;
+
 struct PackedShape {
   size_t n = 0;          // columns (output channels)
   size_t taps = 1;       // kernel positions of a convolution; 1 for a matrix

@@ -22,7 +22,7 @@ uint8_t* grow(AlignedBuffer* buffer, size_t bytes) {
 thread_local std::unique_ptr<Workspace::Kept> Workspace::t_kept;
 
 Workspace::Workspace(const Kernels& kernels, GemmArgs* args, int32_t a_zero_point, const int32_t* bias)
-    : kept_(std::move(t_kept)) {
+    : home_(t_kept), kept_(std::move(home_)) {
   if (kept_ == nullptr) kept_ = std::make_unique<Kept>();
   const PackedShape& shape = args->b.shape;
   int32_t* const init = reinterpret_cast<int32_t*>(grow(&kept_->init, shape.padded_n() * sizeof(int32_t)));
@@ -37,7 +37,7 @@ Workspace::Workspace(const Kernels& kernels, GemmArgs* args, int32_t a_zero_poin
 
 Workspace::~Workspace() {
   if (kept_->scratch.size() > kKeptBytes) kept_->scratch = AlignedBuffer();
-  t_kept = std::move(kept_);
+  home_ = std::move(kept_);
 }
 
 const float* Workspace::padded(int slot, const float* values, size_t n) {

@@ -31,6 +31,7 @@ class Workspace {
     TilePlan plan;  // of the last shape: calls come in series
   };
   static thread_local std::unique_ptr<Kept> t_kept;
+  std::unique_ptr<Kept>& home_;  // this thread's t_kept, which takes a look-up to find
   std::unique_ptr<Kept> kept_;
 };
 

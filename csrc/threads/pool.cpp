@@ -126,6 +126,23 @@ void Pool::serve(size_t index) {
   }
 }
 
+std::atomic<HostLoop> g_host_loop{nullptr};
+std::atomic<void*> g_host{nullptr};
+
+/// A task on a thread of the host: under our floating-point state, and loops inside it stay on that thread.
+struct HostTask {
+  TaskFn fn;
+  void* context;
+
+  static void run(void* self, size_t task) {
+    const FpGuard guard;
+    const bool nested = t_inside_task;
+    t_inside_task = true;
+    static_cast<HostTask*>(self)->fn(static_cast<HostTask*>(self)->context, task);
+    t_inside_task = nested;
+  }
+};
+
 std::atomic<Pool*> g_pool{nullptr};
 std::mutex g_create;
 
@@ -200,6 +217,11 @@ int allowed_cpus() {
   return count;
 }
 
+void set_host_threads(HostLoop loop, void* host) {
+  g_host.store(host);
+  g_host_loop.store(loop);
+}
+
 int num_threads() { return setting().load(); }
 void set_num_threads(int n) { setting().store(std::clamp(n, 1, kMaxThreads)); }
 
@@ -220,6 +242,11 @@ Status threads_from_env(int* threads) {
 void parallel_for(size_t num_tasks, int threads, TaskFn fn, void* context) {
   const size_t wanted = std::min(num_tasks, static_cast<size_t>(std::clamp(threads, 1, kMaxThreads)));
   if (wanted > 1 && !t_inside_task) {
+    if (const HostLoop loop = g_host_loop.load(); loop != nullptr) {
+      HostTask host_task{fn, context};
+      loop(g_host.load(), num_tasks, static_cast<int>(wanted), &HostTask::run, &host_task);
+      return;
+    }
     t_inside_task = true;
     const bool done = pool().run(num_tasks, wanted, fn, context);
     t_inside_task = false;

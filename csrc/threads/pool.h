@@ -21,6 +21,11 @@ Status threads_from_env(int* threads);
 
 using TaskFn = void (*)(void* context, size_t task);
 
+/// A host's own loop: runs task(task_context, 0 .. count-1) on at most `threads` threads and returns when all are done.
+using HostLoop = void (*)(void* host, size_t count, int threads, TaskFn task, void* task_context);
+/// From now on parallel_for() runs on the host's threads; null brings the pool back. Not while a loop is running.
+void set_host_threads(HostLoop loop, void* host);
+
 /// Runs fn(context, 0 .. num_tasks-1) on up to `threads` threads, the caller being one; returns when all are done.
 /// A call from inside a task, and a call while another thread uses the pool, runs on the caller's thread alone.
 void parallel_for(size_t num_tasks, int threads, TaskFn fn, void* context);

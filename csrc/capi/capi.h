@@ -1,0 +1,26 @@
+// The functions behind the C table, and packed weights as it hands them out.
+#pragma once
+
+#include "base/buffer.h"
+#include "edgekern/edgekern.h"
+#include "gemm/pack.h"
+
+struct ek_packed {
+  ek::PackedShape shape;
+  ek::AlignedBuffer data;
+};
+
+namespace ek {
+
+ek_status capi_pack_b(size_t k, size_t n, const int8_t* b, ptrdiff_t stride_k, ptrdiff_t stride_n, ek_packed** packed);
+void capi_free_packed(ek_packed* packed);
+ek_status capi_packed_shape(const ek_packed* packed, size_t* k, size_t* n);
+ek_status capi_packed_bytes(const ek_packed* packed, size_t* bytes);
+ek_status capi_save_packed(const ek_packed* packed, void* to, size_t bytes);
+ek_status capi_load_packed(const void* from, size_t bytes, ek_packed** packed);
+
+ek_status capi_gemm_s32(const ek_gemm* gemm, int32_t* c, size_t ldc);
+ek_status capi_gemm_f32(const ek_gemm* gemm, const ek_epilogue_f32* epilogue, float* c, size_t ldc);
+ek_status capi_gemm_q8(const ek_gemm* gemm, const ek_epilogue_q8* epilogue, void* c, size_t ldc);
+
+}  // namespace ek

@@ -1,0 +1,29 @@
+// How the C ABI says no: a status, and a sentence that the thread keeps. Nothing is thrown across it.
+#pragma once
+
+#include <exception>
+#include <new>
+
+#include "edgekern/edgekern.h"
+
+namespace ek {
+
+/// Keeps the sentence for error_message() and returns `code`.
+[[gnu::format(printf, 2, 3)]] ek_status fail(ek_status code, const char* format, ...) noexcept;
+const char* last_failure() noexcept;
+
+/// Runs `body`, which returns an ek_status; whatever it throws becomes one.
+template <typename Body>
+ek_status no_throw(const char* function, Body&& body) noexcept {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return fail(EK_ERROR_MEMORY, "%s: out of memory", function);
+  } catch (const std::exception& error) {
+    return fail(EK_ERROR_INTERNAL, "%s: %s", function, error.what());
+  } catch (...) {
+    return fail(EK_ERROR_INTERNAL, "%s: an unknown exception", function);
+  }
+}
+
+}  // namespace ek

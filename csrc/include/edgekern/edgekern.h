@@ -1,0 +1,125 @@
+/* edgekern for C, C++ and Cython: one table of functions, the same in the Python package and in libedgekern.
+ *
+ * Getting it, from C or C++ linked with libedgekern:   const ek_api* ek = edgekern_get_api(EDGEKERN_ABI_VERSION);
+ *            from an extension module of Python:        const ek_api* ek = PyCapsule_Import(EDGEKERN_CAPSULE, 0);
+ *
+ * Rules. Every function may be called from any number of threads at once. Nothing is thrown; a function that can fail
+ * returns an ek_status, and ek->error_message() tells this thread why. An operand stays the caller's: it is read or
+ * written during the call only. Results have the same bits on every CPU and for any number of threads.
+ *
+ * ABI. Within one EDGEKERN_ABI_VERSION functions are only added, at the table's end, and structs do not change. A
+ * caller built against a newer header may meet an older table: EK_HAS(ek, function) tells.
+ */
+#ifndef EDGEKERN_H
+#define EDGEKERN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EDGEKERN_ABI_VERSION 1u
+#define EDGEKERN_CAPSULE "edgekern._C_API"
+
+/* True when the table at hand reaches as far as `function`. */
+#define EK_HAS(api, function) ((api)->struct_size >= offsetof(ek_api, function) + sizeof((api)->function))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What went wrong. Values never change meaning; new ones may come. */
+enum {
+  EK_OK = 0,
+  EK_ERROR_NULL = 1,    /* a pointer that must not be null */
+  EK_ERROR_VALUE = 2,   /* a size, distance, type or zero point outside its range */
+  EK_ERROR_OUT = 3,     /* an output that is misaligned or overlaps an input */
+  EK_ERROR_DEPTH = 4,   /* K so large that the accumulator of a float or 8-bit product could wrap */
+  EK_ERROR_LAYOUT = 5,  /* packed weights of another layout version: pack them again */
+  EK_ERROR_CORRUPT = 6, /* bytes that are no packed weights */
+  EK_ERROR_ISA = 7,     /* EDGEKERN_ISA names an instruction set that this CPU lacks */
+  EK_ERROR_MEMORY = 8,  /* out of memory */
+  EK_ERROR_INTERNAL = 9 /* a bug of edgekern */
+};
+typedef int32_t ek_status;
+
+enum { EK_U8 = 0, EK_S8 = 1 };
+typedef int32_t ek_type;
+
+/* int8 weights in the layout that the kernels read. Immutable: any number of threads may use it at once. */
+typedef struct ek_packed ek_packed;
+
+/* A (M x K) times packed B (K x N). */
+typedef struct ek_gemm {
+  size_t m;
+  const void* a;        /* rows of K bytes */
+  size_t lda;           /* bytes from row to row, >= K */
+  ek_type a_type;       /* EK_U8 or EK_S8 */
+  int32_t a_zero_point; /* subtracted from every element of A; in the range of a_type */
+  const ek_packed* b;
+  int32_t num_threads; /* of this call; 0 is the setting of set_num_threads */
+} ek_gemm;
+
+/* y = clamp(float(acc) * (row_scale[m] * column_scale[n]) + bias[n], lo, hi), each step rounded to float. */
+typedef struct ek_epilogue_f32 {
+  const float* row_scale;    /* M values, or null for 1 */
+  const float* column_scale; /* N values */
+  const float* bias;         /* N values, or null */
+  float lo, hi;              /* -INFINITY and INFINITY for no clamp */
+} ek_epilogue_f32;
+
+/* q = clamp(round_to_even(float(acc + bias[n]) * multiplier[n]) + zero_point, lo, hi). */
+typedef struct ek_epilogue_q8 {
+  const float* multiplier; /* N values: a_scale * b_scale[n] / y_scale */
+  const int32_t* bias;     /* N values in units of the accumulator, or null; below 2^30 in magnitude */
+  ek_type type;            /* of the result */
+  int32_t zero_point;      /* in the range of `type` */
+  int32_t lo, hi;          /* in the range of `type`, lo <= hi */
+} ek_epilogue_q8;
+
+/* One task of a parallel loop. */
+typedef void (*ek_task)(void* task_context, size_t index);
+/* Runs task(task_context, 0 .. count-1), each once, on at most `threads` threads, and returns when all are done. */
+typedef void (*ek_parallel_for)(void* context, size_t count, int32_t threads, ek_task task, void* task_context);
+
+typedef struct ek_api {
+  uint32_t abi_version; /* EDGEKERN_ABI_VERSION of the library */
+  uint32_t struct_size; /* bytes of the library's table */
+
+  const char* (*version)(void);        /* of the package, "0.1.0" */
+  const char* (*error_message)(void);  /* why this thread's last failed call failed; valid until its next failure */
+  ek_status (*isa)(const char** name); /* the instruction set in use: EDGEKERN_ISA or the best */
+
+  int32_t (*get_num_threads)(void);
+  void (*set_num_threads)(int32_t num_threads); /* brought into [1, 1024] */
+  /* Lends the host's threads; null gives edgekern its own again. Call it while no product is running. */
+  void (*set_parallel_for)(ek_parallel_for run, void* context);
+
+  /* B[k][n] stands at b[k * stride_k + n * stride_n]; strides may be negative. The handle goes to free_packed. */
+  ek_status (*pack_b)(size_t k, size_t n, const int8_t* b, ptrdiff_t stride_k, ptrdiff_t stride_n, ek_packed** packed);
+  void (*free_packed)(ek_packed* packed); /* null is allowed */
+  ek_status (*packed_shape)(const ek_packed* packed, size_t* k, size_t* n);
+  /* To bytes and back. A file outlives the library: weights of another layout version are refused (EK_ERROR_LAYOUT). */
+  ek_status (*packed_bytes)(const ek_packed* packed, size_t* bytes);
+  ek_status (*save_packed)(const ek_packed* packed, void* to, size_t bytes);
+  ek_status (*load_packed)(const void* from, size_t bytes, ek_packed** packed);
+
+  /* C rows are ldc bytes apart; C is aligned to its elements and overlaps no input. int32 wraps modulo 2^32. */
+  ek_status (*gemm_s32)(const ek_gemm* gemm, int32_t* c, size_t ldc);
+  ek_status (*gemm_f32)(const ek_gemm* gemm, const ek_epilogue_f32* epilogue, float* c, size_t ldc);
+  ek_status (*gemm_q8)(const ek_gemm* gemm, const ek_epilogue_q8* epilogue, void* c, size_t ldc);
+
+  /* y = clamp(round_to_even(x / scale) + zero_point) and y = float(x - zero_point) * scale, n elements. */
+  ek_status (*quantize)(const float* x, size_t n, float scale, int32_t zero_point, ek_type type, void* y);
+  ek_status (*dequantize)(const void* x, size_t n, float scale, int32_t zero_point, ek_type type, float* y);
+} ek_api;
+
+/* The table, or null when this library does not speak `abi_version`. It lives as long as the process. */
+const ek_api* edgekern_get_api(uint32_t abi_version);
+
+/* For threadpoolctl and its like. */
+int32_t ek_get_num_threads(void);
+void ek_set_num_threads(int32_t num_threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
