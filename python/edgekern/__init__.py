@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edgekern import errors
+from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
+from edgekern.native import get_cmake_dir, get_include
 from edgekern.ops import (
     PackedWeights,
     TileBlock,
@@ -67,6 +69,8 @@ __all__ = [
     "dequantize_linear",
     "dynamic_quantize",
     "errors",
+    "get_cmake_dir",
+    "get_include",
     "get_num_threads",
     "linear",
     "matmul_integer",

@@ -43,6 +43,7 @@ def entropy_search(counts: npt.NDArray[np.uint64], num_levels: int) -> tuple[int
 
 # --- program, threads, cpu
 __version__: str
+_C_API: object  # a capsule: the table of edgekern.h
 
 def available_isas() -> list[str]: ...
 def resolve_isa(name: str = "") -> str: ...

@@ -1,0 +1,92 @@
+# cimport edgekern: the C table of edgekern/edgekern.h, which says what each function does. Compile with
+# edgekern.get_include() among the include folders; nothing is linked, the table comes from the imported package.
+from cpython.pycapsule cimport PyCapsule_Import
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int8_t, int32_t, uint32_t
+
+
+cdef extern from "edgekern/edgekern.h" nogil:
+    const uint32_t EDGEKERN_ABI_VERSION
+    const char* EDGEKERN_CAPSULE
+
+    ctypedef int32_t ek_status
+    const ek_status EK_OK
+    const ek_status EK_ERROR_NULL
+    const ek_status EK_ERROR_VALUE
+    const ek_status EK_ERROR_OUT
+    const ek_status EK_ERROR_DEPTH
+    const ek_status EK_ERROR_LAYOUT
+    const ek_status EK_ERROR_CORRUPT
+    const ek_status EK_ERROR_ISA
+    const ek_status EK_ERROR_MEMORY
+    const ek_status EK_ERROR_INTERNAL
+
+    ctypedef int32_t ek_type
+    const ek_type EK_U8
+    const ek_type EK_S8
+
+    ctypedef struct ek_packed:
+        pass
+
+    ctypedef struct ek_gemm:
+        size_t m
+        const void* a
+        size_t lda
+        ek_type a_type
+        int32_t a_zero_point
+        const ek_packed* b
+        int32_t num_threads
+
+    ctypedef struct ek_epilogue_f32:
+        const float* row_scale
+        const float* column_scale
+        const float* bias
+        float lo
+        float hi
+
+    ctypedef struct ek_epilogue_q8:
+        const float* multiplier
+        const int32_t* bias
+        ek_type type
+        int32_t zero_point
+        int32_t lo
+        int32_t hi
+
+    ctypedef void (*ek_task)(void* task_context, size_t index) noexcept nogil
+    ctypedef void (*ek_parallel_for)(
+        void* context, size_t count, int32_t threads, ek_task task, void* task_context) noexcept nogil
+
+    ctypedef struct ek_api:
+        uint32_t abi_version
+        uint32_t struct_size
+        const char* (*version)() noexcept nogil
+        const char* (*error_message)() noexcept nogil
+        ek_status (*isa)(const char** name) noexcept nogil
+        int32_t (*get_num_threads)() noexcept nogil
+        void (*set_num_threads)(int32_t num_threads) noexcept nogil
+        void (*set_parallel_for)(ek_parallel_for run, void* context) noexcept nogil
+        ek_status (*pack_b)(
+            size_t k, size_t n, const int8_t* b, ptrdiff_t stride_k, ptrdiff_t stride_n, ek_packed** packed
+        ) noexcept nogil
+        void (*free_packed)(ek_packed* packed) noexcept nogil
+        ek_status (*packed_shape)(const ek_packed* packed, size_t* k, size_t* n) noexcept nogil
+        ek_status (*packed_bytes)(const ek_packed* packed, size_t* bytes) noexcept nogil
+        ek_status (*save_packed)(const ek_packed* packed, void* to, size_t bytes) noexcept nogil
+        ek_status (*load_packed)(const void* bytes_in, size_t bytes, ek_packed** packed) noexcept nogil
+        ek_status (*gemm_s32)(const ek_gemm* gemm, int32_t* c, size_t ldc) noexcept nogil
+        ek_status (*gemm_f32)(
+            const ek_gemm* gemm, const ek_epilogue_f32* epilogue, float* c, size_t ldc) noexcept nogil
+        ek_status (*gemm_q8)(const ek_gemm* gemm, const ek_epilogue_q8* epilogue, void* c, size_t ldc) noexcept nogil
+        ek_status (*quantize)(
+            const float* x, size_t n, float scale, int32_t zero_point, ek_type type, void* y) noexcept nogil
+        ek_status (*dequantize)(
+            const void* x, size_t n, float scale, int32_t zero_point, ek_type type, float* y) noexcept nogil
+
+
+cdef inline const ek_api* get_api() except NULL:
+    """The table of the imported package; call it once, at import."""
+    cdef const ek_api* api = <const ek_api*> PyCapsule_Import(EDGEKERN_CAPSULE, 0)
+    if api.abi_version != EDGEKERN_ABI_VERSION:
+        raise ImportError(
+            f"built against edgekern's ABI {EDGEKERN_ABI_VERSION}, but this edgekern has {api.abi_version}; rebuild")
+    return api
