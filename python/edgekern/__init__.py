@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from edgekern import errors
 from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
-from edgekern.native import get_cmake_dir, get_include
 from edgekern.ops import (
     PackedWeights,
     TileBlock,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from edgekern.artifact import Program
     from edgekern.calibration import Calibrator, Histogram, Ranges
     from edgekern.compiler import compile
+    from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import InferenceSession
 
@@ -48,6 +48,8 @@ _LAZY = {
     "Ranges": "edgekern.calibration",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "get_cmake_dir": "edgekern.native",
+    "get_include": "edgekern.native",
     "quantize": "edgekern.quantization",
 }
 
