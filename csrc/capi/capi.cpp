@@ -62,11 +62,11 @@ Sign sign_of(ek_type type) { return type == EK_U8 ? Sign::kU8 : Sign::kS8; }
 
 ek_status quantize_elements(const float* x, size_t n, float scale, int32_t zero_point, ek_type type, void* y) {
   return no_throw("quantize", [&]() -> ek_status {
+    const FpGuard guard;  // before the checks: a denormal scale is no zero
     Isa isa = Isa::kScalar;
     ek_status status = check_elements("quantize", x, sizeof(float), y, 1, n, scale, zero_point, type);
     if (status == EK_OK) status = current_isa("quantize", &isa);
     if (status != EK_OK) return status;
-    const FpGuard guard;
     quantize({&kernels(isa), num_threads()}, x, n, {scale, zero_point, sign_of(type)}, static_cast<uint8_t*>(y));
     return EK_OK;
   });
@@ -74,11 +74,11 @@ ek_status quantize_elements(const float* x, size_t n, float scale, int32_t zero_
 
 ek_status dequantize_elements(const void* x, size_t n, float scale, int32_t zero_point, ek_type type, float* y) {
   return no_throw("dequantize", [&]() -> ek_status {
+    const FpGuard guard;  // before the checks: a denormal scale is no zero
     Isa isa = Isa::kScalar;
     ek_status status = check_elements("dequantize", x, 1, y, sizeof(float), n, scale, zero_point, type);
     if (status == EK_OK) status = current_isa("dequantize", &isa);
     if (status != EK_OK) return status;
-    const FpGuard guard;
     dequantize({&kernels(isa), num_threads()}, static_cast<const uint8_t*>(x), n, {scale, zero_point, sign_of(type)},
                y);
     return EK_OK;

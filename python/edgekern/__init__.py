@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import InferenceSession
+    from edgekern.threadpools import register_threadpoolctl
 
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
@@ -51,6 +52,7 @@ _LAZY = {
     "get_cmake_dir": "edgekern.native",
     "get_include": "edgekern.native",
     "quantize": "edgekern.quantization",
+    "register_threadpoolctl": "edgekern.threadpools",
 }
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "pack_weights",
     "quantize",
     "quantize_linear",
+    "register_threadpoolctl",
     "set_num_threads",
     "tile_plan",
 ]

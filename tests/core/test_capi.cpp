@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cfenv>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -266,6 +267,52 @@ TEST_CASE("empty products are no special case") {
   const Packed none = pack(4, 0, {});
   const ek_gemm no_columns{2, "abcdefgh", 4, EK_U8, 9, none.get(), 0};
   CHECK(api().gemm_s32(&no_columns, nullptr, 0) == EK_OK);
+}
+
+namespace {
+
+/// A host's loop: two threads that round upwards, as somebody else's may. Counts what it runs.
+struct Host {
+  std::atomic<int> calls{0}, tasks{0};
+
+  static void run(void* self, size_t count, int32_t threads, ek_task task, void* context) {
+    Host& host = *static_cast<Host*>(self);
+    ++host.calls;
+    const auto share = [&](size_t first) {
+      const int before = std::fegetround();
+      std::fesetround(FE_UPWARD);
+      for (size_t i = first; i < count; i += 2) task(context, i), ++host.tasks;
+      std::fesetround(before);
+    };
+    if (threads < 2) return share(0), share(1);
+    std::thread other(share, 1);
+    share(0);
+    other.join();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a host lends its threads and gets the same bits") {
+  const size_t m = 160, k = 130, n = 192;
+  const Bytes a = random_bytes(m * k);
+  const Packed packed = pack(k, n, random_weights(k * n));
+  const std::vector<float> scale(n, 1e-3f);
+  const ek_gemm gemm{m, a.data(), k, EK_S8, 3, packed.get(), 2};
+  const ek_epilogue_f32 epilogue{nullptr, scale.data(), scale.data(), -1e3f, 1e3f};
+  std::vector<float> own(m * n), lent(m * n);
+  REQUIRE(api().gemm_f32(&gemm, &epilogue, own.data(), n * 4) == EK_OK);
+  Host host;
+  api().set_parallel_for(&Host::run, &host);
+  const ek_status status = api().gemm_f32(&gemm, &epilogue, lent.data(), n * 4);
+  api().set_parallel_for(nullptr, nullptr);
+  REQUIRE(status == EK_OK);
+  CHECK(host.calls.load() > 0);
+  CHECK(host.tasks.load() >= 2);
+  CHECK(lent == own);
+  const int calls = host.calls.load();
+  REQUIRE(api().gemm_f32(&gemm, &epilogue, lent.data(), n * 4) == EK_OK);
+  CHECK(host.calls.load() == calls);
 }
 
 TEST_CASE("every thread has its own failure and its own buffers") {
