@@ -61,12 +61,24 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Acc&& acc) {
       });
     });
   } else if (e.kind == OutKind::kQuantized) {
+    F32 multiplier[S];
+    unroll<S>([&](auto s) EK_LAMBDA { multiplier[s.value] = load_f32(e.multiplier + t.col0 + s.value * 16); });
+    if (e.residual == nullptr) {
+      const size_t cols = t.cols, ldc = t.ldc;
+      ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
+      bytes.expect(multiplier);
+      unroll<R>([&](auto r) EK_LAMBDA {
+        F32 x[S];
+        unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(to_f32(acc(r, s)), multiplier[s.value]); });
+        bytes.store(c + r.value * ldc, x, cols);
+      });
+      return;
+    }
     const QuantizedEpilogue store(e);
     unroll<S>([&](auto s) EK_LAMBDA {
       const size_t col = t.col0 + s.value * 16, n = strip_cols(t.cols, s.value);
-      const F32 multiplier = load_f32(e.multiplier + col);
       unroll<R>([&](auto r) EK_LAMBDA {
-        store.store(acc(r, s), multiplier, t.row0 + r.value, col, n, c + r.value * t.ldc + s.value * 16);
+        store.store(acc(r, s), multiplier[s.value], t.row0 + r.value, col, n, c + r.value * t.ldc + s.value * 16);
       });
     });
   } else {

@@ -73,6 +73,77 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
 EK_INLINE I32 dot(I32 acc, Act a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 
+// Tails: masked lanes are neither read nor written, and do not fault.
+EK_INLINE __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>(n >= 16 ? 0xFFFF : (1u << n) - 1); }
+EK_INLINE void store_bytes_n(uint8_t* p, I32 x, size_t n) {
+  if (n >= 16) return store_bytes(p, x);
+  _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(x.v));
+}
+EK_INLINE void store_i32_n(int32_t* p, I32 x, size_t n) {
+  if (n >= 16) return store_i32(p, x);
+  _mm512_mask_storeu_epi32(p, first_lanes(n), x.v);
+}
+EK_INLINE void store_f32_n(float* p, F32 x, size_t n) {
+  if (n >= 16) return store_f32(p, x);
+  _mm512_mask_storeu_ps(p, first_lanes(n), x.v);
+}
+EK_INLINE I32 load_i32_n(const int32_t* p, size_t n) { return {_mm512_maskz_loadu_epi32(first_lanes(n), p)}; }
+EK_INLINE F32 load_f32_n(const float* p, size_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+EK_INLINE I32 load_u8_n(const uint8_t* p, size_t n) {
+  return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p))};
+}
+EK_INLINE I32 load_s8_n(const uint8_t* p, size_t n) {
+  return {_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p))};
+}
+
+/// As in tails.h. Four vectors become one of bytes with saturating packs, which leave little of the clamp to do: the
+/// conversion needs x < 2^31 (hi holds it there), turns what is far below, and a NaN, into the smallest integer, and
+/// the packs stop at int16 and at uint8. int8 is uint8 with 128 added before and taken off after.
+struct ByteStore {
+  __m512 hi;
+  __m512i zero_point, low_byte, flip, order;
+  bool products_fit = false;
+
+  EK_INLINE ByteStore(float low, float high, int32_t zero, Sign sign)
+      : hi(_mm512_set1_ps(high)),
+        zero_point(_mm512_set1_epi16(static_cast<int16_t>(zero + (sign == Sign::kS8 ? 128 : 0)))),
+        low_byte(
+            _mm512_set1_epi8(static_cast<int8_t>(static_cast<int32_t>(low) + zero + (sign == Sign::kS8 ? 128 : 0)))),
+        flip(_mm512_set1_epi8(sign == Sign::kS8 ? -128 : 0)),
+        order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)) {}
+
+  /// The multipliers of the products to come. Below 1 they keep what was an int32 under 2^31, which saves the min.
+  template <int S>
+  EK_INLINE void expect(const F32 (&multiplier)[S]) {
+    __mmask16 large = 0;
+    unroll<S>([&](auto s) EK_LAMBDA {
+      large |= _mm512_cmp_ps_mask(_mm512_abs_ps(multiplier[s.value].v), _mm512_set1_ps(1.0f), _CMP_NLT_UQ);
+    });
+    products_fit = large == 0;
+  }
+
+  template <int S>
+  EK_INLINE void store(uint8_t* p, const F32 (&given)[S], size_t n) const {
+    __m512 x[S];
+    unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = given[s.value].v; });
+    if (!products_fit) {  // hi < x ? hi : x, so that a NaN stays one
+      unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = _mm512_min_ps(hi, x[s.value]); });
+    }
+    __m512i q[4];
+    unroll<4>([&](auto s) EK_LAMBDA {
+      if constexpr (s.value < S) q[s.value] = _mm512_cvtps_epi32(x[s.value]);
+      if constexpr (s.value >= S) q[s.value] = _mm512_setzero_si512();
+    });
+    const __m512i words0 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
+    const __m512i words1 = S <= 2 ? words0 : _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
+    const __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(words0, words1), low_byte);
+    const __m512i natural = _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, flip));
+    if (S == 4 && n >= 64) return _mm512_storeu_si512(p, natural);
+    if (S == 1) return _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_castsi512_si128(natural));
+    _mm512_mask_storeu_epi8(p, n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, natural);
+  }
+};
+
 // A block of 64 channels in the order that in-lane unpacking gives: 128-bit lane L of vector j holds channels 16L + 4j
 // to 16L + 4j + 3, where the natural order has lane j of vector L. The two differ by a 4 x 4 transpose of lanes.
 EK_INLINE void to_block_order(__m512i (&v)[4]) {

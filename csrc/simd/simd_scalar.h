@@ -154,3 +154,4 @@ EK_INLINE I32 dot(I32 acc, Line a, Line w) {
 }  // namespace ek
 
 #include "simd/block_identity.h"
+#include "simd/tails.h"

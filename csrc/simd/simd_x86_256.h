@@ -83,3 +83,4 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
 }  // namespace ek
 
 #include "simd/block_identity.h"
+#include "simd/tails.h"
