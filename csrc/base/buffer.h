@@ -29,4 +29,20 @@ class AlignedBuffer {
   size_t size_ = 0;
 };
 
+/// Room that is used again and again: it grows to the largest request and keeps what it has. One a thread.
+class Scratch {
+ public:
+  /// At least `size` bytes, 64-byte aligned, with whatever they held before.
+  uint8_t* take(size_t size) {
+    if (size > buffer_.size()) {
+      buffer_ = {};
+      buffer_ = AlignedBuffer(size + size / 2);
+    }
+    return buffer_.data();
+  }
+
+ private:
+  AlignedBuffer buffer_;
+};
+
 }  // namespace ek

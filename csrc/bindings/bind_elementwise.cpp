@@ -122,7 +122,7 @@ py::tuple dynamic_quantize(const py::array& x, const std::string& isa, int threa
   {
     py::gil_scoped_release release;
     const FpGuard guard;
-    dynamic_quantize_rows(rt, from, rows, cols, cols, to, scales);
+    dynamic_quantize_rows(rt, from, rows, cols, cols, Sign::kS8, to, cols, scales);
   }
   return py::make_tuple(q, scale);
 }

@@ -10,7 +10,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
-#include "elementwise/elementwise.h"
+#include "gemm/linear.h"
 
 namespace ek {
 namespace {
@@ -46,8 +46,8 @@ float relative(float real, float scale, int32_t lo, int32_t hi, int32_t zero_poi
   return std::min(std::max(q, low), high);
 }
 
-py::array linear(const py::array& x, const PackedWeights& w, const py::object& bias, const LinearOptions& o,
-                 const py::object& out, const std::string& isa, int threads) {
+py::array linear_array(const py::array& x, const PackedWeights& w, const py::object& bias, const LinearOptions& o,
+                       const py::object& out, const std::string& isa, int threads) {
   constexpr const char* kName = "linear";
   const Runtime rt = make_runtime(isa, threads);
   const FpGuard guard;
@@ -126,21 +126,20 @@ py::array linear(const py::array& x, const PackedWeights& w, const py::object& b
   const void* x_data = x.data();
   {
     py::gil_scoped_release release;
-    AlignedBuffer rows;
-    std::vector<float> row_scale;
     if (dynamic) {
-      rows = AlignedBuffer(m * k);
-      row_scale.resize(m);
-      dynamic_quantize_rows(rt, static_cast<const float*>(x_data), m, k, ldx / sizeof(float), rows.data(),
-                            row_scale.data());
-      e.row_scale = row_scale.data();
-      args.a = rows.data();
-      args.lda = k;
+      thread_local Scratch scratch;
+      LinearArgs rows{static_cast<const float*>(x_data), ldx / sizeof(float), args};
+      const size_t init_bytes = w.shape.padded_n() * sizeof(int32_t);
+      uint8_t* const room = scratch.take(init_bytes + linear_scratch_bytes(rt, rows));
+      int32_t* const init = reinterpret_cast<int32_t*>(room);
+      make_symmetric_init(*rt.kernels, rows.gemm.b, init);
+      rows.gemm.init = init;
+      linear(rt, rows, room + init_bytes);
     } else {
       args.a = static_cast<const uint8_t*>(x_data);
       args.lda = ldx;
+      run_gemm(rt, args, o.x_zero_point, bias_int.empty() ? nullptr : bias_int.data());
     }
-    run_gemm(rt, args, o.x_zero_point, bias_int.empty() ? nullptr : bias_int.data());
   }
   return y;
 }
@@ -153,7 +152,8 @@ void bind_linear(py::module_& m) {
       [](const py::array& x, const PackedWeights& w, const py::object& bias, float lo, float hi,
          std::optional<float> x_scale, int32_t x_zero_point, std::optional<float> y_scale, int32_t y_zero_point,
          bool y_signed, const py::object& out, const std::string& isa, int threads) {
-        return linear(x, w, bias, {lo, hi, x_scale, y_scale, x_zero_point, y_zero_point, y_signed}, out, isa, threads);
+        return linear_array(x, w, bias, {lo, hi, x_scale, y_scale, x_zero_point, y_zero_point, y_signed}, out, isa,
+                            threads);
       },
       py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("lo"), py::arg("hi"), py::arg("x_scale"),
       py::arg("x_zero_point"), py::arg("y_scale"), py::arg("y_zero_point"), py::arg("y_signed"), py::arg("out"),

@@ -41,20 +41,15 @@ void lookup(const Runtime& rt, const uint8_t* x, size_t n, const uint8_t* table,
   for_each_chunk(rt, n, Row::kLookup, [&](size_t at, size_t len) { rt.kernels->lookup(x + at, len, table, y + at); });
 }
 
-void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, uint8_t* q,
-                           float* scale) {
+void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, Sign sign,
+                           uint8_t* q, size_t ldq, float* scale) {
   const size_t rows_per_task = std::max<size_t>(1, kChunk / std::max<size_t>(1, cols));
   parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
     const size_t end = std::min(rows, (task + 1) * rows_per_task);
     for (size_t row = task * rows_per_task; row < end; ++row) {
-      float peak = 0.0f;
-      rt.kernels->max_abs(x + row * ldx, cols, &peak);
-      scale[row] = peak > 0.0f ? peak / 127.0f : 1.0f;
-      // peak / scale rounds to 127 at most, so the symmetric range [-127, 127] needs no clamp of its own.
-      rt.kernels->quantize(x + row * ldx, cols, {scale[row], 0, Sign::kS8}, q + row * cols);
+      rt.kernels->quantize_row(x + row * ldx, cols, sign, q + row * ldq, scale + row);
     }
-    count_row(rt, Row::kMaxAbs);
-    count_row(rt, Row::kQuantize);
+    count_row(rt, Row::kQuantizeRow);
   });
 }
 

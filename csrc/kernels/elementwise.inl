@@ -21,10 +21,8 @@ void flip_sign(const uint8_t* x, size_t n, uint8_t* y) {
 
 void quantize(const float* x, size_t n, QuantParams q, uint8_t* y) {
   const Bounds bounds = bounds_of(q);
-  const F32 lo = set1_f32(bounds.lo), hi = set1_f32(bounds.hi);
-  for (size_t i = 0; i < n; i += kStrip) {
-    store_bytes_n(y + i, quantize_lanes(load_f32_n(x + i, n - i), q, lo, hi), n - i);
-  }
+  quantize_run(n, q, bounds.lo, bounds.hi, y, false,
+               [&](size_t i, size_t left) EK_LAMBDA { return load_f32_n(x + i, left); });
 }
 
 void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
@@ -32,24 +30,29 @@ void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
     store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);
 }
 
-void max_abs(const float* x, size_t n, float* result) {
-  F32 best = set1_f32(0.0f);
-  for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
-  float lanes[kStrip];
-  store_f32(lanes, best);
-  float m = 0.0f;
-  for (size_t i = 0; i < kStrip; ++i) m = lanes[i] > m ? lanes[i] : m;
-  *result = m;
+void quantize_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale) {
+  const F32 zero = set1_f32(0.0f);
+  F32 best[4] = {zero, zero, zero, zero};
+  size_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    unroll<4>([&](auto s)
+                  EK_LAMBDA { best[s.value] = max_f32(abs_f32(load_f32(x + i + s.value * kStrip)), best[s.value]); });
+  }
+  for (; i < n; i += kStrip) best[0] = max_f32(abs_f32(load_f32_n(x + i, n - i)), best[0]);
+  const float peak = max_lane(max_f32(max_f32(best[0], best[1]), max_f32(best[2], best[3])));
+  *scale = peak > 0.0f ? peak / 127.0f : 1.0f;
+  // peak / scale rounds to 127 at most: -128 is for NaN. The row is in L1 now.
+  const QuantParams map = {*scale, sign == Sign::kU8 ? 128 : 0, sign};
+  quantize_run(n, map, -128.0f, 127.0f, y, *scale > 0.0f,
+               [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
 }
 
 void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
          float hi, uint8_t* y) {
-  const F32 low = set1_f32(lo), high = set1_f32(hi);
-  for (size_t i = 0; i < n; i += kStrip) {
-    const F32 sum = add_f32(dequantize_lanes(load_bytes_n(a + i, qa.sign, n - i), qa),
-                            dequantize_lanes(load_bytes_n(b + i, qb.sign, n - i), qb));
-    store_bytes_n(y + i, quantize_lanes(sum, qy, low, high), n - i);
-  }
+  quantize_run(n, qy, lo, hi, y, false, [&](size_t i, size_t left) EK_LAMBDA {
+    return add_f32(dequantize_lanes(load_bytes_n(a + i, qa.sign, left), qa),
+                   dequantize_lanes(load_bytes_n(b + i, qb.sign, left), qb));
+  });
 }
 
 void lookup(const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y) {
@@ -82,9 +85,7 @@ void max_rows(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign
 void requantize(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point, uint8_t* y) {
   const F32 m = set1_f32(multiplier), low = set1_f32(lo), high = set1_f32(hi);
   for (size_t i = 0; i < n; i += kStrip) {
-    int32_t lanes[kStrip] = {};
-    copy_bytes(lanes, acc + i, (n - i < kStrip ? n - i : kStrip) * sizeof(int32_t));
-    const I32 q = rne_i32(clamp(mul_f32(to_f32(load_i32(lanes)), m), low, high));
+    const I32 q = rne_i32(clamp(mul_f32(to_f32(load_i32_n(acc + i, n - i)), m), low, high));
     store_bytes_n(y + i, add_i32(q, set1_i32(zero_point)), n - i);
   }
 }

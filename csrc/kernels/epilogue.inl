@@ -8,15 +8,13 @@ namespace {
 
 struct QuantizedEpilogue {
   const Epilogue& e;
-  F32 lo, hi, sum_lo, sum_hi;
+  F32 lo, hi;
   I32 zero_point;
 
   EK_INLINE explicit QuantizedEpilogue(const Epilogue& epilogue)
       : e(epilogue),
         lo(set1_f32(epilogue.lo)),
         hi(set1_f32(epilogue.hi)),
-        sum_lo(set1_f32(epilogue.sum_lo)),
-        sum_hi(set1_f32(epilogue.sum_hi)),
         zero_point(set1_i32(epilogue.out.zero_point)) {}
 
   /// 16 columns of one row; `n` of them are stored.
@@ -24,8 +22,9 @@ struct QuantizedEpilogue {
     const I32 q = rne_i32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
     if (e.residual == nullptr) return store_bytes_n(c, add_i32(q, zero_point), n);
     const I32 r = load_bytes_n(e.residual + row * e.residual_ld + col, e.residual_q.sign, n);
-    const F32 sum = add_f32(mul_f32(to_f32(q), set1_f32(e.out.scale)), dequantize_lanes(r, e.residual_q));
-    store_bytes_n(c, quantize_lanes(sum, e.sum_q, sum_lo, sum_hi), n);
+    F32 sum[1] = {add_f32(mul_f32(to_f32(q), set1_f32(e.out.scale)), dequantize_lanes(r, e.residual_q))};
+    Quotient(e.sum_q.scale).divide(sum);
+    ByteStore(e.sum_lo, e.sum_hi, e.sum_q.zero_point, e.sum_q.sign).store(c, sum, n);
   }
 };
 

@@ -36,7 +36,7 @@ struct Epilogue {
   const float* multiplier = nullptr;  // [n], padded to a multiple of kStrip
   QuantParams out;                    // kQuantized: zero point and sign of q; scale is used with a residual only
   float lo = 0, hi = 0;               // kQuantized: clamp relative to the zero point; kFloat32: clamp of y
-  const float* bias = nullptr;        // kFloat32 only; [n], padded; may be null
+  const float* bias = nullptr;        // kFloat32 only; [n]; may be null
   const float* row_scale = nullptr;   // kFloat32 only; [m]; may be null (1.0)
   // Residual, kQuantized only: one more 8-bit tensor of C's shape, its map, and the map of the sum.
   const uint8_t* residual = nullptr;
@@ -84,7 +84,9 @@ struct Kernels {
   // y = clamp(rne(x / scale), ..) + zero_point, to q.sign.
   void (*quantize)(const float* x, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
-  void (*max_abs)(const float* x, size_t n, float* result);  // NaN is ignored; 0 for n = 0
+  // One row, symmetric: scale = max|x| / 127 (1 for zeros; NaN is passed over), y = rne(x / scale), or -128 for a NaN.
+  // As kU8, 128 is added: what x86 multiplies.
+  void (*quantize_row)(const float* x, size_t n, Sign sign, uint8_t* y, float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.
   void (*add)(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
               float hi, uint8_t* y);
@@ -112,7 +114,7 @@ enum class Row : int {
   kFlipSign,
   kQuantize,
   kDequantize,
-  kMaxAbs,
+  kQuantizeRow,
   kAdd,
   kLookup,
   kSumRows,

@@ -18,9 +18,58 @@ EK_INLINE F32 clamp(F32 x, F32 lo, F32 hi) { return min_f32(max_f32(x, lo), hi);
 EK_INLINE F32 dequantize_lanes(I32 q, const QuantParams& map) {
   return mul_f32(to_f32(add_i32(q, set1_i32(-map.zero_point))), set1_f32(map.scale));
 }
-/// rne(clamp(x / scale)) + zero_point
-EK_INLINE I32 quantize_lanes(F32 x, const QuantParams& map, F32 lo, F32 hi) {
-  return add_i32(rne_i32(clamp(div_f32(x, set1_f32(map.scale)), lo, hi)), set1_i32(map.zero_point));
+/// x / scale where it matters: a float that rounds to the same integer as the quotient does. The product with the
+/// reciprocal is a few units off in the last place, which changes the integer only near a tie; there, and where the
+/// reciprocal is no normal number, the block is divided. For quotients that a clamp holds to |q| <= 256.
+struct Quotient {
+  F32 scale, inverse, tie;
+
+  EK_INLINE explicit Quotient(float divisor) : scale(set1_f32(divisor)), inverse(set1_f32(1.0f / divisor)) {
+    const bool normal = divisor > 0x1p-100f && divisor < 0x1p100f;
+    tie = set1_f32(normal ? 0.5f - 0x1p-14f : -1.0f);  // 3 roundings of 2^-24 each, times 256, are below 2^-14
+  }
+
+  template <int S>
+  EK_INLINE void divide(F32 (&x)[S]) const {
+    F32 fast[S], nearest = set1_f32(0.0f);  // nearest to a tie; the NaN of a NaN or an infinity does not count
+    unroll<S>([&](auto s) EK_LAMBDA {
+      fast[s.value] = mul_f32(x[s.value], inverse);
+      nearest = max_size_f32(fraction_f32(fast[s.value]), nearest);
+    });
+    if (all_below(nearest, tie)) {
+      unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = fast[s.value]; });
+    } else {
+      unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = div_f32(x[s.value], scale); });
+    }
+  }
+};
+
+/// y = rne(clamp(x / scale, lo, hi)) + zero_point over a run, where load(i, n) gives lanes i to i + n of x. `fits` says
+/// that x / scale stays below 2^31.
+template <typename Load>
+EK_INLINE void quantize_run(size_t n, const QuantParams& map, float lo, float hi, uint8_t* y, bool fits, Load&& load) {
+  const Quotient quotient(map.scale);
+  const ByteStore bytes(lo, hi, map.zero_point, map.sign, fits);
+  size_t i = 0;
+  for (; i + kStrip < n; i += 64) {
+    const size_t left = n - i;
+    F32 x[4];
+    if (left >= 64) {
+      unroll<4>([&](auto s) EK_LAMBDA { x[s.value] = load(i + s.value * kStrip, kStrip); });
+    } else {
+      unroll<4>([&](auto s) EK_LAMBDA {
+        constexpr size_t at = decltype(s)::value * kStrip;
+        x[s.value] = load(i + at, left > at ? left - at : 0);
+      });
+    }
+    quotient.divide(x);
+    bytes.store(y + i, x, left);
+  }
+  if (i < n) {
+    F32 x[1] = {load(i, n - i)};
+    quotient.divide(x);
+    bytes.store(y + i, x, n - i);
+  }
 }
 
 }  // namespace

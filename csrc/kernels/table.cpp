@@ -36,7 +36,7 @@ const Kernels& kernels(Isa isa) {
 
 namespace {
 constexpr const char* kRowNames[kNumRows] = {"gemm_cube", "gemm_vector", "conv_tile", "depthwise_row", "flip_sign",
-                                             "quantize",  "dequantize",  "max_abs",   "add",           "lookup",
+                                             "quantize",  "dequantize",  "quantize_row",   "add",           "lookup",
                                              "sum_rows",  "max_rows",    "requantize"};
 std::atomic<uint64_t> g_counts[kNumIsas][kNumRows];
 

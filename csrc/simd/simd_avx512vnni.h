@@ -42,6 +42,29 @@ EK_INLINE F32 div_f32(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
 EK_INLINE F32 max_f32(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
 EK_INLINE F32 min_f32(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 EK_INLINE F32 abs_f32(F32 a) { return {_mm512_abs_ps(a.v)}; }
+EK_INLINE F32 sub_f32(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+EK_INLINE F32 round_f32(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+EK_INLINE F32 fraction_f32(F32 a) { return {_mm512_reduce_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+EK_INLINE F32 max_size_f32(F32 a, F32 b) { return {_mm512_range_ps(a.v, b.v, 0xB)}; }
+EK_INLINE float max_lane(F32 a) { return _mm512_reduce_max_ps(a.v); }
+EK_INLINE bool all_below(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) == 0xFFFF; }
+EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+EK_INLINE F32 keep_bits(F32 a, uint32_t mask) {
+  return {_mm512_and_ps(a.v, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int32_t>(mask))))};
+}
+EK_INLINE F32 pow2_f32(I32 n) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
+}
+EK_INLINE F32 even_lanes(F32 a, F32 b) {
+  const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return {_mm512_permutex2var_ps(a.v, at, b.v)};
+}
+EK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  const __m512i at = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {_mm512_permutex2var_ps(a.v, at, b.v)};
+}
 EK_INLINE F32 to_f32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 EK_INLINE I32 rne_i32(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }
 EK_INLINE I32 load_u8(const uint8_t* p) {
@@ -96,37 +119,50 @@ EK_INLINE I32 load_s8_n(const uint8_t* p, size_t n) {
   return {_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p))};
 }
 
+EK_INLINE void store_f16_n(uint16_t* p, F32 x, size_t n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+EK_INLINE void store_bf16_n(uint16_t* p, F32 x, size_t n) {
+  const __m512i bits = _mm512_castps_si512(x.v), one = _mm512_set1_epi32(1);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
+}
+
 /// As in tails.h. Four vectors become one of bytes with saturating packs, which leave little of the clamp to do: the
 /// conversion needs x < 2^31 (hi holds it there), turns what is far below, and a NaN, into the smallest integer, and
 /// the packs stop at int16 and at uint8. int8 is uint8 with 128 added before and taken off after.
 struct ByteStore {
   __m512 hi;
   __m512i zero_point, low_byte, flip, order;
-  bool products_fit = false;
+  bool fits;
 
-  EK_INLINE ByteStore(float low, float high, int32_t zero, Sign sign)
+  EK_INLINE ByteStore(float low, float high, int32_t zero, Sign sign, bool below_2_31 = false)
       : hi(_mm512_set1_ps(high)),
         zero_point(_mm512_set1_epi16(static_cast<int16_t>(zero + (sign == Sign::kS8 ? 128 : 0)))),
         low_byte(
             _mm512_set1_epi8(static_cast<int8_t>(static_cast<int32_t>(low) + zero + (sign == Sign::kS8 ? 128 : 0)))),
         flip(_mm512_set1_epi8(sign == Sign::kS8 ? -128 : 0)),
-        order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)) {}
+        order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)),
+        fits(below_2_31) {}
 
-  /// The multipliers of the products to come. Below 1 they keep what was an int32 under 2^31, which saves the min.
+  /// Multipliers below 1 keep what was an int32 under 2^31, which saves the min.
   template <int S>
   EK_INLINE void expect(const F32 (&multiplier)[S]) {
     __mmask16 large = 0;
     unroll<S>([&](auto s) EK_LAMBDA {
       large |= _mm512_cmp_ps_mask(_mm512_abs_ps(multiplier[s.value].v), _mm512_set1_ps(1.0f), _CMP_NLT_UQ);
     });
-    products_fit = large == 0;
+    fits = large == 0;
   }
 
   template <int S>
   EK_INLINE void store(uint8_t* p, const F32 (&given)[S], size_t n) const {
     __m512 x[S];
     unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = given[s.value].v; });
-    if (!products_fit) {  // hi < x ? hi : x, so that a NaN stays one
+    if (!fits) {  // hi < x ? hi : x, so that a NaN stays one
       unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = _mm512_min_ps(hi, x[s.value]); });
     }
     __m512i q[4];

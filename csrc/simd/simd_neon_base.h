@@ -71,6 +71,53 @@ EK_INLINE F32 min_f32(F32 a, F32 b) {
   return {min_q(a.v0, b.v0), min_q(a.v1, b.v1), min_q(a.v2, b.v2), min_q(a.v3, b.v3)};
 }
 EK_INLINE F32 abs_f32(F32 a) { return {vabsq_f32(a.v0), vabsq_f32(a.v1), vabsq_f32(a.v2), vabsq_f32(a.v3)}; }
+EK_INLINE F32 sub_f32(F32 a, F32 b) {
+  return {vsubq_f32(a.v0, b.v0), vsubq_f32(a.v1, b.v1), vsubq_f32(a.v2, b.v2), vsubq_f32(a.v3, b.v3)};
+}
+EK_INLINE F32 round_f32(F32 a) { return {vrndnq_f32(a.v0), vrndnq_f32(a.v1), vrndnq_f32(a.v2), vrndnq_f32(a.v3)}; }
+EK_INLINE F32 fraction_f32(F32 a) { return sub_f32(a, round_f32(a)); }
+EK_INLINE F32 max_size_f32(F32 a, F32 b) { return max_f32(abs_f32(a), b); }
+EK_INLINE float max_lane(F32 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v0, a.v1), vmaxq_f32(a.v2, a.v3))); }
+EK_INLINE bool all_below(F32 a, F32 b) {
+  const uint32x4_t below = vandq_u32(vandq_u32(vcltq_f32(a.v0, b.v0), vcltq_f32(a.v1, b.v1)),
+                                     vandq_u32(vcltq_f32(a.v2, b.v2), vcltq_f32(a.v3, b.v3)));
+  return vminvq_u32(below) != 0;
+}
+EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
+  return {vbslq_f32(vcltq_f32(a.v0, b.v0), x.v0, y.v0), vbslq_f32(vcltq_f32(a.v1, b.v1), x.v1, y.v1),
+          vbslq_f32(vcltq_f32(a.v2, b.v2), x.v2, y.v2), vbslq_f32(vcltq_f32(a.v3, b.v3), x.v3, y.v3)};
+}
+EK_INLINE float32x4_t keep_q(float32x4_t a, uint32_t mask) {
+  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(mask)));
+}
+EK_INLINE F32 keep_bits(F32 a, uint32_t mask) {
+  return {keep_q(a.v0, mask), keep_q(a.v1, mask), keep_q(a.v2, mask), keep_q(a.v3, mask)};
+}
+EK_INLINE float32x4_t pow2_q(int32x4_t n) {
+  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
+}
+EK_INLINE F32 pow2_f32(I32 n) { return {pow2_q(n.v0), pow2_q(n.v1), pow2_q(n.v2), pow2_q(n.v3)}; }
+EK_INLINE F32 even_lanes(F32 a, F32 b) {
+  return {vuzp1q_f32(a.v0, a.v1), vuzp1q_f32(a.v2, a.v3), vuzp1q_f32(b.v0, b.v1), vuzp1q_f32(b.v2, b.v3)};
+}
+EK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  return {vuzp2q_f32(a.v0, a.v1), vuzp2q_f32(a.v2, a.v3), vuzp2q_f32(b.v0, b.v1), vuzp2q_f32(b.v2, b.v3)};
+}
+EK_INLINE uint16x4_t f16_words(float32x4_t x) { return vreinterpret_u16_f16(vcvt_f16_f32(x)); }
+EK_INLINE void store_f16(uint16_t* p, F32 x) {
+  vst1q_u16(p, vcombine_u16(f16_words(x.v0), f16_words(x.v1)));
+  vst1q_u16(p + 8, vcombine_u16(f16_words(x.v2), f16_words(x.v3)));
+}
+EK_INLINE uint16x4_t bf16_words(float32x4_t x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF)));
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+  return vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet), 16);
+}
+EK_INLINE void store_bf16(uint16_t* p, F32 x) {
+  vst1q_u16(p, vcombine_u16(bf16_words(x.v0), bf16_words(x.v1)));
+  vst1q_u16(p + 8, vcombine_u16(bf16_words(x.v2), bf16_words(x.v3)));
+}
 EK_INLINE F32 to_f32(I32 a) {
   return {vcvtq_f32_s32(a.v0), vcvtq_f32_s32(a.v1), vcvtq_f32_s32(a.v2), vcvtq_f32_s32(a.v3)};
 }

@@ -6,7 +6,12 @@
 //   activations) Act        4 activation bytes, the same for all 16 columns
 // Activation bytes are of kNativeSign. dot() adds the four products of each column to its lane, exactly, mod 2^32.
 // max_f32(a, b) is `a > b ? a : b` and min_f32(a, b) `a < b ? a : b`: a NaN in a gives b.
-// rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22].
+// rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22]. round_f32 takes any float.
+// fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
+// max_size_f32: max_f32(|a|, b).
+// all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
+// even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's upper
+// bits and make it quiet.
 #pragma once
 
 #include <stddef.h>
@@ -90,6 +95,93 @@ EK_INLINE F32 min_f32(F32 a, F32 b) {
 EK_INLINE F32 abs_f32(F32 a) {
   for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] < 0 ? -a.v[i] : a.v[i];
   return a;
+}
+EK_INLINE F32 sub_f32(F32 a, F32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] -= b.v[i];
+  return a;
+}
+EK_INLINE F32 round_f32(F32 a) {
+  constexpr float kMagic = 8388608.0f;  // 2^23: from there on every float is an integer
+  for (int i = 0; i < 16; ++i) {
+    const float size = a.v[i] < 0 ? -a.v[i] : a.v[i];
+    if (!(size < kMagic)) continue;
+    volatile float up = size + kMagic;  // volatile: as in rne_i32
+    const float rounded = up - kMagic;
+    a.v[i] = __builtin_copysignf(rounded, a.v[i]);
+  }
+  return a;
+}
+EK_INLINE F32 fraction_f32(F32 a) { return sub_f32(a, round_f32(a)); }
+EK_INLINE F32 max_size_f32(F32 a, F32 b) { return max_f32(abs_f32(a), b); }
+EK_INLINE float max_lane(F32 a) {
+  float best = a.v[0];
+  for (int i = 1; i < 16; ++i) best = a.v[i] > best ? a.v[i] : best;
+  return best;
+}
+EK_INLINE bool all_below(F32 a, F32 b) {
+  bool all = true;
+  for (int i = 0; i < 16; ++i) all = all && a.v[i] < b.v[i];
+  return all;
+}
+EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
+  for (int i = 0; i < 16; ++i) y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
+  return y;
+}
+EK_INLINE uint32_t bits_of(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits;
+}
+EK_INLINE float float_of(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+EK_INLINE F32 keep_bits(F32 a, uint32_t mask) {
+  for (int i = 0; i < 16; ++i) a.v[i] = float_of(bits_of(a.v[i]) & mask);
+  return a;
+}
+EK_INLINE F32 pow2_f32(I32 n) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = float_of(static_cast<uint32_t>(n.v[i] + 127) << 23);
+  return r;
+}
+EK_INLINE F32 even_lanes(F32 a, F32 b) {
+  F32 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = a.v[2 * i], r.v[i + 8] = b.v[2 * i];
+  return r;
+}
+EK_INLINE F32 odd_lanes(F32 a, F32 b) {
+  F32 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = a.v[2 * i + 1], r.v[i + 8] = b.v[2 * i + 1];
+  return r;
+}
+EK_INLINE uint32_t shifted_rne(uint32_t value, uint32_t shift) {
+  if (shift > 31) return 0;
+  return (value + ((value >> shift) & 1) + (uint32_t{1} << (shift - 1)) - 1) >> shift;
+}
+EK_INLINE uint16_t f16_of(float x) {
+  const uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
+  uint32_t half;
+  if (size > 0x7F800000)
+    half = 0x7E00 | (size >> 13 & 0x3FF);  // NaN
+  else if (size >= 0x477FF000)
+    half = 0x7C00;  // rounds past 65504
+  else if (size >= 0x38800000)
+    half = shifted_rne(size - 0x38000000, 13);  // normal: exponent bias 127 to 15
+  else
+    half = shifted_rne((size & 0x7FFFFF) | 0x800000, 126 - (size >> 23));  // subnormal, in steps of 2^-24
+  return static_cast<uint16_t>(sign | half);
+}
+EK_INLINE void store_f16(uint16_t* p, F32 x) {
+  for (int i = 0; i < 16; ++i) p[i] = f16_of(x.v[i]);
+}
+EK_INLINE void store_bf16(uint16_t* p, F32 x) {
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t bits = bits_of(x.v[i]);
+    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+    p[i] = static_cast<uint16_t>((nan ? bits | 0x400000 : bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+  }
 }
 EK_INLINE F32 to_f32(I32 a) {
   F32 r;

@@ -26,6 +26,18 @@ EK_INLINE void store_f32_n(float* p, F32 x, size_t n) {
   store_f32(lanes, x);
   copy_bytes(p, lanes, n * sizeof(float));
 }
+EK_INLINE void store_f16_n(uint16_t* p, F32 x, size_t n) {
+  if (n >= 16) return store_f16(p, x);
+  uint16_t lanes[16];
+  store_f16(lanes, x);
+  copy_bytes(p, lanes, n * sizeof(uint16_t));
+}
+EK_INLINE void store_bf16_n(uint16_t* p, F32 x, size_t n) {
+  if (n >= 16) return store_bf16(p, x);
+  uint16_t lanes[16];
+  store_bf16(lanes, x);
+  copy_bytes(p, lanes, n * sizeof(uint16_t));
+}
 EK_INLINE I32 load_i32_n(const int32_t* p, size_t n) {
   if (n >= 16) return load_i32(p);
   int32_t lanes[16] = {};
@@ -52,15 +64,15 @@ EK_INLINE I32 load_s8_n(const uint8_t* p, size_t n) {
 }
 
 /// Turns floats into bytes: rne(clamp(x, lo, hi)) + zero_point, where lo and hi keep the sum inside `sign`'s range.
-/// A NaN gives lo.
+/// A NaN gives lo. `fits` promises that every x is below 2^31, which saves some ISAs work.
 struct ByteStore {
   F32 lo, hi;
   I32 zero_point;
 
-  EK_INLINE ByteStore(float low, float high, int32_t zero, Sign)
+  EK_INLINE ByteStore(float low, float high, int32_t zero, Sign, bool /*fits*/ = false)
       : lo(set1_f32(low)), hi(set1_f32(high)), zero_point(set1_i32(zero)) {}
 
-  /// What the stored values are products of, besides an int32 that became a float: some ISAs save work with it.
+  /// The same promise, found out: every x is an int32, as a float, times one of these.
   template <int S>
   EK_INLINE void expect(const F32 (&)[S]) {}
   /// The first n bytes of S vectors.

@@ -112,7 +112,7 @@ TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
     for (size_t i = 0; i < cols; ++i) x[2 * cols + i] = 0.0f;
     std::vector<uint8_t> q(rows * cols);
     std::vector<float> scale(rows);
-    dynamic_quantize_rows(rt, x.data(), rows, cols, cols, q.data(), scale.data());
+    dynamic_quantize_rows(rt, x.data(), rows, cols, cols, Sign::kS8, q.data(), cols, scale.data());
     for (size_t r = 0; r < rows; ++r) {
       float peak = 0;
       for (size_t i = 0; i < cols; ++i) peak = std::max(peak, std::fabs(x[r * cols + i]));

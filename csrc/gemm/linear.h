@@ -1,0 +1,28 @@
+// linear: float32 rows, quantized as they come, times packed weights. Everything after the product is the epilogue's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gemm/gemm.h"
+
+namespace ek {
+
+struct LinearArgs {
+  const float* x = nullptr;  // (gemm.m, k), rows `ldx` floats apart
+  size_t ldx = 0;
+  GemmArgs gemm;  // b has one tap; a, lda, a_sign and the epilogue's row_scale are linear's to set; init is
+                  // make_symmetric_init's
+};
+
+/// make_init() for rows that linear quantizes: in native sign, their zero point is 0 for s8 and 128 for u8.
+void make_symmetric_init(const Kernels& kernels, const PackedView& b, int32_t* init);
+
+/// Scratch bytes that linear() needs: the quantized rows of every thread, or of all of x.
+size_t linear_scratch_bytes(const Runtime& rt, const LinearArgs& args);
+
+/// Quantizes rows as dynamic_quantize_rows() does, and multiplies. Where there are rows enough for every thread, a
+/// thread multiplies what it has just quantized, a part of x at a time, while it is in its L2.
+void linear(const Runtime& rt, const LinearArgs& args, uint8_t* scratch);
+
+}  // namespace ek
