@@ -12,9 +12,6 @@ bool needs_flip(const Kernels& kernels, const GemmArgs& args) { return args.a_si
 
 size_t depth(const GemmArgs& args) { return args.b.shape.taps * args.b.shape.k_per_tap; }
 
-/// Bytes of one element of C.
-size_t item_bytes(const Epilogue& e) { return e.kind == OutKind::kQuantized ? 1 : 4; }
-
 /// Copies A with its sign flipped into `scratch`, dense rows; returns where A now is.
 void flip_rows(const Runtime& rt, GemmArgs& args, uint8_t* scratch) {
   const size_t k = depth(args);
@@ -34,7 +31,6 @@ void flip_rows(const Runtime& rt, GemmArgs& args, uint8_t* scratch) {
 void run_block(const Kernels& kernels, const GemmArgs& args, size_t row0, size_t row1, size_t col0, size_t col1,
                size_t max_strips) {
   const PackedShape& shape = args.b.shape;
-  const size_t item = item_bytes(args.epilogue);
   const uint8_t* rows[kMaxTileRows];
   GemmTile tile{};
   tile.a = rows;
@@ -54,7 +50,7 @@ void run_block(const Kernels& kernels, const GemmArgs& args, size_t row0, size_t
       tile.b_step = shape.panel_width(panel) * 4;
       tile.init = args.init + col;
       tile.col0 = col;
-      tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + col * item;
+      tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, col);
       kernels.gemm_tile(tile, args.epilogue);
     }
   }

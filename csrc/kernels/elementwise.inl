@@ -21,7 +21,8 @@ void flip_sign(const uint8_t* x, size_t n, uint8_t* y) {
 
 void quantize(const float* x, size_t n, QuantParams q, uint8_t* y) {
   const Bounds bounds = bounds_of(q);
-  quantize_run(n, q, bounds.lo, bounds.hi, y, false,
+  const ByteStore bytes(bounds.lo, bounds.hi, q.zero_point, q.sign);
+  quantize_run(n, Quotient(q.scale), bytes, y,
                [&](size_t i, size_t left) EK_LAMBDA { return load_f32_n(x + i, left); });
 }
 
@@ -42,17 +43,18 @@ void quantize_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale)
   const float peak = max_lane(max_f32(max_f32(best[0], best[1]), max_f32(best[2], best[3])));
   *scale = peak > 0.0f ? peak / 127.0f : 1.0f;
   // peak / scale rounds to 127 at most: -128 is for NaN. The row is in L1 now.
-  const QuantParams map = {*scale, sign == Sign::kU8 ? 128 : 0, sign};
-  quantize_run(n, map, -128.0f, 127.0f, y, *scale > 0.0f,
+  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, *scale > 0.0f);
+  quantize_run(n, Quotient(*scale), bytes, y,
                [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
 }
 
 void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
          float hi, uint8_t* y) {
-  quantize_run(n, qy, lo, hi, y, false, [&](size_t i, size_t left) EK_LAMBDA {
-    return add_f32(dequantize_lanes(load_bytes_n(a + i, qa.sign, left), qa),
-                   dequantize_lanes(load_bytes_n(b + i, qb.sign, left), qb));
-  });
+  quantize_run(n, Quotient(qy.scale), ByteStore(lo, hi, qy.zero_point, qy.sign), y,
+               [&](size_t i, size_t left) EK_LAMBDA {
+                 return add_f32(dequantize_lanes(load_bytes_n(a + i, qa.sign, left), qa),
+                                dequantize_lanes(load_bytes_n(b + i, qb.sign, left), qb));
+               });
 }
 
 void lookup(const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y) {

@@ -1,7 +1,8 @@
-// From accumulators to C without leaving registers. One function per kind; the tile chooses once.
+// From accumulators to C without leaving registers. One function per kind; the tile chooses once. What needs more
+// registers than a tile leaves, activations and sums, takes the accumulators from the stack instead, a row at a time.
 #pragma once
 
-#include "kernels/partial.inl"
+#include "kernels/activations.inl"
 
 namespace ek {
 namespace {
@@ -10,86 +11,180 @@ struct QuantizedEpilogue {
   const Epilogue& e;
   F32 lo, hi;
   I32 zero_point;
+  Quotient sum_quotient;
+  ByteStore sum_bytes;
 
   EK_INLINE explicit QuantizedEpilogue(const Epilogue& epilogue)
       : e(epilogue),
         lo(set1_f32(epilogue.lo)),
         hi(set1_f32(epilogue.hi)),
-        zero_point(set1_i32(epilogue.out.zero_point)) {}
+        zero_point(set1_i32(epilogue.out.zero_point)),
+        sum_quotient(epilogue.sum_q.scale),
+        sum_bytes(epilogue.sum_lo, epilogue.sum_hi, epilogue.sum_q.zero_point, epilogue.sum_q.sign) {}
+
+  /// 16 columns of one row with the residual added, before they are quantized; `n` of them are read.
+  EK_INLINE F32 sum(I32 acc, F32 multiplier, size_t row, size_t col, size_t n) const {
+    const I32 q = rne_i32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
+    const I32 r = load_bytes_n(e.residual + row * e.residual_ld + col, e.residual_q.sign, n);
+    return add_f32(mul_f32(to_f32(q), set1_f32(e.out.scale)), dequantize_lanes(r, e.residual_q));
+  }
 
   /// 16 columns of one row; `n` of them are stored.
   EK_INLINE void store(I32 acc, F32 multiplier, size_t row, size_t col, size_t n, uint8_t* c) const {
-    const I32 q = rne_i32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
-    if (e.residual == nullptr) return store_bytes_n(c, add_i32(q, zero_point), n);
-    const I32 r = load_bytes_n(e.residual + row * e.residual_ld + col, e.residual_q.sign, n);
-    F32 sum[1] = {add_f32(mul_f32(to_f32(q), set1_f32(e.out.scale)), dequantize_lanes(r, e.residual_q))};
-    Quotient(e.sum_q.scale).divide(sum);
-    ByteStore(e.sum_lo, e.sum_hi, e.sum_q.zero_point, e.sum_q.sign).store(c, sum, n);
+    if (e.residual == nullptr) {
+      const I32 q = rne_i32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
+      return store_bytes_n(c, add_i32(q, zero_point), n);
+    }
+    F32 x[1] = {sum(acc, multiplier, row, col, n)};
+    sum_quotient.divide(x);
+    sum_bytes.store(c, x, n);
   }
 };
 
 struct FloatEpilogue {
-  const Epilogue& e;
+  const float* bias;
+  const float* row_scale;
   F32 lo, hi;
 
-  EK_INLINE explicit FloatEpilogue(const Epilogue& epilogue)
-      : e(epilogue), lo(set1_f32(epilogue.lo)), hi(set1_f32(epilogue.hi)) {}
+  EK_INLINE explicit FloatEpilogue(const Epilogue& e)
+      : bias(e.bias), row_scale(e.row_scale), lo(set1_f32(e.lo)), hi(set1_f32(e.hi)) {}
+
+  /// The real value of 16 columns of one row, `n` of which have a bias.
+  EK_INLINE F32 real(I32 acc, F32 multiplier, size_t row, size_t col, size_t n) const {
+    const F32 scale = row_scale == nullptr ? multiplier : mul_f32(set1_f32(row_scale[row]), multiplier);
+    const F32 y = mul_f32(to_f32(acc), scale);
+    return bias == nullptr ? y : add_f32(y, load_f32_n(bias + col, n));
+  }
 
   EK_INLINE void store(I32 acc, F32 multiplier, size_t row, size_t col, size_t n, float* c) const {
-    const F32 scale = e.row_scale == nullptr ? multiplier : mul_f32(set1_f32(e.row_scale[row]), multiplier);
-    F32 y = mul_f32(to_f32(acc), scale);
-    if (e.bias != nullptr) y = add_f32(y, load_f32(e.bias + col));
-    store_f32_n(c, clamp(y, lo, hi), n);
+    store_f32_n(c, clamp(real(acc, multiplier, row, col, n), lo, hi), n);
   }
 };
 
-EK_INLINE size_t strip_cols(size_t cols, int strip) {
-  const size_t left = cols - static_cast<size_t>(strip) * kStrip;
+EK_INLINE size_t strip_cols(size_t cols, size_t strip) {
+  const size_t left = cols - strip * kStrip;
   return left < kStrip ? left : kStrip;
+}
+
+/// The 8-bit kind with a residual. `acc` has rows x (strips * 16).
+__attribute__((noinline)) void store_sums(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
+  const QuantizedEpilogue store(e);
+  for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {
+    uint8_t* const c = static_cast<uint8_t*>(t.c) + r * t.ldc;
+    quantize_run(t.cols, store.sum_quotient, store.sum_bytes, c, [&](size_t i, size_t left) EK_LAMBDA {
+      // A lane group past the tile's is asked for where fewer than four strips make a block: it has nothing to read.
+      const size_t at = left == 0 ? 0 : i;
+      return store.sum(load_i32(acc + at), load_f32(e.multiplier + t.col0 + at), t.row0 + r, t.col0 + at, left);
+    });
+  }
+}
+
+/// z[i] = f(z[i]), by strips.
+template <typename F>
+EK_INLINE void map_strips(float* z, size_t strips, F&& f) {
+  for (size_t s = 0; s < strips; ++s) store_f32(z + s * kStrip, f(load_f32(z + s * kStrip)));
+}
+
+EK_INLINE void activate(const Epilogue& e, float* z, size_t strips) {
+  switch (e.activation) {
+    case Activation::kClamp: {
+      const F32 lo = set1_f32(e.lo), hi = set1_f32(e.hi);
+      return map_strips(z, strips, [&](F32 x) EK_LAMBDA { return clamp(x, lo, hi); });
+    }
+    case Activation::kGelu:
+      return map_strips(z, strips, [](F32 x) EK_LAMBDA { return gelu(x); });
+    case Activation::kGeluTanh:
+      return map_strips(z, strips, [](F32 x) EK_LAMBDA { return gelu_tanh(x); });
+    case Activation::kSilu:
+      return map_strips(z, strips, [](F32 x) EK_LAMBDA { return silu(x); });
+    case Activation::kSwiglu:
+      for (size_t s = 0; s < strips; s += 2) {
+        const F32 a = load_f32(z + s * kStrip);
+        const F32 b = s + 1 < strips ? load_f32(z + (s + 1) * kStrip) : set1_f32(0.0f);
+        store_f32(z + s / 2 * kStrip, mul_f32(silu(even_lanes(a, b)), odd_lanes(a, b)));
+      }
+  }
+}
+
+/// The real kinds, whatever they ask for. `acc` has rows x (strips * 16).
+__attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
+  const FloatEpilogue scaled(e);
+  const float low = e.out.sign == Sign::kU8 ? 0.0f : -128.0f, zero = static_cast<float>(e.out.zero_point);
+  const Quotient quotient(e.out.scale);
+  const ByteStore bytes(low - zero, low + 255.0f - zero, e.out.zero_point, e.out.sign);
+  const size_t cols = out_columns(e, t.cols), col0 = out_columns(e, t.col0);
+  for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {
+    float z[kPanel];
+    for (size_t s = 0; s < t.strips; ++s) {
+      const size_t col = t.col0 + s * kStrip, n = strip_cols(t.cols, s);
+      const F32 multiplier = load_f32(e.multiplier + col);
+      store_f32(z + s * kStrip, scaled.real(load_i32(acc + s * kStrip), multiplier, t.row0 + r, col, n));
+    }
+    activate(e, z, t.strips);
+    if (e.addend != nullptr) {
+      const float* const addend = e.addend + (t.row0 + r) * e.addend_ld + col0;
+      for (size_t i = 0; i < cols; i += kStrip)
+        store_f32(z + i, add_f32(load_f32(z + i), load_f32_n(addend + i, cols - i)));
+    }
+    uint8_t* const c = static_cast<uint8_t*>(t.c) + r * t.ldc;
+    switch (e.kind) {
+      case OutKind::kFloat16:
+        for (size_t i = 0; i < cols; i += kStrip)
+          store_f16_n(reinterpret_cast<uint16_t*>(c) + i, load_f32(z + i), cols - i);
+        break;
+      case OutKind::kBfloat16:
+        for (size_t i = 0; i < cols; i += kStrip)
+          store_bf16_n(reinterpret_cast<uint16_t*>(c) + i, load_f32(z + i), cols - i);
+        break;
+      case OutKind::kRealQuantized:
+        quantize_run(cols, quotient, bytes, c,
+                     [&](size_t i, size_t left) EK_LAMBDA { return left == 0 ? set1_f32(0.0f) : load_f32(z + i); });
+        break;
+      default:
+        for (size_t i = 0; i < cols; i += kStrip)
+          store_f32_n(reinterpret_cast<float*>(c) + i, load_f32(z + i), cols - i);
+    }
+  }
 }
 
 /// Stores R rows x S strips of accumulators; `acc(r, s)` gives one of them.
 template <int R, int S, typename Acc>
 EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Acc&& acc) {
   uint8_t* c = static_cast<uint8_t*>(t.c);
+  const size_t cols = t.cols, ldc = t.ldc;
   if (e.kind == OutKind::kInt32) {
     unroll<R>([&](auto r) EK_LAMBDA {
       unroll<S>([&](auto s) EK_LAMBDA {
-        int32_t* p = reinterpret_cast<int32_t*>(c + r.value * t.ldc) + s.value * 16;
-        store_i32_n(p, acc(r, s), strip_cols(t.cols, s.value));
+        int32_t* p = reinterpret_cast<int32_t*>(c + r.value * ldc) + s.value * 16;
+        store_i32_n(p, acc(r, s), strip_cols(cols, s.value));
       });
     });
-  } else if (e.kind == OutKind::kQuantized) {
+  } else if (e.kind == OutKind::kQuantized && e.residual == nullptr) {
     F32 multiplier[S];
     unroll<S>([&](auto s) EK_LAMBDA { multiplier[s.value] = load_f32(e.multiplier + t.col0 + s.value * 16); });
-    if (e.residual == nullptr) {
-      const size_t cols = t.cols, ldc = t.ldc;
-      ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
-      bytes.expect(multiplier);
-      unroll<R>([&](auto r) EK_LAMBDA {
-        F32 x[S];
-        unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(to_f32(acc(r, s)), multiplier[s.value]); });
-        bytes.store(c + r.value * ldc, x, cols);
-      });
-      return;
-    }
-    const QuantizedEpilogue store(e);
-    unroll<S>([&](auto s) EK_LAMBDA {
-      const size_t col = t.col0 + s.value * 16, n = strip_cols(t.cols, s.value);
-      unroll<R>([&](auto r) EK_LAMBDA {
-        store.store(acc(r, s), multiplier[s.value], t.row0 + r.value, col, n, c + r.value * t.ldc + s.value * 16);
-      });
+    ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
+    bytes.expect(multiplier);
+    unroll<R>([&](auto r) EK_LAMBDA {
+      F32 x[S];
+      unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(to_f32(acc(r, s)), multiplier[s.value]); });
+      bytes.store(c + r.value * ldc, x, cols);
     });
-  } else {
+  } else if (e.kind == OutKind::kFloat32 && e.activation == Activation::kClamp && e.addend == nullptr) {
     const FloatEpilogue store(e);
     unroll<S>([&](auto s) EK_LAMBDA {
-      const size_t col = t.col0 + s.value * 16, n = strip_cols(t.cols, s.value);
+      const size_t col = t.col0 + s.value * 16, n = strip_cols(cols, s.value);
       const F32 multiplier = load_f32(e.multiplier + col);
       unroll<R>([&](auto r) EK_LAMBDA {
-        float* p = reinterpret_cast<float*>(c + r.value * t.ldc) + s.value * 16;
+        float* p = reinterpret_cast<float*>(c + r.value * ldc) + s.value * 16;
         store.store(acc(r, s), multiplier, t.row0 + r.value, col, n, p);
       });
     });
+  } else {
+    int32_t spilled[R * S * 16];
+    unroll<R>([&](auto r) EK_LAMBDA {
+      unroll<S>([&](auto s) EK_LAMBDA { store_i32(spilled + (r.value * S + s.value) * 16, acc(r, s)); });
+    });
+    e.kind == OutKind::kQuantized ? store_sums(t, e, spilled) : store_reals(t, e, spilled);
   }
 }
 

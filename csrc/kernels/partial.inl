@@ -44,12 +44,9 @@ struct Quotient {
   }
 };
 
-/// y = rne(clamp(x / scale, lo, hi)) + zero_point over a run, where load(i, n) gives lanes i to i + n of x. `fits` says
-/// that x / scale stays below 2^31.
+/// y = rne(clamp(x / scale)) + zero_point over a run, where load(i, n) gives lanes i to i + n of x.
 template <typename Load>
-EK_INLINE void quantize_run(size_t n, const QuantParams& map, float lo, float hi, uint8_t* y, bool fits, Load&& load) {
-  const Quotient quotient(map.scale);
-  const ByteStore bytes(lo, hi, map.zero_point, map.sign, fits);
+EK_INLINE void quantize_run(size_t n, const Quotient& quotient, const ByteStore& bytes, uint8_t* y, Load&& load) {
   size_t i = 0;
   for (; i + kStrip < n; i += 64) {
     const size_t left = n - i;
