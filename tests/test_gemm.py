@@ -1,4 +1,4 @@
-"""matmul_integer and linear: exact on every ISA, one domain, no hidden copies."""
+"""matmul_integer: exact on every ISA, one domain, no hidden copies."""
 
 import math
 from typing import Any
@@ -16,8 +16,8 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError, UnsupportedIs
 
 from guarded import guarded, guarded_empty
 from reference import gemm as reference
-from reference.quantize import bounds, quantize_linear
-from strategies import MATMUL_SHAPES, fill_integers, float_arrays, int8_matmul_operands
+from reference.quantize import bounds
+from strategies import MATMUL_SHAPES, fill_integers, int8_matmul_operands
 
 
 def multiply(a: npt.NDArray[Any], b: npt.NDArray[np.int8], isa: str, threads: int = 1) -> npt.NDArray[np.int32]:
@@ -166,40 +166,6 @@ A, B = np.zeros((3, 4), np.int8), np.zeros((4, 5), np.int8)
         ),
         (lambda: ek.pack_weights(B, scale=0.0), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.pack_weights(B, scale=math.nan), ArgumentValueError, "scale must be positive and finite"),
-        (lambda: ek.linear(A, B), ArgumentTypeError, "w must be the result of pack_weights"),
-        (
-            lambda: ek.linear(A, ek.pack_weights(B, scale=1.0)),
-            ArgumentValueError,
-            "x is 8-bit, so x_scale must be given",
-        ),
-        (lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B)), ArgumentValueError, "w has no scale"),
-        (
-            lambda: ek.linear(A.astype(np.float64), ek.pack_weights(B, scale=1.0)),
-            ArgumentTypeError,
-            "x must be float32, uint8 or int8, got float64",
-        ),
-        (
-            lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), bias=np.zeros(5)),
-            ArgumentTypeError,
-            "bias must be a float32 array",
-        ),
-        (
-            lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), activation="gelu"),
-            ArgumentValueError,
-            "activation must be",
-        ),  # type: ignore[arg-type]
-        (
-            lambda: ek.linear(A.astype(np.float32), ek.pack_weights(B, scale=1.0), y_scale=1.0),
-            ArgumentValueError,
-            "y_scale needs 8-bit x",
-        ),
-        (
-            lambda: ek.linear(
-                np.zeros((1, 40_000), np.int8), ek.pack_weights(np.zeros((40_000, 1), np.int8), scale=1.0), x_scale=1.0
-            ),
-            ArgumentValueError,
-            "could pass 2\\^31",
-        ),
         (lambda: ek.tile_plan(1, 1, 1, tile=100), ArgumentValueError, "multiple of 64, got 100"),
         (lambda: ek.tile_plan(1, -1, 1), ArgumentValueError, "n must be an integer of at least 0, got -1"),
         (lambda: ek.tile_plan(1, 1, 1, device="kirin"), ArgumentValueError, "unknown device 'kirin'; known are host"),
@@ -230,37 +196,6 @@ def test_an_isa_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         ek.matmul_integer(A, B)
     monkeypatch.setenv("EDGEKERN_ISA", "scalar")
     assert ek.cpu_info()["isa"] == "scalar"
-
-
-@given(data=st.data(), m=st.integers(0, 20), n=st.integers(1, 70), k=st.integers(0, 90))
-def test_linear_dynamic_has_one_definition(data: st.DataObject, m: int, n: int, k: int) -> None:
-    x = data.draw(float_arrays((m, k)))
-    w = fill_integers((k, n), np.int8, "random", 12)
-    scale = np.random.default_rng(13).uniform(1e-3, 1e-2, n).astype(np.float32)
-    bias = data.draw(st.one_of(st.none(), float_arrays((n,))))
-    lo, hi = data.draw(st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)]))
-    expected = reference.linear_dynamic(x, w, scale, bias, lo, hi)
-    packed = _core.pack_weights(w, scale)
-    for isa in _core.available_isas():
-        got = _core.linear(x, packed, bias, lo, hi, None, 0, None, 0, False, None, isa, 2)
-        assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
-def test_linear_static_requantizes_in_one_pass(dtype: type, isa: str, rng: np.random.Generator) -> None:
-    lo, hi = bounds(dtype)
-    x = quantize_linear(rng.normal(size=(19, 65)).astype(np.float32), 0.02, 3, dtype)
-    w = fill_integers((65, 37), np.int8, "random", 14)
-    scale = rng.uniform(0.01, 0.02, 37).astype(np.float32)
-    bias = rng.normal(size=37).astype(np.float32)
-    x_scale, y_scale = np.float32(0.02), np.float32(0.5)
-    bias_int = np.rint(bias / (np.float64(x_scale) * scale)).astype(np.int32)
-    multiplier = (np.float64(x_scale) * scale / np.float64(y_scale)).astype(np.float32)
-    acc = reference.matmul_integer(x, w, 3) + bias_int
-    expected = reference.requantize(acc, multiplier, 7, max(0, lo - 7), hi - 7).astype(dtype)
-    packed = _core.pack_weights(w, scale)
-    got = _core.linear(x, packed, bias, 0.0, math.inf, 0.02, 3, 0.5, 7, dtype is np.int8, None, isa, 2)
-    assert_array_equal(got, expected)
 
 
 def test_tile_plan_of_the_article_is_256_cube_blocks() -> None:

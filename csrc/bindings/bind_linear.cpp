@@ -3,9 +3,11 @@
 
 #include <cmath>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/checked.h"
 #include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
@@ -15,17 +17,35 @@
 namespace ek {
 namespace {
 
+constexpr const char* kName = "linear";
+
 /// What linear() is asked for beyond its operands.
 struct LinearOptions {
-  float lo, hi;  // activation, as a clamp of the real value
+  Activation activation;
+  float lo, hi;  // of kClamp
   std::optional<float> x_scale, y_scale;
   int32_t x_zero_point, y_zero_point;
-  bool y_signed;
+  OutKind kind;  // kQuantized stands for either 8-bit kind
+  Sign y_sign;
 };
 
-std::vector<float> read_bias(const py::object& bias, size_t n, size_t padded) {
-  std::vector<float> values;
-  if (bias.is_none()) return values;
+Activation activation_of(const std::string& name) {
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  if (name == "silu") return Activation::kSilu;
+  if (name == "swiglu") return Activation::kSwiglu;
+  return Activation::kClamp;
+}
+
+OutKind kind_of(const std::string& dtype) {
+  if (dtype == "float16") return OutKind::kFloat16;
+  if (dtype == "bfloat16") return OutKind::kBfloat16;
+  return dtype == "float32" ? OutKind::kFloat32 : OutKind::kQuantized;
+}
+
+/// The bias of `n` columns, or nullptr.
+const float* bias_of(const py::object& bias, size_t n) {
+  if (bias.is_none()) return nullptr;
   if (!py::isinstance<py::array>(bias) || !is_f32(py::reinterpret_borrow<py::array>(bias))) {
     fail(Code::kType, "linear: bias must be a float32 array");
   }
@@ -33,30 +53,42 @@ std::vector<float> read_bias(const py::object& bias, size_t n, size_t padded) {
   if (array.ndim() != 1 || usize(array.shape(0)) != n) {
     fail(Code::kValue, "linear: bias must have shape (" + std::to_string(n) + ",), got " + shape_name(array));
   }
-  require_contiguous("linear", "bias", array);
-  const float* from = static_cast<const float*>(array.data());
-  values.assign(padded, 0.0f);
-  for (size_t i = 0; i < n; ++i) values[i] = from[i];
-  return values;
+  require_contiguous(kName, "bias", array);
+  return static_cast<const float*>(array.data());
 }
 
-float relative(float real, float scale, int32_t lo, int32_t hi, int32_t zero_point) {
-  const float low = static_cast<float>(lo - zero_point), high = static_cast<float>(hi - zero_point);
-  const float q = std::isinf(real) ? real : std::nearbyint(real / scale);
-  return std::min(std::max(q, low), high);
+/// Sets the epilogue's addend to a float32 array of the result's shape.
+void read_residual(const py::object& residual, const std::vector<py::ssize_t>& shape, const py::array& y, Epilogue* e) {
+  if (residual.is_none()) return;
+  if (!py::isinstance<py::array>(residual)) fail(Code::kType, "linear: residual must be a float32 array");
+  const py::array array = py::reinterpret_borrow<py::array>(residual);
+  if (!is_f32(array)) fail(Code::kType, "linear: residual must be float32, got " + dtype_name(array));
+  if (array.ndim() != 2 || array.shape(0) != shape[0] || array.shape(1) != shape[1]) {
+    fail(Code::kValue, "linear: residual must have the result's shape (" + std::to_string(shape[0]) + ", " +
+                           std::to_string(shape[1]) + "), got " + shape_name(array));
+  }
+  const size_t ld = row_bytes(kName, "residual", array), row = usize(array.shape(1)) * sizeof(float);
+  // Every element is read before it is written, so a result may replace its residual, but not lie across it.
+  const bool in_place = array.data() == y.data() && ld == row && y.itemsize() == array.itemsize();
+  if (!in_place && overlap(y.data(), usize(y.nbytes()), array.data(), span_bytes(usize(shape[0]), ld, row))) {
+    fail(Code::kValue, "linear: out overlaps residual; pass the residual itself or an array of its own");
+  }
+  e->addend = static_cast<const float*>(array.data());
+  e->addend_ld = ld / sizeof(float);
 }
 
-py::array linear_array(const py::array& x, const PackedWeights& w, const py::object& bias, const LinearOptions& o,
-                       const py::object& out, const std::string& isa, int threads) {
-  constexpr const char* kName = "linear";
-  const Runtime rt = make_runtime(isa, threads);
-  const FpGuard guard;
+/// Where a real bound lies on the scale of an 8-bit result, counted from its zero point.
+float relative(float real, const QuantParams& q) {
+  const int32_t lo = q.sign == Sign::kU8 ? 0 : -128;
+  const float low = static_cast<float>(lo - q.zero_point), high = low + 255.0f;
+  return std::min(std::max(std::isinf(real) ? real : std::nearbyint(real / q.scale), low), high);
+}
+
+void check_options(const py::array& x, const PackedWeights& w, const LinearOptions& o) {
   const bool dynamic = is_f32(x);
   if (!dynamic && !is_u8(x) && !is_s8(x))
     fail(Code::kType, "linear: x must be float32, uint8 or int8, got " + dtype_name(x));
   if (w.scale.empty()) fail(Code::kValue, "linear: w has no scale; pack it with pack_weights(w, scale=...)");
-  const size_t ldx = row_bytes(kName, "x", x), m = usize(x.shape(0)), k = usize(x.shape(1)), n = w.shape.n;
-  require_inner(kName, "x", k, "w", w.shape.k_per_tap);
   if (dynamic && o.x_scale) fail(Code::kValue, "linear: x_scale is for 8-bit x; float32 x is quantized row by row");
   if (!dynamic && !o.x_scale) fail(Code::kValue, "linear: x is 8-bit, so x_scale must be given");
   if (dynamic && o.y_scale) fail(Code::kValue, "linear: y_scale needs 8-bit x with x_scale; float32 x gives float32");
@@ -64,82 +96,132 @@ py::array linear_array(const py::array& x, const PackedWeights& w, const py::obj
     if (scale && !(std::isfinite(*scale) && *scale > 0))
       fail(Code::kValue, "linear: scales must be positive and finite");
   }
-  const Sign sign = dynamic || is_s8(x) ? Sign::kS8 : Sign::kU8;
-  if (!dynamic) check_zero_point(kName, "x_zero_point", sign, o.x_zero_point);
+  if (!dynamic) check_zero_point(kName, "x_zero_point", sign_of(kName, "x", x), o.x_zero_point);
+  if (o.y_scale) check_zero_point(kName, "y_zero_point", o.y_sign, o.y_zero_point);
+  if (o.activation == Activation::kSwiglu && w.shape.n % 2 != 0) {
+    fail(Code::kValue, "linear: swiglu pairs the columns of w, which has " + std::to_string(w.shape.n) +
+                           "; interleave gate and up with interleave_gate_up");
+  }
   // The accumulator goes on to float, so it must not wrap: |a - za| <= 255 and |w| <= 128. Half of int32 is the bias's.
   constexpr size_t kMaxDepth = (size_t{1} << 30) / (255 * 128);
-  if (k > kMaxDepth) {
-    fail(Code::kValue, "linear: x has " + std::to_string(k) + " columns; more than " + std::to_string(kMaxDepth) +
+  if (w.shape.k_per_tap > kMaxDepth) {
+    fail(Code::kValue, "linear: x has " + std::to_string(w.shape.k_per_tap) + " columns; more than " +
+                           std::to_string(kMaxDepth) +
                            " could pass 2^31 in the accumulator; use matmul_integer or split K");
   }
-  const std::vector<float> bias_values = read_bias(bias, n, w.shape.padded_n());
-  std::vector<float> multiplier = w.scale;
-  std::vector<int32_t> bias_int;
-  const Sign y_sign = o.y_signed ? Sign::kS8 : Sign::kU8;
-  const std::vector<py::ssize_t> shape = {x.shape(0), static_cast<py::ssize_t>(n)};
+}
 
+py::array result_array(const py::object& out, const LinearOptions& o, const std::vector<py::ssize_t>& shape) {
+  switch (o.kind) {
+    case OutKind::kFloat32:
+      return out_or_new<float>(kName, out, shape);
+    case OutKind::kQuantized:
+      return o.y_sign == Sign::kS8 ? out_or_new<int8_t>(kName, out, shape) : out_or_new<uint8_t>(kName, out, shape);
+    default:
+      return out_or_new<uint16_t>(kName, out, shape);  // the caller knows which half precision its bits are
+  }
+}
+
+/// What a thread's calls use again: starting values, multipliers, bias, and the scratch of the operator.
+struct Room {
+  int32_t* init;
+  int32_t* bias;
+  float* multiplier;
+  uint8_t* rest;
+
+  static Room take(size_t columns, size_t scratch_bytes) {
+    thread_local Scratch scratch;
+    const size_t line = round_up(columns * sizeof(float), AlignedBuffer::kAlignment);
+    uint8_t* const p = scratch.take(3 * line + scratch_bytes);
+    return {reinterpret_cast<int32_t*>(p), reinterpret_cast<int32_t*>(p + line), reinterpret_cast<float*>(p + 2 * line),
+            p + 3 * line};
+  }
+};
+
+/// The bias as the accumulator counts, or nullptr.
+const int32_t* integer_bias(const float* bias, const PackedWeights& w, float x_scale, int32_t* values) {
+  if (bias == nullptr) return nullptr;
+  for (size_t i = 0; i < w.shape.n; ++i) {
+    const double b = std::nearbyint(bias[i] / (double{x_scale} * w.scale[i]));
+    if (!(std::fabs(b) < double{1 << 30})) {
+      fail(Code::kValue, "linear: bias[" + std::to_string(i) + "] is " + std::to_string(bias[i]) +
+                             ", too large for an int32 accumulator at scale x_scale * w_scale");
+    }
+    values[i] = static_cast<int32_t>(b);
+  }
+  return values;
+}
+
+void run_dynamic(const Runtime& rt, LinearArgs args) {
+  const Room room = Room::take(args.gemm.b.shape.padded_n(), linear_scratch_bytes(rt, args));
+  make_symmetric_init(*rt.kernels, args.gemm.b, room.init);
+  args.gemm.init = room.init;
+  py::gil_scoped_release release;
+  linear(rt, args, room.rest);
+}
+
+void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const LinearOptions& o) {
+  const PackedShape& shape = args.b.shape;
+  const Room room = Room::take(shape.padded_n(), gemm_scratch_bytes(*rt.kernels, args));
+  Epilogue& e = args.epilogue;
+  const bool requantized = e.kind == OutKind::kQuantized;
+  for (size_t i = 0; i < shape.padded_n(); ++i) {
+    const double product = double{*o.x_scale} * w.scale[i];
+    room.multiplier[i] = static_cast<float>(requantized ? product / *o.y_scale : product);
+  }
+  e.multiplier = room.multiplier;
+  const int32_t* bias = requantized ? integer_bias(e.bias, w, *o.x_scale, room.bias) : nullptr;
+  make_init(*rt.kernels, args.a_sign, o.x_zero_point, args.b.colsum(), bias, shape.n, room.init);
+  args.init = room.init;
+  py::gil_scoped_release release;
+  gemm(rt, args, make_tile_plan(args.m, shape.n, shape.k_per_tap, 256, *find_device("host")), room.rest);
+}
+
+py::array linear_array(const py::array& x, const PackedWeights& w, const py::object& bias, const py::object& residual,
+                       const LinearOptions& o, const py::object& out, const std::string& isa, int threads) {
+  const Runtime rt = make_runtime(isa, threads);
+  const FpGuard guard;
+  const size_t ldx = row_bytes(kName, "x", x), m = usize(x.shape(0)), k = usize(x.shape(1));
+  require_inner(kName, "x", k, "w", w.shape.k_per_tap);
+  check_options(x, w, o);
   GemmArgs args;
   args.m = m;
-  args.a_sign = sign;
   args.b = w.view();
   Epilogue& e = args.epilogue;
-  e.multiplier = multiplier.data();
-  if (!dynamic) {
-    for (size_t i = 0; i < n; ++i) {
-      const double product = double{*o.x_scale} * w.scale[i];
-      multiplier[i] = static_cast<float>(o.y_scale ? product / *o.y_scale : product);
-    }
-  }
-  py::array y;
-  if (o.y_scale) {
-    check_zero_point(kName, "y_zero_point", y_sign, o.y_zero_point);
-    y = o.y_signed ? out_or_new<int8_t>(kName, out, shape) : out_or_new<uint8_t>(kName, out, shape);
-    const int32_t lo = o.y_signed ? -128 : 0;
-    e.kind = OutKind::kQuantized;
-    e.out = {*o.y_scale, o.y_zero_point, y_sign};
-    e.lo = relative(o.lo, *o.y_scale, lo, lo + 255, o.y_zero_point);
-    e.hi = relative(o.hi, *o.y_scale, lo, lo + 255, o.y_zero_point);
-    args.ldc = n;
-    if (!bias_values.empty()) {
-      bias_int.assign(w.shape.padded_n(), 0);
-      for (size_t i = 0; i < n; ++i) {
-        const double b = std::nearbyint(bias_values[i] / (double{*o.x_scale} * w.scale[i]));
-        if (!(std::fabs(b) < double{1 << 30})) {
-          fail(Code::kValue, "linear: bias[" + std::to_string(i) + "] is " + std::to_string(bias_values[i]) +
-                                 ", too large for an int32 accumulator at scale x_scale * w_scale");
-        }
-        bias_int[i] = static_cast<int32_t>(b);
-      }
-    }
-  } else {
-    y = out_or_new<float>(kName, out, shape);
-    e.kind = OutKind::kFloat32;
-    e.lo = o.lo;
-    e.hi = o.hi;
-    e.bias = bias_values.empty() ? nullptr : bias_values.data();
-    args.ldc = n * sizeof(float);
-  }
+  e.kind = o.kind;
+  e.activation = o.activation;
+  e.lo = o.lo;
+  e.hi = o.hi;
+  e.multiplier = w.scale.data();
+  e.bias = bias_of(bias, w.shape.n);
+  const std::vector<py::ssize_t> shape = {x.shape(0), static_cast<py::ssize_t>(out_columns(e, w.shape.n))};
+  py::array y = result_array(out, o, shape);
   if (overlap(y.data(), usize(y.nbytes()), x.data(), span_bytes(m, ldx, k * usize(x.itemsize())))) {
     fail(Code::kValue, "linear: out overlaps x; pass an array of its own");
   }
+  if (e.bias != nullptr && overlap(y.data(), usize(y.nbytes()), e.bias, w.shape.n * sizeof(float))) {
+    fail(Code::kValue, "linear: out overlaps bias; pass an array of its own");
+  }
+  read_residual(residual, shape, y, &e);
   args.c = y.mutable_data();
-  const void* x_data = x.data();
-  {
-    py::gil_scoped_release release;
-    if (dynamic) {
-      thread_local Scratch scratch;
-      LinearArgs rows{static_cast<const float*>(x_data), ldx / sizeof(float), args};
-      const size_t init_bytes = w.shape.padded_n() * sizeof(int32_t);
-      uint8_t* const room = scratch.take(init_bytes + linear_scratch_bytes(rt, rows));
-      int32_t* const init = reinterpret_cast<int32_t*>(room);
-      make_symmetric_init(*rt.kernels, rows.gemm.b, init);
-      rows.gemm.init = init;
-      linear(rt, rows, room + init_bytes);
+  args.ldc = out_bytes(e, w.shape.n);
+  if (o.kind == OutKind::kQuantized) {
+    e.out = {*o.y_scale, o.y_zero_point, o.y_sign};
+    if (e.activation != Activation::kClamp || e.addend != nullptr) {
+      e.kind = OutKind::kRealQuantized;
     } else {
-      args.a = static_cast<const uint8_t*>(x_data);
-      args.lda = ldx;
-      run_gemm(rt, args, o.x_zero_point, bias_int.empty() ? nullptr : bias_int.data());
+      e.lo = relative(o.lo, e.out);
+      e.hi = relative(o.hi, e.out);
     }
+  }
+  const void* const data = x.data();
+  if (is_f32(x)) {
+    run_dynamic(rt, {static_cast<const float*>(data), ldx / sizeof(float), args});
+  } else {
+    args.a = static_cast<const uint8_t*>(data);
+    args.lda = ldx;
+    args.a_sign = sign_of(kName, "x", x);
+    run_static(rt, args, w, o);
   }
   return y;
 }
@@ -149,15 +231,24 @@ py::array linear_array(const py::array& x, const PackedWeights& w, const py::obj
 void bind_linear(py::module_& m) {
   m.def(
       "linear",
-      [](const py::array& x, const PackedWeights& w, const py::object& bias, float lo, float hi,
-         std::optional<float> x_scale, int32_t x_zero_point, std::optional<float> y_scale, int32_t y_zero_point,
-         bool y_signed, const py::object& out, const std::string& isa, int threads) {
-        return linear_array(x, w, bias, {lo, hi, x_scale, y_scale, x_zero_point, y_zero_point, y_signed}, out, isa,
-                            threads);
+      [](const py::array& x, const PackedWeights& w, const py::object& bias, const std::string& activation, float lo,
+         float hi, const py::object& residual, std::optional<float> x_scale, int32_t x_zero_point,
+         std::optional<float> y_scale, int32_t y_zero_point, const std::string& out_dtype, const py::object& out,
+         const std::string& isa, int threads) {
+        const LinearOptions options = {activation_of(activation),
+                                       lo,
+                                       hi,
+                                       x_scale,
+                                       y_scale,
+                                       x_zero_point,
+                                       y_zero_point,
+                                       kind_of(out_dtype),
+                                       out_dtype == "int8" ? Sign::kS8 : Sign::kU8};
+        return linear_array(x, w, bias, residual, options, out, isa, threads);
       },
-      py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("lo"), py::arg("hi"), py::arg("x_scale"),
-      py::arg("x_zero_point"), py::arg("y_scale"), py::arg("y_zero_point"), py::arg("y_signed"), py::arg("out"),
-      py::arg("isa"), py::arg("num_threads"));
+      py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("lo"), py::arg("hi"),
+      py::arg("residual"), py::arg("x_scale"), py::arg("x_zero_point"), py::arg("y_scale"), py::arg("y_zero_point"),
+      py::arg("out_dtype"), py::arg("out"), py::arg("isa"), py::arg("num_threads"));
 }
 
 }  // namespace ek

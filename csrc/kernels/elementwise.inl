@@ -41,9 +41,10 @@ void quantize_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale)
   }
   for (; i < n; i += kStrip) best[0] = max_f32(abs_f32(load_f32_n(x + i, n - i)), best[0]);
   const float peak = max_lane(max_f32(max_f32(best[0], best[1]), max_f32(best[2], best[3])));
-  *scale = peak > 0.0f ? peak / 127.0f : 1.0f;
+  const float step = peak / 127.0f;
+  *scale = step > 0.0f ? step : 1.0f;
   // peak / scale rounds to 127 at most: -128 is for NaN. The row is in L1 now.
-  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, *scale > 0.0f);
+  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);
   quantize_run(n, Quotient(*scale), bytes, y,
                [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
 }

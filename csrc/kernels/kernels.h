@@ -105,7 +105,7 @@ struct Kernels {
   // y = clamp(rne(x / scale), ..) + zero_point, to q.sign.
   void (*quantize)(const float* x, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
-  // One row, symmetric: scale = max|x| / 127 (1 for zeros; NaN is passed over), y = rne(x / scale), or -128 for a NaN.
+  // One row, symmetric: scale = max|x| / 127 (1 where that is 0; NaN is passed over), y = rne(x / scale), or -128 for a NaN.
   // As kU8, 128 is added: what x86 multiplies.
   void (*quantize_row)(const float* x, size_t n, Sign sign, uint8_t* y, float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.

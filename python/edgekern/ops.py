@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ __all__ = [
     "dequantize_linear",
     "dynamic_quantize",
     "get_num_threads",
+    "interleave_gate_up",
     "linear",
     "matmul_integer",
     "pack_weights",
@@ -38,7 +39,8 @@ Int8Array = npt.NDArray[np.int8]
 ByteArray = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
-Activation = Literal["relu", "relu6"] | tuple[float, float] | None
+Activation = Literal["relu", "relu6", "gelu", "gelu_tanh", "silu", "swiglu"] | tuple[float, float] | None
+_T = TypeVar("_T", bound=np.generic)
 
 
 def _array(function: str, argument: str, value: object) -> npt.NDArray[np.generic]:
@@ -78,18 +80,71 @@ def pack_weights(w: Int8Array, *, scale: float | FloatArray | None = None) -> Pa
     return _core.pack_weights(_array("pack_weights", "w", w), scale)
 
 
-def _clamp_of(activation: Activation) -> tuple[float, float]:
-    if activation is None:
-        return -math.inf, math.inf
-    if activation == "relu":
-        return 0.0, math.inf
-    if activation == "relu6":
-        return 0.0, 6.0
-    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] <= activation[1]:
-        return float(activation[0]), float(activation[1])
+_CLAMPS: dict[str | None, tuple[float, float]] = {
+    None: (-math.inf, math.inf),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+}
+_CURVES = ("gelu", "gelu_tanh", "silu", "swiglu")
+
+
+def _activation(activation: Activation) -> tuple[str, float, float]:
+    """Name and bounds of an activation; a clamp has the name ``"clamp"``."""
+    if activation is None or isinstance(activation, str):
+        if activation in _CLAMPS:
+            return "clamp", *_CLAMPS[activation]
+        if activation in _CURVES:
+            return activation, 0.0, 0.0
+    elif isinstance(activation, tuple) and len(activation) == 2 and activation[0] <= activation[1]:
+        return "clamp", float(activation[0]), float(activation[1])
     raise ArgumentValueError(
-        f"linear: activation must be None, 'relu', 'relu6' or a pair (lo, hi) with lo <= hi, got {activation!r}"
+        "linear: activation must be None, 'relu', 'relu6', 'gelu', 'gelu_tanh', 'silu', 'swiglu' or a pair (lo, hi) "
+        f"with lo <= hi, got {activation!r}"
     )
+
+
+def _result_dtype(out_dtype: npt.DTypeLike | None, y_scale: float | None) -> np.dtype[np.generic]:
+    allowed = ("uint8", "int8") if y_scale is not None else ("float32", "float16", "bfloat16")
+    try:
+        dtype = np.dtype(allowed[0] if out_dtype is None else out_dtype)
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"linear: out_dtype {out_dtype!r} is no NumPy dtype; bfloat16 is ml_dtypes.bfloat16"
+        ) from error
+    if dtype.name in allowed:
+        return dtype
+    remedy = "; leave y_scale out for a float result" if y_scale is not None else "; 8-bit results need y_scale"
+    raise ArgumentTypeError(
+        f"linear: out_dtype must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {dtype}{remedy}"
+    )
+
+
+def interleave_gate_up(gate: npt.NDArray[_T], up: npt.NDArray[_T]) -> npt.NDArray[_T]:
+    """Put the columns of ``gate`` and ``up`` side by side in pairs, as :func:`linear` takes them for ``"swiglu"``.
+
+    Parameters
+    ----------
+    gate, up : arrays of one shape and dtype
+        Weights (K, N), or their scales or biases (N,).
+
+    Returns
+    -------
+    (K, 2 N) or (2 N,) array
+        ``gate[..., j]`` in column ``2 j``, ``up[..., j]`` in column ``2 j + 1``.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When the two are not arrays of one dtype and shape.
+    """
+    a, b = _array("interleave_gate_up", "gate", gate), _array("interleave_gate_up", "up", up)
+    if a.dtype != b.dtype:
+        raise ArgumentTypeError(f"interleave_gate_up: up must be {a.dtype} as gate is, got {b.dtype}")
+    if a.shape != b.shape or a.ndim == 0:
+        raise ArgumentValueError(
+            f"interleave_gate_up: gate and up must have one shape of at least one axis, got {a.shape} and {b.shape}"
+        )
+    return np.stack([gate, up], axis=-1).reshape(*gate.shape[:-1], 2 * gate.shape[-1])
 
 
 def linear(
@@ -98,15 +153,16 @@ def linear(
     *,
     bias: FloatArray | None = None,
     activation: Activation = None,
+    residual: FloatArray | None = None,
     x_scale: float | None = None,
     x_zero_point: int = 0,
     y_scale: float | None = None,
     y_zero_point: int = 0,
-    y_dtype: npt.DTypeLike = np.uint8,
+    out_dtype: npt.DTypeLike | None = None,
     out: npt.NDArray[np.generic] | None = None,
     num_threads: int | None = None,
 ) -> npt.NDArray[np.generic]:
-    """Multiply by int8 weights, add a bias, apply an activation: ``activation(x @ w + bias)``.
+    """Multiply by int8 weights and do the rest of the layer: ``activation(x @ w + bias) + residual``.
 
     Parameters
     ----------
@@ -115,19 +171,26 @@ def linear(
     w : PackedWeights
         Packed with ``scale``.
     bias : (N,) float32 array, optional
-    activation : {None, "relu", "relu6"} or (lo, hi)
-        A clamp of the result.
+    activation : {None, "relu", "relu6", "gelu", "gelu_tanh", "silu", "swiglu"} or (lo, hi)
+        A pair is a clamp. GELU has the names of torch: ``"gelu"`` by the error function, ``"gelu_tanh"`` by tanh.
+        ``"swiglu"`` takes the columns of ``w`` in pairs (see :func:`interleave_gate_up`), and gives
+        ``silu(even columns) * odd columns``: the result has N / 2 columns.
+    residual : (M, N) float32 array, optional
+        Added after the activation; of the result's shape. ``out`` may be the residual itself.
     x_scale, x_zero_point : float, int
         The map of an 8-bit ``x``: real = (x - x_zero_point) * x_scale.
     y_scale, y_zero_point : float, int
-        With 8-bit ``x``: quantize the result to ``y_dtype`` (uint8 or int8). Without ``y_scale`` it is float32.
-    out : (M, N) array, optional
+        With 8-bit ``x``: quantize the result, to uint8 or int8.
+    out_dtype : dtype, optional
+        float32 (the default), float16 or ``ml_dtypes.bfloat16``, rounded to nearest even; with ``y_scale`` uint8 (the
+        default) or int8.
+    out : (M, N) array of that dtype, optional
         Overwritten and returned.
     num_threads : int, optional
 
     Returns
     -------
-    (M, N) float32, uint8 or int8 array
+    (M, N) array, or (M, N / 2) for ``"swiglu"``
 
     Raises
     ------
@@ -136,31 +199,41 @@ def linear(
 
     Notes
     -----
-    Bit for bit: ``float32(acc) * (row_scale * w_scale) + bias``, each product and sum rounded to float32, then the
-    clamp. 8-bit output: ``clip(rint(float32(acc + bias_i32) * m) + y_zero_point)`` with
+    Bit for bit: ``y = float32(acc) * (row_scale * w_scale) + bias``, each product and sum rounded to float32, then the
+    activation, then the residual; ``out_dtype`` and ``y_scale`` round that once more, as ``astype`` and
+    :func:`quantize_linear` do. The one exception: an 8-bit result of a clamp without a residual never becomes a float
+    layer; it is ``clip(rint(float32(acc + bias_i32) * m) + y_zero_point)`` with
     ``m = float32(x_scale * w_scale / y_scale)`` computed in double (Jacob et al., 2018, with a float multiplier).
+
+    In a clamp a NaN gives the lower bound; the other activations keep it, up to its payload.
     """
     if not isinstance(w, PackedWeights):
         raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
-    dtype = np.dtype(y_dtype)
-    if dtype not in (np.uint8, np.int8):
-        raise ArgumentTypeError(f"linear: y_dtype must be uint8 or int8, got {dtype}")
-    lo, hi = _clamp_of(activation)
-    return _core.linear(
+    curve, lo, hi = _activation(activation)
+    dtype = _result_dtype(out_dtype, y_scale)
+    halves = dtype.itemsize == 2  # pybind11 knows neither of the two: the core writes their bits
+    if halves and out is not None and _array("linear", "out", out).dtype != dtype:
+        raise ArgumentTypeError(f"linear: out must be {dtype}, got {out.dtype}")
+    result: npt.NDArray[np.generic] = _core.linear(
         _array("linear", "x", x),
         w,
         bias,
+        curve,
         lo,
         hi,
+        residual,
         x_scale,
         x_zero_point,
         y_scale,
         y_zero_point,
-        dtype == np.int8,
-        out,
+        dtype.name,
+        out.view(np.uint16) if halves and out is not None else out,
         "",
         _threads("linear", num_threads),
     )
+    if out is not None:
+        return out
+    return result.view(dtype) if halves else result
 
 
 def _scales(function: str, scale: object) -> FloatArray:

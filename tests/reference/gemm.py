@@ -30,21 +30,3 @@ def requantize(
     """``rint(clip(float32(acc) * m, lo, hi)) + zero_point``; lo and hi count from the zero point."""
     scaled = acc.astype(np.float32) * multiplier
     return np.rint(np.clip(scaled, np.float32(lo), np.float32(hi))).astype(np.int32) + np.int32(zero_point)
-
-
-def linear_dynamic(
-    x: npt.NDArray[np.float32],
-    w: npt.NDArray[np.int8],
-    scale: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32] | None,
-    lo: float,
-    hi: float,
-) -> npt.NDArray[np.float32]:
-    """float32 in, rows quantized symmetrically, float32 out; every product and sum rounded to float32."""
-    peak = np.max(np.abs(x), axis=1, initial=0)
-    row_scale = np.where(peak > 0, peak / np.float32(127), np.float32(1)).astype(np.float32)
-    q = np.clip(np.rint(x / row_scale[:, None]), -128, 127).astype(np.int8)
-    y = matmul_integer(q, w).astype(np.float32) * (row_scale[:, None] * scale)
-    if bias is not None:
-        y = y + bias
-    return np.clip(y, np.float32(lo), np.float32(hi))
