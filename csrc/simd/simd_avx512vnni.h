@@ -136,17 +136,21 @@ EK_INLINE void store_bf16_n(uint16_t* p, F32 x, size_t n) {
 /// the packs stop at int16 and at uint8. int8 is uint8 with 128 added before and taken off after.
 struct ByteStore {
   __m512 hi;
-  __m512i zero_point, low_byte, flip, order;
+  __m512i zero_point, low_byte, high_byte, flip, order;
   bool fits;
 
   EK_INLINE ByteStore(float low, float high, int32_t zero, Sign sign, bool below_2_31 = false)
       : hi(_mm512_set1_ps(high)),
         zero_point(_mm512_set1_epi16(static_cast<int16_t>(zero + (sign == Sign::kS8 ? 128 : 0)))),
-        low_byte(
-            _mm512_set1_epi8(static_cast<int8_t>(static_cast<int32_t>(low) + zero + (sign == Sign::kS8 ? 128 : 0)))),
+        low_byte(byte_of(low, zero, sign)),
+        high_byte(byte_of(high, zero, sign)),
         flip(_mm512_set1_epi8(sign == Sign::kS8 ? -128 : 0)),
         order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)),
         fits(below_2_31) {}
+
+  static EK_INLINE __m512i byte_of(float bound, int32_t zero, Sign sign) {
+    return _mm512_set1_epi8(static_cast<int8_t>(static_cast<int32_t>(bound) + zero + (sign == Sign::kS8 ? 128 : 0)));
+  }
 
   /// Multipliers below 1 keep what was an int32 under 2^31, which saves the min.
   template <int S>
@@ -172,7 +176,8 @@ struct ByteStore {
     });
     const __m512i words0 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
     const __m512i words1 = S <= 2 ? words0 : _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-    const __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(words0, words1), low_byte);
+    const __m512i packed = _mm512_packus_epi16(words0, words1);
+    const __m512i bytes = _mm512_min_epu8(_mm512_max_epu8(packed, low_byte), high_byte);
     const __m512i natural = _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, flip));
     if (S == 4 && n >= 64) return _mm512_storeu_si512(p, natural);
     if (S == 1) return _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_castsi512_si128(natural));
