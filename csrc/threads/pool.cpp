@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -33,16 +34,29 @@ inline void cpu_relax() {
 #endif
 }
 
+/// Tasks that one thread takes first. Every job gives thread i the same stretch of tasks, so that it finds in its
+/// caches what it wrote the last time; who is done helps the next one.
+struct alignas(64) Queue {
+  std::atomic<size_t> next{0};
+  size_t end = 0;
+};
+
 struct Job {
   TaskFn fn = nullptr;
   void* context = nullptr;
-  size_t num_tasks = 0;
-  std::atomic<size_t> next{0};
+  size_t threads = 0;  // queues in use; thread 0 is the caller
+  std::vector<Queue> queues;
 
-  void work() {
-    for (size_t task = next.fetch_add(1); task < num_tasks; task = next.fetch_add(1)) fn(context, task);
+  void work(size_t thread) {
+    for (size_t i = 0; i < threads; ++i) {
+      Queue& queue = queues[(thread + i) % threads];
+      for (size_t task = queue.next.fetch_add(1); task < queue.end; task = queue.next.fetch_add(1)) fn(context, task);
+    }
   }
 };
+
+// What a job is, in one word: its number, whether workers may still join, how many are inside.
+constexpr uint64_t kInsideMask = 0xFFFF, kOpen = 0x10000, kJobUnit = 0x20000;
 
 class Pool {
  public:
@@ -50,34 +64,31 @@ class Pool {
   bool run(size_t num_tasks, size_t threads, TaskFn fn, void* context) {
     if (!busy_.try_lock()) return false;
     const std::lock_guard<std::mutex> in_use(busy_, std::adopt_lock);
-    if (stopping_) return false;
-    const size_t helpers = hire(threads - 1);
+    if (stopping_.load()) return false;
     job_.fn = fn;
     job_.context = context;
-    job_.num_tasks = num_tasks;
-    job_.next.store(0);
-    pending_.store(helpers);
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      invited_ = helpers;
-      generation_.fetch_add(1);
+    job_.threads = 1 + hire(threads - 1);
+    if (job_.queues.size() < job_.threads) job_.queues = std::vector<Queue>(job_.threads);
+    for (size_t i = 0; i < job_.threads; ++i) {
+      job_.queues[i].next.store(num_tasks * i / job_.threads);
+      job_.queues[i].end = num_tasks * (i + 1) / job_.threads;
     }
-    wake_.notify_all();
-    job_.work();
-    // Every invited worker answers, even when nothing is left, so that the job outlives all who read it.
-    for (int spin = 0; pending_.load() != 0; ++spin) spin < kSpins ? cpu_relax() : static_cast<void>(sched_yield());
+    state_.store((state_.load() / kJobUnit + 1) * kJobUnit | kOpen);
+    wake_sleepers();
+    job_.work(0);
+    // Those who have not joined by now are not waited for: a worker that sleeps costs no more than waking it.
+    state_.fetch_and(~kOpen);
+    for (int spin = 0; (state_.load() & kInsideMask) != 0; ++spin) {
+      spin < kSpins ? cpu_relax() : static_cast<void>(sched_yield());
+    }
     return true;
   }
 
   /// Ends the workers once the running job is done; from then on every caller works alone.
   void stop() {
     const std::lock_guard<std::mutex> in_use(busy_);
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-      generation_.fetch_add(1);
-    }
-    wake_.notify_all();
+    stopping_.store(true);
+    wake_sleepers();
     for (std::thread& worker : workers_) worker.join();
   }
 
@@ -86,21 +97,38 @@ class Pool {
   /// invite.
   size_t hire(size_t wanted) {
     try {
-      while (workers_.size() < wanted) workers_.emplace_back([this, index = workers_.size()] { serve(index); });
+      while (workers_.size() < wanted) workers_.emplace_back([this, index = workers_.size() + 1] { serve(index); });
     } catch (const std::exception&) {
     }
     return std::min(wanted, workers_.size());
+  }
+  void wake_sleepers() {
+    if (sleepers_.load() == 0) return;
+    { const std::lock_guard<std::mutex> lock(mutex_); }  // who is about to sleep does so before it is notified
+    wake_.notify_all();
+  }
+  bool news(uint64_t seen) const {
+    const uint64_t state = state_.load();
+    return stopping_.load() || ((state & kOpen) != 0 && state / kJobUnit != seen);
+  }
+  /// Enters the open job that is not `seen`, unless it closes first.
+  bool join(uint64_t* seen) {
+    for (uint64_t state = state_.load(); (state & kOpen) != 0 && state / kJobUnit != *seen;) {
+      if (!state_.compare_exchange_weak(state, state + 1)) continue;
+      *seen = state / kJobUnit;
+      return true;
+    }
+    return false;
   }
   void serve(size_t index);
 
   std::mutex busy_;  // held by the one caller whose job is running
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};  // counts jobs; changed under mutex_
-  size_t invited_ = 0;                   // workers 0 .. invited_-1 take part; guarded by mutex_
-  bool stopping_ = false;                // written under both mutexes, read under either
-  std::atomic<size_t> pending_{0};       // invited workers that have not left yet
-  Job job_;
+  std::atomic<size_t> sleepers_{0};
+  std::atomic<uint64_t> state_{0};
+  std::atomic<bool> stopping_{false};
+  Job job_;  // changed only while no worker is inside
   std::vector<std::thread> workers_;
 };
 
@@ -111,18 +139,17 @@ void Pool::serve(size_t index) {
   t_inside_task = true;
   uint64_t seen = 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load() == seen; ++spin) cpu_relax();
-    size_t invited = 0;
-    {
+    for (int spin = 0; spin < kSpins && !news(seen); ++spin) cpu_relax();
+    if (!news(seen)) {
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
-      seen = generation_.load();
-      if (stopping_) return;
-      invited = invited_;
+      sleepers_.fetch_add(1);
+      wake_.wait(lock, [&] { return news(seen); });
+      sleepers_.fetch_sub(1);
     }
-    if (index >= invited) continue;
-    job_.work();
-    pending_.fetch_sub(1);
+    if (stopping_.load()) return;
+    if (!join(&seen)) continue;
+    if (index < job_.threads) job_.work(index);
+    state_.fetch_sub(1);
   }
 }
 
