@@ -195,7 +195,7 @@ PyObject* run_fast(const Args& args) {
   std::optional<py::gil_scoped_release> released;
   if (long_enough) released.emplace();
   Workspace work(table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
-  gemm({&table, default_threads ? num_threads() : static_cast<int>(threads)}, gemm_args, work.plan(), work.scratch());
+  gemm({&table, default_threads ? num_threads() : static_cast<int>(threads)}, gemm_args, work.plan());
   released.reset();
   return c.release().ptr();
 }

@@ -162,7 +162,7 @@ void run_dynamic(const Runtime& rt, LinearArgs args) {
 
 void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const LinearOptions& o) {
   const PackedShape& shape = args.b.shape;
-  const Room room = Room::take(shape.padded_n(), gemm_scratch_bytes(*rt.kernels, args));
+  const Room room = Room::take(shape.padded_n(), 0);
   Epilogue& e = args.epilogue;
   const bool requantized = e.kind == OutKind::kQuantized;
   for (size_t i = 0; i < shape.padded_n(); ++i) {
@@ -174,7 +174,7 @@ void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const 
   make_init(*rt.kernels, args.a_sign, o.x_zero_point, args.b.colsum(), bias, shape.n, room.init);
   args.init = room.init;
   py::gil_scoped_release release;
-  gemm(rt, args, make_tile_plan(args.m, shape.n, shape.k_per_tap, 256, *find_device("host")), room.rest);
+  gemm(rt, args, make_tile_plan(args.m, shape.n, shape.k_per_tap, 256, *find_device("host")));
 }
 
 py::array linear_array(const py::array& x, const PackedWeights& w, const py::object& bias, const py::object& residual,

@@ -121,7 +121,7 @@ ek_status Call::run(const int32_t* bias) {
   args.epilogue.multiplier = work.padded(0, args.epilogue.multiplier, args.b.shape.n);
   args.epilogue.bias = work.padded(1, args.epilogue.bias, args.b.shape.n);
   const FpGuard guard;
-  gemm(rt, args, work.plan(), work.scratch());
+  gemm(rt, args, work.plan());
   return EK_OK;
 }
 

@@ -1,6 +1,7 @@
 #include "gemm/gemm.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/checked.h"
 #include "threads/pool.h"
@@ -8,90 +9,130 @@
 namespace ek {
 namespace {
 
-bool needs_flip(const Kernels& kernels, const GemmArgs& args) { return args.a_sign != kernels.native_sign; }
+constexpr size_t kLine = 64;
+/// Packed weights that a block keeps in L2 while its rows pass over them.
+constexpr size_t kWeightBytes = size_t{512} << 10;
+/// A larger C would only push the operands out of the caches.
+constexpr size_t kStreamBytes = size_t{32} << 20;
+/// Work below which a second thread costs more than it brings: 2^20 multiply-adds are about 4.5 us of an AVX-512 core.
+constexpr double kSerialMacs = 1 << 20;
+/// Work of one unit that idle threads may take from a busy one.
+constexpr double kUnitMacs = 4 << 20;
 
 size_t depth(const GemmArgs& args) { return args.b.shape.taps * args.b.shape.k_per_tap; }
 
-/// Copies A with its sign flipped into `scratch`, dense rows; returns where A now is.
-void flip_rows(const Runtime& rt, GemmArgs& args, uint8_t* scratch) {
-  const size_t k = depth(args);
-  constexpr size_t kRowsPerTask = 64;
-  parallel_for(ceil_div(args.m, kRowsPerTask), args.m * k < 65536 ? 1 : rt.threads, [&](size_t task) {
-    const size_t end = std::min(args.m, (task + 1) * kRowsPerTask);
-    for (size_t row = task * kRowsPerTask; row < end; ++row) {
-      rt.kernels->flip_sign(args.a + row * args.lda, k, scratch + row * k);
-    }
-    count_row(rt, Row::kFlipSign);
-  });
-  args.a = scratch;
-  args.lda = k;
-}
+struct Rect {
+  size_t row0, row1, col0, col1;
+};
 
-/// Rows [row0, row1) x columns [col0, col1) of C; col0 is a multiple of the strip.
-void run_block(const Kernels& kernels, const GemmArgs& args, size_t row0, size_t row1, size_t col0, size_t col1,
-               size_t max_strips) {
+/// Rows are cut into tiles of even height: 49 are nine tiles of five and six, not eight of six and one of one.
+size_t tile_begin(size_t row0, size_t row1, size_t tiles, size_t tile) { return row0 + (row1 - row0) * tile / tiles; }
+
+/// A part of one block of the plan; col0 is a multiple of the panel.
+void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
   const PackedShape& shape = args.b.shape;
   const uint8_t* rows[kMaxTileRows];
   GemmTile tile{};
   tile.a = rows;
   tile.taps = 1;
   tile.k = depth(args);
+  tile.flip = args.a_sign != kernels.native_sign;
   tile.ldc = args.ldc;
-  for (size_t row = row0; row < row1; row += tile.rows) {
-    tile.rows = std::min(kernels.tile_rows, row1 - row);
-    tile.row0 = row;
-    for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (row + r) * args.lda;
-    for (size_t col = col0; col < col1; col += tile.strips * kStrip) {
-      const size_t panel = col / kPanel, in_panel = col % kPanel;
-      const size_t panel_end = std::min((panel + 1) * kPanel, col1);
-      tile.strips = std::min(max_strips, ceil_div(panel_end - col, kStrip));
-      tile.cols = std::min(tile.strips * kStrip, panel_end - col);
-      tile.b = args.b.panel(panel) + in_panel * 4;
-      tile.b_step = shape.panel_width(panel) * 4;
-      tile.init = args.init + col;
-      tile.col0 = col;
-      tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, col);
-      kernels.gemm_tile(tile, args.epilogue);
+  tile.stream_c = args.m * args.ldc > kStreamBytes && (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
+  const size_t tiles = ceil_div(rect.row1 - rect.row0, kernels.tile_rows);
+  const size_t panels_at_once = std::max<size_t>(1, kWeightBytes / std::max<size_t>(1, kPanel * shape.quads() * 4));
+  for (size_t first = rect.col0; first < rect.col1; first += panels_at_once * kPanel) {
+    const size_t last = std::min(rect.col1, first + panels_at_once * kPanel);
+    for (size_t i = 0; i < tiles; ++i) {
+      tile.row0 = tile_begin(rect.row0, rect.row1, tiles, i);
+      tile.rows = tile_begin(rect.row0, rect.row1, tiles, i + 1) - tile.row0;
+      for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (tile.row0 + r) * args.lda;
+      for (size_t col = first; col < last; col += tile.strips * kStrip) {
+        const size_t panel = col / kPanel, in_panel = col % kPanel;
+        const size_t panel_end = std::min((panel + 1) * kPanel, last);
+        tile.strips = std::min(max_strips, ceil_div(panel_end - col, kStrip));
+        tile.cols = std::min(tile.strips * kStrip, panel_end - col);
+        tile.b = args.b.panel(panel) + in_panel * 4;
+        tile.b_step = shape.panel_width(panel) * 4;
+        tile.init = args.init + col;
+        tile.col0 = col;
+        tile.c = static_cast<uint8_t*>(args.c) + tile.row0 * args.ldc + out_bytes(args.epilogue, col);
+        kernels.gemm_tile(tile, args.epilogue);
+      }
     }
   }
+  if (tile.stream_c) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed lines are not ordered by a store
 }
 
-/// Work below which a second thread costs more than it brings (about 15 us of one core).
-constexpr double kSerialMacs = 2e6;
+/// C as a grid of equal regions, one a thread, each a row of units: a thread finds its own part of the operands in its
+/// caches from call to call, and who is done takes units from the others.
+struct Grid {
+  size_t down = 1, across = 1, units = 1;  // regions along M and N; units of a region
+  size_t tile_rows;
+  size_t m, n;
+
+  size_t threads() const { return down * across; }
+  size_t row(size_t i, size_t parts) const { return std::min(m, ceil_div(m, tile_rows) * i / parts * tile_rows); }
+  size_t col(size_t i, size_t parts) const { return std::min(n, ceil_div(n, kPanel) * i / parts * kPanel); }
+  Rect unit(size_t index) const {
+    const size_t region = index / units, i = region / across, j = region % across, piece = index % units;
+    if (rows_are_longer()) {
+      return {row(i * units + piece, down * units), row(i * units + piece + 1, down * units), col(j, across),
+              col(j + 1, across)};
+    }
+    return {row(i, down), row(i + 1, down), col(j * units + piece, across * units),
+            col(j * units + piece + 1, across * units)};
+  }
+  bool rows_are_longer() const { return m / down >= n / across; }
+};
+
+Grid make_grid(const Runtime& rt, const GemmArgs& args) {
+  Grid grid;
+  grid.tile_rows = rt.kernels->tile_rows;
+  grid.m = args.m;
+  grid.n = args.b.shape.n;
+  const double macs = static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(depth(args));
+  const size_t tiles = ceil_div(grid.m, grid.tile_rows), panels = ceil_div(grid.n, kPanel);
+  const size_t threads =
+      macs < kSerialMacs ? 1 : std::min(static_cast<size_t>(std::max(1, rt.threads)), tiles * panels);
+  // The grid whose largest region has the fewest tiles. Columns are shared out only where rows cannot be: two threads
+  // that write to the same pages of C fetch each other's lines.
+  constexpr double kColumnPenalty = 1.04;
+  double least = 0;
+  for (size_t across = 1; across <= threads; ++across) {
+    if (threads % across != 0) continue;
+    const double largest = static_cast<double>(ceil_div(tiles, threads / across) * ceil_div(panels, across));
+    const double cost = across == 1 ? largest : largest * kColumnPenalty;
+    if (across > 1 && cost >= least) continue;
+    least = cost;
+    grid.down = threads / across;
+    grid.across = across;
+  }
+  const double units = macs / kUnitMacs / static_cast<double>(threads);
+  grid.units = threads == 1 ? 1 : static_cast<size_t>(std::clamp(units, 1.0, 4.0));
+  return grid;
+}
 
 }  // namespace
 
-size_t gemm_scratch_bytes(const Kernels& kernels, const GemmArgs& args) {
-  return needs_flip(kernels, args) ? round_up(args.m * depth(args), 64) : 0;
-}
-
-void gemm(const Runtime& rt, const GemmArgs& given, const TilePlan& plan, uint8_t* scratch) {
+void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan) {
   const Kernels& kernels = *rt.kernels;
-  GemmArgs args = given;
-  if (needs_flip(kernels, args)) flip_rows(rt, args, scratch);
-
-  const double macs = static_cast<double>(plan.m) * static_cast<double>(plan.n) * static_cast<double>(plan.k);
-  const int threads = macs < kSerialMacs ? 1 : rt.threads;
-  // Few blocks and several threads: cut each block along its longer side.
-  const size_t wanted = threads == 1 ? 1 : 4 * static_cast<size_t>(threads);
-  const size_t cuts = plan.blocks.empty() ? 1 : ceil_div(wanted, plan.blocks.size());
-
-  parallel_for(plan.blocks.size() * cuts, threads, [&](size_t task) {
-    const TileBlock& block = plan.blocks[task / cuts];
-    const size_t piece = task % cuts;
-    const bool cube = block.unit == Unit::kCube;
-    size_t row0 = block.row0, row1 = block.row1, col0 = block.col0, col1 = block.col1;
-    if (row1 - row0 >= cuts * kernels.tile_rows) {
-      const size_t step = round_up(ceil_div(row1 - row0, cuts), kernels.tile_rows);
-      row0 = std::min(row1, row0 + piece * step);
-      row1 = std::min(row1, row0 + step);
-    } else {
-      const size_t step = round_up(ceil_div(col1 - col0, cuts), kPanel);
-      col0 = std::min(col1, col0 + piece * step);
-      col1 = std::min(col1, col0 + step);
+  const Grid grid = make_grid(rt, args);
+  parallel_for(grid.threads() * grid.units, static_cast<int>(grid.threads()), [&](size_t index) {
+    const Rect unit = grid.unit(index);
+    if (unit.row0 >= unit.row1 || unit.col0 >= unit.col1) return;
+    const size_t across = ceil_div(plan.n, plan.tile);
+    for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
+      for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1; ++j) {
+        const TileBlock& block = plan.blocks[i * across + j];
+        const Rect part = {std::max(unit.row0, block.row0), std::min(unit.row1, block.row1),
+                           std::max(unit.col0, block.col0), std::min(unit.col1, block.col1)};
+        const bool cube = block.unit == Unit::kCube;
+        run_rect(kernels, args, part, cube ? kernels.tile_strips : 1);
+        const bool first_part = part.row0 == block.row0 && part.col0 == block.col0;
+        if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
+      }
     }
-    if (row0 < row1 && col0 < col1) run_block(kernels, args, row0, row1, col0, col1, cube ? kernels.tile_strips : 1);
-    if (piece == 0) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
   });
 }
 

@@ -22,10 +22,7 @@ struct GemmArgs {
   Epilogue epilogue;
 };
 
-/// Scratch bytes that gemm() needs for these operands on this ISA: room to flip the sign of A, or 0.
-size_t gemm_scratch_bytes(const Kernels& kernels, const GemmArgs& args);
-
-/// Runs exactly the blocks of `plan` (made for the same m, n, k). `scratch` has gemm_scratch_bytes.
-void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, uint8_t* scratch);
+/// Runs exactly the blocks of `plan` (made for the same m, n, k).
+void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan);
 
 }  // namespace ek

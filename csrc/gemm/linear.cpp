@@ -90,7 +90,7 @@ void linear(const Runtime& rt, const LinearArgs& args, uint8_t* scratch) {
       gemm_args.c = static_cast<uint8_t*>(args.gemm.c) + row0 * args.gemm.ldc;
       gemm_args.epilogue.row_scale = scale;
       if (gemm_args.epilogue.addend != nullptr) gemm_args.epilogue.addend += row0 * gemm_args.epilogue.addend_ld;
-      gemm(part_rt, gemm_args, gemm_args.m == parts.rows ? plan : last_plan, nullptr);
+      gemm(part_rt, gemm_args, gemm_args.m == parts.rows ? plan : last_plan);
     }
   });
 }

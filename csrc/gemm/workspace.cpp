@@ -10,7 +10,6 @@ namespace {
 
 constexpr size_t kTile = 256;
 constexpr size_t kFirstBytes = 16 << 10;  // enough for most small products
-constexpr size_t kKeptBytes = 4 << 20;    // a larger copy of A goes back to the system after its product
 
 uint8_t* grow(AlignedBuffer* buffer, size_t bytes) {
   if (buffer->size() < bytes) *buffer = AlignedBuffer(std::max(kFirstBytes, bytes));
@@ -28,17 +27,13 @@ Workspace::Workspace(const Kernels& kernels, GemmArgs* args, int32_t a_zero_poin
   int32_t* const init = reinterpret_cast<int32_t*>(grow(&kept_->init, shape.padded_n() * sizeof(int32_t)));
   make_init(kernels, args->a_sign, a_zero_point, args->b.colsum(), bias, shape.n, init);
   args->init = init;
-  grow(&kept_->scratch, gemm_scratch_bytes(kernels, *args));
   TilePlan& plan = kept_->plan;
   if (plan.device == nullptr || plan.m != args->m || plan.n != shape.n || plan.k != shape.k_per_tap) {
     plan = make_tile_plan(args->m, shape.n, shape.k_per_tap, kTile, *find_device("host"));
   }
 }
 
-Workspace::~Workspace() {
-  if (kept_->scratch.size() > kKeptBytes) kept_->scratch = AlignedBuffer();
-  home_ = std::move(kept_);
-}
+Workspace::~Workspace() { home_ = std::move(kept_); }
 
 const float* Workspace::padded(int slot, const float* values, size_t n) {
   if (values == nullptr || n % kStrip == 0) return values;

@@ -10,7 +10,7 @@ namespace ek {
 
 /// Buffers and plan of one product, borrowed from the calling thread for as long as this object lives:
 ///   Workspace work(kernels, &args, zero_point, bias);
-///   gemm(rt, args, work.plan(), work.scratch());
+///   gemm(rt, args, work.plan());
 /// A product inside another one (a host's scheduler may nest them on one thread) gets buffers of its own.
 class Workspace {
  public:
@@ -21,13 +21,12 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
 
   const TilePlan& plan() const { return kept_->plan; }
-  uint8_t* scratch() { return kept_->scratch.data(); }
   /// `values` (n of them, or null) followed by zeros up to the strip's end. Two slots: what an epilogue needs.
   const float* padded(int slot, const float* values, size_t n);
 
  private:
   struct Kept {
-    AlignedBuffer init, scratch, columns[2];
+    AlignedBuffer init, columns[2];
     TilePlan plan;  // of the last shape: calls come in series
   };
   static thread_local std::unique_ptr<Kept> t_kept;

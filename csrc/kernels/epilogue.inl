@@ -147,17 +147,27 @@ __attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e,
   }
 }
 
-/// Stores R rows x S strips of accumulators; `acc(r, s)` gives one of them.
-template <int R, int S, typename Acc>
-EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Acc&& acc) {
+/// Keeps the compiler from moving loads and stores across: rows are multiplied and stored in turn.
+EK_INLINE void row_done() { asm volatile("" : : : "memory"); }
+
+/// Stores R rows x S strips of accumulators; finish_row(r) completes those of a row, then acc(r, s) gives one of them.
+template <int R, int S, typename Finish, typename Acc>
+EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
   uint8_t* c = static_cast<uint8_t*>(t.c);
   const size_t cols = t.cols, ldc = t.ldc;
-  if (e.kind == OutKind::kInt32) {
+  if (e.kind == OutKind::kInt32 && t.stream_c && cols == S * kStrip) {
     unroll<R>([&](auto r) EK_LAMBDA {
-      unroll<S>([&](auto s) EK_LAMBDA {
-        int32_t* p = reinterpret_cast<int32_t*>(c + r.value * ldc) + s.value * 16;
-        store_i32_n(p, acc(r, s), strip_cols(cols, s.value));
-      });
+      finish_row(r);
+      int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
+      unroll<S>([&](auto s) EK_LAMBDA { stream_i32(row + s.value * 16, acc(r, s)); });
+      row_done();
+    });
+  } else if (e.kind == OutKind::kInt32) {
+    unroll<R>([&](auto r) EK_LAMBDA {
+      finish_row(r);
+      int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
+      unroll<S>([&](auto s) EK_LAMBDA { store_i32_n(row + s.value * 16, acc(r, s), strip_cols(cols, s.value)); });
+      row_done();
     });
   } else if (e.kind == OutKind::kQuantized && e.residual == nullptr) {
     F32 multiplier[S];
@@ -165,24 +175,29 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Acc&& acc) {
     ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
     bytes.expect(multiplier);
     unroll<R>([&](auto r) EK_LAMBDA {
+      finish_row(r);
       F32 x[S];
       unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(to_f32(acc(r, s)), multiplier[s.value]); });
       bytes.store(c + r.value * ldc, x, cols);
+      row_done();
     });
   } else if (e.kind == OutKind::kFloat32 && e.activation == Activation::kClamp && e.addend == nullptr) {
     const FloatEpilogue store(e);
-    unroll<S>([&](auto s) EK_LAMBDA {
-      const size_t col = t.col0 + s.value * 16, n = strip_cols(cols, s.value);
-      const F32 multiplier = load_f32(e.multiplier + col);
-      unroll<R>([&](auto r) EK_LAMBDA {
+    unroll<R>([&](auto r) EK_LAMBDA {
+      finish_row(r);
+      unroll<S>([&](auto s) EK_LAMBDA {
+        const size_t col = t.col0 + s.value * 16, n = strip_cols(cols, s.value);
         float* p = reinterpret_cast<float*>(c + r.value * ldc) + s.value * 16;
-        store.store(acc(r, s), multiplier, t.row0 + r.value, col, n, p);
+        store.store(acc(r, s), load_f32(e.multiplier + col), t.row0 + r.value, col, n, p);
       });
+      row_done();
     });
   } else {
     int32_t spilled[R * S * 16];
     unroll<R>([&](auto r) EK_LAMBDA {
+      finish_row(r);
       unroll<S>([&](auto s) EK_LAMBDA { store_i32(spilled + (r.value * S + s.value) * 16, acc(r, s)); });
+      row_done();
     });
     e.kind == OutKind::kQuantized ? store_sums(t, e, spilled) : store_reals(t, e, spilled);
   }

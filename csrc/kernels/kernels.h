@@ -78,6 +78,8 @@ struct GemmTile {
   void* c;              // as the epilogue says; its first result
   size_t ldc;           // bytes from row to row
   size_t row0, col0;    // where the tile lies in C: offsets into multiplier, bias, row_scale, residual
+  bool flip;            // A has not the native sign
+  bool stream_c;        // C, int32, is larger than the caches and on lines of 64 bytes: store past them
 };
 
 /// A run of output pixels of a depthwise convolution, all channels.

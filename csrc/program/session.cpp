@@ -103,9 +103,8 @@ std::function<void()> Session::Impl::prepare_conv(const Step& step, const ConvSt
   gemm_args.c = args.y;
   gemm_args.ldc = c.out_c * (args.epilogue.kind == OutKind::kQuantized ? 1 : 4);
   gemm_args.epilogue = args.epilogue;
-  reserve_scratch(gemm_scratch_bytes(*runtime.kernels, gemm_args));
   const TilePlan plan = make_tile_plan(gemm_args.m, c.out_c, c.in_c, 256, *find_device("host"));
-  return [this, gemm_args, plan] { gemm(runtime, gemm_args, plan, scratch.data()); };
+  return [this, gemm_args, plan] { gemm(runtime, gemm_args, plan); };
 }
 
 std::function<void()> Session::Impl::prepare_pool(const Step& step, const PoolStep& p) {

@@ -22,6 +22,10 @@ EK_INLINE Act load_act(const uint8_t* p) {
   return {_mm256_and_si256(x, low), _mm256_srli_epi16(x, 8)};
 }
 
+EK_INLINE Act flip_act(Act a) {
+  const __m256i flip = _mm256_set1_epi16(0x80);
+  return {_mm256_xor_si256(a.even, flip), _mm256_xor_si256(a.odd, flip)};
+}
 EK_INLINE __m256i weights_even(__m256i w) { return _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8); }
 EK_INLINE __m256i weights_odd(__m256i w) { return _mm256_srai_epi16(w, 8); }
 

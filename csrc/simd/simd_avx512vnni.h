@@ -31,6 +31,7 @@ struct Act {
 
 EK_INLINE I32 load_i32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_i32(int32_t* p, I32 x) { _mm512_storeu_si512(p, x.v); }
+EK_INLINE void stream_i32(int32_t* p, I32 x) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), x.v); }
 EK_INLINE I32 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 EK_INLINE I32 add_i32(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 EK_INLINE F32 load_f32(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -82,6 +83,8 @@ EK_INLINE Act load_act(const uint8_t* p) {
   __builtin_memcpy(&quad, p, 4);
   return {_mm512_set1_epi32(quad)};
 }
+EK_INLINE Act flip_act(Act a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
+EK_INLINE void keep(Line& x) { asm("" : "+v"(x.v)); }
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t0));
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t1));

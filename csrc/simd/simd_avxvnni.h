@@ -22,6 +22,7 @@ EK_INLINE Act load_act(const uint8_t* p) {
   __builtin_memcpy(&quad, p, 4);
   return {_mm256_set1_epi32(quad)};
 }
+EK_INLINE Act flip_act(Act a) { return {_mm256_xor_si256(a.quad, _mm256_set1_epi8(-128))}; }
 EK_INLINE __m256i dot_half(__m256i acc, __m256i a, __m256i w) {
 #ifdef __AVXVNNI__
   return _mm256_dpbusd_avx_epi32(acc, a, w);

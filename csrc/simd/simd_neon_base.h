@@ -34,6 +34,7 @@ EK_INLINE void store_i32(int32_t* p, I32 x) {
   vst1q_s32(p + 8, x.v2);
   vst1q_s32(p + 12, x.v3);
 }
+EK_INLINE void stream_i32(int32_t* p, I32 x) { store_i32(p, x); }
 EK_INLINE I32 set1_i32(int32_t x) {
   const int32x4_t v = vdupq_n_s32(x);
   return {v, v, v, v};
@@ -148,6 +149,8 @@ EK_INLINE Act load_act(const uint8_t* p) {
   __builtin_memcpy(&quad, p, 4);
   return {vreinterpretq_s8_s32(vdupq_n_s32(quad))};
 }
+EK_INLINE Act flip_act(Act a) { return {veorq_s8(a.v, vdupq_n_s8(-128))}; }
+EK_INLINE void keep(Line&) {}
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const uint8x16x2_t ab = vzipq_u8(vld1q_u8(t0), vld1q_u8(t1)), cd = vzipq_u8(vld1q_u8(t2), vld1q_u8(t3));
   const uint16x8x2_t lo = vzipq_u16(vreinterpretq_u16_u8(ab.val[0]), vreinterpretq_u16_u8(cd.val[0]));

@@ -37,6 +37,7 @@ EK_INLINE Line8 zip_lines(Line even, Line odd) {
 EK_INLINE int8x16_t load_rows(const uint8_t* row0, const uint8_t* row1) {
   return vreinterpretq_s8_u8(vcombine_u8(vld1_u8(row0), vld1_u8(row1)));
 }
+EK_INLINE int8x16_t flip_rows(int8x16_t rows) { return veorq_s8(rows, vdupq_n_s8(-128)); }
 EK_INLINE Pair to_pair(I32 row0, I32 row1) {
   const auto lo = [](int32x4_t a, int32x4_t b) EK_LAMBDA { return vcombine_s32(vget_low_s32(a), vget_low_s32(b)); };
   const auto hi = [](int32x4_t a, int32x4_t b) EK_LAMBDA { return vcombine_s32(vget_high_s32(a), vget_high_s32(b)); };

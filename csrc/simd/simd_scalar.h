@@ -49,6 +49,8 @@ EK_INLINE I32 load_i32(const int32_t* p) {
 EK_INLINE void store_i32(int32_t* p, I32 x) {
   for (int i = 0; i < 16; ++i) p[i] = x.v[i];
 }
+/// Stores past the caches where the ISA can; p is 64-byte aligned.
+EK_INLINE void stream_i32(int32_t* p, I32 x) { store_i32(p, x); }
 EK_INLINE I32 set1_i32(int32_t x) {
   I32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = x;
@@ -218,6 +220,13 @@ EK_INLINE Line load_line(const int8_t* p) {
   return r;
 }
 EK_INLINE Act load_act(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+/// x ^ 0x80 of every byte: u8 <-> s8.
+EK_INLINE Act flip_act(Act a) {
+  for (uint8_t& x : a.v) x ^= 0x80;
+  return a;
+}
+/// Asks the compiler to keep x in registers rather than to load it for every use.
+EK_INLINE void keep(Line&) {}
 /// Four rows of 16 bytes, interleaved: column c of the line holds byte c of each row.
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   Line r;

@@ -30,6 +30,10 @@ EK_INLINE void store_i32(int32_t* p, I32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.lo);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.hi);
 }
+EK_INLINE void stream_i32(int32_t* p, I32 x) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), x.lo);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p + 8), x.hi);
+}
 EK_INLINE I32 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 EK_INLINE I32 add_i32(I32 a, I32 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 EK_INLINE F32 load_f32(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -122,6 +126,7 @@ EK_INLINE Line load_line(const int8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
+EK_INLINE void keep(Line& x) { asm("" : "+x"(x.lo), "+x"(x.hi)); }
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t0));
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t1));

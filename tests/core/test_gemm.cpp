@@ -73,7 +73,6 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
         args.b = {shape, weights.data()};
         args.init = init.data();
         const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
-        AlignedBuffer scratch(gemm_scratch_bytes(*table, args));
 
         for (const int threads : {1, 2}) {
           const Runtime rt{table, threads};
@@ -92,7 +91,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
             args.c = c.data();
             args.ldc = s.n * 4;
             args.epilogue = {};
-            gemm(rt, args, plan, scratch.data());
+            gemm(rt, args, plan);
             check(c.data(), [](const Stored& v) { return v.i; });
           }
           for (const bool with_residual : {false, true}) {
@@ -118,7 +117,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
               e.sum_hi = 155;
             }
             args.epilogue = e;
-            gemm(rt, args, plan, scratch.data());
+            gemm(rt, args, plan);
             check(c.data(), [](const Stored& v) { return v.q; });
           }
           {
@@ -133,7 +132,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
             e.lo = -10.0f;
             e.hi = std::numeric_limits<float>::infinity();
             args.epilogue = e;
-            gemm(rt, args, plan, scratch.data());
+            gemm(rt, args, plan);
             check(c.data(), [](const Stored& v) { return v.f; });
           }
         }
@@ -163,8 +162,7 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
       args.init = init;
       args.c = c;
       args.ldc = 8;
-      AlignedBuffer scratch(gemm_scratch_bytes(*table, args));
-      gemm({table, 1}, args, make_tile_plan(1, 2, k, 256, *find_device("host")), scratch.data());
+      gemm({table, 1}, args, make_tile_plan(1, 2, k, 256, *find_device("host")));
       const int64_t exact = int64_t{140'000} * (sign == Sign::kU8 ? 255 : -128) * -128;
       CHECK(c[0] == static_cast<int32_t>(static_cast<uint32_t>(exact)));
       CHECK(c[1] == c[0]);
@@ -193,7 +191,7 @@ TEST_CASE("the plan that is made is the plan that runs") {
     args.init = init.data();
     args.c = c.data();
     args.ldc = 2400;
-    gemm({table, threads}, args, plan, nullptr);
+    gemm({table, threads}, args, plan);
     CHECK(row_count(isa, Row::kGemmCube) == cube);
     CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
   }
