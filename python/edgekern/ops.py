@@ -103,10 +103,10 @@ def _activation(activation: Activation) -> tuple[str, float, float]:
     )
 
 
-def _result_dtype(out_dtype: npt.DTypeLike | None, y_scale: float | None) -> np.dtype[np.generic]:
+def _result_dtype(out_dtype: npt.DTypeLike, y_scale: float | None) -> np.dtype[np.generic]:
     allowed = ("uint8", "int8") if y_scale is not None else ("float32", "float16", "bfloat16")
     try:
-        dtype = np.dtype(allowed[0] if out_dtype is None else out_dtype)
+        dtype = np.dtype(out_dtype)
     except TypeError as error:
         raise ArgumentTypeError(
             f"linear: out_dtype {out_dtype!r} is no NumPy dtype; bfloat16 is ml_dtypes.bfloat16"
@@ -210,10 +210,16 @@ def linear(
     if not isinstance(w, PackedWeights):
         raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
     curve, lo, hi = _activation(activation)
-    dtype = _result_dtype(out_dtype, y_scale)
-    halves = dtype.itemsize == 2  # pybind11 knows neither of the two: the core writes their bits
-    if halves and out is not None and _array("linear", "out", out).dtype != dtype:
-        raise ArgumentTypeError(f"linear: out must be {dtype}, got {out.dtype}")
+    half: np.dtype[np.generic] | None = None  # float16 or bfloat16: the core writes their bits into a uint16 array
+    kind = "float32" if y_scale is None else "uint8"
+    if out_dtype is not None:
+        dtype = _result_dtype(out_dtype, y_scale)
+        kind, half = dtype.name, dtype if dtype.itemsize == 2 else None
+    target = out
+    if half is not None and out is not None:
+        if _array("linear", "out", out).dtype != half:
+            raise ArgumentTypeError(f"linear: out must be {half}, got {out.dtype}")
+        target = out.view(np.uint16)
     result: npt.NDArray[np.generic] = _core.linear(
         _array("linear", "x", x),
         w,
@@ -226,14 +232,14 @@ def linear(
         x_zero_point,
         y_scale,
         y_zero_point,
-        dtype.name,
-        out.view(np.uint16) if halves and out is not None else out,
+        kind,
+        target,
         "",
         _threads("linear", num_threads),
     )
     if out is not None:
         return out
-    return result.view(dtype) if halves else result
+    return result if half is None else result.view(half)
 
 
 def _scales(function: str, scale: object) -> FloatArray:
