@@ -1,0 +1,153 @@
+// linear and its epilogues on every ISA: each against the scalar table, which tests/test_linear.py holds to NumPy, and
+// the curves against a checksum, so that machines that never meet agree, too.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "gemm/linear.h"
+#include "guarded.h"
+#include "reference.h"
+
+using namespace ek;
+using namespace ek::test;
+
+namespace {
+
+struct Layer {
+  PackedShape shape;
+  AlignedBuffer weights;
+  std::vector<float> scale, x, bias, addend;  // scale is padded
+  size_t m;
+
+  Layer(size_t rows, size_t n, size_t k)
+      : shape{n, 1, k}, scale(shape.padded_n()), x(rows * k), bias(n), addend(rows * n), m(rows) {
+    size_t bytes = 0;
+    REQUIRE(shape.bytes(&bytes));
+    weights = AlignedBuffer(bytes);
+    const std::vector<int8_t> w = random_weights(n * k);
+    pack_weights(shape, w.data(), static_cast<ptrdiff_t>(k), 0, 1, weights.data());
+    for (size_t i = 0; i < n; ++i) scale[i] = uniform(1e-4f, 1e-2f);
+    for (auto* values : {&x, &bias, &addend}) {
+      for (auto& v : *values) v = uniform(-3.0f, 3.0f);
+    }
+  }
+
+  /// C, against a guard page on the way out.
+  Bytes run(const Kernels& table, int threads, Epilogue e, bool add) {
+    const size_t row = out_bytes(e, shape.n);
+    Guarded<uint8_t> c(m * row);
+    Guarded<float> guarded_x(x), guarded_bias(bias), guarded_addend(addend);
+    std::vector<int32_t> init(shape.padded_n());
+    LinearArgs args;
+    args.x = guarded_x.data();
+    args.ldx = shape.k_per_tap;
+    args.gemm.m = m;
+    args.gemm.b = {shape, weights.data()};
+    args.gemm.init = init.data();
+    args.gemm.c = c.data();
+    args.gemm.ldc = row;
+    e.multiplier = scale.data();
+    e.bias = guarded_bias.data();
+    if (add) {
+      e.addend_ld = out_columns(e, shape.n);
+      e.addend = guarded_addend.data() + addend.size() - m * e.addend_ld;
+    }
+    args.gemm.epilogue = e;
+    make_symmetric_init(table, args.gemm.b, init.data());
+    const Runtime rt{&table, threads};
+    AlignedBuffer scratch(linear_scratch_bytes(rt, args));
+    linear(rt, args, scratch.data());
+    return c.values();
+  }
+};
+
+Epilogue epilogue_of(OutKind kind, Activation activation) {
+  Epilogue e;
+  e.kind = kind;
+  e.activation = activation;
+  e.lo = -1.5f;
+  e.hi = 2.5f;
+  e.out = {0.02f, 9, Sign::kS8};
+  return e;
+}
+
+}  // namespace
+
+TEST_CASE("linear: every kind and activation has the same bits on every ISA and for any number of threads") {
+  const size_t shapes[][3] = {{1, 16, 4}, {7, 130, 33}, {13, 64, 147}, {300, 70, 21}, {5, 22, 0}};
+  for (const auto& s : shapes) {
+    Layer layer(s[0], s[1], s[2]);
+    for (const OutKind kind : {OutKind::kFloat32, OutKind::kFloat16, OutKind::kBfloat16, OutKind::kRealQuantized}) {
+      for (const Activation activation :
+           {Activation::kClamp, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu, Activation::kSwiglu}) {
+        for (const bool add : {false, true}) {
+          const Epilogue e = epilogue_of(kind, activation);
+          const Bytes expected = layer.run(kernels(Isa::kScalar), 1, e, add);
+          for (const Kernels* table : tables()) {
+            for (const int threads : {1, 2}) {
+              CAPTURE(isa_name(table->isa));
+              CAPTURE(static_cast<int>(kind));
+              CAPTURE(static_cast<int>(activation));
+              CHECK((layer.run(*table, threads, e, add) == expected));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("activations: the bits of 2^16 floats of every size, the same on every machine") {
+  const size_t n = 65536;
+  Layer layer(1, n, 0);
+  for (uint32_t i = 0; i < n; ++i) {  // the upper half of the bits, the lower half mixed; no NaN
+    const uint32_t bits = i << 16 | (i * 40503u & 0xFFFFu);
+    std::memcpy(&layer.bias[i], &bits, 4);
+    if (std::isnan(layer.bias[i])) layer.bias[i] = 1.0f;
+  }
+  const struct {
+    Activation activation;
+    uint64_t checksum;  // of what NumPy gives
+  } known[] = {{Activation::kGelu, 7452860219604959273u},
+               {Activation::kGeluTanh, 2734631480907925301u},
+               {Activation::kSilu, 11367578078398191971u}};
+  for (const auto& [activation, checksum] : known) {
+    for (const Kernels* table : tables()) {
+      CAPTURE(isa_name(table->isa));
+      uint64_t hash = 1469598103934665603u;  // FNV-1a
+      for (const uint8_t byte : layer.run(*table, 1, epilogue_of(OutKind::kFloat32, activation), false)) {
+        hash = (hash ^ byte) * 1099511628211u;
+      }
+      CHECK(hash == checksum);
+    }
+  }
+}
+
+TEST_CASE("quantize_row: ties, tiny and huge rows, NaN; both signs") {
+  for (const float size : {1.0f, 1e-44f, 1e-38f, 1e30f, 3e38f}) {
+    for (const size_t n : {1, 15, 16, 17, 64, 65, 200}) {
+      std::vector<float> x(n);
+      for (auto& v : x) v = static_cast<float>(uniform(-254, 254)) / 254.0f * size;  // half of them are ties
+      x[n / 2] = size;
+      if (n > 20) x[3] = std::numeric_limits<float>::quiet_NaN();
+      Guarded<float> guarded(x);
+      for (const Kernels* table : tables()) {
+        CAPTURE(isa_name(table->isa));
+        for (const Sign sign : {Sign::kS8, Sign::kU8}) {
+          Guarded<uint8_t> q(n);
+          float scale = 0;
+          table->quantize_row(guarded.data(), n, sign, q.data(), &scale);
+          const float step = size / 127.0f;
+          CHECK(scale == (step > 0 ? step : 1.0f));
+          const QuantParams map = {scale, sign == Sign::kU8 ? 128 : 0, sign};
+          for (size_t i = 0; i < n; ++i) CHECK(q.data()[i] == quantized(x[i], map, -128, 127));
+        }
+      }
+    }
+  }
+}
