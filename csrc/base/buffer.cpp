@@ -5,12 +5,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "base/checked.h"
 
 namespace ek {
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kKeptBytes = size_t{4} << 20;  // more goes back to the system
+
+thread_local AlignedBuffer t_room;
 
 /// Zero pages that start on a huge-page boundary.
 uint8_t* map_huge(size_t bytes) {
@@ -45,6 +49,15 @@ AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
 
 void AlignedBuffer::Free::operator()(uint8_t* p) const {
   mapped == 0 ? std::free(p) : static_cast<void>(munmap(p, mapped));
+}
+
+ThreadRoom::ThreadRoom(size_t size) {
+  std::swap(buffer_, t_room);
+  if (buffer_.size() < size) buffer_ = AlignedBuffer(size + size / 2);
+}
+
+ThreadRoom::~ThreadRoom() {
+  if (buffer_.size() <= kKeptBytes) std::swap(buffer_, t_room);
 }
 
 }  // namespace ek

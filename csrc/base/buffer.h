@@ -29,17 +29,17 @@ class AlignedBuffer {
   size_t size_ = 0;
 };
 
-/// Room that is used again and again: it grows to the largest request and keeps what it has. One a thread.
-class Scratch {
+/// Room borrowed from the calling thread for as long as this object lives: what a thread keeps grows with its calls, so
+/// that most of them allocate nothing. A call inside another one on the same thread gets room of its own.
+class ThreadRoom {
  public:
-  /// At least `size` bytes, 64-byte aligned, with whatever they held before.
-  uint8_t* take(size_t size) {
-    if (size > buffer_.size()) {
-      buffer_ = {};
-      buffer_ = AlignedBuffer(size + size / 2);
-    }
-    return buffer_.data();
-  }
+  /// At least `size` bytes, 64-byte aligned, with whatever they held before. Throws std::bad_alloc.
+  explicit ThreadRoom(size_t size);
+  ~ThreadRoom();
+  ThreadRoom(const ThreadRoom&) = delete;
+  ThreadRoom& operator=(const ThreadRoom&) = delete;
+
+  uint8_t* data() { return buffer_.data(); }
 
  private:
   AlignedBuffer buffer_;

@@ -122,22 +122,6 @@ py::array result_array(const py::object& out, const LinearOptions& o, const std:
   }
 }
 
-/// What a thread's calls use again: starting values, multipliers, bias, and the scratch of the operator.
-struct Room {
-  int32_t* init;
-  int32_t* bias;
-  float* multiplier;
-  uint8_t* rest;
-
-  static Room take(size_t columns, size_t scratch_bytes) {
-    thread_local Scratch scratch;
-    const size_t line = round_up(columns * sizeof(float), AlignedBuffer::kAlignment);
-    uint8_t* const p = scratch.take(3 * line + scratch_bytes);
-    return {reinterpret_cast<int32_t*>(p), reinterpret_cast<int32_t*>(p + line), reinterpret_cast<float*>(p + 2 * line),
-            p + 3 * line};
-  }
-};
-
 /// The bias as the accumulator counts, or nullptr.
 const int32_t* integer_bias(const float* bias, const PackedWeights& w, float x_scale, int32_t* values) {
   if (bias == nullptr) return nullptr;
@@ -152,29 +136,32 @@ const int32_t* integer_bias(const float* bias, const PackedWeights& w, float x_s
   return values;
 }
 
+size_t column_bytes(const PackedShape& shape) { return round_up(shape.padded_n() * sizeof(float), 64); }
+
 void run_dynamic(const Runtime& rt, LinearArgs args) {
-  const Room room = Room::take(args.gemm.b.shape.padded_n(), linear_scratch_bytes(rt, args));
-  make_symmetric_init(*rt.kernels, args.gemm.b, room.init);
-  args.gemm.init = room.init;
+  const size_t init_bytes = column_bytes(args.gemm.b.shape);
+  ThreadRoom room(init_bytes + linear_scratch_bytes(rt, args));
+  int32_t* const init = reinterpret_cast<int32_t*>(room.data());
+  make_symmetric_init(*rt.kernels, args.gemm.b, init);
+  args.gemm.init = init;
   py::gil_scoped_release release;
-  linear(rt, args, room.rest);
+  linear(rt, args, room.data() + init_bytes);
 }
 
 void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const LinearOptions& o) {
-  const PackedShape& shape = args.b.shape;
-  const Room room = Room::take(shape.padded_n(), 0);
-  Epilogue& e = args.epilogue;
-  const bool requantized = e.kind == OutKind::kQuantized;
-  for (size_t i = 0; i < shape.padded_n(); ++i) {
+  const size_t bytes = column_bytes(w.shape);
+  ThreadRoom room(2 * bytes);
+  float* const multiplier = reinterpret_cast<float*>(room.data());
+  const bool requantized = args.epilogue.kind == OutKind::kQuantized;
+  for (size_t i = 0; i < w.shape.padded_n(); ++i) {
     const double product = double{*o.x_scale} * w.scale[i];
-    room.multiplier[i] = static_cast<float>(requantized ? product / *o.y_scale : product);
+    multiplier[i] = static_cast<float>(requantized ? product / *o.y_scale : product);
   }
-  e.multiplier = room.multiplier;
-  const int32_t* bias = requantized ? integer_bias(e.bias, w, *o.x_scale, room.bias) : nullptr;
-  make_init(*rt.kernels, args.a_sign, o.x_zero_point, args.b.colsum(), bias, shape.n, room.init);
-  args.init = room.init;
+  int32_t* const counts = reinterpret_cast<int32_t*>(room.data() + bytes);
+  const int32_t* bias = requantized ? integer_bias(args.epilogue.bias, w, *o.x_scale, counts) : nullptr;
+  args.epilogue.multiplier = multiplier;
   py::gil_scoped_release release;
-  gemm(rt, args, make_tile_plan(args.m, shape.n, shape.k_per_tap, 256, *find_device("host")));
+  run_gemm(rt, args, o.x_zero_point, bias);
 }
 
 py::array linear_array(const py::array& x, const PackedWeights& w, const py::object& bias, const py::object& residual,
