@@ -25,8 +25,9 @@ struct Rect {
   size_t row0, row1, col0, col1;
 };
 
-/// Rows are cut into tiles of even height: 49 are nine tiles of five and six, not eight of six and one of one.
-size_t tile_begin(size_t row0, size_t row1, size_t tiles, size_t tile) { return row0 + (row1 - row0) * tile / tiles; }
+/// Rows are cut into tiles of even height, the higher ones first: 49 are four tiles of six and five of five, not eight
+/// of six and one of one.
+size_t tile_rows(size_t rows, size_t tiles, size_t tile) { return rows / tiles + (tile < rows % tiles ? 1 : 0); }
 
 /// A part of one block of the plan; col0 is a multiple of the panel.
 void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
@@ -43,9 +44,9 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   const size_t panels_at_once = std::max<size_t>(1, kWeightBytes / std::max<size_t>(1, kPanel * shape.quads() * 4));
   for (size_t first = rect.col0; first < rect.col1; first += panels_at_once * kPanel) {
     const size_t last = std::min(rect.col1, first + panels_at_once * kPanel);
-    for (size_t i = 0; i < tiles; ++i) {
-      tile.row0 = tile_begin(rect.row0, rect.row1, tiles, i);
-      tile.rows = tile_begin(rect.row0, rect.row1, tiles, i + 1) - tile.row0;
+    tile.row0 = rect.row0;
+    for (size_t i = 0; i < tiles; ++i, tile.row0 += tile.rows) {
+      tile.rows = tile_rows(rect.row1 - rect.row0, tiles, i);
       for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (tile.row0 + r) * args.lda;
       for (size_t col = first; col < last; col += tile.strips * kStrip) {
         const size_t panel = col / kPanel, in_panel = col % kPanel;
