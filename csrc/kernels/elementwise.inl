@@ -71,18 +71,37 @@ void sum_rows(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign
   }
 }
 
-void max_rows(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, uint8_t* y) {
-  // s8 compares as u8 once its sign bit is flipped.
-  const uint8_t flip = sign == Sign::kU8 ? 0 : 0x80;
-  for (size_t c = 0; c < channels; ++c) y[c] = static_cast<uint8_t>(rows[0][c] ^ flip);
-  for (size_t r = 1; r < num_rows; ++r) {
+template <Sign kSign>
+EK_INLINE void max_line(const uint8_t* const* rows, size_t num_rows, size_t c, uint8_t* y) {
+  const auto line = [&](size_t r) EK_LAMBDA { return load_line(reinterpret_cast<const int8_t*>(rows[r] + c)); };
+  Line best = line(0);
+  for (size_t r = 1; r < num_rows; ++r) best = kSign == Sign::kU8 ? max_u8(best, line(r)) : max_s8(best, line(r));
+  store_line(y + c, best);
+}
+
+/// Whole lines; the last one overlaps its neighbor. Fewer channels than a line go byte by byte.
+template <Sign kSign>
+EK_INLINE void max_rows_of(const uint8_t* const* rows, size_t num_rows, size_t channels, uint8_t* y) {
+  constexpr size_t kLineBytes = 64;
+  if (channels >= kLineBytes) {
+    for (size_t c = 0; c + kLineBytes < channels; c += kLineBytes) max_line<kSign>(rows, num_rows, c, y);
+    return max_line<kSign>(rows, num_rows, channels - kLineBytes, y);
+  }
+  constexpr uint8_t kFlip = kSign == Sign::kU8 ? 0 : 0x80;  // s8 compares as u8 once its sign bit is flipped
+  uint8_t best[kLineBytes] = {};
+  for (size_t r = 0; r < num_rows; ++r) {
     const uint8_t* x = rows[r];
     for (size_t c = 0; c < channels; ++c) {
-      const uint8_t v = static_cast<uint8_t>(x[c] ^ flip);
-      y[c] = y[c] > v ? y[c] : v;
+      const uint8_t v = static_cast<uint8_t>(x[c] ^ kFlip);
+      best[c] = best[c] > v ? best[c] : v;
     }
   }
-  for (size_t c = 0; c < channels; ++c) y[c] = static_cast<uint8_t>(y[c] ^ flip);
+  for (size_t c = 0; c < channels; ++c) y[c] = static_cast<uint8_t>(best[c] ^ kFlip);
+}
+
+void max_rows(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, uint8_t* y) {
+  if (sign == Sign::kU8) return max_rows_of<Sign::kU8>(rows, num_rows, channels, y);
+  max_rows_of<Sign::kS8>(rows, num_rows, channels, y);
 }
 
 void requantize(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point, uint8_t* y) {

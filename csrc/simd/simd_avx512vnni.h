@@ -78,6 +78,9 @@ EK_INLINE void store_bytes(uint8_t* p, I32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
 EK_INLINE Line load_line(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
+EK_INLINE void store_line(uint8_t* p, Line x) { _mm512_storeu_si512(p, x.v); }
+EK_INLINE Line max_u8(Line a, Line b) { return {_mm512_max_epu8(a.v, b.v)}; }
+EK_INLINE Line max_s8(Line a, Line b) { return {_mm512_max_epi8(a.v, b.v)}; }
 EK_INLINE Act load_act(const uint8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);

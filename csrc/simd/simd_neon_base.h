@@ -144,6 +144,21 @@ EK_INLINE void store_bytes(uint8_t* p, I32 x) {
 EK_INLINE Line load_line(const int8_t* p) {
   return {vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)};
 }
+EK_INLINE void store_line(uint8_t* p, Line x) {
+  vst1q_u8(p, vreinterpretq_u8_s8(x.v0));
+  vst1q_u8(p + 16, vreinterpretq_u8_s8(x.v1));
+  vst1q_u8(p + 32, vreinterpretq_u8_s8(x.v2));
+  vst1q_u8(p + 48, vreinterpretq_u8_s8(x.v3));
+}
+EK_INLINE int8x16_t max_u8_q(int8x16_t a, int8x16_t b) {
+  return vreinterpretq_s8_u8(vmaxq_u8(vreinterpretq_u8_s8(a), vreinterpretq_u8_s8(b)));
+}
+EK_INLINE Line max_u8(Line a, Line b) {
+  return {max_u8_q(a.v0, b.v0), max_u8_q(a.v1, b.v1), max_u8_q(a.v2, b.v2), max_u8_q(a.v3, b.v3)};
+}
+EK_INLINE Line max_s8(Line a, Line b) {
+  return {vmaxq_s8(a.v0, b.v0), vmaxq_s8(a.v1, b.v1), vmaxq_s8(a.v2, b.v2), vmaxq_s8(a.v3, b.v3)};
+}
 EK_INLINE Act load_act(const uint8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);

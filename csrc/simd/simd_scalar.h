@@ -219,6 +219,17 @@ EK_INLINE Line load_line(const int8_t* p) {
   for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(p[i]);
   return r;
 }
+EK_INLINE void store_line(uint8_t* p, Line x) {
+  for (int i = 0; i < 64; ++i) p[i] = x.v[i];
+}
+EK_INLINE Line max_u8(Line a, Line b) {
+  for (int i = 0; i < 64; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+EK_INLINE Line max_s8(Line a, Line b) {
+  for (int i = 0; i < 64; ++i) a.v[i] = static_cast<int8_t>(a.v[i]) > static_cast<int8_t>(b.v[i]) ? a.v[i] : b.v[i];
+  return a;
+}
 EK_INLINE Act load_act(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
 /// x ^ 0x80 of every byte: u8 <-> s8.
 EK_INLINE Act flip_act(Act a) {

@@ -127,6 +127,12 @@ EK_INLINE Line load_line(const int8_t* p) {
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
 EK_INLINE void keep(Line& x) { asm("" : "+x"(x.lo), "+x"(x.hi)); }
+EK_INLINE void store_line(uint8_t* p, Line x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), x.hi);
+}
+EK_INLINE Line max_u8(Line a, Line b) { return {_mm256_max_epu8(a.lo, b.lo), _mm256_max_epu8(a.hi, b.hi)}; }
+EK_INLINE Line max_s8(Line a, Line b) { return {_mm256_max_epi8(a.lo, b.lo), _mm256_max_epi8(a.hi, b.hi)}; }
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t0));
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t1));

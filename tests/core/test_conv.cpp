@@ -160,8 +160,9 @@ TEST_CASE("depthwise convolution equals the slow way on every ISA") {
 }
 
 TEST_CASE("max and average pooling equal the slow way on every ISA") {
-  const Case cases[] = {
-      {1, 8, 8, 16, 16, 3, 2, 1, 1, 1}, {2, 7, 7, 21, 21, 7, 1, 1, 0, 1}, {1, 9, 5, 3, 3, 2, 2, 1, 0, 1}};
+  const Case cases[] = {{1, 8, 8, 16, 16, 3, 2, 1, 1, 1}, {2, 7, 7, 21, 21, 7, 1, 1, 0, 1},
+                        {1, 9, 5, 3, 3, 2, 2, 1, 0, 1},   {2, 5, 7, 100, 100, 3, 2, 1, 1, 1},
+                        {1, 6, 6, 64, 64, 3, 1, 2, 2, 1}, {1, 4, 9, 193, 193, 2, 1, 1, 0, 1}};
   for (const Kernels* table : tables()) {
     for (const Case& c : cases) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
@@ -190,9 +191,10 @@ TEST_CASE("max and average pooling equal the slow way on every ISA") {
             for (size_t ch = 0; ch < c.in_c; ++ch) {
               int32_t top = -1000, sum = 0, count = 0;
               for (size_t tap = 0; tap < win.taps(); ++tap) {
-                const long iy = static_cast<long>(p / win.out_w % win.out_h * win.stride_h + tap / win.kernel_w) -
-                                static_cast<long>(win.pad_top);
-                const long ix = static_cast<long>(p % win.out_w * win.stride_w + tap % win.kernel_w) -
+                const long iy =
+                    static_cast<long>(p / win.out_w % win.out_h * win.stride_h + tap / win.kernel_w * win.dilation_h) -
+                    static_cast<long>(win.pad_top);
+                const long ix = static_cast<long>(p % win.out_w * win.stride_w + tap % win.kernel_w * win.dilation_w) -
                                 static_cast<long>(win.pad_left);
                 if (iy < 0 || ix < 0 || iy >= static_cast<long>(c.h) || ix >= static_cast<long>(c.w)) continue;
                 const size_t image = p / (win.out_w * win.out_h);
