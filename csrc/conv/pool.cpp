@@ -4,11 +4,10 @@
 
 #include "base/checked.h"
 #include "conv/conv.h"
+#include "conv/source.h"
 
 namespace ek {
 namespace {
-
-constexpr size_t kLine = 64;
 
 size_t task_count(const Runtime& rt, const PoolArgs& args) {
   const size_t wanted = rt.threads <= 1 ? 1 : 4 * static_cast<size_t>(rt.threads);
