@@ -19,7 +19,7 @@ ROWS = {
     "DEQUANTIZE": {"dequantize"},
     "DEQUANTIZE_NCHW": {"dequantize"},
     "CONV": {"conv_tile", "gemm_cube", "gemm_vector"},
-    "DEPTHWISE": {"depthwise_row"},
+    "DEPTHWISE": {"depthwise_row", "depthwise_3x3"},
     "GEMM": {"gemm_cube", "gemm_vector"},
     "ADD": {"add"},
     "LOOKUP": {"lookup"},

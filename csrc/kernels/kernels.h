@@ -93,14 +93,26 @@ struct DepthwiseRow {
   size_t row;                      // index of the first pixel, for the residual
 };
 
+/// Rows of output pixels of a 3x3 depthwise convolution: 8-bit out, no residual, no dilation, stride 1 or 2 along the
+/// row. Channels a multiple of 16, at least 64; or 32 with stride 1 and an even out_w.
+struct Depthwise3x3 {
+  const uint8_t* const* rows;  // [out_rows][3] rows of the image under each row of the output; null: outside of it
+  const uint8_t* zeros;        // 64 zero points
+  size_t out_rows, in_w, out_w, pad_left, stride, channels;
+  const int8_t* weights;  // as in DepthwiseRow
+  const int32_t* init;
+  uint8_t* out;  // dense
+};
+
 struct Kernels {
   Isa isa;
-  Sign native_sign;    // what gemm_tile and depthwise_row multiply
+  Sign native_sign;    // what gemm_tile and depthwise_* multiply
   size_t tile_rows;    // best height of a register tile, <= kMaxTileRows
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
+  void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
 
   // y = x ^ 0x80: u8 <-> s8. Element-wise, n bytes.
   void (*flip_sign)(const uint8_t* x, size_t n, uint8_t* y);
@@ -134,6 +146,7 @@ enum class Row : int {
   kGemmVector,  // gemm_tile, one count a Vector block
   kConvTile,    // gemm_tile, one count a task of a convolution
   kDepthwiseRow,
+  kDepthwise3x3,
   kFlipSign,
   kQuantize,
   kDequantize,
@@ -144,7 +157,7 @@ enum class Row : int {
   kMaxRows,
   kRequantize
 };
-inline constexpr int kNumRows = 13;
+inline constexpr int kNumRows = 14;
 const char* row_name(Row row);
 
 /// The table of an ISA that available_isas() lists.
