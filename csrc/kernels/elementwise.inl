@@ -26,6 +26,27 @@ void quantize(const float* x, size_t n, QuantParams q, uint8_t* y) {
                [&](size_t i, size_t left) EK_LAMBDA { return load_f32_n(x + i, left); });
 }
 
+void quantize_triples(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y) {
+  const Bounds bounds = bounds_of(q);
+  const F32 lo = set1_f32(bounds.lo), hi = set1_f32(bounds.hi);
+  const I32 zero_point = set1_i32(q.zero_point);
+  const Quotient quotient(q.scale);
+  for (size_t i = 0; i < n; i += kStrip) {
+    F32 real[3];
+    I32 lanes[3];
+    unroll<3>([&](auto c) EK_LAMBDA { real[c.value] = load_f32_n(x + c.value * plane + i, n - i); });
+    quotient.divide(real);
+    unroll<3>([&](auto c) EK_LAMBDA { lanes[c.value] = add_i32(rne_i32(clamp(real[c.value], lo, hi)), zero_point); });
+    if (n - i >= kStrip) {
+      store_triples(y + 3 * i, lanes[0], lanes[1], lanes[2]);
+    } else {
+      uint8_t bytes[3 * kStrip];
+      store_triples(bytes, lanes[0], lanes[1], lanes[2]);
+      copy_bytes(y + 3 * i, bytes, 3 * (n - i));
+    }
+  }
+}
+
 void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
   for (size_t i = 0; i < n; i += kStrip)
     store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);

@@ -118,6 +118,8 @@ struct Kernels {
   void (*flip_sign)(const uint8_t* x, size_t n, uint8_t* y);
   // y = clamp(rne(x / scale), ..) + zero_point, to q.sign.
   void (*quantize)(const float* x, size_t n, QuantParams q, uint8_t* y);
+  // Three planes of n floats, `plane` apart, to n triples of bytes.
+  void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
   // One row, symmetric: scale = max|x| / 127 (1 where that is 0; NaN is passed over), y = rne(x / scale), or -128 for a NaN.
   // As kU8, 128 is added: what x86 multiplies.

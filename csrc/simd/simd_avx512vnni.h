@@ -77,6 +77,15 @@ EK_INLINE I32 load_s8(const uint8_t* p) {
 EK_INLINE void store_bytes(uint8_t* p, I32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
+EK_INLINE void store_triples(uint8_t* p, I32 a, I32 b, I32 c) {
+  const __m512i low = _mm512_set1_epi32(0xFF);
+  const __m512i ab = _mm512_or_si512(_mm512_and_si512(a.v, low), _mm512_slli_epi32(_mm512_and_si512(b.v, low), 8));
+  const __m512i quads = _mm512_or_si512(ab, _mm512_slli_epi32(c.v, 16));
+  const __m128i drop_fourth = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+  const __m512i triples = _mm512_shuffle_epi8(quads, _mm512_broadcast_i32x4(drop_fourth));
+  const __m512i order = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15);
+  _mm512_mask_storeu_epi32(p, 0x0FFF, _mm512_permutexvar_epi32(order, triples));
+}
 EK_INLINE Line load_line(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_line(uint8_t* p, Line x) { _mm512_storeu_si512(p, x.v); }
 EK_INLINE Line max_u8(Line a, Line b) { return {_mm512_max_epu8(a.v, b.v)}; }

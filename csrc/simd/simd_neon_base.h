@@ -136,10 +136,14 @@ EK_INLINE I32 load_s8(const uint8_t* p) {
   const int16x8_t lo = vmovl_s8(vget_low_s8(x)), hi = vmovl_high_s8(x);
   return {vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)};
 }
-EK_INLINE void store_bytes(uint8_t* p, I32 x) {
+EK_INLINE uint8x16_t low_bytes(I32 x) {
   const int16x8_t lo = vcombine_s16(vmovn_s32(x.v0), vmovn_s32(x.v1)),
                   hi = vcombine_s16(vmovn_s32(x.v2), vmovn_s32(x.v3));
-  vst1q_u8(p, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(lo), vmovn_s16(hi))));
+  return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+EK_INLINE void store_bytes(uint8_t* p, I32 x) { vst1q_u8(p, low_bytes(x)); }
+EK_INLINE void store_triples(uint8_t* p, I32 a, I32 b, I32 c) {
+  vst3q_u8(p, (uint8x16x3_t{{low_bytes(a), low_bytes(b), low_bytes(c)}}));
 }
 EK_INLINE Line load_line(const int8_t* p) {
   return {vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)};

@@ -214,6 +214,14 @@ EK_INLINE I32 load_s8(const uint8_t* p) {
 EK_INLINE void store_bytes(uint8_t* p, I32 x) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(x.v[i]);
 }
+/// The low bytes of three vectors, lane by lane: 48 bytes.
+EK_INLINE void store_triples(uint8_t* p, I32 a, I32 b, I32 c) {
+  for (int i = 0; i < 16; ++i) {
+    p[3 * i] = static_cast<uint8_t>(a.v[i]);
+    p[3 * i + 1] = static_cast<uint8_t>(b.v[i]);
+    p[3 * i + 2] = static_cast<uint8_t>(c.v[i]);
+  }
+}
 EK_INLINE Line load_line(const int8_t* p) {
   Line r;
   for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(p[i]);

@@ -122,6 +122,21 @@ EK_INLINE void store_bytes(uint8_t* p, I32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
 }
+EK_INLINE void store_triples_half(uint8_t* p, __m256i a, __m256i b, __m256i c) {
+  const __m256i low = _mm256_set1_epi32(0xFF);
+  const __m256i ab = _mm256_or_si256(_mm256_and_si256(a, low), _mm256_slli_epi32(_mm256_and_si256(b, low), 8));
+  const __m256i quads = _mm256_or_si256(ab, _mm256_slli_epi32(c, 16));
+  const __m256i drop_fourth =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+  const __m256i order = _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 3, 7);
+  const __m256i triples = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(quads, drop_fourth), order);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(triples));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 16), _mm256_extracti128_si256(triples, 1));
+}
+EK_INLINE void store_triples(uint8_t* p, I32 a, I32 b, I32 c) {
+  store_triples_half(p, a.lo, b.lo, c.lo);
+  store_triples_half(p + 24, a.hi, b.hi, c.hi);
+}
 EK_INLINE Line load_line(const int8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};

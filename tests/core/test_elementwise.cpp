@@ -82,24 +82,27 @@ TEST_CASE("add and lookup equal their definition") {
 
 TEST_CASE("the NCHW borders move every value to its place") {
   for (const Kernels* table : tables()) {
-    const Runtime rt{table, 2};
-    const size_t batch = 2, channels = 35, pixels = 300;
-    const QuantParams q{0.2f, 100, Sign::kU8};
-    Guarded<float> x(awkward_floats(batch * channels * pixels)), back(x.size());
-    Guarded<uint8_t> y(x.size());
-    quantize_nchw_to_nhwc(rt, x.data(), batch, channels, pixels, q, y.data());
-    dequantize_nhwc_to_nchw(rt, y.data(), batch, channels, pixels, q, back.data());
-    size_t wrong = 0;
-    for (size_t b = 0; b < batch; ++b) {
-      for (size_t c = 0; c < channels; ++c) {
-        for (size_t p = 0; p < pixels; ++p) {
-          const size_t nchw = (b * channels + c) * pixels + p, nhwc = (b * pixels + p) * channels + c;
-          wrong += y.data()[nhwc] != quantized(x.data()[nchw], q, -100, 155);
-          wrong += back.data()[nchw] != real(y.data()[nhwc], q);
+    for (const size_t channels : {1, 3, 35}) {
+      const Runtime rt{table, 2};
+      const size_t batch = 2, pixels = 300;
+      const QuantParams q = channels == 3 ? QuantParams{0.2f, -28, Sign::kS8} : QuantParams{0.2f, 100, Sign::kU8};
+      Guarded<float> x(awkward_floats(batch * channels * pixels)), back(x.size());
+      Guarded<uint8_t> y(x.size());
+      quantize_nchw_to_nhwc(rt, x.data(), batch, channels, pixels, q, y.data());
+      dequantize_nhwc_to_nchw(rt, y.data(), batch, channels, pixels, q, back.data());
+      size_t wrong = 0;
+      for (size_t b = 0; b < batch; ++b) {
+        for (size_t c = 0; c < channels; ++c) {
+          for (size_t p = 0; p < pixels; ++p) {
+            const size_t nchw = (b * channels + c) * pixels + p, nhwc = (b * pixels + p) * channels + c;
+            wrong += y.data()[nhwc] != quantized(x.data()[nchw], q, -100, 155);
+            wrong += back.data()[nchw] != real(y.data()[nhwc], q);
+          }
         }
       }
+      CAPTURE(channels);
+      CHECK(wrong == 0);
     }
-    CHECK(wrong == 0);
   }
 }
 
