@@ -23,8 +23,9 @@ void add(const Runtime& rt, const uint8_t* a, QuantParams qa, const uint8_t* b, 
 /// y[i] = table[x[i]], table of 256 bytes.
 void lookup(const Runtime& rt, const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y);
 
-/// Copies `rows` pieces of `bytes`, `x_stride` apart, to pieces `y_stride` apart (concat along the last axis).
-void copy_rows(const uint8_t* x, size_t x_stride, size_t rows, size_t bytes, uint8_t* y, size_t y_stride);
+/// Row by row, `count` pieces side by side: piece i is dense rows of bytes[i] (concat along the last axis).
+void concat_rows(const Runtime& rt, const uint8_t* const* pieces, const size_t* bytes, size_t count, size_t rows,
+                 uint8_t* y);
 
 /// y[i0,i1,i2,i3] = x[start + i * step], four axes, elements of one byte; steps may be negative.
 void slice4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], const ptrdiff_t start[4],

@@ -14,6 +14,8 @@ constexpr size_t kChannels = 32, kPixels = 256;
 /// Pixels of three channels that make a task: some microseconds of work.
 constexpr size_t kTriples = 8192;
 
+/// Bytes that make a task of a concat.
+constexpr size_t kConcatBytes = 65536;
 struct Patch {
   size_t batch, channel, channels, pixel, pixels;
 };
@@ -72,8 +74,20 @@ void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, 
   });
 }
 
-void copy_rows(const uint8_t* x, size_t x_stride, size_t rows, size_t bytes, uint8_t* y, size_t y_stride) {
-  for (size_t row = 0; row < rows; ++row) std::memcpy(y + row * y_stride, x + row * x_stride, bytes);
+void concat_rows(const Runtime& rt, const uint8_t* const* pieces, const size_t* bytes, size_t count, size_t rows,
+                 uint8_t* y) {
+  size_t line = 0;
+  for (size_t i = 0; i < count; ++i) line += bytes[i];
+  const size_t rows_per_task = std::max<size_t>(1, kConcatBytes / std::max<size_t>(1, line));
+  parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
+    const size_t begin = task * rows_per_task, end = std::min(rows, begin + rows_per_task);
+    size_t at = 0;
+    for (size_t i = 0; i < count; at += bytes[i++]) {
+      for (size_t row = begin; row < end; ++row) {
+        std::memcpy(y + row * line + at, pieces[i] + row * bytes[i], bytes[i]);
+      }
+    }
+  });
 }
 
 void slice4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], const ptrdiff_t start[4],

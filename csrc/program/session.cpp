@@ -183,16 +183,9 @@ Status Session::Impl::prepare(const Step& step, std::function<void()>* run) {
       ConcatStep c;
       EK_RETURN_IF_ERROR(parse_concat(index, step, &c));
       std::vector<const uint8_t*> pieces;
-      size_t row = 0;
-      for (size_t i = 0; i < step.in.size(); ++i) {
-        pieces.push_back(bytes(step.in[i]));
-        row += c.bytes[i];
-      }
-      *run = [c, pieces, row, y = bytes(step.out[0])] {
-        size_t at = 0;
-        for (size_t i = 0; i < pieces.size(); at += c.bytes[i++]) {
-          copy_rows(pieces[i], c.bytes[i], c.rows, c.bytes[i], y + at, row);
-        }
+      for (const uint32_t id : step.in) pieces.push_back(bytes(id));
+      *run = [this, c, pieces, y = bytes(step.out[0])] {
+        concat_rows(runtime, pieces.data(), c.bytes.data(), pieces.size(), c.rows, y);
       };
       return {};
     }
