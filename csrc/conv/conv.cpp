@@ -21,6 +21,8 @@ namespace {
 
 /// Packed weights that stay in L2 beside the activations while a chunk of pixels passes over them.
 constexpr size_t kWeightBlockBytes = size_t{512} << 10;
+/// Small tasks even out what a tile more or less makes.
+constexpr size_t kTasksPerThread = 8;
 /// Work below which a second thread costs more than it brings.
 constexpr double kSerialMacs = 2e6;
 
@@ -183,7 +185,7 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
 
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Plan plan = make_plan(args);
-  const Tasks tasks = split_work(rt, args.window.pixels(), rt.kernels->tile_rows);
+  const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), rt.kernels->tile_rows);
   return source_bytes(rt, args, zeros_bytes(plan, args)) + thin_bytes(plan, args) +
          tasks.count * args.groups * (pointer_bytes(plan) + copy_bytes(plan));
 }
@@ -200,8 +202,8 @@ void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   }
   uint8_t* slots = source.rest + thin_bytes(plan, args);
   const size_t pixels = args.window.pixels(), slot_bytes = pointer_bytes(plan) + copy_bytes(plan);
-  const Tasks tasks = split_work(rt, pixels, rt.kernels->tile_rows);
   const int threads = conv_macs(args) < kSerialMacs ? 1 : rt.threads;
+  const Tasks tasks = split_work(threads, kTasksPerThread, pixels, rt.kernels->tile_rows);
   parallel_for(tasks.count * args.groups, threads, [&](size_t task) {
     const size_t group = task / tasks.count, begin = task % tasks.count * tasks.per_task;
     conv_chunk(*rt.kernels, args, plan, source, weights, group, begin, std::min(pixels, begin + tasks.per_task),

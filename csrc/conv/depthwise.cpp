@@ -10,8 +10,10 @@
 namespace ek {
 namespace {
 
-/// Work below which a second thread costs more than it brings; memory bound, a multiply-add costs more than in a GEMM.
-constexpr double kSerialMacs = 2e6 / 16;
+/// Work below which a second thread costs more than it brings: about 10 us of one core.
+constexpr double kSerialMacs3x3 = 6e5, kSerialMacs = 2e5;
+/// Few: every task of the 3x3 kernel brings the weights into order for itself.
+constexpr size_t kTasksPerThread = 2;
 /// Output pixels whose row pointers are looked up before the kernel runs over them.
 constexpr size_t kRun = 16;
 /// The 3x3 kernel passes over a chunk of rows block by block of channels: what stays in L2, few enough for the stack.
@@ -85,16 +87,16 @@ void run_any(const Runtime& rt, const ConvArgs& args, const Source& source, size
 }  // namespace
 
 size_t depthwise_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
-  const Tasks tasks = split_work(rt, args.window.pixels(), kRun);
+  const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), kRun);
   return source_bytes(rt, args, zeros_bytes(args)) + (is_3x3(args) ? 0 : tasks.count * table_bytes(args));
 }
 
 void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, zeros_bytes(args), scratch);
-  const int threads = conv_macs(args) < kSerialMacs ? 1 : rt.threads;
   const bool by_rows = is_3x3(args);
+  const int threads = conv_macs(args) < (by_rows ? kSerialMacs3x3 : kSerialMacs) ? 1 : rt.threads;
   const size_t units = by_rows ? args.window.batch * args.window.out_h : args.window.pixels();
-  const Tasks tasks = split_work(rt, units, by_rows ? 1 : kRun);
+  const Tasks tasks = split_work(threads, kTasksPerThread, units, by_rows ? 1 : kRun);
   parallel_for(tasks.count, threads, [&](size_t task) {
     const size_t begin = task * tasks.per_task, end = std::min(units, begin + tasks.per_task);
     if (by_rows) {

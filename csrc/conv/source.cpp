@@ -35,8 +35,8 @@ Source make_source(const Runtime& rt, const ConvArgs& args, size_t zeros, uint8_
   return {rest, bytes, scratch, rest + round_up(bytes, kLine)};
 }
 
-Tasks split_work(const Runtime& rt, size_t units, size_t granule) {
-  const size_t wanted = rt.threads <= 1 ? 1 : 4 * static_cast<size_t>(rt.threads);
+Tasks split_work(int threads, size_t per_thread, size_t units, size_t granule) {
+  const size_t wanted = threads <= 1 ? 1 : per_thread * static_cast<size_t>(threads);
   const size_t per_task = std::max(granule, round_up(ceil_div(units, wanted), granule));
   return {ceil_div(units, per_task), per_task};
 }

@@ -21,11 +21,12 @@ struct Source {
 size_t source_bytes(const Runtime& rt, const ConvArgs& args, size_t zeros);
 Source make_source(const Runtime& rt, const ConvArgs& args, size_t zeros, uint8_t* scratch);
 
-/// How output pixels are shared out.
+/// How output pixels or rows are shared out.
 struct Tasks {
   size_t count, per_task;
 };
-Tasks split_work(const Runtime& rt, size_t units, size_t granule);
+/// About `per_thread` tasks for each of several threads, one task for one thread.
+Tasks split_work(int threads, size_t per_thread, size_t units, size_t granule);
 
 double conv_macs(const ConvArgs& args);
 inline size_t item_bytes(const Epilogue& e) { return e.kind == OutKind::kQuantized ? 1 : 4; }
