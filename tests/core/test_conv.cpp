@@ -108,7 +108,7 @@ void check_case(const Case& c, const Kernels* table, Sign sign, bool depthwise) 
       e.multiplier = multiplier.data();
       e.kind = kind == 0 ? OutKind::kInt32 : kind == 3 ? OutKind::kFloat32 : OutKind::kQuantized;
       e.lo = kind == 3 ? 0.0f : -117.0f;
-      e.hi = kind == 3 ? 6.0f : 138.0f;
+      e.hi = kind == 3 ? 6.0f : kind == 1 ? 60.0f : 138.0f;
       e.out = {0.05f, 117, Sign::kU8};
       if (kind == 2) {
         e.residual = guarded_residual.data();
