@@ -3,7 +3,7 @@
 // Method     four taps are interleaved byte by byte, so that the dot product runs over taps and lanes are channels;
 //            a 3x3 kernel is three dot products per 16 channels (the last one with three zero weights).
 // Blocks     64 channels at a time, in the lane order that the ISA's interleaving gives for free; weights, starts and
-//            multipliers are brought into that order once a run, and store_block undoes it while it narrows to bytes.
+//            multipliers are brought into that order once a run, and storing undoes it while it narrows to bytes.
 // Edges      the channels past the last block go strip by strip, fewer than 16 are copied out first; missing taps point
 //            at zero points, against zero weights.
 #pragma once
@@ -15,23 +15,6 @@ namespace {
 
 constexpr size_t kBlock = 64;          // channels
 constexpr size_t kMaxBlockQuads = 16;  // weights of a block wait on the stack; larger kernels go strip by strip
-
-/// From accumulators in block order to 64 bytes of output.
-struct BlockEpilogue {
-  F32 lo, hi;
-  I32 zero_point;
-
-  EK_INLINE explicit BlockEpilogue(const Epilogue& e)
-      : lo(set1_f32(e.lo)), hi(set1_f32(e.hi)), zero_point(set1_i32(e.out.zero_point)) {}
-
-  EK_INLINE void store(I32 (&acc)[4], const F32 (&multiplier)[4], uint8_t* out) const {
-    unroll<4>([&](auto s) EK_LAMBDA {
-      const F32 scaled = clamp(mul_f32(to_f32(acc[s.value]), multiplier[s.value]), lo, hi);
-      acc[s.value] = add_i32(rne_i32(scaled), zero_point);
-    });
-    store_block(out, acc);
-  }
-};
 
 EK_INLINE void depthwise_block(const DepthwiseRow& d, const Epilogue& e, size_t c) {
   Line weights[kMaxBlockQuads][4];
@@ -50,7 +33,8 @@ EK_INLINE void depthwise_block(const DepthwiseRow& d, const Epilogue& e, size_t 
   });
   to_block_order(init);
   to_block_order(multiplier);
-  const BlockEpilogue epilogue(e);
+  ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
+  bytes.expect(multiplier);
   const uint8_t* const* taps = d.taps;
   uint8_t* out = static_cast<uint8_t*>(d.out) + c;
   for (size_t pixel = 0; pixel < d.pixels; ++pixel, out += d.out_ld) {
@@ -60,7 +44,9 @@ EK_INLINE void depthwise_block(const DepthwiseRow& d, const Epilogue& e, size_t 
       interleave_block(taps[0] + c, taps[1] + c, taps[2] + c, taps[3] + c, lines);
       unroll<4>([&](auto s) EK_LAMBDA { acc[s.value] = dot(acc[s.value], lines[s.value], weights[q][s.value]); });
     }
-    epilogue.store(acc, multiplier, out);
+    F32 real[4];
+    unroll<4>([&](auto s) EK_LAMBDA { real[s.value] = mul_f32(to_f32(acc[s.value]), multiplier[s.value]); });
+    bytes.store_block(out, real);
   }
 }
 

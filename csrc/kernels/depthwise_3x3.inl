@@ -73,7 +73,8 @@ EK_INLINE void depthwise_3x3_block(const Depthwise3x3& d, const Epilogue& e, siz
   });
   to_block_order(init);
   to_block_order(multiplier);
-  const BlockEpilogue epilogue(e);
+  ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
+  bytes.expect(multiplier);
   const auto dots = [&](I32(&to)[4], const I32(&acc)[4], const Line(&lines)[4], auto k) EK_LAMBDA {
     unroll<4>([&](auto s)
                   EK_LAMBDA { to[s.value] = dot(acc[s.value], lines[s.value], weights[decltype(k)::value][s.value]); });
@@ -110,7 +111,9 @@ EK_INLINE void depthwise_3x3_block(const Depthwise3x3& d, const Epilogue& e, siz
       } else {
         dots(next, init, lines, Int<0>{});
       }
-      epilogue.store(done, multiplier, out);
+      F32 real[4];
+      unroll<4>([&](auto s) EK_LAMBDA { real[s.value] = mul_f32(to_f32(done[s.value]), multiplier[s.value]); });
+      bytes.store_block(out, real);
     }
   }
 }

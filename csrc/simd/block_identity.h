@@ -16,10 +16,6 @@ EK_INLINE void interleave_block(const uint8_t* t0, const uint8_t* t1, const uint
 /// Brings 64 columns from natural to block order.
 template <typename T>
 EK_INLINE void to_block_order(T (&)[4]) {}
-/// Stores the low bytes of 64 columns in block order as 64 bytes in natural order.
-EK_INLINE void store_block(uint8_t* p, const I32 (&x)[4]) {
-  unroll<4>([&](auto s) EK_LAMBDA { store_bytes(p + s.value * 16, x[s.value]); });
-}
 
 }  // namespace
 }  // namespace ek

@@ -178,7 +178,19 @@ struct ByteStore {
   }
 
   template <int S>
-  EK_INLINE void store(uint8_t* p, const F32 (&given)[S], size_t n) const {
+  EK_INLINE void store(uint8_t* p, const F32 (&x)[S], size_t n) const {
+    const __m512i natural = _mm512_permutexvar_epi32(order, packed(x));
+    if (S == 4 && n >= 64) return _mm512_storeu_si512(p, natural);
+    if (S == 1) return _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_castsi512_si128(natural));
+    _mm512_mask_storeu_epi8(p, n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, natural);
+  }
+  /// Packing within lanes leads straight back from block order to the natural one.
+  EK_INLINE void store_block(uint8_t* p, const F32 (&x)[4]) const { _mm512_storeu_si512(p, packed(x)); }
+
+ private:
+  /// Bytes in the order that packing within lanes gives.
+  template <int S>
+  EK_INLINE __m512i packed(const F32 (&given)[S]) const {
     __m512 x[S];
     unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = given[s.value].v; });
     if (!fits) {  // hi < x ? hi : x, so that a NaN stays one
@@ -191,12 +203,8 @@ struct ByteStore {
     });
     const __m512i words0 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
     const __m512i words1 = S <= 2 ? words0 : _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-    const __m512i packed = _mm512_packus_epi16(words0, words1);
-    const __m512i bytes = _mm512_min_epu8(_mm512_max_epu8(packed, low_byte), high_byte);
-    const __m512i natural = _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, flip));
-    if (S == 4 && n >= 64) return _mm512_storeu_si512(p, natural);
-    if (S == 1) return _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_castsi512_si128(natural));
-    _mm512_mask_storeu_epi8(p, n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, natural);
+    const __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(words0, words1), low_byte);
+    return _mm512_xor_si512(_mm512_min_epu8(bytes, high_byte), flip);
   }
 };
 
@@ -236,14 +244,6 @@ EK_INLINE void interleave_block(const uint8_t* t0, const uint8_t* t1, const uint
   lines[1].v = _mm512_unpackhi_epi16(ab0, cd0);
   lines[2].v = _mm512_unpacklo_epi16(ab1, cd1);
   lines[3].v = _mm512_unpackhi_epi16(ab1, cd1);
-}
-/// Packing works within lanes too, so it leads straight back to the natural order.
-EK_INLINE void store_block(uint8_t* p, const I32 (&x)[4]) {
-  const __m512i low = _mm512_set1_epi32(0xFF);
-  const auto byte = [&](const I32& v) EK_LAMBDA { return _mm512_and_si512(v.v, low); };
-  const __m512i words0 = _mm512_packus_epi32(byte(x[0]), byte(x[1])),
-                words1 = _mm512_packus_epi32(byte(x[2]), byte(x[3]));
-  _mm512_storeu_si512(p, _mm512_packus_epi16(words0, words1));
 }
 
 }  // namespace

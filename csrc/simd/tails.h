@@ -75,6 +75,8 @@ struct ByteStore {
   /// The same promise, found out: every x is an int32, as a float, times one of these.
   template <int S>
   EK_INLINE void expect(const F32 (&)[S]) {}
+  /// Four vectors in block order, to 64 bytes in natural order.
+  EK_INLINE void store_block(uint8_t* p, const F32 (&x)[4]) const { store(p, x, 64); }
   /// The first n bytes of S vectors.
   template <int S>
   EK_INLINE void store(uint8_t* p, const F32 (&x)[S], size_t n) const {
