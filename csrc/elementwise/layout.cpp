@@ -16,6 +16,21 @@ constexpr size_t kTriples = 8192;
 
 /// Bytes that make a task of a concat.
 constexpr size_t kConcatBytes = 65536;
+/// Short rows are copied in pieces of this size; a call would cost more.
+constexpr size_t kPiece = 16, kShort = 1024;
+
+/// Dense rows of `bytes` to rows `stride` apart. The last piece of a row overlaps its neighbor.
+void copy_rows(const uint8_t* x, size_t rows, size_t bytes, uint8_t* y, size_t stride) {
+  for (size_t row = 0; row < rows; ++row, x += bytes, y += stride) {
+    if (bytes < kPiece || bytes > kShort) {
+      std::memcpy(y, x, bytes);
+      continue;
+    }
+    for (size_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(y + i, x + i, kPiece);
+    std::memcpy(y + bytes - kPiece, x + bytes - kPiece, kPiece);
+  }
+}
+
 struct Patch {
   size_t batch, channel, channels, pixel, pixels;
 };
@@ -83,9 +98,7 @@ void concat_rows(const Runtime& rt, const uint8_t* const* pieces, const size_t* 
     const size_t begin = task * rows_per_task, end = std::min(rows, begin + rows_per_task);
     size_t at = 0;
     for (size_t i = 0; i < count; at += bytes[i++]) {
-      for (size_t row = begin; row < end; ++row) {
-        std::memcpy(y + row * line + at, pieces[i] + row * bytes[i], bytes[i]);
-      }
+      copy_rows(pieces[i] + begin * bytes[i], end - begin, bytes[i], y + begin * line + at, line);
     }
   });
 }
