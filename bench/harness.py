@@ -15,17 +15,28 @@ import numpy as np
 # A sample is long enough for the clock, and a pause lets the last contender's spinning threads go to sleep.
 SAMPLE_SECONDS = 0.002
 PAUSE_SECONDS = 0.003
+# Whoever is so many times slower than the fastest after so many rounds will not catch up.
+HOPELESS = 3.0
+HOPELESS_ROUNDS = 3
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time: ``run`` does the work once, ``check`` raises AssertionError unless its result is right."""
+    """Something to time: ``run`` does the work, ``check`` raises AssertionError unless its result is right.
+
+    Attributes
+    ----------
+    calls : how many times ``run`` does the work; times are per call
+    read_bytes : bytes of weights that one call must read
+    """
 
     name: str
     run: Callable[[], Any]
     check: Callable[[Any], None]
+    calls: int = 1
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,29 +57,46 @@ def _time(run: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(contenders: Sequence[Contender], *, seconds: float = 0.4, min_rounds: int = 7) -> dict[str, Timing]:
-    """Time each contender for about ``seconds``, in rounds that visit all of them.
+def measure(
+    contenders: Sequence[Contender],
+    *,
+    seconds: float = 0.4,
+    min_rounds: int = 7,
+    each_round: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
+    """Time each contender for about ``seconds``, in rounds that visit all of them and call ``each_round``.
+
+    One that is HOPELESS times slower than the fastest after its first rounds is not timed any longer.
 
     Raises
     ------
     AssertionError
         A contender's answer is wrong; nothing is timed then.
     """
-    calls: dict[str, int] = {}
+    repeats: dict[str, int] = {}
     for contender in contenders:
         contender.check(contender.run())
-        calls[contender.name] = max(1, int(SAMPLE_SECONDS / max(_time(contender.run, 3), 1e-9)))
+        repeats[contender.name] = max(1, int(SAMPLE_SECONDS / max(_time(contender.run, 1), 1e-9)))
     samples: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     spent = dict.fromkeys(samples, 0.0)
-    while any(spent[name] < seconds or len(samples[name]) < min_rounds for name in samples):
-        for contender in contenders:
+    waiting = list(contenders)
+    while waiting:
+        each_round()
+        for contender in waiting:
             name = contender.name
-            if spent[name] >= seconds and len(samples[name]) >= min_rounds:
-                continue
             time.sleep(PAUSE_SECONDS)
             contender.run()  # caches and threads warm up outside the sample
-            samples[name].append(_time(contender.run, calls[name]))
-            spent[name] += samples[name][-1] * calls[name]
+            seconds_a_run = _time(contender.run, repeats[name])
+            samples[name].append(seconds_a_run / contender.calls)
+            spent[name] += seconds_a_run * repeats[name]
+        fastest = min(min(values) for values in samples.values())
+        waiting = [
+            contender
+            for contender in waiting
+            for taken in [samples[contender.name]]
+            if (spent[contender.name] < seconds or len(taken) < min_rounds)
+            and not (len(taken) >= HOPELESS_ROUNDS and min(taken) > HOPELESS * fastest)
+        ]
     return {name: _timing(values) for name, values in samples.items()}
 
 

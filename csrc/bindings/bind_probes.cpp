@@ -2,7 +2,6 @@
 #include <chrono>
 #include <vector>
 
-#include "base/buffer.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "threads/pool.h"
@@ -31,19 +30,23 @@ double measure_dot_peak(const std::string& isa, int threads, double seconds) {
   return best;
 }
 
-/// Best rate of reading `bytes` of memory once, in bytes per second over all threads.
-double measure_read_bandwidth(size_t bytes, int threads, double seconds) {
+/// Best rate of reading `x` once, in bytes per second over all threads: each reads its part in `streams` runs.
+double measure_read_bandwidth(const py::array_t<uint8_t, py::array::c_style>& x, int threads, size_t streams,
+                              size_t prefetch, double seconds) {
   const Runtime rt = make_runtime("", threads);
+  const uint8_t* const data = x.data();
+  const size_t parts = static_cast<size_t>(rt.threads), part = usize(x.nbytes()) / parts / 4096 * 4096;
+  if (streams == 0 || part < streams * 4096) {
+    fail(Code::kValue, "measure_read_bandwidth: x must hold 4096 bytes for each stream of each thread");
+  }
   py::gil_scoped_release release;
-  const size_t parts = static_cast<size_t>(rt.threads), part = bytes / parts / 4096 * 4096;
-  const AlignedBuffer buffer(bytes);
   std::vector<uint64_t> sums(parts);
   double best = 0;
   const auto start = std::chrono::steady_clock::now();
   do {
     const auto begin = std::chrono::steady_clock::now();
     parallel_for(parts, rt.threads,
-                 [&](size_t t) { sums[t] = rt.kernels->read_stream(buffer.data() + t * part, part); });
+                 [&](size_t t) { sums[t] = rt.kernels->read_stream(data + t * part, part, streams, prefetch); });
     best = std::max(best, static_cast<double>(part * parts) / seconds_since(begin));
   } while (seconds_since(start) < seconds);
   return best;
@@ -54,8 +57,8 @@ double measure_read_bandwidth(size_t bytes, int threads, double seconds) {
 void bind_probes(py::module_& m) {
   m.def("measure_dot_peak", &measure_dot_peak, py::arg("isa") = "", py::arg("num_threads") = 1,
         py::arg("seconds") = 0.05);
-  m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("nbytes"), py::arg("num_threads") = 1,
-        py::arg("seconds") = 0.2);
+  m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("x").noconvert(), py::arg("num_threads") = 1,
+        py::arg("streams") = 1, py::arg("prefetch") = 0, py::arg("seconds") = 0.05);
 }
 
 }  // namespace ek

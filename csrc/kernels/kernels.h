@@ -137,9 +137,9 @@ struct Kernels {
                      uint8_t* y);
 
   // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n
-  // bytes.
+  // bytes in `streams` runs, prefetching so many bytes ahead, and returns a sum of them.
   uint64_t (*dot_burst)(size_t iterations);
-  uint64_t (*read_stream)(const uint8_t* x, size_t n);
+  uint64_t (*read_stream)(const uint8_t* x, size_t n, size_t streams, size_t prefetch);
 };
 
 /// Rows of the table, for counting: a test asks which ran, so that no operator ignores the ISA it was given.

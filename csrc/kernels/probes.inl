@@ -32,15 +32,21 @@ uint64_t dot_burst(size_t iterations) {
   return static_cast<uint64_t>(iterations) * R * S * 64;
 }
 
-uint64_t read_stream(const uint8_t* x, size_t n) {
+/// Reads n bytes as `streams` runs side by side, fetching into L2 what comes `prefetch` bytes later (0: the hardware's
+/// guess alone).
+uint64_t read_stream(const uint8_t* x, size_t n, size_t streams, size_t prefetch) {
   constexpr size_t kStep = 512;
+  const size_t run = n / streams / kStep * kStep;
   I32 acc[8];
   unroll<8>([&](auto i) EK_LAMBDA { acc[i.value] = set1_i32(0); });
-  for (size_t at = 0; at + kStep <= n; at += kStep) {
-    __builtin_prefetch(x + at + 4096);
-    unroll<8>([&](auto i) EK_LAMBDA {
-      acc[i.value] = add_i32(acc[i.value], load_i32(reinterpret_cast<const int32_t*>(x + at + i.value * 64)));
-    });
+  for (size_t at = 0; at < run; at += kStep) {
+    for (size_t s = 0; s < streams; ++s) {
+      const uint8_t* const from = x + s * run + at;
+      unroll<8>([&](auto i) EK_LAMBDA {
+        if (prefetch != 0) __builtin_prefetch(from + prefetch + i.value * 64, 0, 2);
+        acc[i.value] = add_i32(acc[i.value], load_i32(reinterpret_cast<const int32_t*>(from + i.value * 64)));
+      });
+    }
   }
   int32_t lanes[kStrip];
   unroll<7>([&](auto i) EK_LAMBDA { acc[0] = add_i32(acc[0], acc[i.value + 1]); });
