@@ -15,6 +15,8 @@ _TYPES = {
     np.dtype(np.int32): TensorProto.INT32,
     np.dtype(np.float32): TensorProto.FLOAT,
 }
+# Of x, of w (one number or one a column), of y.
+Scales = tuple[float, float | Array, float]
 Output = tuple[str, type[np.generic], Sequence[int]]
 
 
@@ -38,16 +40,51 @@ def matmul_integer(x: Array, weights: Sequence[Array]) -> bytes:
     return model(nodes, x, outputs, {f"w{i}": w for i, w in enumerate(weights)})
 
 
-def qlinear_matmul(
-    x: Array, weights: Sequence[Array], scales: tuple[float, float, float], zero_points: tuple[int, int]
-) -> bytes:
+def _maps(x: Array, scales: Scales, zero_points: tuple[int, int]) -> dict[str, Array]:
+    """Scales and zero points of x, w and y as constants."""
+    values = {f"s{key}": np.asarray(scale, np.float32) for key, scale in zip("xwy", scales, strict=True)}
+    zeros = (np.array(zero_points[0], x.dtype), np.zeros_like(values["sw"], np.int8), np.array(zero_points[1], x.dtype))
+    return values | {f"z{key}": zero for key, zero in zip("xwy", zeros, strict=True)}
+
+
+def qlinear_matmul(x: Array, weights: Sequence[Array], scales: Scales, zero_points: tuple[int, int]) -> bytes:
     """Scales of x, w and y; zero points of x and y."""
-    constants: dict[str, Array] = {f"s{key}": np.array(s, np.float32) for key, s in zip("xwy", scales, strict=True)}
-    zeros = (np.array(zero_points[0], x.dtype), np.array(0, np.int8), np.array(zero_points[1], x.dtype))
-    constants |= {f"z{key}": zero for key, zero in zip("xwy", zeros, strict=True)}
+    constants = _maps(x, scales, zero_points)
     nodes = [
         helper.make_node("QLinearMatMul", ["x", "sx", "zx", f"w{i}", "sw", "zw", "sy", "zy"], [f"y{i}"])
         for i in range(len(weights))
     ]
     outputs: list[Output] = [(f"y{i}", x.dtype.type, (x.shape[0], weights[0].shape[1])) for i in range(len(weights))]
+    return model(nodes, x, outputs, constants | {f"w{i}": w for i, w in enumerate(weights)})
+
+
+def dynamic_linear(x: Array, weights: Sequence[Array], scale: Array, bias: Array) -> bytes:
+    """float32 in and out, the chain that exporters write: the activations are quantized once for all copies."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "sx", "zx"]),
+        helper.make_node("Mul", ["sx", "sw"], ["s"]),
+    ]
+    for i in range(len(weights)):
+        nodes += [
+            helper.make_node("MatMulInteger", ["q", f"w{i}", "zx"], [f"acc{i}"]),
+            helper.make_node("Cast", [f"acc{i}"], [f"f{i}"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"f{i}", "s"], [f"p{i}"]),
+            helper.make_node("Add", [f"p{i}", "b"], [f"y{i}"]),
+        ]
+    outputs: list[Output] = [(f"y{i}", np.float32, (x.shape[0], weights[0].shape[1])) for i in range(len(weights))]
+    return model(nodes, x, outputs, {"sw": scale, "b": bias} | {f"w{i}": w for i, w in enumerate(weights)})
+
+
+def qdq_linear(x: Array, weights: Sequence[Array], scales: Scales, zero_points: tuple[int, int], bias: Array) -> bytes:
+    """uint8 in and out, Q and DQ around a float product: how OpenVINO is given int8."""
+    nodes = [helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["xf"])]
+    for i in range(len(weights)):
+        nodes += [
+            helper.make_node("DequantizeLinear", [f"w{i}", "sw", "zw"], [f"wf{i}"], axis=1),
+            helper.make_node("MatMul", ["xf", f"wf{i}"], [f"p{i}"]),
+            helper.make_node("Add", [f"p{i}", "b"], [f"f{i}"]),
+            helper.make_node("QuantizeLinear", [f"f{i}", "sy", "zy"], [f"y{i}"]),
+        ]
+    outputs: list[Output] = [(f"y{i}", x.dtype.type, (x.shape[0], weights[0].shape[1])) for i in range(len(weights))]
+    constants = _maps(x, scales, zero_points) | {"b": bias}
     return model(nodes, x, outputs, constants | {f"w{i}": w for i, w in enumerate(weights)})

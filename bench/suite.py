@@ -33,6 +33,7 @@ class Case:
     operations : int8 operations of one call, two a multiply-add; 0 where they are not counted
     rotated : weights come from memory, a fresh copy every call
     known_shares : the part of the dot-product peak that a peer is known to reach
+    references : contenders timed for comparison, neither ours nor peers
     """
 
     group: str
@@ -41,6 +42,7 @@ class Case:
     operations: int = 0
     rotated: bool = False
     known_shares: Mapping[str, float] = field(default_factory=dict)
+    references: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,15 @@ class Result:
     @property
     def ours(self) -> str:
         """The slowest of our own contenders: that one counts."""
-        return max((name for name in self.timings if is_ours(name)), key=lambda name: self.timings[name].best)
+        return max(filter(is_ours, self._compared), key=lambda name: self.timings[name].best)
+
+    @property
+    def _compared(self) -> list[str]:
+        return [name for name in self.timings if name not in self.case.references]
 
     @property
     def best_peer(self) -> str | None:
-        peers = [name for name in self.timings if not is_ours(name)]
+        peers = [name for name in self._compared if not is_ours(name)]
         return min(peers, key=lambda name: self.timings[name].best, default=None)
 
     @property

@@ -1,0 +1,140 @@
+"""llama.cpp's matrix products, called in the ggml libraries that llama-cpp-python ships.
+
+Products of all copies form one graph; Q4_0 weights lie in the repacked buffer that llama.cpp itself would choose.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.harness import Contender
+from bench.peers import Array, Check
+
+TYPES = {"q4_0": 2, "q8_0": 8}
+# Bytes of 32 weights: one float16 scale, then the numbers.
+BLOCK, BLOCK_BYTES = 32, {"q4_0": 18, "q8_0": 34}
+_F32 = 0
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_new_tensor_2d": (c_void_p, (c_void_p, c_int, c_int64, c_int64)),
+    "ggml_mul_mat": (c_void_p, (c_void_p, c_void_p, c_void_p)),
+    "ggml_new_graph": (c_void_p, (c_void_p,)),
+    "ggml_build_forward_expand": (None, (c_void_p, c_void_p)),
+    "ggml_quantize_chunk": (c_size_t, (c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)),
+    "ggml_tensor_overhead": (c_size_t, ()),
+    "ggml_graph_overhead": (c_size_t, ()),
+    "ggml_free": (None, (c_void_p,)),
+    "ggml_get_data": (c_void_p, (c_void_p,)),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (c_void_p, (c_void_p, c_void_p)),
+    "ggml_backend_tensor_set": (None, (c_void_p, c_void_p, c_size_t, c_size_t)),
+    "ggml_backend_buffer_free": (None, (c_void_p,)),
+    "ggml_backend_graph_compute": (c_int, (c_void_p, c_void_p)),
+    "ggml_backend_free": (None, (c_void_p,)),
+    "ggml_backend_cpu_buffer_type": (c_void_p, ()),
+    "ggml_backend_reg_dev_get": (c_void_p, (c_void_p, c_size_t)),
+    "ggml_backend_reg_get_proc_address": (c_void_p, (c_void_p, c_char_p)),
+    "ggml_backend_cpu_init": (c_void_p, ()),
+    "ggml_backend_cpu_reg": (c_void_p, ()),
+    "ggml_backend_cpu_set_n_threads": (None, (c_void_p, c_int)),
+    "llama_print_system_info": (c_char_p, ()),
+}
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
+
+
+@cache
+def _library() -> dict[str, Any]:
+    """Functions by name; importing llama_cpp itself would load tokenizers and servers."""
+    spec = find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("llama_cpp is not installed")
+    folder = Path(spec.submodule_search_locations[0], "lib")
+    names = ("ggml-base", "ggml-cpu", "ggml", "llama")
+    loaded = [ctypes.CDLL(str(folder / f"lib{name}.so"), ctypes.RTLD_GLOBAL) for name in names]
+    functions: dict[str, Any] = {}
+    for name, (result, arguments) in _SIGNATURES.items():
+        [function, *_] = [getattr(library, name) for library in loaded if hasattr(library, name)]
+        function.restype, function.argtypes = result, arguments
+        functions[name] = function
+    [init, *_] = [library.ggml_init for library in loaded if hasattr(library, "ggml_init")]
+    init.restype, init.argtypes = c_void_p, (_InitParams,)
+    return functions | {"ggml_init": init}
+
+
+def system_info() -> str:
+    """Which instructions this build of llama.cpp uses."""
+    return str(_library()["llama_print_system_info"]().decode())
+
+
+def _repacked_buffers() -> int | None:
+    """The buffer type whose weights are interleaved for this CPU."""
+    lib = _library()
+    registry = lib["ggml_backend_cpu_reg"]()
+    address = lib["ggml_backend_reg_get_proc_address"](registry, b"ggml_backend_dev_get_extra_bufts")
+    if not address:
+        return None
+    extra = ctypes.CFUNCTYPE(ctypes.POINTER(c_void_p), c_void_p)(address)(lib["ggml_backend_reg_dev_get"](registry, 0))
+    return int(extra[0]) if extra and extra[0] else None
+
+
+class _Products:
+    """A graph of y[i] = x @ w[i].T, its buffers freed with it."""
+
+    def __init__(self, kind: str, x: Array, weights: Sequence[Array], threads: int) -> None:
+        lib = self._lib = _library()
+        self._x, (rows, depth), columns = np.ascontiguousarray(x, np.float32), x.shape, weights[0].shape[1]
+        overhead = (2 * len(weights) + 2) * lib["ggml_tensor_overhead"]() + lib["ggml_graph_overhead"]()
+        params = _InitParams(overhead, None, True)
+        self._contexts = [lib["ggml_init"](params) for _ in range(2)]
+        tensors, products = self._contexts
+        new = lib["ggml_new_tensor_2d"]
+        packed = [new(tensors, TYPES[kind], depth, columns) for _ in weights]
+        plain = lib["ggml_backend_cpu_buffer_type"]()
+        repacked = (_repacked_buffers() if kind == "q4_0" else None) or plain
+        allocate = lib["ggml_backend_alloc_ctx_tensors_from_buft"]
+        self._buffers = [allocate(tensors, repacked)]
+        for tensor, w in zip(packed, weights, strict=True):
+            source = np.ascontiguousarray(w.T, np.float32)
+            bytes_ = np.empty(columns * depth // BLOCK * BLOCK_BYTES[kind], np.uint8)
+            lib["ggml_quantize_chunk"](TYPES[kind], source.ctypes.data, bytes_.ctypes.data, 0, columns, depth, None)
+            lib["ggml_backend_tensor_set"](tensor, bytes_.ctypes.data, 0, bytes_.nbytes)
+        left = new(products, _F32, depth, rows)
+        results = [lib["ggml_mul_mat"](products, tensor, left) for tensor in packed]
+        self._buffers.append(allocate(products, plain))
+        lib["ggml_backend_tensor_set"](left, self._x.ctypes.data, 0, self._x.nbytes)
+        self._graph = lib["ggml_new_graph"](products)
+        for result in results:
+            lib["ggml_build_forward_expand"](self._graph, result)
+        floats = ctypes.POINTER(ctypes.c_float)
+        self._results = [
+            np.ctypeslib.as_array(ctypes.cast(lib["ggml_get_data"](result), floats), (rows, columns))
+            for result in results
+        ]
+        self._backend = lib["ggml_backend_cpu_init"]()
+        lib["ggml_backend_cpu_set_n_threads"](self._backend, threads)
+
+    def run(self) -> list[Array]:
+        if self._lib["ggml_backend_graph_compute"](self._backend, self._graph) != 0:
+            raise RuntimeError("ggml could not compute the graph")
+        return self._results
+
+    def __del__(self) -> None:
+        self._lib["ggml_backend_free"](self._backend)
+        for buffer in self._buffers:
+            self._lib["ggml_backend_buffer_free"](buffer)
+        for context in self._contexts:
+            self._lib["ggml_free"](context)
+
+
+def product(kind: str, x: Array, weights: Sequence[Array], threads: int, check: Check) -> Contender:
+    """float32 activations by weights in blocks of 32, quantized by llama.cpp's own function."""
+    products = _Products(kind, x, weights, threads)
+    read = weights[0].size // BLOCK * BLOCK_BYTES[kind]
+    return Contender(f"llama_{kind}", products.run, check, len(weights), read)
