@@ -45,6 +45,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
+# A line for every tensor that it repacks is too much.
+_SILENCE = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)(lambda level, text, user: None)
+
+
 class _InitParams(ctypes.Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
@@ -65,6 +69,8 @@ def _library() -> dict[str, Any]:
         functions[name] = function
     [init, *_] = [library.ggml_init for library in loaded if hasattr(library, "ggml_init")]
     init.restype, init.argtypes = c_void_p, (_InitParams,)
+    [log_set, *_] = [library.ggml_log_set for library in loaded if hasattr(library, "ggml_log_set")]
+    log_set(_SILENCE, None)
     return functions | {"ggml_init": init}
 
 

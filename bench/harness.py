@@ -14,10 +14,10 @@ import numpy as np
 
 # A sample is long enough for the clock, and a pause lets the last contender's spinning threads go to sleep.
 SAMPLE_SECONDS = 0.002
-PAUSE_SECONDS = 0.003
+PAUSE_SECONDS = 0.005
 # Whoever is so many times slower than the fastest after so many rounds will not catch up.
 HOPELESS = 3.0
-HOPELESS_ROUNDS = 3
+HOPELESS_ROUNDS = 5
 
 Row = Mapping[str, Any]
 

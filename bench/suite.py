@@ -56,11 +56,18 @@ class Result:
     after: Sample
     void: Sequence[str]
     attempts: int
+    threads: int
 
     @property
     def ours(self) -> str:
         """The slowest of our own contenders: that one counts."""
         return max(filter(is_ours, self._compared), key=lambda name: self.timings[name].best)
+
+    @property
+    def read_share(self) -> float:
+        """The part of the read bandwidth at which our weights were read."""
+        limit = max(self.before.bytes_per_second, self.after.bytes_per_second)
+        return self.read_bytes[self.ours] / self.timings[self.ours].best / limit
 
     @property
     def _compared(self) -> list[str]:
@@ -161,7 +168,7 @@ def _measure_all(cases: Iterable[Plan], probe: Probe, options: argparse.Namespac
             after = probe.sample()
             after = replace(after, bytes_per_second=max(after.bytes_per_second, *reads))
             void = _void(case, timings, read, before, after)
-            result = Result(replace(case, contenders=()), timings, read, before, after, void, attempt)
+            result = Result(replace(case, contenders=()), timings, read, before, after, void, attempt, probe.threads)
             before = after
             if not void or options.quick:
                 break
@@ -243,6 +250,7 @@ def _record(bench: str, result: Result, probe: Probe) -> Row:
         "ratio": result.ratio,
         "%peak": peak_percent(result),
         "%limit": limit_percent(result, probe),
+        "%read": 100 * result.read_share if case.rotated else None,
         "timings": {name: asdict(timing) for name, timing in result.timings.items()},
     }
 

@@ -2,8 +2,12 @@
 #include <chrono>
 #include <vector>
 
+#include "base/buffer.h"
+#include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/gemm_operands.h"
+#include "gemm/gemm.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -52,6 +56,37 @@ double measure_read_bandwidth(const py::array_t<uint8_t, py::array::c_style>& x,
   return best;
 }
 
+/// out = a * b, `repeats` times over without Python in between; "cube" and "vector" send every block of the plan there.
+void repeat_gemm(const py::array& a, const PackedWeights& b, const py::array& out, const std::string& unit,
+                 size_t repeats, const std::string& isa, int threads) {
+  constexpr const char* kName = "repeat_gemm";
+  const Runtime rt = make_runtime(isa, threads);
+  GemmArgs args;
+  args.a_sign = sign_of(kName, "a", a);
+  args.lda = row_bytes(kName, "a", a);
+  args.m = usize(a.shape(0));
+  args.a = static_cast<const uint8_t*>(a.data());
+  args.b = b.view();
+  require_inner(kName, "a", usize(a.shape(1)), "b", b.shape.k_per_tap);
+  py::array c = out_or_new<int32_t>(kName, out, {a.shape(0), static_cast<py::ssize_t>(b.shape.n)});
+  args.c = c.mutable_data();
+  args.ldc = b.shape.n * sizeof(int32_t);
+  if (unit != "plan" && unit != "cube" && unit != "vector") {
+    fail(Code::kValue, "repeat_gemm: unit must be 'plan', 'cube' or 'vector', got '" + unit + "'");
+  }
+  TilePlan plan = make_tile_plan(args.m, b.shape.n, b.shape.k_per_tap, 256, *find_device("host"));
+  for (TileBlock& block : plan.blocks) {
+    if (unit != "plan") block.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
+  }
+  py::gil_scoped_release release;
+  std::vector<int32_t> init(b.shape.padded_n());
+  make_init(*rt.kernels, args.a_sign, 0, args.b.colsum(), nullptr, b.shape.n, init.data());
+  args.init = init.data();
+  AlignedBuffer scratch(gemm_scratch_bytes(*rt.kernels, args));
+  const FpGuard guard;
+  for (size_t i = 0; i < repeats; ++i) gemm(rt, args, plan, scratch.data());
+}
+
 }  // namespace
 
 void bind_probes(py::module_& m) {
@@ -59,6 +94,8 @@ void bind_probes(py::module_& m) {
         py::arg("seconds") = 0.05);
   m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("x").noconvert(), py::arg("num_threads") = 1,
         py::arg("streams") = 1, py::arg("prefetch") = 0, py::arg("seconds") = 0.05);
+  m.def("repeat_gemm", &repeat_gemm, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("unit") = "plan",
+        py::arg("repeats") = 1, py::arg("isa") = "", py::arg("num_threads") = 1);
 }
 
 }  // namespace ek

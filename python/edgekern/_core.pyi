@@ -270,6 +270,15 @@ def measure_dot_peak(isa: str = "", num_threads: int = 1, seconds: float = 0.05)
 def measure_read_bandwidth(
     x: npt.NDArray[np.uint8], num_threads: int = 1, streams: int = 1, prefetch: int = 0, seconds: float = 0.05
 ) -> float: ...
+def repeat_gemm(
+    a: npt.NDArray[Any],
+    b: PackedWeights,
+    out: npt.NDArray[np.int32],
+    unit: str = "plan",
+    repeats: int = 1,
+    isa: str = "",
+    num_threads: int = 1,
+) -> None: ...
 def quantize_linear(
     x: npt.NDArray[Any],
     scale: npt.NDArray[np.float32],

@@ -1,0 +1,40 @@
+"""OpenVINO's product with int4 weights: the compressed form that its own exporters write."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.harness import Contender
+from bench.peers import Array, Check
+
+
+def product(
+    name: str, x: Array, weights: Sequence[Array], scale: Array, group: int, threads: int, check: Check, read_bytes: int
+) -> Contender:
+    """float32 in and out; weights (K, N) in [-8, 7], one scale for ``group`` rows of a column."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    depth, columns = weights[0].shape
+    x_in = ops.parameter(list(x.shape), np.float32, name="x")
+    outputs = []
+    for w in weights:
+        nibbles = (np.ascontiguousarray(w.T) & 15).astype(np.uint8).reshape(-1)
+        tensor = ov.Tensor(nibbles[0::2] | (nibbles[1::2] << 4), [columns, depth // group, group], ov.Type.i4)
+        real = ops.multiply(
+            ops.convert(ops.constant(tensor, shared_memory=False), np.float16),
+            ops.constant(np.ascontiguousarray(scale.T).astype(np.float16)[..., None]),
+        )
+        flat = ops.reshape(real, ops.constant(np.array([columns, depth])), False)
+        outputs.append(ops.result(ops.matmul(x_in, ops.convert(flat, np.float32), False, True)))
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    compiled = ov.Core().compile_model(ov.Model(outputs, [x_in]), "CPU", settings)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(x))
+    results = [request.get_output_tensor(index) for index in range(len(outputs))]
+
+    def run() -> list[Array]:
+        request.infer()
+        return [result.data for result in results]
+
+    return Contender(name, run, check, len(weights), read_bytes)
