@@ -1,4 +1,4 @@
-"""Benchmarks: each beside its peers, in one process, against what the machine can do."""
+"""Benchmarks: answers are asserted before a clock starts, peers run in the same rounds, and losing rows stay."""
 
 import os
 

@@ -1,7 +1,7 @@
 """ONNX models of one operator, repeated with other weights where these are rotated."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -111,3 +111,56 @@ def matmul_4bits(x: Array, weights: Sequence[Array], scale: Array, group: int) -
         )
     outputs: list[Output] = [(f"y{i}", np.float32, (x.shape[0], columns)) for i in range(len(weights))]
     return model(nodes, x, outputs, constants)
+
+
+class Conv(NamedTuple):
+    """A layer with a square image and an odd square kernel, padded so that stride 1 keeps the size."""
+
+    channels: int
+    filters: int
+    image: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+
+    @property
+    def operations(self) -> int:
+        side = -(-self.image // self.stride)
+        return 2 * side * side * self.filters * self.channels // self.groups * self.kernel**2
+
+    def __str__(self) -> str:
+        kind = "depthwise " if self.groups > 1 else ""
+        return (
+            f"{kind}{self.kernel}x{self.kernel}/{self.stride} {self.channels}->{self.filters} {self.image}x{self.image}"
+        )
+
+
+def qdq_conv(layer: Conv, rng: np.random.Generator) -> tuple[bytes, Array]:
+    """uint8 in and out, per-channel weights, ReLU; the model and an input for it."""
+    x = rng.integers(0, 256, (1, layer.channels, layer.image, layer.image), dtype=np.uint8)
+    fan_in = layer.channels // layer.groups * layer.kernel**2
+    shape = (layer.filters, layer.channels // layer.groups, layer.kernel, layer.kernel)
+    w_scale = rng.uniform(0.5, 1.5, layer.filters).astype(np.float32) / np.float32(74 * np.sqrt(fan_in))
+    constants: dict[str, Array] = {
+        "w": rng.integers(-127, 128, shape, dtype=np.int8),
+        "sx": np.array(0.02, np.float32),
+        "zx": np.array(128, np.uint8),
+        "sw": w_scale,
+        "zw": np.zeros(layer.filters, np.int8),
+        "b": rng.integers(-500, 500, layer.filters, dtype=np.int32),
+        "sb": w_scale * np.float32(0.02),
+        "zb": np.zeros(layer.filters, np.int32),
+        "sy": np.array(0.03, np.float32),
+        "zy": np.array(0, np.uint8),
+    }
+    settings: dict[str, Any] = {"strides": [layer.stride] * 2, "pads": [layer.kernel // 2] * 4, "group": layer.groups}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wf"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "sb", "zb"], ["bf"], axis=0),
+        helper.make_node("Conv", ["xf", "wf", "bf"], ["conv"], name="conv", **settings),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("QuantizeLinear", ["relu", "sy", "zy"], ["y"]),
+    ]
+    side = -(-layer.image // layer.stride)
+    return model(nodes, x, [("y", np.uint8, (1, layer.filters, side, side))], constants), x

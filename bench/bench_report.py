@@ -1,0 +1,186 @@
+"""Tables and plots of a run: ``python -m bench report run.json --out DIR [--format svg|png]``.
+
+Writes ``tables.md``, one ``bars`` figure for each bench and number of threads (how fast next to the fastest peer), and
+one ``roofline`` figure for each number of threads: operations for every byte of weights across, TOPS up, below the
+dot-product peak and the read bandwidth that the run measured. A row measured twice counts as it was measured last.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.suite import geometric_mean
+
+Case = dict[str, Any]
+OURS, PEER, ROOF = "#0b6e99", "#c2571a", "#555555"
+
+
+def read_run(path: Path) -> tuple[list[Case], list[Case], list[Case]]:
+    """Headers, cases and facts of a file of JSON lines."""
+    records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    cases = {(r["bench"], r["group"], r["case"], r["threads"]): r for r in records if r.get("record") == "case"}
+    facts = {(r["bench"], r["threads"]): r for r in records if r.get("record") == "facts"}
+    return [r for r in records if r.get("record") == "run"], list(cases.values()), list(facts.values())
+
+
+def _groups(cases: Sequence[Case]) -> Iterator[tuple[tuple[str, str, int], list[Case]]]:
+    keys = dict.fromkeys((case["bench"], case["group"], case["threads"]) for case in cases)
+    for key in keys:
+        yield key, [case for case in cases if (case["bench"], case["group"], case["threads"]) == key]
+
+
+def _best(case: Case, name: str | None) -> float | None:
+    return None if name is None else float(case["timings"][name]["best"])
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def markdown(headers: Sequence[Case], cases: Sequence[Case], facts: Sequence[Case]) -> str:
+    """Every row, losing and void ones too, with a line of summary for each group."""
+    lines = []
+    for header in headers[-1:]:
+        versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items() if version)
+        lines += [f"{header['cpu']}; edgekern {header['edgekern']} at {header['commit']}; {versions}.", ""]
+    for (bench, group, threads), rows in _groups(cases):
+        ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
+        lines += [f"### {bench}: {group}, {threads} thread{'s' if threads > 1 else ''}", ""]
+        lines += [
+            "| case | µs | % of peak | % of reading | fastest peer | its µs | ratio |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            cells = [
+                row["case"] + (" (void)" if row["void"] else ""),
+                _number(1e6 * row["timings"][row["ours"]]["best"], ".1f"),
+                _number(row["%peak"], ".0f"),
+                _number(row["%read"], ".0f"),
+                row["best_peer"] or "-",
+                _number(1e6 * (_best(row, row["best_peer"]) or 0) or None, ".1f"),
+                _number(row["ratio"], ".2f"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        losing, void = sum(ratio < 1 for ratio in ratios), sum(bool(row["void"]) for row in rows)
+        mean = _number(geometric_mean(ratios), ".2f")
+        lines += ["", f"Geometric mean {mean}, {losing} of {len(ratios)} rows below 1, {void} void.", ""]
+    for fact in facts:
+        figures = {key: value for key, value in fact.items() if key not in ("record", "bench", "threads")}
+        if figures:
+            lines += [f"### {fact['bench']}, {fact['threads']} thread(s)", ""]
+            lines += [f"- {key}: {_number(v, '.3g') if isinstance(v, float) else v}" for key, v in figures.items()]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _bars(plt: Any, bench: str, threads: int, cases: Sequence[Case]) -> Any:
+    rows = [case for case in cases if case["ratio"] is not None]
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.22 * len(rows)), layout="constrained")
+    ratios = [row["ratio"] for row in rows]
+    colors = [OURS if ratio >= 1 else PEER for ratio in ratios]
+    where = np.arange(len(rows))
+    axes.barh(where, ratios, color=colors, height=0.7)
+    for y, row in zip(where, rows, strict=True):
+        axes.text(row["ratio"], y, f" {row['ratio']:.2f} {row['best_peer']}", va="center", fontsize=7)
+    labels = [f"{row['case']}{' *' if row['rotated'] else ''}{' (void)' if row['void'] else ''}" for row in rows]
+    axes.set_yticks(where, labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(1, color=ROOF, linewidth=1)
+    axes.set_xlim(0, 1.25 * max(ratios))
+    axes.margins(y=0.01)
+    axes.set_xlabel("times as fast as the fastest peer, which is named    (* weights from memory)")
+    axes.set_title(f"{bench}, {threads} thread{'s' if threads > 1 else ''}")
+    return figure
+
+
+def _roofline(plt: Any, threads: int, cases: Sequence[Case]) -> Any:
+    rows = [case for case in cases if case["operations"] and case["read_bytes"].get(case["ours"])]
+    peak = max(max(row[when]["operations_per_second"] for when in ("before", "after")) for row in rows)
+    read = max(max(row[when]["bytes_per_second"] for when in ("before", "after")) for row in rows)
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    marks = {"gemm": "o", "linear": "s", "int4": "^"}
+    for bench in dict.fromkeys(row["bench"] for row in rows):
+        for rotated in (False, True):
+            chosen = [row for row in rows if row["bench"] == bench and row["rotated"] == rotated]
+            for whose, color, label in (("ours", OURS, "edgekern"), ("best_peer", PEER, "fastest peer")):
+                points = [
+                    (row["operations"] / row["read_bytes"][row["ours"]], row["operations"] / best / 1e12)
+                    for row in chosen
+                    if (best := _best(row, row[whose]))
+                ]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    face = color if rotated else "none"
+                    style = {"facecolors": face, "edgecolors": color, "marker": marks.get(bench, "D"), "s": 26}
+                    text = f"{label}, {bench}, weights {'from memory' if rotated else 'in caches'}"
+                    axes.scatter(x, y, label=text, linewidths=1, zorder=3, **style)
+    intensity = [row["operations"] / row["read_bytes"][row["ours"]] for row in rows]
+    x = np.geomspace(min(intensity) / 1.5, max(intensity) * 1.5, 200)
+    axes.plot(x, np.minimum(peak, x * read) / 1e12, color=ROOF, linewidth=1.5)
+    axes.text(
+        x[-1],
+        1.04 * peak / 1e12,
+        f"dot products: {peak / 1e12:.2f} TOPS",
+        ha="right",
+        va="bottom",
+        color=ROOF,
+        fontsize=8,
+    )
+    axes.text(
+        x[0], 0.75 * x[0] * read / 1e12, f"  reading memory: {read / 1e9:.0f} GB/s", va="top", color=ROOF, fontsize=8
+    )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    lowest = min(row["operations"] / _best(row, row["ours"]) for row in rows) / 1e12
+    axes.set_ylim(min(lowest, x[0] * read / 1e12) / 3, 2 * peak / 1e12)
+    axes.set_xlabel("operations for each byte of weights")
+    axes.set_ylabel("TOPS")
+    axes.set_title(f"Roofline, {threads} thread{'s' if threads > 1 else ''}")
+    axes.legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def draw(cases: Sequence[Case], folder: Path, kind: str) -> list[Path]:
+    """Write all figures; the same run gives the same bytes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "edgekern"
+    import matplotlib.pyplot as plt
+
+    figures = {}
+    for bench, threads in dict.fromkeys((case["bench"], case["threads"]) for case in cases):
+        chosen = [case for case in cases if (case["bench"], case["threads"]) == (bench, threads)]
+        if any(case["ratio"] is not None for case in chosen):
+            figures[f"bars-{bench}-{threads}"] = _bars(plt, bench, threads, chosen)
+    for threads in dict.fromkeys(case["threads"] for case in cases):
+        chosen = [case for case in cases if case["threads"] == threads and case["bench"] in ("gemm", "linear", "int4")]
+        if any(case["operations"] and case["read_bytes"].get(case["ours"]) for case in chosen):
+            figures[f"roofline-{threads}"] = _roofline(plt, threads, chosen)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.{kind}")
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(paths[-1], dpi=110, metadata=metadata)
+        plt.close(figure)
+    return paths
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench report", description=__doc__)
+    parser.add_argument("run", type=Path, help="the file that --json wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables.md and the figures")
+    parser.add_argument("--format", choices=("svg", "png"), default="svg")
+    options = parser.parse_args(argv)
+    headers, cases, facts = read_run(options.run)
+    if not cases:
+        parser.error(f"{options.run} holds no measured case")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "tables.md").write_text(markdown(headers, cases, facts))
+    for path in draw(cases, options.out, options.format):
+        print(path)
+    return 0
