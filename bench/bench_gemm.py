@@ -85,7 +85,7 @@ def contenders(shape: Shape, threads: int, copies: int = 1, *, peers: bool = Tru
 
 
 def _case(shape: Shape, group: str, threads: int, copies: int) -> Case:
-    shares = peer_shares(shape) if threads == 1 and copies == 1 else {}
+    shares = peer_shares(shape, threads) if copies == 1 else {}
     everyone = contenders(shape, threads, copies)
     return Case(group, str(shape), everyone, shape.operations, rotated=copies > 1, known_shares=shares)
 

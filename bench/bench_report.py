@@ -17,6 +17,8 @@ from bench.suite import geometric_mean
 
 Case = dict[str, Any]
 OURS, PEER, ROOF = "#0b6e99", "#c2571a", "#555555"
+# Benches that a roofline shows, and their marks: those that say how many bytes of weights they read.
+MARKS = {"gemm": "o", "linear": "s", "int4": "^"}
 
 
 def read_run(path: Path) -> tuple[list[Case], list[Case], list[Case]]:
@@ -89,7 +91,7 @@ def _bars(plt: Any, bench: str, threads: int, cases: Sequence[Case]) -> Any:
     labels = [f"{row['case']}{' *' if row['rotated'] else ''}{' (void)' if row['void'] else ''}" for row in rows]
     axes.set_yticks(where, labels, fontsize=7)
     axes.invert_yaxis()
-    axes.axvline(1, color=ROOF, linewidth=1)
+    axes.axvline(1, color=ROOF, linewidth=0.8, zorder=0)
     axes.set_xlim(0, 1.25 * max(ratios))
     axes.margins(y=0.01)
     axes.set_xlabel("times as fast as the fastest peer, which is named    (* weights from memory)")
@@ -97,46 +99,43 @@ def _bars(plt: Any, bench: str, threads: int, cases: Sequence[Case]) -> Any:
     return figure
 
 
-def _roofline(plt: Any, threads: int, cases: Sequence[Case]) -> Any:
-    rows = [case for case in cases if case["operations"] and case["read_bytes"].get(case["ours"])]
-    peak = max(max(row[when]["operations_per_second"] for when in ("before", "after")) for row in rows)
-    read = max(max(row[when]["bytes_per_second"] for when in ("before", "after")) for row in rows)
+def _intensity(case: Case) -> float:
+    return float(case["operations"] / case["read_bytes"][case["ours"]])
+
+
+def _scatter(axes: Any, bench: str, cases: Sequence[Case], *, rotated: bool) -> None:
+    rows = [case for case in cases if case["bench"] == bench and case["rotated"] == rotated]
+    for whose, color, label in (("ours", OURS, "edgekern"), ("best_peer", PEER, "fastest peer")):
+        shown = [row for row in rows if row[whose]]
+        if shown:
+            axes.scatter(
+                [_intensity(row) for row in shown],
+                [row["operations"] / row["timings"][row[whose]]["best"] / 1e12 for row in shown],
+                label=f"{label}, {bench}, weights {'from memory' if rotated else 'in caches'}",
+                facecolors=color if rotated else "none",
+                edgecolors=color,
+                marker=MARKS[bench],
+                s=26,
+                zorder=3,
+            )
+
+
+def _roofline(plt: Any, threads: int, rows: Sequence[Case]) -> Any:
+    samples = [row[when] for row in rows for when in ("before", "after")]
+    peak = max(sample["operations_per_second"] for sample in samples)
+    read = max(sample["bytes_per_second"] for sample in samples)
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    marks = {"gemm": "o", "linear": "s", "int4": "^"}
     for bench in dict.fromkeys(row["bench"] for row in rows):
         for rotated in (False, True):
-            chosen = [row for row in rows if row["bench"] == bench and row["rotated"] == rotated]
-            for whose, color, label in (("ours", OURS, "edgekern"), ("best_peer", PEER, "fastest peer")):
-                points = [
-                    (row["operations"] / row["read_bytes"][row["ours"]], row["operations"] / best / 1e12)
-                    for row in chosen
-                    if (best := _best(row, row[whose]))
-                ]
-                if points:
-                    x, y = zip(*points, strict=True)
-                    face = color if rotated else "none"
-                    style = {"facecolors": face, "edgecolors": color, "marker": marks.get(bench, "D"), "s": 26}
-                    text = f"{label}, {bench}, weights {'from memory' if rotated else 'in caches'}"
-                    axes.scatter(x, y, label=text, linewidths=1, zorder=3, **style)
-    intensity = [row["operations"] / row["read_bytes"][row["ours"]] for row in rows]
-    x = np.geomspace(min(intensity) / 1.5, max(intensity) * 1.5, 200)
-    axes.plot(x, np.minimum(peak, x * read) / 1e12, color=ROOF, linewidth=1.5)
-    axes.text(
-        x[-1],
-        1.04 * peak / 1e12,
-        f"dot products: {peak / 1e12:.2f} TOPS",
-        ha="right",
-        va="bottom",
-        color=ROOF,
-        fontsize=8,
-    )
-    axes.text(
-        x[0], 0.75 * x[0] * read / 1e12, f"  reading memory: {read / 1e9:.0f} GB/s", va="top", color=ROOF, fontsize=8
-    )
+            _scatter(axes, bench, rows, rotated=rotated)
+    intensities = [_intensity(row) for row in rows]
+    across = np.geomspace(min(intensities) / 1.5, max(intensities) * 1.5, 200)
+    roof = np.minimum(peak, across * read) / 1e12
+    label = f"roof: {read / 1e9:.0f} GB/s from memory, dot products at {peak / 1e12:.2f} TOPS"
+    axes.plot(across, roof, color=ROOF, linewidth=1.5, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    lowest = min(row["operations"] / _best(row, row["ours"]) for row in rows) / 1e12
-    axes.set_ylim(min(lowest, x[0] * read / 1e12) / 3, 2 * peak / 1e12)
+    axes.set_ylim(top=2 * peak / 1e12)
     axes.set_xlabel("operations for each byte of weights")
     axes.set_ylabel("TOPS")
     axes.set_title(f"Roofline, {threads} thread{'s' if threads > 1 else ''}")
@@ -158,8 +157,8 @@ def draw(cases: Sequence[Case], folder: Path, kind: str) -> list[Path]:
         if any(case["ratio"] is not None for case in chosen):
             figures[f"bars-{bench}-{threads}"] = _bars(plt, bench, threads, chosen)
     for threads in dict.fromkeys(case["threads"] for case in cases):
-        chosen = [case for case in cases if case["threads"] == threads and case["bench"] in ("gemm", "linear", "int4")]
-        if any(case["operations"] and case["read_bytes"].get(case["ours"]) for case in chosen):
+        chosen = [case for case in cases if case["threads"] == threads and case["bench"] in MARKS]
+        if chosen:
             figures[f"roofline-{threads}"] = _roofline(plt, threads, chosen)
     paths = []
     for name, figure in figures.items():

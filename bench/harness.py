@@ -15,6 +15,8 @@ import numpy as np
 # A sample is long enough for the clock, and a pause lets the last contender's spinning threads go to sleep.
 SAMPLE_SECONDS = 0.002
 PAUSE_SECONDS = 0.005
+# So many rounds find the best that there is, however short a sample.
+MAX_ROUNDS = 20
 # Whoever is so many times slower than the fastest after so many rounds will not catch up.
 HOPELESS = 3.0
 HOPELESS_ROUNDS = 5
@@ -95,6 +97,7 @@ def measure(
             for contender in waiting
             for taken in [samples[contender.name]]
             if (spent[contender.name] < seconds or len(taken) < min_rounds)
+            and len(taken) < MAX_ROUNDS
             and not (len(taken) >= HOPELESS_ROUNDS and min(taken) > HOPELESS * fastest)
         ]
     return {name: _timing(values) for name, values in samples.items()}

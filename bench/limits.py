@@ -107,14 +107,14 @@ def void_reasons(
     after: Sample,
     operations_per_second: Mapping[str, float],
     bytes_per_second: Mapping[str, float],
-    known_shares: Mapping[str, float],
+    known: Mapping[str, tuple[float, float]],
 ) -> list[str]:
     """Why a block must not be quoted; empty when it may.
 
     Parameters
     ----------
     operations_per_second, bytes_per_second : what each contender did at best; bytes only where they come from memory
-    known_shares : the share of the peak that a peer is known to reach on this shape
+    known : operations a second of a peer, and the share of the peak that it is known to reach on this shape
     """
     reasons = []
     drift = abs(after.operations_per_second / before.operations_per_second - 1)
@@ -128,8 +128,7 @@ def void_reasons(
     for name, rate in bytes_per_second.items():
         if rate > read * (1 + SLACK):
             reasons.append(f"{name} at {100 * rate / read:.1f} % of the read bandwidth")
-    for name, share in known_shares.items():
-        reached = operations_per_second.get(name, peak) / peak
-        if reached < PEER_SHARE * share:
-            reasons.append(f"{name} at {100 * reached:.0f} % of the peak, known to reach {100 * share:.0f} %")
+    for name, (rate, share) in known.items():
+        if rate < PEER_SHARE * share * peak:
+            reasons.append(f"{name} at {100 * rate / peak:.0f} % of the peak, known to reach {100 * share:.0f} %")
     return reasons

@@ -1,18 +1,39 @@
-"""The bench harness: a wrong answer is never timed, and a row says where it came from."""
+"""The bench: a wrong answer is never timed, a void row is said to be void, and every command runs."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bench import harness
+pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
+pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
+pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
+
+import edgekern as ek
+from bench import (
+    bench_conv,
+    bench_cube,
+    bench_gemm,
+    bench_int4,
+    bench_linear,
+    bench_report,
+    harness,
+    limits,
+    peers,
+    suite,
+)
 from bench.__main__ import main, names
-from bench.bench_gemm import contenders
-from bench.shapes import GEMM_SHAPES, Shape
+from bench.onnx_models import Conv
+from bench.shapes import FASTEST_PEER, GEMM_SHAPES, ODD_SHAPES, Shape, peer_shares
+from edgekern import _core
 
 
 def _fine(result: object) -> None:
     assert result == 4
+
+
+# --- harness
 
 
 def test_a_wrong_answer_is_never_timed():
@@ -24,24 +45,29 @@ def test_a_wrong_answer_is_never_timed():
 
 
 def test_contenders_take_turns_and_report_order_statistics():
-    timings = harness.measure([harness.Contender(name, lambda: 4, _fine) for name in "ab"], seconds=0.004)
+    rounds = []
+    everyone = [harness.Contender(name, lambda: 4, _fine) for name in "ab"]
+    timings = harness.measure(everyone, seconds=0.004, each_round=lambda: rounds.append(1))
     assert set(timings) == {"a", "b"}
+    assert len(rounds) == max(timing.samples for timing in timings.values())
     for timing in timings.values():
         assert 0 < timing.best <= timing.p10 <= timing.median <= timing.p90
         assert timing.samples >= 7
 
 
-def test_gemm_contenders_give_the_exact_product():
-    for contender in contenders(Shape(7, 33, 19, "odd"), 1, ["numpy"]):
-        contender.check(contender.run())
+def test_times_are_per_call(monkeypatch):
+    monkeypatch.setattr(harness, "_time", lambda run, calls: 1.0)
+    timings = harness.measure([harness.Contender("four", lambda: 4, _fine, calls=4)], seconds=0)
+    assert timings["four"].best == 0.25
 
 
-def test_a_contender_that_is_off_by_one_is_caught():
-    ours = contenders(Shape(7, 33, 19, "odd"), 1, [])[0]
-    result = ours.run().copy()
-    result[3, 5] += 1
-    with pytest.raises(AssertionError):
-        ours.check(result)
+def test_whoever_is_far_behind_is_not_timed_to_the_end(monkeypatch):
+    pace = {"fast": 1e-3, "slow": 1e-1}
+    monkeypatch.setattr(harness, "_time", lambda run, calls: pace[run()])
+    everyone = [harness.Contender(name, lambda name=name: name, lambda _: None) for name in pace]
+    timings = harness.measure(everyone, seconds=10, min_rounds=9)
+    assert timings["slow"].samples == harness.HOPELESS_ROUNDS
+    assert timings["fast"].samples == harness.MAX_ROUNDS
 
 
 def test_rows_are_json_lines_and_table_lines(tmp_path, capsys):
@@ -53,17 +79,320 @@ def test_rows_are_json_lines_and_table_lines(tmp_path, capsys):
     assert capsys.readouterr().out == "  op    us  peer\ngemm   1.2     -\nconv  12.0     3\n"
 
 
+def test_machine_says_what_is_absent():
+    versions = harness.machine(["numpy", "no-such-package"])["versions"]
+    assert versions == {"numpy": np.__version__, "no-such-package": None}
+
+
+# --- shapes
+
+
 def test_shapes_are_distinct_and_count_two_operations_a_multiply_add():
     assert len({shape[:3] for shape in GEMM_SHAPES}) == len(GEMM_SHAPES) == 18
     assert Shape(2, 3, 5, "").operations == 60
 
 
+def test_odd_shapes_are_forty_and_always_the_same():
+    assert len({shape[:3] for shape in ODD_SHAPES}) == 40
+    assert ODD_SHAPES[0][:3] == (1218, 129, 270)
+    assert all(1 <= side <= 1500 for shape in ODD_SHAPES for side in shape[:3])
+    assert any(shape.k % 4 and shape.n % 16 for shape in ODD_SHAPES)
+
+
+def test_known_shares_are_of_each_peer_at_one_thread_and_of_the_fastest_at_two():
+    square = Shape(1024, 1024, 1024, "")
+    assert peer_shares(square, 1)["torch_int_mm"] == 0.908
+    assert peer_shares(square, 2) == {FASTEST_PEER: 0.95}
+    assert peer_shares(square, 3) == peer_shares(Shape(1, 4096, 4096, ""), 1) == {}
+
+
+# --- void rows
+
+STEADY = limits.Sample(1e12, 4e10)
+
+
+@pytest.mark.parametrize(
+    ("after", "operations", "read", "known", "said"),
+    [
+        (STEADY, {"a": 0.99e12}, {"a": 3.9e10}, {"peer": (0.46e12, 0.5)}, []),
+        (limits.Sample(1.029e12, 1e9), {"a": 1.0e12}, {}, {}, []),
+        (limits.Sample(1.04e12, 4e10), {"a": 0.9e12}, {}, {}, ["the peak drifted by 4.0 %"]),
+        (limits.Sample(0.96e12, 4e10), {"a": 0.9e12}, {}, {}, ["the peak drifted by 4.0 %"]),
+        (STEADY, {"a": 1.02e12, "b": 1.0e12}, {}, {}, ["a at 102.0 % of the dot-product peak"]),
+        (STEADY, {"a": 1e10}, {"a": 5e10}, {}, ["a at 125.0 % of the read bandwidth"]),
+        (STEADY, {"a": 9e11}, {}, {"peer": (0.4e12, 0.5)}, ["peer at 40 % of the peak, known to reach 50 %"]),
+    ],
+)
+def test_void_reasons(after, operations, read, known, said):
+    assert limits.void_reasons(STEADY, after, operations, read, known) == said
+
+
+class FakeProbe:
+    """Limits that never move, or that stand still only from the third sample on."""
+
+    isa, threads, streams, memory_bytes = "scalar", 1, [(1, 0, "huge")], 1 << 20
+
+    def __init__(self, *peaks):
+        self.peaks = list(peaks)
+
+    def sample(self):
+        return limits.Sample(self.peaks.pop(0) if len(self.peaks) > 1 else self.peaks[0], 4e10)
+
+    def read(self):
+        return 9e10
+
+    def cached_bytes_per_second(self, size):
+        return 1e11
+
+
+def _options(**given):
+    return SimpleNamespace(**{"only": None, "seconds": 0, "quick": False, "threads": [1], "json": None} | given)
+
+
+def _plan(contenders, **given):
+    return [("case", lambda: suite.Case("group", "case", contenders, **given))]
+
+
+def _instant(name, check=_fine, **given):
+    return harness.Contender(name, lambda: 4, check, **given)
+
+
+def test_a_case_is_measured_again_until_the_limits_hold():
+    probe = FakeProbe(1e12, 2e12, 3e12, 3e12)
+    [result] = suite._measure_all(_plan([_instant("edgekern")]), probe, _options())
+    assert (result.attempts, result.void) == (3, [])
+
+
+def test_a_case_whose_limits_never_hold_stays_and_is_void():
+    probe = FakeProbe(1e12, 2e12, 4e12, 8e12, 16e12)
+    [result] = suite._measure_all(_plan([_instant("edgekern")]), probe, _options())
+    assert (result.attempts, result.void) == (suite.ATTEMPTS, ["the peak drifted by 100.0 %"])
+
+
+def test_bandwidth_is_taken_in_every_round_of_a_rotated_case():
+    [rotated] = suite._measure_all(_plan([_instant("edgekern")], rotated=True), FakeProbe(1e12), _options())
+    [warm] = suite._measure_all(_plan([_instant("edgekern")]), FakeProbe(1e12), _options())
+    assert (rotated.after.bytes_per_second, warm.after.bytes_per_second) == (9e10, 4e10)
+
+
+def test_a_peer_with_a_wrong_answer_is_left_out_and_named(capsys):
+    def refuse(result):
+        raise AssertionError
+
+    everyone = [_instant("edgekern"), _instant("liar", refuse)]
+    [result] = suite._measure_all(_plan(everyone), FakeProbe(1e12), _options())
+    assert set(result.timings) == {"edgekern"}
+    assert "liar gives a wrong answer" in capsys.readouterr().out
+    with pytest.raises(AssertionError):
+        list(suite._measure_all(_plan([_instant("edgekern", refuse)]), FakeProbe(1e12), _options()))
+
+
+def _result(case="case", void=(), references=(), **best):
+    timings = {name: harness.Timing(value, value, value, value, 7) for name, value in best.items()}
+    shown = suite.Case("group", case, (), 8, references=references)
+    return suite.Result(shown, timings, dict.fromkeys(best, 2), STEADY, STEADY, void, 1, 1)
+
+
+def test_the_slower_of_ours_counts_against_the_fastest_peer():
+    result = _result(edgekern_u8=1.0, edgekern_s8=2.0, torch=3.0, numpy=9.0)
+    assert (result.ours, result.best_peer, result.ratio) == ("edgekern_s8", "torch", 1.5)
+    assert _result(edgekern=1.0).ratio is None
+
+
+def test_references_are_neither_ours_nor_peers():
+    result = _result(edgekern_int4=1.0, edgekern_int8=2.0, other=0.5, peer=3.0, references=("edgekern_int8", "other"))
+    assert (result.ours, result.best_peer) == ("edgekern_int4", "peer")
+
+
+def test_summary_counts_losing_rows_ties_and_void_ones():
+    rows = [
+        _result("wins", edgekern=1.0, peer=4.0),
+        _result("ties", edgekern=1.0, peer=0.98),
+        _result("loses", edgekern=1.0, peer=0.5, void=["why"]),
+        _result("alone", edgekern=1.0),
+    ]
+    [summary] = suite._summaries("gemm", 1, rows)
+    assert summary["rows"] == 4
+    assert summary["geometric_mean"] == pytest.approx((4 * 0.98 * 0.5) ** (1 / 3))
+    assert summary["lowest"] == 0.5
+    assert summary["losing"] == ["ties", "loses"]
+    assert summary["losing_beyond_tie"] == ["loses"]
+    assert summary["void"] == ["loses"]
+
+
+def test_rotated_weights_fill_four_last_level_caches(monkeypatch):
+    monkeypatch.setattr(suite, "last_level_cache_bytes", lambda: 32 << 20)
+    assert suite.copies_beyond_cache(16 << 20) == 8
+    assert suite.copies_beyond_cache(15 << 20) == 9
+    assert suite.copies_beyond_cache(1 << 30) == 2
+
+
+# --- probes in the core
+
+
+def test_read_bandwidth_needs_room_for_every_stream():
+    with pytest.raises(ek.errors.ArgumentValueError, match="4096 bytes for each stream"):
+        _core.measure_read_bandwidth(np.ones(8192, np.uint8), streams=3)
+    assert _core.measure_read_bandwidth(np.ones(1 << 16, np.uint8), streams=3, prefetch=512, seconds=0) > 0
+
+
+def test_limits_are_positive_and_name_the_fastest_way():
+    probe = limits.Probe(_core.resolve_isa(), 1, 1 << 20, seconds=0)
+    sample = probe.sample()
+    assert sample.operations_per_second > 0
+    assert sample.bytes_per_second > 0
+    assert len(probe.streams) == limits.FINALISTS
+    assert probe.cached_bytes_per_second(1) > 0
+
+
+@pytest.mark.parametrize("unit", ["plan", "cube", "vector"])
+def test_repeated_gemm_is_the_product_on_every_path(unit, isa):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-128, 128, (37, 50), dtype=np.int8), rng.integers(-128, 128, (50, 300), dtype=np.int8)
+    out = np.empty((37, 300), np.int32)
+    _core.reset_row_counts()
+    _core.repeat_gemm(a, ek.pack_weights(b), out, unit, repeats=2, isa=isa)
+    np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
+    counts = _core.row_counts(isa)
+    assert counts["gemm_cube"] + counts["gemm_vector"] == 2 * len(ek.tile_plan(37, 300, 50).blocks)
+    if unit != "plan":
+        assert counts["gemm_vector" if unit == "cube" else "gemm_cube"] == 0
+
+
+def test_repeated_gemm_refuses_what_does_not_fit():
+    a, w, out = np.zeros((2, 8), np.uint8), ek.pack_weights(np.zeros((8, 16), np.int8)), np.empty((2, 16), np.int32)
+    with pytest.raises(ek.errors.ArgumentValueError, match="unit must be"):
+        _core.repeat_gemm(a, w, out, "tensor")
+    with pytest.raises(ek.errors.ArgumentValueError, match="inner dimensions must match"):
+        _core.repeat_gemm(a[:, :7].copy(), w, out)
+    with pytest.raises(ek.errors.ArgumentValueError, match="out must have shape"):
+        _core.repeat_gemm(a, w, out[:1])
+
+
+# --- contenders, each with whatever peers are installed
+
+
+def _agree(contenders):
+    for contender in contenders:
+        contender.check(contender.run())
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_gemm_contenders_give_the_exact_product(copies):
+    _agree(bench_gemm.contenders(Shape(7, 33, 19, "odd"), 1, copies, peers=False))
+
+
+def test_a_contender_that_is_off_by_one_is_caught():
+    ours = bench_gemm.contenders(Shape(7, 33, 19, "odd"), 1, peers=False)[0]
+    [result] = ours.run()
+    result = result.copy()
+    result[3, 5] += 1
+    with pytest.raises(AssertionError):
+        ours.check([result])
+
+
+def test_tolerances_are_no_wider_than_said():
+    peers.within_one_step(np.array([4, 5]))(np.array([5, 4], np.uint8))
+    with pytest.raises(AssertionError):
+        peers.within_one_step(np.array([4, 5]))(np.array([6, 5], np.uint8))
+    peers.close(np.array([3.0, 4.0]), 0.1)(np.array([3.0, 4.4]))
+    with pytest.raises(AssertionError):
+        peers.close(np.array([3.0, 4.0]), 0.1)(np.array([3.0, 4.6]))
+    with pytest.raises(AssertionError):
+        peers.equals([np.zeros(1)] * 2)([np.zeros(1)])
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_peers_give_the_right_answers(copies):
+    shape = Shape(5, 33, 64, "odd")
+    with peers.peer_threads(1):
+        _agree(bench_gemm.contenders(shape, 1, copies))
+        _agree(bench_linear.dynamic(shape, 1, copies))
+        _agree(bench_linear.static(shape, 1, copies))
+        _agree(bench_int4.int8_contenders(2, 96, 256, 1, copies))
+        _agree(bench_int4.int4_contenders(2, 96, 256, 32, 1, copies))
+
+
+@pytest.mark.parametrize("layer", [Conv(3, 8, 9, 3, stride=2), Conv(16, 16, 8, 3, groups=16), Conv(8, 24, 5, 1)])
+def test_convolutions_give_the_right_answers(layer):
+    _agree(bench_conv.contenders(layer, 1))
+
+
+def test_a_peer_that_is_absent_or_refuses_is_named_once(capsys, monkeypatch):
+    monkeypatch.setattr(peers, "_said", set())
+    monkeypatch.setitem(peers.PEERS, "nobody", "no-such-package")
+
+    def refuse():
+        raise RuntimeError("not on this machine")
+
+    for _ in range(2):
+        assert peers.join(("nobody", refuse), ("numpy", refuse)) == []
+    assert capsys.readouterr().out.splitlines() == [
+        "peer nobody is absent: no-such-package is not installed",
+        "peer numpy refuses a case: not on this machine",
+    ]
+
+
+def test_blocks_that_run_are_the_plans():
+    ran, planned = bench_cube.block_counts(Shape(300, 520, 32, ""), 2)
+    assert ran == planned
+    assert sum(planned.values()) == len(ek.tile_plan(300, 520, 32).blocks)
+
+
+# --- commands
+
+
 def test_dispatcher_knows_its_benches(capsys):
-    assert "gemm" in names()
+    assert set(names()) >= {"gemm", "linear", "conv", "int4", "call", "cube", "models", "report"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 
 
-def test_machine_says_what_is_absent():
-    versions = harness.machine(["numpy", "no-such-package"])["versions"]
-    assert versions == {"numpy": np.__version__, "no-such-package": None}
+@pytest.mark.parametrize("name", ["gemm", "linear", "conv", "int4", "call", "cube"])
+def test_every_command_runs_and_keeps_every_row(name, tmp_path, capsys):
+    path = tmp_path / "run.json"
+    assert main([name, "--quick", "--seconds", "0", "--json", str(path)]) == 0
+    headers, cases, [facts] = bench_report.read_run(path)
+    assert [header["bench"] for header in headers] == [facts["bench"]] == [name]
+    printed = capsys.readouterr().out
+    for case in cases:
+        assert case["case"] in printed
+        assert case["timings"][case["ours"]]["best"] > 0
+    assert ("THIS RUN IS VOID" in printed) == any(case["void"] for case in cases)
+
+
+def test_whole_networks_run(tmp_path, test_data):
+    assert main(["models", "--quick", "--seconds", "0", "--json", str(tmp_path / "run.json")]) == 0
+    [case] = bench_report.read_run(tmp_path / "run.json")[1]
+    assert case["case"] == "keywords"
+
+
+def test_only_named_cases_are_built():
+    def build():
+        raise AssertionError("nobody asked for this case")
+
+    assert list(suite._measure_all([("64x64x64", build)], FakeProbe(1e12), _options(only=["1x"]))) == []
+
+
+def test_report_keeps_losing_and_void_rows(tmp_path):
+    path, result = tmp_path / "run.json", _result("7x7x7", edgekern=1.0, peer=0.5, void=["why"])
+    header = {"record": "run", "cpu": "a CPU", "edgekern": "0", "commit": "c", "versions": {"numpy": "2"}}
+    facts = {"record": "facts", "bench": "gemm", "threads": 1, "a figure": 1.25}
+    harness.write_json(path, [header, suite._record("gemm", result, FakeProbe(1e12)), facts])
+    text = bench_report.markdown(*bench_report.read_run(path))
+    assert "a CPU; edgekern 0 at c; numpy 2." in text
+    assert "| 7x7x7 (void) | 1000000.0 | 0 | - | peer | 500000.0 | 0.50 |" in text
+    assert "Geometric mean 0.50, 1 of 1 rows below 1, 1 void." in text
+    assert "- a figure: 1.25" in text
+
+
+def test_report_draws_what_was_measured(tmp_path):
+    path = tmp_path / "run.json"
+    rows = [_result(f"{side}", edgekern=1e-3, peer=side * 1e-3) for side in (1, 2)]
+    harness.write_json(path, [suite._record("gemm", row, FakeProbe(1e12)) for row in rows])
+    assert main(["report", str(path), "--out", str(tmp_path / "a")]) == 0
+    assert main(["report", str(path), "--out", str(tmp_path / "b")]) == 0
+    written = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert written == ["bars-gemm-1.svg", "roofline-1.svg", "tables.md"]
+    for name in written:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
