@@ -15,7 +15,7 @@ import numpy as np
 import edgekern as ek
 from bench import onnx_models, torch_peers
 from bench.harness import Contender
-from bench.peers import Array, equals, join, numpy_float, onnxruntime, within_one_step
+from bench.peers import Array, equals, join, numpy_float, onnxruntime, rolled, within_one_step
 from bench.shapes import DECODE_ROWS, GEMM_SHAPES, ODD_SHAPES, TINY_SHAPES, Shape, peer_shares
 from bench.suite import Case, Plan, copies_beyond_cache, parser, run
 
@@ -46,14 +46,14 @@ def _operands(shape: Shape, copies: int) -> tuple[Array, list[Array]]:
     """Full range, -128 included."""
     rng = np.random.default_rng([shape.m, shape.n, shape.k])
     a = rng.integers(0, 256, (shape.m, shape.k), dtype=np.uint8)
-    return a, [rng.integers(-128, 128, (shape.k, shape.n), dtype=np.int8) for _ in range(copies)]
+    return a, rolled(rng.integers(-128, 128, (shape.k, shape.n), dtype=np.int8), copies)
 
 
 def contenders(shape: Shape, threads: int, copies: int = 1, *, peers: bool = True) -> list[Contender]:
     """Everybody who multiplies this shape, by as many different weights as there are copies."""
     a, weights = _operands(shape, copies)
     signed = a.view(np.int8).copy()
-    from_u8, from_s8 = ([exact(x, w) for w in weights] for x in (a, signed))
+    from_u8, from_s8 = (rolled(exact(x, weights[0]), copies) for x in (a, signed))
     everyone = [
         ours("edgekern_u8", a, weights, from_u8, threads),
         ours("edgekern_s8", signed, weights, from_s8, threads),

@@ -14,7 +14,7 @@ import numpy as np
 import edgekern as ek
 from bench import ggml, onnx_models, openvino_int4, torch_peers
 from bench.harness import Contender, Row, version
-from bench.peers import Array, Check, close, join, onnxruntime
+from bench.peers import Array, Check, close, join, onnxruntime, rolled
 from bench.suite import Case, Plan, Result, copies_beyond_cache, geometric_mean, parser, run
 
 ROWS = (1, 4, 16, 64)
@@ -36,28 +36,22 @@ def _ours(name: str, x: Array, packed: Sequence[ek.PackedWeights], threads: int,
     )
 
 
-def _rolled(x: Array, copies: int) -> list[Array]:
-    """Copies that differ, at little cost: the columns are rolled."""
-    return [np.roll(x, shift, axis=-1) for shift in range(copies)]
-
-
 def int8_contenders(m: int, n: int, k: int, threads: int, copies: int, *, peers: bool = True) -> list[Contender]:
     rng = np.random.default_rng([m, n, k])
     x = rng.normal(size=(m, k)).astype(np.float32)
     weights = rng.integers(-127, 128, (k, n), dtype=np.int8)
     scale = np.full(n, 1 / (74 * np.sqrt(k)), np.float32)
-    check = close(_rolled(x @ (weights * scale), copies), NOISE)
-    all_weights = _rolled(weights, copies)
+    check = close(rolled(x @ (weights * scale), copies), NOISE)
+    all_weights = rolled(weights, copies)
     ours = _ours("edgekern_int8", x, [ek.pack_weights(w, scale=scale) for w in all_weights], threads, check)
     if not peers:
         return [ours]
-    floats = _rolled(weights * scale, copies)
     zeros, torch = np.zeros(n, np.float32), partial(torch_peers.dynamic, x, all_weights, scale)
     model = partial(onnx_models.dynamic_linear, x, all_weights, scale, zeros)
     return [
         ours,
         *join(
-            ("llama.cpp", lambda: ggml.product("q8_0", x, floats, threads, check)),
+            ("llama.cpp", lambda: ggml.product("q8_0", x, weights * scale, copies, threads, check)),
             (
                 "onnxruntime",
                 lambda: onnxruntime("ort_dynamic", model(), {"x": x}, threads, check, calls=copies, read_bytes=k * n),
@@ -75,10 +69,10 @@ def int4_contenders(m: int, n: int, k: int, group: int, threads: int, copies: in
     # One scale a group, the same for all columns, so that rolled copies share it.
     scale = np.repeat(rng.uniform(0.5, 1.5, (k // group, 1)) / (4.6 * np.sqrt(k)), n, axis=1).astype(np.float32)
     real = weights * np.repeat(scale, group, axis=0)
-    expected, all_weights = _rolled(x @ real, copies), _rolled(weights, copies)
+    expected = rolled(x @ real, copies)
     check, read = close(expected, NOISE), k * n // 2 + k * n // group * 2
-    packed = [ek.pack_weights(w, scale=scale, bits=4, group_size=group) for w in all_weights]
-    model = partial(onnx_models.matmul_4bits, x, all_weights, scale, group)
+    packed = [ek.pack_weights(w, scale=scale, bits=4, group_size=group) for w in rolled(weights, copies)]
+    model = partial(onnx_models.matmul_4bits, x, weights, copies, scale, group)
     peers = join(
         (
             "onnxruntime",
@@ -87,14 +81,13 @@ def int4_contenders(m: int, n: int, k: int, group: int, threads: int, copies: in
         (
             "openvino",
             lambda: openvino_int4.product(
-                "openvino_i4", x, all_weights, scale, group, threads, close(expected, NOISE), read
+                "openvino_i4", x, weights, copies, scale, group, threads, close(expected, NOISE), read
             ),
         ),
     )
     if group == ggml.BLOCK:
         requantized = close(expected, REQUANTIZED_NOISE)
-        floats = _rolled(real, copies)
-        peers += join(("llama.cpp", lambda: ggml.product("q4_0", x, floats, threads, requantized)))
+        peers += join(("llama.cpp", lambda: ggml.product("q4_0", x, real, copies, threads, requantized)))
     return [_ours("edgekern_int4", x, packed, threads, check), *peers]
 
 

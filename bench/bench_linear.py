@@ -16,7 +16,7 @@ import numpy as np
 import edgekern as ek
 from bench import onnx_models, torch_peers
 from bench.harness import Contender
-from bench.peers import Array, close, join, numpy_float, onnxruntime, openvino, within_one_step
+from bench.peers import Array, close, join, numpy_float, onnxruntime, openvino, rolled, within_one_step
 from bench.shapes import DECODE_ROWS, GEMM_SHAPES, TINY_SHAPES, Shape
 from bench.suite import Case, Plan, copies_beyond_cache, parser, run
 
@@ -26,7 +26,7 @@ X_SCALE, ZERO_POINT = 0.02, 128
 
 
 def _weights(shape: Shape, copies: int, rng: np.random.Generator) -> tuple[list[Array], Array, Array]:
-    weights = [rng.integers(-128, 128, (shape.k, shape.n), dtype=np.int8) for _ in range(copies)]
+    weights = rolled(rng.integers(-128, 128, (shape.k, shape.n), dtype=np.int8), copies)
     scale = rng.uniform(0.5, 1.5, shape.n).astype(np.float32) / np.float32(74 * np.sqrt(shape.k))
     return weights, scale, rng.normal(size=shape.n).astype(np.float32)
 
@@ -46,7 +46,7 @@ def dynamic(shape: Shape, threads: int, copies: int = 1) -> list[Contender]:
     rng = np.random.default_rng([shape.m, shape.n, shape.k])
     x = rng.normal(size=(shape.m, shape.k)).astype(np.float32)
     weights, scale, bias = _weights(shape, copies, rng)
-    expected = [x @ (w * scale) + bias for w in weights]
+    expected = [product * scale + bias for product in rolled(x @ weights[0].astype(np.float32), copies)]
     check, read = close(expected, DYNAMIC_NOISE), shape.k * shape.n
     torch = partial(torch_peers.dynamic, x, weights, scale, bias, check=check)
     model = partial(onnx_models.dynamic_linear, x, weights, scale, bias)
@@ -70,7 +70,7 @@ def static(shape: Shape, threads: int, copies: int = 1) -> list[Contender]:
     x = rng.integers(0, 256, (shape.m, shape.k), dtype=np.uint8)
     weights, scale, bias = _weights(shape, copies, rng)
     real = (x.astype(np.float64) - ZERO_POINT) * X_SCALE
-    products = [real @ (w * scale.astype(np.float64)) for w in weights]
+    products = [product * scale for product in rolled(real @ weights[0].astype(np.float64), copies)]
     y_scale = float(np.float32(max(float(products[0].std()), 1e-3) / 40))
     with_bias, without = ([_steps(y + b, y_scale) for y in products] for b in (bias, 0.0))
     scales, zero_points, read = (X_SCALE, scale, y_scale), (ZERO_POINT, ZERO_POINT), shape.k * shape.n

@@ -4,7 +4,6 @@ Products of all copies form one graph; Q4_0 weights lie in the repacked buffer t
 """
 
 import ctypes
-from collections.abc import Sequence
 from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from functools import cache
 from importlib.util import find_spec
@@ -91,26 +90,27 @@ def _repacked_buffers() -> int | None:
 
 
 class _Products:
-    """A graph of y[i] = x @ w[i].T, its buffers freed with it."""
+    """A graph of products by rolled copies of w, its buffers freed with it."""
 
-    def __init__(self, kind: str, x: Array, weights: Sequence[Array], threads: int) -> None:
+    def __init__(self, kind: str, x: Array, w: Array, copies: int, threads: int) -> None:
         lib = self._lib = _library()
-        self._x, (rows, depth), columns = np.ascontiguousarray(x, np.float32), x.shape, weights[0].shape[1]
-        overhead = (2 * len(weights) + 2) * lib["ggml_tensor_overhead"]() + lib["ggml_graph_overhead"]()
+        self._x, (rows, depth), columns = np.ascontiguousarray(x, np.float32), x.shape, w.shape[1]
+        overhead = (2 * copies + 2) * lib["ggml_tensor_overhead"]() + lib["ggml_graph_overhead"]()
         params = _InitParams(overhead, None, True)
         self._contexts = [lib["ggml_init"](params) for _ in range(2)]
         tensors, products = self._contexts
         new = lib["ggml_new_tensor_2d"]
-        packed = [new(tensors, TYPES[kind], depth, columns) for _ in weights]
+        packed = [new(tensors, TYPES[kind], depth, columns) for _ in range(copies)]
         plain = lib["ggml_backend_cpu_buffer_type"]()
         repacked = (_repacked_buffers() if kind == "q4_0" else None) or plain
         allocate = lib["ggml_backend_alloc_ctx_tensors_from_buft"]
         self._buffers = [allocate(tensors, repacked)]
-        for tensor, w in zip(packed, weights, strict=True):
-            source = np.ascontiguousarray(w.T, np.float32)
-            bytes_ = np.empty(columns * depth // BLOCK * BLOCK_BYTES[kind], np.uint8)
-            lib["ggml_quantize_chunk"](TYPES[kind], source.ctypes.data, bytes_.ctypes.data, 0, columns, depth, None)
-            lib["ggml_backend_tensor_set"](tensor, bytes_.ctypes.data, 0, bytes_.nbytes)
+        source = np.ascontiguousarray(w.T, np.float32)
+        blocks = np.empty((columns, depth // BLOCK * BLOCK_BYTES[kind]), np.uint8)
+        lib["ggml_quantize_chunk"](TYPES[kind], source.ctypes.data, blocks.ctypes.data, 0, columns, depth, None)
+        for shift, tensor in enumerate(packed):
+            copy = np.roll(blocks, shift, axis=0)
+            lib["ggml_backend_tensor_set"](tensor, copy.ctypes.data, 0, copy.nbytes)
         left = new(products, _F32, depth, rows)
         results = [lib["ggml_mul_mat"](products, tensor, left) for tensor in packed]
         self._buffers.append(allocate(products, plain))
@@ -139,8 +139,7 @@ class _Products:
             self._lib["ggml_free"](context)
 
 
-def product(kind: str, x: Array, weights: Sequence[Array], threads: int, check: Check) -> Contender:
-    """float32 activations by weights in blocks of 32, quantized by llama.cpp's own function."""
-    products = _Products(kind, x, weights, threads)
-    read = weights[0].size // BLOCK * BLOCK_BYTES[kind]
-    return Contender(f"llama_{kind}", products.run, check, len(weights), read)
+def product(kind: str, x: Array, w: Array, copies: int, threads: int, check: Check) -> Contender:
+    """float32 activations by w (K, N), quantized by llama.cpp in blocks of 32; columns rolled from copy to copy."""
+    products = _Products(kind, x, w, copies, threads)
+    return Contender(f"llama_{kind}", products.run, check, copies, w.size // BLOCK * BLOCK_BYTES[kind])

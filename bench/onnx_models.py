@@ -90,26 +90,21 @@ def qdq_linear(x: Array, weights: Sequence[Array], scales: Scales, zero_points: 
     return model(nodes, x, outputs, constants | {f"w{i}": w for i, w in enumerate(weights)})
 
 
-def matmul_4bits(x: Array, weights: Sequence[Array], scale: Array, group: int) -> bytes:
-    """onnxruntime's int4 product with int8 activations; weights (K, N) in [-8, 7], a scale for ``group`` rows."""
-    depth, columns = weights[0].shape
-    settings = {
-        "domain": "com.microsoft",
-        "K": depth,
-        "N": columns,
-        "bits": 4,
-        "block_size": group,
-        "accuracy_level": 4,
-    }
+def matmul_4bits(x: Array, w: Array, copies: int, scale: Array, group: int) -> bytes:
+    """onnxruntime's int4 product with int8 activations; w (K, N) in [-8, 7], columns rolled from copy to copy.
+
+    All columns share their ``scale`` (K / group, N).
+    """
+    depth, columns = w.shape
+    settings = {"K": depth, "N": columns, "bits": 4, "block_size": group, "accuracy_level": 4}
     constants = {"s": np.ascontiguousarray(scale.T).reshape(-1)}
-    nodes = []
-    for i, w in enumerate(weights):
-        codes = np.ascontiguousarray(w.T + 8).astype(np.uint8).reshape(columns, depth // group, group)
-        constants[f"w{i}"] = codes[..., 0::2] | (codes[..., 1::2] << 4)
-        nodes.append(
-            helper.make_node("MatMulNBits", ["x", f"w{i}", "s"], [f"y{i}"], domain="com.microsoft", **settings)
-        )
-    outputs: list[Output] = [(f"y{i}", np.float32, (x.shape[0], columns)) for i in range(len(weights))]
+    codes = np.ascontiguousarray(w.T + 8).astype(np.uint8).reshape(columns, depth // group, group)
+    packed, nodes = codes[..., 0::2] | (codes[..., 1::2] << 4), []
+    for i in range(copies):
+        constants[f"w{i}"] = np.roll(packed, i, axis=0)
+        names = ["x", f"w{i}", "s"], [f"y{i}"]
+        nodes.append(helper.make_node("MatMulNBits", *names, domain="com.microsoft", **settings))
+    outputs: list[Output] = [(f"y{i}", np.float32, (x.shape[0], columns)) for i in range(copies)]
     return model(nodes, x, outputs, constants)
 
 

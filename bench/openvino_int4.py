@@ -1,7 +1,5 @@
 """OpenVINO's product with int4 weights: the compressed form that its own exporters write."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from bench.harness import Contender
@@ -9,18 +7,20 @@ from bench.peers import Array, Check
 
 
 def product(
-    name: str, x: Array, weights: Sequence[Array], scale: Array, group: int, threads: int, check: Check, read_bytes: int
+    name: str, x: Array, w: Array, copies: int, scale: Array, group: int, threads: int, check: Check, read_bytes: int
 ) -> Contender:
-    """float32 in and out; weights (K, N) in [-8, 7], one scale for ``group`` rows of a column."""
+    """float32 in and out; w (K, N) in [-8, 7], columns rolled from copy to copy; these share ``scale`` (K / group, N)."""
     import openvino as ov
     from openvino import opset13 as ops
 
-    depth, columns = weights[0].shape
+    depth, columns = w.shape
+    nibbles = (np.ascontiguousarray(w.T) & 15).astype(np.uint8)
+    packed = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
     x_in = ops.parameter(list(x.shape), np.float32, name="x")
     outputs = []
-    for w in weights:
-        nibbles = (np.ascontiguousarray(w.T) & 15).astype(np.uint8).reshape(-1)
-        tensor = ov.Tensor(nibbles[0::2] | (nibbles[1::2] << 4), [columns, depth // group, group], ov.Type.i4)
+    for shift in range(copies):
+        rows = np.roll(packed, shift, axis=0).reshape(-1)
+        tensor = ov.Tensor(rows, [columns, depth // group, group], ov.Type.i4)
         real = ops.multiply(
             ops.convert(ops.constant(tensor, shared_memory=False), np.float16),
             ops.constant(np.ascontiguousarray(scale.T).astype(np.float16)[..., None]),
@@ -37,4 +37,4 @@ def product(
         request.infer()
         return [result.data for result in results]
 
-    return Contender(name, run, check, len(weights), read_bytes)
+    return Contender(name, run, check, copies, read_bytes)

@@ -64,6 +64,11 @@ def peer_threads(threads: int) -> Iterator[None]:
         yield
 
 
+def rolled(x: Array, copies: int) -> list[Array]:
+    """Copies that differ, at little cost: the last axis, columns of weights or of a product, is rolled."""
+    return [np.roll(x, shift, axis=-1) for shift in range(copies)]
+
+
 def equals(expected: Array | Sequence[Array]) -> Check:
     """The result, or every one of its list, is exactly this."""
     return _each(expected, np.testing.assert_array_equal)

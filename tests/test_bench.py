@@ -220,10 +220,10 @@ def test_summary_counts_losing_rows_ties_and_void_ones():
     assert summary["void"] == ["loses"]
 
 
-def test_rotated_weights_fill_four_last_level_caches(monkeypatch):
+def test_rotated_weights_fill_eight_last_level_caches(monkeypatch):
     monkeypatch.setattr(suite, "last_level_cache_bytes", lambda: 32 << 20)
-    assert suite.copies_beyond_cache(16 << 20) == 8
-    assert suite.copies_beyond_cache(15 << 20) == 9
+    assert suite.copies_beyond_cache(16 << 20) == 16
+    assert suite.copies_beyond_cache(15 << 20) == 18
     assert suite.copies_beyond_cache(1 << 30) == 2
 
 
