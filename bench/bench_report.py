@@ -81,20 +81,23 @@ def markdown(headers: Sequence[Case], cases: Sequence[Case], facts: Sequence[Cas
 
 def _bars(plt: Any, bench: str, threads: int, cases: Sequence[Case]) -> Any:
     rows = [case for case in cases if case["ratio"] is not None]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.22 * len(rows)), layout="constrained")
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    # Groups stand below each other, two lines apart for the name of the next one.
+    where = [y + 2 * groups.index(row["group"]) for y, row in enumerate(rows)]
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.2 * (where[-1] + 1)), layout="constrained")
     ratios = [row["ratio"] for row in rows]
-    colors = [OURS if ratio >= 1 else PEER for ratio in ratios]
-    where = np.arange(len(rows))
-    axes.barh(where, ratios, color=colors, height=0.7)
+    axes.barh(where, ratios, color=[OURS if ratio >= 1 else PEER for ratio in ratios], height=0.7)
     for y, row in zip(where, rows, strict=True):
         axes.text(row["ratio"], y, f" {row['ratio']:.2f} {row['best_peer']}", va="center", fontsize=7)
-    labels = [f"{row['case']}{' *' if row['rotated'] else ''}{' (void)' if row['void'] else ''}" for row in rows]
-    axes.set_yticks(where, labels, fontsize=7)
+    for group in groups:
+        first = next(y for y, row in zip(where, rows, strict=True) if row["group"] == group)
+        axes.text(0, first - 1, f" {group}", va="center", fontsize=8, fontweight="bold")
+    axes.set_yticks(where, [row["case"] + (" (void)" if row["void"] else "") for row in rows], fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1, color=ROOF, linewidth=0.8, zorder=0)
     axes.set_xlim(0, 1.25 * max(ratios))
     axes.margins(y=0.01)
-    axes.set_xlabel("times as fast as the fastest peer, which is named    (* weights from memory)")
+    axes.set_xlabel("times as fast as the fastest peer, which is named")
     axes.set_title(f"{bench}, {threads} thread{'s' if threads > 1 else ''}")
     return figure
 

@@ -9,7 +9,7 @@ from bench.peers import Array, Check
 def product(
     name: str, x: Array, w: Array, copies: int, scale: Array, group: int, threads: int, check: Check, read_bytes: int
 ) -> Contender:
-    """float32 in and out; w (K, N) in [-8, 7], columns rolled from copy to copy; these share ``scale`` (K / group, N)."""
+    """float32 in and out; w (K, N) in [-8, 7], rolled from copy to copy; one ``scale`` (K / group, N) for all."""
     import openvino as ov
     from openvino import opset13 as ops
 
