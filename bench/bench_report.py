@@ -93,10 +93,9 @@ def _bars(plt: Any, bench: str, threads: int, cases: Sequence[Case]) -> Any:
         first = next(y for y, row in zip(where, rows, strict=True) if row["group"] == group)
         axes.text(0, first - 1, f" {group}", va="center", fontsize=8, fontweight="bold")
     axes.set_yticks(where, [row["case"] + (" (void)" if row["void"] else "") for row in rows], fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(where[-1] + 1, -2)
     axes.axvline(1, color=ROOF, linewidth=0.8, zorder=0)
     axes.set_xlim(0, 1.25 * max(ratios))
-    axes.margins(y=0.01)
     axes.set_xlabel("times as fast as the fastest peer, which is named")
     axes.set_title(f"{bench}, {threads} thread{'s' if threads > 1 else ''}")
     return figure
