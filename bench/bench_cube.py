@@ -39,7 +39,7 @@ def _as_unit(unit: str, a: Array, packed: ek.PackedWeights, threads: int, expect
     out = np.empty(expected.shape, np.int32)
 
     def work() -> Array:
-        _core.repeat_gemm(a, packed, out, unit, num_threads=threads)
+        _core.gemm_on_unit(a, packed, out, unit, num_threads=threads)
         return out
 
     return Contender(f"edgekern_{unit}", work, equals(expected))

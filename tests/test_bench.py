@@ -245,28 +245,42 @@ def test_limits_are_positive_and_name_the_fastest_way():
     assert probe.cached_bytes_per_second(1) > 0
 
 
-@pytest.mark.parametrize("unit", ["plan", "cube", "vector"])
-def test_repeated_gemm_is_the_product_on_every_path(unit, isa):
+@pytest.mark.parametrize(("unit", "other"), [("cube", "vector"), ("vector", "cube")])
+def test_a_unit_computes_the_product_alone(unit, other, isa):
     rng = np.random.default_rng(0)
     a, b = rng.integers(-128, 128, (37, 50), dtype=np.int8), rng.integers(-128, 128, (50, 300), dtype=np.int8)
     out = np.empty((37, 300), np.int32)
     _core.reset_row_counts()
-    _core.repeat_gemm(a, ek.pack_weights(b), out, unit, repeats=2, isa=isa)
+    _core.gemm_on_unit(a, ek.pack_weights(b), out, unit, isa=isa)
     np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
     counts = _core.row_counts(isa)
-    assert counts["gemm_cube"] + counts["gemm_vector"] == 2 * len(ek.tile_plan(37, 300, 50).blocks)
-    if unit != "plan":
-        assert counts["gemm_vector" if unit == "cube" else "gemm_cube"] == 0
+    assert counts[f"gemm_{unit}"] == len(ek.tile_plan(37, 300, 50).blocks)
+    assert counts[f"gemm_{other}"] == 0
 
 
-def test_repeated_gemm_refuses_what_does_not_fit():
-    a, w, out = np.zeros((2, 8), np.uint8), ek.pack_weights(np.zeros((8, 16), np.int8)), np.empty((2, 16), np.int32)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_repeated_products_through_the_c_table_are_right(dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 128, (9, 33)).astype(dtype), rng.integers(-128, 128, (33, 70), dtype=np.int8)
+    out = np.empty((9, 70), np.int32)
+    _core.repeat_c_gemm(a, b, out, repeats=3)
+    np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
+
+
+def test_probes_refuse_what_does_not_fit():
+    a, b, out = np.zeros((2, 8), np.uint8), np.zeros((8, 16), np.int8), np.empty((2, 16), np.int32)
     with pytest.raises(ek.errors.ArgumentValueError, match="unit must be"):
-        _core.repeat_gemm(a, w, out, "tensor")
-    with pytest.raises(ek.errors.ArgumentValueError, match="inner dimensions must match"):
-        _core.repeat_gemm(a[:, :7].copy(), w, out)
-    with pytest.raises(ek.errors.ArgumentValueError, match="out must have shape"):
-        _core.repeat_gemm(a, w, out[:1])
+        _core.gemm_on_unit(a, ek.pack_weights(b), out, "tensor")
+    for run in (
+        lambda x, y: _core.gemm_on_unit(x, ek.pack_weights(b), y, "cube"),
+        lambda x, y: _core.repeat_c_gemm(x, b, y),
+    ):
+        with pytest.raises(ek.errors.ArgumentValueError, match="inner dimensions must match"):
+            run(a[:, :7].copy(), out)
+        with pytest.raises(ek.errors.ArgumentValueError, match="out must have shape"):
+            run(a, out[:1])
+    with pytest.raises(ek.errors.ArgumentValueError, match=r"repeat_c_gemm: .*c overlaps a"):
+        _core.repeat_c_gemm(out.view(np.uint8)[:, :8], b, out)
 
 
 # --- contenders, each with whatever peers are installed

@@ -1,13 +1,15 @@
 // What the bench measures the machine's limits with.
 #include <chrono>
+#include <memory>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "edgekern/edgekern.h"
 #include "gemm/gemm.h"
+#include "gemm/workspace.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -56,10 +58,10 @@ double measure_read_bandwidth(const py::array_t<uint8_t, py::array::c_style>& x,
   return best;
 }
 
-/// out = a * b, `repeats` times over without Python in between; "cube" and "vector" send every block of the plan there.
-void repeat_gemm(const py::array& a, const PackedWeights& b, const py::array& out, const std::string& unit,
-                 size_t repeats, const std::string& isa, int threads) {
-  constexpr const char* kName = "repeat_gemm";
+/// out = a * b with every block of the plan on the Cube path, or every block on the Vector path.
+void gemm_on_unit(const py::array& a, const PackedWeights& b, const py::array& out, const std::string& unit,
+                  const std::string& isa, int threads) {
+  constexpr const char* kName = "gemm_on_unit";
   const Runtime rt = make_runtime(isa, threads);
   GemmArgs args;
   args.a_sign = sign_of(kName, "a", a);
@@ -71,20 +73,47 @@ void repeat_gemm(const py::array& a, const PackedWeights& b, const py::array& ou
   py::array c = out_or_new<int32_t>(kName, out, {a.shape(0), static_cast<py::ssize_t>(b.shape.n)});
   args.c = c.mutable_data();
   args.ldc = b.shape.n * sizeof(int32_t);
-  if (unit != "plan" && unit != "cube" && unit != "vector") {
-    fail(Code::kValue, "repeat_gemm: unit must be 'plan', 'cube' or 'vector', got '" + unit + "'");
-  }
-  TilePlan plan = make_tile_plan(args.m, b.shape.n, b.shape.k_per_tap, 256, *find_device("host"));
-  for (TileBlock& block : plan.blocks) {
-    if (unit != "plan") block.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
+  if (unit != "cube" && unit != "vector") {
+    fail(Code::kValue, "gemm_on_unit: unit must be 'cube' or 'vector', got '" + unit + "'");
   }
   py::gil_scoped_release release;
-  std::vector<int32_t> init(b.shape.padded_n());
-  make_init(*rt.kernels, args.a_sign, 0, args.b.colsum(), nullptr, b.shape.n, init.data());
-  args.init = init.data();
-  AlignedBuffer scratch(gemm_scratch_bytes(*rt.kernels, args));
+  Workspace work(*rt.kernels, &args, 0, nullptr);
+  TilePlan plan = work.plan();
+  for (TileBlock& block : plan.blocks) block.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
   const FpGuard guard;
-  for (size_t i = 0; i < repeats; ++i) gemm(rt, args, plan, scratch.data());
+  gemm(rt, args, plan, work.scratch());
+}
+
+/// c = a * b through the C table, `repeats` times over: what a caller in C gets. Packs b once.
+void repeat_c_gemm(const py::array& a, const py::array_t<int8_t, py::array::c_style>& b, const py::array& out,
+                   size_t repeats, int threads) {
+  constexpr const char* kName = "repeat_c_gemm";
+  require_rank(kName, "b", b, 2);
+  const size_t k = usize(b.shape(0)), n = usize(b.shape(1));
+  ek_gemm product{};
+  product.a_type = sign_of(kName, "a", a) == Sign::kU8 ? EK_U8 : EK_S8;
+  product.lda = row_bytes(kName, "a", a);
+  require_inner(kName, "a", usize(a.shape(1)), "b", k);
+  product.m = usize(a.shape(0));
+  product.a = a.data();
+  product.num_threads = threads;
+  py::array c = out_or_new<int32_t>(kName, out, {a.shape(0), b.shape(1)});
+  int32_t* const values = static_cast<int32_t*>(c.mutable_data());
+  const ek_api* const api = edgekern_get_api(EDGEKERN_ABI_VERSION);
+  const auto require_ok = [&](ek_status status) {
+    if (status != EK_OK) fail(Code::kValue, std::string(kName) + ": " + api->error_message());
+  };
+  ek_packed* packed = nullptr;
+  require_ok(api->pack_b(k, n, b.data(), static_cast<ptrdiff_t>(n), 1, &packed));
+  const std::unique_ptr<ek_packed, void (*)(ek_packed*)> owner(packed, api->free_packed);
+  product.b = packed;
+  ek_status status = EK_OK;
+  {
+    py::gil_scoped_release release;
+    for (size_t i = 0; i < repeats && status == EK_OK; ++i)
+      status = api->gemm_s32(&product, values, n * sizeof(int32_t));
+  }
+  require_ok(status);
 }
 
 }  // namespace
@@ -94,8 +123,10 @@ void bind_probes(py::module_& m) {
         py::arg("seconds") = 0.05);
   m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("x").noconvert(), py::arg("num_threads") = 1,
         py::arg("streams") = 1, py::arg("prefetch") = 0, py::arg("seconds") = 0.05);
-  m.def("repeat_gemm", &repeat_gemm, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("unit") = "plan",
-        py::arg("repeats") = 1, py::arg("isa") = "", py::arg("num_threads") = 1);
+  m.def("gemm_on_unit", &gemm_on_unit, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("unit"), py::arg("isa") = "",
+        py::arg("num_threads") = 1);
+  m.def("repeat_c_gemm", &repeat_c_gemm, py::arg("a"), py::arg("b").noconvert(), py::arg("out"), py::arg("repeats") = 1,
+        py::arg("num_threads") = 1);
 }
 
 }  // namespace ek

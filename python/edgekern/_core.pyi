@@ -270,13 +270,19 @@ def measure_dot_peak(isa: str = "", num_threads: int = 1, seconds: float = 0.05)
 def measure_read_bandwidth(
     x: npt.NDArray[np.uint8], num_threads: int = 1, streams: int = 1, prefetch: int = 0, seconds: float = 0.05
 ) -> float: ...
-def repeat_gemm(
+def gemm_on_unit(
     a: npt.NDArray[Any],
     b: PackedWeights,
     out: npt.NDArray[np.int32],
-    unit: str = "plan",
-    repeats: int = 1,
+    unit: str,
     isa: str = "",
+    num_threads: int = 1,
+) -> None: ...
+def repeat_c_gemm(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[np.int8],
+    out: npt.NDArray[np.int32],
+    repeats: int = 1,
     num_threads: int = 1,
 ) -> None: ...
 def quantize_linear(
