@@ -8,6 +8,7 @@ weights. Every int4 row also times our int8 in the same rounds, so that the two 
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from bench.suite import Case, Plan, Result, copies_beyond_cache, geometric_mean,
 ROWS = (1, 4, 16, 64)
 # N and K of a decoder's projections: attention, and for one row up and down as well.
 LAYERS = ((4096, 4096), (11008, 4096), (4096, 11008))
-GROUPS = (32, 128)
+Group = Literal[32, 64, 128]
+GROUPS: tuple[Group, ...] = (32, 128)
 # Rounding activations to 8 bits costs one percent of the signal; Q4_0 rounds the weights once more.
 NOISE, REQUANTIZED_NOISE = 0.03, 0.15
 
@@ -62,7 +64,7 @@ def int8_contenders(m: int, n: int, k: int, threads: int, copies: int, *, peers:
     ]
 
 
-def int4_contenders(m: int, n: int, k: int, group: int, threads: int, copies: int) -> list[Contender]:
+def int4_contenders(m: int, n: int, k: int, group: Group, threads: int, copies: int) -> list[Contender]:
     rng = np.random.default_rng([m, n, k, group])
     x = rng.normal(size=(m, k)).astype(np.float32)
     weights = rng.integers(-8, 8, (k, n), dtype=np.int8)
@@ -91,10 +93,10 @@ def int4_contenders(m: int, n: int, k: int, group: int, threads: int, copies: in
     return [_ours("edgekern_int4", x, packed, threads, check), *peers]
 
 
-def _case(m: int, n: int, k: int, group: int, threads: int, quick: bool) -> Case:
+def _case(m: int, n: int, k: int, group: Group | None, threads: int, quick: bool) -> Case:
     name = f"{m}x{n}x{k}"
-    copies = 3 if quick else copies_beyond_cache(n * k if group == 0 else n * k // 2)
-    if group == 0:
+    copies = 3 if quick else copies_beyond_cache(n * k if group is None else n * k // 2)
+    if group is None:
         everyone = int8_contenders(m, n, k, threads, copies)
         return Case("int8", name, everyone, 2 * m * n * k, rotated=True)
     everyone = int4_contenders(m, n, k, group, threads, copies)
@@ -103,7 +105,7 @@ def _case(m: int, n: int, k: int, group: int, threads: int, quick: bool) -> Case
 
 
 def cases(threads: int, *, quick: bool) -> Iterator[Plan]:
-    for group in (0, *GROUPS):
+    for group in (None, *GROUPS):
         shapes = [(1, n, k) for n, k in LAYERS] + [(m, *LAYERS[0]) for m in ROWS if m > 1]
         for m, n, k in [(1, 96, 256), (4, 96, 256)] if quick else shapes:
             yield f"{m}x{n}x{k}", partial(_case, m, n, k, group, threads, quick)
