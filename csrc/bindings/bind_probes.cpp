@@ -81,7 +81,7 @@ void gemm_on_unit(const py::array& a, const PackedWeights& b, const py::array& o
   TilePlan plan = work.plan();
   for (TileBlock& block : plan.blocks) block.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
   const FpGuard guard;
-  gemm(rt, args, plan, work.scratch());
+  gemm(rt, args, plan);
 }
 
 /// c = a * b through the C table, `repeats` times over: what a caller in C gets. Packs b once.
