@@ -129,7 +129,9 @@ const py::detail::PyArray_Proxy* plain_array(PyObject* value, int flags) {
 const PackedWeights* plain_weights(PyObject* value) {
   if (Py_TYPE(value) != g_known.packed) return nullptr;
   auto* instance = reinterpret_cast<py::detail::instance*>(value);
-  return instance->simple_layout ? static_cast<const PackedWeights*>(instance->simple_value_holder[0]) : nullptr;
+  if (!instance->simple_layout) return nullptr;
+  const auto* weights = static_cast<const PackedWeights*>(instance->simple_value_holder[0]);
+  return weights->bits() == 8 ? weights : nullptr;
 }
 
 PyObject* new_int32(size_t m, size_t n) {

@@ -12,6 +12,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "gemm/gemm4.h"
 #include "gemm/linear.h"
 
 namespace ek {
@@ -27,6 +28,7 @@ struct LinearOptions {
   int32_t x_zero_point, y_zero_point;
   OutKind kind;  // kQuantized stands for either 8-bit kind
   Sign y_sign;
+  bool scale_per_row;  // of a float32 x on 4-bit weights, whose groups have scales of their own otherwise
 };
 
 Activation activation_of(const std::string& name) {
@@ -88,7 +90,9 @@ void check_options(const py::array& x, const PackedWeights& w, const LinearOptio
   const bool dynamic = is_f32(x);
   if (!dynamic && !is_u8(x) && !is_s8(x))
     fail(Code::kType, "linear: x must be float32, uint8 or int8, got " + dtype_name(x));
-  if (w.scale.empty()) fail(Code::kValue, "linear: w has no scale; pack it with pack_weights(w, scale=...)");
+  if (w.bits() == 4 && !dynamic) fail(Code::kType, "linear: x must be float32 for 4-bit weights, got " + dtype_name(x));
+  if (w.bits() == 8 && w.scale.empty())
+    fail(Code::kValue, "linear: w has no scale; pack it with pack_weights(w, scale=...)");
   if (dynamic && o.x_scale) fail(Code::kValue, "linear: x_scale is for 8-bit x; float32 x is quantized row by row");
   if (!dynamic && !o.x_scale) fail(Code::kValue, "linear: x is 8-bit, so x_scale must be given");
   if (dynamic && o.y_scale) fail(Code::kValue, "linear: y_scale needs 8-bit x with x_scale; float32 x gives float32");
@@ -104,7 +108,7 @@ void check_options(const py::array& x, const PackedWeights& w, const LinearOptio
   }
   // The accumulator goes on to float, so it must not wrap: |a - za| <= 255 and |w| <= 128. Half of int32 is the bias's.
   constexpr size_t kMaxDepth = (size_t{1} << 30) / (255 * 128);
-  if (w.shape.k_per_tap > kMaxDepth) {
+  if (w.bits() == 8 && w.shape.k_per_tap > kMaxDepth) {
     fail(Code::kValue, "linear: x has " + std::to_string(w.shape.k_per_tap) + " columns; more than " +
                            std::to_string(kMaxDepth) +
                            " could pass 2^31 in the accumulator; use matmul_integer or split K");
@@ -148,6 +152,17 @@ void run_dynamic(const Runtime& rt, LinearArgs args) {
   linear(rt, args, room.data() + init_bytes);
 }
 
+void run_int4(const Runtime& rt, const LinearArgs& args, const PackedWeights& w, bool scale_per_row) {
+  const GemmArgs& g = args.gemm;
+  const Gemm4Args args4{g.m, args.x, args.ldx,  scale_per_row, {w.shape4, w.data.data(), w.unit},
+                        g.c, g.ldc,  g.epilogue};
+  size_t bytes = 0;
+  if (!gemm4_scratch_bytes(args4, &bytes)) fail(Code::kValue, "linear: x is too large");
+  const Room room = Room::take(0, bytes);
+  py::gil_scoped_release release;
+  gemm4(rt, args4, room.rest);
+}
+
 void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const LinearOptions& o) {
   const size_t bytes = column_bytes(w.shape);
   ThreadRoom room(2 * bytes);
@@ -173,7 +188,7 @@ py::array linear_array(const py::array& x, const PackedWeights& w, const py::obj
   check_options(x, w, o);
   GemmArgs args;
   args.m = m;
-  args.b = w.view();
+  if (w.bits() == 8) args.b = w.view();
   Epilogue& e = args.epilogue;
   e.kind = o.kind;
   e.activation = o.activation;
@@ -202,8 +217,11 @@ py::array linear_array(const py::array& x, const PackedWeights& w, const py::obj
     }
   }
   const void* const data = x.data();
-  if (is_f32(x)) {
-    run_dynamic(rt, {static_cast<const float*>(data), ldx / sizeof(float), args});
+  const LinearArgs dynamic{static_cast<const float*>(data), ldx / sizeof(float), args};
+  if (w.bits() == 4) {
+    run_int4(rt, dynamic, w, o.scale_per_row);
+  } else if (is_f32(x)) {
+    run_dynamic(rt, dynamic);
   } else {
     args.a = static_cast<const uint8_t*>(data);
     args.lda = ldx;
@@ -221,7 +239,7 @@ void bind_linear(py::module_& m) {
       [](const py::array& x, const PackedWeights& w, const py::object& bias, const std::string& activation, float lo,
          float hi, const py::object& residual, std::optional<float> x_scale, int32_t x_zero_point,
          std::optional<float> y_scale, int32_t y_zero_point, const std::string& out_dtype, const py::object& out,
-         const std::string& isa, int threads) {
+         const std::string& isa, int threads, bool scale_per_row) {
         const LinearOptions options = {activation_of(activation),
                                        lo,
                                        hi,
@@ -230,12 +248,13 @@ void bind_linear(py::module_& m) {
                                        x_zero_point,
                                        y_zero_point,
                                        kind_of(out_dtype),
-                                       out_dtype == "int8" ? Sign::kS8 : Sign::kU8};
+                                       out_dtype == "int8" ? Sign::kS8 : Sign::kU8,
+                                       scale_per_row};
         return linear_array(x, w, bias, residual, options, out, isa, threads);
       },
       py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("lo"), py::arg("hi"),
       py::arg("residual"), py::arg("x_scale"), py::arg("x_zero_point"), py::arg("y_scale"), py::arg("y_zero_point"),
-      py::arg("out_dtype"), py::arg("out"), py::arg("isa"), py::arg("num_threads"));
+      py::arg("out_dtype"), py::arg("out"), py::arg("isa"), py::arg("num_threads"), py::arg("scale_per_row") = false);
 }
 
 }  // namespace ek

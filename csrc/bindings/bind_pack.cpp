@@ -56,15 +56,21 @@ PackedWeights pack_weights_array(const py::array& w, const py::object& scale) {
 
 void bind_pack(py::module_& m) {
   py::class_<PackedWeights>(m, "PackedWeights", plain_type(),
-                            "int8 weights (K, N) in the packed layout; made by pack_weights.")
+                            "Weights (K, N) of 8 or 4 bits in a packed layout; made by pack_weights.")
       .def_property_readonly("shape",
                              [](const PackedWeights& w) { return py::make_tuple(w.shape.k_per_tap, w.shape.n); })
       .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.data.size(); })
-      .def_property_readonly("has_scale", [](const PackedWeights& w) { return !w.scale.empty(); })
+      .def_property_readonly("has_scale", [](const PackedWeights& w) { return w.bits() == 4 || !w.scale.empty(); })
+      .def_property_readonly("bits", &PackedWeights::bits)
+      .def_property_readonly("group_size",
+                             [](const PackedWeights& w) -> py::object {
+                               return w.bits() == 4 ? py::object(py::int_(w.shape4.group)) : py::none();
+                             })
       .def("__repr__", [](const PackedWeights& w) {
+        const std::string scales = w.bits() == 4 ? "bits=4, group_size=" + std::to_string(w.shape4.group)
+                                                 : std::string("has_scale=") + (w.scale.empty() ? "False" : "True");
         return "PackedWeights(shape=(" + std::to_string(w.shape.k_per_tap) + ", " + std::to_string(w.shape.n) +
-               "), nbytes=" + std::to_string(w.data.size()) + ", has_scale=" + (w.scale.empty() ? "False" : "True") +
-               ")";
+               "), nbytes=" + std::to_string(w.data.size()) + ", " + scales + ")";
       });
   m.def("pack_weights", &pack_weights_array, py::arg("w").noconvert(), py::arg("scale"));
 }

@@ -7,16 +7,24 @@
 #include "base/buffer.h"
 #include "bindings/arrays.h"
 #include "gemm/gemm.h"
+#include "gemm/pack4.h"
 
 namespace ek {
 
-/// Weights of one matrix in the packed layout, with the scale of every column.
+/// Weights of one matrix in a packed layout: of 8 bits with the scale of every column, or of 4 bits with their own.
 struct PackedWeights {
   PackedShape shape;
   AlignedBuffer data;
-  std::vector<float> scale;  // [n padded], empty when none was given
+  std::vector<float> scale;  // 8 bits: [n padded], empty when none was given
+  PackedShape4 shape4;       // 4 bits: group is not 0
+  float unit = 1.0f;         // 4 bits: of the scales
 
-  PackedView view() const { return {shape, data.data()}; }
+  int bits() const { return shape4.group == 0 ? 8 : 4; }
+  /// Of 8 bits; the caller has looked.
+  PackedView view() const {
+    EK_ASSERT(bits() == 8);
+    return {shape, data.data()};
+  }
 };
 
 PackedWeights pack_weights_s8(const char* function, const char* argument, const py::array& w);

@@ -106,28 +106,22 @@ EK_INLINE void activate(const Epilogue& e, float* z, size_t strips) {
   }
 }
 
-/// The real kinds, whatever they ask for. `acc` has rows x (strips * 16).
-__attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
-  const FloatEpilogue scaled(e);
-  const float low = e.out.sign == Sign::kU8 ? 0.0f : -128.0f, zero = static_cast<float>(e.out.zero_point);
-  const Quotient quotient(e.out.scale);
-  const ByteStore bytes(low - zero, low + 255.0f - zero, e.out.zero_point, e.out.sign);
-  const size_t cols = out_columns(e, t.cols), col0 = out_columns(e, t.col0);
-  for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {
-    float z[kPanel];
-    for (size_t s = 0; s < t.strips; ++s) {
-      const size_t col = t.col0 + s * kStrip, n = strip_cols(t.cols, s);
-      const F32 multiplier = load_f32(e.multiplier + col);
-      store_f32(z + s * kStrip, scaled.real(load_i32(acc + s * kStrip), multiplier, t.row0 + r, col, n));
-    }
-    activate(e, z, t.strips);
-    if (e.addend != nullptr) {
-      const float* const addend = e.addend + (t.row0 + r) * e.addend_ld + col0;
+/// From the real values of a row to C, for the real kinds: activation, addend, rounding.
+class RealStore {
+ public:
+  EK_INLINE explicit RealStore(const Epilogue& e)
+      : RealStore(e, e.out.sign == Sign::kU8 ? 0.0f : -128.0f, static_cast<float>(e.out.zero_point)) {}
+
+  /// `z` has strips * 16 values, which are overwritten; the first `columns` are those of the product from `col` on.
+  EK_INLINE void store(float* z, size_t strips, size_t row, size_t col, size_t columns, uint8_t* c) const {
+    activate(e_, z, strips);
+    const size_t cols = out_columns(e_, columns);
+    if (e_.addend != nullptr) {
+      const float* const addend = e_.addend + row * e_.addend_ld + out_columns(e_, col);
       for (size_t i = 0; i < cols; i += kStrip)
         store_f32(z + i, add_f32(load_f32(z + i), load_f32_n(addend + i, cols - i)));
     }
-    uint8_t* const c = static_cast<uint8_t*>(t.c) + r * t.ldc;
-    switch (e.kind) {
+    switch (e_.kind) {
       case OutKind::kFloat16:
         for (size_t i = 0; i < cols; i += kStrip)
           store_f16_n(reinterpret_cast<uint16_t*>(c) + i, load_f32(z + i), cols - i);
@@ -137,13 +131,36 @@ __attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e,
           store_bf16_n(reinterpret_cast<uint16_t*>(c) + i, load_f32(z + i), cols - i);
         break;
       case OutKind::kRealQuantized:
-        quantize_run(cols, quotient, bytes, c,
+        quantize_run(cols, quotient_, bytes_, c,
                      [&](size_t i, size_t left) EK_LAMBDA { return left == 0 ? set1_f32(0.0f) : load_f32(z + i); });
         break;
       default:
         for (size_t i = 0; i < cols; i += kStrip)
           store_f32_n(reinterpret_cast<float*>(c) + i, load_f32(z + i), cols - i);
     }
+  }
+
+ private:
+  EK_INLINE RealStore(const Epilogue& e, float low, float zero)
+      : e_(e), quotient_(e.out.scale), bytes_(low - zero, low + 255.0f - zero, e.out.zero_point, e.out.sign) {}
+
+  const Epilogue& e_;
+  Quotient quotient_;
+  ByteStore bytes_;
+};
+
+/// The real kinds, whatever they ask for. `acc` has rows x (strips * 16).
+__attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
+  const FloatEpilogue scaled(e);
+  const RealStore real(e);
+  for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {
+    float z[kPanel];
+    for (size_t s = 0; s < t.strips; ++s) {
+      const size_t col = t.col0 + s * kStrip, n = strip_cols(t.cols, s);
+      const F32 multiplier = load_f32(e.multiplier + col);
+      store_f32(z + s * kStrip, scaled.real(load_i32(acc + s * kStrip), multiplier, t.row0 + r, col, n));
+    }
+    real.store(z, t.strips, t.row0 + r, t.col0, t.cols, static_cast<uint8_t*>(t.c) + r * t.ldc);
   }
 }
 

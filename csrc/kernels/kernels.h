@@ -104,6 +104,35 @@ struct Depthwise3x3 {
   uint8_t* out;  // dense
 };
 
+inline constexpr size_t kOctet = 8;  // values of k in one line of 4-bit weights
+
+/// One row of activations for w4_tile, by groups of `group` values (a multiple of kStrip; the last may be short).
+struct W4Row {
+  const float* x;  // k values
+  size_t k, group;
+  bool whole_row;  // one scale for the row instead of one per group
+  float unit;      // of the weights' scales
+  int8_t* q;       // [k rounded up to kStrip], the rest zero
+  float* scale;    // [groups], each times unit, `stride` apart as are the starts
+  int32_t* start;  // [groups], -8 * sum of the group's q: what the weights' +8 adds, taken back
+  size_t stride;
+};
+
+/// rows x one panel of C on 4-bit weights.
+struct W4Tile {
+  const int8_t* q;  // [rows], ldq bytes apart; from w4_quantize, as are scale and start
+  size_t ldq;
+  const float* scale;                             // [groups][rows]
+  const int32_t* start;                           // [groups][rows]
+  size_t rows, groups, octets, octets_per_group;  // the last group may have fewer octets
+  const uint8_t* panel;                           // gemm/pack4.h has its layout
+  bool has_offset;
+  uint8_t* c;
+  size_t ldc;         // bytes from row to row
+  size_t cols;        // columns that are stored, <= kPanel
+  size_t row0, col0;  // where the tile lies in the product
+};
+
 struct Kernels {
   Isa isa;
   Sign native_sign;    // what gemm_tile and depthwise_* multiply
@@ -114,6 +143,12 @@ struct Kernels {
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
 
+  // As quantize_row, over each group or the whole row: s8 on every ISA.
+  void (*w4_quantize)(const W4Row& row);
+  // y = sum over groups, ascending, of (float(dot) + offset * float(sum q)) * (scale_w * scale_q), then plus bias and
+  // the rest of a real kind's epilogue.
+  void (*w4_tile)(const W4Tile& tile, const Epilogue& epilogue);
+
   // y = x ^ 0x80: u8 <-> s8. Element-wise, n bytes.
   void (*flip_sign)(const uint8_t* x, size_t n, uint8_t* y);
   // y = clamp(rne(x / scale), ..) + zero_point, to q.sign.
@@ -121,8 +156,8 @@ struct Kernels {
   // Three planes of n floats, `plane` apart, to n triples of bytes.
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
-  // One row, symmetric: scale = max|x| / 127 (1 where that is 0; NaN is passed over), y = rne(x / scale), or -128 for a NaN.
-  // As kU8, 128 is added: what x86 multiplies.
+  // One row, symmetric: scale = max|x| / 127 (1 where that is 0; NaN is passed over), y = rne(x / scale), or -128 for a
+  // NaN. As kU8, 128 is added: what x86 multiplies.
   void (*quantize_row)(const float* x, size_t n, Sign sign, uint8_t* y, float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.
   void (*add)(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
@@ -157,9 +192,11 @@ enum class Row : int {
   kLookup,
   kSumRows,
   kMaxRows,
-  kRequantize
+  kRequantize,
+  kW4Quantize,
+  kW4Tile
 };
-inline constexpr int kNumRows = 14;
+inline constexpr int kNumRows = 16;
 const char* row_name(Row row);
 
 /// The table of an ISA that available_isas() lists.

@@ -28,6 +28,9 @@ struct Line {
 struct Act {
   __m512i v;
 };
+struct Quad {
+  __m512i v;
+};
 
 EK_INLINE I32 load_i32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_i32(int32_t* p, I32 x) { _mm512_storeu_si512(p, x.v); }
@@ -110,6 +113,17 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
 }
 EK_INLINE I32 dot(I32 acc, Act a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
+EK_INLINE F32 load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+EK_INLINE Quad load_quad(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return {_mm512_set1_epi32(quad)};
+}
+EK_INLINE Line low_nibbles(Line x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(0x0F))}; }
+EK_INLINE Line high_nibbles(Line x) { return low_nibbles({_mm512_srli_epi16(x.v, 4)}); }
+EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
 
 // Tails: masked lanes are neither read nor written, and do not fault.
 EK_INLINE __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>(n >= 16 ? 0xFFFF : (1u << n) - 1); }

@@ -24,6 +24,7 @@ struct Line {
 struct Act {
   int8x16_t v;  // the quad, four times
 };
+using Quad = Act;
 
 EK_INLINE I32 load_i32(const int32_t* p) {
   return {vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)};
@@ -176,6 +177,19 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
   const uint16x8x2_t hi = vzipq_u16(vreinterpretq_u16_u8(ab.val[1]), vreinterpretq_u16_u8(cd.val[1]));
   return {vreinterpretq_s8_u16(lo.val[0]), vreinterpretq_s8_u16(lo.val[1]), vreinterpretq_s8_u16(hi.val[0]),
           vreinterpretq_s8_u16(hi.val[1])};
+}
+EK_INLINE F32 load_f16(const uint16_t* p) {
+  const auto four = [&](int at) EK_LAMBDA { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + at))); };
+  return {four(0), four(4), four(8), four(12)};
+}
+EK_INLINE Quad load_quad(const int8_t* p) { return load_act(reinterpret_cast<const uint8_t*>(p)); }
+EK_INLINE Line low_nibbles(Line x) {
+  const int8x16_t low = vdupq_n_s8(0x0F);
+  return {vandq_s8(x.v0, low), vandq_s8(x.v1, low), vandq_s8(x.v2, low), vandq_s8(x.v3, low)};
+}
+EK_INLINE Line high_nibbles(Line x) {
+  const auto high = [](int8x16_t v) EK_LAMBDA { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4)); };
+  return {high(x.v0), high(x.v1), high(x.v2), high(x.v3)};
 }
 
 }  // namespace

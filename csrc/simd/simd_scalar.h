@@ -5,6 +5,7 @@
 //   I32, F32   16 lanes                     Line   64 bytes: 16 columns x 4 values of k (packed weights, or
 //   activations) Act        4 activation bytes, the same for all 16 columns
 // Activation bytes are of kNativeSign. dot() adds the four products of each column to its lane, exactly, mod 2^32.
+// dot_u4() does the same for weights in [0, 15] and a Quad: four activation bytes that are signed on every ISA.
 // max_f32(a, b) is `a > b ? a : b` and min_f32(a, b) `a < b ? a : b`: a NaN in a gives b.
 // rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22]. round_f32 takes any float.
 // fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
@@ -39,6 +40,9 @@ struct Line {
 };
 struct Act {
   uint8_t v[4];
+};
+struct Quad {
+  int8_t v[4];
 };
 
 EK_INLINE I32 load_i32(const int32_t* p) {
@@ -265,6 +269,41 @@ EK_INLINE I32 dot(I32 acc, Line a, Line w) {
   for (int i = 0; i < 16; ++i) {
     int32_t sum = 0;
     for (int j = 0; j < 4; ++j) sum += a.v[4 * i + j] * static_cast<int8_t>(w.v[4 * i + j]);
+    acc.v[i] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[i]) + static_cast<uint32_t>(sum));
+  }
+  return acc;
+}
+/// 16 float16 values; every one of them is a float32.
+EK_INLINE F32 load_f16(const uint16_t* p) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t magnitude = p[i] & 0x7FFFu, sign = (p[i] & 0x8000u) << 16;
+    // The exponent is rebiased by a product, which is exact for subnormals too; infinity and NaN keep theirs.
+    const uint32_t shifted = magnitude << 13;
+    float value;
+    __builtin_memcpy(&value, &shifted, 4);
+    value *= 0x1p112f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    if (magnitude >= 0x7C00u) bits = shifted | 0x7F800000u;
+    bits |= sign;
+    __builtin_memcpy(&r.v[i], &bits, 4);
+  }
+  return r;
+}
+EK_INLINE Quad load_quad(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+EK_INLINE Line low_nibbles(Line x) {
+  for (int i = 0; i < 64; ++i) x.v[i] &= 0x0F;
+  return x;
+}
+EK_INLINE Line high_nibbles(Line x) {
+  for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(x.v[i] >> 4);
+  return x;
+}
+EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) {
+  for (int i = 0; i < 16; ++i) {
+    int32_t sum = 0;
+    for (int j = 0; j < 4; ++j) sum += a.v[j] * w.v[4 * i + j];
     acc.v[i] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[i]) + static_cast<uint32_t>(sum));
   }
   return acc;

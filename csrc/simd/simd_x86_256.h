@@ -21,6 +21,9 @@ struct F32 {
 struct Line {
   __m256i lo, hi;
 };
+struct Quad {
+  __m256i v;
+};
 
 EK_INLINE I32 load_i32(const int32_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
@@ -158,6 +161,20 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
   return {_mm256_set_m128i(_mm_unpackhi_epi16(ab0, cd0), _mm_unpacklo_epi16(ab0, cd0)),
           _mm256_set_m128i(_mm_unpackhi_epi16(ab1, cd1), _mm_unpacklo_epi16(ab1, cd1))};
 }
+EK_INLINE F32 load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+EK_INLINE Quad load_quad(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return {_mm256_set1_epi32(quad)};
+}
+EK_INLINE Line low_nibbles(Line x) {
+  const __m256i low = _mm256_set1_epi8(0x0F);
+  return {_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low)};
+}
+EK_INLINE Line high_nibbles(Line x) { return low_nibbles({_mm256_srli_epi16(x.lo, 4), _mm256_srli_epi16(x.hi, 4)}); }
 
 }  // namespace
 }  // namespace ek

@@ -57,27 +57,62 @@ def _threads(function: str, num_threads: int | None) -> int:
     return num_threads
 
 
-def pack_weights(w: Int8Array, *, scale: float | FloatArray | None = None) -> PackedWeights:
-    """Pack int8 weights once for many multiplications.
+def pack_weights(
+    w: Int8Array,
+    *,
+    scale: float | npt.NDArray[np.floating] | None = None,
+    zero_point: npt.NDArray[np.number] | None = None,
+    bits: Literal[8, 4] = 8,
+    group_size: Literal[32, 64, 128] | None = None,
+) -> PackedWeights:
+    """Pack weights once for many multiplications.
 
     Parameters
     ----------
     w : (K, N) int8 array
-        Any strides: ``w.T`` of an (N, K) matrix is taken without a copy. The full range is allowed, -128 included.
-    scale : float or (N,) float32 array, optional
-        Real value of one step, for the whole matrix or per column; :func:`linear` needs it.
+        Any strides: ``w.T`` of an (N, K) matrix is taken without a copy. With ``bits=8`` the full range is allowed,
+        -128 included; with ``bits=4`` the values lie in [-8, 7] (from unsigned ones subtract 8, and from
+        ``zero_point`` too).
+    scale : float or (N,) float32 array, optional; (ceil(K / group_size), N) array with ``bits=4``
+        Real value of one step: for the whole matrix or per column, and :func:`linear` needs it; with 4 bits for every
+        group of ``group_size`` rows and every column.
+    zero_point : array like ``scale``, optional
+        With ``bits=4``: real = (w - zero_point) * scale. Fractions are allowed. Without it the map is symmetric.
+    bits : {8, 4}
+    group_size : {32, 64, 128}
+        With ``bits=4``: how many rows of ``w`` share a scale; the last group may be short.
 
     Returns
     -------
     PackedWeights
-        Immutable; ``shape`` is (K, N), ``nbytes`` the packed size (N is padded to 16, K to 4).
+        Immutable; ``shape`` is (K, N), ``nbytes`` the packed size, ``bits`` and ``group_size`` as given. With 8 bits N
+        is padded to 16 and K to 4; with 4 bits to 64 and 8.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When ``w`` is not a 2-D int8 array, or ``scale`` is not positive and finite.
+        When ``w`` is not a 2-D int8 array or has values that 4 bits cannot hold, or when scales or zero points have
+        the wrong shape or are not finite.
+
+    Notes
+    -----
+    4-bit weights keep scales and zero points in float16 (11 significant bits; scales of any float32 size, see
+    docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight.
     """
-    return _core.pack_weights(_array("pack_weights", "w", w), scale)
+    array = _array("pack_weights", "w", w)
+    if bits == 4:
+        if scale is None or group_size is None:
+            missing = "scale" if scale is None else "group_size"
+            raise ArgumentValueError(f"pack_weights: bits=4 needs {missing}")
+        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size not in (32, 64, 128):
+            raise ArgumentValueError(f"pack_weights: group_size must be 32, 64 or 128, got {group_size!r}")
+        return _core.pack_weights_int4(array, scale, zero_point, group_size)
+    if bits != 8:
+        raise ArgumentValueError(f"pack_weights: bits must be 8 or 4, got {bits!r}")
+    if zero_point is not None or group_size is not None:
+        extra = "group_size" if zero_point is None else "zero_point"
+        raise ArgumentValueError(f"pack_weights: {extra} is for bits=4; 8-bit weights are symmetric, per column")
+    return _core.pack_weights(array, scale)
 
 
 _CLAMPS: dict[str | None, tuple[float, float]] = {
@@ -158,18 +193,19 @@ def linear(
     x_zero_point: int = 0,
     y_scale: float | None = None,
     y_zero_point: int = 0,
+    x_quantization: Literal["row", "group"] | None = None,
     out_dtype: npt.DTypeLike | None = None,
     out: npt.NDArray[np.generic] | None = None,
     num_threads: int | None = None,
 ) -> npt.NDArray[np.generic]:
-    """Multiply by int8 weights and do the rest of the layer: ``activation(x @ w + bias) + residual``.
+    """Multiply by int8 or int4 weights and do the rest of the layer: ``activation(x @ w + bias) + residual``.
 
     Parameters
     ----------
     x : (M, K) float32, uint8 or int8 array
         float32 is quantized row by row, symmetric, scale ``max|x| / 127``. 8-bit needs ``x_scale``.
     w : PackedWeights
-        Packed with ``scale``.
+        Packed with ``scale``. With 4 bits ``x`` and the result are float32, without ``x_scale`` and ``y_scale``.
     bias : (N,) float32 array, optional
     activation : {None, "relu", "relu6", "gelu", "gelu_tanh", "silu", "swiglu"} or (lo, hi)
         A pair is a clamp. GELU has the names of torch: ``"gelu"`` by the error function, ``"gelu_tanh"`` by tanh.
@@ -181,6 +217,9 @@ def linear(
         The map of an 8-bit ``x``: real = (x - x_zero_point) * x_scale.
     y_scale, y_zero_point : float, int
         With 8-bit ``x``: quantize the result, to uint8 or int8.
+    x_quantization : {"row", "group"}, optional
+        What one scale of a float32 ``x`` spans: the row, or with 4-bit weights also each of their groups, which is more
+        accurate and their default.
     out_dtype : dtype, optional
         float32 (the default), float16 or ``ml_dtypes.bfloat16``, rounded to nearest even; with ``y_scale`` uint8 (the
         default) or int8.
@@ -206,9 +245,17 @@ def linear(
     ``m = float32(x_scale * w_scale / y_scale)`` computed in double (Jacob et al., 2018, with a float multiplier).
 
     In a clamp a NaN gives the lower bound; the other activations keep it, up to its payload.
+
+    4-bit weights: the sum over the groups, in ascending order, of ``float32(acc) * (w_scale * x_scale)`` stands for
+    ``float32(acc) * (row_scale * w_scale)``; with zero points ``float32(acc) - zero_point * float32(sum(q))`` for
+    ``float32(acc)``.
     """
     if not isinstance(w, PackedWeights):
         raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
+    if x_quantization not in (None, "row", "group"):
+        raise ArgumentValueError(f"linear: x_quantization must be 'row' or 'group', got {x_quantization!r}")
+    if x_quantization == "group" and w.bits == 8:
+        raise ArgumentValueError("linear: x_quantization='group' needs 4-bit weights; 8-bit ones have no groups")
     curve, lo, hi = _activation(activation)
     half: np.dtype[np.generic] | None = None  # float16 or bfloat16: the core writes their bits into a uint16 array
     kind = "float32" if y_scale is None else "uint8"
@@ -236,6 +283,7 @@ def linear(
         target,
         "",
         _threads("linear", num_threads),
+        x_quantization == "row",
     )
     if out is not None:
         return out

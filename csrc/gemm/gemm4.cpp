@@ -1,0 +1,109 @@
+#include "gemm/gemm4.h"
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+/// The quantized rows as they lie in the scratch memory.
+struct Rows {
+  int8_t* q;       // [m][row_stride]
+  float* scale;    // [tiles][groups][rows of the tile]
+  int32_t* start;  // the same
+};
+
+/// Bytes from one quantized row to the next: k in whole vectors.
+size_t row_stride(const PackedShape4& shape) { return round_up(shape.k, kStrip); }
+
+Rows rows_in(const Gemm4Args& args, uint8_t* scratch) {
+  const PackedShape4& shape = args.b.shape;
+  int8_t* const q = reinterpret_cast<int8_t*>(scratch);
+  float* const scale = reinterpret_cast<float*>(q + args.m * row_stride(shape));
+  return {q, scale, reinterpret_cast<int32_t*>(scale + args.m * shape.groups())};
+}
+
+/// Values that a thread quantizes before a second one pays.
+constexpr size_t kValuesPerTask = 32768;
+/// Multiply-adds below which a second thread costs more than it brings.
+constexpr size_t kSerialMacs = 2'000'000;
+constexpr size_t kTasksPerThread = 8;
+
+/// `height` is that of a register tile; the last one may be lower.
+void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
+  const PackedShape4& shape = args.b.shape;
+  const size_t ldq = row_stride(shape), groups = shape.groups();
+  const size_t rows_per_task = std::max<size_t>(1, kValuesPerTask / std::max<size_t>(1, shape.k));
+  parallel_for(ceil_div(args.m, rows_per_task), rt.threads, [&](size_t task) {
+    const size_t end = std::min(args.m, (task + 1) * rows_per_task);
+    for (size_t m = task * rows_per_task; m < end; ++m) {
+      const size_t tile = m / height * height, stride = std::min(height, args.m - tile);
+      const size_t first = tile * groups + m - tile;
+      rt.kernels->w4_quantize({args.x + m * args.ldx, shape.k, shape.group, args.scale_per_row, args.b.unit,
+                               rows.q + m * ldq, rows.scale + first, rows.start + first, stride});
+    }
+    count_row(rt, Row::kW4Quantize);
+  });
+}
+
+}  // namespace
+
+bool gemm4_scratch_bytes(const Gemm4Args& args, size_t* out) {
+  size_t padded = 0, bytes = 0;
+  // Scales and sums take 8 bytes for at least one group, so a second helping of the rows' bytes has room for both.
+  if (!checked_add(args.b.shape.k, kStrip, &padded) || !checked_mul(args.m, padded, &bytes) ||
+      !checked_mul(bytes, 2, &bytes)) {
+    return false;
+  }
+  *out = args.m * (row_stride(args.b.shape) + args.b.shape.groups() * (sizeof(float) + sizeof(int32_t)));
+  return true;
+}
+
+void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
+  if (args.m == 0 || args.b.shape.n == 0) return;
+  const PackedShape4& shape = args.b.shape;
+  const size_t panels = shape.panels(), groups = shape.groups(), panel_bytes = shape.panel_bytes();
+  const Rows rows = rows_in(args, scratch);
+  // Row tiles of equal height: every one of them passes over the panel, which lies in L2 after the first.
+  const size_t tiles = ceil_div(args.m, rt.kernels->tile_rows), height = ceil_div(args.m, tiles);
+  quantize_rows(rt, args, rows, height);
+
+  // A task is one range of panels, so one stretch of memory; there are some for each thread, because threads start at
+  // different times. Rows are cut where panels are few.
+  const bool serial = rt.threads == 1 || args.m * shape.n * shape.k < kSerialMacs;
+  const size_t tasks = serial ? 1 : kTasksPerThread * static_cast<size_t>(rt.threads);
+  const size_t by_panels = std::min(tasks, panels);
+  const size_t by_rows = std::min(ceil_div(tasks, by_panels), tiles);
+  parallel_for(by_panels * by_rows, rt.threads, [&](size_t task) {
+    const size_t part = task / by_rows, row_part = task % by_rows;
+    const size_t row0 = row_part * tiles / by_rows * height;
+    const size_t row1 = std::min(args.m, (row_part + 1) * tiles / by_rows * height);
+    for (size_t panel = part * panels / by_panels; panel < (part + 1) * panels / by_panels; ++panel) {
+      const size_t col = panel * kPanel;
+      W4Tile tile{};
+      tile.ldq = row_stride(shape);
+      tile.octets = shape.octets();
+      tile.octets_per_group = shape.group / kOctet;
+      tile.groups = groups;
+      tile.panel = args.b.data + panel * panel_bytes;
+      tile.has_offset = shape.asymmetric;
+      tile.ldc = args.ldc;
+      tile.cols = std::min(kPanel, shape.n - col);
+      tile.col0 = col;
+      for (size_t row = row0; row < row1; row += height) {
+        tile.rows = std::min(height, row1 - row);
+        tile.q = rows.q + row * tile.ldq;
+        tile.scale = rows.scale + row * groups;
+        tile.start = rows.start + row * groups;
+        tile.row0 = row;
+        tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, col);
+        rt.kernels->w4_tile(tile, args.epilogue);
+      }
+    }
+    count_row(rt, Row::kW4Tile);
+  });
+}
+
+}  // namespace ek
