@@ -158,9 +158,9 @@ void run_int4(const Runtime& rt, const LinearArgs& args, const PackedWeights& w,
                         g.c, g.ldc,  g.epilogue};
   size_t bytes = 0;
   if (!gemm4_scratch_bytes(args4, &bytes)) fail(Code::kValue, "linear: x is too large");
-  const Room room = Room::take(0, bytes);
+  ThreadRoom room(bytes);
   py::gil_scoped_release release;
-  gemm4(rt, args4, room.rest);
+  gemm4(rt, args4, room.data());
 }
 
 void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const LinearOptions& o) {
