@@ -220,6 +220,17 @@ def test_rows_are_cut_among_threads_without_a_change(isa: str, rng: np.random.Ge
         assert_array_equal(run(isa, threads, None, *layer), expected)
 
 
+def test_a_result_larger_than_the_caches_is_stored_past_them(isa: str, rng: np.random.Generator) -> None:
+    m, n = 2103, 4112
+    memory = np.zeros(m * n + 16, np.float32)
+    out = memory[-memory.ctypes.data % 64 // 4 :][: m * n].reshape(m, n)  # on a line: only then is it streamed
+    x = rng.normal(size=(m, 5)).astype(np.float32)
+    layer = (x, fill_integers((5, n), np.int8, "random", 11), np.full(n, 1e-3, np.float32), None, NONE)
+    rest = (None, None, 0, None, 0, "float32")
+    run(isa, 2, out, *layer, *rest)
+    assert_array_equal(out, reference.linear(*layer, *rest))
+
+
 @pytest.fixture
 def layer(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], _core.PackedWeights]:
     w = fill_integers((32, 20), np.int8, "random", 10)

@@ -39,7 +39,8 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   tile.k = depth(args);
   tile.flip = args.a_sign != kernels.native_sign;
   tile.ldc = args.ldc;
-  tile.stream_c = args.m * args.ldc > kStreamBytes && (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
+  tile.stream_c = std::max(args.m, args.whole_m) * args.ldc > kStreamBytes &&
+                  (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
   const size_t tiles = ceil_div(rect.row1 - rect.row0, kernels.tile_rows);
   const size_t panels_at_once = std::max<size_t>(1, kWeightBytes / std::max<size_t>(1, kPanel * shape.quads() * 4));
   for (size_t first = rect.col0; first < rect.col1; first += panels_at_once * kPanel) {

@@ -18,7 +18,8 @@ struct GemmArgs {
   PackedView b;                   // k = taps * k_per_tap of the packed weights
   const int32_t* init = nullptr;  // from make_init, padded to kStrip
   void* c = nullptr;
-  size_t ldc = 0;  // bytes from row to row
+  size_t ldc = 0;      // bytes from row to row
+  size_t whole_m = 0;  // rows of the C that this one is a part of, where it is
   Epilogue epilogue;
 };
 

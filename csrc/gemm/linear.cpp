@@ -83,6 +83,7 @@ void linear(const Runtime& rt, const LinearArgs& args, uint8_t* scratch) {
       GemmArgs gemm_args = args.gemm;
       gemm_args.m = part + 1 == parts.count ? last : parts.rows;
       dynamic_quantize_rows(part_rt, args.x + row0 * args.ldx, gemm_args.m, k, args.ldx, sign, rows, lda, scale);
+      gemm_args.whole_m = m;
       gemm_args.a = rows;
       gemm_args.lda = lda;
       gemm_args.b.shape = shape;

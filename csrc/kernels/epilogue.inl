@@ -199,13 +199,16 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_
       row_done();
     });
   } else if (e.kind == OutKind::kFloat32 && e.activation == Activation::kClamp && e.addend == nullptr) {
-    const FloatEpilogue store(e);
+    const FloatEpilogue scaled(e);
+    const bool stream = t.stream_c && cols == S * kStrip;
     unroll<R>([&](auto r) EK_LAMBDA {
       finish_row(r);
       unroll<S>([&](auto s) EK_LAMBDA {
         const size_t col = t.col0 + s.value * 16, n = strip_cols(cols, s.value);
         float* p = reinterpret_cast<float*>(c + r.value * ldc) + s.value * 16;
-        store.store(acc(r, s), load_f32(e.multiplier + col), t.row0 + r.value, col, n, p);
+        const F32 x = scaled.real(acc(r, s), load_f32(e.multiplier + col), t.row0 + r.value, col, n);
+        const F32 y = clamp(x, scaled.lo, scaled.hi);
+        stream ? stream_f32(p, y) : store_f32_n(p, y, n);
       });
       row_done();
     });

@@ -79,7 +79,7 @@ struct GemmTile {
   size_t ldc;           // bytes from row to row
   size_t row0, col0;    // where the tile lies in C: offsets into multiplier, bias, row_scale, residual
   bool flip;            // A has not the native sign
-  bool stream_c;        // C, int32, is larger than the caches and on lines of 64 bytes: store past them
+  bool stream_c;        // C is larger than the caches and on lines of 64 bytes: store 32-bit results past them
 };
 
 /// A run of output pixels of a depthwise convolution, all channels.

@@ -35,6 +35,7 @@ struct Quad {
 EK_INLINE I32 load_i32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_i32(int32_t* p, I32 x) { _mm512_storeu_si512(p, x.v); }
 EK_INLINE void stream_i32(int32_t* p, I32 x) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), x.v); }
+EK_INLINE void stream_f32(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 EK_INLINE I32 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 EK_INLINE I32 add_i32(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 EK_INLINE F32 load_f32(const float* p) { return {_mm512_loadu_ps(p)}; }

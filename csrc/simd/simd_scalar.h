@@ -73,6 +73,7 @@ EK_INLINE F32 load_f32(const float* p) {
 EK_INLINE void store_f32(float* p, F32 x) {
   for (int i = 0; i < 16; ++i) p[i] = x.v[i];
 }
+EK_INLINE void stream_f32(float* p, F32 x) { store_f32(p, x); }
 EK_INLINE F32 set1_f32(float x) {
   F32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = x;
