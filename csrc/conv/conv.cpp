@@ -115,6 +115,11 @@ void point_at_runs(const Plan& plan, const ConvArgs& args, const Source& source,
       }
       const size_t line = (batch * w.in_h + y) * w.in_w * args.in_c + group * group_in;
       size_t x = x0, at = line + x0 * args.in_c;
+      const size_t last = x + (n - 1) * w.stride_w;
+      if (x <= last && last < clear_to && at + (n - 1) * step + plan.k <= source.bytes) {
+        for (size_t i = 0; i < n; ++i) to[i] = source.x + at + i * step;
+        continue;
+      }
       for (size_t i = 0; i < n; ++i, x += w.stride_w, at += step) {
         if (x < clear_to && at + plan.k <= source.bytes) {
           to[i] = source.x + at;
@@ -135,10 +140,10 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
                 const uint8_t* weights, size_t group, size_t begin, size_t end, uint8_t* slot) {
   const PackedShape& shape = plan.shape;
   const size_t group_in = args.in_c / args.groups, group_out = shape.n, padded_out = shape.padded_n();
-  const PackedView view{shape, weights + group * packed_bytes(shape)};
+  const int8_t* const packed = reinterpret_cast<const int8_t*>(weights + group * packed_bytes(shape));
   const size_t item = item_bytes(args.epilogue), ldc = args.out_c * item;
-  const size_t panel_bytes = std::max<size_t>(1, kPanel * shape.quads() * 4);
-  const size_t block_panels = std::max<size_t>(1, kWeightBlockBytes / panel_bytes);
+  const size_t panels = shape.panels(), panel_bytes = kPanel * shape.quads() * 4;
+  const size_t block_panels = std::max<size_t>(1, kWeightBlockBytes / std::max<size_t>(1, panel_bytes));
   const uint8_t** pointers = reinterpret_cast<const uint8_t**>(slot);
   uint8_t* copies = slot + pointer_bytes(plan);
   if (plan.thin) std::memset(copies, 0, copy_bytes(plan));  // what fills up a run's last quad
@@ -153,8 +158,8 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
   tile.taps = plan.taps;
   tile.k = plan.k;
   tile.ldc = ldc;
-  for (size_t panel0 = 0; panel0 < shape.panels(); panel0 += block_panels) {
-    const size_t panel1 = std::min(shape.panels(), panel0 + block_panels);
+  for (size_t panel0 = 0; panel0 < panels; panel0 += block_panels) {
+    const size_t panel1 = std::min(panels, panel0 + block_panels);
     for (size_t pixel = begin; pixel < end; pixel += tile.rows) {
       tile.rows = std::min(kernels.tile_rows, end - pixel);
       tile.row0 = pixel;
@@ -166,11 +171,11 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
       }
       for (size_t panel = panel0; panel < panel1; ++panel) {
         const size_t panel_end = std::min((panel + 1) * kPanel, group_out);
-        tile.b_step = shape.panel_width(panel) * 4;
+        tile.b_step = std::min(kPanel, padded_out - panel * kPanel) * 4;
         for (size_t col = panel * kPanel; col < panel_end; col += tile.strips * kStrip) {
           tile.strips = std::min(kernels.tile_strips, ceil_div(panel_end - col, kStrip));
           tile.cols = std::min(tile.strips * kStrip, panel_end - col);
-          tile.b = view.panel(panel) + col % kPanel * 4;
+          tile.b = packed + panel * panel_bytes + col % kPanel * 4;
           tile.init = args.init + group * padded_out + col;
           tile.col0 = col;
           tile.c = args.y + pixel * ldc + (group * group_out + col) * item;
