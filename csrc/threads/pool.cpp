@@ -68,6 +68,7 @@ class Pool {
     job_.fn = fn;
     job_.context = context;
     job_.threads = 1 + hire(threads - 1);
+    caller_cpu_.store(sched_getcpu());
     if (job_.queues.size() < job_.threads) job_.queues = std::vector<Queue>(job_.threads);
     for (size_t i = 0; i < job_.threads; ++i) {
       job_.queues[i].next.store(num_tasks * i / job_.threads);
@@ -126,6 +127,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<size_t> sleepers_{0};
+  std::atomic<int> caller_cpu_{-1};
   std::atomic<uint64_t> state_{0};
   std::atomic<bool> stopping_{false};
   Job job_;  // changed only while no worker is inside
@@ -134,10 +136,21 @@ class Pool {
 
 thread_local bool t_inside_task = false;
 
+/// Moves this thread away from `cpu`, if it is there. The scheduler likes to wake a worker where its caller runs, and
+/// leaves it there for longer than a job lasts: two threads then take turns on one core.
+void leave_cpu(int cpu, const cpu_set_t& allowed) {
+  if (cpu < 0 || sched_getcpu() != cpu) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(static_cast<size_t>(cpu), &others);
+  if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+}
+
 void Pool::serve(size_t index) {
   const FpGuard guard;
   t_inside_task = true;
   uint64_t seen = 0;
+  cpu_set_t allowed;
+  const bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0;
   for (;;) {
     for (int spin = 0; spin < kSpins && !news(seen); ++spin) cpu_relax();
     if (!news(seen)) {
@@ -147,6 +160,7 @@ void Pool::serve(size_t index) {
       sleepers_.fetch_sub(1);
     }
     if (stopping_.load()) return;
+    if (known) leave_cpu(caller_cpu_.load(), allowed);
     if (!join(&seen)) continue;
     if (index < job_.threads) job_.work(index);
     state_.fetch_sub(1);
