@@ -63,7 +63,10 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
       }
     }
   }
-  if (tile.stream_c) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed lines are not ordered by a store
+  if (tile.stream_c) {  // a locked instruction waits for streamed lines, which no plain store does
+    std::atomic<int> order{0};
+    order.fetch_add(1);
+  }
 }
 
 /// C as a grid of equal regions, one a thread, each a row of units: a thread finds its own part of the operands in its
