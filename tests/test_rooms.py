@@ -56,14 +56,18 @@ def test_only_bindings_see_python(repository):
 
 
 def test_only_kernels_get_isa_flags(repository):
-    listed = re.findall(
-        r"set_source_files_properties\(([^)]*?)PROPERTIES\s+COMPILE_OPTIONS([^)]*)\)",
-        (repository / "CMakeLists.txt").read_text(),
-    )
-    assert listed
-    flagged = [source for sources, options in listed if "-m" in options for source in sources.split()]
-    assert flagged
-    assert all(source.startswith("csrc/kernels/kernels_") for source in flagged)
+    flag = re.compile(r"-m(?:avx|fma|f16c|sse|arch|cpu)")
+    lists = [
+        "CMakeLists.txt",
+        *(path.relative_to(repository).as_posix() for path in repository.glob("*/**/CMakeLists.txt")),
+    ]
+    lists = [name for name in lists if not name.startswith("build")]
+    flagged = [name for name in lists if flag.search((repository / name).read_text())]
+    assert flagged == ["csrc/kernels/CMakeLists.txt"]
+    units = re.search(r"set\(EDGEKERN_UNITS ([^)]*)\)", (repository / flagged[0]).read_text())
+    assert units is not None
+    here = {path.name for path in (repository / "csrc" / "kernels").glob("*.cpp")}
+    assert {*units[1].split(), "table.cpp"} == here
 
 
 def test_five_files_from_the_python_call_to_the_innermost_loop(repository):

@@ -67,7 +67,7 @@ EK_INLINE size_t strip_cols(size_t cols, size_t strip) {
 }
 
 /// The 8-bit kind with a residual. `acc` has rows x (strips * 16).
-__attribute__((noinline)) void store_sums(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
+[[maybe_unused]] __attribute__((noinline)) void store_sums(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
   const QuantizedEpilogue store(e);
   for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {
     uint8_t* const c = static_cast<uint8_t*>(t.c) + r * t.ldc;
@@ -150,7 +150,7 @@ class RealStore {
 };
 
 /// The real kinds, whatever they ask for. `acc` has rows x (strips * 16).
-__attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
+[[maybe_unused]] __attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
   const FloatEpilogue scaled(e);
   const RealStore real(e);
   for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {

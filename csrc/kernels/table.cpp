@@ -1,36 +1,47 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "kernels/fill.h"
 #include "kernels/kernels.h"
 
-namespace ek {
-
-extern const Kernels kernels_scalar;
+EK_DECLARE_KERNELS(scalar)
 #if defined(__x86_64__)
-extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni;
+EK_DECLARE_KERNELS(avx2)
+EK_DECLARE_KERNELS(avxvnni)
+EK_DECLARE_KERNELS(avx512vnni)
 #elif defined(__aarch64__)
-extern const Kernels kernels_neon, kernels_neon_dotprod, kernels_neon_i8mm;
+EK_DECLARE_KERNELS(neon)
+EK_DECLARE_KERNELS(neon_dotprod)
+EK_DECLARE_KERNELS(neon_i8mm)
 #endif
+
+#define EK_RETURN_KERNELS(isa)                         \
+  {                                                    \
+    static const Kernels table = make_kernels_##isa(); \
+    return table;                                      \
+  }
+
+namespace ek {
 
 const Kernels& kernels(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2:
-      return kernels_avx2;
+      EK_RETURN_KERNELS(avx2)
     case Isa::kAvxVnni:
-      return kernels_avxvnni;
+      EK_RETURN_KERNELS(avxvnni)
     case Isa::kAvx512Vnni:
-      return kernels_avx512vnni;
+      EK_RETURN_KERNELS(avx512vnni)
 #elif defined(__aarch64__)
     case Isa::kNeon:
-      return kernels_neon;
+      EK_RETURN_KERNELS(neon)
     case Isa::kNeonDotprod:
-      return kernels_neon_dotprod;
+      EK_RETURN_KERNELS(neon_dotprod)
     case Isa::kNeonI8mm:
-      return kernels_neon_i8mm;
+      EK_RETURN_KERNELS(neon_i8mm)
 #endif
     default:
-      return kernels_scalar;
+      EK_RETURN_KERNELS(scalar)
   }
 }
 

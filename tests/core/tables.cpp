@@ -1,16 +1,16 @@
+#include "kernels/fill.h"
 #include "reference.h"
 
-namespace ek {
 #ifdef EK_TEST_EVEX
-extern const Kernels kernels_avxvnni_evex;
+EK_DECLARE_KERNELS(avxvnni_evex)
 #endif
-}  // namespace ek
 
 std::vector<const ek::Kernels*> ek::test::tables() {
   std::vector<const Kernels*> all;
   for (const Isa isa : available_isas()) all.push_back(&kernels(isa));
 #ifdef EK_TEST_EVEX
-  if (available_isas().front() == Isa::kAvx512Vnni) all.push_back(&kernels_avxvnni_evex);
+  static const Kernels evex = make_kernels_avxvnni_evex();
+  if (available_isas().front() == Isa::kAvx512Vnni) all.push_back(&evex);
 #endif
   return all;
 }

@@ -1,5 +1,0 @@
-// The kernel bodies, compiled for neon. CMakeLists.txt gives this file its flags, and no other.
-#define EK_SIMD_HEADER "simd/simd_neon.h"
-#include "kernels/bodies.inl"
-
-EK_DEFINE_KERNELS(kernels_neon)

@@ -1,0 +1,22 @@
+#include "kernels/elementwise.inl"
+#include "kernels/probes.inl"
+#include "kernels/unit.h"
+
+namespace ek {
+
+void EK_FILL(elementwise)(Kernels* table) {
+  table->flip_sign = flip_sign;
+  table->quantize = quantize;
+  table->quantize_triples = quantize_triples;
+  table->dequantize = dequantize;
+  table->quantize_row = quantize_row;
+  table->add = add;
+  table->lookup = lookup;
+  table->sum_rows = sum_rows;
+  table->max_rows = max_rows;
+  table->requantize = requantize;
+  table->dot_burst = dot_burst;
+  table->read_stream = read_stream;
+}
+
+}  // namespace ek

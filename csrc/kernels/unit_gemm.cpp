@@ -1,0 +1,14 @@
+#include "kernels/gemm_tile.inl"
+#include "kernels/unit.h"
+
+namespace ek {
+
+void EK_FILL(gemm)(Kernels* table) {
+  table->isa = kIsa;
+  table->native_sign = kNativeSign;
+  table->tile_rows = kTileRows;
+  table->tile_strips = kTileStrips;
+  table->gemm_tile = gemm_tile;
+}
+
+}  // namespace ek
