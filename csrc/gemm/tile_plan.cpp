@@ -7,7 +7,7 @@
 namespace ek {
 namespace {
 
-// cube granule (rows, cols, k), Cube rate, Vector granule, Vector rate, Cube start-up.
+// cube granule (rows, cols, k), Cube rate, Vector granule (cols, k), Vector rate, Cube start-up.
 //
 // host: the register tile's granules; rates are those of one AVX-512 VNNI core near 3.7 GHz. Only their ratio and the
 //   start-up cost matter to the choice: a block goes to Vector when it is too small to pay for starting a macro block.
@@ -15,10 +15,10 @@ namespace {
 //   [4096,128] x [128,4096] in 1.2 ms on the Cube and 26 ms on Vector.
 // kirin990, sm8650: same granule; 4 and 18 T multiply-adds a second are vendor peaks, Vector taken at 1/20 of them.
 constexpr DeviceProfile kDevices[] = {
-    {"host", 1, 16, 4, 230'000.0, 16, 160'000.0, 0.15},
-    {"ascend310p3", 16, 16, 32, 1'790'000.0, 16, 82'600.0, 2.0},
-    {"kirin990", 16, 16, 16, 4'000'000.0, 16, 200'000.0, 2.0},
-    {"sm8650", 16, 16, 32, 18'000'000.0, 16, 900'000.0, 2.0},
+    {"host", 1, 16, 4, 230'000.0, 16, 4, 160'000.0, 0.03},
+    {"ascend310p3", 16, 16, 32, 1'790'000.0, 16, 1, 82'600.0, 2.0},
+    {"kirin990", 16, 16, 16, 4'000'000.0, 16, 1, 200'000.0, 2.0},
+    {"sm8650", 16, 16, 32, 18'000'000.0, 16, 1, 900'000.0, 2.0},
 };
 
 TileBlock choose_unit(size_t row0, size_t row1, size_t col0, size_t col1, size_t k, const DeviceProfile& d) {
@@ -29,7 +29,7 @@ TileBlock choose_unit(size_t row0, size_t row1, size_t col0, size_t col1, size_t
   const size_t cube_rows = round_up(rows, d.cube_rows), cube_cols = round_up(cols, d.cube_cols);
   const size_t vector_cols = round_up(cols, d.vector_cols);
   const double cube_us = d.block_overhead_us + macs(cube_rows, cube_cols, round_up(k, d.cube_k)) / d.cube_macs_per_us;
-  const double vector_us = macs(rows, vector_cols, k) / d.vector_macs_per_us;
+  const double vector_us = macs(rows, vector_cols, round_up(k, d.vector_k)) / d.vector_macs_per_us;
   if (cube_us <= vector_us) return {row0, row1, col0, col1, Unit::kCube, cube_rows, cube_cols, cube_us};
   return {row0, row1, col0, col1, Unit::kVector, rows, vector_cols, vector_us};
 }

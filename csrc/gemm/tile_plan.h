@@ -23,7 +23,7 @@ struct DeviceProfile {
   const char* name;
   size_t cube_rows, cube_cols, cube_k;  // granule that the Cube pads a block to
   double cube_macs_per_us;
-  size_t vector_cols;  // granule of the Vector path along N
+  size_t vector_cols, vector_k;  // granule of the Vector path
   double vector_macs_per_us;
   double block_overhead_us;  // fixed cost of starting a Cube block
 };

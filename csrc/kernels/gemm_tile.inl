@@ -16,17 +16,19 @@
 namespace ek {
 namespace {
 
-/// The last k % 4 activation bytes of a tap, the rest zero (as the packed weights are): cut out of the tap's last four
-/// bytes, where it has as many.
+/// The last n = k % 4 activation bytes of a tap, the rest zero (as the packed weights are). They are put together in a
+/// register: a load waits for stores of single bytes until all stores before them are done.
 EK_INLINE void copy_tail(const uint8_t* p, size_t k, size_t n, uint8_t (&quad)[4]) {
   uint32_t bytes = 0;
-  if (k >= 4) {
+  if (k >= 4) {  // cut out of the last four
     __builtin_memcpy(&bytes, p + k - 4, 4);
     bytes >>= 8 * (4 - n);  // little-endian, as every ISA here is
-    __builtin_memcpy(quad, &bytes, 4);
   } else {
-    copy_bytes(quad, p + k - n, n);
+    bytes = p[0];
+    if (n > 1) bytes |= uint32_t{p[1]} << 8;
+    if (n > 2) bytes |= uint32_t{p[2]} << 16;
   }
+  __builtin_memcpy(quad, &bytes, 4);
 }
 
 #ifndef EK_SIMD_MMLA
@@ -47,15 +49,16 @@ void tile(const GemmTile& t, const Epilogue& e) {
   const size_t tail = t.k % 4, b_step = t.b_step;
   const uint8_t* a[R] = {};
   uint8_t tails[R][4] = {};
-  const bool by_rows = t.k > 4;  // the last two quads of the last tap wait for store_tile
-  const size_t whole = t.k - tail, last = by_rows ? (t.k - 5) / 4 * 4 : 0;
+  // The last two quads of the last tap, or the only one, wait for store_tile.
+  const bool one = t.k > 0, two = t.k > 4;
+  const size_t whole = t.k - tail, last = one ? (t.k - 1) / 4 * 4 : 0, held = two ? last - 4 : last;
   for (size_t tap = 0; tap < t.taps; ++tap) {
     unroll<R>([&](auto r) EK_LAMBDA {
       a[r.value] = t.a[tap * t.rows + r.value];
       if (tail != 0) copy_tail(a[r.value], t.k, tail, tails[r.value]);
     });
-    const bool hold = by_rows && tap + 1 == t.taps;
-    const size_t end = hold ? last : whole;
+    const bool hold = tap + 1 == t.taps;
+    const size_t end = hold ? held : whole;
     for (size_t k = 0; k < end; k += 4, b += b_step) {
       Line w[S];
       unroll<S>([&](auto s) EK_LAMBDA {
@@ -78,14 +81,18 @@ void tile(const GemmTile& t, const Epilogue& e) {
     }
   }
   const auto finish_row = [&](auto r) EK_LAMBDA {
-    if (!by_rows) return;
-    const Act x = load_quad<Flip>(a[r.value] + last);
+    if (!one) return;
+    const int8_t* line = b;
+    if (two) {
+      const Act x = load_quad<Flip>(a[r.value] + held);
+      unroll<S>([&](auto s) EK_LAMBDA {
+        acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(line + s.value * 64));
+      });
+      line += b_step;
+    }
+    const Act x = load_quad<Flip>(tail != 0 ? tails[r.value] : a[r.value] + last);
     unroll<S>([&](auto s)
-                  EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(b + s.value * 64)); });
-    const Act y = load_quad<Flip>(tail != 0 ? tails[r.value] : a[r.value] + last + 4);
-    unroll<S>([&](auto s) EK_LAMBDA {
-      acc[r.value][s.value] = dot(acc[r.value][s.value], y, load_line(b + b_step + s.value * 64));
-    });
+                  EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(line + s.value * 64)); });
   };
   store_tile<R, S>(t, e, finish_row, [&](auto r, auto s) EK_LAMBDA { return acc[r.value][s.value]; });
 }
