@@ -143,7 +143,7 @@ struct Kernels {
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
 
-  // As quantize_row, over each group or the whole row: s8 on every ISA.
+  // As quantize_rows, over each group or the whole row: s8 on every ISA.
   void (*w4_quantize)(const W4Row& row);
   // y = sum over groups, ascending, of (float(dot) + offset * float(sum q)) * (scale_w * scale_q), then plus bias and
   // the rest of a real kind's epilogue.
@@ -156,9 +156,11 @@ struct Kernels {
   // Three planes of n floats, `plane` apart, to n triples of bytes.
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
-  // One row, symmetric: scale = max|x| / 127 (1 where that is 0; NaN is passed over), y = rne(x / scale), or -128 for a
-  // NaN. As kU8, 128 is added: what x86 multiplies.
-  void (*quantize_row)(const float* x, size_t n, Sign sign, uint8_t* y, float* scale);
+  // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127 (1 where that is 0; NaN is passed over);
+  // y = rne(x / scale), or -128 for a NaN. As kU8, 128 is added: what x86 multiplies. Rows of x and y are ldx and ldy
+  // apart.
+  void (*quantize_rows)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
+                        float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.
   void (*add)(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
               float hi, uint8_t* y);

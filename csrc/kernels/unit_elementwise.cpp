@@ -9,7 +9,7 @@ void EK_FILL(elementwise)(Kernels* table) {
   table->quantize = quantize;
   table->quantize_triples = quantize_triples;
   table->dequantize = dequantize;
-  table->quantize_row = quantize_row;
+  table->quantize_rows = quantize_rows;
   table->add = add;
   table->lookup = lookup;
   table->sum_rows = sum_rows;
