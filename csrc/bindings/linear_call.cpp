@@ -19,18 +19,12 @@ float relative(float real, const QuantParams& q) {
   return std::min(std::max(std::isinf(real) ? real : std::nearbyint(real / q.scale), low), high);
 }
 
-/// The bias as the accumulator counts, or nullptr.
-const int32_t* integer_bias(const float* bias, const PackedWeights& w, float x_scale, int32_t* values) {
-  if (bias == nullptr) return nullptr;
-  for (size_t i = 0; i < w.shape.n; ++i) {
-    const double b = std::nearbyint(bias[i] / (double{x_scale} * w.scale[i]));
-    if (!(std::fabs(b) < double{1 << 30})) {
-      fail(Code::kValue, "linear: bias[" + std::to_string(i) + "] is " + std::to_string(bias[i]) +
-                             ", too large for an int32 accumulator at scale x_scale * w_scale");
-    }
-    values[i] = static_cast<int32_t>(b);
-  }
-  return values;
+/// The bias as the accumulator counts.
+void fold_bias(const Kernels& kernels, const float* bias, const PackedWeights& w, float x_scale, int32_t* counts) {
+  const size_t wrong = kernels.fold_bias(bias, w.scale.data(), w.shape.n, x_scale, counts);
+  if (wrong == w.shape.n) return;
+  fail(Code::kValue, "linear: bias[" + std::to_string(wrong) + "] is " + std::to_string(bias[wrong]) +
+                         ", too large for an int32 accumulator at scale x_scale * w_scale");
 }
 
 size_t column_bytes(const PackedShape& shape) { return round_up(shape.padded_n() * sizeof(float), 64); }
@@ -73,12 +67,13 @@ void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const 
   ThreadRoom room(2 * bytes);
   float* const multiplier = reinterpret_cast<float*>(room.data());
   const bool requantized = args.epilogue.kind == OutKind::kQuantized;
-  for (size_t i = 0; i < w.shape.padded_n(); ++i) {
-    const double product = double{*o.x_scale} * w.scale[i];
-    multiplier[i] = static_cast<float>(requantized ? product / *o.y_scale : product);
+  rt.kernels->fold_scales(w.scale.data(), w.shape.padded_n(), *o.x_scale, requantized ? *o.y_scale : 1.0f, multiplier);
+  const int32_t* bias = nullptr;
+  if (requantized && args.epilogue.bias != nullptr) {
+    int32_t* const counts = reinterpret_cast<int32_t*>(room.data() + bytes);
+    fold_bias(*rt.kernels, args.epilogue.bias, w, *o.x_scale, counts);
+    bias = counts;
   }
-  int32_t* const counts = reinterpret_cast<int32_t*>(room.data() + bytes);
-  const int32_t* bias = requantized ? integer_bias(args.epilogue.bias, w, *o.x_scale, counts) : nullptr;
   args.epilogue.multiplier = multiplier;
   const WithoutGil released(args.m, w.shape);
   run_gemm(rt, args, o.x_zero_point, bias);

@@ -71,7 +71,9 @@ EK_INLINE int32_t peak_bits(const float* x, size_t n) {
 /// y = rne(x / scale) for a row of |x| <= 127 scale, without a NaN, and a scale whose reciprocal is a normal number.
 /// Adding 1.5 * 2^23 leaves an integer in the lowest bits of the quotient: the nearest one unless x lies near a tie,
 /// where the product with the reciprocal may fall on the wrong side (see Quotient). There the block is divided.
-EK_INLINE void quantize_plain_row(const float* x, size_t n, float scale, float inverse, Sign sign, uint8_t* y) {
+/// `next` is fetched meanwhile: as many floats, which need not be there.
+EK_INLINE void quantize_plain_row(const float* x, const float* next, size_t n, float scale, float inverse, Sign sign,
+                                  uint8_t* y) {
   constexpr float kShift = 0x1.8p23f;
   constexpr int32_t kShiftBits = 0x4B400000, kBias = 128;
   const F32 shift = set1_f32(kShift), factor = set1_f32(inverse), tie = set1_f32(0.5f - 0x1p-14f);
@@ -95,13 +97,17 @@ EK_INLINE void quantize_plain_row(const float* x, size_t n, float scale, float i
   size_t i = 0;
   F32 v[4];
   for (; i + 64 <= n; i += 64) {
-    unroll<4>([&](auto s) EK_LAMBDA { v[s.value] = load_f32(x + i + s.value * kStrip); });
+    unroll<4>([&](auto s) EK_LAMBDA {
+      v[s.value] = load_f32(x + i + s.value * kStrip);
+      __builtin_prefetch(next + i + s.value * kStrip);
+    });
     block(v, y + i, 64);
   }
   if (i == n) return;
   unroll<4>([&](auto s) EK_LAMBDA {
     constexpr size_t at = decltype(s)::value * kStrip;
     v[s.value] = i + at < n ? load_f32_n(x + i + at, n - i - at) : set1_f32(0.0f);
+    __builtin_prefetch(next + i + at);
   });
   block(v, y + i, n - i);
 }
@@ -137,7 +143,7 @@ void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign,
     for (size_t r = 0; r < count; ++r) {  // they are in L1 now
       const float* const from = x + (row + r) * ldx;
       uint8_t* const to = y + (row + r) * ldy;
-      inverse[r] > 0.0f ? quantize_plain_row(from, n, scale[row + r], inverse[r], sign, to)
+      inverse[r] > 0.0f ? quantize_plain_row(from, from + together * ldx, n, scale[row + r], inverse[r], sign, to)
                         : quantize_odd_row(from, n, sign, to, scale + row + r);
     }
   }
@@ -204,6 +210,28 @@ void requantize(const int32_t* acc, size_t n, float multiplier, float lo, float 
     const I32 q = rne_i32(clamp(mul_f32(to_f32(load_i32_n(acc + i, n - i)), m), low, high));
     store_bytes_n(y + i, add_i32(q, set1_i32(zero_point)), n - i);
   }
+}
+
+void fold_scales(const float* scale, size_t n, float x_scale, float y_scale, float* y) {
+  const double x = x_scale, divisor = y_scale;
+  for (size_t i = 0; i < n; ++i) y[i] = static_cast<float>(x * scale[i] / divisor);
+}
+
+size_t fold_bias(const float* bias, const float* scale, size_t n, float x_scale, int32_t* y) {
+  constexpr double kShift = 0x1.8p52, kLimit = 0x1p30;  // adding the shift rounds to an integer
+  const double x = x_scale;
+  size_t wrong = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const double b = (bias[i] / (x * scale[i]) + kShift) - kShift;
+    const double low = b > -kLimit ? b : -kLimit;  // and so is a NaN
+    y[i] = static_cast<int32_t>(low < kLimit ? low : kLimit);
+    wrong += b > -kLimit && b < kLimit ? 0 : 1;
+  }
+  if (wrong == 0) return n;
+  const int32_t limit = 1 << 30;
+  size_t first = 0;
+  while (y[first] > -limit && y[first] < limit) ++first;
+  return first;
 }
 
 }  // namespace

@@ -173,6 +173,11 @@ struct Kernels {
   void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point,
                      uint8_t* y);
 
+  // What a static linear layer makes of its scales. y = float(x_scale * scale / y_scale), in double.
+  void (*fold_scales)(const float* scale, size_t n, float x_scale, float y_scale, float* y);
+  // y = rne(bias / (x_scale * scale)), in double. Returns the first place where |y| is not below 2^30, or n.
+  size_t (*fold_bias)(const float* bias, const float* scale, size_t n, float x_scale, int32_t* y);
+
   // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n
   // bytes in `streams` runs, prefetching so many bytes ahead, and returns a sum of them.
   uint64_t (*dot_burst)(size_t iterations);

@@ -15,6 +15,8 @@ void EK_FILL(elementwise)(Kernels* table) {
   table->sum_rows = sum_rows;
   table->max_rows = max_rows;
   table->requantize = requantize;
+  table->fold_scales = fold_scales;
+  table->fold_bias = fold_bias;
   table->dot_burst = dot_burst;
   table->read_stream = read_stream;
 }
