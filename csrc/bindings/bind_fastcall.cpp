@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
-#include "bindings/gemm_operands.h"
+#include "bindings/fastcall.h"
 #include "gemm/gemm.h"
 #include "gemm/workspace.h"
 #include "threads/pool.h"
@@ -57,37 +57,13 @@ constexpr const char* kNames[] = {"a", "b", "a_zero_point", "b_zero_point", "out
 constexpr int kNumArgs = 6, kNumPositional = 2;
 enum Arg { kA, kB, kAZeroPoint, kBZeroPoint, kOut, kNumThreads };
 
-/// What the fast lane compares by address. Made once, never released.
-struct Known {
-  PyObject* names[kNumArgs];  // interned, as the names in compiled calls are
-  PyTypeObject* array;
-  PyTypeObject* packed;
-  PyObject *u8, *s8, *i32;  // NumPy's own descriptors
-  PyObject* general;        // _core.matmul_integer
-};
-Known g_known;
+PyObject* g_names[kNumArgs];  // interned, as the names in compiled calls are
+PyObject* g_general;          // _core.matmul_integer
 
 /// Borrowed arguments, null where not given.
 struct Args {
   PyObject* values[kNumArgs] = {};
 };
-
-/// Positional arguments, and keywords spelled in the call's source. False: not that simple, nothing is wrong yet.
-bool parse_fast(PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords, Args* args) {
-  if (num_positional > kNumPositional) return false;
-  for (Py_ssize_t i = 0; i < num_positional; ++i) args->values[i] = given[i];
-  const Py_ssize_t num_keywords = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-  for (Py_ssize_t i = 0; i < num_keywords; ++i) {
-    PyObject* const* name = g_known.names;
-    while (*name != PyTuple_GET_ITEM(keywords, i)) {
-      if (++name == g_known.names + kNumArgs) return false;
-    }
-    PyObject** const value = &args->values[name - g_known.names];
-    if (*value != nullptr) return false;
-    *value = given[num_positional + i];
-  }
-  return args->values[kA] != nullptr && args->values[kB] != nullptr;
-}
 
 /// Any legal spelling, and Python's own words for an illegal one.
 Args parse_any(PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords) {
@@ -109,95 +85,41 @@ Args parse_any(PyObject* const* given, Py_ssize_t num_positional, PyObject* keyw
   return args;
 }
 
-/// An integer that is given as one, or `missing`; false for everything else.
-bool small_int(PyObject* value, long missing, long* result) {
-  *result = missing;
-  if (value == nullptr) return true;
-  if (!PyLong_Check(value) || PyBool_Check(value)) return false;
-  int overflow = 0;
-  *result = PyLong_AsLongAndOverflow(value, &overflow);
-  return overflow == 0;
-}
-
-const py::detail::PyArray_Proxy* plain_array(PyObject* value, int flags) {
-  if (Py_TYPE(value) != g_known.array) return nullptr;
-  const auto* array = py::detail::array_proxy(value);
-  const int wanted = flags | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  return array->nd == 2 && (array->flags & wanted) == wanted ? array : nullptr;
-}
-
-const PackedWeights* plain_weights(PyObject* value) {
-  if (Py_TYPE(value) != g_known.packed) return nullptr;
-  auto* instance = reinterpret_cast<py::detail::instance*>(value);
-  if (!instance->simple_layout) return nullptr;
-  const auto* weights = static_cast<const PackedWeights*>(instance->simple_value_holder[0]);
-  return weights->bits() == 8 ? weights : nullptr;
-}
-
-PyObject* new_int32(size_t m, size_t n) {
-  Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
-  Py_INCREF(g_known.i32);  // the call takes it
-  return py::detail::npy_api::get().PyArray_NewFromDescr_(g_known.array, g_known.i32, 2, shape, nullptr, nullptr, 0,
-                                                          nullptr);
-}
-
-constexpr double kReleaseMacs = 1e6;  // about 5 us of one core; below that, handing the GIL over costs more
-
 /// What _core.matmul_integer refuses, or does better; `false` says nothing about which.
-bool in_domain(Sign sign, long zero_point, long b_zero_point, long threads) {
+bool in_domain(Sign sign, long zero_point, long b_zero_point) {
   const long lowest = sign == Sign::kU8 ? 0 : -128;
-  return zero_point >= lowest && zero_point <= lowest + 255 && b_zero_point == 0 && threads >= 1 &&
-         threads <= kMaxThreads;
+  return zero_point >= lowest && zero_point <= lowest + 255 && b_zero_point == 0;
 }
 
 /// A new reference to C; null without an exception: this call is not for the fast lane.
 PyObject* run_fast(const Args& args) {
-  const auto* a = plain_array(args.values[kA], 0);
+  const auto* a = plain_array(args.values[kA], 2);
   const PackedWeights* weights = plain_weights(args.values[kB]);
   if (a == nullptr || weights == nullptr || (a->descr != g_known.u8 && a->descr != g_known.s8)) return nullptr;
   const Sign sign = a->descr == g_known.u8 ? Sign::kU8 : Sign::kS8;
   const size_t m = usize(a->dimensions[0]), k = usize(a->dimensions[1]), n = weights->shape.n;
   long zero_point = 0, b_zero_point = 0, threads = 0;
-  const bool default_threads = args.values[kNumThreads] == nullptr || args.values[kNumThreads] == Py_None;
   if (!small_int(args.values[kAZeroPoint], 0, &zero_point) || !small_int(args.values[kBZeroPoint], 0, &b_zero_point) ||
-      !small_int(default_threads ? nullptr : args.values[kNumThreads], 1, &threads)) {
+      !thread_count(args.values[kNumThreads], num_threads(), &threads)) {
     return nullptr;
   }
-  if (!in_domain(sign, zero_point, b_zero_point, threads) || k != weights->shape.k_per_tap) {
-    return nullptr;
-  }
-  Isa isa = available_isas().front();
-  if (const char* name = std::getenv("EDGEKERN_ISA"); name != nullptr && !resolve_isa(name, &isa).ok()) return nullptr;
+  const Kernels* const table = plain_kernels();
+  if (table == nullptr || !in_domain(sign, zero_point, b_zero_point) || k != weights->shape.k_per_tap) return nullptr;
+  py::object c = plain_out(args.values[kOut], g_known.i32, m, n, a->data, m * k);
+  if (!c) return nullptr;
 
-  const Kernels& table = kernels(isa);
   GemmArgs gemm_args;
   gemm_args.m = m;
   gemm_args.a = reinterpret_cast<const uint8_t*>(a->data);
   gemm_args.lda = k;
   gemm_args.a_sign = sign;
   gemm_args.b = weights->view();
-
-  py::object c;
-  PyObject* const out = args.values[kOut];
-  if (out == nullptr || out == Py_None) {
-    c = py::reinterpret_steal<py::object>(new_int32(m, n));
-    if (!c) throw py::error_already_set();
-  } else {
-    const auto* array = plain_array(out, py::detail::npy_api::NPY_ARRAY_WRITEABLE_);
-    if (array == nullptr || array->descr != g_known.i32 || usize(array->dimensions[0]) != m ||
-        usize(array->dimensions[1]) != n || overlap(array->data, m * n * sizeof(int32_t), a->data, m * k)) {
-      return nullptr;
-    }
-    c = py::reinterpret_borrow<py::object>(out);
-  }
-
   gemm_args.c = py::detail::array_proxy(c.ptr())->data;
   gemm_args.ldc = n * sizeof(int32_t);
-  const bool long_enough = static_cast<double>(m * k) * static_cast<double>(n) >= kReleaseMacs;
   std::optional<py::gil_scoped_release> released;
-  if (long_enough) released.emplace();
-  Workspace work(table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
-  gemm({&table, default_threads ? num_threads() : static_cast<int>(threads)}, gemm_args, work.plan());
+  if (static_cast<double>(m * k) * static_cast<double>(n) >= kReleaseMacs) released.emplace();
+  Workspace work(*table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
+  gemm({table, static_cast<int>(threads)}, gemm_args, work.plan());
   released.reset();
   return c.release().ptr();
 }
@@ -225,8 +147,8 @@ PyObject* run_general(const Args& args) {
     fail(Code::kValue,
          std::string(kName) + ": num_threads must be an integer of at least 1, got " + std::string(py::repr(threads)));
   }
-  return py::handle(g_known.general)(given(kA, {}), given(kB, {}), zero_point, given(kBZeroPoint, py::int_(0)),
-                                     given(kOut, py::none()), "", std::min(count, long{kMaxThreads}))
+  return py::handle(g_general)(given(kA, {}), given(kB, {}), zero_point, given(kBZeroPoint, py::int_(0)),
+                               given(kOut, py::none()), "", std::min(count, long{kMaxThreads}))
       .release()
       .ptr();
 }
@@ -234,7 +156,10 @@ PyObject* run_general(const Args& args) {
 PyObject* matmul_integer(PyObject*, PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords) {
   try {
     Args args;
-    if (!parse_fast(given, num_positional, keywords, &args)) args = parse_any(given, num_positional, keywords);
+    const bool parsed = parse_fast(g_names, kNumPositional, given, num_positional, keywords, args.values);
+    if (!parsed || args.values[kA] == nullptr || args.values[kB] == nullptr) {
+      args = parse_any(given, num_positional, keywords);
+    }
     PyObject* const result = run_fast(args);
     return result != nullptr ? result : run_general(args);
   } catch (py::error_already_set& error) {
@@ -247,14 +172,39 @@ PyObject* matmul_integer(PyObject*, PyObject* const* given, Py_ssize_t num_posit
 
 }  // namespace
 
+py::object plain_out(PyObject* out, PyObject* descriptor, size_t m, size_t n, const void* x, size_t x_bytes) {
+  if (!is_given(out)) {
+    Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
+    Py_INCREF(descriptor);  // the call takes it
+    PyObject* const c = py::detail::npy_api::get().PyArray_NewFromDescr_(g_known.array, descriptor, 2, shape, nullptr,
+                                                                         nullptr, 0, nullptr);
+    if (c == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(c);
+  }
+  const auto* array = plain_array(out, 2, py::detail::npy_api::NPY_ARRAY_WRITEABLE_);
+  if (array == nullptr || array->descr != descriptor || usize(array->dimensions[0]) != m ||
+      usize(array->dimensions[1]) != n) {
+    return {};
+  }
+  const size_t bytes = usize(py::reinterpret_borrow<py::array>(out).nbytes());
+  return overlap(array->data, bytes, x, x_bytes) ? py::object() : py::reinterpret_borrow<py::object>(out);
+}
+
+const Kernels* plain_kernels() {
+  Isa isa = available_isas().front();
+  if (const char* name = std::getenv("EDGEKERN_ISA"); name != nullptr && !resolve_isa(name, &isa).ok()) return nullptr;
+  return &kernels(isa);
+}
+
 void bind_fastcall(py::module_& m) {
-  for (int i = 0; i < kNumArgs; ++i) g_known.names[i] = PyUnicode_InternFromString(kNames[i]);
   g_known.array = py::detail::npy_api::get().PyArray_Type_;
   g_known.packed = reinterpret_cast<PyTypeObject*>(py::object(m.attr("PackedWeights")).release().ptr());
   g_known.u8 = py::dtype::of<uint8_t>().release().ptr();
   g_known.s8 = py::dtype::of<int8_t>().release().ptr();
   g_known.i32 = py::dtype::of<int32_t>().release().ptr();
-  g_known.general = py::object(m.attr("matmul_integer")).release().ptr();
+  g_known.f32 = py::dtype::of<float>().release().ptr();
+  for (int i = 0; i < kNumArgs; ++i) g_names[i] = PyUnicode_InternFromString(kNames[i]);
+  g_general = py::object(m.attr("matmul_integer")).release().ptr();
   static PyMethodDef definition = {kName, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&matmul_integer)),
                                    METH_FASTCALL | METH_KEYWORDS, kDoc};
   m.attr("public_matmul_integer") = py::reinterpret_steal<py::object>(

@@ -6,30 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/checked.h"
-#include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
-#include "bindings/gemm_operands.h"
-#include "gemm/gemm4.h"
-#include "gemm/linear.h"
+#include "bindings/linear_call.h"
 
 namespace ek {
 namespace {
 
 constexpr const char* kName = "linear";
-
-/// What linear() is asked for beyond its operands.
-struct LinearOptions {
-  Activation activation;
-  float lo, hi;  // of kClamp
-  std::optional<float> x_scale, y_scale;
-  int32_t x_zero_point, y_zero_point;
-  OutKind kind;  // kQuantized stands for either 8-bit kind
-  Sign y_sign;
-  bool scale_per_row;  // of a float32 x on 4-bit weights, whose groups have scales of their own otherwise
-};
 
 Activation activation_of(const std::string& name) {
   if (name == "gelu") return Activation::kGelu;
@@ -59,8 +44,9 @@ const float* bias_of(const py::object& bias, size_t n) {
   return static_cast<const float*>(array.data());
 }
 
-/// Sets the epilogue's addend to a float32 array of the result's shape.
-void read_residual(const py::object& residual, const std::vector<py::ssize_t>& shape, const py::array& y, Epilogue* e) {
+/// Takes a float32 array of the result's shape.
+void read_residual(const py::object& residual, const std::vector<py::ssize_t>& shape, const py::array& y,
+                   LinearCall* call) {
   if (residual.is_none()) return;
   if (!py::isinstance<py::array>(residual)) fail(Code::kType, "linear: residual must be a float32 array");
   const py::array array = py::reinterpret_borrow<py::array>(residual);
@@ -75,15 +61,8 @@ void read_residual(const py::object& residual, const std::vector<py::ssize_t>& s
   if (!in_place && overlap(y.data(), usize(y.nbytes()), array.data(), span_bytes(usize(shape[0]), ld, row))) {
     fail(Code::kValue, "linear: out overlaps residual; pass the residual itself or an array of its own");
   }
-  e->addend = static_cast<const float*>(array.data());
-  e->addend_ld = ld / sizeof(float);
-}
-
-/// Where a real bound lies on the scale of an 8-bit result, counted from its zero point.
-float relative(float real, const QuantParams& q) {
-  const int32_t lo = q.sign == Sign::kU8 ? 0 : -128;
-  const float low = static_cast<float>(lo - q.zero_point), high = low + 255.0f;
-  return std::min(std::max(std::isinf(real) ? real : std::nearbyint(real / q.scale), low), high);
+  call->residual = static_cast<const float*>(array.data());
+  call->residual_ld = ld / sizeof(float);
 }
 
 void check_options(const py::array& x, const PackedWeights& w, const LinearOptions& o) {
@@ -106,11 +85,9 @@ void check_options(const py::array& x, const PackedWeights& w, const LinearOptio
     fail(Code::kValue, "linear: swiglu pairs the columns of w, which has " + std::to_string(w.shape.n) +
                            "; interleave gate and up with interleave_gate_up");
   }
-  // The accumulator goes on to float, so it must not wrap: |a - za| <= 255 and |w| <= 128. Half of int32 is the bias's.
-  constexpr size_t kMaxDepth = (size_t{1} << 30) / (255 * 128);
-  if (w.bits() == 8 && w.shape.k_per_tap > kMaxDepth) {
+  if (w.bits() == 8 && w.shape.k_per_tap > kMaxLinearDepth) {
     fail(Code::kValue, "linear: x has " + std::to_string(w.shape.k_per_tap) + " columns; more than " +
-                           std::to_string(kMaxDepth) +
+                           std::to_string(kMaxLinearDepth) +
                            " could pass 2^31 in the accumulator; use matmul_integer or split K");
   }
 }
@@ -126,108 +103,31 @@ py::array result_array(const py::object& out, const LinearOptions& o, const std:
   }
 }
 
-/// The bias as the accumulator counts, or nullptr.
-const int32_t* integer_bias(const float* bias, const PackedWeights& w, float x_scale, int32_t* values) {
-  if (bias == nullptr) return nullptr;
-  for (size_t i = 0; i < w.shape.n; ++i) {
-    const double b = std::nearbyint(bias[i] / (double{x_scale} * w.scale[i]));
-    if (!(std::fabs(b) < double{1 << 30})) {
-      fail(Code::kValue, "linear: bias[" + std::to_string(i) + "] is " + std::to_string(bias[i]) +
-                             ", too large for an int32 accumulator at scale x_scale * w_scale");
-    }
-    values[i] = static_cast<int32_t>(b);
-  }
-  return values;
-}
-
-size_t column_bytes(const PackedShape& shape) { return round_up(shape.padded_n() * sizeof(float), 64); }
-
-void run_dynamic(const Runtime& rt, LinearArgs args) {
-  const size_t init_bytes = column_bytes(args.gemm.b.shape);
-  ThreadRoom room(init_bytes + linear_scratch_bytes(rt, args));
-  int32_t* const init = reinterpret_cast<int32_t*>(room.data());
-  make_symmetric_init(*rt.kernels, args.gemm.b, init);
-  args.gemm.init = init;
-  py::gil_scoped_release release;
-  linear(rt, args, room.data() + init_bytes);
-}
-
-void run_int4(const Runtime& rt, const LinearArgs& args, const PackedWeights& w, bool scale_per_row) {
-  const GemmArgs& g = args.gemm;
-  const Gemm4Args args4{g.m, args.x, args.ldx,  scale_per_row, {w.shape4, w.data.data(), w.unit},
-                        g.c, g.ldc,  g.epilogue};
-  size_t bytes = 0;
-  if (!gemm4_scratch_bytes(args4, &bytes)) fail(Code::kValue, "linear: x is too large");
-  ThreadRoom room(bytes);
-  py::gil_scoped_release release;
-  gemm4(rt, args4, room.data());
-}
-
-void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const LinearOptions& o) {
-  const size_t bytes = column_bytes(w.shape);
-  ThreadRoom room(2 * bytes);
-  float* const multiplier = reinterpret_cast<float*>(room.data());
-  const bool requantized = args.epilogue.kind == OutKind::kQuantized;
-  for (size_t i = 0; i < w.shape.padded_n(); ++i) {
-    const double product = double{*o.x_scale} * w.scale[i];
-    multiplier[i] = static_cast<float>(requantized ? product / *o.y_scale : product);
-  }
-  int32_t* const counts = reinterpret_cast<int32_t*>(room.data() + bytes);
-  const int32_t* bias = requantized ? integer_bias(args.epilogue.bias, w, *o.x_scale, counts) : nullptr;
-  args.epilogue.multiplier = multiplier;
-  py::gil_scoped_release release;
-  run_gemm(rt, args, o.x_zero_point, bias);
-}
-
 py::array linear_array(const py::array& x, const PackedWeights& w, const py::object& bias, const py::object& residual,
                        const LinearOptions& o, const py::object& out, const std::string& isa, int threads) {
-  const Runtime rt = make_runtime(isa, threads);
-  const FpGuard guard;
-  const size_t ldx = row_bytes(kName, "x", x), m = usize(x.shape(0)), k = usize(x.shape(1));
+  LinearCall call;
+  call.rt = make_runtime(isa, threads);
+  call.ldx = row_bytes(kName, "x", x);
+  call.m = usize(x.shape(0));
+  const size_t k = usize(x.shape(1)), n = w.shape.n;
   require_inner(kName, "x", k, "w", w.shape.k_per_tap);
   check_options(x, w, o);
-  GemmArgs args;
-  args.m = m;
-  if (w.bits() == 8) args.b = w.view();
-  Epilogue& e = args.epilogue;
-  e.kind = o.kind;
-  e.activation = o.activation;
-  e.lo = o.lo;
-  e.hi = o.hi;
-  e.multiplier = w.scale.data();
-  e.bias = bias_of(bias, w.shape.n);
-  const std::vector<py::ssize_t> shape = {x.shape(0), static_cast<py::ssize_t>(out_columns(e, w.shape.n))};
+  call.w = &w;
+  call.bias = bias_of(bias, n);
+  const size_t columns = o.activation == Activation::kSwiglu ? n / 2 : n;
+  const std::vector<py::ssize_t> shape = {x.shape(0), static_cast<py::ssize_t>(columns)};
   py::array y = result_array(out, o, shape);
-  if (overlap(y.data(), usize(y.nbytes()), x.data(), span_bytes(m, ldx, k * usize(x.itemsize())))) {
+  if (overlap(y.data(), usize(y.nbytes()), x.data(), span_bytes(call.m, call.ldx, k * usize(x.itemsize())))) {
     fail(Code::kValue, "linear: out overlaps x; pass an array of its own");
   }
-  if (e.bias != nullptr && overlap(y.data(), usize(y.nbytes()), e.bias, w.shape.n * sizeof(float))) {
+  if (call.bias != nullptr && overlap(y.data(), usize(y.nbytes()), call.bias, n * sizeof(float))) {
     fail(Code::kValue, "linear: out overlaps bias; pass an array of its own");
   }
-  read_residual(residual, shape, y, &e);
-  args.c = y.mutable_data();
-  args.ldc = out_bytes(e, w.shape.n);
-  if (o.kind == OutKind::kQuantized) {
-    e.out = {*o.y_scale, o.y_zero_point, o.y_sign};
-    if (e.activation != Activation::kClamp || e.addend != nullptr) {
-      e.kind = OutKind::kRealQuantized;
-    } else {
-      e.lo = relative(o.lo, e.out);
-      e.hi = relative(o.hi, e.out);
-    }
-  }
-  const void* const data = x.data();
-  const LinearArgs dynamic{static_cast<const float*>(data), ldx / sizeof(float), args};
-  if (w.bits() == 4) {
-    run_int4(rt, dynamic, w, o.scale_per_row);
-  } else if (is_f32(x)) {
-    run_dynamic(rt, dynamic);
-  } else {
-    args.a = static_cast<const uint8_t*>(data);
-    args.lda = ldx;
-    args.a_sign = sign_of(kName, "x", x);
-    run_static(rt, args, w, o);
-  }
+  read_residual(residual, shape, y, &call);
+  call.y = y.mutable_data();
+  call.x = x.data();
+  if (!is_f32(x)) call.x_sign = sign_of(kName, "x", x);
+  run_linear(call, o);
   return y;
 }
 

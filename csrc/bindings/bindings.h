@@ -13,6 +13,7 @@ void bind_pack(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);
 void bind_fastcall(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
+void bind_fast_linear(pybind11::module_& m);
 void bind_int4(pybind11::module_& m);
 void bind_probes(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);

@@ -41,6 +41,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_gemm(m);
   ek::bind_fastcall(m);
   ek::bind_linear(m);
+  ek::bind_fast_linear(m);
   ek::bind_int4(m);
   ek::bind_probes(m);
   ek::bind_elementwise(m);

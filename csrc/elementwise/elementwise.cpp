@@ -45,10 +45,8 @@ void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_
                            uint8_t* q, size_t ldq, float* scale) {
   const size_t rows_per_task = std::max<size_t>(1, kChunk / std::max<size_t>(1, cols));
   parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
-    const size_t end = std::min(rows, (task + 1) * rows_per_task);
-    for (size_t row = task * rows_per_task; row < end; ++row) {
-      rt.kernels->quantize_row(x + row * ldx, cols, sign, q + row * ldq, scale + row);
-    }
+    const size_t row = task * rows_per_task, count = std::min(rows_per_task, rows - row);
+    rt.kernels->quantize_rows(x + row * ldx, count, cols, ldx, sign, q + row * ldq, ldq, scale + row);
     count_row(rt, Row::kQuantizeRow);
   });
 }

@@ -52,22 +52,101 @@ void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
     store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);
 }
 
-void quantize_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale) {
-  const F32 zero = set1_f32(0.0f);
-  F32 best[4] = {zero, zero, zero, zero};
+/// The bits of the largest |x|: above those of infinity where there is a NaN.
+EK_INLINE int32_t peak_bits(const float* x, size_t n) {
+  const I32 zero = set1_i32(0);
+  I32 best[4] = {zero, zero, zero, zero};
   size_t i = 0;
   for (; i + 64 <= n; i += 64) {
     unroll<4>([&](auto s)
-                  EK_LAMBDA { best[s.value] = max_f32(abs_f32(load_f32(x + i + s.value * kStrip)), best[s.value]); });
+                  EK_LAMBDA { best[s.value] = max_i32(size_bits(load_f32(x + i + s.value * kStrip)), best[s.value]); });
   }
-  for (; i < n; i += kStrip) best[0] = max_f32(abs_f32(load_f32_n(x + i, n - i)), best[0]);
-  const float peak = max_lane(max_f32(max_f32(best[0], best[1]), max_f32(best[2], best[3])));
-  const float step = peak / 127.0f;
+  unroll<4>([&](auto s) EK_LAMBDA {
+    constexpr size_t at = decltype(s)::value * kStrip;
+    if (i + at < n) best[s.value] = max_i32(size_bits(load_f32_n(x + i + at, n - i - at)), best[s.value]);
+  });
+  return max_lane(max_i32(max_i32(best[0], best[1]), max_i32(best[2], best[3])));
+}
+
+/// y = rne(x / scale) for a row of |x| <= 127 scale, without a NaN, and a scale whose reciprocal is a normal number.
+/// Adding 1.5 * 2^23 leaves an integer in the lowest bits of the quotient: the nearest one unless x lies near a tie,
+/// where the product with the reciprocal may fall on the wrong side (see Quotient). There the block is divided.
+/// `next` is fetched meanwhile: as many floats, which need not be there.
+EK_INLINE void quantize_plain_row(const float* x, const float* next, size_t n, float scale, float inverse, Sign sign,
+                                  uint8_t* y) {
+  constexpr float kShift = 0x1.8p23f;
+  constexpr int32_t kShiftBits = 0x4B400000, kBias = 128;
+  const F32 shift = set1_f32(kShift), factor = set1_f32(inverse), tie = set1_f32(0.5f - 0x1p-14f);
+  const I32 offset = set1_i32(kBias - kShiftBits);
+  const auto block = [&](const F32(&v)[4], uint8_t* to, size_t left) EK_LAMBDA {
+    F32 nearest = set1_f32(0.0f);  // nearest to a tie
+    I32 q[4];
+    unroll<4>([&](auto s) EK_LAMBDA {
+      const F32 shifted = muladd_f32(v[s.value], factor, shift);
+      const F32 rest = muladd_f32(v[s.value], factor, sub_f32(shift, shifted));
+      nearest = max_size_f32(rest, nearest);
+      q[s.value] = add_i32(bits_i32(shifted), offset);
+    });
+    if (!all_below(nearest, tie)) {
+      const F32 divisor = set1_f32(scale);
+      unroll<4>([&](auto s)
+                    EK_LAMBDA { q[s.value] = add_i32(rne_i32(div_f32(v[s.value], divisor)), set1_i32(kBias)); });
+    }
+    store_biased(to, q, sign, left);
+  };
+  size_t i = 0;
+  F32 v[4];
+  for (; i + 64 <= n; i += 64) {
+    unroll<4>([&](auto s) EK_LAMBDA {
+      v[s.value] = load_f32(x + i + s.value * kStrip);
+      __builtin_prefetch(next + i + s.value * kStrip);
+    });
+    block(v, y + i, 64);
+  }
+  if (i == n) return;
+  unroll<4>([&](auto s) EK_LAMBDA {
+    constexpr size_t at = decltype(s)::value * kStrip;
+    v[s.value] = i + at < n ? load_f32_n(x + i + at, n - i - at) : set1_f32(0.0f);
+    __builtin_prefetch(next + i + at);
+  });
+  block(v, y + i, n - i);
+}
+
+/// The same for any row. NaN is passed over in the peak and becomes -128.
+__attribute__((noinline)) void quantize_odd_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale) {
+  F32 best = set1_f32(0.0f);
+  for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
+  const float step = max_lane(best) / 127.0f;
   *scale = step > 0.0f ? step : 1.0f;
-  // peak / scale rounds to 127 at most: -128 is for NaN. The row is in L1 now.
+  // peak / scale rounds to 127 at most: -128 is for NaN.
   const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);
   quantize_run(n, Quotient(*scale), bytes, y,
                [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
+}
+
+/// Short rows go four at a time: finding one's peak and reciprocal overlaps with the others'.
+void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy, float* scale) {
+  constexpr size_t kTogether = 4, kShort = 1024;
+  const size_t together = n <= kShort ? kTogether : 1;
+  for (size_t row = 0; row < rows; row += together) {
+    const size_t count = rows - row < together ? rows - row : together;
+    float inverse[kTogether];
+    for (size_t r = 0; r < count; ++r) {
+      const int32_t bits = peak_bits(x + (row + r) * ldx, n);
+      float peak;
+      __builtin_memcpy(&peak, &bits, 4);
+      const float step = peak / 127.0f;
+      scale[row + r] = step > 0.0f ? step : 1.0f;
+      inverse[r] = 1.0f / scale[row + r];
+      if (!(peak < 0x1p100f) || (peak < 0x1p-90f && peak > 0.0f)) inverse[r] = 0.0f;  // odd, NaN among them
+    }
+    for (size_t r = 0; r < count; ++r) {  // they are in L1 now
+      const float* const from = x + (row + r) * ldx;
+      uint8_t* const to = y + (row + r) * ldy;
+      inverse[r] > 0.0f ? quantize_plain_row(from, from + together * ldx, n, scale[row + r], inverse[r], sign, to)
+                        : quantize_odd_row(from, n, sign, to, scale + row + r);
+    }
+  }
 }
 
 void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
@@ -131,6 +210,28 @@ void requantize(const int32_t* acc, size_t n, float multiplier, float lo, float 
     const I32 q = rne_i32(clamp(mul_f32(to_f32(load_i32_n(acc + i, n - i)), m), low, high));
     store_bytes_n(y + i, add_i32(q, set1_i32(zero_point)), n - i);
   }
+}
+
+void fold_scales(const float* scale, size_t n, float x_scale, float y_scale, float* y) {
+  const double x = x_scale, divisor = y_scale;
+  for (size_t i = 0; i < n; ++i) y[i] = static_cast<float>(x * scale[i] / divisor);
+}
+
+size_t fold_bias(const float* bias, const float* scale, size_t n, float x_scale, int32_t* y) {
+  constexpr double kShift = 0x1.8p52, kLimit = 0x1p30;  // adding the shift rounds to an integer
+  const double x = x_scale;
+  size_t wrong = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const double b = (bias[i] / (x * scale[i]) + kShift) - kShift;
+    const double low = b > -kLimit ? b : -kLimit;  // and so is a NaN
+    y[i] = static_cast<int32_t>(low < kLimit ? low : kLimit);
+    wrong += b > -kLimit && b < kLimit ? 0 : 1;
+  }
+  if (wrong == 0) return n;
+  const int32_t limit = 1 << 30;
+  size_t first = 0;
+  while (y[first] > -limit && y[first] < limit) ++first;
+  return first;
 }
 
 }  // namespace

@@ -167,6 +167,42 @@ class RealStore {
 /// Keeps the compiler from moving loads and stores across: rows are multiplied and stored in turn.
 EK_INLINE void row_done() { asm volatile("" : : : "memory"); }
 
+/// kFloat32 without a curve or an addend. What is the same for a whole row is decided once a row.
+template <int R, int S, typename Finish, typename Acc>
+EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
+  const F32 lo = set1_f32(e.lo), hi = set1_f32(e.hi);
+  const bool whole = t.cols == S * kStrip, stream = t.stream_c && whole, bounded = e.hi < __builtin_inff();
+  const float* const multiplier = e.multiplier + t.col0;
+  const float* const bias = e.bias == nullptr ? nullptr : e.bias + t.col0;
+  unroll<R>([&](auto r) EK_LAMBDA {
+    finish_row(r);
+    float* const row = reinterpret_cast<float*>(static_cast<uint8_t*>(t.c) + r.value * t.ldc);
+    const F32 scale = set1_f32(e.row_scale == nullptr ? 1.0f : e.row_scale[t.row0 + r.value]);
+    F32 y[S];
+    unroll<S>([&](auto s) EK_LAMBDA {
+      y[s.value] = mul_f32(to_f32(acc(r, s)), mul_f32(scale, load_f32(multiplier + s.value * kStrip)));
+    });
+    if (bias != nullptr && whole) {
+      unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = add_f32(y[s.value], load_f32(bias + s.value * kStrip)); });
+    } else if (bias != nullptr) {
+      unroll<S>([&](auto s) EK_LAMBDA {
+        y[s.value] = add_f32(y[s.value], load_f32_n(bias + s.value * kStrip, strip_cols(t.cols, s.value)));
+      });
+    }
+    unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = max_f32(y[s.value], lo); });
+    if (bounded) unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = min_f32(y[s.value], hi); });
+    if (stream) {
+      unroll<S>([&](auto s) EK_LAMBDA { stream_f32(row + s.value * kStrip, y[s.value]); });
+    } else if (whole) {
+      unroll<S>([&](auto s) EK_LAMBDA { store_f32(row + s.value * kStrip, y[s.value]); });
+    } else {
+      unroll<S>([&](auto s)
+                    EK_LAMBDA { store_f32_n(row + s.value * kStrip, y[s.value], strip_cols(t.cols, s.value)); });
+    }
+    row_done();
+  });
+}
+
 /// Stores R rows x S strips of accumulators; finish_row(r) completes those of a row, then acc(r, s) gives one of them.
 template <int R, int S, typename Finish, typename Acc>
 EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
@@ -199,19 +235,7 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_
       row_done();
     });
   } else if (e.kind == OutKind::kFloat32 && e.activation == Activation::kClamp && e.addend == nullptr) {
-    const FloatEpilogue scaled(e);
-    const bool stream = t.stream_c && cols == S * kStrip;
-    unroll<R>([&](auto r) EK_LAMBDA {
-      finish_row(r);
-      unroll<S>([&](auto s) EK_LAMBDA {
-        const size_t col = t.col0 + s.value * 16, n = strip_cols(cols, s.value);
-        float* p = reinterpret_cast<float*>(c + r.value * ldc) + s.value * 16;
-        const F32 x = scaled.real(acc(r, s), load_f32(e.multiplier + col), t.row0 + r.value, col, n);
-        const F32 y = clamp(x, scaled.lo, scaled.hi);
-        stream ? stream_f32(p, y) : store_f32_n(p, y, n);
-      });
-      row_done();
-    });
+    store_floats<R, S>(t, e, finish_row, acc);
   } else {
     int32_t spilled[R * S * 16];
     unroll<R>([&](auto r) EK_LAMBDA {

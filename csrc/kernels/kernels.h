@@ -143,7 +143,7 @@ struct Kernels {
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
 
-  // As quantize_row, over each group or the whole row: s8 on every ISA.
+  // As quantize_rows, over each group or the whole row: s8 on every ISA.
   void (*w4_quantize)(const W4Row& row);
   // y = sum over groups, ascending, of (float(dot) + offset * float(sum q)) * (scale_w * scale_q), then plus bias and
   // the rest of a real kind's epilogue.
@@ -156,9 +156,11 @@ struct Kernels {
   // Three planes of n floats, `plane` apart, to n triples of bytes.
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
-  // One row, symmetric: scale = max|x| / 127 (1 where that is 0; NaN is passed over), y = rne(x / scale), or -128 for a
-  // NaN. As kU8, 128 is added: what x86 multiplies.
-  void (*quantize_row)(const float* x, size_t n, Sign sign, uint8_t* y, float* scale);
+  // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127 (1 where that is 0; NaN is passed over);
+  // y = rne(x / scale), or -128 for a NaN. As kU8, 128 is added: what x86 multiplies. Rows of x and y are ldx and ldy
+  // apart.
+  void (*quantize_rows)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
+                        float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.
   void (*add)(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
               float hi, uint8_t* y);
@@ -170,6 +172,11 @@ struct Kernels {
   // y = rne(clamp(float(acc) * multiplier, lo, hi)) + zero_point
   void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point,
                      uint8_t* y);
+
+  // What a static linear layer makes of its scales. y = float(x_scale * scale / y_scale), in double.
+  void (*fold_scales)(const float* scale, size_t n, float x_scale, float y_scale, float* y);
+  // y = rne(bias / (x_scale * scale)), in double. Returns the first place where |y| is not below 2^30, or n.
+  size_t (*fold_bias)(const float* bias, const float* scale, size_t n, float x_scale, int32_t* y);
 
   // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n
   // bytes in `streams` runs, prefetching so many bytes ahead, and returns a sum of them.

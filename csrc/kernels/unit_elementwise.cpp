@@ -9,12 +9,14 @@ void EK_FILL(elementwise)(Kernels* table) {
   table->quantize = quantize;
   table->quantize_triples = quantize_triples;
   table->dequantize = dequantize;
-  table->quantize_row = quantize_row;
+  table->quantize_rows = quantize_rows;
   table->add = add;
   table->lookup = lookup;
   table->sum_rows = sum_rows;
   table->max_rows = max_rows;
   table->requantize = requantize;
+  table->fold_scales = fold_scales;
+  table->fold_bias = fold_bias;
   table->dot_burst = dot_burst;
   table->read_stream = read_stream;
 }

@@ -52,6 +52,11 @@ EK_INLINE F32 round_f32(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO
 EK_INLINE F32 fraction_f32(F32 a) { return {_mm512_reduce_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 EK_INLINE F32 max_size_f32(F32 a, F32 b) { return {_mm512_range_ps(a.v, b.v, 0xB)}; }
 EK_INLINE float max_lane(F32 a) { return _mm512_reduce_max_ps(a.v); }
+EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+EK_INLINE I32 bits_i32(F32 a) { return {_mm512_castps_si512(a.v)}; }
+EK_INLINE I32 size_bits(F32 a) { return {_mm512_castps_si512(_mm512_abs_ps(a.v))}; }
+EK_INLINE I32 max_i32(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+EK_INLINE int32_t max_lane(I32 a) { return _mm512_reduce_max_epi32(a.v); }
 EK_INLINE bool all_below(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) == 0xFFFF; }
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
@@ -131,6 +136,14 @@ EK_INLINE __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>(n >= 1
 EK_INLINE void store_bytes_n(uint8_t* p, I32 x, size_t n) {
   if (n >= 16) return store_bytes(p, x);
   _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(x.v));
+}
+EK_INLINE void store_biased(uint8_t* p, const I32 (&x)[4], Sign sign, size_t n) {
+  const __m512i words0 = _mm512_packs_epi32(x[0].v, x[1].v), words1 = _mm512_packs_epi32(x[2].v, x[3].v);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i natural = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words0, words1));
+  const __m512i bytes = _mm512_xor_si512(natural, _mm512_set1_epi8(sign == Sign::kS8 ? -128 : 0));
+  if (n >= 64) return _mm512_storeu_si512(p, bytes);
+  _mm512_mask_storeu_epi8(p, (__mmask64{1} << n) - 1, bytes);
 }
 EK_INLINE void store_i32_n(int32_t* p, I32 x, size_t n) {
   if (n >= 16) return store_i32(p, x);

@@ -9,7 +9,9 @@
 // max_f32(a, b) is `a > b ? a : b` and min_f32(a, b) `a < b ? a : b`: a NaN in a gives b.
 // rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22]. round_f32 takes any float.
 // fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
-// max_size_f32: max_f32(|a|, b).
+// max_size_f32: max_f32(|a|, b). size_bits: the bits of |a|, which compare as a does; those of a NaN are the largest.
+// muladd_f32 is a * b + c, rounded once or twice: only where a check follows that does not care.
+// store_biased: the first n bytes of 64 lanes in [0, 255], which hold value + 128 where the sign is s8.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's upper
 // bits and make it quiet.
@@ -130,6 +132,7 @@ EK_INLINE bool all_below(F32 a, F32 b) {
   for (int i = 0; i < 16; ++i) all = all && a.v[i] < b.v[i];
   return all;
 }
+EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) { return add_f32(mul_f32(a, b), c); }
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   for (int i = 0; i < 16; ++i) y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
   return y;
@@ -138,6 +141,25 @@ EK_INLINE uint32_t bits_of(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
   return bits;
+}
+EK_INLINE I32 bits_i32(F32 a) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<int32_t>(bits_of(a.v[i]));
+  return r;
+}
+EK_INLINE I32 size_bits(F32 a) {
+  I32 r = bits_i32(a);
+  for (int i = 0; i < 16; ++i) r.v[i] &= 0x7FFFFFFF;
+  return r;
+}
+EK_INLINE I32 max_i32(I32 a, I32 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+EK_INLINE int32_t max_lane(I32 a) {
+  int32_t best = a.v[0];
+  for (int i = 1; i < 16; ++i) best = a.v[i] > best ? a.v[i] : best;
+  return best;
 }
 EK_INLINE float float_of(uint32_t bits) {
   float x;

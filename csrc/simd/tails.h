@@ -14,6 +14,13 @@ EK_INLINE void store_bytes_n(uint8_t* p, I32 x, size_t n) {
   store_bytes(lanes, x);
   copy_bytes(p, lanes, n);
 }
+EK_INLINE void store_biased(uint8_t* p, const I32 (&x)[4], Sign sign, size_t n) {
+  const I32 bias = set1_i32(sign == Sign::kS8 ? -128 : 0);
+  unroll<4>([&](auto s) EK_LAMBDA {
+    constexpr size_t at = decltype(s)::value * 16;
+    if (n > at) store_bytes_n(p + at, add_i32(x[s.value], bias), n - at);
+  });
+}
 EK_INLINE void store_i32_n(int32_t* p, I32 x, size_t n) {
   if (n >= 16) return store_i32(p, x);
   int32_t lanes[16];

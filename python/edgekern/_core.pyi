@@ -2,12 +2,14 @@
 
 import builtins
 import enum
-from collections.abc import Sequence
-from typing import Any, Literal, final
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 # --- calibration
 class KeyHistogram:
@@ -268,6 +270,7 @@ def linear(
     num_threads: int,
     scale_per_row: bool = False,
 ) -> npt.NDArray[Any]: ...
+def fast_linear(general: _Function) -> _Function: ...
 def tile_plan(
     m: int, n: int, k: int, tile: int, device: str
 ) -> list[tuple[int, int, int, int, Literal["cube", "vector"], int, int, float]]: ...

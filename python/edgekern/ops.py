@@ -182,6 +182,7 @@ def interleave_gate_up(gate: npt.NDArray[_T], up: npt.NDArray[_T]) -> npt.NDArra
     return np.stack([gate, up], axis=-1).reshape(*gate.shape[:-1], 2 * gate.shape[-1])
 
 
+@_core.fast_linear
 def linear(
     x: FloatArray | ByteArray,
     w: PackedWeights,

@@ -128,24 +128,36 @@ TEST_CASE("activations: the bits of 2^16 floats of every size, the same on every
   }
 }
 
-TEST_CASE("quantize_row: ties, tiny and huge rows, NaN; both signs") {
-  for (const float size : {1.0f, 1e-44f, 1e-38f, 1e30f, 3e38f}) {
-    for (const size_t n : {1, 15, 16, 17, 64, 65, 200}) {
-      std::vector<float> x(n);
-      for (auto& v : x) v = static_cast<float>(uniform(-254, 254)) / 254.0f * size;  // half of them are ties
-      x[n / 2] = size;
-      if (n > 20) x[3] = std::numeric_limits<float>::quiet_NaN();
+TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart") {
+  constexpr size_t kRows = 7;
+  for (const float size : {0.0f, 1.0f, 1e-44f, 1e-38f, 1e-27f, 1e29f, 1e30f, 3e38f}) {
+    for (const size_t n : {1, 15, 16, 17, 64, 65, 147, 200, 1025}) {
+      const size_t ldx = n + 3, ldy = n + 5;
+      std::vector<float> x((kRows - 1) * ldx + n), peak(kRows);
+      for (size_t row = 0; row < kRows; ++row) {
+        peak[row] = size / static_cast<float>(row + 1);
+        float* const values = x.data() + row * ldx;
+        for (size_t i = 0; i < n; ++i) values[i] = static_cast<float>(uniform(-254, 254)) / 254.0f * peak[row];
+        values[n / 2] = peak[row];  // half of the quotients are ties
+        if (n > 20 && row % 3 == 1) values[3] = std::numeric_limits<float>::quiet_NaN();
+      }
       Guarded<float> guarded(x);
       for (const Kernels* table : tables()) {
         CAPTURE(isa_name(table->isa));
         for (const Sign sign : {Sign::kS8, Sign::kU8}) {
-          Guarded<uint8_t> q(n);
-          float scale = 0;
-          table->quantize_row(guarded.data(), n, sign, q.data(), &scale);
-          const float step = size / 127.0f;
-          CHECK(scale == (step > 0 ? step : 1.0f));
-          const QuantParams map = {scale, sign == Sign::kU8 ? 128 : 0, sign};
-          for (size_t i = 0; i < n; ++i) CHECK(q.data()[i] == quantized(x[i], map, -128, 127));
+          Guarded<uint8_t> q((kRows - 1) * ldy + n);
+          std::fill(q.data(), q.data() + (kRows - 1) * ldy + n, uint8_t{0xA5});
+          float scale[kRows] = {};
+          table->quantize_rows(guarded.data(), kRows, n, ldx, sign, q.data(), ldy, scale);
+          for (size_t row = 0; row < kRows; ++row) {
+            const float step = peak[row] / 127.0f;
+            CHECK(scale[row] == (step > 0 ? step : 1.0f));
+            const QuantParams map = {scale[row], sign == Sign::kU8 ? 128 : 0, sign};
+            for (size_t i = 0; i < n; ++i) {
+              CHECK(q.data()[row * ldy + i] == quantized(x[row * ldx + i], map, -128, 127));
+            }
+            for (size_t i = n; row + 1 < kRows && i < ldy; ++i) CHECK(q.data()[row * ldy + i] == 0xA5);
+          }
         }
       }
     }
