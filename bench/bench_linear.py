@@ -31,8 +31,9 @@ def _weights(shape: Shape, copies: int, rng: np.random.Generator) -> tuple[list[
     return weights, scale, rng.normal(size=shape.n).astype(np.float32)
 
 
-def _ours(x: Array, weights: Sequence[Array], scale: Array, dtype: Any, check: Any, **settings: Any) -> Contender:
-    pairs = [(ek.pack_weights(w, scale=scale), np.empty((x.shape[0], w.shape[1]), dtype)) for w in weights]
+def _ours(x: Array, weights: Sequence[Array], scale: Array, check: Any, **settings: Any) -> Contender:
+    packed = [ek.pack_weights(w, scale=scale) for w in weights]
+    pairs = [(w, ek.linear(x, w, **settings)) for w in packed]
     return Contender(
         "edgekern",
         lambda: [ek.linear(x, w, out=y, **settings) for w, y in pairs],
@@ -52,7 +53,7 @@ def dynamic(shape: Shape, threads: int, copies: int = 1) -> list[Contender]:
     model = partial(onnx_models.dynamic_linear, x, weights, scale, bias)
     floats = [w * scale for w in weights]
     return [
-        _ours(x, weights, scale, np.float32, check, bias=bias, num_threads=threads),
+        _ours(x, weights, scale, check, bias=bias, num_threads=threads),
         *join(
             ("torch", lambda: torch("torch_x86", engine="x86")),
             ("torch", lambda: torch("torch_onednn", engine="onednn")),
@@ -81,7 +82,7 @@ def static(shape: Shape, threads: int, copies: int = 1) -> list[Contender]:
     qlinear = partial(onnx_models.qlinear_matmul, x, weights, scales, zero_points)
     qdq = partial(onnx_models.qdq_linear, x, weights, scales, zero_points, bias)
     return [
-        _ours(x, weights, scale, np.uint8, check, bias=bias, num_threads=threads, **settings),
+        _ours(x, weights, scale, check, bias=bias, num_threads=threads, **settings),
         *join(
             ("torch", lambda: torch("torch_x86", engine="x86")),
             ("torch", lambda: torch("torch_onednn", engine="onednn")),

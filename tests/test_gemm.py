@@ -240,3 +240,13 @@ def test_a_tail_goes_to_the_unit_that_costs_less() -> None:
     wide = ek.tile_plan(256 + 255, 256, 128, device="ascend310p3")
     assert [block.unit for block in wide.blocks] == ["cube", "cube"]
     assert wide.blocks[1].padded == (256, 256)
+
+
+def test_large_results_start_on_a_line_of_64_bytes():
+    for m in (512, 9000):  # from the C library's heap, and mapped
+        a, w = np.ones((m, 4), np.int8), ek.pack_weights(np.ones((4, 1024), np.int8), scale=1.0)
+        for c in (ek.matmul_integer(a, w), ek.linear(a.astype(np.float32), w)):
+            assert c.ctypes.data % 64 == 0
+            assert c.flags.c_contiguous
+            assert c.flags.writeable
+            assert (c == 4).all()

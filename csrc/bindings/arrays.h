@@ -7,6 +7,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/checked.h"
 #include "bindings/errors.h"
@@ -55,10 +56,18 @@ inline void require_contiguous(std::string_view function, std::string_view argum
                          std::string(argument) + ")");
 }
 
+/// Results of at least so many bytes start on a line of 64 bytes, where vectors store without splitting lines; NumPy's
+/// own large arrays start 16 bytes past a page. From kMappedFrom on they are mapped with huge pages: the C library asks
+/// the system for each array of that size, too.
+constexpr size_t kAlignedFrom = size_t{64} << 10, kMappedFrom = size_t{32} << 20;
+
+/// A C-contiguous array of its own, not initialized.
+py::array new_array(const py::dtype& dtype, const std::vector<py::ssize_t>& shape);
+
 /// `out` as given (dtype T, this shape, contiguous, writeable), or a new array.
 template <typename T>
 py::array out_or_new(std::string_view function, const py::object& out, const std::vector<py::ssize_t>& shape) {
-  if (out.is_none()) return py::array_t<T>(shape);
+  if (out.is_none()) return new_array(py::dtype::of<T>(), shape);
   if (!py::isinstance<py::array>(out)) {
     fail(Code::kType, std::string(function) + ": out must be a NumPy array, got " +
                           std::string(py::str(py::type::of(out).attr("__name__"))));

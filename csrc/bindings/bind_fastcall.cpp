@@ -174,6 +174,10 @@ PyObject* matmul_integer(PyObject*, PyObject* const* given, Py_ssize_t num_posit
 
 py::object plain_out(PyObject* out, PyObject* descriptor, size_t m, size_t n, const void* x, size_t x_bytes) {
   if (!is_given(out)) {
+    if (n != 0 && m >= kAlignedFrom / sizeof(int32_t) / n) {
+      const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descriptor);
+      return new_array(dtype, {static_cast<py::ssize_t>(m), static_cast<py::ssize_t>(n)});
+    }
     Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
     Py_INCREF(descriptor);  // the call takes it
     PyObject* const c = py::detail::npy_api::get().PyArray_NewFromDescr_(g_known.array, descriptor, 2, shape, nullptr,
