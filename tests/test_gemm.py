@@ -250,3 +250,29 @@ def test_large_results_start_on_a_line_of_64_bytes():
             assert c.flags.c_contiguous
             assert c.flags.writeable
             assert (c == 4).all()
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16, 60])
+def test_results_larger_than_the_caches_may_start_anywhere(offset: int, isa: str) -> None:
+    m, n, k = 8200, 1040, 3
+    a, b = fill_integers((m, k), np.uint8, "random", 9), fill_integers((k, n), np.int8, "random", 10)
+    x = np.random.default_rng(11).normal(size=(m, k)).astype(np.float32)
+    w = ek.pack_weights(b, scale=0.01)
+    memory = np.zeros(m * n + 64, np.int32)
+    start = (-memory.ctypes.data % 64 + offset) // 4
+    out = memory[start : start + m * n].reshape(m, n)
+    expected = a.astype(np.int32) @ b.astype(np.int32)
+    halves = [
+        _core.linear(part, w, None, "clamp", -1.0, 1.0, None, None, 0, None, 0, "float32", None, isa, 2)
+        for part in (x[: m // 2], x[m // 2 :])
+    ]
+    for threads in (1, 2):
+        memory[:] = 7
+        assert_array_equal(_core.matmul_integer(a, w, 0, 0, out, isa, threads), expected)
+        assert np.all(memory[:start] == 7)
+        assert np.all(memory[start + m * n :] == 7)
+        y = out.view(np.float32)
+        _core.linear(x, w, None, "clamp", -1.0, 1.0, None, None, 0, None, 0, "float32", y, isa, threads)
+        assert_array_equal(y, np.concatenate(halves))
+        assert np.all(memory[:start] == 7)
+        assert np.all(memory[start + m * n :] == 7)

@@ -218,19 +218,23 @@ void fold_scales(const float* scale, size_t n, float x_scale, float y_scale, flo
 }
 
 size_t fold_bias(const float* bias, const float* scale, size_t n, float x_scale, int32_t* y) {
-  constexpr double kShift = 0x1.8p52, kLimit = 0x1p30;  // adding the shift rounds to an integer
+  // Adding the shift rounds to an integer and leaves it in the lowest bits; what is too large, or a NaN, stands out.
+  constexpr double kShift = 0x1.8p52;
+  constexpr uint64_t kShiftBits = 0x4338000000000000;
+  constexpr int64_t kLargest = (1 << 30) - 1;
   const double x = x_scale;
-  size_t wrong = 0;
+  int64_t wrong = 0;
   for (size_t i = 0; i < n; ++i) {
-    const double b = (bias[i] / (x * scale[i]) + kShift) - kShift;
-    const double low = b > -kLimit ? b : -kLimit;  // and so is a NaN
-    y[i] = static_cast<int32_t>(low < kLimit ? low : kLimit);
-    wrong += b > -kLimit && b < kLimit ? 0 : 1;
+    const double shifted = bias[i] / (x * scale[i]) + kShift;
+    uint64_t bits;
+    __builtin_memcpy(&bits, &shifted, sizeof bits);
+    const int64_t b = static_cast<int64_t>(bits - kShiftBits);
+    wrong |= (kLargest + b) | (kLargest - b);
+    y[i] = static_cast<int32_t>(b < -kLargest ? -kLargest - 1 : b > kLargest ? kLargest + 1 : b);
   }
-  if (wrong == 0) return n;
-  const int32_t limit = 1 << 30;
+  if (wrong >= 0) return n;
   size_t first = 0;
-  while (y[first] > -limit && y[first] < limit) ++first;
+  while (y[first] >= -kLargest && y[first] <= kLargest) ++first;
   return first;
 }
 
