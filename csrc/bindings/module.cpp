@@ -23,6 +23,9 @@ void throw_if_error(const Status& status) {
     case Code::kCorrupt:
       name = "ArtifactError";
       break;
+    case Code::kRewind:
+      name = "KVRewindError";
+      break;
     case Code::kUnsupportedIsa:
       name = "UnsupportedIsaError";
       break;

@@ -120,32 +120,42 @@ class RingCache {
 
  private:
   struct Sequence {
-    int64_t position = 0;    // of the next token
-    int64_t begin = 0;       // first position since reset()
-    int64_t high = 0;        // behind the highest position ever staged: what the ring has evicted follows from it
-    size_t staged = 0;       // tokens of the open transaction
-    int64_t* slot_pos;       // [slots]
-    uint8_t* written;        // [layers] by the open transaction
-    uint64_t* visible;       // [max_chunk][words] bits of slots, of the queries below
-    int64_t mask_first = -1; // position of the first query that `visible` is for; -1: none
+    int64_t position = 0;     // of the next token
+    int64_t begin = 0;        // first position since reset()
+    int64_t high = 0;         // behind the highest position ever staged: what the ring has evicted follows from it
+    size_t staged = 0;        // tokens of the open transaction
+    int64_t* slot_pos;        // [slots]
+    uint8_t* written;         // [layers] by the open transaction
+    uint64_t* visible;        // [max_chunk][words_] bits of slots, for the queries from mask_first on
+    int64_t mask_first = -1;  // -1: none
     size_t mask_tokens = 0;
   };
+  struct Queries;  // of one KV head, as K's format asks for them
 
-  explicit RingCache(const KvSpec& spec) : spec_(spec) {}
+  explicit RingCache(const KvSpec& spec);
 
-  Status check_open(const char* function, size_t sequence, size_t layer) const;
+  Status check(const char* function, size_t sequence, bool open) const;
   size_t slot_of(int64_t position) const;
   uint8_t* tiles(bool value, size_t sequence, size_t layer, size_t head) const;
-  void clear_from(Sequence& s, int64_t position);
+  bool store(const Runtime& rt, bool value, size_t sequence, size_t layer, size_t head, const float* x);
+  void forget(Sequence& s, int64_t first, int64_t last);
   void make_masks(Sequence& s, int64_t first, size_t tokens);
-  void quantize_queries(const Runtime& rt, size_t tokens, const float* q, size_t which);
+  /// Positions that the ring has lost: behind the sinks and before the result.
+  int64_t evicted(const Sequence& s) const;
+
+  struct Attend;  // one call's arguments
+  bool attend_rows(const Attend& a, size_t head, size_t row, size_t rows) const;
+  bool attend_split(const Attend& a, size_t token) const;
+  bool run_segment(const Attend& a, size_t head, size_t segment, size_t row, size_t rows, const Queries& queries,
+                   size_t first, float* m, float* l, float* o, size_t o_ld) const;
 
   KvSpec spec_;
   KvTile k_tile_, v_tile_;
-  size_t nbytes_ = 0, words_ = 0, segments_ = 0;
-  AlignedBuffer k_, v_;     // [sequences][layers][kv_heads] tiles
-  AlignedBuffer state_;     // positions, marks and masks of the sequences
-  AlignedBuffer scratch_;   // quantized queries, one row on its way in, partial results
+  size_t words_, segments_, nbytes_ = 0;
+  size_t k_head_bytes_, v_head_bytes_;  // one head's tiles
+  AlignedBuffer k_, v_;                 // [sequences][layers][kv_heads] tiles
+  AlignedBuffer state_;                 // positions, marks and masks of the sequences
+  AlignedBuffer partials_;              // [segments][query_heads] of one token: m, l, o
   std::vector<Sequence> sequences_;
 };
 
