@@ -330,6 +330,11 @@ EK_INLINE void add_float_tile(const KvTile& tile, const uint8_t* v, const float*
   });
 }
 
+/// Asks for what the next phase reads while this one computes.
+EK_INLINE void fetch(const uint8_t* p, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 void kv_attend(const KvSegment& s) {
   alignas(64) float p[kSegmentRows * kSegment], sink_scores[kSegmentRows * kSegment];
   bool live[kSegment / kValueTile];
@@ -340,6 +345,7 @@ void kv_attend(const KvSegment& s) {
     if (!live[t]) continue;
     const size_t at = t * kValueTile;
     const uint8_t* const k = s.k + at / kKeyTile * s.k_tile->bytes;
+    fetch(s.v + t * s.v_tile->bytes, s.v_tile->bytes);
     score(*s.k_tile, k, s.q, s.rows, p + at);
     if (at < s.sinks) score(*s.k_tile, k, s.q_sink, s.rows, sink_scores + at);
   }
@@ -350,6 +356,8 @@ void kv_attend(const KvSegment& s) {
   for (size_t t = 0; t < s.slots / kValueTile; ++t) {
     if (!live[t]) continue;
     const uint8_t* const v = s.v + t * s.v_tile->bytes;
+    const size_t key_bytes = kValueTile / kKeyTile * s.k_tile->bytes;
+    if (t < s.next_tiles) fetch(s.k + s.slots / kKeyTile * s.k_tile->bytes + t * key_bytes, key_bytes);
     const float* const weights = p + t * kValueTile;
     switch (s.v_tile->kind) {
       case KvKind::kFloat32:

@@ -88,6 +88,7 @@ bool RingCache::run_segment(const Attend& a, size_t head, size_t segment, size_t
   s.v = tiles(true, a.sequence, a.layer, head) + slot / kValueTile * v_tile_.bytes;
   s.rows = rows;
   s.slots = words * 64;
+  s.next_tiles = words_ - word - words;
   s.q = queries.of[0] + first;
   s.q_sink = a.q_sink != nullptr ? queries.of[1] + first : s.q;
   s.sinks = a.q_sink != nullptr && spec_.sinks > slot ? spec_.sinks - slot : 0;
