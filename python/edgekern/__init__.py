@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgekern import errors
 from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
+from edgekern.kvcache import KVFormat, RingKVCache
 from edgekern.ops import (
     PackedWeights,
     TileBlock,
@@ -61,10 +62,12 @@ __all__ = [
     "ErrorReport",
     "Histogram",
     "InferenceSession",
+    "KVFormat",
     "PackedWeights",
     "Program",
     "QuantConfig",
     "Ranges",
+    "RingKVCache",
     "TileBlock",
     "TilePlan",
     "__version__",
