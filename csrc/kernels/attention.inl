@@ -16,7 +16,7 @@ namespace {
 
 constexpr float kLeastWeight = 0x1p-100f;  // weights of a tile that are all below it add nothing
 constexpr float kInverse255 = 0x1.010102p-8f;
-constexpr int kScoreTiles = kTileStrips;  // K tiles, or strips of V, that meet a broadcast
+constexpr int kScoreTiles = kTileStrips;  // runs of K, or strips of V, that meet a broadcast
 
 /// exp(-v) for v >= 0; 0 from 87 on, where it would become subnormal.
 EK_INLINE F32 exp_neg(F32 v) {
@@ -50,7 +50,7 @@ EK_INLINE F32 load_kind(const uint8_t* p) {
   }
 }
 
-/// Raw scores of T tiles of K for R queries; scores: rows kSegment apart.
+/// Raw scores of T runs of K for R queries; scores: rows kSegment apart.
 template <KvKind Kind, int R, int T>
 void score_floats(const KvTile& tile, const uint8_t* k, const KvQuery* q, float* scores) {
   F32 acc[R][T];
@@ -58,7 +58,7 @@ void score_floats(const KvTile& tile, const uint8_t* k, const KvQuery* q, float*
   for (size_t d = 0; d < tile.head_dim; ++d) {
     F32 keys[T];
     unroll<T>([&](auto t) EK_LAMBDA {
-      keys[t.value] = load_kind<Kind>(k + t.value * tile.bytes + d * kKeyTile * kItemBytes<Kind>);
+      keys[t.value] = load_kind<Kind>(k + t.value * tile.run + d * kRunTokens * kItemBytes<Kind>);
     });
     unroll<R>([&](auto r) EK_LAMBDA {
       const F32 x = set1_f32(q[r.value].x[d]);
@@ -69,13 +69,13 @@ void score_floats(const KvTile& tile, const uint8_t* k, const KvQuery* q, float*
   }
   unroll<R>([&](auto r) EK_LAMBDA {
     unroll<T>([&](auto t) EK_LAMBDA {
-      store_f32(scores + r.value * kSegment + t.value * kKeyTile, acc[r.value][t.value]);
+      store_f32(scores + r.value * kSegment + t.value * kRunTokens, acc[r.value][t.value]);
     });
   });
 }
 
 template <bool Nibbles, int R, int T>
-void score_integers(const KvTile& tile, const uint8_t* k, const KvQuery* q, float* scores) {
+void score_integers(const KvTile& tile, const uint8_t* k, const uint8_t* scales, const KvQuery* q, float* scores) {
   constexpr size_t kLineDims = Nibbles ? 8 : 4;
   const int32_t zero = (Nibbles ? 0 : kDotOffset) - tile.zero();
   for (size_t g = 0, d = 0; d < tile.head_dim; ++g) {
@@ -88,7 +88,7 @@ void score_integers(const KvTile& tile, const uint8_t* k, const KvQuery* q, floa
     for (; d < end; d += kLineDims) {
       Line keys[T], high[T];
       unroll<T>([&](auto t) EK_LAMBDA {
-        keys[t.value] = load_line(reinterpret_cast<const int8_t*>(k + t.value * tile.bytes + d / kLineDims * 64));
+        keys[t.value] = load_line(reinterpret_cast<const int8_t*>(k + t.value * tile.run + d / kLineDims * 64));
         keep(keys[t.value]);
         if constexpr (Nibbles) {
           high[t.value] = high_nibbles(keys[t.value]);
@@ -111,12 +111,12 @@ void score_integers(const KvTile& tile, const uint8_t* k, const KvQuery* q, floa
       });
     }
     unroll<T>([&](auto t) EK_LAMBDA {
-      const uint8_t* const at = k + t.value * tile.bytes + g * 2 * kKeyTile;
-      const F32 scale = load_f16(reinterpret_cast<const uint16_t*>(at + tile.scales));
+      const uint8_t* const at = scales + (g * kTileTokens + t.value * kRunTokens) * sizeof(uint16_t);
+      const F32 scale = load_f16(reinterpret_cast<const uint16_t*>(at));
       F32 offset = scale;
-      if (tile.asymmetric) offset = load_f16(reinterpret_cast<const uint16_t*>(at + tile.offsets));
+      if (tile.asymmetric) offset = load_f16(reinterpret_cast<const uint16_t*>(at + tile.offsets - tile.scales));
       unroll<R>([&](auto r) EK_LAMBDA {
-        float* const to = scores + r.value * kSegment + t.value * kKeyTile;
+        float* const to = scores + r.value * kSegment + t.value * kRunTokens;
         F32 part = mul_f32(to_f32(acc[r.value][t.value]), scale);
         if (tile.asymmetric) {
           part = add_f32(part, mul_f32(set1_f32(static_cast<float>(q[r.value].sums[g])), offset));
@@ -127,13 +127,14 @@ void score_integers(const KvTile& tile, const uint8_t* k, const KvQuery* q, floa
   }
 }
 
-/// Raw scores of kValueTile tokens.
+/// Raw scores of one tile.
 void score(const KvTile& tile, const uint8_t* k, const KvQuery* q, size_t rows, float* scores) {
-  for (size_t t = 0; t < kValueTile / kKeyTile; t += kScoreTiles) {
-    const uint8_t* const at = k + t * tile.bytes;
+  for (size_t t = 0; t < kTileTokens / kRunTokens; t += kScoreTiles) {
+    const uint8_t* const at = k + t * tile.run;
+    const uint8_t* const scales = k + tile.scales + t * kRunTokens * sizeof(uint16_t);
     by_rows(rows, [&](auto count, size_t r) EK_LAMBDA {
       constexpr int kRows = decltype(count)::value;
-      float* const to = scores + r * kSegment + t * kKeyTile;
+      float* const to = scores + r * kSegment + t * kRunTokens;
       switch (tile.kind) {
         case KvKind::kFloat32:
           return score_floats<KvKind::kFloat32, kRows, kScoreTiles>(tile, at, q + r, to);
@@ -142,9 +143,9 @@ void score(const KvTile& tile, const uint8_t* k, const KvQuery* q, size_t rows, 
         case KvKind::kBfloat16:
           return score_floats<KvKind::kBfloat16, kRows, kScoreTiles>(tile, at, q + r, to);
         case KvKind::kInt8:
-          return score_integers<false, kRows, kScoreTiles>(tile, at, q + r, to);
+          return score_integers<false, kRows, kScoreTiles>(tile, at, scales, q + r, to);
         case KvKind::kInt4:
-          return score_integers<true, kRows, kScoreTiles>(tile, at, q + r, to);
+          return score_integers<true, kRows, kScoreTiles>(tile, at, scales, q + r, to);
       }
     });
   }
@@ -157,7 +158,7 @@ EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, flo
   const F32 never = set1_f32(-__builtin_inff());
   F32 most = never;
   for (size_t i = 0; i < s.slots; i += kStrip) {
-    if (!live[i / kValueTile]) continue;
+    if (!live[i / kTileTokens]) continue;
     F32 x = mul_f32(load_f32(p + i), factor);
     if (i < s.sinks) {
       const size_t left = s.sinks - i;
@@ -178,7 +179,7 @@ EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, flo
   F32 sum = set1_f32(0.0f);
   const F32 m = set1_f32(top);
   for (size_t i = 0; i < s.slots; i += kStrip) {
-    if (!live[i / kValueTile]) continue;
+    if (!live[i / kTileTokens]) continue;
     const F32 e = exp_neg(sub_f32(m, load_f32(p + i)));
     store_f32(p + i, e);
     sum = add_f32(sum, e);
@@ -193,8 +194,8 @@ void add_floats(const KvTile& tile, const uint8_t* v, const float* p, float* o, 
   for (size_t strip = 0; strip * kStrip < tile.head_dim; ++strip) {
     F32 acc[R];
     unroll<R>([&](auto r) EK_LAMBDA { acc[r.value] = set1_f32(0.0f); });
-    for (size_t t = 0; t < kValueTile; ++t) {
-      const F32 values = load_kind<Kind>(v + (strip * kValueTile + t) * kLine);
+    for (size_t t = 0; t < kTileTokens; ++t) {
+      const F32 values = load_kind<Kind>(v + (strip * kTileTokens + t) * kLine);
       unroll<R>([&](auto r) EK_LAMBDA {
         acc[r.value] = add_f32(acc[r.value], mul_f32(set1_f32(p[r.value * kSegment + t]), values));
       });
@@ -208,7 +209,7 @@ void add_floats(const KvTile& tile, const uint8_t* v, const float* p, float* o, 
 
 /// The weights of 64 tokens, for one group of V: what p * scale becomes as u8.
 struct Weights {
-  alignas(64) uint8_t codes[kValueTile];  // of this ISA's sign
+  alignas(64) uint8_t codes[kTileTokens];  // of this ISA's sign
   float scale, offset;                    // offset: sum of p times the tokens' offsets
   int32_t sum;                            // of the codes as u8
 };
@@ -216,7 +217,7 @@ struct Weights {
 constexpr uint32_t kWeightFlip = kNativeSign == Sign::kU8 ? 0 : 0x80;
 
 EK_INLINE void quantize_weights(const KvTile& tile, const uint8_t* v, size_t group, const float* p, Weights* out) {
-  const auto scales = reinterpret_cast<const uint16_t*>(v + tile.scales) + group * kValueTile;
+  const auto scales = reinterpret_cast<const uint16_t*>(v + tile.scales) + group * kTileTokens;
   F32 w[4], most = set1_f32(0.0f);
   unroll<4>([&](auto i) EK_LAMBDA {
     w[i.value] = mul_f32(load_f32(p + i.value * kStrip), load_f16(scales + i.value * kStrip));
@@ -235,7 +236,7 @@ EK_INLINE void quantize_weights(const KvTile& tile, const uint8_t* v, size_t gro
   out->sum = static_cast<int32_t>(sum_lanes(to_f32(sum)));
   out->offset = 0;
   if (!tile.asymmetric) return;
-  const auto offsets = reinterpret_cast<const uint16_t*>(v + tile.offsets) + group * kValueTile;
+  const auto offsets = reinterpret_cast<const uint16_t*>(v + tile.offsets) + group * kTileTokens;
   F32 total = set1_f32(0.0f);
   unroll<4>([&](auto i) EK_LAMBDA {
     total = add_f32(total, mul_f32(load_f32(p + i.value * kStrip), load_f16(offsets + i.value * kStrip)));
@@ -246,7 +247,7 @@ EK_INLINE void quantize_weights(const KvTile& tile, const uint8_t* v, size_t gro
 /// o += weights . codes over one tile, T strips of one group.
 template <bool Nibbles, int R, int T>
 void add_integers(const KvTile& tile, const uint8_t* v, const Weights* weights, float* o, size_t o_ld) {
-  constexpr size_t kLines = kValueTile / (Nibbles ? 8 : 4);
+  constexpr size_t kLines = kTileTokens / (Nibbles ? 8 : 4);
   const int32_t zero = Nibbles ? -tile.zero() : 128 - tile.zero();  // int8 codes are stored less 128
   I32 acc[R][T], column[T];
   unroll<R>([&](auto r) EK_LAMBDA {
@@ -302,7 +303,7 @@ void add_integers(const KvTile& tile, const uint8_t* v, const Weights* weights, 
 template <bool Nibbles>
 EK_INLINE void add_integer_tile(const KvTile& tile, const uint8_t* v, const float* p, size_t rows, float* o,
                                 size_t o_ld) {
-  constexpr size_t kStripBytes = kStrip * kValueTile / (Nibbles ? 2 : 1);
+  constexpr size_t kStripBytes = kStrip * kTileTokens / (Nibbles ? 2 : 1);
   const size_t strips = (tile.head_dim + kStrip - 1) / kStrip, group_strips = (tile.group + kStrip - 1) / kStrip;
   Weights weights[kSegmentRows];
   for (size_t begin = 0, g = 0; begin < strips; begin += group_strips, ++g) {
@@ -337,14 +338,14 @@ EK_INLINE void fetch(const uint8_t* p, size_t bytes) {
 
 void kv_attend(const KvSegment& s) {
   alignas(64) float p[kSegmentRows * kSegment], sink_scores[kSegmentRows * kSegment];
-  bool live[kSegment / kValueTile];
-  for (size_t t = 0; t < s.slots / kValueTile; ++t) {
+  bool live[kSegment / kTileTokens];
+  for (size_t t = 0; t < s.slots / kTileTokens; ++t) {
     uint64_t any = 0;
     for (size_t r = 0; r < s.rows; ++r) any |= s.visible[r][t];
     live[t] = any != 0;
     if (!live[t]) continue;
-    const size_t at = t * kValueTile;
-    const uint8_t* const k = s.k + at / kKeyTile * s.k_tile->bytes;
+    const size_t at = t * kTileTokens;
+    const uint8_t* const k = s.k + t * s.k_tile->bytes;
     fetch(s.v + t * s.v_tile->bytes, s.v_tile->bytes);
     score(*s.k_tile, k, s.q, s.rows, p + at);
     if (at < s.sinks) score(*s.k_tile, k, s.q_sink, s.rows, sink_scores + at);
@@ -353,12 +354,11 @@ void kv_attend(const KvSegment& s) {
     softmax_row(s, r, live, p + r * kSegment, sink_scores + r * kSegment);
     for (size_t d = 0; d < s.v_tile->head_dim; d += kStrip) store_f32(s.o + r * s.o_ld + d, set1_f32(0.0f));
   }
-  for (size_t t = 0; t < s.slots / kValueTile; ++t) {
+  for (size_t t = 0; t < s.slots / kTileTokens; ++t) {
     if (!live[t]) continue;
     const uint8_t* const v = s.v + t * s.v_tile->bytes;
-    const size_t key_bytes = kValueTile / kKeyTile * s.k_tile->bytes;
-    if (t < s.next_tiles) fetch(s.k + s.slots / kKeyTile * s.k_tile->bytes + t * key_bytes, key_bytes);
-    const float* const weights = p + t * kValueTile;
+    if (t < s.next_tiles) fetch(s.k + (s.slots / kTileTokens + t) * s.k_tile->bytes, s.k_tile->bytes);
+    const float* const weights = p + t * kTileTokens;
     switch (s.v_tile->kind) {
       case KvKind::kFloat32:
         add_float_tile<KvKind::kFloat32>(*s.v_tile, v, weights, s.rows, s.o, s.o_ld);

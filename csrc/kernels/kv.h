@@ -1,13 +1,13 @@
 // How the kernels see a cache of keys and values: tiles of codes, and what one segment of attention is given.
 //
-// One KV head's K is a run of tiles of 16 tokens, its V a run of tiles of 64, so that a dot product has tokens (K) or
-// values of head_dim (V) in its lanes and nothing is ever reduced across them. Any one token can be overwritten alone.
-//   K  float  [head_dim][16 tokens]               V  float  [strips][64 tokens][16 dims]
-//      int8   [head_dim/4][16 tokens][4 dims]        int8   [strips][16 quads][16 dims][4 tokens]
-//      int4   [head_dim/8][16 tokens][4 bytes]       int4   [strips][8 octets][16 dims][4 bytes]
+// One KV head's K is a run of tiles of 64 tokens, and so is its V. A dot product has tokens (K) or values of head_dim (V)
+// in its lanes, and nothing is ever reduced across them. Any one token can be overwritten alone.
+//   K  float  [4][head_dim][16 tokens]               V  float  [strips][64 tokens][16 dims]
+//      int8   [4][head_dim/4][16 tokens][4 dims]        int8   [strips][16 quads][16 dims][4 tokens]
+//      int4   [4][head_dim/8][16 tokens][4 bytes]       int4   [strips][8 octets][16 dims][4 bytes]
 // A byte of int4 holds values i and i + 4 of its octet in its low and high half. After the codes come float16 scales,
-// [groups][tokens], and offsets of the same shape. Codes are unsigned, the zero of symmetric ones at 128 or 8; V's int8
-// are stored with 128 taken off, as int8.
+// [groups][64 tokens], and offsets of the same shape. Codes are unsigned, the zero of symmetric ones at 128 or 8; V's
+// int8 are stored with 128 taken off, as int8.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,8 @@ namespace ek {
 
 enum class KvKind : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt4 };
 
-inline constexpr size_t kKeyTile = 16, kValueTile = 64;  // tokens
+inline constexpr size_t kTileTokens = 64;
+inline constexpr size_t kRunTokens = 16;                 // of K, side by side in the lanes
 inline constexpr size_t kSegment = 256;                  // slots that are summed before they join the running total
 inline constexpr size_t kSegmentRows = 8;                // queries of one kernel call
 inline constexpr size_t kMaxHeadDim = 512;
@@ -30,10 +31,10 @@ struct KvTile {
   bool value = false;  // of V
   bool asymmetric = false;
   size_t head_dim = 0, group = 0;  // the last group may be short
+  size_t run = 0;                  // K: bytes of the codes of kRunTokens tokens
   size_t scales = 0, offsets = 0;  // bytes from the start of the tile
   size_t bytes = 0;
 
-  size_t tokens() const { return value ? kValueTile : kKeyTile; }
   size_t groups() const { return is_float(kind) ? 0 : (head_dim + group - 1) / group; }
   /// What a code stands for when it is zero.
   int32_t zero() const { return asymmetric ? 0 : kind == KvKind::kInt8 ? 128 : 8; }
@@ -66,8 +67,8 @@ struct KvQuery {
 struct KvSegment {
   const KvTile *k_tile, *v_tile;
   const uint8_t *k, *v;  // first tiles
-  size_t rows, slots;    // slots: a multiple of kValueTile, at most kSegment
-  size_t next_tiles;     // runs of kValueTile tokens that follow in memory and will be read next
+  size_t rows, slots;    // slots: a multiple of kTileTokens, at most kSegment
+  size_t next_tiles;     // tiles that follow in memory and will be read next
   const KvQuery* q;      // [rows]
   const KvQuery* q_sink; // [rows]; scores the first `sinks` slots
   size_t sinks;

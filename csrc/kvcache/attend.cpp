@@ -84,8 +84,8 @@ bool RingCache::run_segment(const Attend& a, size_t head, size_t segment, size_t
   KvSegment s{};
   s.k_tile = &k_tile_;
   s.v_tile = &v_tile_;
-  s.k = tiles(false, a.sequence, a.layer, head) + slot / kKeyTile * k_tile_.bytes;
-  s.v = tiles(true, a.sequence, a.layer, head) + slot / kValueTile * v_tile_.bytes;
+  s.k = tiles(false, a.sequence, a.layer, head) + slot / kTileTokens * k_tile_.bytes;
+  s.v = tiles(true, a.sequence, a.layer, head) + slot / kTileTokens * v_tile_.bytes;
   s.rows = rows;
   s.slots = words * 64;
   s.next_tiles = words_ - word - words;

@@ -12,7 +12,8 @@
 namespace ek {
 namespace {
 
-constexpr size_t kSlotsPerWord = 64;
+constexpr size_t kSlotsPerWord = 64;  // of a mask; a tile has as many
+static_assert(kSlotsPerWord == kTileTokens);
 
 struct Named {
   std::string_view name;
@@ -89,7 +90,7 @@ struct Plan {
     const size_t words = ceil_div(s.slots(), kSlotsPerWord), segments = ceil_div(s.slots(), kSegment);
     size_t masks = 0, positions = 0;
     const size_t marks = round_up(s.layers, 64);
-    if (!product(&k, {s.sequences, s.layers, s.kv_heads, words, kValueTile / kKeyTile, k_tile.bytes}) ||
+    if (!product(&k, {s.sequences, s.layers, s.kv_heads, words, k_tile.bytes}) ||
         !product(&v, {s.sequences, s.layers, s.kv_heads, words, v_tile.bytes}) ||
         !product(&masks, {s.sequences, s.max_chunk, words, sizeof(uint64_t)}) ||
         !product(&positions, {s.sequences, words, kSlotsPerWord, sizeof(int64_t)}) ||
@@ -126,7 +127,7 @@ RingCache::RingCache(const KvSpec& spec)
       v_tile_(tile_of(spec, true)),
       words_(ceil_div(spec.slots(), kSlotsPerWord)),
       segments_(ceil_div(spec.slots(), kSegment)),
-      k_head_bytes_(words_ * (kValueTile / kKeyTile) * k_tile_.bytes),
+      k_head_bytes_(words_ * k_tile_.bytes),
       v_head_bytes_(words_ * v_tile_.bytes) {}
 
 Status RingCache::plan_bytes(const KvSpec& spec, size_t* out) {
@@ -169,8 +170,7 @@ Status RingCache::create(const KvSpec& spec, std::unique_ptr<RingCache>* out) {
 }
 
 size_t RingCache::bytes_per_token() const {
-  const size_t k = k_tile_.bytes / kKeyTile, v = v_tile_.bytes / kValueTile;
-  return (k + v) * spec_.kv_heads * spec_.layers;
+  return (k_tile_.bytes + v_tile_.bytes) / kTileTokens * spec_.kv_heads * spec_.layers;
 }
 
 size_t RingCache::slot_of(int64_t position) const {
@@ -253,7 +253,7 @@ bool RingCache::store(const Runtime& rt, bool value, size_t sequence, size_t lay
     }
     if (!rt.kernels->kv_quantize(q)) return false;
     const size_t slot = slot_of(s.position + static_cast<int64_t>(t));
-    put_row(tile, base + slot / tile.tokens() * tile.bytes, slot % tile.tokens(), row);
+    put_row(tile, base + slot / kTileTokens * tile.bytes, slot % kTileTokens, row);
   }
   return true;
 }
@@ -382,7 +382,7 @@ Status RingCache::read(size_t sequence, size_t layer, bool value, int64_t positi
   const KvTile& tile = value ? v_tile_ : k_tile_;
   KvRow row;
   for (size_t head = 0; head < spec_.kv_heads; ++head, out += spec_.head_dim) {
-    get_row(tile, tiles(value, sequence, layer, head) + slot / tile.tokens() * tile.bytes, slot % tile.tokens(), &row);
+    get_row(tile, tiles(value, sequence, layer, head) + slot / kTileTokens * tile.bytes, slot % kTileTokens, &row);
     dequantize_row(tile, row, out);
     if (!value && spec_.k.rotated) rotate(out, spec_.head_dim);
   }

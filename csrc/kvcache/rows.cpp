@@ -15,13 +15,14 @@ size_t item_bytes(KvKind kind) { return kind == KvKind::kFloat32 ? 4 : is_float(
 /// Where the byte with value d of a lane lies; for floats, its first byte.
 size_t place(const KvTile& tile, size_t lane, size_t d) {
   const size_t strip = d / kStripDims, dim = d % kStripDims;
+  if (!tile.value && lane >= kRunTokens) return lane / kRunTokens * tile.run + place(tile, lane % kRunTokens, d);
   switch (tile.kind) {
     case KvKind::kInt8:
       return tile.value ? strip * 1024 + lane / 4 * 64 + dim * 4 + lane % 4 : d / 4 * 64 + lane * 4 + d % 4;
     case KvKind::kInt4:
       return tile.value ? strip * 512 + lane / 8 * 64 + dim * 4 + lane % 4 : d / 8 * 64 + lane * 4 + d % 4;
     default:
-      return (tile.value ? (strip * kValueTile + lane) * kStripDims + dim : d * kKeyTile + lane) *
+      return (tile.value ? (strip * kTileTokens + lane) * kStripDims + dim : d * kRunTokens + lane) *
              item_bytes(tile.kind);
   }
 }
@@ -48,11 +49,12 @@ KvTile make_tile(KvKind kind, bool value, bool asymmetric, size_t head_dim, size
   tile.head_dim = head_dim;
   const size_t most = group == 0 ? kMaxKvGroup : group;
   tile.group = most < head_dim ? most : head_dim;
-  const size_t values = (value ? round_up(head_dim, kStripDims) : head_dim) * tile.tokens();
-  tile.scales = round_up(kind == KvKind::kInt4 ? values / 2 : values * item_bytes(kind), 64);
-  const size_t scale_bytes = tile.groups() * tile.tokens() * sizeof(uint16_t);
+  const size_t values = (value ? round_up(head_dim, kStripDims) : head_dim) * kTileTokens;
+  tile.scales = kind == KvKind::kInt4 ? values / 2 : values * item_bytes(kind);
+  tile.run = tile.scales / (kTileTokens / kRunTokens);
+  const size_t scale_bytes = tile.groups() * kTileTokens * sizeof(uint16_t);
   tile.offsets = tile.scales + scale_bytes;
-  tile.bytes = round_up(tile.offsets + (asymmetric ? scale_bytes : 0), 64);
+  tile.bytes = tile.offsets + (asymmetric ? scale_bytes : 0);
   return tile;
 }
 
@@ -71,7 +73,7 @@ void put_row(const KvTile& tile, uint8_t* at, size_t lane, const KvRow& row) {
     }
   }
   for (size_t g = 0; g < tile.groups(); ++g) {
-    const size_t to = (g * tile.tokens() + lane) * sizeof(uint16_t);
+    const size_t to = (g * kTileTokens + lane) * sizeof(uint16_t);
     std::memcpy(at + tile.scales + to, &row.scale[g], sizeof(uint16_t));
     if (tile.asymmetric) std::memcpy(at + tile.offsets + to, &row.offset[g], sizeof(uint16_t));
   }
@@ -89,7 +91,7 @@ void get_row(const KvTile& tile, const uint8_t* at, size_t lane, KvRow* row) {
     }
   }
   for (size_t g = 0; g < tile.groups(); ++g) {
-    const size_t from = (g * tile.tokens() + lane) * sizeof(uint16_t);
+    const size_t from = (g * kTileTokens + lane) * sizeof(uint16_t);
     std::memcpy(&row->scale[g], at + tile.scales + from, sizeof(uint16_t));
     if (tile.asymmetric) std::memcpy(&row->offset[g], at + tile.offsets + from, sizeof(uint16_t));
   }

@@ -103,7 +103,7 @@ Status RingCache::save(size_t sequence, std::string_view model, std::vector<uint
     const uint8_t* const base = tiles(value, sequence, i / 2 / spec_.kv_heads, i / 2 % spec_.kv_heads);
     for (size_t slot = 0; slot < spec_.slots(); ++slot) {
       if (s.slot_pos[slot] < 0) continue;
-      get_row(tile, base + slot / tile.tokens() * tile.bytes, slot % tile.tokens(), &row);
+      get_row(tile, base + slot / kTileTokens * tile.bytes, slot % kTileTokens, &row);
       out->resize(out->size() + row_bytes(tile));
       pack_row(tile, row, out->data() + out->size() - row_bytes(tile));
     }
@@ -177,7 +177,7 @@ Status RingCache::load(size_t sequence, std::string_view model, const uint8_t* b
       if (s.slot_pos[slot] < 0) continue;
       unpack_row(tile, in.at, &row);
       in.at += row_bytes(tile);
-      put_row(tile, base + slot / tile.tokens() * tile.bytes, slot % tile.tokens(), row);
+      put_row(tile, base + slot / kTileTokens * tile.bytes, slot % kTileTokens, row);
     }
   }
   return {};
