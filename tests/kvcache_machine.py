@@ -32,7 +32,7 @@ class Unbounded:
     """All tokens ever committed of one sequence, and which positions the ring has to hold."""
 
     def __init__(self, dim: int) -> None:
-        self.begin, self.high = 0, 0
+        self.begin, self.oldest = 0, 0
         self.k = np.zeros((0, KV_HEADS, dim), np.float32)
         self.v = np.zeros((0, KV_HEADS, dim), np.float32)
 
@@ -42,7 +42,7 @@ class Unbounded:
 
     def copy(self) -> Unbounded:
         other = Unbounded(self.k.shape[2])
-        other.begin, other.high, other.k, other.v = self.begin, self.high, self.k, self.v
+        other.begin, other.oldest, other.k, other.v = self.begin, self.oldest, self.k, self.v
         return other
 
 
@@ -51,7 +51,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize(
         dim=st.sampled_from([8, 64, 128]),
-        window=st.integers(1, 64),
+        window=st.one_of(st.integers(1, 64), st.sampled_from([260, 300])),  # the last take two segments
         sinks=st.integers(0, 8),
         chunk=st.integers(1, 16),
         depth=st.integers(0, 12),
@@ -80,16 +80,16 @@ class CacheMachine(RuleBasedStateMachine):
     def draw(self, tokens: int, heads: int) -> Float32:
         return self.rng.standard_normal((tokens, heads, self.dim)).astype(np.float32)
 
-    def compare(self, out: Float32, q: Float32, q_sink: Float32, k: Float32, v: Float32, begin: int, first: int) -> None:
+    def compare(
+        self, out: Float32, q: Float32, q_sink: Float32, k: Float32, v: Float32, begin: int, first: int
+    ) -> None:
         """Queries at `first` and on against tokens k, v at `begin` and on."""
         position = begin + np.arange(len(k))
         for t in range(len(q)):
             seen = reference.visible(position, first + t, self.cache.sinks, self.cache.window)
             sink = position[seen] < self.cache.sinks
             for head in range(HEADS):
-                wanted = reference.attention(
-                    q[t, head], q_sink[t, head], k[seen, 0], v[seen, 0], sink, self.dim**-0.5
-                )
+                wanted = reference.attention(q[t, head], q_sink[t, head], k[seen, 0], v[seen, 0], sink, self.dim**-0.5)
                 bound = BOUNDS[self.kv] * max(1.0, float(np.abs(v[seen]).max()))
                 assert np.abs(out[t, head] - wanted).max() <= bound
 
@@ -98,15 +98,14 @@ class CacheMachine(RuleBasedStateMachine):
         operations["done"] += 1
         model = self.models[sequence]
         assert self.cache.position(sequence) == model.position
-        lost = model.high - self.ring
         positions = self.cache.positions(sequence)
         for slot, there in enumerate(positions):
             assert there == -1 or reference.slot_of(int(there), self.cache.sinks, self.ring) == slot
         sinks = self.cache.sinks
-        kept = {p for p in range(model.begin, model.position) if p < sinks or p >= lost}
+        kept = {p for p in range(model.begin, model.position) if p < sinks or p >= model.oldest}
         assert set(positions[positions >= 0].tolist()) == kept
         seen_from = max(model.begin, sinks, model.position - self.cache.window)
-        if len(model.k) and seen_from >= lost:
+        if len(model.k) and (seen_from >= model.oldest or model.position <= sinks):
             q, q_sink = self.draw(1, HEADS), self.draw(1, HEADS)
             out = self.cache.attend(0, q, q_sink, sequence=sequence)
             self.compare(out, q, q_sink, model.k, model.v, model.begin, model.position - 1)
@@ -118,7 +117,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.append(k[None], v[None], sequence=sequence)
         model = self.models[sequence]
         model.k, model.v = np.concatenate([model.k, k]), np.concatenate([model.v, v])
-        model.high = max(model.high, model.position)
+        model.oldest = max(model.oldest, model.position - self.ring)
         self.check(sequence)
 
     @rule(data=st.data(), sequence=st.integers(0, 1), drop=st.booleans())
@@ -134,7 +133,7 @@ class CacheMachine(RuleBasedStateMachine):
                 staged.commit(accepted)
         all_k, all_v = np.concatenate([model.k, k]), np.concatenate([model.v, v])
         self.compare(out, q, q_sink, all_k, all_v, model.begin, model.position)
-        model.high = max(model.high, model.position + tokens)
+        model.oldest = max(model.oldest, model.position + tokens - self.ring)
         model.k, model.v = all_k[: len(model.k) + accepted], all_v[: len(model.v) + accepted]
         self.check(sequence)
 
@@ -144,11 +143,12 @@ class CacheMachine(RuleBasedStateMachine):
         tokens = data.draw(st.integers(0, len(model.k) + 1))
         left = model.position - tokens
         needed = max(model.begin, self.cache.sinks, left - self.cache.window + 1)
-        possible = tokens <= len(model.k) and (needed >= model.high - self.ring or needed >= left)
+        possible = tokens <= len(model.k) and (needed >= model.oldest or needed >= left)
         try:
             self.cache.rewind(tokens, sequence=sequence)
             assert possible
             model.k, model.v = model.k[: len(model.k) - tokens], model.v[: len(model.v) - tokens]
+            model.oldest = min(model.oldest, left)
         except KVRewindError:
             assert not possible
         self.check(sequence)
@@ -173,7 +173,8 @@ class CacheMachine(RuleBasedStateMachine):
             with self.cache.stage(1, sequence=sequence) as staged:
                 staged.write(0, k, k)
                 outs.append(staged.attend(0, q))
-            self.models[sequence].high = max(self.models[sequence].high, self.models[sequence].position + 1)
+            model = self.models[sequence]
+            model.oldest = max(model.oldest, model.position + 1 - self.ring)
         assert np.array_equal(outs[0].view(np.int32), outs[1].view(np.int32))
         self.check(0)
 
@@ -181,7 +182,7 @@ class CacheMachine(RuleBasedStateMachine):
     def reset(self, sequence: int, position: int) -> None:
         self.cache.reset(position=position, sequence=sequence)
         model = self.models[sequence] = Unbounded(self.dim)
-        model.begin = model.high = position
+        model.begin = model.oldest = position
         self.check(sequence)
 
     @precondition(lambda self: self.kv == "float32" and len(self.models[0].k) in range(1, 400))
@@ -190,13 +191,13 @@ class CacheMachine(RuleBasedStateMachine):
         """Sequence 1 hears sequence 0's tokens anew, in chunks of another size: the same bits."""
         model = self.models[0]
         seen_from = max(model.begin, self.cache.sinks, model.position - self.cache.window)
-        if seen_from < model.high - self.ring:
+        if seen_from < model.oldest:
             return
         self.cache.reset(position=model.begin, sequence=1)
         for at in range(0, len(model.k), step):
             self.cache.append(model.k[None, at : at + step], model.v[None, at : at + step], sequence=1)
         self.models[1] = model.copy()
-        self.models[1].high = model.position
+        self.models[1].oldest = max(model.begin, model.position - self.ring)
         q = self.draw(1, HEADS)
         assert np.array_equal(self.cache.attend(0, q), self.cache.attend(0, q, sequence=1))
         self.check(1)

@@ -31,9 +31,10 @@ FORMATS = [
 ]
 K_FORMATS = [*FORMATS, Format("int4", 32, False, True), Format("int8", 0, True, True)]
 HEADS, KV_HEADS = 4, 2
+INT8 = Format()
 
 
-def make(k_form: Format = Format(), v_form: Format = Format(), **options: Any) -> ek.RingKVCache:
+def make(k_form: Format = INT8, v_form: Format = INT8, **options: Any) -> ek.RingKVCache:
     shape = {"num_layers": 1, "num_kv_heads": KV_HEADS, "num_heads": HEADS, "head_dim": 64}
     sizes = {"window": 40, "sinks": 3, "max_chunk": 8, "rewind": 5}
     formats = {"k": as_public(k_form), "v": as_public(v_form)}
@@ -211,9 +212,8 @@ def test_a_transaction_left_open_or_failed_is_dropped(rng):
     with cache.stage(4) as staged:
         staged.write(0, k, k)
     assert cache.position() == 4
-    with pytest.raises(ZeroDivisionError), cache.stage(4) as staged:
-        staged.write(0, k, k)
-        raise ZeroDivisionError
+    with pytest.raises(ArgumentValueError, match="v must have shape"), cache.stage(4) as staged:
+        staged.write(0, k, k[:1])
     assert_array_equal(cache.positions(), before)
     with cache.stage(2) as staged:
         staged.commit(0)
@@ -372,7 +372,8 @@ def test_the_plan_is_the_memory(rng):
 def test_formats_by_name_state_their_bytes():
     shape: dict[str, Any] = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 128, "window": 64}
     bytes_per_token = {
-        name: ek.RingKVCache(kv=name, **shape).bytes_per_token for name in ("float32", "float16", "int8", "k8v4", "int4")
+        name: ek.RingKVCache(kv=name, **shape).bytes_per_token
+        for name in ("float32", "float16", "int8", "k8v4", "int4")
     }
     with pytest.warns(EdgekernWarning, match="wrong way round"):
         article = ek.RingKVCache(kv="article", **shape)
@@ -438,7 +439,9 @@ def test_wrong_calls_are_refused(rng):
     with pytest.raises(ArgumentValueError, match="q must have 1 to 0 tokens"):
         cache.attend(0, q)
     cache.begin(2)
-    with pytest.raises(ArgumentValueError, match="stage: a transaction is open on sequence 0; commit or abort it first"):
+    with pytest.raises(
+        ArgumentValueError, match="stage: a transaction is open on sequence 0; commit or abort it first"
+    ):
         cache.begin(2)
     with pytest.raises(ArgumentTypeError, match="write: k must be float32, got float64"):
         cache.write(0, k, k)  # type: ignore[arg-type]
@@ -470,7 +473,7 @@ def test_wrong_calls_are_refused(rng):
     with pytest.raises(ArgumentValueError, match="save: a transaction is open"):
         cache.save()
     cache.commit()
-    with pytest.raises(ArgumentValueError, match="keys|read: position 7 is not resident"):
+    with pytest.raises(ArgumentValueError, match=r"RingKVCache\.read: position 7 is not resident"):
         cache.keys(0, 7)
     with pytest.raises(ArgumentValueError, match=r"sequence must be below num_sequences \(1\), got 1"):
         cache.position(1)

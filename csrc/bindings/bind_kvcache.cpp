@@ -51,8 +51,7 @@ KvSpec spec_of(const py::dict& given) {
 }
 
 /// float32, C-contiguous, of this shape.
-const float* floats(const char* function, const char* argument, const py::array& a,
-                    const std::vector<size_t>& shape) {
+const float* floats(const char* function, const char* argument, const py::array& a, const std::vector<size_t>& shape) {
   if (!is_f32(a)) {
     fail(Code::kType, std::string(function) + ": " + argument + " must be float32, got " + dtype_name(a));
   }
@@ -128,52 +127,65 @@ void bind_kvcache(py::module_& m) {
              return made;
            }),
            py::arg("spec"))
-      .def("stage", [](KvCache& c, size_t s, size_t n) { c.run([&] { return c.cache->stage(s, n); }); },
-           py::arg("sequence"), py::arg("tokens"))
+      .def(
+          "stage", [](KvCache& c, size_t s, size_t n) { c.run([&] { return c.cache->stage(s, n); }); },
+          py::arg("sequence"), py::arg("tokens"))
       .def("write", &write, py::arg("sequence"), py::arg("layer"), py::arg("k").noconvert(), py::arg("v").noconvert(),
            py::arg("threads"), py::arg("isa"))
       .def("attend", &attend, py::arg("sequence"), py::arg("layer"), py::arg("q").noconvert(), py::arg("q_sink"),
            py::arg("scale"), py::arg("out"), py::arg("threads"), py::arg("isa"))
-      .def("commit", [](KvCache& c, size_t s, size_t n) { c.run([&] { return c.cache->commit(s, n); }); },
-           py::arg("sequence"), py::arg("accepted"))
-      .def("abort", [](KvCache& c, size_t s) { c.run([&] { return c.cache->abort(s), Status(); }); },
-           py::arg("sequence"))
-      .def("rewind", [](KvCache& c, size_t s, size_t n) { c.run([&] { return c.cache->rewind(s, n); }); },
-           py::arg("sequence"), py::arg("tokens"))
-      .def("rewind_limit",
-           [](const KvCache& c, size_t s, size_t n) {
-             const RewindLimit limit = c.cache->rewind_limit(s, n);
-             return py::make_tuple(limit.needed, limit.oldest_resident);
-           },
-           py::arg("sequence"), py::arg("tokens"))
-      .def("fork", [](KvCache& c, size_t from, size_t to) { c.run([&] { return c.cache->fork(from, to); }); },
-           py::arg("source"), py::arg("target"))
-      .def("reset", [](KvCache& c, size_t s, int64_t p) { c.run([&] { return c.cache->reset(s, p); }); },
-           py::arg("sequence"), py::arg("position"))
+      .def(
+          "commit", [](KvCache& c, size_t s, size_t n) { c.run([&] { return c.cache->commit(s, n); }); },
+          py::arg("sequence"), py::arg("accepted"))
+      .def(
+          "abort", [](KvCache& c, size_t s) { c.run([&] { return c.cache->abort(s), Status(); }); },
+          py::arg("sequence"))
+      .def(
+          "rewind", [](KvCache& c, size_t s, size_t n) { c.run([&] { return c.cache->rewind(s, n); }); },
+          py::arg("sequence"), py::arg("tokens"))
+      .def(
+          "rewind_limit",
+          [](const KvCache& c, size_t s, size_t n) {
+            const RewindLimit limit = c.cache->rewind_limit(s, n);
+            return py::make_tuple(limit.needed, limit.oldest_resident);
+          },
+          py::arg("sequence"), py::arg("tokens"))
+      .def(
+          "fork", [](KvCache& c, size_t from, size_t to) { c.run([&] { return c.cache->fork(from, to); }); },
+          py::arg("source"), py::arg("target"))
+      .def(
+          "reset", [](KvCache& c, size_t s, int64_t p) { c.run([&] { return c.cache->reset(s, p); }); },
+          py::arg("sequence"), py::arg("position"))
       .def("save", &save, py::arg("sequence"), py::arg("model"))
-      .def("load",
-           [](KvCache& c, size_t s, const std::string& model, const py::bytes& state) {
-             const std::string_view bytes = state;
-             const auto data = reinterpret_cast<const uint8_t*>(bytes.data());
-             c.run([&] { return c.cache->load(s, model, data, bytes.size()); });
-           },
-           py::arg("sequence"), py::arg("model"), py::arg("state"))
+      .def(
+          "load",
+          [](KvCache& c, size_t s, const std::string& model, const py::bytes& state) {
+            const std::string_view bytes = state;
+            const auto data = reinterpret_cast<const uint8_t*>(bytes.data());
+            c.run([&] { return c.cache->load(s, model, data, bytes.size()); });
+          },
+          py::arg("sequence"), py::arg("model"), py::arg("state"))
       .def("read", &read, py::arg("sequence"), py::arg("layer"), py::arg("value"), py::arg("position"))
       .def("slot_positions", &slot_positions, py::arg("sequence"))
-      .def("position", [](const KvCache& c, size_t s) { return c.cache->position(s); }, py::arg("sequence"))
-      .def("staged", [](const KvCache& c, size_t s) { return c.cache->staged(s); }, py::arg("sequence"))
+      .def(
+          "position", [](const KvCache& c, size_t s) { return c.cache->position(s); }, py::arg("sequence"))
+      .def(
+          "staged", [](const KvCache& c, size_t s) { return c.cache->staged(s); }, py::arg("sequence"))
       .def_property_readonly("nbytes", [](const KvCache& c) { return c.cache->nbytes(); })
       .def_property_readonly("bytes_per_token", [](const KvCache& c) { return c.cache->bytes_per_token(); });
-  m.def("kv_formats", [](const std::string& name) -> py::object {
-    KvFormat k, v;
-    int query_bits = 8;
-    if (!kv_formats(name, &k, &v, &query_bits)) return py::none();
-    constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "int8", "int4"};
-    const auto tuple = [&](const KvFormat& f) {
-      return py::make_tuple(kNames[static_cast<int>(f.kind)], f.group, f.asymmetric, f.rotated);
-    };
-    return py::make_tuple(tuple(k), tuple(v), query_bits);
-  }, py::arg("name"));
+  m.def(
+      "kv_formats",
+      [](const std::string& name) -> py::object {
+        KvFormat k, v;
+        int query_bits = 8;
+        if (!kv_formats(name, &k, &v, &query_bits)) return py::none();
+        constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "int8", "int4"};
+        const auto tuple = [&](const KvFormat& f) {
+          return py::make_tuple(kNames[static_cast<int>(f.kind)], f.group, f.asymmetric, f.rotated);
+        };
+        return py::make_tuple(tuple(k), tuple(v), query_bits);
+      },
+      py::arg("name"));
 }
 
 }  // namespace ek

@@ -1,4 +1,5 @@
-// Attention over one segment of a cache: scores, softmax and the weighted sum of values, for up to kSegmentRows queries.
+// Attention over one segment of a cache: scores, softmax and the weighted sum of values, for up to kSegmentRows
+// queries.
 //
 // Operands   kernels/kv.h has the tiles. Every line of K or V that is loaded meets R queries; lanes are 16 tokens
 //            (scores) or 16 values of head_dim (sums), so nothing is reduced across lanes but each row's max and sum.
@@ -62,15 +63,13 @@ void score_floats(const KvTile& tile, const uint8_t* k, const KvQuery* q, float*
     });
     unroll<R>([&](auto r) EK_LAMBDA {
       const F32 x = set1_f32(q[r.value].x[d]);
-      unroll<T>([&](auto t) EK_LAMBDA {
-        acc[r.value][t.value] = add_f32(acc[r.value][t.value], mul_f32(x, keys[t.value]));
-      });
+      unroll<T>([&](auto t)
+                    EK_LAMBDA { acc[r.value][t.value] = add_f32(acc[r.value][t.value], mul_f32(x, keys[t.value])); });
     });
   }
   unroll<R>([&](auto r) EK_LAMBDA {
-    unroll<T>([&](auto t) EK_LAMBDA {
-      store_f32(scores + r.value * kSegment + t.value * kRunTokens, acc[r.value][t.value]);
-    });
+    unroll<T>([&](auto t)
+                  EK_LAMBDA { store_f32(scores + r.value * kSegment + t.value * kRunTokens, acc[r.value][t.value]); });
   });
 }
 
@@ -104,9 +103,7 @@ void score_integers(const KvTile& tile, const uint8_t* k, const uint8_t* scales,
             sum = dot_u4(dot_u4(sum, x, keys[t.value]), x4, high[t.value]);
           });
         } else {
-          unroll<T>([&](auto t) EK_LAMBDA {
-            acc[r.value][t.value] = dot_u8(acc[r.value][t.value], x, keys[t.value]);
-          });
+          unroll<T>([&](auto t) EK_LAMBDA { acc[r.value][t.value] = dot_u8(acc[r.value][t.value], x, keys[t.value]); });
         }
       });
     }
@@ -210,8 +207,8 @@ void add_floats(const KvTile& tile, const uint8_t* v, const float* p, float* o, 
 /// The weights of 64 tokens, for one group of V: what p * scale becomes as u8.
 struct Weights {
   alignas(64) uint8_t codes[kTileTokens];  // of this ISA's sign
-  float scale, offset;                    // offset: sum of p times the tokens' offsets
-  int32_t sum;                            // of the codes as u8
+  float scale, offset;                     // offset: sum of p times the tokens' offsets
+  int32_t sum;                             // of the codes as u8
 };
 
 constexpr uint32_t kWeightFlip = kNativeSign == Sign::kU8 ? 0 : 0x80;

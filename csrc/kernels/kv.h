@@ -1,7 +1,7 @@
 // How the kernels see a cache of keys and values: tiles of codes, and what one segment of attention is given.
 //
-// One KV head's K is a run of tiles of 64 tokens, and so is its V. A dot product has tokens (K) or values of head_dim (V)
-// in its lanes, and nothing is ever reduced across them. Any one token can be overwritten alone.
+// One KV head's K is a run of tiles of 64 tokens, and so is its V. A dot product has tokens (K) or values of head_dim
+// (V) in its lanes, and nothing is ever reduced across them. Any one token can be overwritten alone.
 //   K  float  [4][head_dim][16 tokens]               V  float  [strips][64 tokens][16 dims]
 //      int8   [4][head_dim/4][16 tokens][4 dims]        int8   [strips][16 quads][16 dims][4 tokens]
 //      int4   [4][head_dim/8][16 tokens][4 bytes]       int4   [strips][8 octets][16 dims][4 bytes]
@@ -18,9 +18,9 @@ namespace ek {
 enum class KvKind : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt4 };
 
 inline constexpr size_t kTileTokens = 64;
-inline constexpr size_t kRunTokens = 16;                 // of K, side by side in the lanes
-inline constexpr size_t kSegment = 256;                  // slots that are summed before they join the running total
-inline constexpr size_t kSegmentRows = 8;                // queries of one kernel call
+inline constexpr size_t kRunTokens = 16;   // of K, side by side in the lanes
+inline constexpr size_t kSegment = 256;    // slots that are summed before they join the running total
+inline constexpr size_t kSegmentRows = 8;  // queries of one kernel call
 inline constexpr size_t kMaxHeadDim = 512;
 inline constexpr size_t kMaxKvGroup = 128;
 
@@ -42,14 +42,15 @@ struct KvTile {
 
 /// One token's vector to codes: n values in groups. Floats: as themselves in their type.
 ///   symmetric   scale = f16(max|x| / L), L = 127 or 7;  code = clamp(rne(x / scale), -L, L) + zero
-///   asymmetric  scale = f16((max - min) / L), L = 255 or 15; offset = f16(min); code = clamp(rne((x - offset) / scale),
+///   asymmetric  scale = f16((max - min) / L), L = 255 or 15; offset = f16(min); code = clamp(rne((x - offset) /
+///   scale),
 ///               0, L)
 struct KvQuantize {
   const float* x;
   size_t n, group;
   KvKind kind;
   bool asymmetric;
-  uint8_t* codes;  // [n] bytes, or n values of a float type
+  uint8_t* codes;            // [n] bytes, or n values of a float type
   uint16_t *scale, *offset;  // [groups] float16
 };
 
@@ -66,11 +67,11 @@ struct KvQuery {
 /// gets l = 0 and no defined o and m.
 struct KvSegment {
   const KvTile *k_tile, *v_tile;
-  const uint8_t *k, *v;  // first tiles
-  size_t rows, slots;    // slots: a multiple of kTileTokens, at most kSegment
-  size_t next_tiles;     // tiles that follow in memory and will be read next
-  const KvQuery* q;      // [rows]
-  const KvQuery* q_sink; // [rows]; scores the first `sinks` slots
+  const uint8_t *k, *v;   // first tiles
+  size_t rows, slots;     // slots: a multiple of kTileTokens, at most kSegment
+  size_t next_tiles;      // tiles that follow in memory and will be read next
+  const KvQuery* q;       // [rows]
+  const KvQuery* q_sink;  // [rows]; scores the first `sinks` slots
   size_t sinks;
   const uint64_t* const* visible;  // [rows][slots / 64]
   float *m, *l, *o;                // [rows]; o: rows of o_ld floats, head_dim rounded up to 16 of them written

@@ -135,8 +135,7 @@ bool RingCache::attend_split(const Attend& a, size_t token) const {
       const size_t count = a.group - r < kSegmentRows ? a.group - r : kSegmentRows;
       if (!queries.make(*this, a, head, token * a.group + r, count)) return finite.store(false);
       float* const to = partials + (segment * spec_.query_heads + head * a.group + r) * ld;
-      const bool seen =
-          run_segment(a, head, segment, token * a.group + r, count, queries, 0, part_m, part_l, to, ld);
+      const bool seen = run_segment(a, head, segment, token * a.group + r, count, queries, 0, part_m, part_l, to, ld);
       for (size_t i = 0; i < count; ++i) {
         to[i * ld + o_ld] = seen ? part_m[i] : 0.0f;
         to[i * ld + o_ld + 1] = seen ? part_l[i] : 0.0f;
@@ -188,32 +187,30 @@ Status RingCache::attend(const Runtime& rt, size_t sequence, size_t layer, size_
   int64_t first = s.position;
   if (s.staged > 0) {
     if (tokens != s.staged) {
-      return {Code::kValue, name + "q has " + std::to_string(tokens) + " tokens but " + std::to_string(s.staged) +
-                                " are staged"};
+      return {Code::kValue,
+              name + "q has " + std::to_string(tokens) + " tokens but " + std::to_string(s.staged) + " are staged"};
     }
     if (s.written[layer] == 0) {
       return {Code::kValue, name + "layer " + std::to_string(layer) + " was not written in this transaction"};
     }
   } else {
     const int64_t committed = s.position - s.begin;
-    const int64_t most = committed < static_cast<int64_t>(spec_.max_chunk) ? committed
-                                                                           : static_cast<int64_t>(spec_.max_chunk);
+    const int64_t most =
+        committed < static_cast<int64_t>(spec_.max_chunk) ? committed : static_cast<int64_t>(spec_.max_chunk);
     if (tokens == 0 || tokens > static_cast<size_t>(most)) {
       return {Code::kValue, name + "q must have 1 to " + std::to_string(most) +
                                 " tokens (the committed ones, at most max_chunk), got " + std::to_string(tokens)};
     }
     first -= static_cast<int64_t>(tokens);
-    const RewindLimit limit = rewind_limit(sequence, tokens);
-    if (limit.needed < limit.oldest_resident && limit.needed < first) {
-      return {Code::kValue, name + "the first query would see position " + std::to_string(limit.needed) +
-                                ", and the oldest one still here is " + std::to_string(limit.oldest_resident) +
-                                "; ask for fewer tokens"};
+    if (lost(s, first - static_cast<int64_t>(spec_.window) + 1, first + 1)) {
+      return {Code::kValue,
+              name + "the first query would see position " + std::to_string(rewind_limit(sequence, tokens).needed) +
+                  ", and the oldest one still here is " + std::to_string(s.oldest) + "; ask for fewer tokens"};
     }
   }
   const FpGuard guard;
   make_masks(s, first, tokens);
-  const Attend a{rt,    sequence, layer, tokens,    q,
-                 q_sink, scale,    out,   s.visible, spec_.query_heads / spec_.kv_heads};
+  const Attend a{rt, sequence, layer, tokens, q, q_sink, scale, out, s.visible, spec_.query_heads / spec_.kv_heads};
   const size_t rows = tokens * a.group, blocks = ceil_div(rows, kTaskRows), tasks = spec_.kv_heads * blocks;
   std::atomic<bool> finite{true};
   if (rt.threads > 1 && tasks < static_cast<size_t>(rt.threads)) {

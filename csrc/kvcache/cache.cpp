@@ -52,8 +52,9 @@ Status check_spec(const KvSpec& s) {
   const struct {
     const char* name;
     size_t value, least;
-  } counts[] = {{"num_layers", s.layers, 1},    {"num_kv_heads", s.kv_heads, 1}, {"window", s.window, 1},
-                {"max_chunk", s.max_chunk, 1},  {"sinks", s.sinks, 0},           {"rewind", s.rewind, 0},
+  } counts[] = {{"num_layers", s.layers, 1},     {"num_kv_heads", s.kv_heads, 1},
+                {"window", s.window, 1},         {"max_chunk", s.max_chunk, 1},
+                {"sinks", s.sinks, 0},           {"rewind", s.rewind, 0},
                 {"num_heads", s.query_heads, 1}, {"num_sequences", s.sequences, 1}};
   for (const auto& c : counts) {
     if (c.value < c.least || c.value > kMost) {
@@ -193,7 +194,8 @@ Status RingCache::check(const char* function, size_t sequence, bool open) const 
   }
   const bool is_open = sequences_[sequence].staged > 0;
   if (open == is_open) return {};
-  return {Code::kValue, name + (open ? ": no transaction is open on sequence " : ": a transaction is open on sequence ") +
+  return {Code::kValue, name +
+                            (open ? ": no transaction is open on sequence " : ": a transaction is open on sequence ") +
                             std::to_string(sequence) + (open ? "; call stage first" : "; commit or abort it first")};
 }
 
@@ -210,11 +212,11 @@ void RingCache::forget(Sequence& s, int64_t first, int64_t last) {
   s.mask_first = -1;
 }
 
-int64_t RingCache::evicted(const Sequence& s) const {
-  const int64_t gone = s.high - static_cast<int64_t>(spec_.ring());
+bool RingCache::lost(const Sequence& s, int64_t first, int64_t end) const {
   const auto sinks = static_cast<int64_t>(spec_.sinks);
-  const int64_t first = gone > sinks ? gone : sinks;
-  return first > s.begin ? first : s.begin;
+  first = first > sinks ? first : sinks;
+  first = first > s.begin ? first : s.begin;
+  return first < end && first < s.oldest;
 }
 
 Status RingCache::stage(size_t sequence, size_t tokens) {
@@ -230,7 +232,8 @@ Status RingCache::stage(size_t sequence, size_t tokens) {
   }
   for (int64_t p = s.position; p < end; ++p) s.slot_pos[slot_of(p)] = p;
   s.staged = tokens;
-  s.high = s.high > end ? s.high : end;
+  const int64_t oldest = end - static_cast<int64_t>(spec_.ring());
+  s.oldest = s.oldest > oldest ? s.oldest : oldest;
   s.mask_first = -1;
   std::memset(s.written, 0, spec_.layers);
   return {};
@@ -315,14 +318,10 @@ void RingCache::abort(size_t sequence) {
 
 RewindLimit RingCache::rewind_limit(size_t sequence, size_t tokens) const {
   const Sequence& s = sequences_[sequence];
-  const int64_t next = s.position - static_cast<int64_t>(tokens), window = static_cast<int64_t>(spec_.window);
-  int64_t needed = next - window + 1;
-  needed = needed > s.begin ? needed : s.begin;
-  const int64_t resident = evicted(s);
-  // Sinks stay: what is needed of them is there.
   const auto sinks = static_cast<int64_t>(spec_.sinks);
-  if (needed < sinks) needed = sinks < next ? sinks : next;
-  return {needed, resident};
+  int64_t needed = s.position - static_cast<int64_t>(tokens) - static_cast<int64_t>(spec_.window) + 1;
+  needed = needed > s.begin ? needed : s.begin;
+  return {needed > sinks ? needed : sinks, s.oldest > sinks ? s.oldest : sinks};
 }
 
 Status RingCache::rewind(size_t sequence, size_t tokens) {
@@ -330,18 +329,19 @@ Status RingCache::rewind(size_t sequence, size_t tokens) {
   Sequence& s = sequences_[sequence];
   const auto committed = static_cast<uint64_t>(s.position - s.begin);
   if (tokens > committed) {
-    return {Code::kRewind, "RingKVCache.rewind: " + std::to_string(tokens) + " tokens cannot be taken back, there are " +
-                               std::to_string(committed)};
+    return {Code::kRewind, "RingKVCache.rewind: " + std::to_string(tokens) +
+                               " tokens cannot be taken back, there are " + std::to_string(committed)};
   }
-  const RewindLimit limit = rewind_limit(sequence, tokens);
   const int64_t next = s.position - static_cast<int64_t>(tokens);
-  if (limit.needed < limit.oldest_resident && limit.needed < next) {
+  if (lost(s, next - static_cast<int64_t>(spec_.window) + 1, next)) {
+    const RewindLimit limit = rewind_limit(sequence, tokens);
     return {Code::kRewind, "RingKVCache.rewind: the next token would see position " + std::to_string(limit.needed) +
                                ", and the oldest one still here is " + std::to_string(limit.oldest_resident) +
                                "; a larger rewind= keeps more"};
   }
   forget(s, next, s.position);
   s.position = next;
+  s.oldest = s.oldest < next ? s.oldest : next;
   return {};
 }
 
@@ -355,7 +355,7 @@ Status RingCache::fork(size_t from, size_t to) {
   Sequence& s = sequences_[to];
   const Sequence& source = sequences_[from];
   std::memcpy(s.slot_pos, source.slot_pos, spec_.slots() * sizeof(int64_t));
-  s.position = source.position, s.begin = source.begin, s.high = source.high;
+  s.position = source.position, s.begin = source.begin, s.oldest = source.oldest;
   s.mask_first = -1;
   return {};
 }
@@ -368,7 +368,7 @@ Status RingCache::reset(size_t sequence, int64_t position) {
   EK_RETURN_IF_ERROR(check("reset", sequence, false));
   Sequence& s = sequences_[sequence];
   for (size_t i = 0; i < spec_.slots(); ++i) s.slot_pos[i] = -1;
-  s.position = s.begin = s.high = position;
+  s.position = s.begin = s.oldest = position;
   s.mask_first = -1;
   return {};
 }

@@ -7,7 +7,7 @@
 //
 // A step is a transaction:  stage(tokens)  ->  for each layer: write(), attend()  ->  commit(accepted) or abort().
 // Staged tokens lie in their final slots. The ring's spare slots keep them from evicting what a committed token still
-// sees, so a rejected draft costs nothing but depth of rewind: that depth counts from the highest position ever staged.
+// sees, so a rejected draft costs nothing but depth of rewind: that counts from the highest position that was staged.
 //
 // Bits: the sum over slots runs in slot order, in segments of a fixed size. How tokens were chunked, the number of
 // threads, the ISA, and a fork or a saved copy in between change nothing.
@@ -60,7 +60,7 @@ struct KvSpec {
 
 /// What rewind() would have to keep and what there is, when it refuses.
 struct RewindLimit {
-  int64_t needed;           // oldest position that the next query would see
+  int64_t needed;           // oldest position, behind the sinks, that the next query would see
   int64_t oldest_resident;  // behind the sinks
 };
 
@@ -122,7 +122,7 @@ class RingCache {
   struct Sequence {
     int64_t position = 0;     // of the next token
     int64_t begin = 0;        // first position since reset()
-    int64_t high = 0;         // behind the highest position ever staged: what the ring has evicted follows from it
+    int64_t oldest = 0;       // behind the sinks, positions from here on are stored
     size_t staged = 0;        // tokens of the open transaction
     int64_t* slot_pos;        // [slots]
     uint8_t* written;         // [layers] by the open transaction
@@ -140,8 +140,8 @@ class RingCache {
   bool store(const Runtime& rt, bool value, size_t sequence, size_t layer, size_t head, const float* x);
   void forget(Sequence& s, int64_t first, int64_t last);
   void make_masks(Sequence& s, int64_t first, size_t tokens);
-  /// Positions that the ring has lost: behind the sinks and before the result.
-  int64_t evicted(const Sequence& s) const;
+  /// Whether the ring has lost one of the positions [first, end) behind the sinks.
+  bool lost(const Sequence& s, int64_t first, int64_t end) const;
 
   struct Attend;  // one call's arguments
   bool attend_rows(const Attend& a, size_t head, size_t row, size_t rows) const;

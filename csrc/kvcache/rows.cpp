@@ -104,8 +104,7 @@ size_t row_bytes(const KvTile& tile) {
 
 void pack_row(const KvTile& tile, const KvRow& row, uint8_t* bytes) {
   if (tile.kind == KvKind::kInt4) {
-    for (size_t d = 0; d < tile.head_dim; d += 2)
-      *bytes++ = static_cast<uint8_t>(row.codes[d] | row.codes[d + 1] << 4);
+    for (size_t d = 0; d < tile.head_dim; d += 2) *bytes++ = static_cast<uint8_t>(row.codes[d] | row.codes[d + 1] << 4);
   } else {
     std::memcpy(bytes, row.codes, tile.head_dim * item_bytes(tile.kind));
     bytes += tile.head_dim * item_bytes(tile.kind);

@@ -91,7 +91,7 @@ Status RingCache::save(size_t sequence, std::string_view model, std::vector<uint
   for (const Field& f : fields) append_u64(out, f.value);
   append_u64(out, model.size());
   append(out, model.data(), model.size());
-  for (const int64_t p : {s.position, s.begin, s.high}) append_u64(out, static_cast<uint64_t>(p));
+  for (const int64_t p : {s.position, s.begin, s.oldest}) append_u64(out, static_cast<uint64_t>(p));
   append_u64(out, occupied);
   for (size_t slot = 0; slot < spec_.slots(); ++slot) {
     if (s.slot_pos[slot] >= 0) append_u64(out, static_cast<uint64_t>(s.slot_pos[slot]));
@@ -139,13 +139,13 @@ Status RingCache::load(size_t sequence, std::string_view model, const uint8_t* b
     return corrupt("the state belongs to another model");
   }
   in.at += length, in.left -= length;
-  uint64_t position, begin, high, occupied;
-  if (!in.u64(&position) || !in.u64(&begin) || !in.u64(&high) || !in.u64(&occupied)) {
+  uint64_t position, begin, oldest, occupied;
+  if (!in.u64(&position) || !in.u64(&begin) || !in.u64(&oldest) || !in.u64(&occupied)) {
     return corrupt("the state is truncated");
   }
   const size_t heads = spec_.layers * spec_.kv_heads;
   const size_t token_bytes = sizeof(int64_t) + heads * (row_bytes(k_tile_) + row_bytes(v_tile_));
-  if (begin > position || position > high || high > static_cast<uint64_t>(INT64_MAX) || occupied > spec_.slots() ||
+  if (begin > oldest || oldest > position || position > static_cast<uint64_t>(INT64_MAX) || occupied > spec_.slots() ||
       in.left != occupied * token_bytes) {
     return corrupt("the state's counts contradict each other");
   }
@@ -162,7 +162,7 @@ Status RingCache::load(size_t sequence, std::string_view model, const uint8_t* b
   EK_RETURN_IF_ERROR(reset(sequence, static_cast<int64_t>(begin)));
   Sequence& s = sequences_[sequence];
   s.position = static_cast<int64_t>(position);
-  s.high = static_cast<int64_t>(high);
+  s.oldest = static_cast<int64_t>(oldest);
   for (uint64_t i = 0; i < occupied; ++i) {
     int64_t p = 0;
     in.take(&p, sizeof(p));

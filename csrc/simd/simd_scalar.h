@@ -14,9 +14,9 @@
 // store_biased: the first n bytes of 64 lanes in [0, 255], which hold value + 128 where the sign is s8.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
-// select_bits: lane i of x where bit i is set, else of y. sum_lanes adds lane i + 8 to lane i, then i + 4, i + 2, i + 1.
-// even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's upper
-// bits and make it quiet.
+// select_bits: lane i of x where bit i is set, else of y. sum_lanes adds lane i + 8 to lane i, then i + 4, i + 2, i
+// + 1. even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's
+// upper bits and make it quiet.
 #pragma once
 
 #include <stddef.h>

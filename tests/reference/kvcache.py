@@ -93,7 +93,9 @@ def slot_of(position: int, sinks: int, ring: int) -> int:
     return position if position < sinks else sinks + (position - sinks) % ring
 
 
-def attention(q: Float32, q_sink: Float32, k: Float32, v: Float32, sink: npt.NDArray[np.bool_], scale: float) -> Float64:
+def attention(
+    q: Float32, q_sink: Float32, k: Float32, v: Float32, sink: npt.NDArray[np.bool_], scale: float
+) -> Float64:
     """One query of one head over the rows that it sees, in float64. `sink` marks the rows that q_sink scores."""
     scores = np.where(sink, k.astype(np.float64) @ q_sink, k.astype(np.float64) @ q) * scale
     weights = np.exp(scores - scores.max())
