@@ -27,6 +27,12 @@ EK_INLINE F32 exp_neg(F32 v) {
   return select_below(v, set1_f32(87.0f), e, set1_f32(0.0f));
 }
 
+/// Asks for what lies a segment further: each head's tiles follow each other, and while a segment's V is summed the
+/// next one's K arrives. Past the last tile this is the next head's first.
+EK_INLINE void fetch_ahead(const KvTile& tile, const uint8_t* p) {
+  __builtin_prefetch(p + kSegment / kTileTokens * tile.bytes, 0, 2);
+}
+
 /// body(Int<R>, first row) for blocks of 4, 2 and 1 rows.
 template <typename F>
 EK_INLINE void by_rows(size_t rows, F&& body) {
@@ -59,7 +65,9 @@ void score_floats(const KvTile& tile, const uint8_t* k, const KvQuery* q, float*
   for (size_t d = 0; d < tile.head_dim; ++d) {
     F32 keys[T];
     unroll<T>([&](auto t) EK_LAMBDA {
-      keys[t.value] = load_kind<Kind>(k + t.value * tile.run + d * kRunTokens * kItemBytes<Kind>);
+      const uint8_t* const at = k + t.value * tile.run + d * kRunTokens * kItemBytes<Kind>;
+      keys[t.value] = load_kind<Kind>(at);
+      fetch_ahead(tile, at);
     });
     unroll<R>([&](auto r) EK_LAMBDA {
       const F32 x = set1_f32(q[r.value].x[d]);
@@ -87,7 +95,9 @@ void score_integers(const KvTile& tile, const uint8_t* k, const uint8_t* scales,
     for (; d < end; d += kLineDims) {
       Line keys[T], high[T];
       unroll<T>([&](auto t) EK_LAMBDA {
-        keys[t.value] = load_line(reinterpret_cast<const int8_t*>(k + t.value * tile.run + d / kLineDims * 64));
+        const uint8_t* const at = k + t.value * tile.run + d / kLineDims * 64;
+        keys[t.value] = load_line(reinterpret_cast<const int8_t*>(at));
+        fetch_ahead(tile, at);
         keep(keys[t.value]);
         if constexpr (Nibbles) {
           high[t.value] = high_nibbles(keys[t.value]);
@@ -110,6 +120,7 @@ void score_integers(const KvTile& tile, const uint8_t* k, const uint8_t* scales,
     unroll<T>([&](auto t) EK_LAMBDA {
       const uint8_t* const at = scales + (g * kTileTokens + t.value * kRunTokens) * sizeof(uint16_t);
       const F32 scale = load_f16(reinterpret_cast<const uint16_t*>(at));
+      fetch_ahead(tile, at);
       F32 offset = scale;
       if (tile.asymmetric) offset = load_f16(reinterpret_cast<const uint16_t*>(at + tile.offsets - tile.scales));
       unroll<R>([&](auto r) EK_LAMBDA {
@@ -192,7 +203,9 @@ void add_floats(const KvTile& tile, const uint8_t* v, const float* p, float* o, 
     F32 acc[R];
     unroll<R>([&](auto r) EK_LAMBDA { acc[r.value] = set1_f32(0.0f); });
     for (size_t t = 0; t < kTileTokens; ++t) {
-      const F32 values = load_kind<Kind>(v + (strip * kTileTokens + t) * kLine);
+      const uint8_t* const at = v + (strip * kTileTokens + t) * kLine;
+      const F32 values = load_kind<Kind>(at);
+      fetch_ahead(tile, at);
       unroll<R>([&](auto r) EK_LAMBDA {
         acc[r.value] = add_f32(acc[r.value], mul_f32(set1_f32(p[r.value * kSegment + t]), values));
       });
@@ -265,7 +278,9 @@ void add_integers(const KvTile& tile, const uint8_t* v, const Weights* weights, 
   for (size_t i = 0; i < kLines; ++i) {
     Line line[T];
     unroll<T>([&](auto t) EK_LAMBDA {
-      line[t.value] = load_line(reinterpret_cast<const int8_t*>(v + (t.value * kLines + i) * 64));
+      const uint8_t* const at = v + (t.value * kLines + i) * 64;
+      line[t.value] = load_line(reinterpret_cast<const int8_t*>(at));
+      fetch_ahead(tile, at);
       keep(line[t.value]);
     });
     if constexpr (Nibbles) {
@@ -328,11 +343,6 @@ EK_INLINE void add_float_tile(const KvTile& tile, const uint8_t* v, const float*
   });
 }
 
-/// Asks for what the next phase reads while this one computes.
-EK_INLINE void fetch(const uint8_t* p, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
-}
-
 void kv_attend(const KvSegment& s) {
   alignas(64) float p[kSegmentRows * kSegment], sink_scores[kSegmentRows * kSegment];
   bool live[kSegment / kTileTokens];
@@ -343,7 +353,6 @@ void kv_attend(const KvSegment& s) {
     if (!live[t]) continue;
     const size_t at = t * kTileTokens;
     const uint8_t* const k = s.k + t * s.k_tile->bytes;
-    fetch(s.v + t * s.v_tile->bytes, s.v_tile->bytes);
     score(*s.k_tile, k, s.q, s.rows, p + at);
     if (at < s.sinks) score(*s.k_tile, k, s.q_sink, s.rows, sink_scores + at);
   }
@@ -354,7 +363,6 @@ void kv_attend(const KvSegment& s) {
   for (size_t t = 0; t < s.slots / kTileTokens; ++t) {
     if (!live[t]) continue;
     const uint8_t* const v = s.v + t * s.v_tile->bytes;
-    if (t < s.next_tiles) fetch(s.k + (s.slots / kTileTokens + t) * s.k_tile->bytes, s.k_tile->bytes);
     const float* const weights = p + t * kTileTokens;
     switch (s.v_tile->kind) {
       case KvKind::kFloat32:

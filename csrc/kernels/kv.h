@@ -69,7 +69,6 @@ struct KvSegment {
   const KvTile *k_tile, *v_tile;
   const uint8_t *k, *v;   // first tiles
   size_t rows, slots;     // slots: a multiple of kTileTokens, at most kSegment
-  size_t next_tiles;      // tiles that follow in memory and will be read next
   const KvQuery* q;       // [rows]
   const KvQuery* q_sink;  // [rows]; scores the first `sinks` slots
   size_t sinks;

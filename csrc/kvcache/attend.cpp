@@ -88,7 +88,6 @@ bool RingCache::run_segment(const Attend& a, size_t head, size_t segment, size_t
   s.v = tiles(true, a.sequence, a.layer, head) + slot / kTileTokens * v_tile_.bytes;
   s.rows = rows;
   s.slots = words * 64;
-  s.next_tiles = words_ - word - words;
   s.q = queries.of[0] + first;
   s.q_sink = a.q_sink != nullptr ? queries.of[1] + first : s.q;
   s.sinks = a.q_sink != nullptr && spec_.sinks > slot ? spec_.sinks - slot : 0;
@@ -177,35 +176,36 @@ void RingCache::make_masks(Sequence& s, int64_t first, size_t tokens) {
 
 Status RingCache::attend(const Runtime& rt, size_t sequence, size_t layer, size_t tokens, const float* q,
                          const float* q_sink, float scale, float* out) {
-  const std::string name = "RingKVCache.attend: ";
   if (sequence >= spec_.sequences) return check("attend", sequence, true);
   if (layer >= spec_.layers) {
-    return {Code::kValue, name + "layer must be below num_layers (" + std::to_string(spec_.layers) + "), got " +
-                              std::to_string(layer)};
+    return {Code::kValue, std::string("RingKVCache.attend: layer must be below num_layers (") +
+                              std::to_string(spec_.layers) + "), got " + std::to_string(layer)};
   }
   Sequence& s = sequences_[sequence];
   int64_t first = s.position;
   if (s.staged > 0) {
     if (tokens != s.staged) {
-      return {Code::kValue,
-              name + "q has " + std::to_string(tokens) + " tokens but " + std::to_string(s.staged) + " are staged"};
+      return {Code::kValue, std::string("RingKVCache.attend: q has ") + std::to_string(tokens) + " tokens but " +
+                                std::to_string(s.staged) + " are staged"};
     }
     if (s.written[layer] == 0) {
-      return {Code::kValue, name + "layer " + std::to_string(layer) + " was not written in this transaction"};
+      return {Code::kValue, std::string("RingKVCache.attend: layer ") + std::to_string(layer) +
+                                " was not written in this transaction"};
     }
   } else {
     const int64_t committed = s.position - s.begin;
     const int64_t most =
         committed < static_cast<int64_t>(spec_.max_chunk) ? committed : static_cast<int64_t>(spec_.max_chunk);
     if (tokens == 0 || tokens > static_cast<size_t>(most)) {
-      return {Code::kValue, name + "q must have 1 to " + std::to_string(most) +
+      return {Code::kValue, std::string("RingKVCache.attend: q must have 1 to ") + std::to_string(most) +
                                 " tokens (the committed ones, at most max_chunk), got " + std::to_string(tokens)};
     }
     first -= static_cast<int64_t>(tokens);
     if (lost(s, first - static_cast<int64_t>(spec_.window) + 1, first + 1)) {
-      return {Code::kValue,
-              name + "the first query would see position " + std::to_string(rewind_limit(sequence, tokens).needed) +
-                  ", and the oldest one still here is " + std::to_string(s.oldest) + "; ask for fewer tokens"};
+      return {Code::kValue, std::string("RingKVCache.attend: the first query would see position ") +
+                                std::to_string(rewind_limit(sequence, tokens).needed) +
+                                ", and the oldest one still here is " + std::to_string(s.oldest) +
+                                "; ask for fewer tokens"};
     }
   }
   const FpGuard guard;
@@ -225,7 +225,8 @@ Status RingCache::attend(const Runtime& rt, size_t sequence, size_t layer, size_
   }
   count_row(rt, Row::kKvAttend, tasks);
   if (!finite) {
-    return {Code::kValue, name + (q_sink != nullptr ? "q or q_sink" : "q") + " of layer " + std::to_string(layer) +
+    return {Code::kValue, std::string("RingKVCache.attend: ") + (q_sink != nullptr ? "q or q_sink" : "q") +
+                              " of layer " + std::to_string(layer) +
                               " has a value that is not finite; out is not defined"};
   }
   return {};

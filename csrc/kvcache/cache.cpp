@@ -187,14 +187,13 @@ uint8_t* RingCache::tiles(bool value, size_t sequence, size_t layer, size_t head
 }
 
 Status RingCache::check(const char* function, size_t sequence, bool open) const {
-  const std::string name = std::string("RingKVCache.") + function;
   if (sequence >= spec_.sequences) {
-    return {Code::kValue, name + ": sequence must be below num_sequences (" + std::to_string(spec_.sequences) +
-                              "), got " + std::to_string(sequence)};
+    return {Code::kValue, std::string("RingKVCache.") + function + ": sequence must be below num_sequences (" +
+                              std::to_string(spec_.sequences) + "), got " + std::to_string(sequence)};
   }
   const bool is_open = sequences_[sequence].staged > 0;
   if (open == is_open) return {};
-  return {Code::kValue, name +
+  return {Code::kValue, std::string("RingKVCache.") + function +
                             (open ? ": no transaction is open on sequence " : ": a transaction is open on sequence ") +
                             std::to_string(sequence) + (open ? "; call stage first" : "; commit or abort it first")};
 }
