@@ -80,10 +80,6 @@ py::array attend(KvCache& self, size_t sequence, size_t layer, const py::array& 
   if (!q_sink.is_none()) sink_queries = floats(kName, "q_sink", q_sink.cast<py::array>(), shape);
   py::array result = out_or_new<float>(kName, out, {q.shape(0), q.shape(1), q.shape(2)});
   float* const to = static_cast<float*>(result.mutable_data());
-  const size_t bytes = usize(q.nbytes());
-  if (overlap(to, bytes, queries, bytes) || (sink_queries != nullptr && overlap(to, bytes, sink_queries, bytes))) {
-    fail(Code::kValue, std::string(kName) + ": out shares memory with a query; pass another array");
-  }
   const Runtime rt = make_runtime(isa, threads);
   self.run([&] { return self.cache->attend(rt, sequence, layer, shape[0], queries, sink_queries, scale, to); });
   return result;

@@ -208,6 +208,10 @@ Status RingCache::attend(const Runtime& rt, size_t sequence, size_t layer, size_
                                 "; ask for fewer tokens"};
     }
   }
+  const size_t bytes = tokens * spec_.query_heads * spec_.head_dim * sizeof(float);
+  if (overlap(out, bytes, q, bytes) || (q_sink != nullptr && overlap(out, bytes, q_sink, bytes))) {
+    return {Code::kValue, "RingKVCache.attend: out shares memory with a query; pass another array"};
+  }
   const FpGuard guard;
   make_masks(s, first, tokens);
   const Attend a{rt, sequence, layer, tokens, q, q_sink, scale, out, s.visible, spec_.query_heads / spec_.kv_heads};
