@@ -103,7 +103,8 @@ cdef extern from "edgekern/edgekern.h" nogil:
         ek_status (*kv_position)(ek_kv* kv, size_t sequence, int64_t* position) noexcept nogil
         ek_status (*kv_stage)(ek_kv* kv, size_t sequence, size_t tokens) noexcept nogil
         ek_status (*kv_write)(
-            ek_kv* kv, size_t sequence, size_t layer, const float* k, const float* v, int32_t num_threads) noexcept nogil
+            ek_kv* kv, size_t sequence, size_t layer, const float* k, const float* v,
+            int32_t num_threads) noexcept nogil
         ek_status (*kv_attend)(
             ek_kv* kv, size_t sequence, size_t layer, size_t tokens, const float* q, const float* q_sink, float scale,
             float* out, int32_t num_threads) noexcept nogil
@@ -113,9 +114,11 @@ cdef extern from "edgekern/edgekern.h" nogil:
         ek_status (*kv_fork)(ek_kv* kv, size_t source, size_t target) noexcept nogil
         ek_status (*kv_reset)(ek_kv* kv, size_t sequence, int64_t position) noexcept nogil
         ek_status (*kv_save)(
-            ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, void* to, size_t room, size_t* bytes) noexcept nogil
+            ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, void* to,
+            size_t room, size_t* bytes) noexcept nogil
         ek_status (*kv_load)(
-            ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* bytes_in, size_t bytes) noexcept nogil
+            ek_kv* kv, size_t sequence, const void* model, size_t model_bytes,
+            const void* bytes_in, size_t bytes) noexcept nogil
 
 
 cdef inline const ek_api* get_api() except NULL:
