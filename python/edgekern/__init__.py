@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from edgekern import errors
 from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
-from edgekern.kvcache import KVFormat, RingKVCache
 from edgekern.ops import (
     PackedWeights,
     TileBlock,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from edgekern.artifact import Program
     from edgekern.calibration import Calibrator, Histogram, Ranges
     from edgekern.compiler import compile
+    from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import InferenceSession
@@ -46,9 +46,11 @@ _LAZY = {
     "ErrorReport": "edgekern.analysis",
     "Histogram": "edgekern.calibration",
     "InferenceSession": "edgekern.runtime",
+    "KVFormat": "edgekern.kvcache",
     "Program": "edgekern.artifact",
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
+    "RingKVCache": "edgekern.kvcache",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "get_cmake_dir": "edgekern.native",
