@@ -4,7 +4,8 @@
 // Operands   kernels/kv.h has the tiles. Every line of K or V that is loaded meets R queries; lanes are 16 tokens
 //            (scores) or 16 values of head_dim (sums), so nothing is reduced across lanes but each row's max and sum.
 // Integers   K: u8 codes by s8 query, an int32 dot per group, times the group's scale. V: the weights p * scale of 64
-//            tokens become u8 with a scale of their own, and meet int8 codes. Both are exact up to those roundings.
+//            tokens become u8 with a scale of their own, and meet codes that count from the middle of their range: what
+//            the weights' rounding loses falls on values of both signs. Both are exact up to those roundings.
 // Bits       float products and sums are rounded one by one, over dims, groups and tokens in ascending order; a slot
 //            that a row does not see adds +0.
 // Registers  R x T accumulators, T lines, one broadcast: 4 x 4 of 32 with AVX-512, 4 x 1 elsewhere.
@@ -220,8 +221,8 @@ void add_floats(const KvTile& tile, const uint8_t* v, const float* p, float* o, 
 /// The weights of 64 tokens, for one group of V: what p * scale becomes as u8.
 struct Weights {
   alignas(64) uint8_t codes[kTileTokens];  // of this ISA's sign
-  float scale, offset;                     // offset: sum of p times the tokens' offsets
-  int32_t sum;                             // of the codes as u8
+  float scale, offset;  // offset: sum of p times the middle of the tokens' ranges, where codes are asymmetric
+  int32_t sum;          // of the codes as u8
 };
 
 constexpr uint32_t kWeightFlip = kNativeSign == Sign::kU8 ? 0 : 0x80;
@@ -248,8 +249,11 @@ EK_INLINE void quantize_weights(const KvTile& tile, const uint8_t* v, size_t gro
   if (!tile.asymmetric) return;
   const auto offsets = reinterpret_cast<const uint16_t*>(v + tile.offsets) + group * kTileTokens;
   F32 total = set1_f32(0.0f);
+  const F32 half = set1_f32(tile.kind == KvKind::kInt8 ? 128.0f : 8.0f);
   unroll<4>([&](auto i) EK_LAMBDA {
-    total = add_f32(total, mul_f32(load_f32(p + i.value * kStrip), load_f16(offsets + i.value * kStrip)));
+    const F32 middle =
+        add_f32(load_f16(offsets + i.value * kStrip), mul_f32(load_f16(scales + i.value * kStrip), half));
+    total = add_f32(total, mul_f32(load_f32(p + i.value * kStrip), middle));
   });
   out->offset = sum_lanes(total);
 }
@@ -258,10 +262,10 @@ EK_INLINE void quantize_weights(const KvTile& tile, const uint8_t* v, size_t gro
 template <bool Nibbles, int R, int T>
 void add_integers(const KvTile& tile, const uint8_t* v, const Weights* weights, float* o, size_t o_ld) {
   constexpr size_t kLines = kTileTokens / (Nibbles ? 8 : 4);
-  const int32_t zero = Nibbles ? -tile.zero() : 128 - tile.zero();  // int8 codes are stored less 128
+  constexpr int32_t kZero = Nibbles ? -8 : 0;  // int8 codes are stored less 128
   I32 acc[R][T], column[T];
   unroll<R>([&](auto r) EK_LAMBDA {
-    const I32 start = set1_i32(zero * weights[r.value].sum);
+    const I32 start = set1_i32(kZero * weights[r.value].sum);
     unroll<T>([&](auto t) EK_LAMBDA { acc[r.value][t.value] = start; });
   });
   unroll<T>([&](auto t) EK_LAMBDA { column[t.value] = set1_i32(0); });

@@ -154,12 +154,14 @@ def weighted_sum(p: Float32, rows: Rows, form: Format) -> Float32:
         top = weights.max()
         counts = top > f32(2.0**-100)
         codes = np.rint(weights * (f32(255) / top if counts else f32(0))).astype(np.int32)
-        dot = codes @ (rows.codes[:, part].astype(np.int32) - rows.zero)
+        middle = {"int8": 128, "int4": 8}[form.kind]
+        dot = codes @ (rows.codes[:, part].astype(np.int32) - middle)
         value = dot.astype(f32) * (top * f32(0.00392156885936856269836) if counts else f32(0))
         if not form.symmetric:
             lanes = np.zeros(LANES, f32)
             for i in range(0, VALUE_TILE, LANES):
-                lanes = lanes + p[i : i + LANES] * rows.offset[i : i + LANES, g]
+                lane = slice(i, i + LANES)
+                lanes = lanes + p[lane] * (rows.offset[lane, g] + rows.scale[lane, g] * f32(middle))
             value = value + tree_sum(lanes)
         out[part] = value
     return out
