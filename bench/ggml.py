@@ -4,7 +4,7 @@ Products of all copies form one graph; Q4_0 weights lie in the repacked buffer t
 """
 
 import ctypes
-from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,8 @@ BLOCK, BLOCK_BYTES = 32, {"q4_0": 18, "q8_0": 34}
 _F32 = 0
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_new_tensor_2d": (c_void_p, (c_void_p, c_int, c_int64, c_int64)),
+    "ggml_new_tensor_3d": (c_void_p, (c_void_p, c_int, c_int64, c_int64, c_int64)),
+    "ggml_flash_attn_ext": (c_void_p, (c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_float, c_float)),
     "ggml_mul_mat": (c_void_p, (c_void_p, c_void_p, c_void_p)),
     "ggml_new_graph": (c_void_p, (c_void_p,)),
     "ggml_build_forward_expand": (None, (c_void_p, c_void_p)),
@@ -89,7 +91,30 @@ def _repacked_buffers() -> int | None:
     return int(extra[0]) if extra and extra[0] else None
 
 
-class _Products:
+class _Graph:
+    """What a graph holds, freed with it."""
+
+    _lib: dict[str, Any]
+    _contexts: list[Any]
+    _buffers: list[Any]
+    _graph: Any
+    _backend: Any
+    _results: list[Array]
+
+    def run(self) -> list[Array]:
+        if self._lib["ggml_backend_graph_compute"](self._backend, self._graph) != 0:
+            raise RuntimeError("ggml could not compute the graph")
+        return self._results
+
+    def __del__(self) -> None:
+        self._lib["ggml_backend_free"](self._backend)
+        for buffer in self._buffers:
+            self._lib["ggml_backend_buffer_free"](buffer)
+        for context in self._contexts:
+            self._lib["ggml_free"](context)
+
+
+class _Products(_Graph):
     """A graph of products by rolled copies of w, its buffers freed with it."""
 
     def __init__(self, kind: str, x: Array, w: Array, copies: int, threads: int) -> None:
@@ -126,17 +151,57 @@ class _Products:
         self._backend = lib["ggml_backend_cpu_init"]()
         lib["ggml_backend_cpu_set_n_threads"](self._backend, threads)
 
-    def run(self) -> list[Array]:
-        if self._lib["ggml_backend_graph_compute"](self._backend, self._graph) != 0:
-            raise RuntimeError("ggml could not compute the graph")
-        return self._results
 
-    def __del__(self) -> None:
-        self._lib["ggml_backend_free"](self._backend)
-        for buffer in self._buffers:
-            self._lib["ggml_backend_buffer_free"](buffer)
-        for context in self._contexts:
-            self._lib["ggml_free"](context)
+class _Attention(_Graph):
+    """A graph of flash attention by copies of K and V, its buffers freed with it."""
+
+    def __init__(self, kinds: tuple[str, str], q: Array, k: Array, v: Array, copies: int, threads: int) -> None:
+        lib = self._lib = _library()
+        overhead = (3 * copies + 2) * lib["ggml_tensor_overhead"]() + lib["ggml_graph_overhead"]()
+        self._contexts = [lib["ggml_init"](_InitParams(overhead, None, True)) for _ in range(2)]
+        stored, results = self._contexts
+        new, plain = lib["ggml_new_tensor_3d"], lib["ggml_backend_cpu_buffer_type"]()
+        pairs = [self._blocks(kind, x) for kind, x in zip(kinds, (k, v), strict=True)]
+        tensors = [[new(stored, TYPES[kind], *self._axes(k)) for kind in kinds] for _ in range(copies)]
+        queries = new(stored, _F32, *self._axes(q))
+        allocate = lib["ggml_backend_alloc_ctx_tensors_from_buft"]
+        self._buffers = [allocate(stored, plain)]
+        by_head = np.ascontiguousarray(q.swapaxes(0, 1))
+        lib["ggml_backend_tensor_set"](queries, by_head.ctypes.data, 0, by_head.nbytes)
+        for pair in tensors:
+            for tensor, blocks in zip(pair, pairs, strict=True):
+                lib["ggml_backend_tensor_set"](tensor, blocks.ctypes.data, 0, blocks.nbytes)
+        scale = float(q.shape[2]) ** -0.5
+        outs = [lib["ggml_flash_attn_ext"](results, queries, *pair, None, scale, 0.0, 0.0) for pair in tensors]
+        self._buffers.append(allocate(results, plain))
+        self._graph = lib["ggml_new_graph"](results)
+        for out in outs:
+            lib["ggml_build_forward_expand"](self._graph, out)
+        floats = ctypes.POINTER(ctypes.c_float)
+        self._results = [np.ctypeslib.as_array(ctypes.cast(lib["ggml_get_data"](out), floats), q.shape) for out in outs]
+        self.read_bytes = sum(blocks.nbytes for blocks in pairs)
+        self._backend = lib["ggml_backend_cpu_init"]()
+        lib["ggml_backend_cpu_set_n_threads"](self._backend, threads)
+
+    @staticmethod
+    def _axes(x: Array) -> tuple[int, int, int]:
+        tokens, heads, dim = x.shape
+        return dim, tokens, heads
+
+    def _blocks(self, kind: str, x: Array) -> Array:
+        by_head = np.ascontiguousarray(x.swapaxes(0, 1), np.float32)
+        blocks = np.empty(by_head.size // BLOCK * BLOCK_BYTES[kind], np.uint8)
+        rows, dim = by_head.size // x.shape[2], x.shape[2]
+        self._lib["ggml_quantize_chunk"](TYPES[kind], by_head.ctypes.data, blocks.ctypes.data, 0, rows, dim, None)
+        return blocks
+
+
+def attention(
+    kinds: tuple[str, str], q: Array, k: Array, v: Array, copies: int, threads: int, check: Check
+) -> Contender:
+    """Queries (tokens, heads, dim) over K and V (depth, kv_heads, dim), all of which every query sees."""
+    graph = _Attention(kinds, q, k, v, copies, threads)
+    return Contender("llama_" + "_".join(kinds), graph.run, check, copies, graph.read_bytes)
 
 
 def product(kind: str, x: Array, w: Array, copies: int, threads: int, check: Check) -> Contender:

@@ -357,12 +357,12 @@ def test_blocks_that_run_are_the_plans():
 
 
 def test_dispatcher_knows_its_benches(capsys):
-    assert set(names()) >= {"gemm", "linear", "conv", "int4", "call", "cube", "models", "report"}
+    assert set(names()) >= {"attention", "gemm", "linear", "conv", "int4", "call", "cube", "models", "report"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["gemm", "linear", "conv", "int4", "call", "cube"])
+@pytest.mark.parametrize("name", ["attention", "gemm", "linear", "conv", "int4", "call", "cube"])
 def test_every_command_runs_and_keeps_every_row(name, tmp_path, capsys):
     path = tmp_path / "run.json"
     assert main([name, "--quick", "--seconds", "0", "--json", str(path)]) == 0

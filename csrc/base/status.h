@@ -13,6 +13,7 @@ enum class Code {
   kCorrupt,         // bytes of a file that cannot be     -> ArtifactError
   kUnsupportedIsa,  // the CPU lacks what was asked for   -> UnsupportedIsaError
   kNoMemory,        //                                    -> MemoryError
+  kRewind,          // tokens that a cache no longer has  -> KVRewindError
 };
 
 class [[nodiscard]] Status {

@@ -18,6 +18,7 @@ void bind_int4(pybind11::module_& m);
 void bind_probes(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_calibration(pybind11::module_& m);
+void bind_kvcache(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 
 }  // namespace ek

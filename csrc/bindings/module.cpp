@@ -23,6 +23,9 @@ void throw_if_error(const Status& status) {
     case Code::kCorrupt:
       name = "ArtifactError";
       break;
+    case Code::kRewind:
+      name = "KVRewindError";
+      break;
     case Code::kUnsupportedIsa:
       name = "UnsupportedIsaError";
       break;
@@ -46,6 +49,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_probes(m);
   ek::bind_elementwise(m);
   ek::bind_calibration(m);
+  ek::bind_kvcache(m);
   ek::bind_program(m);
   m.attr("_C_API") = pybind11::capsule(edgekern_get_api(EDGEKERN_ABI_VERSION), EDGEKERN_CAPSULE);
 }

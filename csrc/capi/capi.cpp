@@ -105,6 +105,20 @@ const ek_api kTable = {
     capi_gemm_q8,
     quantize_elements,
     dequantize_elements,
+    capi_kv_create,
+    capi_kv_free,
+    capi_kv_bytes,
+    capi_kv_position,
+    capi_kv_stage,
+    capi_kv_write,
+    capi_kv_attend,
+    capi_kv_commit,
+    capi_kv_abort,
+    capi_kv_rewind,
+    capi_kv_fork,
+    capi_kv_reset,
+    capi_kv_save,
+    capi_kv_load,
 };
 
 }  // namespace

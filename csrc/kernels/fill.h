@@ -9,12 +9,14 @@
   void fill_w4_##isa(Kernels*);          \
   void fill_depthwise_##isa(Kernels*);   \
   void fill_elementwise_##isa(Kernels*); \
+  void fill_kv_##isa(Kernels*);          \
   inline Kernels make_kernels_##isa() {  \
     Kernels table{};                     \
     fill_gemm_##isa(&table);             \
     fill_w4_##isa(&table);               \
     fill_depthwise_##isa(&table);        \
     fill_elementwise_##isa(&table);      \
+    fill_kv_##isa(&table);               \
     return table;                        \
   }                                      \
   }

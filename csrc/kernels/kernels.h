@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cpu/isa.h"
+#include "kernels/kv.h"
 #include "simd/sign.h"
 
 namespace ek {
@@ -182,6 +183,15 @@ struct Kernels {
   // y = rne(bias / (x_scale * scale)), in double. Returns the first place where |y| is not below 2^30, or n.
   size_t (*fold_bias)(const float* bias, const float* scale, size_t n, float x_scale, int32_t* y);
 
+  // Keys and values (kernels/kv.h). False: a value that the format cannot hold; nothing may then be used.
+  bool (*kv_quantize)(const KvQuantize& row);
+  // n values of a query: scale = max|x| / levels (1 where that is 0), codes = rne(x / scale). False: not finite.
+  bool (*kv_quantize_query)(const float* x, size_t n, float levels, int8_t* codes, float* scale);
+  void (*kv_attend)(const KvSegment& segment);
+  // Joins a segment's row to the running one (l = 0: empty): both scaled by exp of what their m is below the larger.
+  void (*kv_merge)(size_t n, float* m, float* l, float* o, float part_m, float part_l, const float* part_o);
+  void (*kv_finish)(size_t n, float l, float* o);  // o /= l
+
   // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n
   // bytes in `streams` runs, prefetching so many bytes ahead, and returns a sum of them.
   uint64_t (*dot_burst)(size_t iterations);
@@ -205,9 +215,11 @@ enum class Row : int {
   kMaxRows,
   kRequantize,
   kW4Quantize,
-  kW4Tile
+  kW4Tile,
+  kKvQuantize,
+  kKvAttend
 };
-inline constexpr int kNumRows = 16;
+inline constexpr int kNumRows = 18;
 const char* row_name(Row row);
 
 /// The table of an ISA that available_isas() lists.

@@ -43,6 +43,11 @@ EK_INLINE I32 dot(I32 acc, Line a, Line w) {
   return {dot_half(acc.lo, _mm256_and_si256(a.lo, low), _mm256_srli_epi16(a.lo, 8), w.lo),
           dot_half(acc.hi, _mm256_and_si256(a.hi, low), _mm256_srli_epi16(a.hi, 8), w.hi)};
 }
+EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) {
+  const __m256i low = _mm256_set1_epi16(0xFF);
+  return {dot_half(acc.lo, _mm256_and_si256(w.lo, low), _mm256_srli_epi16(w.lo, 8), a.v),
+          dot_half(acc.hi, _mm256_and_si256(w.hi, low), _mm256_srli_epi16(w.hi, 8), a.v)};
+}
 /// Here vpmaddubsw is exact: a pair sum is at most 2 * 15 * 128.
 EK_INLINE __m256i dot_u4_half(__m256i acc, __m256i a, __m256i w) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));

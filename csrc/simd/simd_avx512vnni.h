@@ -64,6 +64,15 @@ EK_INLINE bool all_below(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CM
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
+EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), y.v, x.v)};
+}
+EK_INLINE float sum_lanes(F32 a) {
+  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
 EK_INLINE F32 keep_bits(F32 a, uint32_t mask) {
   return {_mm512_and_ps(a.v, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int32_t>(mask))))};
 }
@@ -125,6 +134,10 @@ EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {_mm512_dpbusd_epi32(acc.v, 
 EK_INLINE F32 load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+EK_INLINE F32 load_bf16(const uint16_t* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
 EK_INLINE Quad load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);
@@ -132,6 +145,8 @@ EK_INLINE Quad load_quad(const int8_t* p) {
 }
 EK_INLINE Line low_nibbles(Line x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(0x0F))}; }
 EK_INLINE Line high_nibbles(Line x) { return low_nibbles({_mm512_srli_epi16(x.v, 4)}); }
+constexpr int32_t kDotOffset = 0;
+EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
 EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
 
 // Tails: masked lanes are neither read nor written, and do not fault.

@@ -32,6 +32,7 @@ EK_INLINE __m256i dot_half(__m256i acc, __m256i a, __m256i w) {
 }
 EK_INLINE I32 dot(I32 acc, Act a, Line w) { return {dot_half(acc.lo, a.quad, w.lo), dot_half(acc.hi, a.quad, w.hi)}; }
 EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {dot_half(acc.lo, a.lo, w.lo), dot_half(acc.hi, a.hi, w.hi)}; }
+EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) { return {dot_half(acc.lo, w.lo, a.v), dot_half(acc.hi, w.hi, a.v)}; }
 EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) { return {dot_half(acc.lo, w.lo, a.v), dot_half(acc.hi, w.hi, a.v)}; }
 
 }  // namespace

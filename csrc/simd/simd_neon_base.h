@@ -102,6 +102,18 @@ EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {vbslq_f32(vcltq_f32(a.v0, b.v0), x.v0, y.v0), vbslq_f32(vcltq_f32(a.v1, b.v1), x.v1, y.v1),
           vbslq_f32(vcltq_f32(a.v2, b.v2), x.v2, y.v2), vbslq_f32(vcltq_f32(a.v3, b.v3), x.v3, y.v3)};
 }
+EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
+  const uint32x4_t all = vdupq_n_u32(bits);
+  const uint32x4_t first = {1, 2, 4, 8}, second = vshlq_n_u32(first, 4), third = vshlq_n_u32(first, 8),
+                   fourth = vshlq_n_u32(first, 12);
+  return {vbslq_f32(vtstq_u32(all, first), x.v0, y.v0), vbslq_f32(vtstq_u32(all, second), x.v1, y.v1),
+          vbslq_f32(vtstq_u32(all, third), x.v2, y.v2), vbslq_f32(vtstq_u32(all, fourth), x.v3, y.v3)};
+}
+EK_INLINE float sum_lanes(F32 a) {
+  const float32x4_t s4 = vaddq_f32(vaddq_f32(a.v0, a.v2), vaddq_f32(a.v1, a.v3));
+  const float32x2_t s2 = vadd_f32(vget_low_f32(s4), vget_high_f32(s4));
+  return vget_lane_f32(vpadd_f32(s2, s2), 0);
+}
 EK_INLINE float32x4_t keep_q(float32x4_t a, uint32_t mask) {
   return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(mask)));
 }
@@ -195,6 +207,16 @@ EK_INLINE F32 load_f16(const uint16_t* p) {
   const auto four = [&](int at) EK_LAMBDA { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + at))); };
   return {four(0), four(4), four(8), four(12)};
 }
+EK_INLINE F32 load_bf16(const uint16_t* p) {
+  const auto four = [&](int at) EK_LAMBDA { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + at), 16)); };
+  return {four(0), four(4), four(8), four(12)};
+}
+/// The bytes as int8: what dot_u8 multiplies where the instructions know no unsigned operand.
+EK_INLINE Line less_128(Line x) {
+  const int8x16_t flip = vdupq_n_s8(-128);
+  return {veorq_s8(x.v0, flip), veorq_s8(x.v1, flip), veorq_s8(x.v2, flip), veorq_s8(x.v3, flip)};
+}
+constexpr int32_t kDotOffset = 128;
 EK_INLINE Quad load_quad(const int8_t* p) { return load_act(reinterpret_cast<const uint8_t*>(p)); }
 EK_INLINE Line low_nibbles(Line x) {
   const int8x16_t low = vdupq_n_s8(0x0F);

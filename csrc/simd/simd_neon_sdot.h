@@ -14,6 +14,7 @@ EK_INLINE I32 dot(I32 acc, Line a, Line w) {
   return {vdotq_s32(acc.v0, a.v0, w.v0), vdotq_s32(acc.v1, a.v1, w.v1), vdotq_s32(acc.v2, a.v2, w.v2),
           vdotq_s32(acc.v3, a.v3, w.v3)};
 }
+EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) { return dot(acc, a, less_128(w)); }
 EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) { return dot(acc, a, w); }
 
 }  // namespace

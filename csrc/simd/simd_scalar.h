@@ -14,8 +14,10 @@
 // join_lanes: 16 lanes from `at` on of the 32 lanes of a, then b.
 // store_biased: the first n bytes of 64 lanes in [0, 255], which hold value + 128 where the sign is s8.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
-// even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's upper
-// bits and make it quiet.
+// dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
+// select_bits: lane i of x where bit i is set, else of y. sum_lanes adds lane i + 8 to lane i, then i + 4, i + 2, i
+// + 1. even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's
+// upper bits and make it quiet.
 #pragma once
 
 #include <stddef.h>
@@ -136,6 +138,16 @@ EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) { return add_f32(mul_f32(a, b), c)
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   for (int i = 0; i < 16; ++i) y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
   return y;
+}
+EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
+  for (int i = 0; i < 16; ++i) y.v[i] = (bits >> i & 1) != 0 ? x.v[i] : y.v[i];
+  return y;
+}
+EK_INLINE float sum_lanes(F32 a) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+  }
+  return a.v[0];
 }
 EK_INLINE uint32_t bits_of(float x) {
   uint32_t bits;
@@ -314,6 +326,12 @@ EK_INLINE F32 load_f16(const uint16_t* p) {
   }
   return r;
 }
+/// 16 bfloat16 values: the upper halves of float32.
+EK_INLINE F32 load_bf16(const uint16_t* p) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = float_of(static_cast<uint32_t>(p[i]) << 16);
+  return r;
+}
 EK_INLINE Quad load_quad(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
 EK_INLINE Line low_nibbles(Line x) {
   for (int i = 0; i < 64; ++i) x.v[i] &= 0x0F;
@@ -322,6 +340,15 @@ EK_INLINE Line low_nibbles(Line x) {
 EK_INLINE Line high_nibbles(Line x) {
   for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(x.v[i] >> 4);
   return x;
+}
+constexpr int32_t kDotOffset = 0;
+EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) {
+  for (int i = 0; i < 16; ++i) {
+    int32_t sum = 0;
+    for (int j = 0; j < 4; ++j) sum += a.v[j] * w.v[4 * i + j];
+    acc.v[i] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[i]) + static_cast<uint32_t>(sum));
+  }
+  return acc;
 }
 EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) {
   for (int i = 0; i < 16; ++i) {

@@ -87,6 +87,20 @@ EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
           _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
 }
+EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(bits));
+  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), high = _mm256_slli_epi32(low, 8);
+  const __m256i in_low = _mm256_cmpeq_epi32(_mm256_and_si256(all, low), low);
+  const __m256i in_high = _mm256_cmpeq_epi32(_mm256_and_si256(all, high), high);
+  return {_mm256_blendv_ps(y.lo, x.lo, _mm256_castsi256_ps(in_low)),
+          _mm256_blendv_ps(y.hi, x.hi, _mm256_castsi256_ps(in_high))};
+}
+EK_INLINE float sum_lanes(F32 a) {
+  const __m256 s8 = _mm256_add_ps(a.lo, a.hi);
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
 EK_INLINE F32 keep_bits(F32 a, uint32_t mask) {
   const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(mask)));
   return {_mm256_and_ps(a.lo, m), _mm256_and_ps(a.hi, m)};
@@ -177,6 +191,12 @@ EK_INLINE F32 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
+EK_INLINE __m256 load_bf16_half(const uint16_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+EK_INLINE F32 load_bf16(const uint16_t* p) { return {load_bf16_half(p), load_bf16_half(p + 8)}; }
+constexpr int32_t kDotOffset = 0;
 EK_INLINE Quad load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);

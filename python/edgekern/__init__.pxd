@@ -2,7 +2,7 @@
 # edgekern.get_include() among the include folders; nothing is linked, the table comes from the imported package.
 from cpython.pycapsule cimport PyCapsule_Import
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int8_t, int32_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t
 
 
 cdef extern from "edgekern/edgekern.h" nogil:
@@ -20,6 +20,7 @@ cdef extern from "edgekern/edgekern.h" nogil:
     const ek_status EK_ERROR_ISA
     const ek_status EK_ERROR_MEMORY
     const ek_status EK_ERROR_INTERNAL
+    const ek_status EK_ERROR_REWIND
 
     ctypedef int32_t ek_type
     const ek_type EK_U8
@@ -52,6 +53,21 @@ cdef extern from "edgekern/edgekern.h" nogil:
         int32_t lo
         int32_t hi
 
+    ctypedef struct ek_kv:
+        pass
+
+    ctypedef struct ek_kv_spec:
+        size_t num_layers
+        size_t num_kv_heads
+        size_t num_heads
+        size_t head_dim
+        size_t window
+        size_t sinks
+        size_t max_chunk
+        size_t rewind
+        size_t num_sequences
+        const char* formats
+
     ctypedef void (*ek_task)(void* task_context, size_t index) noexcept nogil
     ctypedef void (*ek_parallel_for)(
         void* context, size_t count, int32_t threads, ek_task task, void* task_context) noexcept nogil
@@ -81,6 +97,28 @@ cdef extern from "edgekern/edgekern.h" nogil:
             const float* x, size_t n, float scale, int32_t zero_point, ek_type type, void* y) noexcept nogil
         ek_status (*dequantize)(
             const void* x, size_t n, float scale, int32_t zero_point, ek_type type, float* y) noexcept nogil
+        ek_status (*kv_create)(const ek_kv_spec* spec, ek_kv** kv) noexcept nogil
+        void (*kv_free)(ek_kv* kv) noexcept nogil
+        ek_status (*kv_bytes)(ek_kv* kv, size_t* bytes) noexcept nogil
+        ek_status (*kv_position)(ek_kv* kv, size_t sequence, int64_t* position) noexcept nogil
+        ek_status (*kv_stage)(ek_kv* kv, size_t sequence, size_t tokens) noexcept nogil
+        ek_status (*kv_write)(
+            ek_kv* kv, size_t sequence, size_t layer, const float* k, const float* v,
+            int32_t num_threads) noexcept nogil
+        ek_status (*kv_attend)(
+            ek_kv* kv, size_t sequence, size_t layer, size_t tokens, const float* q, const float* q_sink, float scale,
+            float* out, int32_t num_threads) noexcept nogil
+        ek_status (*kv_commit)(ek_kv* kv, size_t sequence, size_t accepted) noexcept nogil
+        ek_status (*kv_abort)(ek_kv* kv, size_t sequence) noexcept nogil
+        ek_status (*kv_rewind)(ek_kv* kv, size_t sequence, size_t tokens) noexcept nogil
+        ek_status (*kv_fork)(ek_kv* kv, size_t source, size_t target) noexcept nogil
+        ek_status (*kv_reset)(ek_kv* kv, size_t sequence, int64_t position) noexcept nogil
+        ek_status (*kv_save)(
+            ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, void* to,
+            size_t room, size_t* bytes) noexcept nogil
+        ek_status (*kv_load)(
+            ek_kv* kv, size_t sequence, const void* model, size_t model_bytes,
+            const void* bytes_in, size_t bytes) noexcept nogil
 
 
 cdef inline const ek_api* get_api() except NULL:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edgekern.artifact import Program
     from edgekern.calibration import Calibrator, Histogram, Ranges
     from edgekern.compiler import compile
+    from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import InferenceSession
@@ -45,9 +46,11 @@ _LAZY = {
     "ErrorReport": "edgekern.analysis",
     "Histogram": "edgekern.calibration",
     "InferenceSession": "edgekern.runtime",
+    "KVFormat": "edgekern.kvcache",
     "Program": "edgekern.artifact",
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
+    "RingKVCache": "edgekern.kvcache",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "get_cmake_dir": "edgekern.native",
@@ -61,10 +64,12 @@ __all__ = [
     "ErrorReport",
     "Histogram",
     "InferenceSession",
+    "KVFormat",
     "PackedWeights",
     "Program",
     "QuantConfig",
     "Ranges",
+    "RingKVCache",
     "TileBlock",
     "TilePlan",
     "__version__",

@@ -37,6 +37,19 @@ class ArtifactError(EdgekernError, ValueError):
     """A file is truncated, altered, or of an unknown version."""
 
 
+class KVRewindError(EdgekernError, ValueError):
+    """A cache no longer has the tokens that a shorter sequence would see.
+
+    Attributes
+    ----------
+    needed : oldest position that the next token would see, or None when there are not so many tokens
+    oldest_resident : oldest position behind the sinks that is still stored
+    """
+
+    needed: int | None = None
+    oldest_resident: int | None = None
+
+
 class UnsupportedIsaError(EdgekernError, RuntimeError):
     """The ISA that was forced is not one this CPU has."""
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cfenv>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -48,6 +49,49 @@ struct Small {
 }  // namespace
 
 TEST_CASE("the header is C") { CHECK(capi_from_c() == 0); }
+
+TEST_CASE("a ring cache from C steps, forks, rewinds, saves and refuses") {
+  const ek_kv_spec spec{1, 1, 2, 8, 6, 1, 2, 2, 2, "int8"};
+  ek_kv* kv = nullptr;
+  REQUIRE(api().kv_create(&spec, &kv) == EK_OK);
+  size_t bytes = 0;
+  CHECK(api().kv_bytes(kv, &bytes) == EK_OK);
+  CHECK(bytes > 0);
+  std::vector<float> k(8, 1.0f), v(8, 0.5f), q(16, 1.0f), out(16);
+  for (int i = 0; i < 20; ++i) {
+    REQUIRE(api().kv_stage(kv, 0, 1) == EK_OK);
+    REQUIRE(api().kv_write(kv, 0, 0, k.data(), v.data(), 1) == EK_OK);
+    REQUIRE(api().kv_attend(kv, 0, 0, 1, q.data(), nullptr, 1.0f, out.data(), 1) == EK_OK);
+    REQUIRE(api().kv_commit(kv, 0, 1) == EK_OK);
+  }
+  for (const float x : out) CHECK(std::fabs(x - 0.5f) < 0.01f);
+  int64_t position = 0;
+  CHECK(api().kv_position(kv, 0, &position) == EK_OK);
+  CHECK(position == 20);
+  CHECK(api().kv_fork(kv, 0, 1) == EK_OK);
+  CHECK(api().kv_rewind(kv, 1, 2) == EK_OK);
+  CHECK(refused(api().kv_rewind(kv, 1, 9), EK_ERROR_REWIND, "kv_rewind: "));
+  CHECK(api().kv_save(kv, 0, "m", 1, nullptr, 0, &bytes) == EK_OK);
+  std::vector<uint8_t> state(bytes);
+  CHECK(api().kv_save(kv, 0, "m", 1, state.data(), state.size(), &bytes) == EK_OK);
+  CHECK(api().kv_load(kv, 1, "m", 1, state.data(), state.size()) == EK_OK);
+  CHECK(refused(api().kv_load(kv, 1, "n", 1, state.data(), state.size()), EK_ERROR_CORRUPT, "another model"));
+  CHECK(api().kv_reset(kv, 1, 5) == EK_OK);
+  CHECK(api().kv_stage(kv, 1, 2) == EK_OK);
+  CHECK(api().kv_abort(kv, 1) == EK_OK);
+  CHECK(api().kv_position(kv, 1, &position) == EK_OK);
+  CHECK(position == 5);
+  CHECK(refused(api().kv_stage(nullptr, 0, 1), EK_ERROR_NULL, "kv_stage: kv is null"));
+  CHECK(refused(api().kv_stage(kv, 2, 1), EK_ERROR_VALUE, "sequence must be below"));
+  CHECK(refused(api().kv_write(kv, 0, 0, nullptr, v.data(), 1), EK_ERROR_NULL, "k or v is null"));
+  CHECK(refused(api().kv_attend(kv, 0, 0, 1, q.data(), nullptr, 1.0f, nullptr, 1), EK_ERROR_NULL, "q or out is null"));
+  CHECK(refused(api().kv_attend(kv, 0, 0, 1, q.data(), nullptr, 1.0f, out.data(), -1), EK_ERROR_VALUE, "num_threads"));
+  ek_kv_spec wrong = spec;
+  wrong.formats = "int5";
+  ek_kv* none = nullptr;
+  CHECK(refused(api().kv_create(&wrong, &none), EK_ERROR_VALUE, "formats names no pair"));
+  api().kv_free(kv);
+}
 
 TEST_CASE("a table of another ABI version is not handed out") {
   CHECK(edgekern_get_api(EDGEKERN_ABI_VERSION + 1) == nullptr);

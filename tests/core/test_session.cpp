@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "allocations.h"
 #include "base/fp_env.h"
 #include "program/session.h"
 #include "small_program.h"
@@ -27,6 +28,9 @@ extern "C" void* aligned_alloc(size_t alignment, size_t n) {
   ++g_allocations;
   return __libc_memalign(alignment, n);
 }
+size_t ek::test::allocations() { return g_allocations; }
+#else
+size_t ek::test::allocations() { return 0; }
 #endif
 
 namespace {

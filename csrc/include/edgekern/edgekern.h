@@ -29,15 +29,16 @@ extern "C" {
 /* What went wrong. Values never change meaning; new ones may come. */
 enum {
   EK_OK = 0,
-  EK_ERROR_NULL = 1,    /* a pointer that must not be null */
-  EK_ERROR_VALUE = 2,   /* a size, distance, type or zero point outside its range */
-  EK_ERROR_OUT = 3,     /* an output that is misaligned or overlaps an input */
-  EK_ERROR_DEPTH = 4,   /* K so large that the accumulator of a float or 8-bit product could wrap */
-  EK_ERROR_LAYOUT = 5,  /* packed weights of another layout version: pack them again */
-  EK_ERROR_CORRUPT = 6, /* bytes that are no packed weights */
-  EK_ERROR_ISA = 7,     /* EDGEKERN_ISA names an instruction set that this CPU lacks */
-  EK_ERROR_MEMORY = 8,  /* out of memory */
-  EK_ERROR_INTERNAL = 9 /* a bug of edgekern */
+  EK_ERROR_NULL = 1,     /* a pointer that must not be null */
+  EK_ERROR_VALUE = 2,    /* a size, distance, type or zero point outside its range */
+  EK_ERROR_OUT = 3,      /* an output that is misaligned or overlaps an input */
+  EK_ERROR_DEPTH = 4,    /* K so large that the accumulator of a float or 8-bit product could wrap */
+  EK_ERROR_LAYOUT = 5,   /* packed weights of another layout version: pack them again */
+  EK_ERROR_CORRUPT = 6,  /* bytes that are no packed weights */
+  EK_ERROR_ISA = 7,      /* EDGEKERN_ISA names an instruction set that this CPU lacks */
+  EK_ERROR_MEMORY = 8,   /* out of memory */
+  EK_ERROR_INTERNAL = 9, /* a bug of edgekern */
+  EK_ERROR_REWIND = 10   /* tokens that a cache no longer has */
 };
 typedef int32_t ek_status;
 
@@ -75,6 +76,19 @@ typedef struct ek_epilogue_q8 {
   int32_t lo, hi;          /* in the range of `type`, lo <= hi */
 } ek_epilogue_q8;
 
+/* Keys and values of a decoder, in a ring of slots behind a few sinks. Calls on one cache wait for each other. */
+typedef struct ek_kv ek_kv;
+
+typedef struct ek_kv_spec {
+  size_t num_layers, num_kv_heads, num_heads, head_dim; /* head_dim: a multiple of 8, at most 512 */
+  size_t window;                                        /* tokens that a query sees, itself included */
+  size_t sinks;                                         /* first tokens, which it sees besides */
+  size_t max_chunk;                                     /* most tokens of one transaction */
+  size_t rewind;                                        /* committed tokens that can be taken back */
+  size_t num_sequences;
+  const char* formats; /* of K and V: "float32", "float16", "bfloat16", "int8", "k8v4", "int4" or "article" */
+} ek_kv_spec;
+
 /* One task of a parallel loop. */
 typedef void (*ek_task)(void* task_context, size_t index);
 /* Runs task(task_context, 0 .. count-1), each once, on at most `threads` threads, and returns when all are done. */
@@ -110,6 +124,29 @@ typedef struct ek_api {
   /* y = clamp(round_to_even(x / scale) + zero_point) and y = float(x - zero_point) * scale, n elements. */
   ek_status (*quantize)(const float* x, size_t n, float scale, int32_t zero_point, ek_type type, void* y);
   ek_status (*dequantize)(const void* x, size_t n, float scale, int32_t zero_point, ek_type type, float* y);
+
+  /* A ring cache. Its memory is taken here and never grows; the handle goes to kv_free. */
+  ek_status (*kv_create)(const ek_kv_spec* spec, ek_kv** kv);
+  void (*kv_free)(ek_kv* kv); /* null is allowed */
+  ek_status (*kv_bytes)(ek_kv* kv, size_t* bytes);
+  ek_status (*kv_position)(ek_kv* kv, size_t sequence, int64_t* position); /* of the next token */
+  /* A transaction: stage, then for every layer write and attend, then commit what was accepted, or abort. */
+  ek_status (*kv_stage)(ek_kv* kv, size_t sequence, size_t tokens);
+  /* (tokens, num_kv_heads, head_dim), K after RoPE. A value that cannot be stored aborts the transaction. */
+  ek_status (*kv_write)(ek_kv* kv, size_t sequence, size_t layer, const float* k, const float* v, int32_t num_threads);
+  /* (tokens, num_heads, head_dim). q_sink scores the sinks; null: q. out overlaps neither. */
+  ek_status (*kv_attend)(ek_kv* kv, size_t sequence, size_t layer, size_t tokens, const float* q, const float* q_sink,
+                         float scale, float* out, int32_t num_threads);
+  ek_status (*kv_commit)(ek_kv* kv, size_t sequence, size_t accepted);
+  ek_status (*kv_abort)(ek_kv* kv, size_t sequence);
+  ek_status (*kv_rewind)(ek_kv* kv, size_t sequence, size_t tokens); /* or EK_ERROR_REWIND */
+  ek_status (*kv_fork)(ek_kv* kv, size_t source, size_t target);
+  ek_status (*kv_reset)(ek_kv* kv, size_t sequence, int64_t position);
+  /* `model` is any mark that tells models apart. save says the size, and writes when `room` suffices. */
+  ek_status (*kv_save)(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, void* to, size_t room,
+                       size_t* bytes);
+  ek_status (*kv_load)(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* from,
+                       size_t bytes);
 } ek_api;
 
 /* The table, or null when this library does not speak `abi_version`. It lives as long as the process. */

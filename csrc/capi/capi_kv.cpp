@@ -1,0 +1,153 @@
+// The ring cache for C. One lock a cache: callers of several threads wait for each other.
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "capi/capi.h"
+#include "capi/failure.h"
+#include "kvcache/cache.h"
+#include "threads/pool.h"
+
+struct ek_kv {
+  std::unique_ptr<ek::RingCache> cache;
+  std::mutex busy;
+};
+
+namespace ek {
+namespace {
+
+ek_status status_of(const char* function, const Status& status) {
+  ek_status code = EK_ERROR_VALUE;
+  if (status.ok()) return EK_OK;
+  if (status.code() == Code::kCorrupt) code = EK_ERROR_CORRUPT;
+  if (status.code() == Code::kNoMemory) code = EK_ERROR_MEMORY;
+  if (status.code() == Code::kRewind) code = EK_ERROR_REWIND;
+  if (status.code() == Code::kUnsupportedIsa) code = EK_ERROR_ISA;
+  return fail(code, "%s: %s", function, status.message().c_str());
+}
+
+/// Runs body(cache) alone on the cache; it returns a Status.
+template <typename Body>
+ek_status alone(const char* function, ek_kv* kv, Body&& body) {
+  return no_throw(function, [&]() -> ek_status {
+    if (kv == nullptr) return fail(EK_ERROR_NULL, "%s: kv is null", function);
+    const std::lock_guard<std::mutex> lock(kv->busy);
+    return status_of(function, body(*kv->cache));
+  });
+}
+
+ek_status runtime(const char* function, int32_t threads, Runtime* rt) {
+  if (threads < 0 || threads > kMaxThreads) {
+    return fail(EK_ERROR_VALUE, "%s: num_threads must lie in [0, %d], got %d", function, kMaxThreads, threads);
+  }
+  Isa isa = Isa::kScalar;
+  const ek_status status = status_of(function, resolve_isa("", &isa));
+  *rt = {&kernels(isa), threads == 0 ? num_threads() : threads};
+  return status;
+}
+
+}  // namespace
+
+ek_status capi_kv_create(const ek_kv_spec* spec, ek_kv** kv) {
+  return no_throw("kv_create", [&]() -> ek_status {
+    if (spec == nullptr || kv == nullptr || spec->formats == nullptr) {
+      return fail(EK_ERROR_NULL, "kv_create: spec, its formats or kv is null");
+    }
+    KvSpec s;
+    s.layers = spec->num_layers, s.kv_heads = spec->num_kv_heads, s.query_heads = spec->num_heads;
+    s.head_dim = spec->head_dim, s.window = spec->window, s.sinks = spec->sinks;
+    s.max_chunk = spec->max_chunk, s.rewind = spec->rewind, s.sequences = spec->num_sequences;
+    if (!kv_formats(spec->formats, &s.k, &s.v, &s.query_bits)) {
+      return fail(EK_ERROR_VALUE, "kv_create: formats names no pair of formats: %s", spec->formats);
+    }
+    auto made = std::make_unique<ek_kv>();
+    const ek_status status = status_of("kv_create", RingCache::create(s, &made->cache));
+    if (status == EK_OK) *kv = made.release();
+    return status;
+  });
+}
+
+void capi_kv_free(ek_kv* kv) { delete kv; }
+
+ek_status capi_kv_bytes(ek_kv* kv, size_t* bytes) {
+  if (bytes == nullptr) return fail(EK_ERROR_NULL, "kv_bytes: bytes is null");
+  return alone("kv_bytes", kv, [&](RingCache& c) { return *bytes = c.nbytes(), Status(); });
+}
+
+ek_status capi_kv_position(ek_kv* kv, size_t sequence, int64_t* position) {
+  if (position == nullptr) return fail(EK_ERROR_NULL, "kv_position: position is null");
+  return alone("kv_position", kv, [&](RingCache& c) -> Status {
+    if (sequence >= c.spec().sequences) return {Code::kValue, "there is no such sequence"};
+    *position = c.position(sequence);
+    return {};
+  });
+}
+
+ek_status capi_kv_stage(ek_kv* kv, size_t sequence, size_t tokens) {
+  return alone("kv_stage", kv, [&](RingCache& c) { return c.stage(sequence, tokens); });
+}
+
+ek_status capi_kv_write(ek_kv* kv, size_t sequence, size_t layer, const float* k, const float* v, int32_t threads) {
+  Runtime rt{};
+  if (k == nullptr || v == nullptr) return fail(EK_ERROR_NULL, "kv_write: k or v is null");
+  const ek_status status = runtime("kv_write", threads, &rt);
+  if (status != EK_OK) return status;
+  return alone("kv_write", kv, [&](RingCache& c) { return c.write(rt, sequence, layer, k, v); });
+}
+
+ek_status capi_kv_attend(ek_kv* kv, size_t sequence, size_t layer, size_t tokens, const float* q, const float* q_sink,
+                         float scale, float* out, int32_t threads) {
+  Runtime rt{};
+  if (q == nullptr || out == nullptr) return fail(EK_ERROR_NULL, "kv_attend: q or out is null");
+  const ek_status status = runtime("kv_attend", threads, &rt);
+  if (status != EK_OK) return status;
+  return alone("kv_attend", kv,
+               [&](RingCache& c) { return c.attend(rt, sequence, layer, tokens, q, q_sink, scale, out); });
+}
+
+ek_status capi_kv_commit(ek_kv* kv, size_t sequence, size_t accepted) {
+  return alone("kv_commit", kv, [&](RingCache& c) { return c.commit(sequence, accepted); });
+}
+
+ek_status capi_kv_abort(ek_kv* kv, size_t sequence) {
+  return alone("kv_abort", kv, [&](RingCache& c) { return c.abort(sequence), Status(); });
+}
+
+ek_status capi_kv_rewind(ek_kv* kv, size_t sequence, size_t tokens) {
+  return alone("kv_rewind", kv, [&](RingCache& c) { return c.rewind(sequence, tokens); });
+}
+
+ek_status capi_kv_fork(ek_kv* kv, size_t source, size_t target) {
+  return alone("kv_fork", kv, [&](RingCache& c) { return c.fork(source, target); });
+}
+
+ek_status capi_kv_reset(ek_kv* kv, size_t sequence, int64_t position) {
+  return alone("kv_reset", kv, [&](RingCache& c) { return c.reset(sequence, position); });
+}
+
+ek_status capi_kv_save(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, void* to, size_t room,
+                       size_t* bytes) {
+  if (bytes == nullptr || (model == nullptr && model_bytes != 0) || (to == nullptr && room != 0)) {
+    return fail(EK_ERROR_NULL, "kv_save: model, to or bytes is null");
+  }
+  return alone("kv_save", kv, [&](RingCache& c) -> Status {
+    std::vector<uint8_t> state;
+    EK_RETURN_IF_ERROR(c.save(sequence, {static_cast<const char*>(model), model_bytes}, &state));
+    *bytes = state.size();
+    if (state.size() <= room) std::memcpy(to, state.data(), state.size());
+    return {};
+  });
+}
+
+ek_status capi_kv_load(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* from,
+                       size_t bytes) {
+  if (from == nullptr || (model == nullptr && model_bytes != 0)) {
+    return fail(EK_ERROR_NULL, "kv_load: model or from is null");
+  }
+  return alone("kv_load", kv, [&](RingCache& c) {
+    return c.load(sequence, {static_cast<const char*>(model), model_bytes}, static_cast<const uint8_t*>(from), bytes);
+  });
+}
+
+}  // namespace ek
