@@ -1,0 +1,217 @@
+// edgekern.llm's core: packed float32 weights, the decoder, the sampler.
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "base/fp_env.h"
+#include "bindings/bindings.h"
+#include "bindings/gemm_operands.h"
+#include "decoder/decoder.h"
+#include "decoder/rope.h"
+#include "decoder/sampler.h"
+
+namespace ek {
+namespace {
+
+/// Float32 weights (n, k) as panels.
+struct PackedFloats {
+  size_t n, k;
+  AlignedBuffer data;
+};
+
+const float* floats(const char* argument, const py::array& a, size_t size) {
+  if (!is_f32(a)) fail(Code::kType, std::string("Decoder: ") + argument + " must be float32, got " + dtype_name(a));
+  require_rank("Decoder", argument, a, 1);
+  require_contiguous("Decoder", argument, a);
+  if (usize(a.shape(0)) != size) {
+    fail(Code::kValue,
+         std::string("Decoder: ") + argument + " must have " + std::to_string(size) + " values, got " + shape_name(a));
+  }
+  return static_cast<const float*>(a.data());
+}
+
+PackedFloats pack_floats(const py::array& w) {
+  if (!is_f32(w)) fail(Code::kType, "pack_float32: w must be float32, got " + dtype_name(w));
+  require_rank("pack_float32", "w", w, 2);
+  require_contiguous("pack_float32", "w", w);
+  PackedFloats packed{usize(w.shape(0)), usize(w.shape(1)), {}};
+  packed.data = AlignedBuffer(packed_f32_bytes(packed.n, packed.k));
+  const float* const from = static_cast<const float*>(w.data());
+  py::gil_scoped_release release;
+  pack_f32(packed.n, packed.k, from, packed.k, reinterpret_cast<float*>(packed.data.data()));
+  return packed;
+}
+
+/// A view of packed weights of any kind; `w` has to stay alive.
+Matrix matrix_of(const char* argument, const py::handle& w, const Kernels& kernels) {
+  Matrix matrix;
+  if (py::isinstance<PackedFloats>(w)) {
+    const auto& packed = w.cast<const PackedFloats&>();
+    matrix.bits = 32;
+    matrix.n = packed.n;
+    matrix.k = packed.k;
+    matrix.data = packed.data.data();
+    return matrix;
+  }
+  if (!py::isinstance<PackedWeights>(w)) {
+    fail(Code::kType, std::string("Decoder: ") + argument + " must be packed weights");
+  }
+  const auto& packed = w.cast<const PackedWeights&>();
+  matrix.bits = packed.bits();
+  matrix.n = packed.shape.n;
+  matrix.k = packed.shape.k_per_tap;
+  matrix.data = packed.data.data();
+  if (matrix.bits == 4) {
+    matrix.shape4 = packed.shape4;
+    matrix.unit = packed.unit;
+    return matrix;
+  }
+  if (packed.scale.empty()) fail(Code::kValue, std::string("Decoder: ") + argument + " has no scale");
+  matrix.scale = packed.scale.data();
+  matrix.init = AlignedBuffer(packed.shape.padded_n() * sizeof(int32_t));
+  make_init(kernels, Sign::kS8, 0, packed.view().colsum(), nullptr, matrix.n,
+            reinterpret_cast<int32_t*>(matrix.init.data()));
+  return matrix;
+}
+
+class PyDecoder {
+ public:
+  PyDecoder(DecoderSpec spec, const py::array& embedding, int code, const py::list& layers, const py::array& final_norm,
+            const py::object& head, const std::string& isa) {
+    const Kernels& table = *make_runtime(isa, 1).kernels;
+    if (spec.rope_phases.size() * 2 != spec.head_dim) fail(Code::kValue, "Decoder: rope_phases needs head_dim / 2");
+    if (code < 0 || code > static_cast<int>(RowCode::kQ4_0)) fail(Code::kValue, "Decoder: unknown code of embedding");
+    ModelWeights weights;
+    weights.embedding = {nullptr, row_bytes_of(static_cast<RowCode>(code), spec.dim), spec.vocab, spec.dim,
+                         static_cast<RowCode>(code)};
+    if (!is_u8(embedding) || embedding.ndim() != 2 || usize(embedding.shape(0)) != spec.vocab ||
+        weights.embedding.row_bytes == 0 || usize(embedding.shape(1)) != weights.embedding.row_bytes) {
+      fail(Code::kValue, "Decoder: embedding must be uint8 rows of " + std::to_string(weights.embedding.row_bytes) +
+                             " bytes, got shape " + shape_name(embedding));
+    }
+    require_contiguous("Decoder", "embedding", embedding);
+    weights.embedding.rows = static_cast<const uint8_t*>(embedding.data());
+    kept_ = {embedding, final_norm, head};
+    for (const py::handle& item : layers) {
+      const auto parts = py::cast<py::tuple>(item);
+      if (parts.size() != 7) fail(Code::kValue, "Decoder: a layer has seven parts");
+      LayerWeights layer;
+      layer.attention_norm = floats("attention_norm", parts[0].cast<py::array>(), spec.dim);
+      layer.qkv = matrix_of("qkv", parts[1], table);
+      if (!parts[2].is_none()) {
+        layer.qkv.bias = floats("qkv_bias", parts[2].cast<py::array>(), spec.q_width() + 2 * spec.kv_width());
+      }
+      layer.o = matrix_of("o", parts[3], table);
+      layer.ffn_norm = floats("ffn_norm", parts[4].cast<py::array>(), spec.dim);
+      layer.gate_up = matrix_of("gate_up", parts[5], table);
+      layer.down = matrix_of("down", parts[6], table);
+      weights.layers.push_back(std::move(layer));
+      kept_.push_back(parts);
+    }
+    weights.final_norm = floats("final_norm", final_norm, spec.dim);
+    weights.head = matrix_of("head", head, table);
+    work_bytes_ = Decoder::work_bytes(spec, weights);
+    throw_if_error(Decoder::create(spec, std::move(weights), table, &decoder_));
+  }
+
+  py::array forward(RingCache& cache, const std::vector<std::pair<size_t, std::vector<int32_t>>>& sequences,
+                    bool every_row, const py::object& out, int threads) {
+    const Runtime rt = make_runtime("", threads);
+    spans_.clear();
+    tokens_.clear();
+    for (const auto& [sequence, tokens] : sequences) {
+      spans_.push_back({sequence, tokens.size()});
+      tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    }
+    const size_t rows = every_row ? tokens_.size() : spans_.size();
+    if (rows > decoder_->spec().max_rows) fail(Code::kValue, "decoder: too many tokens for one step");
+    py::array logits = out_or_new<float>(
+        "decoder", out, {static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(decoder_->spec().vocab)});
+    float* const to = static_cast<float*>(logits.mutable_data());
+    Status status;
+    {
+      py::gil_scoped_release release;
+      status = decoder_->forward(rt.threads, &cache, spans_.data(), spans_.size(), tokens_.data(), every_row, to);
+    }
+    throw_if_error(status);
+    return logits;
+  }
+
+  size_t weight_bytes() const { return decoder_->weight_bytes(); }
+  size_t work_bytes() const { return work_bytes_; }
+
+ private:
+  std::vector<py::object> kept_;  // what the views look at
+  std::unique_ptr<Decoder> decoder_;
+  std::vector<Span> spans_;
+  std::vector<int32_t> tokens_;
+  size_t work_bytes_ = 0;
+};
+
+int32_t draw(Sampler& sampler, size_t vocab, const py::array& logits, double temperature, size_t top_k, double top_p) {
+  if (!is_f32(logits) || logits.ndim() != 1 || usize(logits.shape(0)) != vocab) {
+    fail(Code::kValue, "Sampler: logits must be float32 (" + std::to_string(vocab) + ",), got " + shape_name(logits));
+  }
+  require_contiguous("Sampler", "logits", logits);
+  const FpGuard guard;
+  return sampler.draw(static_cast<const float*>(logits.data()), {temperature, top_k, top_p});
+}
+
+struct PySampler {
+  size_t vocab;
+  Sampler sampler;
+};
+
+}  // namespace
+
+void bind_decoder(py::module_& m) {
+  py::class_<PackedFloats>(m, "PackedFloats", plain_type(), "Float32 weights (N, K) as panels; made by pack_float32.")
+      .def_property_readonly("shape", [](const PackedFloats& w) { return py::make_tuple(w.n, w.k); })
+      .def_property_readonly("nbytes", [](const PackedFloats& w) { return w.data.size(); });
+  m.def("pack_float32", &pack_floats, py::arg("w").noconvert());
+
+  py::class_<PyDecoder>(m, "Decoder", plain_type(), "A LLaMA-family model's step; see edgekern.llm.")
+      .def(py::init([](size_t dim, size_t hidden, size_t layers, size_t heads, size_t kv_heads, size_t head_dim,
+                       size_t vocab, float eps, float rope_magnitude, const std::vector<uint64_t>& rope_phases,
+                       size_t max_rows, const py::array& embedding, int embedding_code, const py::list& layer_weights,
+                       const py::array& final_norm, const py::object& head, const std::string& isa) {
+             const DecoderSpec spec{dim,   hidden, layers,         heads,       kv_heads, head_dim,
+                                    vocab, eps,    rope_magnitude, rope_phases, max_rows};
+             return std::make_unique<PyDecoder>(spec, embedding, embedding_code, layer_weights, final_norm, head, isa);
+           }),
+           py::kw_only(), py::arg("dim"), py::arg("hidden"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
+           py::arg("head_dim"), py::arg("vocab"), py::arg("eps"), py::arg("rope_magnitude"), py::arg("rope_phases"),
+           py::arg("max_rows"), py::arg("embedding"), py::arg("embedding_code"), py::arg("layer_weights"),
+           py::arg("final_norm"), py::arg("head"), py::arg("isa"))
+      .def("forward", &PyDecoder::forward, py::arg("cache"), py::arg("sequences"), py::arg("every_row"), py::arg("out"),
+           py::arg("num_threads"))
+      .def_property_readonly("weight_bytes", &PyDecoder::weight_bytes)
+      .def_property_readonly("work_bytes", &PyDecoder::work_bytes);
+
+  py::class_<PySampler>(m, "Sampler", plain_type(), "Draws tokens from logits with a seed.")
+      .def(py::init([](size_t vocab, uint64_t seed) {
+             return std::make_unique<PySampler>(PySampler{vocab, Sampler(vocab, seed)});
+           }),
+           py::arg("vocab"), py::arg("seed"))
+      .def(
+          "draw",
+          [](PySampler& s, const py::array& logits, double temperature, size_t top_k, double top_p) {
+            return draw(s.sampler, s.vocab, logits, temperature, top_k, top_p);
+          },
+          py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"));
+
+  m.def(
+      "rope_row",
+      [](const std::vector<uint64_t>& phases, int64_t position, float magnitude) {
+        const auto half = static_cast<py::ssize_t>(phases.size());
+        py::array_t<float> cosines(half), sines(half);
+        const FpGuard guard;
+        rope_row(phases.data(), phases.size(), position, magnitude, cosines.mutable_data(), sines.mutable_data());
+        return py::make_tuple(cosines, sines);
+      },
+      py::arg("phases"), py::arg("position"), py::arg("magnitude"));
+}
+
+}  // namespace ek
