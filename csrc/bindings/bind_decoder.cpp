@@ -8,6 +8,7 @@
 #include "base/fp_env.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "bindings/kv_cache.h"
 #include "decoder/decoder.h"
 #include "decoder/rope.h"
 #include "decoder/sampler.h"
@@ -116,7 +117,7 @@ class PyDecoder {
     throw_if_error(Decoder::create(spec, std::move(weights), table, &decoder_));
   }
 
-  py::array forward(RingCache& cache, const std::vector<std::pair<size_t, std::vector<int32_t>>>& sequences,
+  py::array forward(KvCache& cache, const std::vector<std::pair<size_t, std::vector<int32_t>>>& sequences,
                     bool every_row, const py::object& out, int threads) {
     const Runtime rt = make_runtime("", threads);
     spans_.clear();
@@ -130,12 +131,10 @@ class PyDecoder {
     py::array logits = out_or_new<float>(
         "decoder", out, {static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(decoder_->spec().vocab)});
     float* const to = static_cast<float*>(logits.mutable_data());
-    Status status;
-    {
-      py::gil_scoped_release release;
-      status = decoder_->forward(rt.threads, &cache, spans_.data(), spans_.size(), tokens_.data(), every_row, to);
-    }
-    throw_if_error(status);
+    cache.run([&] {
+      return decoder_->forward(rt.threads, cache.cache.get(), spans_.data(), spans_.size(), tokens_.data(), every_row,
+                               to);
+    });
     return logits;
   }
 
@@ -157,6 +156,53 @@ int32_t draw(Sampler& sampler, size_t vocab, const py::array& logits, double tem
   require_contiguous("Sampler", "logits", logits);
   const FpGuard guard;
   return sampler.draw(static_cast<const float*>(logits.data()), {temperature, top_k, top_p});
+}
+
+/// One product as the decoder makes it, for tests of its parts: norm, weights of any kind, bias, activation, addend.
+py::array product(const py::array& x, const py::object& w, const py::object& bias, const py::object& gain, float eps,
+                  bool swiglu, const py::object& addend, const std::string& isa, int threads) {
+  const Runtime rt = make_runtime(isa, threads);
+  const FpGuard guard;
+  Matrix matrix = matrix_of("w", w, *rt.kernels);
+  if (!is_f32(x)) fail(Code::kType, "product: x must be float32, got " + dtype_name(x));
+  require_rank("product", "x", x, 2);
+  require_contiguous("product", "x", x);
+  require_inner("product", "x", usize(x.shape(1)), "w", matrix.k);
+  const size_t rows = usize(x.shape(0)), n = swiglu ? matrix.n / 2 : matrix.n;
+  if (!bias.is_none()) matrix.bias = floats("bias", bias.cast<py::array>(), matrix.n);
+  Source source{static_cast<const float*>(x.data()), matrix.k};
+  if (!gain.is_none()) source.gain = floats("gain", gain.cast<py::array>(), matrix.k);
+  source.eps = eps;
+  const float* more = nullptr;
+  if (!addend.is_none()) {
+    const auto given = addend.cast<py::array>();
+    if (!is_f32(given) || given.ndim() != 2 || usize(given.shape(0)) != rows || usize(given.shape(1)) != n) {
+      fail(Code::kValue, "product: addend must be float32 of the result's shape, got " + shape_name(given));
+    }
+    require_contiguous("product", "addend", given);
+    more = static_cast<const float*>(given.data());
+  }
+  py::array_t<float> y({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(n)});
+  ThreadRoom room(multiply_scratch_bytes(matrix, rows));
+  PlanCache plans;
+  float* const to = y.mutable_data();
+  py::gil_scoped_release release;
+  multiply(rt, matrix, source, rows, swiglu ? Activation::kSwiglu : Activation::kClamp, more, to, n, room.data(),
+           &plans);
+  return std::move(y);
+}
+
+py::array rotate(const py::array& x, const py::array& cosines, const py::array& sines, const std::string& isa) {
+  const Runtime rt = make_runtime(isa, 1);
+  const FpGuard guard;
+  if (!is_f32(x)) fail(Code::kType, "rotate: x must be float32, got " + dtype_name(x));
+  require_rank("rotate", "x", x, 1);
+  require_contiguous("rotate", "x", x);
+  const size_t half = usize(x.shape(0)) / 2;
+  const float *const c = floats("cosines", cosines, half), *const s = floats("sines", sines, half);
+  py::array_t<float> y(static_cast<py::ssize_t>(2 * half));
+  rt.kernels->rotate_row(static_cast<const float*>(x.data()), c, s, half, y.mutable_data());
+  return std::move(y);
 }
 
 struct PySampler {
@@ -202,6 +248,10 @@ void bind_decoder(py::module_& m) {
           },
           py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"));
 
+  m.def("product", &product, py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("gain"), py::arg("eps"),
+        py::arg("swiglu"), py::arg("addend"), py::arg("isa"), py::arg("num_threads"));
+  m.def("rotate", &rotate, py::arg("x").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(),
+        py::arg("isa"));
   m.def(
       "rope_row",
       [](const std::vector<uint64_t>& phases, int64_t position, float magnitude) {
