@@ -43,7 +43,7 @@ class Stored:
     def read(self, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows [first, last) as float32. Raises ArtifactError when one is NaN or infinite."""
         last = self.shape[0] if last is None else last
-        if self.pairs:
+        if self.pairs and self.shape[0] > 1:
             row = np.arange(first, last)
             in_head, half = row % self.pairs, self.pairs // 2
             data = self.data[row - in_head + in_head % half * 2 + in_head // half]
@@ -56,7 +56,10 @@ class Stored:
 
     def vector(self) -> FloatArray:
         """The values of a tensor with one row."""
-        return self.read().reshape(-1)
+        values = self.read().reshape(-1)
+        if self.pairs:
+            values = values.reshape(-1, self.pairs // 2, 2).swapaxes(1, 2).reshape(-1)
+        return values
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -131,9 +134,7 @@ def as_pairs(tensors: dict[str, Stored], config: ModelConfig) -> dict[str, Store
 
     def mark(name: str, stored: Stored) -> Stored:
         kind = name.rpartition(".")[2]
-        if kind in ("q", "k"):
-            return replace(stored, pairs=config.head_dim)
-        return stored
+        return replace(stored, pairs=config.head_dim) if kind in ("q", "k", "q_bias", "k_bias") else stored
 
     return {name: mark(name, stored) for name, stored in tensors.items()}
 
