@@ -10,6 +10,7 @@
 #include "bindings/gemm_operands.h"
 #include "bindings/kv_cache.h"
 #include "decoder/decoder.h"
+#include "decoder/quantize_groups.h"
 #include "decoder/rope.h"
 #include "decoder/sampler.h"
 
@@ -205,6 +206,49 @@ py::array rotate(const py::array& x, const py::array& cosines, const py::array& 
   return std::move(y);
 }
 
+py::tuple quantize_groups_array(const py::array& w, size_t group, int threads) {
+  const Runtime rt = make_runtime("", threads);
+  const FpGuard guard;
+  if (!is_f32(w)) fail(Code::kType, "quantize_groups: w must be float32, got " + dtype_name(w));
+  require_rank("quantize_groups", "w", w, 2);
+  require_contiguous("quantize_groups", "w", w);
+  if (group != 32 && group != 64 && group != 128) fail(Code::kValue, "quantize_groups: group must be 32, 64 or 128");
+  const size_t n = usize(w.shape(0)), k = usize(w.shape(1));
+  py::array_t<int8_t> q({w.shape(0), w.shape(1)});
+  py::array_t<float> scale({w.shape(0), static_cast<py::ssize_t>(ceil_div(k, group))});
+  const float* const from = static_cast<const float*>(w.data());
+  int8_t* const codes = q.mutable_data();
+  float* const scales = scale.mutable_data();
+  {
+    py::gil_scoped_release release;
+    quantize_groups(from, n, k, group, rt.threads, codes, scales);
+  }
+  return py::make_tuple(q, scale);
+}
+
+/// Bytes of weights and of working memory that a model of these sizes takes.
+py::tuple plan_bytes(const DecoderSpec& spec, int bits, size_t group) {
+  const auto shaped = [&](size_t n, size_t k) {
+    Matrix matrix;
+    matrix.bits = bits;
+    matrix.n = n;
+    matrix.k = k;
+    if (bits == 4) matrix.shape4 = {n, k, group, false};
+    return matrix;
+  };
+  ModelWeights weights;
+  weights.layers.resize(1);
+  LayerWeights& layer = weights.layers[0];
+  layer.qkv = shaped(spec.q_width() + 2 * spec.kv_width(), spec.dim);
+  layer.o = shaped(spec.dim, spec.q_width());
+  layer.gate_up = shaped(2 * spec.hidden, spec.dim);
+  layer.down = shaped(spec.dim, spec.hidden);
+  weights.head = shaped(spec.vocab, spec.dim);
+  const size_t one = layer.qkv.bytes() + layer.o.bytes() + layer.gate_up.bytes() + layer.down.bytes();
+  const size_t norms = (2 * spec.layers + 1) * spec.dim * sizeof(float);
+  return py::make_tuple(weights.head.bytes() + spec.layers * one + norms, Decoder::work_bytes(spec, weights));
+}
+
 struct PySampler {
   size_t vocab;
   Sampler sampler;
@@ -248,6 +292,15 @@ void bind_decoder(py::module_& m) {
           },
           py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"));
 
+  m.def("quantize_groups", &quantize_groups_array, py::arg("w").noconvert(), py::arg("group"), py::arg("num_threads"));
+  m.def(
+      "decoder_plan_bytes",
+      [](size_t dim, size_t hidden, size_t layers, size_t heads, size_t kv_heads, size_t head_dim, size_t vocab,
+         size_t max_rows, int bits, size_t group) {
+        return plan_bytes({dim, hidden, layers, heads, kv_heads, head_dim, vocab, 0, 1, {}, max_rows}, bits, group);
+      },
+      py::kw_only(), py::arg("dim"), py::arg("hidden"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
+      py::arg("head_dim"), py::arg("vocab"), py::arg("max_rows"), py::arg("bits"), py::arg("group"));
   m.def("product", &product, py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("gain"), py::arg("eps"),
         py::arg("swiglu"), py::arg("addend"), py::arg("isa"), py::arg("num_threads"));
   m.def("rotate", &rotate, py::arg("x").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(),
