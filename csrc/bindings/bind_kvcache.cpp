@@ -150,6 +150,14 @@ void bind_kvcache(py::module_& m) {
       .def_property_readonly("nbytes", [](const KvCache& c) { return c.cache->nbytes(); })
       .def_property_readonly("bytes_per_token", [](const KvCache& c) { return c.cache->bytes_per_token(); });
   m.def(
+      "kv_plan_bytes",
+      [](const py::dict& spec) {
+        size_t bytes = 0;
+        throw_if_error(RingCache::plan_bytes(spec_of(spec), &bytes));
+        return bytes;
+      },
+      py::arg("spec"));
+  m.def(
       "kv_formats",
       [](const std::string& name) -> py::object {
         KvFormat k, v;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -156,12 +157,18 @@ def load(
         "max_chunk": max_chunk,
         "rewind": rewind,
         "num_sequences": num_sequences,
-        "kv": kv,
     }
     if memory_budget is not None:
-        _check_budget(plan(config, form, RingKVCache.plan_bytes(**spec), max_chunk), memory_budget, form)
+        k, v, query_bits = _core.kv_formats(kv) or _unknown(kv)
+        kv_bytes = _core.kv_plan_bytes({**spec, "k": k, "v": v, "query_bits": query_bits})
+        _check_budget(plan(config, form, kv_bytes, max_chunk), memory_budget, form)
+    cache = RingKVCache(**spec, kv=kv)
     core = pack_model(model, form, max_chunk=max_chunk, isa=isa)
-    return Decoder(core, config, form, RingKVCache(**spec), found, num_threads or 0)
+    return Decoder(core, config, form, cache, found, num_threads or 0)
+
+
+def _unknown(kv: str) -> NoReturn:
+    raise ArgumentValueError(f"llm.load: kv must be the name of a cache's storage, as RingKVCache has it, got {kv!r}")
 
 
 def _check_budget(needs: dict[str, int], budget: int, form: WeightFormat) -> None:
