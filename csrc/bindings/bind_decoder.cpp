@@ -226,6 +226,48 @@ py::tuple quantize_groups_array(const py::array& w, size_t group, int threads) {
   return py::make_tuple(q, scale);
 }
 
+/// 4-bit weights whose scales may be negative or zero, as GGUF's Q4_0 has them: codes (n, k), scales (n, groups).
+PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t group) {
+  constexpr const char* kName = "pack_groups";
+  require_rank(kName, "codes", codes, 2);
+  require_rank(kName, "scale", scale, 2);
+  require_contiguous(kName, "codes", codes);
+  require_contiguous(kName, "scale", scale);
+  if (!is_s8(codes) || !is_f32(scale)) fail(Code::kType, "pack_groups: codes must be int8 and scale float32");
+  if (group != 32 && group != 64 && group != 128) fail(Code::kValue, "pack_groups: group must be 32, 64 or 128");
+  const size_t n = usize(codes.shape(0)), k = usize(codes.shape(1));
+  PackedWeights packed;
+  packed.shape = {n, 1, k};
+  packed.shape4 = {n, k, group, false};
+  const size_t groups = packed.shape4.groups();
+  size_t bytes = 0;
+  if (!packed.shape4.bytes(&bytes) || usize(scale.shape(0)) != n || usize(scale.shape(1)) != groups) {
+    fail(Code::kValue, "pack_groups: scale must have one value for every row and group, got " + shape_name(scale));
+  }
+  const int8_t* const from = static_cast<const int8_t*>(codes.data());
+  const float* const by_row = static_cast<const float*>(scale.data());
+  float largest = 0;
+  bool good = true;
+  for (size_t i = 0; i < n * k; ++i) good = good && from[i] >= -8 && from[i] <= 7;
+  std::vector<float> by_group(n * groups);
+  for (size_t row = 0; row < n; ++row) {
+    for (size_t g = 0; g < groups; ++g) {
+      const float s = by_row[row * groups + g];
+      good = good && std::isfinite(s);
+      largest = std::max(largest, std::fabs(s));
+      by_group[g * n + row] = s;
+    }
+  }
+  if (!good) fail(Code::kValue, "pack_groups: codes must lie in [-8, 7] and scales be finite");
+  const FpGuard guard;
+  packed.unit = unit_of_scales(largest > 0 ? largest : 1.0f);
+  packed.data = AlignedBuffer(bytes);
+  py::gil_scoped_release release;
+  pack_weights4(packed.shape4, from, 1, static_cast<ptrdiff_t>(k), by_group.data(), packed.unit, nullptr,
+                packed.data.data());
+  return packed;
+}
+
 /// Bytes of weights and of working memory that a model of these sizes takes.
 py::tuple plan_bytes(const DecoderSpec& spec, int bits, size_t group) {
   const auto shaped = [&](size_t n, size_t k) {
@@ -293,6 +335,7 @@ void bind_decoder(py::module_& m) {
           py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"));
 
   m.def("quantize_groups", &quantize_groups_array, py::arg("w").noconvert(), py::arg("group"), py::arg("num_threads"));
+  m.def("pack_groups", &pack_groups, py::arg("codes").noconvert(), py::arg("scale").noconvert(), py::arg("group"));
   m.def(
       "decoder_plan_bytes",
       [](size_t dim, size_t hidden, size_t layers, size_t heads, size_t kv_heads, size_t head_dim, size_t vocab,
