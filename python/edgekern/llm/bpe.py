@@ -60,9 +60,9 @@ def merges_tokenizer(
     stops: frozenset[int],
 ) -> BpeTokenizer:
     """Byte-level BPE from tokens and merges, as GGUF carries them."""
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
     ids = {token: index for index, token in enumerate(tokens)}
-    if len(ids) != len(tokens) or any(len(pair) != 2 for pair in pairs):
+    if len(ids) != len(tokens) or any(not second or " " in second for _, second in pairs):
         raise ArtifactError(f"tokenizer: {path} has repeated tokens or merges that are no pairs; damaged")
     try:
         backend = Backend(models.BPE(vocab=ids, merges=pairs, fuse_unk=False))

@@ -90,7 +90,7 @@ class ModelConfig:
                 raise ArgumentValueError(f"ModelConfig: {name} must be an integer in [1, {limit}], got {value!r}")
         if self.heads % self.kv_heads != 0:
             raise ArgumentValueError(
-                f"ModelConfig: {self.heads} heads cannot share {self.kv_heads} kv_heads evenly; heads must be a multiple"
+                f"ModelConfig: {self.heads} heads cannot share {self.kv_heads} kv_heads evenly; make it a multiple"
             )
         if self.head_dim % 2 != 0:
             raise ArgumentValueError(f"ModelConfig: head_dim must be even to be rotated, got {self.head_dim}")

@@ -208,10 +208,12 @@ class Decoder:
         prompt = _ids("generate", prompt_ids)
         for token in prompt:
             if not 0 <= token < self.config.vocab:
-                raise ArgumentValueError(f"generate: token id {token} is out of range; the model has {self.config.vocab}")
+                raise ArgumentValueError(
+                    f"generate: token id {token} is out of range; the model has {self.config.vocab}"
+                )
         if max_new_tokens < 0 or top_k < 0 or not temperature >= 0 or not 0 < top_p <= 1:
             raise ArgumentValueError(
-                "generate: max_new_tokens, temperature and top_k must not be negative and top_p must lie in (0, 1], got "
+                "generate: max_new_tokens, temperature and top_k must not be negative and top_p lie in (0, 1], got "
                 f"{max_new_tokens}, {temperature}, {top_k} and {top_p}"
             )
         if stop is None:
@@ -225,9 +227,7 @@ class Decoder:
 
         return self._generate(prompt, max_new_tokens, draw, frozenset(stop), sequence)
 
-    def _generate(
-        self, prompt: list[int], count: int, draw: Any, stop: frozenset[int], sequence: int
-    ) -> Iterator[int]:
+    def _generate(self, prompt: list[int], count: int, draw: Any, stop: frozenset[int], sequence: int) -> Iterator[int]:
         begin = time.perf_counter()
         logits = self.prefill(prompt, sequence=sequence)
         prefilled = first = last = time.perf_counter()

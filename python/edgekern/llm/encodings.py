@@ -32,6 +32,15 @@ Q8_0 = Encoding("Q8_0", 32, 34)  # float16 scale, 32 int8
 Q4_0 = Encoding("Q4_0", 32, 18)  # float16 scale, 16 bytes: values 0..15 in the low nibbles, 16..31 in the high ones
 
 
+def q4_0_codes(data: Bytes, columns: int) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Codes in [-8, 7] and scales of Q4_0 rows: (rows, columns) int8 and (rows, columns / 32) float32."""
+    rows = data.shape[0]
+    blocks = np.ascontiguousarray(data).reshape(rows, columns // Q4_0.block, Q4_0.bytes)
+    scale = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
+    nibbles = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1)
+    return (nibbles.astype(np.int8) - np.int8(8)).reshape(rows, columns), scale
+
+
 def _halves(data: Bytes) -> npt.NDArray[Any]:
     return np.ascontiguousarray(data).view("<u2")
 
@@ -45,11 +54,11 @@ def decode(data: Bytes, encoding: Encoding, columns: int) -> FloatArray:
         return _halves(data).view("<f2").astype(np.float32).reshape(rows, columns)
     if encoding is BF16:
         return (_halves(data).astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(rows, columns)
-    blocks = np.ascontiguousarray(data).reshape(rows * columns // encoding.block, encoding.bytes)
-    scale = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
-    codes = blocks[:, 2:]
-    if encoding is Q8_0:
-        values = codes.view(np.int8).astype(np.float32)
+    if encoding is Q4_0:
+        codes, scales = q4_0_codes(data, columns)
+        values = codes.reshape(rows, -1, 32).astype(np.float32) * scales[..., None]
     else:
-        values = np.concatenate([codes & 15, codes >> 4], axis=1).astype(np.float32) - np.float32(8)
-    return (values * scale).reshape(rows, columns)
+        blocks = np.ascontiguousarray(data).reshape(rows, columns // Q8_0.block, Q8_0.bytes)
+        scales = np.ascontiguousarray(blocks[..., :2]).view("<f2").astype(np.float32)
+        values = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.float32) * scales
+    return values.reshape(rows, columns)

@@ -293,4 +293,3 @@ def weights_of(file: GgufFile) -> Weights:
             raise ArtifactError(f"llm.load: {file.path} has a tensor {name!r} that its architecture does not know")
     # llama.cpp writes the rows of q and k of this architecture as rotary pairs side by side.
     return Weights(file.path, config, as_pairs(tensors, config) if arch == "llama" else tensors)
-

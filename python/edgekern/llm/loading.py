@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -59,9 +59,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]
     return load_llama2c(file), None
 
 
-def plan(
-    config: ModelConfig, weights: WeightFormat, cache_bytes: int, max_chunk: int
-) -> dict[str, int]:
+def plan(config: ModelConfig, weights: WeightFormat, cache_bytes: int, max_chunk: int) -> dict[str, int]:
     """Bytes that a decoder takes, by what for. The embedding table stays in the mapped file and is not counted."""
     packed, work = _core.decoder_plan_bytes(
         **_sizes(config), max_rows=max_chunk, bits=weights.bits, group=weights.group_size or 0
@@ -147,7 +145,7 @@ def load(
         found = tokenizer
     if found is not None and found.vocab > config.vocab:
         raise ArgumentValueError(f"llm.load: the tokenizer has {found.vocab} tokens; the model has {config.vocab}")
-    spec = {
+    spec: dict[str, Any] = {
         "num_layers": config.layers,
         "num_kv_heads": config.kv_heads,
         "num_heads": config.heads,

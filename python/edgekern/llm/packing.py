@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekern import _core
-from edgekern.errors import ArgumentValueError
-from edgekern.llm.encodings import FloatArray
+from edgekern.errors import ArgumentValueError, ArtifactError
+from edgekern.llm.encodings import Q4_0, FloatArray, q4_0_codes
 from edgekern.llm.weights import Stored
 
 Kind = Literal["float32", "int8", "int4"]
@@ -62,10 +63,25 @@ class WeightFormat:
             return _core.pack_weights(codes.T, scale)
         group = self.group_size or 32
         scales = np.empty((rows, -(-columns // group)), np.float32)
-        for first, block in _blocks(parts, interleaved):
-            last = first + len(block)
-            codes[first:last], scales[first:last] = _core.quantize_groups(block, group, 0)
-        return _core.pack_weights_int4(codes.T, np.ascontiguousarray(scales.T), None, group)
+        if group == Q4_0.block and all(part.encoding is Q4_0 for part in parts):  # as they are
+            _copy_q4_0(parts, codes, scales, interleaved)
+        else:
+            for first, block in _blocks(parts, interleaved):
+                last = first + len(block)
+                codes[first:last], scales[first:last] = _core.quantize_groups(block, group, 0)
+        return _core.pack_groups(codes, scales, group)
+
+
+def _copy_q4_0(parts: Sequence[Stored], codes: npt.NDArray[np.int8], scales: FloatArray, interleaved: bool) -> None:
+    start, step = 0, len(parts) if interleaved else 1
+    for index, part in enumerate(parts):
+        rows = part.shape[0]
+        at = slice(index, None, step) if interleaved else slice(start, start + rows)
+        codes[at], scales[at] = q4_0_codes(part.raw(0, rows), part.shape[1])
+        start += rows
+    if not np.isfinite(scales).all():
+        names = ", ".join(part.source for part in parts)
+        raise ArtifactError(f"llm.load: one of the tensors {names} holds NaN or infinity; the file is damaged")
 
 
 def _blocks(parts: Sequence[Stored], interleaved: bool) -> Iterator[tuple[int, FloatArray]]:

@@ -81,7 +81,7 @@ def _scaling(path: Path, given: Mapping[str, Any]) -> RopeScaling:
         return RopeScaling()
     if kind == "dynamic":
         raise ArtifactError(
-            f"llm.load: {path} asks for dynamic NTK scaling, which turns stored keys by other angles as the text grows; "
+            f"llm.load: {path} asks for dynamic NTK scaling, which turns stored keys by other angles as it grows; "
             "it is not implemented. Use linear, llama3 or yarn scaling"
         )
     if kind not in ("linear", "llama3", "yarn"):
@@ -121,7 +121,11 @@ def read_config(path: Path) -> ModelConfig:
     family = field(path, given, "model_type", str)
     if family not in _FAMILIES:
         raise ArtifactError(f"llm.load: {path} is a {family!r}; implemented are {', '.join(_FAMILIES)}")
-    refused = {"attention_bias": (False, None), "mlp_bias": (False, None), "hidden_act": ("silu", None)}
+    refused: dict[str, tuple[object, ...]] = {
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "hidden_act": ("silu", None),
+    }
     refused |= {"partial_rotary_factor": (1, 1.0, None), "quantization_config": (None,)}
     for key, allowed in refused.items():
         if given.get(key) not in allowed:
@@ -193,7 +197,9 @@ def _files(folder: Path) -> list[Path]:
     names = set(field(index, read_json(index), "weight_map", dict).values())
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise ArtifactError(f"llm.load: {index} names the file {name!r}; a plain name in its own folder is expected")
+            raise ArtifactError(
+                f"llm.load: {index} names the file {name!r}; a plain name in its own folder is expected"
+            )
     return [folder / name for name in sorted(names)]
 
 

@@ -78,9 +78,7 @@ def gguf_tokenizer(file: GgufFile, vocab: int) -> Tokenizer | None:
     special = np.flatnonzero((types == _CONTROL) | (types == _USER)).tolist()
     pre = m.get("tokenizer.ggml.pre", str, "default")
     merges = _strings(m, "tokenizer.ggml.merges")
-    return merges_tokenizer(
-        m.path, _strings(m, "tokenizer.ggml.tokens"), merges, special, pre, bos=begins, stops=stops
-    )
+    return merges_tokenizer(m.path, _strings(m, "tokenizer.ggml.tokens"), merges, special, pre, bos=begins, stops=stops)
 
 
 def folder_stops(folder: Path) -> frozenset[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +41,18 @@ class Stored:
     data: Bytes
     pairs: int = 0
 
+    def raw(self, first: int, last: int) -> Bytes:
+        """Rows [first, last) as the file encodes them."""
+        if self.pairs == 0 or self.shape[0] == 1:
+            return self.data[first:last]
+        row = np.arange(first, last)
+        in_head, half = row % self.pairs, self.pairs // 2
+        rows: Bytes = self.data[row - in_head + in_head % half * 2 + in_head // half]
+        return rows
+
     def read(self, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows [first, last) as float32. Raises ArtifactError when one is NaN or infinite."""
-        last = self.shape[0] if last is None else last
-        if self.pairs and self.shape[0] > 1:
-            row = np.arange(first, last)
-            in_head, half = row % self.pairs, self.pairs // 2
-            data = self.data[row - in_head + in_head % half * 2 + in_head // half]
-        else:
-            data = self.data[first:last]
-        values = decode(data, self.encoding, self.shape[1])
+        values = decode(self.raw(first, self.shape[0] if last is None else last), self.encoding, self.shape[1])
         if not np.isfinite(values).all():
             raise ArtifactError(f"llm.load: tensor {self.source!r} holds NaN or infinity; the file is damaged")
         return values
@@ -81,9 +84,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     shapes = {EMBEDDING: (config.vocab, dim), FINAL_NORM: (1, dim)}
     if not config.tied:
         shapes[HEAD] = (config.vocab, dim)
-    return shapes | {
-        layer_name(index, name): shape for index in range(config.layers) for name, shape in layer.items()
-    }
+    return shapes | {layer_name(index, name): shape for index in range(config.layers) for name, shape in layer.items()}
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,6 @@ def as_pairs(tensors: dict[str, Stored], config: ModelConfig) -> dict[str, Store
 def check_disjoint(path: Path, spans: Iterable[tuple[int, int, str]]) -> None:
     """Raise when two tensors of a file share a byte. ``spans`` are (first byte, past the last, name)."""
     ordered = sorted(spans)
-    for (_, end, name), (begin, _, following) in zip(ordered, ordered[1:], strict=False):
+    for (_, end, name), (begin, _, following) in pairwise(ordered):
         if begin < end:
             raise ArtifactError(f"llm.load: tensors {name!r} and {following!r} overlap in {path}; the file is damaged")
