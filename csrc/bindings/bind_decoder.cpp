@@ -128,7 +128,10 @@ class PyDecoder {
       tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     }
     const size_t rows = every_row ? tokens_.size() : spans_.size();
-    if (rows > decoder_->spec().max_rows) fail(Code::kValue, "decoder: too many tokens for one step");
+    if (rows > decoder_->spec().max_rows) {
+      fail(Code::kValue, "decoder: a step takes 1 to " + std::to_string(decoder_->spec().max_rows) + " tokens, got " +
+                             std::to_string(rows) + "; split the prompt");
+    }
     py::array logits = out_or_new<float>(
         "decoder", out, {static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(decoder_->spec().vocab)});
     float* const to = static_cast<float*>(logits.mutable_data());

@@ -156,7 +156,7 @@ def perplexity(
     model: Model,
     text: Existing,
     tokenizer: TokenizerFile = None,
-    weights: Annotated[list[Literal["int8", "int4", "float32"]] | None, typer.Option(help="Repeat for more.")] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="int8, int4 or float32; repeat for more.")] = None,
     kv: Annotated[list[str] | None, typer.Option(help="Storage of the cache; repeat for more.")] = None,
     window: Window = None,
     sinks: Annotated[int | None, typer.Option(min=0, help="First tokens that stay visible; default 4.")] = None,

@@ -9,6 +9,7 @@ from edgekern import llm
 from edgekern.calibration.progress import progress_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.llm.evaluation import Evaluation, evaluate
+from edgekern.llm.packing import weight_kind
 
 Weights = Literal["int8", "int4", "float32"]
 
@@ -64,7 +65,7 @@ def perplexity(
     text: Path,
     *,
     tokenizer: Path | None,
-    weights: Sequence[Weights],
+    weights: Sequence[str],
     kv: Sequence[str],
     window: int | None,
     sinks: int | None,
@@ -73,10 +74,10 @@ def perplexity(
     tokens: int | None,
     num_threads: int | None,
 ) -> str:
-    def load(form: Weights, storage: str) -> llm.Decoder:
+    def load(form: str, storage: str) -> llm.Decoder:
         return llm.load(
             model,
-            weights=form,
+            weights=weight_kind(form),
             kv=storage,
             window=window,
             sinks=sinks,

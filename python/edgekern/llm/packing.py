@@ -20,6 +20,14 @@ KINDS: tuple[Kind, ...] = ("float32", "int8", "int4")
 _BLOCK_BYTES = 8 << 20
 
 
+def weight_kind(name: str) -> Kind:
+    """The kind of this name. Raises ArgumentValueError when there is none."""
+    for kind in KINDS:
+        if kind == name:
+            return kind
+    raise ArgumentValueError(f"llm.load: weights must be one of {', '.join(KINDS)}, got {name!r}")
+
+
 @dataclass(frozen=True)
 class WeightFormat:
     """How the matrices are kept: float32, int8 with a scale per output, int4 with one per ``group_size`` inputs."""
@@ -28,8 +36,7 @@ class WeightFormat:
     group_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ArgumentValueError(f"llm.load: weights must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        weight_kind(self.kind)
         if (self.kind == "int4") != (self.group_size is not None):
             raise ArgumentValueError(f"llm.load: group_size is for weights='int4', got {self.group_size!r}")
         if self.group_size not in (None, 32, 64, 128):
