@@ -57,7 +57,10 @@ def generate(
     ):
         print(text.push(token), end="", flush=True)
     print(text.finish(), flush=True)
-    return str(decoder.figures)
+    figures = decoder.figures
+    assert figures is not None
+    limit = decoder.read_bandwidth()
+    return f"{figures}, {figures.read_bandwidth / limit:.0%} of the read bandwidth"
 
 
 def perplexity(

@@ -98,6 +98,16 @@ class Decoder:
         """Bytes of weights that one step reads; rows of the embedding table are not counted."""
         return self._core.weight_bytes
 
+    def read_bandwidth(self) -> float:
+        """Bytes per second at which this machine reads as many bytes as a step does: the limit of decoding.
+
+        Measured in about half a second, from memory or from whichever cache holds so many (at most 512 MB are read).
+        """
+        size = min(max(self.weight_bytes, 1 << 16), 512 << 20)
+        data = np.ones(size // 64 * 64, np.uint8)
+        threads = self._num_threads or _core.num_threads()
+        return max(_core.measure_read_bandwidth(data, threads, streams, 0, 0.05) for streams in (1, 2, 4, 8))
+
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Token ids of a text. Raises ArgumentValueError when the model came without a tokenizer."""
         return self._tokenizer("encode").encode(text, bos=bos)
