@@ -193,6 +193,22 @@ def test_sequences_in_one_step_do_not_see_each_other(small):
         np.testing.assert_array_equal(row, alone.step({0: token})[0])
 
 
+def test_a_batch_gives_each_prompt_the_tokens_it_gets_alone(small):
+    decoder = llm.load(small, num_sequences=3)
+    prompts = [IDS[:5], IDS[5:12], IDS[3:4]]
+    options = {"max_new_tokens": 12, "temperature": 0.9, "top_k": 40}
+    got = [[], [], []]
+    for index, token in decoder.generate_batch(prompts, seed=5, **options):
+        got[index].append(token)
+    alone = llm.load(small)
+    assert got == [list(alone.generate(ids, seed=5 + index, **options)) for index, ids in enumerate(prompts)]
+    stop = got[1][4]
+    ended = [token for index, token in decoder.generate_batch(prompts, seed=5, stop=[stop], **options) if index == 1]
+    assert ended == got[1][: got[1].index(stop)]
+    with pytest.raises(ArgumentValueError, match="num_sequences=3"):
+        alone.generate_batch(prompts)
+
+
 def test_a_draft_is_kept_as_far_as_it_was_accepted(small):
     """Speculative decoding: stage, look, commit a part; the rest leaves no trace."""
     decoder, plain = llm.load(small, window=8), llm.load(small, window=8)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,8 @@ from edgekern.llm.config import ModelConfig
 from edgekern.llm.encodings import FloatArray
 from edgekern.llm.packing import WeightFormat
 from edgekern.llm.tokenizer import Tokenizer
+
+_Draw = Callable[[FloatArray], int]
 
 
 @dataclass(frozen=True)
@@ -215,29 +216,90 @@ class Decoder:
         ArgumentTypeError, ArgumentValueError
             At the call, not at the first token.
         """
-        prompt = _ids("generate", prompt_ids)
+        prompt = self._prompt(prompt_ids)
+        draw = self._draw(max_new_tokens, temperature, top_k, top_p, seed)
+        if reset:
+            self.cache.reset(sequence=sequence)
+        return self._generate(prompt, max_new_tokens, draw, self._stops(stop), sequence)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Collection[int] | None = None,
+    ) -> Iterator[tuple[int, int]]:
+        """Continue several prompts side by side, each with the tokens that :meth:`generate` would give it.
+
+        Parameters
+        ----------
+        prompts : at most ``cache.num_sequences`` of them; prompt ``i`` runs in sequence ``i`` with ``seed + i``
+        max_new_tokens, temperature, top_k, top_p, seed, stop : as in :meth:`generate`
+
+        Yields
+        ------
+        (int, int)
+            The prompt's index and its next token.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            At the call, not at the first token.
+        """
+        texts = [self._prompt(prompt) for prompt in prompts]
+        if len(texts) > self.cache.num_sequences:
+            raise ArgumentValueError(
+                f"generate_batch: got {len(texts)} prompts for {self.cache.num_sequences} sequences; load the model "
+                f"with num_sequences={len(texts)}"
+            )
+        draws = [self._draw(max_new_tokens, temperature, top_k, top_p, seed + index) for index in range(len(texts))]
+        return self._generate_batch(texts, max_new_tokens, draws, self._stops(stop))
+
+    def _generate_batch(
+        self, texts: list[list[int]], count: int, draws: list[_Draw], stop: frozenset[int]
+    ) -> Iterator[tuple[int, int]]:
+        rows: dict[int, FloatArray] = {}
+        for index, ids in enumerate(texts):
+            self.cache.reset(sequence=index)
+            rows[index] = self.prefill(ids, sequence=index)
+        for _ in range(count):
+            tokens = {index: draws[index](row) for index, row in rows.items()}
+            tokens = {index: token for index, token in tokens.items() if token not in stop}
+            yield from tokens.items()
+            if not tokens:
+                return
+            rows = dict(zip(tokens, self.step(tokens), strict=True))
+
+    def _prompt(self, ids: Sequence[int]) -> list[int]:
+        prompt = _ids("generate", ids)
         for token in prompt:
             if not 0 <= token < self.config.vocab:
                 raise ArgumentValueError(
                     f"generate: token id {token} is out of range; the model has {self.config.vocab}"
                 )
-        if max_new_tokens < 0 or top_k < 0 or not temperature >= 0 or not 0 < top_p <= 1:
+        return prompt
+
+    def _stops(self, stop: Collection[int] | None) -> frozenset[int]:
+        if stop is None:
+            return self.tokenizer.stops if self.tokenizer is not None else frozenset()
+        return frozenset(stop)
+
+    def _draw(self, count: int, temperature: float, top_k: int, top_p: float, seed: int) -> _Draw:
+        if count < 0 or top_k < 0 or not temperature >= 0 or not 0 < top_p <= 1:
             raise ArgumentValueError(
                 "generate: max_new_tokens, temperature and top_k must not be negative and top_p lie in (0, 1], got "
-                f"{max_new_tokens}, {temperature}, {top_k} and {top_p}"
+                f"{count}, {temperature}, {top_k} and {top_p}"
             )
-        if stop is None:
-            stop = self.tokenizer.stops if self.tokenizer is not None else ()
         sampler = _core.Sampler(self.config.vocab, seed & 0xFFFFFFFFFFFFFFFF)
-        if reset:
-            self.cache.reset(sequence=sequence)
+        return lambda logits: sampler.draw(logits, temperature, top_k, top_p)
 
-        def draw(logits: FloatArray) -> int:
-            return sampler.draw(logits, temperature, top_k, top_p)
-
-        return self._generate(prompt, max_new_tokens, draw, frozenset(stop), sequence)
-
-    def _generate(self, prompt: list[int], count: int, draw: Any, stop: frozenset[int], sequence: int) -> Iterator[int]:
+    def _generate(
+        self, prompt: list[int], count: int, draw: _Draw, stop: frozenset[int], sequence: int
+    ) -> Iterator[int]:
         begin = time.perf_counter()
         logits = self.prefill(prompt, sequence=sequence)
         prefilled = first = last = time.perf_counter()
