@@ -28,7 +28,12 @@ struct Packed {
   AlignedBuffer data;
   std::vector<float> scale;
   Matrix matrix(const Kernels& kernels) const {
-    Matrix m = shape;
+    Matrix m;
+    m.bits = shape.bits;
+    m.n = shape.n;
+    m.k = shape.k;
+    m.shape4 = shape.shape4;
+    m.unit = shape.unit;
     m.data = data.data();
     m.scale = scale.data();
     if (m.bits == 8) {
