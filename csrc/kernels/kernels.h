@@ -212,7 +212,7 @@ struct Kernels {
   // Rows of a decoder. sum_squares: over 64 lanes and a fixed tree.
   float (*sum_squares)(const float* x, size_t n);
   void (*norm_row)(const NormRow& row, float* y);
-  // norm_row, then quantize_row.
+  // norm_row, then quantize_rows.
   void (*norm_quantize_row)(const NormRow& row, Sign sign, uint8_t* y, float* scale);
   // Element i of x turns with element i + half: y may be x.
   void (*rotate_row)(const float* x, const float* cosines, const float* sines, size_t half, float* y);
