@@ -1,31 +1,11 @@
 // RingKVCache's core. The Python class (kvcache.py) checks types and shapes of containers; everything about tokens,
 // positions and formats is checked below the border.
-#include <mutex>
-
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
-#include "kvcache/cache.h"
+#include "bindings/kv_cache.h"
 
 namespace ek {
 namespace {
-
-/// A cache and the lock that makes callers of several threads wait for each other.
-struct KvCache {
-  std::unique_ptr<RingCache> cache;
-  std::mutex busy;
-
-  /// Runs body without the GIL while holding the lock, and raises what it answers.
-  template <typename F>
-  void run(F&& body) {
-    Status status;
-    {
-      py::gil_scoped_release release;
-      const std::lock_guard<std::mutex> lock(busy);
-      status = body();
-    }
-    throw_if_error(status);
-  }
-};
 
 KvFormat format_of(const char* argument, const py::tuple& given) {
   constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "int8", "int4"};
@@ -169,6 +149,14 @@ void bind_kvcache(py::module_& m) {
           "staged", [](const KvCache& c, size_t s) { return c.cache->staged(s); }, py::arg("sequence"))
       .def_property_readonly("nbytes", [](const KvCache& c) { return c.cache->nbytes(); })
       .def_property_readonly("bytes_per_token", [](const KvCache& c) { return c.cache->bytes_per_token(); });
+  m.def(
+      "kv_plan_bytes",
+      [](const py::dict& spec) {
+        size_t bytes = 0;
+        throw_if_error(RingCache::plan_bytes(spec_of(spec), &bytes));
+        return bytes;
+      },
+      py::arg("spec"));
   m.def(
       "kv_formats",
       [](const std::string& name) -> py::object {

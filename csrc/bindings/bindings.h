@@ -20,5 +20,6 @@ void bind_elementwise(pybind11::module_& m);
 void bind_calibration(pybind11::module_& m);
 void bind_kvcache(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
+void bind_decoder(pybind11::module_& m);
 
 }  // namespace ek

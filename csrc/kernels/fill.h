@@ -9,6 +9,7 @@
   void fill_w4_##isa(Kernels*);          \
   void fill_depthwise_##isa(Kernels*);   \
   void fill_elementwise_##isa(Kernels*); \
+  void fill_decoder_##isa(Kernels*);     \
   void fill_kv_##isa(Kernels*);          \
   inline Kernels make_kernels_##isa() {  \
     Kernels table{};                     \
@@ -16,6 +17,7 @@
     fill_w4_##isa(&table);               \
     fill_depthwise_##isa(&table);        \
     fill_elementwise_##isa(&table);      \
+    fill_decoder_##isa(&table);          \
     fill_kv_##isa(&table);               \
     return table;                        \
   }                                      \

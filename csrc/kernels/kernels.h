@@ -138,6 +138,28 @@ struct W4Tile {
   size_t row0, col0;  // where the tile lies in the product
 };
 
+/// A row to be normed: (x * factor) * gain, element by element.
+struct NormRow {
+  const float* x;
+  const float* gain;
+  size_t n;
+  float factor;
+};
+
+inline constexpr size_t kMaxF32Rows = 4;
+
+/// rows x one panel of C on float32 weights, [k][64], padded columns zero.
+struct F32Tile {
+  const float* x;    // [rows], ldx floats apart
+  size_t ldx, rows;  // 1 .. kMaxF32Rows
+  size_t k;
+  const float* panel;
+  uint8_t* c;
+  size_t ldc;         // bytes from row to row
+  size_t cols;        // columns that are stored, <= kPanel
+  size_t row0, col0;  // where the tile lies in the product
+};
+
 struct Kernels {
   Isa isa;
   Sign native_sign;    // what gemm_tile and depthwise_* multiply
@@ -191,6 +213,15 @@ struct Kernels {
   // Joins a segment's row to the running one (l = 0: empty): both scaled by exp of what their m is below the larger.
   void (*kv_merge)(size_t n, float* m, float* l, float* o, float part_m, float part_l, const float* part_o);
   void (*kv_finish)(size_t n, float l, float* o);  // o /= l
+  // Rows of a decoder. sum_squares: over 64 lanes and a fixed tree.
+  float (*sum_squares)(const float* x, size_t n);
+  void (*norm_row)(const NormRow& row, float* y);
+  // norm_row, then quantize_rows.
+  void (*norm_quantize_row)(const NormRow& row, Sign sign, uint8_t* y, float* scale);
+  // Element i of x turns with element i + half: y may be x.
+  void (*rotate_row)(const float* x, const float* cosines, const float* sines, size_t half, float* y);
+  // y = sum over k, ascending, of x * w, then plus bias and the rest of a real kind's epilogue.
+  void (*f32_tile)(const F32Tile& tile, const Epilogue& epilogue);
 
   // Probes for the bench. dot_burst: register-only dot products, returns multiply-adds done. read_stream: reads n
   // bytes in `streams` runs, prefetching so many bytes ahead, and returns a sum of them.
@@ -217,9 +248,13 @@ enum class Row : int {
   kW4Quantize,
   kW4Tile,
   kKvQuantize,
-  kKvAttend
+  kKvAttend,
+  kNormRow,
+  kNormQuantizeRow,
+  kRotateRow,
+  kF32Tile
 };
-inline constexpr int kNumRows = 18;
+inline constexpr int kNumRows = 22;
 const char* row_name(Row row);
 
 /// The table of an ISA that available_isas() lists.

@@ -30,6 +30,7 @@ from edgekern.ops import (
 )
 
 if TYPE_CHECKING:
+    from edgekern import llm
     from edgekern.analysis import ErrorReport, compare
     from edgekern.artifact import Program
     from edgekern.calibration import Calibrator, Histogram, Ranges
@@ -84,6 +85,7 @@ __all__ = [
     "get_num_threads",
     "interleave_gate_up",
     "linear",
+    "llm",
     "matmul_integer",
     "pack_weights",
     "quantize",
@@ -95,6 +97,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "llm":
+        return import_module("edgekern.llm")
     if name not in _LAZY:
         raise AttributeError(f"module 'edgekern' has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)
@@ -103,4 +107,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_LAZY))
+    return sorted(set(globals()) | set(_LAZY) | {"llm"})

@@ -86,6 +86,7 @@ class KvCache:
     def position(self, sequence: int) -> int: ...
     def staged(self, sequence: int) -> int: ...
 
+def kv_plan_bytes(spec: dict[str, Any]) -> int: ...
 def kv_formats(name: str) -> tuple[_KvFormat, _KvFormat, int] | None: ...
 
 # --- program, threads, cpu
@@ -361,3 +362,88 @@ def dequantize_linear(
 def dynamic_quantize(
     x: npt.NDArray[Any], isa: str, num_threads: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]: ...
+
+# --- decoder
+@final
+class PackedFloats:
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
+class Decoder:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        hidden: int,
+        layers: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        vocab: int,
+        eps: float,
+        rope_magnitude: float,
+        rope_phases: Sequence[int],
+        max_rows: int,
+        embedding: npt.NDArray[np.uint8],
+        embedding_code: int,
+        layer_weights: list[Any],
+        final_norm: npt.NDArray[np.float32],
+        head: PackedWeights | PackedFloats,
+        isa: str,
+    ) -> None: ...
+    def forward(
+        self,
+        cache: KvCache,
+        sequences: Sequence[tuple[int, Sequence[int]]],
+        every_row: bool,
+        out: npt.NDArray[np.float32] | None,
+        num_threads: int,
+    ) -> npt.NDArray[np.float32]: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def work_bytes(self) -> int: ...
+
+@final
+class Sampler:
+    def __init__(self, vocab: int, seed: int) -> None: ...
+    def draw(self, logits: npt.NDArray[np.float32], temperature: float, top_k: int, top_p: float) -> int: ...
+
+def pack_float32(w: npt.NDArray[np.float32]) -> PackedFloats: ...
+def quantize_groups(
+    w: npt.NDArray[np.float32], group: int, num_threads: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]: ...
+def pack_groups(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], group: int) -> PackedWeights: ...
+def decoder_plan_bytes(
+    *,
+    dim: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    vocab: int,
+    max_rows: int,
+    bits: int,
+    group: int,
+) -> tuple[int, int]: ...
+def product(
+    x: npt.NDArray[np.float32],
+    w: PackedWeights | PackedFloats,
+    bias: npt.NDArray[np.float32] | None,
+    gain: npt.NDArray[np.float32] | None,
+    eps: float,
+    swiglu: bool,
+    addend: npt.NDArray[np.float32] | None,
+    isa: str,
+    num_threads: int,
+) -> npt.NDArray[np.float32]: ...
+def rotate(
+    x: npt.NDArray[np.float32], cosines: npt.NDArray[np.float32], sines: npt.NDArray[np.float32], isa: str
+) -> npt.NDArray[np.float32]: ...
+def rope_row(
+    phases: Sequence[int], position: int, magnitude: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...

@@ -50,6 +50,10 @@ class KVRewindError(EdgekernError, ValueError):
     oldest_resident: int | None = None
 
 
+class MemoryBudgetError(EdgekernError, MemoryError):
+    """What was asked for does not fit in the memory that it may take."""
+
+
 class UnsupportedIsaError(EdgekernError, RuntimeError):
     """The ISA that was forced is not one this CPU has."""
 

@@ -202,6 +202,11 @@ class RingKVCache:
         )
 
     @property
+    def core(self) -> _core.KvCache:
+        """The cache as the decoder's core takes it."""
+        return self._cache
+
+    @property
     def nbytes(self) -> int:
         """All memory of the cache: codes, scales, padding, positions, masks, scratch. Nothing is taken later."""
         return self._cache.nbytes

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from edgekern.errors import EdgekernError
 
-TOOLKIT_MODULES = {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime"}
+TOOLKIT_MODULES = {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime", "tokenizers"}
 
 
 def _show_warning(

@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MAKE, USE = "From a float model to a program", "Programs and this machine"
+MAKE, USE, TEXT = "From a float model to a program", "Programs and this machine", "Language models"
 
 Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
@@ -99,3 +99,86 @@ def inspect(model: Existing) -> None:
 def info() -> None:
     """Show what edgekern sees of this machine."""
     typer.echo(session.info())
+
+
+Model = Annotated[Path, typer.Argument(exists=True, help="GGUF file, llama2.c .bin, or Hugging Face folder")]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="tokenizer.json or tokenizer.bin; default: the model's."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Tokens that a token sees; default: the model's, at most 4096.")
+]
+
+
+@app.command(rich_help_panel=TEXT)
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The text to continue.")],
+    tokenizer: TokenizerFile = None,
+    weights: Annotated[Literal["int8", "int4", "float32"], typer.Option(help="How weights are kept.")] = "int8",
+    group_size: Annotated[int | None, typer.Option(help="Of int4 weights: 32, 64 or 128; default 32.")] = None,
+    kv: Annotated[str, typer.Option(help="Storage of the cache: int8, k8v4, int4, float16, float32, ...")] = "int8",
+    window: Window = None,
+    max_new_tokens: Annotated[int, typer.Option(min=0)] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw among the likeliest that reach it.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text on every machine.")] = 0,
+    threads: Threads = None,
+    memory_budget: Annotated[int | None, typer.Option(min=1, help="Bytes that all of it may take.")] = None,
+) -> None:
+    """Continue a text, token by token."""
+    from edgekern.cli import text
+
+    figures = text.generate(
+        model,
+        prompt,
+        tokenizer=tokenizer,
+        weights=weights,
+        group_size=group_size,
+        kv=kv,
+        window=window,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        num_threads=threads,
+        memory_budget=memory_budget,
+    )
+    typer.echo(figures)
+
+
+@app.command(rich_help_panel=TEXT)
+def perplexity(
+    model: Model,
+    text: Existing,
+    tokenizer: TokenizerFile = None,
+    weights: Annotated[list[str] | None, typer.Option(help="int8, int4 or float32; repeat for more.")] = None,
+    kv: Annotated[list[str] | None, typer.Option(help="Storage of the cache; repeat for more.")] = None,
+    window: Window = None,
+    sinks: Annotated[int | None, typer.Option(min=0, help="First tokens that stay visible; default 4.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Cuts the file into texts, e.g. '<|endoftext|>'.")] = None,
+    texts: Annotated[int | None, typer.Option(min=1, help="Only so many texts.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Only so many tokens of each.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Compare storage formats: perplexity, KL divergence and same likeliest token against float32."""
+    from edgekern.cli import text as commands
+
+    table = commands.perplexity(
+        model,
+        text,
+        tokenizer=tokenizer,
+        weights=weights or ["int8"],
+        kv=kv or ["int8"],
+        window=window,
+        sinks=sinks,
+        separator=separator,
+        texts=texts,
+        tokens=tokens,
+        num_threads=threads,
+    )
+    typer.echo(table)

@@ -1,0 +1,167 @@
+#include "decoder/matrix.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/checked.h"
+#include "elementwise/elementwise.h"
+#include "gemm/gemm.h"
+#include "gemm/gemm4.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+constexpr size_t kLine = 64;
+constexpr size_t kMacroTile = 256;
+/// Values that a thread norms before a second one pays.
+constexpr size_t kValuesPerTask = 32768;
+/// Multiply-adds of float32 below which a second thread costs more than it brings.
+constexpr size_t kSerialMacs = 500'000;
+
+/// Quantized rows are not a page apart: that would put the rows of a tile into one set of the L1.
+size_t code_stride(size_t k) {
+  const size_t lines = round_up(k, kLine);
+  return lines % 4096 == 0 ? lines + kLine : lines;
+}
+
+size_t scale_bytes(size_t rows) { return round_up(rows * sizeof(float), kLine); }
+size_t normed_bytes(size_t rows, size_t k) { return round_up(rows * k * sizeof(float), kLine); }
+
+template <typename F>
+void for_rows(const Runtime& rt, size_t rows, size_t k, F&& body) {
+  const size_t per_task = std::max<size_t>(1, kValuesPerTask / std::max<size_t>(1, k));
+  parallel_for(ceil_div(rows, per_task), rt.threads, [&](size_t task) {
+    const size_t end = std::min(rows, (task + 1) * per_task);
+    for (size_t row = task * per_task; row < end; ++row) body(row);
+  });
+}
+
+NormRow norm_of(const Kernels& kernels, const Source& source, size_t row, size_t k) {
+  const float* const x = source.x + row * source.ldx;
+  return {x, source.gain, k, rms_factor(kernels, x, k, source.eps)};
+}
+
+/// The source's rows as floats: normed into `out` where they are to be.
+Source real_rows(const Runtime& rt, const Source& source, size_t rows, size_t k, float* out) {
+  if (source.gain == nullptr) return source;
+  for_rows(rt, rows, k, [&](size_t row) { rt.kernels->norm_row(norm_of(*rt.kernels, source, row, k), out + row * k); });
+  count_row(rt, Row::kNormRow);
+  return {out, k};
+}
+
+void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, GemmArgs args, uint8_t* scratch,
+               PlanCache* plans) {
+  float* const scale = reinterpret_cast<float*>(scratch);
+  uint8_t* const codes = scratch + scale_bytes(rows);
+  const size_t ld = code_stride(w.k);
+  const Sign sign = rt.kernels->native_sign;
+  if (source.gain == nullptr) {
+    dynamic_quantize_rows(rt, source.x, rows, w.k, source.ldx, sign, codes, ld, scale);
+  } else {
+    for_rows(rt, rows, w.k, [&](size_t row) {
+      rt.kernels->norm_quantize_row(norm_of(*rt.kernels, source, row, w.k), sign, codes + row * ld, scale + row);
+    });
+    count_row(rt, Row::kNormQuantizeRow);
+  }
+  args.m = rows;
+  args.a = codes;
+  args.lda = ld;
+  args.a_sign = sign;
+  // Whole quads of k: the bytes that fill the last one meet weights of zero.
+  args.b = {{w.n, 1, round_up(w.k, 4)}, w.data};
+  args.init = reinterpret_cast<const int32_t*>(w.init.data());
+  args.epilogue.multiplier = w.scale;
+  args.epilogue.row_scale = scale;
+  gemm(rt, args, plans->find(rows, w.n, round_up(w.k, 4)));
+}
+
+void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
+  const size_t panels = ceil_div(w.n, kPanel);
+  const bool serial = rows * w.n * w.k < kSerialMacs;
+  const size_t tasks = serial ? 1 : std::min(panels, static_cast<size_t>(rt.threads) * 8);
+  parallel_for(tasks, rt.threads, [&](size_t task) {
+    for (size_t panel = task * panels / tasks; panel < (task + 1) * panels / tasks; ++panel) {
+      F32Tile tile{};
+      tile.ldx = source.ldx;
+      tile.k = w.k;
+      tile.panel = reinterpret_cast<const float*>(w.data) + panel * w.k * kPanel;
+      tile.ldc = args.ldc;
+      tile.col0 = panel * kPanel;
+      tile.cols = std::min(kPanel, w.n - tile.col0);
+      for (size_t row = 0; row < rows; row += kMaxF32Rows) {
+        tile.row0 = row;
+        tile.rows = std::min(kMaxF32Rows, rows - row);
+        tile.x = source.x + row * source.ldx;
+        tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, tile.col0);
+        rt.kernels->f32_tile(tile, args.epilogue);
+      }
+    }
+    count_row(rt, Row::kF32Tile);
+  });
+}
+
+Gemm4Args args4_of(const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
+  return {rows, source.x, source.ldx, false, {w.shape4, w.data, w.unit}, args.c, args.ldc, args.epilogue};
+}
+
+}  // namespace
+
+size_t packed_f32_bytes(size_t n, size_t k) { return round_up(n, kPanel) * k * sizeof(float); }
+
+void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out) {
+  for (size_t first = 0; first < n; first += kPanel) {
+    const size_t columns = std::min(kPanel, n - first);
+    for (size_t i = 0; i < k; ++i, out += kPanel) {
+      for (size_t c = 0; c < kPanel; ++c) out[c] = c < columns ? w[(first + c) * ld + i] : 0.0f;
+    }
+  }
+}
+
+size_t Matrix::bytes() const {
+  if (bits == 32) return packed_f32_bytes(n, k);
+  if (bits == 4) return shape4.panels() * shape4.panel_bytes();
+  size_t bytes = 0;
+  return PackedShape{n, 1, k}.bytes(&bytes) ? bytes : 0;
+}
+
+const TilePlan& PlanCache::find(size_t m, size_t n, size_t k) {
+  for (const TilePlan& plan : plans) {
+    if (plan.device != nullptr && plan.m == m && plan.n == n && plan.k == k) return plan;
+  }
+  TilePlan& plan = plans[next++ % kKept];
+  plan = make_tile_plan(m, n, k, kMacroTile, *find_device("host"));
+  return plan;
+}
+
+float rms_factor(const Kernels& kernels, const float* x, size_t n, float eps) {
+  return 1.0f / std::sqrt(kernels.sum_squares(x, n) / static_cast<float>(n) + eps);
+}
+
+size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows) {
+  if (matrix.bits == 8) return scale_bytes(rows) + rows * code_stride(matrix.k);
+  size_t gemm4_bytes = 0;
+  if (matrix.bits == 4 && !gemm4_scratch_bytes(args4_of(matrix, {}, rows, {}), &gemm4_bytes)) return 0;
+  return normed_bytes(rows, matrix.k) + gemm4_bytes;
+}
+
+void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, Activation activation,
+              const float* addend, float* y, size_t ldy, uint8_t* scratch, PlanCache* plans) {
+  GemmArgs args;
+  args.c = y;
+  args.ldc = ldy * sizeof(float);
+  args.epilogue.kind = OutKind::kFloat32;
+  args.epilogue.activation = activation;
+  args.epilogue.lo = -std::numeric_limits<float>::infinity();
+  args.epilogue.hi = std::numeric_limits<float>::infinity();
+  args.epilogue.bias = w.bias;
+  args.epilogue.addend = addend;
+  args.epilogue.addend_ld = ldy;
+  if (w.bits == 8) return multiply8(rt, w, source, rows, args, scratch, plans);
+  const Source real = real_rows(rt, source, rows, w.k, reinterpret_cast<float*>(scratch));
+  if (w.bits == 32) return multiply32(rt, w, real, rows, args);
+  gemm4(rt, args4_of(w, real, rows, args), scratch + normed_bytes(rows, w.k));
+}
+
+}  // namespace ek

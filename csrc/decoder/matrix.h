@@ -1,0 +1,60 @@
+// Matrix: packed weights of one linear layer, in float32, int8 per column or int4 per group, behind one product.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/buffer.h"
+#include "gemm/pack.h"
+#include "gemm/pack4.h"
+#include "gemm/tile_plan.h"
+#include "kernels/kernels.h"
+
+namespace ek {
+
+/// (n, k) float32 weights, rows `ld` floats apart, as panels of 64 columns: [k][64].
+size_t packed_f32_bytes(size_t n, size_t k);
+void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out);
+
+/// Weights that others own; `bits` says which members count.
+struct Matrix {
+  int bits = 0;  // 32, 8, 4
+  size_t n = 0, k = 0;
+  const uint8_t* data = nullptr;
+  const float* scale = nullptr;  // 8: [n padded to kStrip]
+  AlignedBuffer init;            // 8: from make_symmetric_init for the decoder's ISA
+  PackedShape4 shape4;           // 4
+  float unit = 1.0f;             // 4: of the scales
+  const float* bias = nullptr;   // [n], or null
+
+  size_t bytes() const;  // of the weights, read once a product
+};
+
+/// Bytes of scratch that multiply() needs for so many rows.
+size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows);
+
+/// What a product keeps between calls, so that the next one of the same height plans nothing.
+struct PlanCache {
+  static constexpr size_t kKept = 16;
+  TilePlan plans[kKept];
+  size_t next = 0;
+  const TilePlan& find(size_t m, size_t n, size_t k);
+};
+
+/// Where the rows of a product come from: x as it is, or normed by `gain` on the way.
+struct Source {
+  const float* x;  // (rows, k), ldx floats apart
+  size_t ldx;
+  const float* gain = nullptr;  // RMS norm, [k]; null: none
+  float eps = 0;
+};
+
+/// y = activation(source @ w^T + bias) + addend: (rows, n), or (rows, n / 2) for SwiGLU, rows `ldy` floats apart. The
+/// addend has y's shape and stride and may be y.
+void multiply(const Runtime& rt, const Matrix& matrix, const Source& source, size_t rows, Activation activation,
+              const float* addend, float* y, size_t ldy, uint8_t* scratch, PlanCache* plans);
+
+/// 1 / sqrt(mean of squares + eps) of a row.
+float rms_factor(const Kernels& kernels, const float* x, size_t n, float eps);
+
+}  // namespace ek
