@@ -14,8 +14,6 @@ constexpr size_t kLine = 64;
 constexpr size_t kWeightBytes = size_t{512} << 10;
 /// A larger C would only push the operands out of the caches.
 constexpr size_t kStreamBytes = size_t{32} << 20;
-/// A larger C is not where its stores find it at once.
-constexpr size_t kNearBytes = size_t{256} << 10;
 /// Work below which a second thread costs more than it brings: 2^20 multiply-adds are about 4.5 us of an AVX-512 core.
 constexpr double kSerialMacs = 1 << 20;
 /// Work of one unit that idle threads may take from a busy one.
@@ -31,15 +29,6 @@ struct Rect {
 /// of six and one of one.
 size_t tile_rows(size_t rows, size_t tiles, size_t tile) { return rows / tiles + (tile < rows % tiles ? 1 : 0); }
 
-/// Asks for the lines of C that a tile will store to, while it multiplies.
-void fetch_rows(const GemmTile& tile, size_t bytes) {
-  for (size_t r = 0; r < tile.rows; ++r) {
-    const uint8_t* const row = static_cast<const uint8_t*>(tile.c) + r * tile.ldc;
-    for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(row + i, 1);
-    __builtin_prefetch(row + bytes - 1, 1);
-  }
-}
-
 /// A part of one block of the plan; col0 is a multiple of the panel.
 void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
   const PackedShape& shape = args.b.shape;
@@ -50,14 +39,8 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   tile.k = depth(args);
   tile.flip = args.a_sign != kernels.native_sign;
   tile.ldc = args.ldc;
-  // NumPy starts large arrays 16 bytes into a page.
-  const size_t offset = reinterpret_cast<size_t>(args.c) % kLine;
-  tile.stream_c = std::max(args.m, args.whole_m) * args.ldc > kStreamBytes && args.ldc % kLine == 0 &&
-                  (offset == 0 || (offset % sizeof(int32_t) == 0 && shape.n % kStrip == 0));
-  tile.stream_at = (kLine - offset) % kLine / sizeof(int32_t);
-  const bool fetch_c = !tile.stream_c && args.m * args.ldc > kNearBytes;
-  alignas(kLine) int32_t waiting[kMaxTileRows * kStrip];
-  tile.waiting = waiting;
+  tile.stream_c = std::max(args.m, args.whole_m) * args.ldc > kStreamBytes &&
+                  (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
   const size_t tiles = ceil_div(rect.row1 - rect.row0, kernels.tile_rows);
   const size_t panels_at_once = std::max<size_t>(1, kWeightBytes / std::max<size_t>(1, kPanel * shape.quads() * 4));
   for (size_t first = rect.col0; first < rect.col1; first += panels_at_once * kPanel) {
@@ -71,14 +54,11 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
         const size_t panel_end = std::min((panel + 1) * kPanel, last);
         tile.strips = std::min(max_strips, ceil_div(panel_end - col, kStrip));
         tile.cols = std::min(tile.strips * kStrip, panel_end - col);
-        tile.first_of_row = col == first;
-        tile.last_of_row = col + tile.cols == last;
         tile.b = args.b.panel(panel) + in_panel * 4;
         tile.b_step = shape.panel_width(panel) * 4;
         tile.init = args.init + col;
         tile.col0 = col;
         tile.c = static_cast<uint8_t*>(args.c) + tile.row0 * args.ldc + out_bytes(args.epilogue, col);
-        if (fetch_c) fetch_rows(tile, out_bytes(args.epilogue, tile.cols));
         kernels.gemm_tile(tile, args.epilogue);
       }
     }

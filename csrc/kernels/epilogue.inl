@@ -167,24 +167,6 @@ class RealStore {
 /// Keeps the compiler from moving loads and stores across: rows are multiplied and stored in turn.
 EK_INLINE void row_done() { asm volatile("" : : : "memory"); }
 
-/// A row of whole strips, stored past the caches by whole lines. Where C's rows start within a line, the last lanes of
-/// a tile wait for the first ones of the tile to its right: half a line stored on its own would be read first.
-template <int S>
-EK_INLINE void stream_row(const GemmTile& t, size_t row, int32_t* p, const I32 (&x)[S]) {
-  const size_t at = t.stream_at;
-  if (at == 0) return unroll<S>([&](auto s) EK_LAMBDA { stream_i32(p + s.value * kStrip, x[s.value]); });
-  int32_t* const waiting = t.waiting + row * kStrip;
-  if (t.first_of_row) {
-    store_i32_n(p, x[0], at);
-  } else {
-    stream_i32(p + at - kStrip, join_lanes(load_i32(waiting), x[0], at));
-  }
-  unroll<S - 1>([&](auto s)
-                    EK_LAMBDA { stream_i32(p + at + s.value * kStrip, join_lanes(x[s.value], x[s.value + 1], at)); });
-  if (t.last_of_row) return store_i32_n(p + (S - 1) * kStrip + at, join_lanes(x[S - 1], x[S - 1], at), kStrip - at);
-  store_i32(waiting, x[S - 1]);
-}
-
 /// kFloat32 without a curve or an addend. What is the same for a whole row is decided once a row.
 template <int R, int S, typename Finish, typename Acc>
 EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
@@ -210,9 +192,7 @@ EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finis
     unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = max_f32(y[s.value], lo); });
     if (bounded) unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = min_f32(y[s.value], hi); });
     if (stream) {
-      I32 bits[S];
-      unroll<S>([&](auto s) EK_LAMBDA { bits[s.value] = bits_i32(y[s.value]); });
-      stream_row(t, r.value, reinterpret_cast<int32_t*>(row), bits);
+      unroll<S>([&](auto s) EK_LAMBDA { stream_f32(row + s.value * kStrip, y[s.value]); });
     } else if (whole) {
       unroll<S>([&](auto s) EK_LAMBDA { store_f32(row + s.value * kStrip, y[s.value]); });
     } else {
@@ -232,9 +212,7 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_
     unroll<R>([&](auto r) EK_LAMBDA {
       finish_row(r);
       int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
-      I32 x[S];
-      unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = acc(r, s); });
-      stream_row(t, r.value, row, x);
+      unroll<S>([&](auto s) EK_LAMBDA { stream_i32(row + s.value * 16, acc(r, s)); });
       row_done();
     });
   } else if (e.kind == OutKind::kInt32) {

@@ -80,11 +80,7 @@ struct GemmTile {
   size_t ldc;           // bytes from row to row
   size_t row0, col0;    // where the tile lies in C: offsets into multiplier, bias, row_scale, residual
   bool flip;            // A has not the native sign
-  bool stream_c;        // C is larger than the caches: store 32-bit results past them. Its rows are lines of 64 bytes,
-                        // or all start as far within one and are whole strips
-  size_t stream_at;     // with stream_c: how many results of a row stand before the first line that starts in it
-  int32_t* waiting;     // with stream_at: [rows][kStrip], from a tile to the one on its right
-  bool first_of_row, last_of_row;  // with stream_at: no tile on the left, or right, shares `waiting`
+  bool stream_c;        // C is larger than the caches and on lines of 64 bytes: store 32-bit results past them
 };
 
 /// A run of output pixels of a depthwise convolution, all channels.

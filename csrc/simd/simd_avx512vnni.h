@@ -35,6 +35,7 @@ struct Quad {
 EK_INLINE I32 load_i32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_i32(int32_t* p, I32 x) { _mm512_storeu_si512(p, x.v); }
 EK_INLINE void stream_i32(int32_t* p, I32 x) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), x.v); }
+EK_INLINE void stream_f32(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 EK_INLINE I32 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 EK_INLINE I32 add_i32(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 EK_INLINE F32 load_f32(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -54,10 +55,6 @@ EK_INLINE float max_lane(F32 a) { return _mm512_reduce_max_ps(a.v); }
 EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 EK_INLINE I32 bits_i32(F32 a) { return {_mm512_castps_si512(a.v)}; }
 EK_INLINE I32 size_bits(F32 a) { return {_mm512_castps_si512(_mm512_abs_ps(a.v))}; }
-EK_INLINE I32 join_lanes(I32 a, I32 b, size_t at) {
-  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return {_mm512_permutex2var_epi32(a.v, _mm512_add_epi32(first, _mm512_set1_epi32(static_cast<int32_t>(at))), b.v)};
-}
 EK_INLINE I32 max_i32(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 EK_INLINE int32_t max_lane(I32 a) { return _mm512_reduce_max_epi32(a.v); }
 EK_INLINE bool all_below(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) == 0xFFFF; }

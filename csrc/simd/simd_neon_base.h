@@ -50,6 +50,7 @@ EK_INLINE void store_f32(float* p, F32 x) {
   vst1q_f32(p + 8, x.v2);
   vst1q_f32(p + 12, x.v3);
 }
+EK_INLINE void stream_f32(float* p, F32 x) { store_f32(p, x); }
 EK_INLINE F32 set1_f32(float x) {
   const float32x4_t v = vdupq_n_f32(x);
   return {v, v, v, v};

@@ -11,7 +11,6 @@
 // fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
 // max_size_f32: max_f32(|a|, b). size_bits: the bits of |a|, which compare as a does; those of a NaN are the largest.
 // muladd_f32 is a * b + c, rounded once or twice: only where a check follows that does not care.
-// join_lanes: 16 lanes from `at` on of the 32 lanes of a, then b.
 // store_biased: the first n bytes of 64 lanes in [0, 255], which hold value + 128 where the sign is s8.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
@@ -78,6 +77,7 @@ EK_INLINE F32 load_f32(const float* p) {
 EK_INLINE void store_f32(float* p, F32 x) {
   for (int i = 0; i < 16; ++i) p[i] = x.v[i];
 }
+EK_INLINE void stream_f32(float* p, F32 x) { store_f32(p, x); }
 EK_INLINE F32 set1_f32(float x) {
   F32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = x;

@@ -44,6 +44,10 @@ EK_INLINE void store_f32(float* p, F32 x) {
   _mm256_storeu_ps(p, x.lo);
   _mm256_storeu_ps(p + 8, x.hi);
 }
+EK_INLINE void stream_f32(float* p, F32 x) {
+  _mm256_stream_ps(p, x.lo);
+  _mm256_stream_ps(p + 8, x.hi);
+}
 EK_INLINE F32 set1_f32(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 EK_INLINE F32 add_f32(F32 a, F32 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 EK_INLINE F32 mul_f32(F32 a, F32 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }

@@ -14,12 +14,6 @@ EK_INLINE void store_bytes_n(uint8_t* p, I32 x, size_t n) {
   store_bytes(lanes, x);
   copy_bytes(p, lanes, n);
 }
-EK_INLINE I32 join_lanes(I32 a, I32 b, size_t at) {
-  int32_t lanes[32];
-  store_i32(lanes, a);
-  store_i32(lanes + 16, b);
-  return load_i32(lanes + at);
-}
 EK_INLINE void store_biased(uint8_t* p, const I32 (&x)[4], Sign sign, size_t n) {
   const I32 bias = set1_i32(sign == Sign::kS8 ? -128 : 0);
   unroll<4>([&](auto s) EK_LAMBDA {
