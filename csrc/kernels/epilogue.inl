@@ -8,30 +8,37 @@ namespace ek {
 namespace {
 
 struct QuantizedEpilogue {
-  const Epilogue& e;
-  F32 lo, hi;
-  I32 zero_point;
+  const uint8_t* residual;
+  size_t residual_ld;
+  Sign residual_sign;
+  F32 lo, hi, scale, residual_scale;
+  I32 zero_point, residual_minus_zero;
   Quotient sum_quotient;
   ByteStore sum_bytes;
 
-  EK_INLINE explicit QuantizedEpilogue(const Epilogue& epilogue)
-      : e(epilogue),
-        lo(set1_f32(epilogue.lo)),
-        hi(set1_f32(epilogue.hi)),
-        zero_point(set1_i32(epilogue.out.zero_point)),
-        sum_quotient(epilogue.sum_q.scale),
-        sum_bytes(epilogue.sum_lo, epilogue.sum_hi, epilogue.sum_q.zero_point, epilogue.sum_q.sign) {}
+  EK_INLINE explicit QuantizedEpilogue(const Epilogue& e)
+      : residual(e.residual),
+        residual_ld(e.residual_ld),
+        residual_sign(e.residual_q.sign),
+        lo(set1_f32(e.lo)),
+        hi(set1_f32(e.hi)),
+        scale(set1_f32(e.out.scale)),
+        residual_scale(set1_f32(e.residual_q.scale)),
+        zero_point(set1_i32(e.out.zero_point)),
+        residual_minus_zero(set1_i32(-e.residual_q.zero_point)),
+        sum_quotient(e.sum_q.scale),
+        sum_bytes(e.sum_lo, e.sum_hi, e.sum_q.zero_point, e.sum_q.sign) {}
 
   /// 16 columns of one row with the residual added, before they are quantized; `n` of them are read.
   EK_INLINE F32 sum(I32 acc, F32 multiplier, size_t row, size_t col, size_t n) const {
-    const I32 q = rne_i32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
-    const I32 r = load_bytes_n(e.residual + row * e.residual_ld + col, e.residual_q.sign, n);
-    return add_f32(mul_f32(to_f32(q), set1_f32(e.out.scale)), dequantize_lanes(r, e.residual_q));
+    const F32 q = round_f32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
+    const I32 r = add_i32(load_bytes_n(residual + row * residual_ld + col, residual_sign, n), residual_minus_zero);
+    return add_f32(mul_f32(q, scale), mul_f32(to_f32(r), residual_scale));
   }
 
   /// 16 columns of one row; `n` of them are stored.
   EK_INLINE void store(I32 acc, F32 multiplier, size_t row, size_t col, size_t n, uint8_t* c) const {
-    if (e.residual == nullptr) {
+    if (residual == nullptr) {
       const I32 q = rne_i32(clamp(mul_f32(to_f32(acc), multiplier), lo, hi));
       return store_bytes_n(c, add_i32(q, zero_point), n);
     }
@@ -66,16 +73,22 @@ EK_INLINE size_t strip_cols(size_t cols, size_t strip) {
   return left < kStrip ? left : kStrip;
 }
 
-/// The 8-bit kind with a residual. `acc` has rows x (strips * 16).
-[[maybe_unused]] __attribute__((noinline)) void store_sums(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
+/// The 8-bit kind with a residual. `acc` has rows x (S * 16).
+template <int S>
+__attribute__((noinline)) void store_sums(const GemmTile& t, const Epilogue& e, const int32_t* acc) {
   const QuantizedEpilogue store(e);
-  for (size_t r = 0; r < t.rows; ++r, acc += t.strips * kStrip) {
-    uint8_t* const c = static_cast<uint8_t*>(t.c) + r * t.ldc;
-    quantize_run(t.cols, store.sum_quotient, store.sum_bytes, c, [&](size_t i, size_t left) EK_LAMBDA {
-      // A lane group past the tile's is asked for where fewer than four strips make a block: it has nothing to read.
-      const size_t at = left == 0 ? 0 : i;
-      return store.sum(load_i32(acc + at), load_f32(e.multiplier + t.col0 + at), t.row0 + r, t.col0 + at, left);
+  const float* const multiplier = e.multiplier + t.col0;
+  const size_t rows = t.rows, cols = t.cols, row0 = t.row0, col0 = t.col0, ldc = t.ldc;
+  uint8_t* c = static_cast<uint8_t*>(t.c);
+  for (size_t r = 0; r < rows; ++r, acc += S * kStrip, c += ldc) {
+    F32 x[S];
+    unroll<S>([&](auto s) EK_LAMBDA {
+      constexpr size_t at = decltype(s)::value * kStrip;
+      x[s.value] =
+          store.sum(load_i32(acc + at), load_f32(multiplier + at), row0 + r, col0 + at, strip_cols(cols, s.value));
     });
+    store.sum_quotient.divide(x);
+    store.sum_bytes.store(c, x, cols);
   }
 }
 
@@ -243,7 +256,7 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_
       unroll<S>([&](auto s) EK_LAMBDA { store_i32(spilled + (r.value * S + s.value) * 16, acc(r, s)); });
       row_done();
     });
-    e.kind == OutKind::kQuantized ? store_sums(t, e, spilled) : store_reals(t, e, spilled);
+    e.kind == OutKind::kQuantized ? store_sums<S>(t, e, spilled) : store_reals(t, e, spilled);
   }
 }
 
