@@ -11,7 +11,7 @@ import pytest
 import edgekern._core
 
 LIBRARY = Path(edgekern._core.__file__).with_name("libedgekern.so")
-LONGEST_LOOP = 80  # instructions
+LONGEST_LOOP = 96  # instructions
 
 
 def _instructions() -> list[tuple[int, str]]:
@@ -54,3 +54,17 @@ def test_inner_loop_of_the_tile_keeps_everything_in_registers():
     assert native, f"{len(tiles)} loops with 24 products, none of them clean"
     assert flipped, "the tile for the other sign has more than one instruction a row"
     assert all(len(body) <= 24 + 4 + 6 + 4 for body in native + flipped)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the loop is that of AVX-512")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is absent")
+def test_loop_of_one_row_fetches_every_line_and_keeps_its_sums_in_registers():
+    turns = [body for body in _loops(_instructions()) if _count(body, r"vpdpbusd .*zmm") == 32]  # 2 panels, 4 quads
+    clean = [
+        body
+        for body in turns
+        if _count(body, r"vpdpbusd .*\(") == 32  # each product reads its line, once
+        and _count(body, r"prefetcht1 .*\(") == 32
+        and _count(body, r"\(%r[sb]p") == 0
+    ]
+    assert len(clean) == 2, f"{len(turns)} loops with 32 products, not both signs' clean"

@@ -35,6 +35,15 @@ def test_gemm_equals_numpy(shape: tuple[int, int, int], dtype: type, isa: str, r
         assert_array_equal(multiply(a, b, isa, threads), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_gemm_of_one_row_on_weights_that_no_cache_holds(dtype: type, isa: str) -> None:
+    k, n = 3001, 3000  # an odd number of whole panels, and a narrow one
+    a, b = fill_integers((1, k), dtype, "random", 1), fill_integers((k, n), np.int8, "random", 2)
+    expected = (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int32)  # every partial sum is exact
+    for threads in (1, 2, 3):
+        assert_array_equal(multiply(a, b, isa, threads), expected)
+
+
 @given(operands=int8_matmul_operands(max_side=140, max_depth=300), data=st.data())
 def test_gemm_isas_agree_with_numpy_for_any_zero_points(operands: Any, data: st.DataObject) -> None:
     a, b = operands

@@ -33,10 +33,10 @@ uint8_t* map_huge(size_t bytes) {
 }  // namespace
 
 AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
-  if (size >= kHugePage) {
+  if (size >= kHugePage / 2) {  // whole ones: the end of a matrix is read at half the speed from small pages
     size_t padded = 0;
-    if (!checked_add(size, 4095, &padded)) throw std::bad_alloc();
-    const size_t bytes = padded / 4096 * 4096;
+    if (!checked_add(size, kHugePage - 1, &padded)) throw std::bad_alloc();
+    const size_t bytes = padded / kHugePage * kHugePage;
     bytes_ = Bytes(map_huge(bytes), Free{bytes});
     return;
   }

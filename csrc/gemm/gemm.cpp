@@ -12,6 +12,9 @@ namespace {
 constexpr size_t kLine = 64;
 /// Packed weights that a block keeps in L2 while its rows pass over them.
 constexpr size_t kWeightBytes = size_t{512} << 10;
+/// Weights of one row from here on are taken to come from memory; smaller ones to lie in a cache, whose loads need no
+/// help.
+constexpr size_t kGemvBytes = size_t{8} << 20;
 /// A larger C would only push the operands out of the caches.
 constexpr size_t kStreamBytes = size_t{32} << 20;
 /// Work below which a second thread costs more than it brings: 2^20 multiply-adds are about 4.5 us of an AVX-512 core.
@@ -69,6 +72,31 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   }
 }
 
+/// One row: the panels of the first half of `rect` beside those of the second. Returns the first column left to do.
+size_t run_gemv(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
+  const size_t first = rect.col0 / kPanel, each = (rect.col1 / kPanel - first) / kGemvPanels;
+  for (size_t i = 0; i < each; ++i) {
+    GemmTile tiles[kGemvPanels] = {};
+    for (size_t j = 0; j < kGemvPanels; ++j) {
+      const size_t panel = first + j * each + i, col = panel * kPanel;
+      tiles[j].a = &args.a;
+      tiles[j].rows = tiles[j].taps = 1;
+      tiles[j].k = depth(args);
+      tiles[j].b = args.b.panel(panel);
+      tiles[j].b_step = kPanel * 4;
+      tiles[j].init = args.init + col;
+      tiles[j].strips = kPanel / kStrip;
+      tiles[j].cols = kPanel;
+      tiles[j].c = static_cast<uint8_t*>(args.c) + out_bytes(args.epilogue, col);
+      tiles[j].ldc = args.ldc;
+      tiles[j].col0 = col;
+      tiles[j].flip = args.a_sign != kernels.native_sign;
+    }
+    kernels.gemv(tiles, args.epilogue);
+  }
+  return (first + kGemvPanels * each) * kPanel;
+}
+
 /// C as a grid of equal regions, one a thread, each a row of units: a thread finds its own part of the operands in its
 /// caches from call to call, and who is done takes units from the others.
 struct Grid {
@@ -123,17 +151,21 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
 void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan) {
   const Kernels& kernels = *rt.kernels;
   const Grid grid = make_grid(rt, args);
+  const bool gemv = args.m == 1 && args.b.shape.n * depth(args) >= kGemvBytes && plan.blocks[0].unit == Unit::kCube;
   parallel_for(grid.threads() * grid.units, static_cast<int>(grid.threads()), [&](size_t index) {
     const Rect unit = grid.unit(index);
     if (unit.row0 >= unit.row1 || unit.col0 >= unit.col1) return;
     const size_t across = ceil_div(plan.n, plan.tile);
+    const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
+    const size_t done = gemv && whole_blocks.col0 < whole_blocks.col1 ? run_gemv(kernels, args, whole_blocks) : 0;
     for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
       for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1; ++j) {
         const TileBlock& block = plan.blocks[i * across + j];
         const Rect part = {std::max(unit.row0, block.row0), std::min(unit.row1, block.row1),
                            std::max(unit.col0, block.col0), std::min(unit.col1, block.col1)};
         const bool cube = block.unit == Unit::kCube;
-        run_rect(kernels, args, part, cube ? kernels.tile_strips : 1);
+        const Rect left = {part.row0, part.row1, std::max(part.col0, done), part.col1};
+        if (left.col0 < left.col1) run_rect(kernels, args, left, cube ? kernels.tile_strips : 1);
         const bool first_part = part.row0 == block.row0 && part.col0 == block.col0;
         if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
       }

@@ -30,6 +30,7 @@ constexpr size_t kValuesPerTask = 32768;
 /// Multiply-adds below which a second thread costs more than it brings.
 constexpr size_t kSerialMacs = 2'000'000;
 constexpr size_t kTasksPerThread = 8;
+static_assert(kGemvPanels == 2);  // pairs of panels below
 
 /// `height` is that of a register tile; the last one may be lower.
 void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
@@ -80,27 +81,38 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
     const size_t part = task / by_rows, row_part = task % by_rows;
     const size_t row0 = row_part * tiles / by_rows * height;
     const size_t row1 = std::min(args.m, (row_part + 1) * tiles / by_rows * height);
-    for (size_t panel = part * panels / by_panels; panel < (part + 1) * panels / by_panels; ++panel) {
+    const auto tile_of = [&](size_t panel, size_t row) {
       const size_t col = panel * kPanel;
       W4Tile tile{};
       tile.ldq = row_stride(shape);
+      tile.q = rows.q + row * tile.ldq;
+      tile.scale = rows.scale + row * groups;
+      tile.start = rows.start + row * groups;
+      tile.rows = std::min(height, row1 - row);
+      tile.groups = groups;
       tile.octets = shape.octets();
       tile.octets_per_group = shape.group / kOctet;
-      tile.groups = groups;
       tile.panel = args.b.data + panel * panel_bytes;
       tile.has_offset = shape.asymmetric;
+      tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, col);
       tile.ldc = args.ldc;
       tile.cols = std::min(kPanel, shape.n - col);
+      tile.row0 = row;
       tile.col0 = col;
-      for (size_t row = row0; row < row1; row += height) {
-        tile.rows = std::min(height, row1 - row);
-        tile.q = rows.q + row * tile.ldq;
-        tile.scale = rows.scale + row * groups;
-        tile.start = rows.start + row * groups;
-        tile.row0 = row;
-        tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, col);
-        rt.kernels->w4_tile(tile, args.epilogue);
+      return tile;
+    };
+    size_t panel = part * panels / by_panels;
+    const size_t end = (part + 1) * panels / by_panels;
+    if (args.m == 1) {  // the first half of the panels beside the second
+      const size_t each = (end - panel) / kGemvPanels;
+      for (size_t i = 0; i < each; ++i, ++panel) {
+        const W4Tile pair[kGemvPanels] = {tile_of(panel, 0), tile_of(panel + each, 0)};
+        rt.kernels->w4_gemv(pair, args.epilogue);
       }
+      panel += each;
+    }
+    for (; panel < end; ++panel) {
+      for (size_t row = row0; row < row1; row += height) rt.kernels->w4_tile(tile_of(panel, row), args.epilogue);
     }
     count_row(rt, Row::kW4Tile);
   });

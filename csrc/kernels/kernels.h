@@ -17,6 +17,7 @@ namespace ek {
 inline constexpr size_t kStrip = 16;       // columns in one vector of accumulators, on every ISA
 inline constexpr size_t kPanel = 64;       // columns in one panel of packed weights
 inline constexpr size_t kMaxTileRows = 6;  // rows of the tallest register tile
+inline constexpr size_t kGemvPanels = 2;   // panels that gemv takes
 
 /// Type of C. kQuantized is 8-bit by a multiplier, straight from the accumulator; kRealQuantized is 8-bit from the real
 /// result, and takes what the float kinds take.
@@ -163,6 +164,9 @@ struct Kernels {
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
+  // kGemvPanels tiles of the same row, no taps, each a whole panel: for weights that come from memory. They are read
+  // side by side, so they should lie far apart; memory after them is fetched, never read.
+  void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
 
@@ -171,6 +175,8 @@ struct Kernels {
   // y = sum over groups, ascending, of (float(dot) + offset * float(sum q)) * (scale_w * scale_q), then plus bias and
   // the rest of a real kind's epilogue.
   void (*w4_tile)(const W4Tile& tile, const Epilogue& epilogue);
+  // kGemvPanels tiles of the same single row, side by side, as gemv.
+  void (*w4_gemv)(const W4Tile* tiles, const Epilogue& epilogue);
 
   // y = x ^ 0x80: u8 <-> s8. Element-wise, n bytes.
   void (*flip_sign)(const uint8_t* x, size_t n, uint8_t* y);

@@ -1,4 +1,5 @@
 #include "kernels/gemm_tile.inl"
+#include "kernels/gemv.inl"
 #include "kernels/unit.h"
 
 namespace ek {
@@ -9,6 +10,7 @@ void EK_FILL(gemm)(Kernels* table) {
   table->tile_rows = kTileRows;
   table->tile_strips = kTileStrips;
   table->gemm_tile = gemm_tile;
+  table->gemv = gemv;
 }
 
 }  // namespace ek

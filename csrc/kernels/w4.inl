@@ -4,13 +4,13 @@
 // Method     one line of B holds 8 values of k of 16 columns: its low nibbles, in [0, 15], meet the first quad of A's
 //            octet, its high ones the second. Lanes are columns. The 8 too much in every nibble is taken back by the
 //            starting value.
-// Exact      |dot| < 2^18 in a group of 128 or fewer, so int32 and its float are exact; then one product and one sum a
+// Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one product and one sum a
 //            group in ascending order, never contracted: the same bits on every ISA.
-// Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile; the float sums (R x 64) are in
-// L1,
-//            touched once a group.
+// Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile; where the float sums (R x S too)
+//            do not fit beside them they are in L1, touched once a group. One row may take two panels at once: gemv.inl
+//            says why.
 // Edges      A is padded to whole octets with zeros, the panel to 64 columns with zero scales; C is stored by its
-// columns.
+//            columns.
 #pragma once
 
 #include "kernels/epilogue.inl"
@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t kLineBytes = kPanel * kOctet / 2;  // one octet of every column
 constexpr size_t kHalvesBytes = kPanel * 2;         // the scales of one group, or its offsets
+constexpr size_t kAheadBytes = 1024;                // what one row fetches lies so far ahead
 
 void w4_quantize(const W4Row& row) {
   const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // only a NaN reaches lo
@@ -59,60 +60,77 @@ __attribute__((noinline)) void w4_store(const W4Tile& t, const Epilogue& e, floa
   }
 }
 
-/// R rows x S strips of the panel, from `strip` on.
-template <bool kOffset, int R, int S>
-EK_INLINE void w4_strips(const W4Tile& t, const Epilogue& e, size_t strip) {
+/// R rows x S strips of P panels, from `strip` on, which take turns of one group. One row fetches what comes next into
+/// L2, as gemv does.
+template <bool kOffset, int R, int S, int P>
+EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
+  const W4Tile& t = tiles[0];  // what all panels share
   const size_t ldq = t.ldq;
   const int8_t* q = t.q;
-  const uint8_t* b = t.panel + strip * 64;
-  F32 sum[R][S];
-  unroll<R>([&](auto r) EK_LAMBDA { unroll<S>([&](auto s) EK_LAMBDA { sum[r.value][s.value] = set1_f32(0.0f); }); });
+  size_t at = strip * 64;  // in each panel
+  F32 sum[P][R][S];
+  unroll<P>([&](auto p) EK_LAMBDA {
+    unroll<R>([&](auto r)
+                  EK_LAMBDA { unroll<S>([&](auto s) EK_LAMBDA { sum[p.value][r.value][s.value] = set1_f32(0.0f); }); });
+  });
   size_t left = t.octets;
   for (size_t group = 0; group < t.groups; ++group) {
     const int32_t* start = t.start + group * R;
     const float* row_scale = t.scale + group * R;
     const size_t octets = left < t.octets_per_group ? left : t.octets_per_group;
     left -= octets;
-    I32 acc[R][S];
-    unroll<R>([&](auto r) EK_LAMBDA {
-      const I32 first = set1_i32(start[r.value]);
-      unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
+    unroll<P>([&](auto p) EK_LAMBDA {
+      const uint8_t* b = tiles[p.value].panel + at;
+      const int8_t* x = q;
+      I32 acc[R][S];
+      unroll<R>([&](auto r) EK_LAMBDA {
+        const I32 first = set1_i32(start[r.value]);
+        unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
+      });
+      for (size_t octet = 0; octet < octets; ++octet, x += kOctet, b += kLineBytes) {
+        const int8_t* line = reinterpret_cast<const int8_t*>(b);
+        Line w[S];
+        unroll<S>([&](auto s) EK_LAMBDA {
+          if (R == 1) __builtin_prefetch(line + kAheadBytes + s.value * 64, 0, 2);
+          w[s.value] = low_nibbles(load_line(line + s.value * 64));
+        });
+        unroll<R>([&](auto r) EK_LAMBDA {
+          const Quad quad = load_quad(x + r.value * ldq);
+          unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
+        });
+        unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = high_nibbles(load_line(line + s.value * 64)); });
+        unroll<R>([&](auto r) EK_LAMBDA {
+          const Quad quad = load_quad(x + r.value * ldq + kOctet / 2);
+          unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
+        });
+      }
+      const uint16_t* halves = reinterpret_cast<const uint16_t*>(b - strip * 64) + strip * kStrip;
+      unroll<S>([&](auto s) EK_LAMBDA {
+        const F32 scale = load_f16(halves + s.value * kStrip);
+        unroll<R>([&](auto r) EK_LAMBDA {
+          F32 dot = to_f32(acc[r.value][s.value]);
+          if (kOffset) {
+            // start is -8 * sum(q): its eighth is exact.
+            const float sum_q = static_cast<float>(start[r.value]) * -0.125f;
+            dot = add_f32(dot, mul_f32(load_f16(halves + kPanel + s.value * kStrip), set1_f32(sum_q)));
+          }
+          const F32 factor = mul_f32(scale, set1_f32(row_scale[r.value]));
+          F32& total = sum[p.value][r.value][s.value];
+          total = add_f32(total, mul_f32(dot, factor));
+        });
+      });
     });
-    for (size_t octet = 0; octet < octets; ++octet, q += kOctet, b += kLineBytes) {
-      const int8_t* line = reinterpret_cast<const int8_t*>(b);
-      Line w[S];
-      unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = low_nibbles(load_line(line + s.value * 64)); });
-      unroll<R>([&](auto r) EK_LAMBDA {
-        const Quad x = load_quad(q + r.value * ldq);
-        unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], x, w[s.value]); });
-      });
-      unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = high_nibbles(load_line(line + s.value * 64)); });
-      unroll<R>([&](auto r) EK_LAMBDA {
-        const Quad x = load_quad(q + r.value * ldq + kOctet / 2);
-        unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], x, w[s.value]); });
-      });
-    }
-    const uint16_t* halves = reinterpret_cast<const uint16_t*>(b - strip * 64) + strip * kStrip;
-    unroll<S>([&](auto s) EK_LAMBDA {
-      const F32 scale = load_f16(halves + s.value * kStrip);
-      unroll<R>([&](auto r) EK_LAMBDA {
-        F32 dot = to_f32(acc[r.value][s.value]);
-        if (kOffset) {
-          // start is -8 * sum(q): its eighth is exact.
-          const float sum_q = static_cast<float>(start[r.value]) * -0.125f;
-          dot = add_f32(dot, mul_f32(load_f16(halves + kPanel + s.value * kStrip), set1_f32(sum_q)));
-        }
-        const F32 factor = mul_f32(scale, set1_f32(row_scale[r.value]));
-        sum[r.value][s.value] = add_f32(sum[r.value][s.value], mul_f32(dot, factor));
-      });
-    });
-    b += (kOffset ? 2 : 1) * kHalvesBytes;
+    q += octets * kOctet;
+    at += octets * kLineBytes + (kOffset ? 2 : 1) * kHalvesBytes;
   }
-  float sums[R * S * kStrip];
-  unroll<R>([&](auto r) EK_LAMBDA {
-    unroll<S>([&](auto s) EK_LAMBDA { store_f32(sums + (r.value * S + s.value) * kStrip, sum[r.value][s.value]); });
+  unroll<P>([&](auto p) EK_LAMBDA {
+    float sums[R * S * kStrip];
+    unroll<R>([&](auto r) EK_LAMBDA {
+      unroll<S>([&](auto s)
+                    EK_LAMBDA { store_f32(sums + (r.value * S + s.value) * kStrip, sum[p.value][r.value][s.value]); });
+    });
+    w4_store(tiles[p.value], e, sums, strip, S);
   });
-  w4_store(t, e, sums, strip, S);
 }
 
 /// Strips at a time: all four where their accumulators and sums, or at least the accumulators, fit in registers.
@@ -124,18 +142,27 @@ constexpr int w4_width(int rows) {
 template <bool kOffset, int R>
 void w4_rows(const W4Tile& t, const Epilogue& e) {
   constexpr int S = w4_width(R);
-  for (size_t strip = 0; strip * kStrip < t.cols; strip += S) w4_strips<kOffset, R, S>(t, e, strip);
+  for (size_t strip = 0; strip * kStrip < t.cols; strip += S) w4_strips<kOffset, R, S, 1>(&t, e, strip);
 }
 
 template <bool kOffset>
 void w4_tile_of(const W4Tile& t, const Epilogue& e) {
-  constexpr void (*kRows[])(const W4Tile&, const Epilogue&) = {
-      w4_rows<kOffset, 1>, w4_rows<kOffset, 2>,      w4_rows<kOffset, 3>,        w4_rows<kOffset, 4>,
-      w4_rows < kOffset,   kTileRows == 6 ? 5 : 4 >, w4_rows<kOffset, kTileRows>};
+  constexpr int kFive = kTileRows == 6 ? 5 : kTileRows;
+  constexpr void (*kRows[])(const W4Tile&, const Epilogue&) = {w4_rows<kOffset, 1>,     w4_rows<kOffset, 2>,
+                                                               w4_rows<kOffset, 3>,     w4_rows<kOffset, 4>,
+                                                               w4_rows<kOffset, kFive>, w4_rows<kOffset, kTileRows>};
   kRows[t.rows - 1](t, e);
 }
 
 void w4_tile(const W4Tile& t, const Epilogue& e) { t.has_offset ? w4_tile_of<true>(t, e) : w4_tile_of<false>(t, e); }
+
+template <bool kOffset>
+void w4_gemv_of(const W4Tile* t, const Epilogue& e) {
+  constexpr int S = w4_width(1), kAtOnce = kTileStrips == S ? kGemvPanels : 1;
+  for (size_t p = 0; p < kGemvPanels; p += kAtOnce) w4_strips<kOffset, 1, S, kAtOnce>(t + p, e, 0);
+}
+
+void w4_gemv(const W4Tile* t, const Epilogue& e) { t->has_offset ? w4_gemv_of<true>(t, e) : w4_gemv_of<false>(t, e); }
 
 }  // namespace
 }  // namespace ek

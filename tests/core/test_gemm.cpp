@@ -141,6 +141,58 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
   }
 }
 
+TEST_CASE("gemv gives the bits of gemm_tile, two panels at a time, and stays inside its operands") {
+  std::vector<float> multiplier(kGemvPanels * kPanel), row_scale = {0.75f};
+  for (auto& v : multiplier) v = uniform(1e-5f, 3e-3f);
+  for (const Kernels* table : tables()) {
+    for (const size_t k : {0, 1, 3, 4, 15, 16, 17, 37, 64, 1000}) {
+      for (const bool flip : {false, true}) {
+        for (const OutKind kind : {OutKind::kInt32, OutKind::kQuantized, OutKind::kFloat32, OutKind::kBfloat16}) {
+          CAPTURE(isa_name(table->isa));
+          CAPTURE(k);
+          CAPTURE(flip);
+          Epilogue e;
+          e.kind = kind;
+          e.multiplier = multiplier.data();
+          e.row_scale = row_scale.data();
+          e.lo = -100.0f;
+          e.hi = 100.0f;
+          const size_t line = kPanel * (out_bytes(e, kPanel) / kPanel);
+          Guarded<uint8_t> a(random_bytes(k));
+          const uint8_t* const row = a.data();
+          Guarded<int8_t> near(random_weights(round_up(k, 4) * kPanel)), far(random_weights(round_up(k, 4) * kPanel));
+          std::vector<int32_t> init(kGemvPanels * kPanel);
+          for (auto& v : init) v = uniform(-1000, 1000);
+          Guarded<uint8_t> c(kGemvPanels * line), expected(kGemvPanels * line);
+          GemmTile tiles[kGemvPanels];
+          for (size_t p = 0; p < kGemvPanels; ++p) {
+            GemmTile& t = tiles[p];
+            t = {&row, 1, 1, k, p == 0 ? near.data() : far.data(), kPanel * 4, init.data() + p * kPanel};
+            t.cols = kPanel;
+            t.col0 = p * kPanel;
+            t.ldc = kGemvPanels * line;
+            t.flip = flip;
+            for (size_t strip = 0; strip < kPanel / kStrip; strip += table->tile_strips) {
+              GemmTile part = t;
+              part.b += strip * 64;
+              part.init += strip * kStrip;
+              part.strips = table->tile_strips;
+              part.cols = part.strips * kStrip;
+              part.col0 += strip * kStrip;
+              part.c = expected.data() + p * line + out_bytes(e, strip * kStrip);
+              table->gemm_tile(part, e);
+            }
+            t.strips = kPanel / kStrip;
+            t.c = c.data() + p * line;
+          }
+          table->gemv(tiles, e);
+          CHECK(c.values() == expected.values());
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
   const size_t k = 140'000;
   const std::vector<int8_t> w(2 * k, -128);

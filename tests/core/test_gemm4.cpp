@@ -111,7 +111,7 @@ TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per
             args.ldc = s.n * sizeof(float);
             size_t bytes = 0;
             REQUIRE(gemm4_scratch_bytes(args, &bytes));
-            Guarded<uint8_t> scratch(round_up(bytes, 64));
+            Guarded<uint8_t> scratch(std::vector<uint8_t>(round_up(bytes, 64), 0xA5));
             gemm4({table, threads}, args, scratch.data());
             size_t wrong = 0;
             for (size_t row = 0; row < s.m; ++row) {
