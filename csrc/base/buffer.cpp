@@ -33,10 +33,12 @@ uint8_t* map_huge(size_t bytes) {
 }  // namespace
 
 AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
-  if (size >= kHugePage / 2) {  // whole ones: the end of a matrix is read at half the speed from small pages
+  if (size >= kHugePage) {
+    // The end of a matrix is read at half the speed from small pages: a large one ends with a whole huge page.
+    const size_t page = size >= 4 * kHugePage ? kHugePage : 4096;
     size_t padded = 0;
-    if (!checked_add(size, kHugePage - 1, &padded)) throw std::bad_alloc();
-    const size_t bytes = padded / kHugePage * kHugePage;
+    if (!checked_add(size, page - 1, &padded)) throw std::bad_alloc();
+    const size_t bytes = padded / page * page;
     bytes_ = Bytes(map_huge(bytes), Free{bytes});
     return;
   }

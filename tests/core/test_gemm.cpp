@@ -167,7 +167,13 @@ TEST_CASE("gemv gives the bits of gemm_tile, two panels at a time, and stays ins
           GemmTile tiles[kGemvPanels];
           for (size_t p = 0; p < kGemvPanels; ++p) {
             GemmTile& t = tiles[p];
-            t = {&row, 1, 1, k, p == 0 ? near.data() : far.data(), kPanel * 4, init.data() + p * kPanel};
+            t = {};
+            t.a = &row;
+            t.rows = t.taps = 1;
+            t.k = k;
+            t.b = p == 0 ? near.data() : far.data();
+            t.b_step = kPanel * 4;
+            t.init = init.data() + p * kPanel;
             t.cols = kPanel;
             t.col0 = p * kPanel;
             t.ldc = kGemvPanels * line;
