@@ -87,7 +87,8 @@ void get_row(const KvTile& tile, const uint8_t* at, size_t lane, KvRow* row) {
     if (is_float(tile.kind)) {
       std::memcpy(row->codes + d * item, from, item);
     } else {
-      row->codes[d] = tile.kind == KvKind::kInt8 ? *from ^ mask : *from >> nibble(tile, lane, d) & 15;
+      row->codes[d] =
+          static_cast<uint8_t>(tile.kind == KvKind::kInt8 ? *from ^ mask : *from >> nibble(tile, lane, d) & 15);
     }
   }
   for (size_t g = 0; g < tile.groups(); ++g) {
