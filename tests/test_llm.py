@@ -112,9 +112,10 @@ def test_rotations_match_numpy(isa, rng, position):
     phases = SMALL.rope_phases()
     cosines, sines = _core.rope_row(list(phases), position, 1.0)
     x = rng.normal(size=16).astype(np.float32)
-    got = _core.rotate(guarded(x), guarded(cosines), guarded(sines), isa)
+    angles = guarded(cosines.reshape(1, 1, 8)), guarded(sines.reshape(1, 1, 8))
+    got = _core.rotary(guarded(x.reshape(1, 1, 1, 16)), *angles, 1, isa)
     expected = rotate(x.reshape(1, 1, 16), [position], SMALL).reshape(-1)
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got.reshape(-1), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_sampler_draws_by_probability_and_keeps_its_promises(rng):

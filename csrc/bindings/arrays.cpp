@@ -25,4 +25,19 @@ py::array new_array(const py::dtype& dtype, const std::vector<py::ssize_t>& shap
   return py::array(dtype, shape, data, py::capsule(data, std::free));
 }
 
+const float* floats(std::string_view function, std::string_view argument, const py::array& a,
+                    const std::vector<size_t>& shape) {
+  const std::string where = std::string(function) + ": " + std::string(argument);
+  if (!is_f32(a)) fail(Code::kType, where + " must be float32, got " + dtype_name(a));
+  bool same = usize(a.ndim()) == shape.size();
+  std::string wanted;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    wanted += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+    same = same && usize(a.shape(static_cast<py::ssize_t>(i))) == shape[i];
+  }
+  if (!same) fail(Code::kValue, where + " must have shape (" + wanted + "), got " + shape_name(a));
+  require_contiguous(function, argument, a);
+  return static_cast<const float*>(a.data());
+}
+
 }  // namespace ek

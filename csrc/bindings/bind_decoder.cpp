@@ -23,17 +23,6 @@ struct PackedFloats {
   AlignedBuffer data;
 };
 
-const float* floats(const char* argument, const py::array& a, size_t size) {
-  if (!is_f32(a)) fail(Code::kType, std::string("Decoder: ") + argument + " must be float32, got " + dtype_name(a));
-  require_rank("Decoder", argument, a, 1);
-  require_contiguous("Decoder", argument, a);
-  if (usize(a.shape(0)) != size) {
-    fail(Code::kValue,
-         std::string("Decoder: ") + argument + " must have " + std::to_string(size) + " values, got " + shape_name(a));
-  }
-  return static_cast<const float*>(a.data());
-}
-
 PackedFloats pack_floats(const py::array& w) {
   if (!is_f32(w)) fail(Code::kType, "pack_float32: w must be float32, got " + dtype_name(w));
   require_rank("pack_float32", "w", w, 2);
@@ -100,19 +89,20 @@ class PyDecoder {
       const auto parts = py::cast<py::tuple>(item);
       if (parts.size() != 7) fail(Code::kValue, "Decoder: a layer has seven parts");
       LayerWeights layer;
-      layer.attention_norm = floats("attention_norm", parts[0].cast<py::array>(), spec.dim);
+      layer.attention_norm = floats("Decoder", "attention_norm", parts[0].cast<py::array>(), {spec.dim});
       layer.qkv = matrix_of("qkv", parts[1], table);
       if (!parts[2].is_none()) {
-        layer.qkv.bias = floats("qkv_bias", parts[2].cast<py::array>(), spec.q_width() + 2 * spec.kv_width());
+        layer.qkv.bias =
+            floats("Decoder", "qkv_bias", parts[2].cast<py::array>(), {spec.q_width() + 2 * spec.kv_width()});
       }
       layer.o = matrix_of("o", parts[3], table);
-      layer.ffn_norm = floats("ffn_norm", parts[4].cast<py::array>(), spec.dim);
+      layer.ffn_norm = floats("Decoder", "ffn_norm", parts[4].cast<py::array>(), {spec.dim});
       layer.gate_up = matrix_of("gate_up", parts[5], table);
       layer.down = matrix_of("down", parts[6], table);
       weights.layers.push_back(std::move(layer));
       kept_.push_back(parts);
     }
-    weights.final_norm = floats("final_norm", final_norm, spec.dim);
+    weights.final_norm = floats("Decoder", "final_norm", final_norm, {spec.dim});
     weights.head = matrix_of("head", head, table);
     work_bytes_ = Decoder::work_bytes(spec, weights);
     throw_if_error(Decoder::create(spec, std::move(weights), table, &decoder_));
@@ -173,9 +163,9 @@ py::array product(const py::array& x, const py::object& w, const py::object& bia
   require_contiguous("product", "x", x);
   require_inner("product", "x", usize(x.shape(1)), "w", matrix.k);
   const size_t rows = usize(x.shape(0)), n = swiglu ? matrix.n / 2 : matrix.n;
-  if (!bias.is_none()) matrix.bias = floats("bias", bias.cast<py::array>(), matrix.n);
+  if (!bias.is_none()) matrix.bias = floats("Decoder", "bias", bias.cast<py::array>(), {matrix.n});
   Source source{static_cast<const float*>(x.data()), matrix.k};
-  if (!gain.is_none()) source.gain = floats("gain", gain.cast<py::array>(), matrix.k);
+  if (!gain.is_none()) source.gain = floats("Decoder", "gain", gain.cast<py::array>(), {matrix.k});
   source.eps = eps;
   const float* more = nullptr;
   if (!addend.is_none()) {
@@ -193,19 +183,6 @@ py::array product(const py::array& x, const py::object& w, const py::object& bia
   py::gil_scoped_release release;
   multiply(rt, matrix, source, rows, swiglu ? Activation::kSwiglu : Activation::kClamp, more, to, n, room.data(),
            &plans);
-  return std::move(y);
-}
-
-py::array rotate(const py::array& x, const py::array& cosines, const py::array& sines, const std::string& isa) {
-  const Runtime rt = make_runtime(isa, 1);
-  const FpGuard guard;
-  if (!is_f32(x)) fail(Code::kType, "rotate: x must be float32, got " + dtype_name(x));
-  require_rank("rotate", "x", x, 1);
-  require_contiguous("rotate", "x", x);
-  const size_t half = usize(x.shape(0)) / 2;
-  const float *const c = floats("cosines", cosines, half), *const s = floats("sines", sines, half);
-  py::array_t<float> y(static_cast<py::ssize_t>(2 * half));
-  rt.kernels->rotate_row(static_cast<const float*>(x.data()), c, s, half, y.mutable_data());
   return std::move(y);
 }
 
@@ -349,8 +326,6 @@ void bind_decoder(py::module_& m) {
       py::arg("head_dim"), py::arg("vocab"), py::arg("max_rows"), py::arg("bits"), py::arg("group"));
   m.def("product", &product, py::arg("x").noconvert(), py::arg("w"), py::arg("bias"), py::arg("gain"), py::arg("eps"),
         py::arg("swiglu"), py::arg("addend"), py::arg("isa"), py::arg("num_threads"));
-  m.def("rotate", &rotate, py::arg("x").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(),
-        py::arg("isa"));
   m.def(
       "rope_row",
       [](const std::vector<uint64_t>& phases, int64_t position, float magnitude) {

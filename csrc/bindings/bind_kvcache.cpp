@@ -30,25 +30,6 @@ KvSpec spec_of(const py::dict& given) {
   return s;
 }
 
-/// float32, C-contiguous, of this shape.
-const float* floats(const char* function, const char* argument, const py::array& a, const std::vector<size_t>& shape) {
-  if (!is_f32(a)) {
-    fail(Code::kType, std::string(function) + ": " + argument + " must be float32, got " + dtype_name(a));
-  }
-  bool same = usize(a.ndim()) == shape.size();
-  std::string wanted;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    wanted += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-    same = same && usize(a.shape(static_cast<py::ssize_t>(i))) == shape[i];
-  }
-  if (!same) {
-    fail(Code::kValue,
-         std::string(function) + ": " + argument + " must have shape (" + wanted + "), got " + shape_name(a));
-  }
-  require_contiguous(function, argument, a);
-  return static_cast<const float*>(a.data());
-}
-
 py::array attend(KvCache& self, size_t sequence, size_t layer, const py::array& q, const py::object& q_sink,
                  float scale, const py::object& out, int threads, const std::string& isa) {
   constexpr const char* kName = "RingKVCache.attend";

@@ -19,6 +19,7 @@ void bind_probes(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_calibration(pybind11::module_& m);
 void bind_kvcache(pybind11::module_& m);
+void bind_transformer(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);
 

@@ -50,6 +50,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_elementwise(m);
   ek::bind_calibration(m);
   ek::bind_kvcache(m);
+  ek::bind_transformer(m);
   ek::bind_program(m);
   ek::bind_decoder(m);
   m.attr("_C_API") = pybind11::capsule(edgekern_get_api(EDGEKERN_ABI_VERSION), EDGEKERN_CAPSULE);

@@ -19,6 +19,8 @@ constexpr size_t kGemvBytes = size_t{8} << 20;
 constexpr size_t kStreamBytes = size_t{32} << 20;
 /// Work below which a second thread costs more than it brings: 2^20 multiply-adds are about 4.5 us of an AVX-512 core.
 constexpr double kSerialMacs = 1 << 20;
+/// Multiply-adds in the time that one value of C takes to be stored.
+constexpr size_t kStoreMacs = 24;
 /// Work of one unit that idle threads may take from a busy one.
 constexpr double kUnitMacs = 4 << 20;
 
@@ -124,7 +126,8 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   grid.tile_rows = rt.kernels->tile_rows;
   grid.m = args.m;
   grid.n = args.b.shape.n;
-  const double macs = static_cast<double>(grid.m) * static_cast<double>(grid.n) * static_cast<double>(depth(args));
+  const double macs = static_cast<double>(grid.m) * static_cast<double>(round_up(grid.n, kStrip)) *
+                      static_cast<double>(depth(args) + kStoreMacs);
   const size_t tiles = ceil_div(grid.m, grid.tile_rows), panels = ceil_div(grid.n, kPanel);
   const size_t threads =
       macs < kSerialMacs ? 1 : std::min(static_cast<size_t>(std::max(1, rt.threads)), tiles * panels);

@@ -28,6 +28,14 @@ EK_INLINE F32 exp_neg(F32 v) {
   return select_below(v, set1_f32(87.0f), e, set1_f32(0.0f));
 }
 
+/// c * tanh(x / c), to within a rounding of c.
+EK_INLINE F32 capped(F32 x, F32 c) {
+  const F32 u = abs_f32(div_f32(x, c)), zero = set1_f32(0.0f), one = set1_f32(1.0f);
+  const F32 e = exp_neg(add_f32(u, u));
+  const F32 y = mul_f32(c, div_f32(sub_f32(one, e), add_f32(one, e)));
+  return select_below(x, zero, sub_f32(zero, y), y);
+}
+
 /// Asks for what lies a segment further: each head's tiles follow each other, and while a segment's V is summed the
 /// next one's K arrives. Past the last tile this is the next head's first.
 EK_INLINE void fetch_ahead(const KvTile& tile, const uint8_t* p) {
@@ -160,7 +168,8 @@ void score(const KvTile& tile, const uint8_t* k, const KvQuery* q, size_t rows, 
   }
 }
 
-/// One row's scores, raw, to exp(score - m): p over `slots` slots. Tiles that are not live stay as they are.
+/// One row's scores, raw, to exp(score - m), the softcap and the bias applied: p over `slots` slots. Tiles that are not
+/// live stay as they are.
 EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, float* p, const float* sink_scores) {
   const uint64_t* const visible = s.visible[row];
   const F32 factor = set1_f32(s.q[row].factor), sink_factor = set1_f32(s.q_sink[row].factor);
@@ -174,6 +183,8 @@ EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, flo
       const uint32_t bits = left >= kStrip ? 0xFFFF : (1u << left) - 1;
       x = select_bits(bits, mul_f32(load_f32(sink_scores + i), sink_factor), x);
     }
+    if (s.softcap > 0) x = capped(x, set1_f32(s.softcap));
+    if (s.bias != nullptr) x = add_f32(x, load_f32(s.bias[row] + i));
     x = select_bits(static_cast<uint32_t>(visible[i / 64] >> i % 64) & 0xFFFF, x, never);
     store_f32(p + i, x);
     most = max_f32(x, most);

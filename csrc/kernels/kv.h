@@ -73,6 +73,8 @@ struct KvSegment {
   const KvQuery* q_sink;  // [rows]; scores the first `sinks` slots
   size_t sinks;
   const uint64_t* const* visible;  // [rows][slots / 64]
+  float softcap;                   // c > 0: scores become c * tanh(score / c); 0: they stay
+  const float* const* bias;        // [rows][slots], then added to the scores; null: nothing is
   float *m, *l, *o;                // [rows]; o: rows of o_ld floats, head_dim rounded up to 16 of them written
   size_t o_ld;
 };

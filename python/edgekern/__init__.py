@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import InferenceSession
     from edgekern.threadpools import register_threadpoolctl
+    from edgekern.transformer import attention, rms_norm, rotary_embedding
 
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
@@ -52,12 +53,15 @@ _LAZY = {
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
     "RingKVCache": "edgekern.kvcache",
+    "attention": "edgekern.transformer",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "get_cmake_dir": "edgekern.native",
     "get_include": "edgekern.native",
     "quantize": "edgekern.quantization",
     "register_threadpoolctl": "edgekern.threadpools",
+    "rms_norm": "edgekern.transformer",
+    "rotary_embedding": "edgekern.transformer",
 }
 
 __all__ = [
@@ -74,6 +78,7 @@ __all__ = [
     "TileBlock",
     "TilePlan",
     "__version__",
+    "attention",
     "compare",
     "compile",
     "cpu_info",
@@ -91,6 +96,8 @@ __all__ = [
     "quantize",
     "quantize_linear",
     "register_threadpoolctl",
+    "rms_norm",
+    "rotary_embedding",
     "set_num_threads",
     "tile_plan",
 ]

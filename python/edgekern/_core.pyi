@@ -441,8 +441,29 @@ def product(
     isa: str,
     num_threads: int,
 ) -> npt.NDArray[np.float32]: ...
-def rotate(
-    x: npt.NDArray[np.float32], cosines: npt.NDArray[np.float32], sines: npt.NDArray[np.float32], isa: str
+def rotary(
+    x: npt.NDArray[np.float32],
+    cosines: npt.NDArray[np.float32],
+    sines: npt.NDArray[np.float32],
+    num_threads: int,
+    isa: str,
+) -> npt.NDArray[np.float32]: ...
+def rms_norm(
+    x: npt.NDArray[np.float32], gain: npt.NDArray[np.float32], eps: float, num_threads: int, isa: str
+) -> npt.NDArray[np.float32]: ...
+def attention(
+    q: npt.NDArray[np.float32],
+    k: npt.NDArray[np.float32],
+    v: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    first: Sequence[int],
+    length: Sequence[int],
+    left: int,
+    right: int,
+    scale: float,
+    softcap: float,
+    num_threads: int,
+    isa: str,
 ) -> npt.NDArray[np.float32]: ...
 def rope_row(
     phases: Sequence[int], position: int, magnitude: float
