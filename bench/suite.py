@@ -36,6 +36,7 @@ class Case:
     rotated : weights come from memory, a fresh copy every call
     known_shares : the part of the dot-product peak that a peer, or the fastest of them, is known to reach
     references : contenders timed for comparison, neither ours nor peers
+    rounds : at least so many; fewer where a call takes seconds
     """
 
     group: str
@@ -45,6 +46,7 @@ class Case:
     rotated: bool = False
     known_shares: Mapping[str, float] = field(default_factory=dict)
     references: Sequence[str] = ()
+    rounds: int = 7
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,13 @@ def run(
 
 
 def _measure_all(cases: Iterable[Plan], probe: Probe, options: argparse.Namespace) -> Iterator[Result]:
-    before, rounds = probe.sample(), 3 if options.quick else 7
+    before = probe.sample()
     for name, build in cases:
         if options.only and not any(text in name for text in options.only):
             continue
         case = build()
         contenders = list(_right_ones(case))
+        rounds = min(case.rounds, 3) if options.quick else case.rounds
         read = {contender.name: contender.read_bytes for contender in contenders}
         for attempt in range(1, ATTEMPTS + 1):
             reads = [0.0]  # bandwidth wanders within a second: take it in every round, too
