@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 
@@ -124,7 +123,7 @@ def _step_case(models: Models, kv: str, depth: int, threads: int) -> Case:
     out = np.empty((1, models.shape.vocab), np.float32)
 
     def ours() -> Array:
-        logits = decoder.step({0: token}, out=out)[0]
+        logits: Array = decoder.step({0: token}, out=out)[0]
         decoder.cache.rewind(1)
         return logits
 
@@ -136,7 +135,7 @@ def _step_case(models: Models, kv: str, depth: int, threads: int) -> Case:
             model.keep(llama_kv, depth)
             return logits
 
-        return Contender(f"llama_{models.kind}", step, lambda logits: None, 1, models_bytes(models, llama_kv, depth))
+        return Contender(f"llama_{models.kind}", step, lambda logits: None, 1, _read_bytes(models, llama_kv, depth))
 
     peers = join(("llama.cpp", llama))
     read = decoder.weight_bytes + decoder.cache.bytes_per_token * depth
@@ -152,7 +151,7 @@ def _check(other: object) -> Check:
     return close(run_other(), NOISE)
 
 
-def models_bytes(models: Models, kv: str, depth: int) -> int:
+def _read_bytes(models: Models, kv: str, depth: int) -> int:
     """What llama.cpp reads in a step."""
     shape, per_block = models.shape, ggml.BLOCK_BYTES[models.kind]
     weights = (shape.multiply_adds + shape.vocab * shape.dim) // ggml.BLOCK * per_block
@@ -189,9 +188,8 @@ def main(argv: Sequence[str]) -> int:
     if version("llama_cpp_python"):
         print(f"llama.cpp: {ggml.system_info()}")
     shape, depths = (QUICK, (0, 64)) if options.quick else (TINY_LLAMA, DEPTHS)
-    kinds: list[Literal["q8_0", "q4_0"]] = ["q8_0", "q4_0"]
     with TemporaryDirectory() as folder:
         most = max(options.threads)
-        everything = {kind: Models(Path(folder), shape, kind, depths, most) for kind in kinds}
+        everything = {kind: Models(Path(folder), shape, kind, depths, most) for kind in FORMATS}
         run("decode", options, lambda threads: cases(everything, threads, quick=options.quick), figures)
     return 0

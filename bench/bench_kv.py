@@ -82,7 +82,9 @@ def _step_case(windows: int, window: int, threads: int) -> Case:
         assert np.abs(found).max() < np.abs(token).max() + 5
 
     read = cache.bytes_per_token * window
-    return Case("append, and attend to the window", f"{windows} windows", [Contender("edgekern_int8", step, check, 1, read)])
+    return Case(
+        "append, and attend to the window", f"{windows} windows", [Contender("edgekern_int8", step, check, 1, read)]
+    )
 
 
 def cases(*, threads: int, quick: bool) -> Iterator[Plan]:

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,33 @@ _BATCH = 512
 _FLASH_ATTENTION_ON = 1
 
 
+@cache
+def _library() -> tuple[Any, Any]:
+    """llama-cpp-python's table of functions, and the callback that silences it, which has to stay alive."""
+    import llama_cpp
+
+    silence = llama_cpp.llama_log_callback(lambda level, text, user: None)
+    llama_cpp.llama_log_set(silence, ctypes.c_void_p())
+    llama_cpp.llama_backend_init()
+    return llama_cpp, silence
+
+
 class LlamaModel:
     """A model with one context for each kind of cache, "f16" or "q8_0"."""
 
     def __init__(self, path: Path, vocab: int, context: int) -> None:
-        import llama_cpp
-
-        ggml.system_info()  # silences the library
-        self._api: Any = llama_cpp
-        self._silence = llama_cpp.llama_log_callback(lambda level, text, user: None)
-        llama_cpp.llama_log_set(self._silence, ctypes.c_void_p())
-        llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        self._api: Any = _library()[0]
+        model = self._api.llama_model_load_from_file(str(path).encode(), self._api.llama_model_default_params())
         if not model:
             raise RuntimeError(f"llama.cpp cannot load {path.name}")
         self._model, self._vocab, self._context_tokens = model, vocab, context
         self._contexts: dict[str, Any] = {}
+
+    def __del__(self) -> None:
+        for context in getattr(self, "_contexts", {}).values():
+            self._api.llama_free(context)
+        if hasattr(self, "_model"):
+            self._api.llama_model_free(self._model)
 
     def _context(self, kv: str) -> Any:
         if kv not in self._contexts:

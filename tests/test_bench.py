@@ -14,6 +14,7 @@ import edgekern as ek
 from bench import (
     bench_conv,
     bench_cube,
+    bench_formats,
     bench_gemm,
     bench_int4,
     bench_linear,
@@ -357,12 +358,13 @@ def test_blocks_that_run_are_the_plans():
 
 
 def test_dispatcher_knows_its_benches(capsys):
-    assert set(names()) >= {"attention", "gemm", "linear", "conv", "int4", "call", "cube", "models", "report"}
+    everything = {"accuracy", "attention", "call", "conv", "cube", "decode", "formats", "gemm", "int4", "kv", "linear"}
+    assert set(names()) == everything | {"models", "report"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["attention", "gemm", "linear", "conv", "int4", "call", "cube"])
+@pytest.mark.parametrize("name", ["attention", "call", "conv", "cube", "decode", "gemm", "int4", "kv", "linear"])
 def test_every_command_runs_and_keeps_every_row(name, tmp_path, capsys):
     path = tmp_path / "run.json"
     assert main([name, "--quick", "--seconds", "0", "--json", str(path)]) == 0
@@ -373,6 +375,20 @@ def test_every_command_runs_and_keeps_every_row(name, tmp_path, capsys):
         assert case["case"] in printed
         assert case["timings"][case["ours"]]["best"] > 0
     assert ("THIS RUN IS VOID" in printed) == any(case["void"] for case in cases)
+
+
+def test_formats_are_ranked_as_the_docs_say():
+    """K needs the bits, and a rotation spreads its outliers: on heads of 64 and of 128 with outlier channels."""
+    for dim in (64, 128):
+        rows = {row["format"]: row for row in bench_formats.heads(dim)}
+        order = ["float16", "int8", "int4", "int4, K not rotated"]
+        assert sorted(order, key=lambda name: rows[name]["kl"]) == order
+        assert rows["k8v4"]["kl"] == rows["int8"]["kl"]
+        assert rows["k8v4"]["kl"] < rows["article"]["kl"] / 20
+        assert rows["k8v4"]["error"] < rows["article"]["error"] / 2
+        same_bytes = rows["k8v4, V symmetric"]
+        assert same_bytes["bits"] == rows["article"]["bits"]
+        assert same_bytes["error"] < rows["article"]["error"] / 2
 
 
 def test_whole_networks_run(tmp_path, test_data):

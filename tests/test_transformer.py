@@ -18,7 +18,9 @@ from guarded import guarded
 Float32 = npt.NDArray[np.float32]
 
 
-def exact(q: Float32, k: Float32, v: Float32, added: npt.NDArray[Any], scale: float, softcap: float) -> npt.NDArray[Any]:
+def exact(
+    q: Float32, k: Float32, v: Float32, added: npt.NDArray[Any], scale: float, softcap: float
+) -> npt.NDArray[Any]:
     group = q.shape[1] // k.shape[1]
     wide_k, wide_v = (np.repeat(x.astype(np.float64), group, axis=1) for x in (k, v))
     scores = q.astype(np.float64) @ wide_k.swapaxes(2, 3) * scale
@@ -75,9 +77,7 @@ def test_attention_matches_float64_and_itself(data):
     v[hidden] = np.inf
     options: Any = {"causal": causal, "window": (left, right), "position": position, "kv_lengths": lengths}
     found = {
-        ek.attention(
-            *map(guarded, (q, k, v)), mask, softcap=softcap, **options, num_threads=threads, isa=isa
-        ).tobytes()
+        ek.attention(*map(guarded, (q, k, v)), mask, softcap=softcap, **options, num_threads=threads, isa=isa).tobytes()
         for isa in _core.available_isas()
         for threads in (1, 2)
     }
@@ -136,8 +136,8 @@ def test_bad_input_is_named(rng):
         ek.attention(x, x, x, window=(-1, None))
     with pytest.raises(ArgumentValueError, match="scale must be finite"):
         ek.attention(x, x, x, scale=np.inf)
+    wide = np.zeros((1, 1, 1, 520), np.float32)
     with pytest.raises(ArgumentValueError, match="512 values, got 520"):
-        wide = np.zeros((1, 1, 1, 520), np.float32)
         ek.attention(wide, wide, wide)
     with pytest.raises(ArgumentValueError, match="positions must be 0 to 1, got 0 to 2"):
         ek.rotary_embedding(x, np.ones((2, 4), np.float32), np.ones((2, 4), np.float32), np.arange(3)[None])

@@ -14,7 +14,7 @@ constexpr size_t kLine = 64;
 constexpr size_t kWeightBytes = size_t{512} << 10;
 /// Weights of one row from here on are taken to come from memory; smaller ones to lie in a cache, whose loads need no
 /// help.
-constexpr size_t kGemvBytes = size_t{8} << 20;
+constexpr size_t kGemvBytes = size_t{4} << 20;
 /// A larger C would only push the operands out of the caches.
 constexpr size_t kStreamBytes = size_t{32} << 20;
 /// Work below which a second thread costs more than it brings: 2^20 multiply-adds are about 4.5 us of an AVX-512 core.

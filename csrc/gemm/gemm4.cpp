@@ -30,7 +30,6 @@ constexpr size_t kValuesPerTask = 32768;
 /// Multiply-adds below which a second thread costs more than it brings.
 constexpr size_t kSerialMacs = 2'000'000;
 constexpr size_t kTasksPerThread = 8;
-static_assert(kGemvPanels == 2);  // pairs of panels below
 
 /// `height` is that of a register tile; the last one may be lower.
 void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
@@ -105,11 +104,12 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
     const size_t end = (part + 1) * panels / by_panels;
     if (args.m == 1) {  // the first half of the panels beside the second
       const size_t each = (end - panel) / kGemvPanels;
-      for (size_t i = 0; i < each; ++i, ++panel) {
-        const W4Tile pair[kGemvPanels] = {tile_of(panel, 0), tile_of(panel + each, 0)};
-        rt.kernels->w4_gemv(pair, args.epilogue);
+      for (size_t i = 0; i < each; ++i) {
+        W4Tile side_by_side[kGemvPanels];
+        for (size_t j = 0; j < kGemvPanels; ++j) side_by_side[j] = tile_of(panel + j * each + i, 0);
+        rt.kernels->w4_gemv(side_by_side, args.epilogue);
       }
-      panel += each;
+      panel += each * kGemvPanels;
     }
     for (; panel < end; ++panel) {
       for (size_t row = row0; row < row1; row += height) rt.kernels->w4_tile(tile_of(panel, row), args.epilogue);

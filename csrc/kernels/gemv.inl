@@ -1,10 +1,10 @@
-// gemv: one row of C over two whole panels of weights, for weights that come from memory.
+// gemv: one row of C over four whole panels of weights, for weights that come from memory.
 //
 // Operands   as gemm_tile's, one tile for each panel.
-// Method     where the ISA has registers for both, the panels take turns of 1 KB, and what comes 1 KB later in each is
-//            fetched into L2: two streams of addresses, each announced, keep more lines on their way than one.
+// Method     where the ISA has registers for all, the panels take turns of 1 KB, and what comes 1 KB later in each is
+//            fetched into L2: several streams of addresses, each announced, keep more lines on their way than one.
 // Exact      as gemm_tile: sums mod 2^32.
-// Registers  2 x 4 accumulators (or 4) + 4 broadcasts; lines are read by the products.
+// Registers  4 x 4 accumulators (or 4) + 4 broadcasts; lines are read by the products.
 #pragma once
 
 #include "kernels/gemm_tile.inl"

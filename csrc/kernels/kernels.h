@@ -17,7 +17,7 @@ namespace ek {
 inline constexpr size_t kStrip = 16;       // columns in one vector of accumulators, on every ISA
 inline constexpr size_t kPanel = 64;       // columns in one panel of packed weights
 inline constexpr size_t kMaxTileRows = 6;  // rows of the tallest register tile
-inline constexpr size_t kGemvPanels = 2;   // panels that gemv takes
+inline constexpr size_t kGemvPanels = 4;   // panels that gemv takes
 
 /// Type of C. kQuantized is 8-bit by a multiplier, straight from the accumulator; kRealQuantized is 8-bit from the real
 /// result, and takes what the float kinds take.

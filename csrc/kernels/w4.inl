@@ -7,8 +7,8 @@
 // Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one product and one sum a
 //            group in ascending order, never contracted: the same bits on every ISA.
 // Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile; where the float sums (R x S too)
-//            do not fit beside them they are in L1, touched once a group. One row may take two panels at once: gemv.inl
-//            says why.
+//            do not fit beside them they are in L1, touched once a group. One row may take four panels at once:
+//            gemv.inl says why.
 // Edges      A is padded to whole octets with zeros, the panel to 64 columns with zero scales; C is stored by its
 //            columns.
 #pragma once

@@ -225,5 +225,7 @@ def rms_norm(
         raise ArgumentValueError(f"{name}: x must end with the axes of weight, {weight.shape}, got shape {x.shape}")
     if not (math.isfinite(eps) and eps >= 0):
         raise ArgumentValueError(f"{name}: eps must be finite and not negative, got {eps}")
-    rows = _core.rms_norm(x.reshape(math.prod(lead), weight.size), weight.ravel(), eps, _threads(name, num_threads), isa)
+    rows = _core.rms_norm(
+        x.reshape(math.prod(lead), weight.size), weight.ravel(), eps, _threads(name, num_threads), isa
+    )
     return rows.reshape(x.shape)

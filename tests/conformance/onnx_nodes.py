@@ -29,7 +29,9 @@ def _floats(x: Array) -> Array:
 def attention(inputs: Sequence[Array | None], attributes: Attributes, isa: str) -> list[Array]:
     """Y, present_key and present_value; the scores, a fourth output, are never made."""
     q, k, v, mask, past_k, past_v, lengths = [*inputs, *[None] * (7 - len(inputs))]
-    assert q is not None and k is not None and v is not None
+    assert q is not None
+    assert k is not None
+    assert v is not None
     rank = q.ndim
     q = _heads(q, attributes.get("q_num_heads"))
     k, v = (_heads(x, attributes.get("kv_num_heads")) for x in (k, v))
@@ -61,7 +63,9 @@ def attention(inputs: Sequence[Array | None], attributes: Attributes, isa: str) 
 
 def rotary_embedding(inputs: Sequence[Array | None], attributes: Attributes, isa: str) -> list[Array]:
     x, cosines, sines, positions = [*inputs, *[None] * (4 - len(inputs))]
-    assert x is not None and cosines is not None and sines is not None
+    assert x is not None
+    assert cosines is not None
+    assert sines is not None
     four = _heads(x, attributes.get("num_heads"))
     interleaved = bool(attributes.get("interleaved", 0))
     y = ek.rotary_embedding(*map(_floats, (four, cosines, sines)), positions, interleaved=interleaved, isa=isa)
@@ -70,14 +74,16 @@ def rotary_embedding(inputs: Sequence[Array | None], attributes: Attributes, isa
 
 def rms_normalization(inputs: Sequence[Array | None], attributes: Attributes, isa: str) -> list[Array]:
     x, weight = inputs
-    assert x is not None and weight is not None
+    assert x is not None
+    assert weight is not None
     return [ek.rms_norm(_floats(x), _floats(weight), eps=attributes.get("epsilon", 1e-5), isa=isa)]
 
 
 def tensor_scatter(inputs: Sequence[Array | None], attributes: Attributes, isa: str) -> list[Array]:
     """Through a ring cache without sinks: its slot p % window is where TensorScatter, circular, writes token p."""
     past, update, indices = [*inputs, None][:3]
-    assert past is not None and update is not None
+    assert past is not None
+    assert update is not None
     shape = past.shape
     if past.ndim == 3:
         past, update = past[:, None], update[:, None]
