@@ -39,6 +39,7 @@ class Models:
     def __init__(self, folder: Path, shape: Shape, kind: str, depths: Sequence[int], threads: int) -> None:
         self.shape, self.kind, self.depths = shape, kind, depths
         self.ids = np.random.default_rng(1).integers(3, shape.vocab, max(*PREFILL, *depths) + 1).tolist()
+        print(f"{kind}: writing, packing", flush=True)
         path = folder / f"{kind}.gguf"
         random_llama.write(path, shape, kind)
         weights, _ = read_model(path)
@@ -63,6 +64,7 @@ class Models:
                 max_chunk=MAX_CHUNK,
                 kv=kv,
             )
+            print(f"{self.kind}: filling edgekern's cache of {kv}", flush=True)
             decoder = Decoder(self._core, self._config, FORMATS[self.kind], cache, None, self._fill_threads)
             done = 0
             for depth in sorted(self.depths):
@@ -80,9 +82,10 @@ class Models:
     def llama_at(self, kv: str, depth: int, threads: int) -> LlamaModel:
         """The same for llama.cpp's."""
         assert self.llama is not None
-        if kv not in self._llama_states:
+        if kv not in self._llama_states and depth > 0:
+            print(f"{self.kind}: filling llama.cpp's cache of {kv}", flush=True)
             self.llama.set_threads(kv, self._fill_threads)
-            self.llama.run(kv, self.ids[: max(self.depths)] or self.ids[:1], 0)
+            self.llama.run(kv, self.ids[: max(self.depths)], 0)
             self._llama_states[kv] = self.llama.state(kv)
         self.llama.set_threads(kv, threads)
         self.llama.keep(kv, 0)

@@ -30,6 +30,8 @@ constexpr size_t kValuesPerTask = 32768;
 /// Multiply-adds below which a second thread costs more than it brings.
 constexpr size_t kSerialMacs = 2'000'000;
 constexpr size_t kTasksPerThread = 8;
+/// Where memory is the limit, the first tile is as low as one pass over the whole panel allows.
+constexpr size_t kFewRows = 10, kFewTileRows = 4;
 
 /// `height` is that of a register tile; the last one may be lower.
 void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
@@ -67,7 +69,8 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
   const size_t panels = shape.panels(), groups = shape.groups(), panel_bytes = shape.panel_bytes();
   const Rows rows = rows_in(args, scratch);
   // Row tiles of equal height: every one of them passes over the panel, which lies in L2 after the first.
-  const size_t tiles = ceil_div(args.m, rt.kernels->tile_rows), height = ceil_div(args.m, tiles);
+  const size_t most = args.m <= kFewRows ? std::min(kFewTileRows, rt.kernels->tile_rows) : rt.kernels->tile_rows;
+  const size_t tiles = ceil_div(args.m, most), height = ceil_div(args.m, tiles);
   quantize_rows(rt, args, rows, height);
 
   // A task is one range of panels, so one stretch of memory; there are some for each thread, because threads start at

@@ -135,7 +135,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
 
 /// Strips at a time: all four where their accumulators and sums, or at least the accumulators, fit in registers.
 constexpr int w4_width(int rows) {
-  if (kTileStrips == 4) return rows <= 3 ? 4 : 2;
+  if (kTileStrips == 4) return rows <= 4 ? 4 : 2;
   return rows == 1 ? 4 : rows == 2 ? 2 : 1;
 }
 
