@@ -21,6 +21,7 @@ namespace {
 constexpr size_t kLineBytes = kPanel * kOctet / 2;  // one octet of every column
 constexpr size_t kHalvesBytes = kPanel * 2;         // the scales of one group, or its offsets
 constexpr size_t kAheadBytes = 1024;                // what one row fetches lies so far ahead
+constexpr int kUnrolled = 4;                        // octets of the smallest group: its loop costs moves of every sum
 
 void w4_quantize(const W4Row& row) {
   const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // only a NaN reaches lo
@@ -87,7 +88,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
         const I32 first = set1_i32(start[r.value]);
         unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
       });
-      for (size_t octet = 0; octet < octets; ++octet, x += kOctet, b += kLineBytes) {
+      const auto multiply = [&]() EK_LAMBDA {
         const int8_t* line = reinterpret_cast<const int8_t*>(b);
         Line w[S];
         unroll<S>([&](auto s) EK_LAMBDA {
@@ -103,6 +104,13 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
           const Quad quad = load_quad(x + r.value * ldq + kOctet / 2);
           unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
         });
+        x += kOctet;
+        b += kLineBytes;
+      };
+      if (octets == kUnrolled) {
+        unroll<kUnrolled>([&](auto) EK_LAMBDA { multiply(); });
+      } else {
+        for (size_t octet = 0; octet < octets; ++octet) multiply();
       }
       const uint16_t* halves = reinterpret_cast<const uint16_t*>(b - strip * 64) + strip * kStrip;
       unroll<S>([&](auto s) EK_LAMBDA {
