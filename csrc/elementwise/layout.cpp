@@ -1,4 +1,4 @@
-// Operators that move values: NCHW <-> NHWC at the borders, concat, slice, pad, transpose.
+// Operators that move values: NCHW <-> NHWC at the borders, concat, slice, pad.
 #include <algorithm>
 #include <cstring>
 
@@ -66,9 +66,7 @@ void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size
       rt.kernels->quantize(from, p.pixels, q, bytes + c * kPixels);
     }
     uint8_t* to = y + (p.batch * pixels + p.pixel) * channels + p.channel;
-    for (size_t i = 0; i < p.pixels; ++i, to += channels) {
-      for (size_t c = 0; c < p.channels; ++c) to[c] = bytes[c * kPixels + i];
-    }
+    transpose_bytes(bytes, p.channels, p.pixels, kPixels, to, channels);
     count_row(rt, Row::kQuantize);
   });
 }
@@ -78,9 +76,7 @@ void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, 
   for_each_patch(rt, batch, channels, pixels, [&](const Patch& p) {
     uint8_t bytes[kChannels * kPixels];
     const uint8_t* from = x + (p.batch * pixels + p.pixel) * channels + p.channel;
-    for (size_t i = 0; i < p.pixels; ++i, from += channels) {
-      for (size_t c = 0; c < p.channels; ++c) bytes[c * kPixels + i] = from[c];
-    }
+    transpose_bytes(from, p.pixels, p.channels, channels, bytes, kPixels);
     for (size_t c = 0; c < p.channels; ++c) {
       float* to = y + (p.batch * channels + p.channel + c) * pixels + p.pixel;
       rt.kernels->dequantize(bytes + c * kPixels, p.pixels, q, to);
@@ -131,21 +127,6 @@ void pad4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], co
       for (size_t k = 0; k < x_shape[2]; ++k, x += x_shape[3]) {
         const size_t row = ((i + before[0]) * y_shape[1] + j + before[1]) * y_shape[2] + k + before[2];
         std::memcpy(y + row * y_shape[3] + before[3], x, x_shape[3]);
-      }
-    }
-  }
-}
-
-void transpose4(const uint8_t* x, const size_t x_shape[4], const int perm[4], size_t item, uint8_t* y) {
-  const size_t x_stride[4] = {x_shape[1] * x_shape[2] * x_shape[3] * item, x_shape[2] * x_shape[3] * item,
-                              x_shape[3] * item, item};
-  size_t shape[4], stride[4];
-  for (int i = 0; i < 4; ++i) shape[i] = x_shape[perm[i]], stride[i] = x_stride[perm[i]];
-  for (size_t i = 0; i < shape[0]; ++i) {
-    for (size_t j = 0; j < shape[1]; ++j) {
-      for (size_t k = 0; k < shape[2]; ++k) {
-        const uint8_t* from = x + i * stride[0] + j * stride[1] + k * stride[2];
-        for (size_t l = 0; l < shape[3]; ++l, y += item) std::memcpy(y, from + l * stride[3], item);
       }
     }
   }

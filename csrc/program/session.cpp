@@ -130,7 +130,7 @@ std::function<void()> Session::Impl::prepare_move(const Step& step, const MoveSt
   if (step.kind == StepKind::kPad) {
     return [m, x, y] { pad4(x, m.x_shape.data(), m.y_shape.data(), m.before.data(), m.value, y); };
   }
-  return [m, x, y] { transpose4(x, m.x_shape.data(), m.perm.data(), m.item, y); };
+  return [this, m, x, y] { transpose4(runtime, x, m.x_shape.data(), m.perm.data(), m.item, y); };
 }
 
 std::function<void()> Session::Impl::prepare_elementwise(const Step& step) {

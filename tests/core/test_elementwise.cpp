@@ -1,7 +1,9 @@
 // Element-wise operators on every ISA, tails and special values included.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -126,7 +128,7 @@ TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
   }
 }
 
-TEST_CASE("slice, pad and transpose move bytes as NumPy does") {
+TEST_CASE("slice and pad move bytes as NumPy does") {
   const size_t shape[4] = {2, 3, 4, 5};
   Bytes x(120);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i);
@@ -143,8 +145,31 @@ TEST_CASE("slice, pad and transpose move bytes as NumPy does") {
   pad4(x.data(), shape, padded_shape, before, 9, padded.data());
   CHECK(padded[0] == 9);
   CHECK(padded[(((1 * 4 + 2) * 4 + 3) * 8) + 6] == at(1, 1, 3, 4));
-  const int perm[4] = {0, 3, 1, 2};
-  Bytes turned(120);
-  transpose4(x.data(), shape, perm, 1, turned.data());
-  CHECK(turned[((1 * 5 + 4) * 3 + 2) * 4 + 3] == at(1, 2, 3, 4));
+}
+
+TEST_CASE("every transpose moves bytes as NumPy does, and touches nothing else") {
+  const size_t shapes[][4] = {{2, 3, 4, 5}, {1, 70, 1, 300}, {2, 17, 16, 33}, {3, 1, 48, 32}, {1, 1, 1, 7}};
+  for (const auto& shape : shapes) {
+    int perm[4] = {0, 1, 2, 3};
+    do {
+      for (const size_t item : {size_t{1}, size_t{4}}) {
+        Guarded<uint8_t> x(shape[0] * shape[1] * shape[2] * shape[3] * item), y(x.size());
+        for (size_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<uint8_t>(i * 131 >> 3);
+        transpose4({&kernels(Isa::kScalar), 3}, x.data(), shape, perm, item, y.data());
+        size_t at[4], wrong = 0, to = 0;
+        size_t* const index[4] = {at + perm[0], at + perm[1], at + perm[2], at + perm[3]};
+        for (*index[0] = 0; *index[0] < shape[perm[0]]; ++*index[0]) {
+          for (*index[1] = 0; *index[1] < shape[perm[1]]; ++*index[1]) {
+            for (*index[2] = 0; *index[2] < shape[perm[2]]; ++*index[2]) {
+              for (*index[3] = 0; *index[3] < shape[perm[3]]; ++*index[3], to += item) {
+                const size_t from = ((at[0] * shape[1] + at[1]) * shape[2] + at[2]) * shape[3] + at[3];
+                wrong += std::memcmp(y.data() + to, x.data() + from * item, item) != 0;
+              }
+            }
+          }
+        }
+        CHECK(wrong == 0);
+      }
+    } while (std::next_permutation(perm, perm + 4));
+  }
 }
