@@ -2,8 +2,8 @@
 
 Random weights in the shape of TinyLlama-1.1B, written as GGUF in Q8_0 and in Q4_0, which llama.cpp and edgekern (int8
 with a scale an output, int4 in groups of 32) both load. Prefill of 128 and 512 tokens, then one token's step behind 0,
-1024 and 4096 others, with a cache of 16-bit floats and one of 8 bits. Every contender's logits are held against
-llama.cpp's, on the same tokens; what is read in a step is all weights but the embedding, and the cache's rows.
+1024 and 4096 others, with a cache of 16-bit floats and one of 8 bits. Our logits are held against llama.cpp's, on the
+same tokens, where it is installed; what is read in a step is all weights but the embedding, and the cache's rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,10 @@ from bench import ggml, random_llama
 from bench.harness import Contender, Row, version
 from bench.llama_model import LlamaModel
 from bench.peers import Array, Check, close, join
-from bench.random_llama import QUICK, TINY_LLAMA, Shape
+from bench.random_llama import QUICK, TINY_LLAMA, multiply_adds
 from bench.suite import Case, Plan, Result, geometric_mean, parser, run
 from edgekern.kvcache import RingKVCache
+from edgekern.llm.config import ModelConfig
 from edgekern.llm.decoder import Decoder
 from edgekern.llm.loading import pack_model, read_model
 from edgekern.llm.packing import WeightFormat
@@ -36,36 +37,36 @@ PREFILL_ROUNDS, STEP_ROUNDS = 3, 7
 class Models:
     """Both decoders on one file of weights, with their caches filled once to every depth."""
 
-    def __init__(self, folder: Path, shape: Shape, kind: str, depths: Sequence[int], threads: int) -> None:
-        self.shape, self.kind, self.depths = shape, kind, depths
-        self.ids = np.random.default_rng(1).integers(3, shape.vocab, max(*PREFILL, *depths) + 1).tolist()
+    def __init__(self, folder: Path, config: ModelConfig, kind: str, depths: Sequence[int], threads: int) -> None:
+        self.config, self.kind, self.depths = config, kind, depths
+        self.ids = np.random.default_rng(1).integers(3, config.vocab, max(*PREFILL, *depths) + 1).tolist()
         print(f"{kind}: writing, packing", flush=True)
         path = folder / f"{kind}.gguf"
-        random_llama.write(path, shape, kind)
+        random_llama.write(path, config, kind)
         weights, _ = read_model(path)
         self._core = pack_model(weights, FORMATS[kind], max_chunk=MAX_CHUNK, isa="")
-        self._config, self._fill_threads = weights.config, threads
+        self._fill_threads = threads
         self._states: dict[tuple[str, int], bytes] = {}
         self._decoders: dict[str, Decoder] = {}
         self._llama_states: dict[str, bytes] = {}
         # One more chunk than the deepest: no row of a depth is pushed out.
         self._context = max(*PREFILL, *depths) + 2 * MAX_CHUNK
-        self.llama = LlamaModel(path, shape.vocab, self._context) if version("llama_cpp_python") else None
+        self.llama = LlamaModel(path, config.vocab, self._context) if version("llama_cpp_python") else None
 
     def decoder(self, kv: str, threads: int) -> Decoder:
         if kv not in self._decoders:
             cache = RingKVCache(
-                num_layers=self.shape.layers,
-                num_kv_heads=self.shape.kv_heads,
-                num_heads=self.shape.heads,
-                head_dim=self.shape.head_dim,
+                num_layers=self.config.layers,
+                num_kv_heads=self.config.kv_heads,
+                num_heads=self.config.heads,
+                head_dim=self.config.head_dim,
                 window=self._context,
                 sinks=0,
                 max_chunk=MAX_CHUNK,
                 kv=kv,
             )
             print(f"{self.kind}: filling edgekern's cache of {kv}", flush=True)
-            decoder = Decoder(self._core, self._config, FORMATS[self.kind], cache, None, self._fill_threads)
+            decoder = Decoder(self._core, self.config, FORMATS[self.kind], cache, None, self._fill_threads)
             done = 0
             for depth in sorted(self.depths):
                 if depth > done:
@@ -73,7 +74,7 @@ class Models:
                 self._states[kv, depth], done = cache.save(), depth
             self._decoders[kv] = decoder
         cache = self._decoders[kv].cache
-        return Decoder(self._core, self._config, FORMATS[self.kind], cache, None, threads)
+        return Decoder(self._core, self.config, FORMATS[self.kind], cache, None, threads)
 
     def go_to(self, kv: str, depth: int) -> None:
         """Put our cache behind ``depth`` tokens."""
@@ -115,7 +116,7 @@ def _prefill_case(models: Models, tokens: int, threads: int) -> Case:
     peers = join(("llama.cpp", llama))
     contenders = [Contender(f"edgekern_{FORMATS[models.kind].kind}", ours, _check(peers or ours)), *peers]
     # llama.cpp and we take the head's product once.
-    operations = 2 * tokens * models.shape.multiply_adds + 2 * models.shape.vocab * models.shape.dim
+    operations = 2 * tokens * multiply_adds(models.config) + 2 * models.config.vocab * models.config.dim
     return Case(f"{models.kind}, prefill", f"{tokens} tokens", contenders, operations, rounds=PREFILL_ROUNDS)
 
 
@@ -123,7 +124,7 @@ def _step_case(models: Models, kv: str, depth: int, threads: int) -> Case:
     token = models.ids[depth]
     decoder = models.decoder(kv, threads)
     models.go_to(kv, depth)
-    out = np.empty((1, models.shape.vocab), np.float32)
+    out = np.empty((1, models.config.vocab), np.float32)
 
     def ours() -> Array:
         logits: Array = decoder.step({0: token}, out=out)[0]
@@ -143,7 +144,7 @@ def _step_case(models: Models, kv: str, depth: int, threads: int) -> Case:
     peers = join(("llama.cpp", llama))
     read = decoder.weight_bytes + decoder.cache.bytes_per_token * depth
     contenders = [Contender(f"edgekern_{FORMATS[models.kind].kind}", ours, _check(peers or ours), 1, read), *peers]
-    operations = 2 * (models.shape.multiply_adds + models.shape.vocab * models.shape.dim)
+    operations = 2 * (multiply_adds(models.config) + models.config.vocab * models.config.dim)
     group = f"{models.kind}, a step, cache of {CACHES[kv]}"
     return Case(group, f"behind {depth}", contenders, operations, rotated=True, rounds=STEP_ROUNDS)
 
@@ -156,9 +157,9 @@ def _check(other: object) -> Check:
 
 def _read_bytes(models: Models, kv: str, depth: int) -> int:
     """What llama.cpp reads in a step."""
-    shape, per_block = models.shape, ggml.BLOCK_BYTES[models.kind]
-    weights = (shape.multiply_adds + shape.vocab * shape.dim) // ggml.BLOCK * per_block
-    values = 2 * shape.layers * shape.kv_heads * shape.head_dim
+    config, per_block = models.config, ggml.BLOCK_BYTES[models.kind]
+    weights = (multiply_adds(config) + config.vocab * config.dim) // ggml.BLOCK * per_block
+    values = 2 * config.layers * config.kv_heads * config.head_dim
     return weights + depth * (2 * values if kv == "f16" else values // ggml.BLOCK * ggml.BLOCK_BYTES[kv])
 
 
@@ -190,9 +191,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser("decode", __doc__).parse_args(argv)
     if version("llama_cpp_python"):
         print(f"llama.cpp: {ggml.system_info()}")
-    shape, depths = (QUICK, (0, 64)) if options.quick else (TINY_LLAMA, DEPTHS)
+    config, depths = (QUICK, (0, 64)) if options.quick else (TINY_LLAMA, DEPTHS)
     with TemporaryDirectory() as folder:
         most = max(options.threads)
-        everything = {kind: Models(Path(folder), shape, kind, depths, most) for kind in FORMATS}
+        everything = {kind: Models(Path(folder), config, kind, depths, most) for kind in FORMATS}
         run("decode", options, lambda threads: cases(everything, threads, quick=options.quick), figures)
     return 0

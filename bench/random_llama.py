@@ -1,6 +1,5 @@
 """A LLaMA with random weights as a GGUF file, for benches that ask how fast and not how well."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +7,41 @@ import numpy as np
 
 from bench.ggml import BLOCK, BLOCK_BYTES
 from bench.peers import Array
+from edgekern.llm.config import ModelConfig
+from edgekern.llm.weights import EMBEDDING, HEAD, expected_shapes
 
 # Standard deviation of the codes that random bytes are.
 _SPREAD = {"q8_0": 73.6, "q4_0": 4.61}
 
 
-@dataclass(frozen=True)
-class Shape:
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocab: int
-    context: int
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.heads
-
-    @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """Rows and columns of a layer's matrices, as GGUF names them."""
-        kv = self.kv_heads * self.head_dim
-        return {
-            "attn_q": (self.dim, self.dim),
-            "attn_k": (kv, self.dim),
-            "attn_v": (kv, self.dim),
-            "attn_output": (self.dim, self.dim),
-            "ffn_gate": (self.hidden, self.dim),
-            "ffn_up": (self.hidden, self.dim),
-            "ffn_down": (self.dim, self.hidden),
-        }
-
-    @property
-    def multiply_adds(self) -> int:
-        """Of all matrices for one token, the head not among them."""
-        return self.layers * sum(rows * columns for rows, columns in self.matrices.values())
+# GGUF's names, of each layer's tensors behind "blk.N.", by edgekern's.
+NAMES = {
+    "embedding": "token_embd.weight",
+    "final_norm": "output_norm.weight",
+    "head": "output.weight",
+    "attention_norm": "attn_norm.weight",
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "q_bias": "attn_q.bias",
+    "k_bias": "attn_k.bias",
+    "v_bias": "attn_v.bias",
+    "o": "attn_output.weight",
+    "ffn_norm": "ffn_norm.weight",
+    "gate": "ffn_gate.weight",
+    "up": "ffn_up.weight",
+    "down": "ffn_down.weight",
+}
+TINY_LLAMA = ModelConfig(
+    dim=2048, hidden=5632, layers=22, heads=32, kv_heads=4, head_dim=64, vocab=32000, context=8192, tied=False
+)
+QUICK = ModelConfig(dim=128, hidden=192, layers=2, heads=4, kv_heads=2, head_dim=32, vocab=256, context=512, tied=False)
 
 
-TINY_LLAMA = Shape(dim=2048, hidden=5632, layers=22, heads=32, kv_heads=4, vocab=32000, context=8192)
-QUICK = Shape(dim=128, hidden=192, layers=2, heads=4, kv_heads=2, vocab=256, context=512)
+def multiply_adds(config: ModelConfig) -> int:
+    """Of all matrices but the head, for one token."""
+    shapes = expected_shapes(config).items()
+    return sum(rows * columns for name, (rows, columns) in shapes if rows > 1 and name not in (EMBEDDING, HEAD))
 
 
 def _blocks(rng: np.random.Generator, kind: str, rows: int, columns: int, gain: float) -> Array:
@@ -63,40 +56,55 @@ def _blocks(rng: np.random.Generator, kind: str, rows: int, columns: int, gain: 
     return blocks.reshape(rows, -1)
 
 
-def write(path: Path, shape: Shape, kind: str) -> None:
-    """All matrices as ``kind``, "q8_0" or "q4_0", each value drawn on its own."""
+def gguf_name(name: str) -> str:
+    """``layers.3.gate`` as GGUF calls it."""
+    parts = name.split(".")
+    return NAMES[name] if len(parts) == 1 else f"blk.{parts[1]}.{NAMES[parts[2]]}"
+
+
+def gguf_writer(path: Path, config: ModelConfig) -> Any:
+    """gguf's writer, with the keys that say what the model is."""
     import gguf
 
-    rng = np.random.default_rng(20261121)
-    writer: Any = gguf.GGUFWriter(path, "llama")
-    writer.add_embedding_length(shape.dim)
-    writer.add_feed_forward_length(shape.hidden)
-    writer.add_block_count(shape.layers)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_context_length(shape.context)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(shape.vocab)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([b"<unk>", b"<s>", b"</s>", *(f"t{i}".encode() for i in range(3, shape.vocab))])
-    writer.add_token_scores([0.0] * shape.vocab)
-    writer.add_token_types([2, 3, 3] + [1] * (shape.vocab - 3))
-    norm, stored = np.ones(shape.dim, np.float32), gguf.GGMLQuantizationType[kind.upper()]
+    writer = gguf.GGUFWriter(path, "qwen2" if config.qkv_bias else "llama")
+    writer.add_embedding_length(config.dim)
+    writer.add_feed_forward_length(config.hidden)
+    writer.add_block_count(config.layers)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_context_length(config.context)
+    writer.add_vocab_size(config.vocab)
+    writer.add_layer_norm_rms_eps(config.eps)
+    writer.add_rope_freq_base(config.rope_base)
+    return writer
 
-    def add(name: str, rows: int, columns: int, gain: float = 1.0) -> None:
-        writer.add_tensor(f"{name}.weight", _blocks(rng, kind, rows, columns, gain), raw_dtype=stored)
 
-    add("token_embd", shape.vocab, shape.dim, np.sqrt(shape.dim))
-    writer.add_tensor("output_norm.weight", norm)
-    add("output", shape.vocab, shape.dim, 3.0)
-    for layer in range(shape.layers):
-        for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", norm)
-        for name, (rows, columns) in shape.matrices.items():
-            add(f"blk.{layer}.{name}", rows, columns)
+def finish(writer: Any) -> None:
+    """Write everything that was added."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write(path: Path, config: ModelConfig, kind: str) -> None:
+    """All matrices as ``kind``, "q8_0" or "q4_0", each value drawn on its own."""
+    import gguf
+
+    rng = np.random.default_rng(20261121)
+    writer = gguf_writer(path, config)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([b"<unk>", b"<s>", b"</s>", *(f"t{i}".encode() for i in range(3, config.vocab))])
+    writer.add_token_scores([0.0] * config.vocab)
+    writer.add_token_types([2, 3, 3] + [1] * (config.vocab - 3))
+    gains = {EMBEDDING: float(np.sqrt(config.dim)), HEAD: 3.0}
+    for name, (rows, columns) in expected_shapes(config).items():
+        if rows == 1:
+            writer.add_tensor(gguf_name(name), np.ones(columns, np.float32))
+            continue
+        blocks = _blocks(rng, kind, rows, columns, gains.get(name, 1.0))
+        writer.add_tensor(gguf_name(name), blocks, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
+    finish(writer)

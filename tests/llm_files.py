@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
+from bench.random_llama import finish, gguf_name, gguf_writer
 from edgekern.llm.config import ModelConfig
 from edgekern.llm.weights import expected_shapes
 
@@ -30,23 +31,6 @@ HF_NAMES = {
     "gate": "mlp.gate_proj.weight",
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
-}
-GGUF_NAMES = {
-    "embedding": "token_embd.weight",
-    "final_norm": "output_norm.weight",
-    "head": "output.weight",
-    "attention_norm": "attn_norm.weight",
-    "q": "attn_q.weight",
-    "k": "attn_k.weight",
-    "v": "attn_v.weight",
-    "q_bias": "attn_q.bias",
-    "k_bias": "attn_k.bias",
-    "v_bias": "attn_v.bias",
-    "o": "attn_output.weight",
-    "ffn_norm": "ffn_norm.weight",
-    "gate": "ffn_gate.weight",
-    "up": "ffn_up.weight",
-    "down": "ffn_down.weight",
 }
 
 
@@ -118,18 +102,7 @@ def write_huggingface(folder, config, tensors, *, files=1, **changes):
 
 def write_gguf(path, config, tensors, *, quantized=None, vocabulary=None, **keys):
     """A GGUF file; matrices in `quantized` (a gguf.GGMLQuantizationType) or float32."""
-    arch = "qwen2" if config.qkv_bias else "llama"
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_embedding_length(config.dim)
-    writer.add_feed_forward_length(config.hidden)
-    writer.add_block_count(config.layers)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_context_length(config.context)
-    writer.add_vocab_size(config.vocab)
-    writer.add_layer_norm_rms_eps(config.eps)
-    writer.add_rope_freq_base(config.rope_base)
+    writer = gguf_writer(path, config)
     for key, value in keys.items():
         writer.add_float32(key, value) if isinstance(value, float) else writer.add_string(key, value)
     if vocabulary is not None:
@@ -138,11 +111,8 @@ def write_gguf(path, config, tensors, *, quantized=None, vocabulary=None, **keys
         stored, kind = w, None
         if quantized is not None and w.ndim == 2:
             stored, kind = gguf.quants.quantize(w, quantized), quantized
-        writer.add_tensor(_named(name, GGUF_NAMES, "blk."), stored, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        writer.add_tensor(gguf_name(name), stored, raw_dtype=kind)
+    finish(writer)
     return path
 
 

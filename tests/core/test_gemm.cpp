@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -141,7 +142,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
   }
 }
 
-TEST_CASE("gemv gives the bits of gemm_tile, two panels at a time, and stays inside its operands") {
+TEST_CASE("gemv gives the bits of gemm_tile, some panels at a time, and stays inside its operands") {
   std::vector<float> multiplier(kGemvPanels * kPanel), row_scale = {0.75f};
   for (auto& v : multiplier) v = uniform(1e-5f, 3e-3f);
   for (const Kernels* table : tables()) {
@@ -160,7 +161,10 @@ TEST_CASE("gemv gives the bits of gemm_tile, two panels at a time, and stays ins
           const size_t line = kPanel * (out_bytes(e, kPanel) / kPanel);
           Guarded<uint8_t> a(random_bytes(k));
           const uint8_t* const row = a.data();
-          Guarded<int8_t> near(random_weights(round_up(k, 4) * kPanel)), far(random_weights(round_up(k, 4) * kPanel));
+          std::vector<std::unique_ptr<Guarded<int8_t>>> panels;
+          for (size_t p = 0; p < kGemvPanels; ++p) {
+            panels.push_back(std::make_unique<Guarded<int8_t>>(random_weights(round_up(k, 4) * kPanel)));
+          }
           std::vector<int32_t> init(kGemvPanels * kPanel);
           for (auto& v : init) v = uniform(-1000, 1000);
           Guarded<uint8_t> c(kGemvPanels * line), expected(kGemvPanels * line);
@@ -171,7 +175,7 @@ TEST_CASE("gemv gives the bits of gemm_tile, two panels at a time, and stays ins
             t.a = &row;
             t.rows = t.taps = 1;
             t.k = k;
-            t.b = p == 0 ? near.data() : far.data();
+            t.b = panels[p]->data();
             t.b_step = kPanel * 4;
             t.init = init.data() + p * kPanel;
             t.cols = kPanel;
