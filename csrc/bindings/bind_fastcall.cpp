@@ -5,7 +5,6 @@
 // the GIL where the product is shorter than handing it over. Every other call, the wrong ones included, goes to
 // _core.matmul_integer, which has all rules and all messages.
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -195,9 +194,8 @@ py::object plain_out(PyObject* out, PyObject* descriptor, size_t m, size_t n, co
 }
 
 const Kernels* plain_kernels() {
-  Isa isa = available_isas().front();
-  if (const char* name = std::getenv("EDGEKERN_ISA"); name != nullptr && !resolve_isa(name, &isa).ok()) return nullptr;
-  return &kernels(isa);
+  Isa isa = Isa::kScalar;
+  return default_isa(&isa).ok() ? &kernels(isa) : nullptr;
 }
 
 void bind_fastcall(py::module_& m) {

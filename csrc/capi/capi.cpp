@@ -18,7 +18,7 @@ namespace {
 thread_local char t_failure[256] = "";
 
 ek_status current_isa(const char* function, Isa* isa) {
-  const Status status = resolve_isa("", isa);
+  const Status& status = default_isa(isa);
   return status.ok() ? EK_OK : fail(EK_ERROR_ISA, "%s: %s", function, status.message().c_str());
 }
 

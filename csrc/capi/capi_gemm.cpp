@@ -1,4 +1,6 @@
 // Products for C: every operand is checked here, because nothing below checks again.
+#include <optional>
+
 #include "base/checked.h"
 #include "base/fp_env.h"
 #include "capi/capi.h"
@@ -68,7 +70,7 @@ ek_status Call::take_operands(const ek_gemm* gemm) {
     return fail(EK_ERROR_VALUE, "%s: a passes the end of the address space", function);
   }
   Isa isa = Isa::kScalar;
-  if (const Status status = resolve_isa("", &isa); !status.ok()) {
+  if (const Status& status = default_isa(&isa); !status.ok()) {
     return fail(EK_ERROR_ISA, "%s: %s", function, status.message().c_str());
   }
   rt = {&kernels(isa), gemm->num_threads == 0 ? num_threads() : gemm->num_threads};
@@ -120,7 +122,8 @@ ek_status Call::run(const int32_t* bias) {
   Workspace work(*rt.kernels, &args, zero_point, bias);
   args.epilogue.multiplier = work.padded(0, args.epilogue.multiplier, args.b.shape.n);
   args.epilogue.bias = work.padded(1, args.epilogue.bias, args.b.shape.n);
-  const FpGuard guard;
+  std::optional<FpGuard> guard;  // changing the control word empties the pipeline; sums of integers need no rounding
+  if (args.epilogue.kind != OutKind::kInt32) guard.emplace();
   gemm(rt, args, work.plan());
   return EK_OK;
 }

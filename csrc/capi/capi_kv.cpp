@@ -42,7 +42,7 @@ ek_status runtime(const char* function, int32_t threads, Runtime* rt) {
     return fail(EK_ERROR_VALUE, "%s: num_threads must lie in [0, %d], got %d", function, kMaxThreads, threads);
   }
   Isa isa = Isa::kScalar;
-  const ek_status status = status_of(function, resolve_isa("", &isa));
+  const ek_status status = status_of(function, default_isa(&isa));
   *rt = {&kernels(isa), threads == 0 ? num_threads() : threads};
   return status;
 }

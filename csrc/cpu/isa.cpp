@@ -65,15 +65,9 @@ const std::vector<Isa>& available_isas() {
   return found;
 }
 
-Status resolve_isa(const std::string& name, Isa* isa) {
-  // The common case first: every call of an operator passes here.
-  const char* const env = name.empty() ? std::getenv("EDGEKERN_ISA") : nullptr;
-  if (name.empty() && (env == nullptr || *env == '\0')) {
-    *isa = available_isas().front();
-    return {};
-  }
-  const std::string wanted = name.empty() ? env : name;
-  const char* const origin = name.empty() ? "EDGEKERN_ISA=" : "isa=";
+namespace {
+
+Status find_isa(const std::string& origin, const std::string& wanted, Isa* isa) {
   std::string have;
   for (const Isa candidate : available_isas()) {
     if (wanted == isa_name(candidate)) {
@@ -83,6 +77,28 @@ Status resolve_isa(const std::string& name, Isa* isa) {
     have += (have.empty() ? "" : ", ") + std::string(isa_name(candidate));
   }
   return {Code::kUnsupportedIsa, origin + wanted + ": this CPU does not have it; it has " + have};
+}
+
+struct Default {
+  Default() {
+    const char* const wanted = std::getenv("EDGEKERN_ISA");
+    if (wanted != nullptr && *wanted != '\0') status = find_isa("EDGEKERN_ISA=", wanted, &isa);
+  }
+
+  Isa isa = available_isas().front();
+  Status status;
+};
+
+}  // namespace
+
+const Status& default_isa(Isa* isa) {
+  static const Default kept;
+  *isa = kept.isa;
+  return kept.status;
+}
+
+Status resolve_isa(const std::string& name, Isa* isa) {
+  return name.empty() ? default_isa(isa) : find_isa("isa=", name, isa);
 }
 
 }  // namespace ek

@@ -16,7 +16,11 @@ const char* isa_name(Isa isa);
 /// Best first; the scalar row is last and always there.
 const std::vector<Isa>& available_isas();
 
-/// Resolves a name: "" means EDGEKERN_ISA where it is set, else the best. Refuses what the machine lacks.
+/// Resolves a name; "" is default_isa(). Refuses what the machine lacks.
 Status resolve_isa(const std::string& name, Isa* isa);
+
+/// The instruction set of calls that name none: EDGEKERN_ISA where it is set, else the best. The environment is read
+/// once: beside another thread's setenv that is a race, and it takes as long as all checks of a small product.
+const Status& default_isa(Isa* isa);
 
 }  // namespace ek

@@ -30,11 +30,8 @@ struct Rect {
   size_t row0, row1, col0, col1;
 };
 
-/// Rows are cut into tiles of even height, the higher ones first: 49 are four tiles of six and five of five, not eight
-/// of six and one of one.
-size_t tile_rows(size_t rows, size_t tiles, size_t tile) { return rows / tiles + (tile < rows % tiles ? 1 : 0); }
-
-/// A part of one block of the plan; col0 is a multiple of the panel.
+/// A part of one block of the plan; col0 is a multiple of the panel. Rows are cut into tiles of even height, the higher
+/// ones first: 49 are four tiles of six and five of five, not eight of six and one of one.
 void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
   const PackedShape& shape = args.b.shape;
   const uint8_t* rows[kMaxTileRows];
@@ -46,13 +43,14 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   tile.ldc = args.ldc;
   tile.stream_c = std::max(args.m, args.whole_m) * args.ldc > kStreamBytes &&
                   (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
-  const size_t tiles = ceil_div(rect.row1 - rect.row0, kernels.tile_rows);
+  const size_t height = rect.row1 - rect.row0, tiles = ceil_div(height, kernels.tile_rows);
+  const size_t low = height / tiles, high_tiles = height % tiles;
   const size_t panels_at_once = std::max<size_t>(1, kWeightBytes / std::max<size_t>(1, kPanel * shape.quads() * 4));
   for (size_t first = rect.col0; first < rect.col1; first += panels_at_once * kPanel) {
     const size_t last = std::min(rect.col1, first + panels_at_once * kPanel);
     tile.row0 = rect.row0;
     for (size_t i = 0; i < tiles; ++i, tile.row0 += tile.rows) {
-      tile.rows = tile_rows(rect.row1 - rect.row0, tiles, i);
+      tile.rows = i < high_tiles ? low + 1 : low;
       for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (tile.row0 + r) * args.lda;
       for (size_t col = first; col < last; col += tile.strips * kStrip) {
         const size_t panel = col / kPanel, in_panel = col % kPanel;
@@ -128,9 +126,9 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   grid.n = args.b.shape.n;
   const double macs = static_cast<double>(grid.m) * static_cast<double>(round_up(grid.n, kStrip)) *
                       static_cast<double>(depth(args) + kStoreMacs);
+  if (macs < kSerialMacs || rt.threads <= 1) return grid;
   const size_t tiles = ceil_div(grid.m, grid.tile_rows), panels = ceil_div(grid.n, kPanel);
-  const size_t threads =
-      macs < kSerialMacs ? 1 : std::min(static_cast<size_t>(std::max(1, rt.threads)), tiles * panels);
+  const size_t threads = std::min(static_cast<size_t>(rt.threads), tiles * panels);
   // The grid whose largest region has the fewest tiles. Columns are shared out only where rows cannot be: two threads
   // that write to the same pages of C fetch each other's lines.
   constexpr double kColumnPenalty = 1.04;
@@ -149,30 +147,36 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   return grid;
 }
 
+/// The blocks of the plan, or what lies of them in `unit`.
+void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, const Rect& unit) {
+  const Kernels& kernels = *rt.kernels;
+  const bool gemv = args.m == 1 && args.b.shape.n * depth(args) >= kGemvBytes && plan.blocks[0].unit == Unit::kCube;
+  const size_t across = ceil_div(plan.n, plan.tile);
+  const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
+  const size_t done = gemv && whole_blocks.col0 < whole_blocks.col1 ? run_gemv(kernels, args, whole_blocks) : 0;
+  for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
+    for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1; ++j) {
+      const TileBlock& block = plan.blocks[i * across + j];
+      const Rect part = {std::max(unit.row0, block.row0), std::min(unit.row1, block.row1),
+                         std::max(unit.col0, block.col0), std::min(unit.col1, block.col1)};
+      const bool cube = block.unit == Unit::kCube;
+      const Rect left = {part.row0, part.row1, std::max(part.col0, done), part.col1};
+      if (left.col0 < left.col1) run_rect(kernels, args, left, cube ? kernels.tile_strips : 1);
+      const bool first_part = part.row0 == block.row0 && part.col0 == block.col0;
+      if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
+    }
+  }
+}
+
 }  // namespace
 
 void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan) {
-  const Kernels& kernels = *rt.kernels;
   const Grid grid = make_grid(rt, args);
-  const bool gemv = args.m == 1 && args.b.shape.n * depth(args) >= kGemvBytes && plan.blocks[0].unit == Unit::kCube;
-  parallel_for(grid.threads() * grid.units, static_cast<int>(grid.threads()), [&](size_t index) {
+  const size_t units = grid.threads() * grid.units;
+  if (units == 1) return run_unit(rt, args, plan, {0, grid.m, 0, grid.n});
+  parallel_for(units, static_cast<int>(grid.threads()), [&](size_t index) {
     const Rect unit = grid.unit(index);
-    if (unit.row0 >= unit.row1 || unit.col0 >= unit.col1) return;
-    const size_t across = ceil_div(plan.n, plan.tile);
-    const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
-    const size_t done = gemv && whole_blocks.col0 < whole_blocks.col1 ? run_gemv(kernels, args, whole_blocks) : 0;
-    for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
-      for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1; ++j) {
-        const TileBlock& block = plan.blocks[i * across + j];
-        const Rect part = {std::max(unit.row0, block.row0), std::min(unit.row1, block.row1),
-                           std::max(unit.col0, block.col0), std::min(unit.col1, block.col1)};
-        const bool cube = block.unit == Unit::kCube;
-        const Rect left = {part.row0, part.row1, std::max(part.col0, done), part.col1};
-        if (left.col0 < left.col1) run_rect(kernels, args, left, cube ? kernels.tile_strips : 1);
-        const bool first_part = part.row0 == block.row0 && part.col0 == block.col0;
-        if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
-      }
-    }
+    if (unit.row0 < unit.row1 && unit.col0 < unit.col1) run_unit(rt, args, plan, unit);
   });
 }
 

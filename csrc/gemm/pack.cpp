@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/checked.h"
 #include "base/status.h"
@@ -11,16 +12,16 @@ namespace {
 
 constexpr size_t kQuad = 4;
 
-int32_t wrapping_sub(int32_t a, uint32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) - b); }
+/// init -= zero_point * colsum, mod 2^32
+template <typename ZeroPoint>
+void subtract(ZeroPoint zero_point, const int32_t* colsum, size_t n, int32_t* init) {
+  for (size_t i = 0; i < n; ++i) {
+    const uint32_t product = static_cast<uint32_t>(colsum[i]) * static_cast<uint32_t>(zero_point);
+    init[i] = static_cast<int32_t>(static_cast<uint32_t>(init[i]) - product);
+  }
+}
 
 }  // namespace
-
-size_t PackedShape::padded_n() const { return round_up(n, kStrip); }
-size_t PackedShape::quads() const { return taps * ceil_div(k_per_tap, kQuad); }
-size_t PackedShape::panels() const { return ceil_div(n, kPanel); }
-size_t PackedShape::panel_width(size_t panel) const { return std::min(kPanel, padded_n() - panel * kPanel); }
-size_t PackedShape::panel_offset(size_t panel) const { return panel * kPanel * quads() * kQuad; }
-size_t PackedShape::colsum_offset() const { return padded_n() * quads() * kQuad; }
 
 bool PackedShape::bytes(size_t* out) const {
   size_t columns = 0, quads_checked = 0, bytes_per_column = 0;
@@ -88,10 +89,9 @@ void make_init(const Kernels& kernels, Sign a_sign, int32_t a_zero_point, const 
   const size_t padded = round_up(n, kStrip), given = bias == nullptr ? 0 : n;
   if (given != 0) std::memcpy(init, bias, given * sizeof *init);
   std::fill(init + given, init + padded, 0);
-  if (zero_point == 0) return;
-  for (size_t i = 0; i < padded; ++i) {
-    init[i] = wrapping_sub(init[i], static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(colsum[i]));
-  }
+  constexpr std::integral_constant<int32_t, 128> kFlipped;  // of a sign that was flipped: a shift, no product
+  if (zero_point == kFlipped) return subtract(kFlipped, colsum, padded, init);
+  if (zero_point != 0) subtract(zero_point, colsum, padded, init);
 }
 
 }  // namespace ek

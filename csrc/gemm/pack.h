@@ -7,9 +7,11 @@
 // One line of 64 bytes is 16 columns x 4 values of k: one zmm, two ymm, four NEON registers. Padding is zero.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "base/checked.h"
 #include "kernels/kernels.h"
 
 namespace ek {
@@ -22,12 +24,12 @@ struct PackedShape {
   size_t taps = 1;       // kernel positions of a convolution; 1 for a matrix
   size_t k_per_tap = 0;  // input channels; K for a matrix
 
-  size_t padded_n() const;
-  size_t quads() const;  // k-quads of one column
-  size_t panels() const;
-  size_t panel_width(size_t panel) const;
-  size_t panel_offset(size_t panel) const;  // bytes
-  size_t colsum_offset() const;             // bytes
+  size_t padded_n() const { return round_up(n, kStrip); }
+  size_t quads() const { return taps * ceil_div(k_per_tap, 4); }  // k-quads of one column
+  size_t panels() const { return ceil_div(n, kPanel); }
+  size_t panel_width(size_t panel) const { return std::min(kPanel, padded_n() - panel * kPanel); }
+  size_t panel_offset(size_t panel) const { return panel * kPanel * quads() * 4; }  // bytes
+  size_t colsum_offset() const { return padded_n() * quads() * 4; }                 // bytes
   /// Whole size in bytes, or false when it does not fit in size_t.
   bool bytes(size_t* out) const;
 };
