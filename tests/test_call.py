@@ -1,9 +1,12 @@
 """The public matmul_integer is a builtin with a fast lane: it must be told apart from the general path by time only."""
 
 import inspect
+import os
 import pickle
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import edgekern as ek
-from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 from reference import gemm as reference
@@ -40,18 +42,36 @@ def test_fast_lane_equals_numpy(m: int, n: int, k: int, dtype: type, with_out: b
     assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("shape", [(40, 64, 70), (65, 64, 1100), (3, 4097, 5), (700, 64, 70), (300, 300, 300)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
-def test_sizes_on_both_sides_of_every_limit(
-    shape: tuple[int, int, int], dtype: type, isa: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    m, n, k = shape
-    a, b = fill_integers((m, k), dtype, "random", 3), fill_integers((k, n), np.int8, "random", 4)
-    monkeypatch.setenv("EDGEKERN_ISA", isa)
-    for threads in (None, 1, 2, 100_000):
-        got = ek.matmul_integer(a, ek.pack_weights(b), num_threads=threads)
-        assert_array_equal(got, reference.matmul_integer(a, b))
-    assert _core.row_counts(isa)["gemm_cube"] > 0
+SHAPES = [(40, 64, 70), (65, 64, 1100), (3, 4097, 5), (700, 64, 70), (300, 300, 300)]
+EACH_SIZE = f"""
+import edgekern as ek
+import numpy as np
+from numpy.testing import assert_array_equal
+from reference import gemm as reference
+from strategies import fill_integers
+
+for m, n, k in {SHAPES}:
+    for dtype in (np.uint8, np.int8):
+        a, b = fill_integers((m, k), dtype, "random", 3), fill_integers((k, n), np.int8, "random", 4)
+        for threads in (None, 1, 2, 100_000):
+            got = ek.matmul_integer(a, ek.pack_weights(b), num_threads=threads)
+            assert_array_equal(got, reference.matmul_integer(a, b))
+print(_core.row_counts(ek.cpu_info()["isa"])["gemm_cube"])
+"""
+
+
+def test_sizes_on_both_sides_of_every_limit(isa: str) -> None:
+    """The package's ISA is read once, so each has a process of its own."""
+    child = subprocess.run(
+        [sys.executable, "-c", EACH_SIZE],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "EDGEKERN_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout) >= len(SHAPES)
 
 
 A, B = fill_integers((5, 12), np.int8, "random", 5), fill_integers((12, 7), np.int8, "random", 6)

@@ -1,6 +1,9 @@
 """matmul_integer: exact on every ISA, one domain, no hidden copies."""
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -196,15 +199,30 @@ def test_read_only_and_overlapping_out_are_refused() -> None:
         ek.matmul_integer(a, B, out=memory[:15].reshape(3, 5))
 
 
-def test_an_isa_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_process_with_isa(isa: str, code: str) -> str:
+    """What the code prints: EDGEKERN_ISA is read once, when the package first needs it."""
+    child = subprocess.run(
+        [sys.executable, "-c", f"import edgekern as ek, numpy as np\n{code}"],
+        env={**os.environ, "EDGEKERN_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return child.stdout.strip()
+
+
+def test_an_isa_the_cpu_lacks_is_refused() -> None:
     missing = "neon" if "avx2" in _core.available_isas() or "neon" not in _core.available_isas() else "avx2"
     with pytest.raises(UnsupportedIsaError, match=f"{missing}: this CPU does not have it; it has .*scalar"):
         multiply(A, B, missing)
-    monkeypatch.setenv("EDGEKERN_ISA", missing)
-    with pytest.raises(UnsupportedIsaError, match=f"EDGEKERN_ISA={missing}"):
-        ek.matmul_integer(A, B)
-    monkeypatch.setenv("EDGEKERN_ISA", "scalar")
-    assert ek.cpu_info()["isa"] == "scalar"
+    refusal = """
+try:
+    ek.matmul_integer(np.zeros((2, 3), np.int8), ek.pack_weights(np.zeros((3, 4), np.int8)))
+except ek.errors.UnsupportedIsaError as error:
+    print(error)
+"""
+    assert f"EDGEKERN_ISA={missing}: this CPU does not have it" in in_a_process_with_isa(missing, refusal)
+    assert in_a_process_with_isa("scalar", "print(ek.cpu_info()['isa'])") == "scalar"
 
 
 def test_tile_plan_of_the_article_is_256_cube_blocks() -> None:

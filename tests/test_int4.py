@@ -202,9 +202,9 @@ def test_upstream_recipe_is_reproduced(m: int, isa: str, rng: np.random.Generato
 
     real = (b + np.repeat(offset.astype(np.float64), 32, axis=0)) * np.repeat(scale.astype(np.float64), 32, axis=0)
     exact = a.astype(np.float64) @ real
-    # A's rounding: at most half a step of max|a| / 127 in every group; the float32 sums add their own 2**-22.
-    half_step = np.abs(a.astype(np.float64)).reshape(m, k // 32, 32).max(axis=2) / 254
-    bound = half_step @ np.abs(real).reshape(k // 32, 32, n).sum(axis=1)
+    # A's rounding: at most half a step of max|a| / 127 in every 128 values; the float32 sums add their own 2**-22.
+    half_step = np.abs(a.astype(np.float64)).reshape(m, k // 128, 128).max(axis=2) / 254
+    bound = half_step @ np.abs(real).reshape(k // 128, 128, n).sum(axis=1)
     assert np.all(np.abs(got - exact) <= bound + 2.0**-22 * (np.abs(a) @ np.abs(real)) * (k // 32))
     assert np.linalg.norm(got - exact) <= 0.01 * np.linalg.norm(exact)
 

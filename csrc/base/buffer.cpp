@@ -16,7 +16,11 @@ constexpr size_t kKeptBytes = size_t{4} << 20;  // more goes back to the system
 
 thread_local AlignedBuffer t_room;
 
-/// Zero pages that start on a huge-page boundary.
+constexpr size_t kOwnPages = 4 * kHugePage;     // from here on a buffer may waste the rest of its last huge page
+constexpr size_t kShareBytes = 32 * kHugePage;  // address space that smaller ones share
+constexpr size_t kPage = 4096;
+
+/// Zero pages that start on a huge-page boundary; `bytes` is a multiple of kPage.
 uint8_t* map_huge(size_t bytes) {
   size_t with_slack = 0;
   if (!checked_add(bytes, kHugePage, &with_slack)) throw std::bad_alloc();
@@ -30,16 +34,47 @@ uint8_t* map_huge(size_t bytes) {
   madvise(aligned, bytes, MADV_HUGEPAGE);  // a wish: refusal changes speed, not results
   return aligned;
 }
+
+/// Address space from which buffers of some huge pages are cut one behind the other, so that the end of one and the
+/// start of the next share a huge page: the end of a matrix would be read at half the speed from small pages, and whole
+/// ones for each would waste a fifth of a decoder's memory. Each buffer unmaps its own part. One a thread: no lock that
+/// a fork could leave held.
+class Share {
+ public:
+  ~Share() { drop(); }
+
+  uint8_t* cut(size_t bytes) {
+    if (left_ < bytes) {
+      uint8_t* const fresh = map_huge(kShareBytes);
+      drop();
+      next_ = fresh;
+      left_ = kShareBytes;
+    }
+    uint8_t* const p = next_;
+    next_ += bytes;
+    left_ -= bytes;
+    return p;
+  }
+
+ private:
+  void drop() {
+    if (left_ != 0) munmap(next_, left_);
+    left_ = 0;
+  }
+
+  uint8_t* next_ = nullptr;
+  size_t left_ = 0;
+};
+thread_local Share t_share;
 }  // namespace
 
 AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
   if (size >= kHugePage) {
-    // The end of a matrix is read at half the speed from small pages: a large one ends with a whole huge page.
-    const size_t page = size >= 4 * kHugePage ? kHugePage : 4096;
+    const size_t page = size >= kOwnPages ? kHugePage : kPage;
     size_t padded = 0;
     if (!checked_add(size, page - 1, &padded)) throw std::bad_alloc();
     const size_t bytes = padded / page * page;
-    bytes_ = Bytes(map_huge(bytes), Free{bytes});
+    bytes_ = Bytes(size >= kOwnPages ? map_huge(bytes) : t_share.cut(bytes), Free{bytes});
     return;
   }
   const size_t bytes = round_up(size == 0 ? 1 : size, kAlignment);

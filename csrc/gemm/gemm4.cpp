@@ -8,21 +8,29 @@
 namespace ek {
 namespace {
 
+constexpr size_t kLine = 64;
+
 /// The quantized rows as they lie in the scratch memory.
 struct Rows {
   int8_t* q;       // [m][row_stride]
-  float* scale;    // [tiles][groups][rows of the tile]
-  int32_t* start;  // the same
+  float* scale;    // [tiles][runs][rows of the tile]
+  int32_t* start;  // [tiles][groups][rows of the tile]
 };
 
-/// Bytes from one quantized row to the next: k in whole vectors.
-size_t row_stride(const PackedShape4& shape) { return round_up(shape.k, kStrip); }
+size_t runs_of(const PackedShape4& shape) { return ceil_div(shape.k, kW4Run); }
+
+/// Bytes from one quantized row to the next: k in whole vectors, and not a page, which would put the rows of a tile
+/// into one set of the L1.
+size_t row_stride(const PackedShape4& shape) {
+  const size_t vectors = round_up(shape.k, kStrip);
+  return vectors % 1024 == 0 ? vectors + kLine : vectors;
+}
 
 Rows rows_in(const Gemm4Args& args, uint8_t* scratch) {
   const PackedShape4& shape = args.b.shape;
   int8_t* const q = reinterpret_cast<int8_t*>(scratch);
   float* const scale = reinterpret_cast<float*>(q + args.m * row_stride(shape));
-  return {q, scale, reinterpret_cast<int32_t*>(scale + args.m * shape.groups())};
+  return {q, scale, reinterpret_cast<int32_t*>(scale + args.m * runs_of(shape))};
 }
 
 /// Values that a thread quantizes before a second one pays.
@@ -36,15 +44,15 @@ constexpr size_t kFewRows = 10, kFewTileRows = 4;
 /// `height` is that of a register tile; the last one may be lower.
 void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
   const PackedShape4& shape = args.b.shape;
-  const size_t ldq = row_stride(shape), groups = shape.groups();
+  const size_t ldq = row_stride(shape), groups = shape.groups(), runs = runs_of(shape);
   const size_t rows_per_task = std::max<size_t>(1, kValuesPerTask / std::max<size_t>(1, shape.k));
   parallel_for(ceil_div(args.m, rows_per_task), rt.threads, [&](size_t task) {
     const size_t end = std::min(args.m, (task + 1) * rows_per_task);
     for (size_t m = task * rows_per_task; m < end; ++m) {
       const size_t tile = m / height * height, stride = std::min(height, args.m - tile);
-      const size_t first = tile * groups + m - tile;
       rt.kernels->w4_quantize({args.x + m * args.ldx, shape.k, shape.group, args.scale_per_row, args.b.unit,
-                               rows.q + m * ldq, rows.scale + first, rows.start + first, stride});
+                               rows.q + m * ldq, rows.scale + tile * runs + m - tile,
+                               rows.start + tile * groups + m - tile, stride});
     }
     count_row(rt, Row::kW4Quantize);
   });
@@ -55,7 +63,7 @@ void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, s
 bool gemm4_scratch_bytes(const Gemm4Args& args, size_t* out) {
   size_t padded = 0, bytes = 0;
   // Scales and sums take 8 bytes for at least one group, so a second helping of the rows' bytes has room for both.
-  if (!checked_add(args.b.shape.k, kStrip, &padded) || !checked_mul(args.m, padded, &bytes) ||
+  if (!checked_add(args.b.shape.k, kStrip + kLine, &padded) || !checked_mul(args.m, padded, &bytes) ||
       !checked_mul(bytes, 2, &bytes)) {
     return false;
   }
@@ -66,10 +74,11 @@ bool gemm4_scratch_bytes(const Gemm4Args& args, size_t* out) {
 void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
   if (args.m == 0 || args.b.shape.n == 0) return;
   const PackedShape4& shape = args.b.shape;
-  const size_t panels = shape.panels(), groups = shape.groups(), panel_bytes = shape.panel_bytes();
+  const size_t panels = shape.panels(), panel_bytes = shape.panel_bytes();
+  const size_t groups = shape.groups(), runs = runs_of(shape);
   const Rows rows = rows_in(args, scratch);
   // Row tiles of equal height: every one of them passes over the panel, which lies in L2 after the first.
-  const size_t most = args.m <= kFewRows ? std::min(kFewTileRows, rt.kernels->tile_rows) : rt.kernels->tile_rows;
+  const size_t most = args.m <= kFewRows ? std::min(kFewTileRows, rt.kernels->w4_tile_rows) : rt.kernels->w4_tile_rows;
   const size_t tiles = ceil_div(args.m, most), height = ceil_div(args.m, tiles);
   quantize_rows(rt, args, rows, height);
 
@@ -88,10 +97,9 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
       W4Tile tile{};
       tile.ldq = row_stride(shape);
       tile.q = rows.q + row * tile.ldq;
-      tile.scale = rows.scale + row * groups;
+      tile.scale = rows.scale + row * runs;
       tile.start = rows.start + row * groups;
       tile.rows = std::min(height, row1 - row);
-      tile.groups = groups;
       tile.octets = shape.octets();
       tile.octets_per_group = shape.group / kOctet;
       tile.panel = args.b.data + panel * panel_bytes;
@@ -106,13 +114,13 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
     size_t panel = part * panels / by_panels;
     const size_t end = (part + 1) * panels / by_panels;
     if (args.m == 1) {  // the first half of the panels beside the second
-      const size_t each = (end - panel) / kGemvPanels;
+      const size_t each = (end - panel) / kW4GemvPanels;
       for (size_t i = 0; i < each; ++i) {
-        W4Tile side_by_side[kGemvPanels];
-        for (size_t j = 0; j < kGemvPanels; ++j) side_by_side[j] = tile_of(panel + j * each + i, 0);
+        W4Tile side_by_side[kW4GemvPanels];
+        for (size_t j = 0; j < kW4GemvPanels; ++j) side_by_side[j] = tile_of(panel + j * each + i, 0);
         rt.kernels->w4_gemv(side_by_side, args.epilogue);
       }
-      panel += each * kGemvPanels;
+      panel += each * kW4GemvPanels;
     }
     for (; panel < end; ++panel) {
       for (size_t row = row0; row < row1; row += height) rt.kernels->w4_tile(tile_of(panel, row), args.epilogue);

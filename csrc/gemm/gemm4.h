@@ -1,4 +1,4 @@
-// gemm4: float32 rows on packed 4-bit weights. Rows are quantized to int8 here, per group or per row.
+// gemm4: float32 rows on packed 4-bit weights. Rows are quantized to int8 here, by runs or as a whole.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ struct Gemm4Args {
   size_t m = 0;
   const float* x = nullptr;  // (m, k), rows `ldx` floats apart
   size_t ldx = 0;
-  bool scale_per_row = false;  // of the quantized x, instead of one per row and group
+  bool scale_per_row = false;  // of the quantized x, instead of one a run
   PackedView4 b;
   void* c = nullptr;
   size_t ldc = 0;     // bytes from row to row

@@ -14,10 +14,11 @@
 
 namespace ek {
 
-inline constexpr size_t kStrip = 16;       // columns in one vector of accumulators, on every ISA
-inline constexpr size_t kPanel = 64;       // columns in one panel of packed weights
-inline constexpr size_t kMaxTileRows = 6;  // rows of the tallest register tile
-inline constexpr size_t kGemvPanels = 4;   // panels that gemv takes
+inline constexpr size_t kStrip = 16;        // columns in one vector of accumulators, on every ISA
+inline constexpr size_t kPanel = 64;        // columns in one panel of packed weights
+inline constexpr size_t kMaxTileRows = 6;   // rows of the tallest register tile
+inline constexpr size_t kGemvPanels = 4;    // panels that gemv takes
+inline constexpr size_t kW4GemvPanels = 2;  // panels that w4_gemv takes
 
 /// Type of C. kQuantized is 8-bit by a multiplier, straight from the accumulator; kRealQuantized is 8-bit from the real
 /// result, and takes what the float kinds take.
@@ -108,14 +109,16 @@ struct Depthwise3x3 {
 
 inline constexpr size_t kOctet = 8;  // values of k in one line of 4-bit weights
 
-/// One row of activations for w4_tile, by groups of `group` values (a multiple of kStrip; the last may be short).
+inline constexpr size_t kW4Run = 128;  // values of a row of activations that share a scale: whole groups of any size
+
+/// One row of activations for w4_tile. The last run and the last group may be short.
 struct W4Row {
   const float* x;  // k values
   size_t k, group;
-  bool whole_row;  // one scale for the row instead of one per group
+  bool whole_row;  // the runs have one scale, that of the row
   float unit;      // of the weights' scales
   int8_t* q;       // [k rounded up to kStrip], the rest zero
-  float* scale;    // [groups], each times unit, `stride` apart as are the starts
+  float* scale;    // [runs], each times unit, `stride` apart as are the starts
   int32_t* start;  // [groups], -8 * sum of the group's q: what the weights' +8 adds, taken back
   size_t stride;
 };
@@ -124,10 +127,10 @@ struct W4Row {
 struct W4Tile {
   const int8_t* q;  // [rows], ldq bytes apart; from w4_quantize, as are scale and start
   size_t ldq;
-  const float* scale;                             // [groups][rows]
-  const int32_t* start;                           // [groups][rows]
-  size_t rows, groups, octets, octets_per_group;  // the last group may have fewer octets
-  const uint8_t* panel;                           // gemm/pack4.h has its layout
+  const float* scale;                     // [runs][rows]
+  const int32_t* start;                   // [groups][rows]
+  size_t rows, octets, octets_per_group;  // the last group may have fewer octets
+  const uint8_t* panel;                   // gemm/pack4.h has its layout
   bool has_offset;
   uint8_t* c;
   size_t ldc;         // bytes from row to row
@@ -170,12 +173,13 @@ struct Kernels {
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
 
-  // As quantize_rows, over each group or the whole row: s8 on every ISA.
+  size_t w4_tile_rows;  // best height of a w4_tile, its largest too
+  // As quantize_rows, over each run or the whole row: s8 on every ISA.
   void (*w4_quantize)(const W4Row& row);
-  // y = sum over groups, ascending, of (float(dot) + offset * float(sum q)) * (scale_w * scale_q), then plus bias and
-  // the rest of a real kind's epilogue.
+  // y = sum over runs, ascending, of scale_q * the sum over their groups, ascending, of (float(dot) + offset *
+  // float(sum q)) * scale_w, then plus bias and the rest of a real kind's epilogue.
   void (*w4_tile)(const W4Tile& tile, const Epilogue& epilogue);
-  // kGemvPanels tiles of the same single row, side by side, as gemv.
+  // kW4GemvPanels tiles of the same single row, side by side, as gemv.
   void (*w4_gemv)(const W4Tile* tiles, const Epilogue& epilogue);
 
   // y = x ^ 0x80: u8 <-> s8. Element-wise, n bytes.

@@ -5,10 +5,12 @@
 //            octet, its high ones the second. Lanes are columns. The 8 too much in every nibble is taken back by the
 //            starting value.
 // Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one product and one sum a
-//            group in ascending order, never contracted: the same bits on every ISA.
-// Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile; where the float sums (R x S too)
-//            do not fit beside them they are in L1, touched once a group. One row may take four panels at once:
-//            gemv.inl says why.
+//            group, and one of each a run, in ascending order, never contracted: the same bits on every ISA. Products
+//            of floats take the place of dot products on many cores, so a run, which is one scale of A, is several
+//            groups.
+// Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile, and R x S sums of the run; where
+//            they do not fit the totals are in L1, touched once a run. One row may take four panels at once: gemv.inl
+//            says why.
 // Edges      A is padded to whole octets with zeros, the panel to 64 columns with zero scales; C is stored by its
 //            columns.
 #pragma once
@@ -20,33 +22,52 @@ namespace {
 
 constexpr size_t kLineBytes = kPanel * kOctet / 2;  // one octet of every column
 constexpr size_t kHalvesBytes = kPanel * 2;         // the scales of one group, or its offsets
-constexpr size_t kAheadBytes = 1024;                // what one row fetches lies so far ahead
-constexpr int kUnrolled = 4;                        // octets of the smallest group: its loop costs moves of every sum
+constexpr size_t kRunOctets = kW4Run / kOctet;
+constexpr size_t kAheadBytes = 512;  // what one row fetches lies so far ahead
+constexpr int kUnrolled = 4;         // octets of the smallest group: its loop costs moves of every sum
+
+EK_INLINE float w4_scale(const float* x, size_t n) {
+  F32 peak = set1_f32(0.0f);
+  for (size_t i = 0; i < n; i += kStrip) peak = max_f32(abs_f32(load_f32_n(x + i, n - i)), peak);
+  const float scale = max_lane(peak) / 127.0f;
+  return scale > 0.0f ? scale : 1.0f;
+}
+
+/// Returns the sum.
+EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const Quotient& quotient, int8_t* q) {
+  const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // only a NaN reaches lo
+  I32 sum = set1_i32(0);
+  for (size_t i = 0; i < n; i += 2 * kStrip) {
+    const size_t left = n - i;
+    F32 y[2] = {load_f32_n(x + i, left), set1_f32(0.0f)};
+    if (left > kStrip) y[1] = load_f32_n(x + i + kStrip, left - kStrip);
+    quotient.divide(y);
+    unroll<2>([&](auto s) EK_LAMBDA {
+      constexpr size_t at = decltype(s)::value * kStrip;
+      if (left <= at) return;
+      const I32 code = rne_i32(clamp(y[s.value], lo, hi));
+      store_bytes(reinterpret_cast<uint8_t*>(q + i + at), code);
+      sum = add_i32(sum, code);
+    });
+  }
+  int32_t lanes[kStrip], total = 0;
+  store_i32(lanes, sum);
+  for (size_t lane = 0; lane < kStrip; ++lane) total += lanes[lane];
+  return total;
+}
 
 void w4_quantize(const W4Row& row) {
-  const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // only a NaN reaches lo
-  const auto scale_of = [&](size_t first, size_t end) EK_LAMBDA {
-    F32 peak = set1_f32(0.0f);
-    for (size_t i = first; i < end; i += kStrip) peak = max_f32(abs_f32(load_f32_n(row.x + i, end - i)), peak);
-    const float scale = max_lane(peak) / 127.0f;
-    return scale > 0.0f ? scale : 1.0f;
-  };
-  float scale = row.whole_row ? scale_of(0, row.k) : 1.0f;
-  for (size_t first = 0, g = 0; first < row.k; first += row.group, ++g) {
-    const size_t end = row.k - first < row.group ? row.k : first + row.group;
-    if (!row.whole_row) scale = scale_of(first, end);
-    const F32 divisor = set1_f32(scale);
-    I32 sum = set1_i32(0);
-    for (size_t i = first; i < end; i += kStrip) {
-      const I32 q = rne_i32(clamp(div_f32(load_f32_n(row.x + i, end - i), divisor), lo, hi));
-      store_bytes(reinterpret_cast<uint8_t*>(row.q + i), q);
-      sum = add_i32(sum, q);
+  float scale = row.whole_row ? w4_scale(row.x, row.k) : 1.0f;
+  int32_t* start = row.start;
+  for (size_t first = 0, run = 0; first < row.k; first += kW4Run, ++run) {
+    const size_t end = row.k - first < kW4Run ? row.k : first + kW4Run;
+    if (!row.whole_row) scale = w4_scale(row.x + first, end - first);
+    row.scale[run * row.stride] = scale * row.unit;
+    const Quotient quotient(scale);
+    for (size_t i = first; i < end; i += row.group, start += row.stride) {
+      const size_t n = end - i < row.group ? end - i : row.group;
+      *start = -8 * w4_quantize_group(row.x + i, n, quotient, row.q + i);
     }
-    int32_t lanes[kStrip], total = 0;
-    store_i32(lanes, sum);
-    for (size_t lane = 0; lane < kStrip; ++lane) total += lanes[lane];
-    row.scale[g * row.stride] = scale * row.unit;
-    row.start[g * row.stride] = -8 * total;
   }
 }
 
@@ -61,81 +82,103 @@ __attribute__((noinline)) void w4_store(const W4Tile& t, const Epilogue& e, floa
   }
 }
 
-/// R rows x S strips of P panels, from `strip` on, which take turns of one group. One row fetches what comes next into
+/// R rows x S strips of P panels, from `strip` on, which take turns of one run. One row fetches what comes next into
 /// L2, as gemv does.
 template <bool kOffset, int R, int S, int P>
 EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
   const W4Tile& t = tiles[0];  // what all panels share
   const size_t ldq = t.ldq;
   const int8_t* q = t.q;
+  const int32_t* start = t.start;
+  const float* row_scale = t.scale;
   size_t at = strip * 64;  // in each panel
-  F32 sum[P][R][S];
+  F32 total[P][R][S];
   unroll<P>([&](auto p) EK_LAMBDA {
-    unroll<R>([&](auto r)
-                  EK_LAMBDA { unroll<S>([&](auto s) EK_LAMBDA { sum[p.value][r.value][s.value] = set1_f32(0.0f); }); });
+    unroll<R>([&](auto r) EK_LAMBDA {
+      unroll<S>([&](auto s) EK_LAMBDA { total[p.value][r.value][s.value] = set1_f32(0.0f); });
+    });
   });
-  size_t left = t.octets;
-  for (size_t group = 0; group < t.groups; ++group) {
-    const int32_t* start = t.start + group * R;
-    const float* row_scale = t.scale + group * R;
-    const size_t octets = left < t.octets_per_group ? left : t.octets_per_group;
-    left -= octets;
+  for (size_t left = t.octets; left != 0;) {
+    const size_t run = left < kRunOctets ? left : kRunOctets;
+    left -= run;
+    const int32_t* group_start = nullptr;
+    size_t end = 0;
     unroll<P>([&](auto p) EK_LAMBDA {
       const uint8_t* b = tiles[p.value].panel + at;
       const int8_t* x = q;
-      I32 acc[R][S];
-      unroll<R>([&](auto r) EK_LAMBDA {
-        const I32 first = set1_i32(start[r.value]);
-        unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
-      });
-      const auto multiply = [&]() EK_LAMBDA {
-        const int8_t* line = reinterpret_cast<const int8_t*>(b);
-        Line w[S];
+      group_start = start;
+      F32 sum[R][S];
+      unroll<R>([&](auto r)
+                    EK_LAMBDA { unroll<S>([&](auto s) EK_LAMBDA { sum[r.value][s.value] = set1_f32(0.0f); }); });
+      for (size_t rest = run; rest != 0; group_start += R) {
+        const size_t octets = rest < t.octets_per_group ? rest : t.octets_per_group;
+        rest -= octets;
+        I32 acc[R][S];
+        unroll<R>([&](auto r) EK_LAMBDA {
+          const I32 first = set1_i32(group_start[r.value]);
+          unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
+        });
+        const auto multiply = [&]() EK_LAMBDA {
+          const int8_t* line = reinterpret_cast<const int8_t*>(b);
+          Line w[S];
+          unroll<S>([&](auto s) EK_LAMBDA {
+            if (R == 1) __builtin_prefetch(line + kAheadBytes + s.value * 64, 0, 2);
+            w[s.value] = low_nibbles(load_line(line + s.value * 64));
+          });
+          unroll<R>([&](auto r) EK_LAMBDA {
+            const Quad quad = load_quad(x + r.value * ldq);
+            unroll<S>([&](auto s)
+                          EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
+          });
+          unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = high_nibbles(load_line(line + s.value * 64)); });
+          unroll<R>([&](auto r) EK_LAMBDA {
+            const Quad quad = load_quad(x + r.value * ldq + kOctet / 2);
+            unroll<S>([&](auto s)
+                          EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
+          });
+          x += kOctet;
+          b += kLineBytes;
+        };
+        if (octets == kUnrolled) {
+          unroll<kUnrolled>([&](auto) EK_LAMBDA { multiply(); });
+        } else {
+          for (size_t octet = 0; octet < octets; ++octet) multiply();
+        }
+        const uint16_t* halves = reinterpret_cast<const uint16_t*>(b - strip * 64) + strip * kStrip;
         unroll<S>([&](auto s) EK_LAMBDA {
-          if (R == 1) __builtin_prefetch(line + kAheadBytes + s.value * 64, 0, 2);
-          w[s.value] = low_nibbles(load_line(line + s.value * 64));
+          const F32 scale = load_f16(halves + s.value * kStrip);
+          unroll<R>([&](auto r) EK_LAMBDA {
+            F32 dot = to_f32(acc[r.value][s.value]);
+            if (kOffset) {
+              // start is -8 * sum(q): its eighth is exact.
+              const float sum_q = static_cast<float>(group_start[r.value]) * -0.125f;
+              dot = add_f32(dot, mul_f32(load_f16(halves + kPanel + s.value * kStrip), set1_f32(sum_q)));
+            }
+            sum[r.value][s.value] = add_f32(sum[r.value][s.value], mul_f32(dot, scale));
+          });
         });
-        unroll<R>([&](auto r) EK_LAMBDA {
-          const Quad quad = load_quad(x + r.value * ldq);
-          unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
-        });
-        unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = high_nibbles(load_line(line + s.value * 64)); });
-        unroll<R>([&](auto r) EK_LAMBDA {
-          const Quad quad = load_quad(x + r.value * ldq + kOctet / 2);
-          unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
-        });
-        x += kOctet;
-        b += kLineBytes;
-      };
-      if (octets == kUnrolled) {
-        unroll<kUnrolled>([&](auto) EK_LAMBDA { multiply(); });
-      } else {
-        for (size_t octet = 0; octet < octets; ++octet) multiply();
+        b += (kOffset ? 2 : 1) * kHalvesBytes;
       }
-      const uint16_t* halves = reinterpret_cast<const uint16_t*>(b - strip * 64) + strip * kStrip;
-      unroll<S>([&](auto s) EK_LAMBDA {
-        const F32 scale = load_f16(halves + s.value * kStrip);
-        unroll<R>([&](auto r) EK_LAMBDA {
-          F32 dot = to_f32(acc[r.value][s.value]);
-          if (kOffset) {
-            // start is -8 * sum(q): its eighth is exact.
-            const float sum_q = static_cast<float>(start[r.value]) * -0.125f;
-            dot = add_f32(dot, mul_f32(load_f16(halves + kPanel + s.value * kStrip), set1_f32(sum_q)));
-          }
-          const F32 factor = mul_f32(scale, set1_f32(row_scale[r.value]));
-          F32& total = sum[p.value][r.value][s.value];
-          total = add_f32(total, mul_f32(dot, factor));
+      unroll<R>([&](auto r) EK_LAMBDA {
+        const F32 scale = set1_f32(row_scale[r.value]);
+        unroll<S>([&](auto s) EK_LAMBDA {
+          F32& y = total[p.value][r.value][s.value];
+          y = add_f32(y, mul_f32(sum[r.value][s.value], scale));
         });
       });
+      end = static_cast<size_t>(b - tiles[p.value].panel);
     });
-    q += octets * kOctet;
-    at += octets * kLineBytes + (kOffset ? 2 : 1) * kHalvesBytes;
+    start = group_start;
+    row_scale += R;
+    q += run * kOctet;
+    at = end;
   }
   unroll<P>([&](auto p) EK_LAMBDA {
     float sums[R * S * kStrip];
     unroll<R>([&](auto r) EK_LAMBDA {
-      unroll<S>([&](auto s)
-                    EK_LAMBDA { store_f32(sums + (r.value * S + s.value) * kStrip, sum[p.value][r.value][s.value]); });
+      unroll<S>([&](auto s) EK_LAMBDA {
+        store_f32(sums + (r.value * S + s.value) * kStrip, total[p.value][r.value][s.value]);
+      });
     });
     w4_store(tiles[p.value], e, sums, strip, S);
   });
@@ -153,12 +196,15 @@ void w4_rows(const W4Tile& t, const Epilogue& e) {
   for (size_t strip = 0; strip * kStrip < t.cols; strip += S) w4_strips<kOffset, R, S, 1>(&t, e, strip);
 }
 
+/// Five rows of two strips keep their sums in registers, six spill them.
+constexpr int kW4TileRows = kTileStrips == 4 ? 5 : kTileRows;
+
 template <bool kOffset>
 void w4_tile_of(const W4Tile& t, const Epilogue& e) {
-  constexpr int kFive = kTileRows == 6 ? 5 : kTileRows;
+  constexpr int kFive = kW4TileRows < 5 ? kW4TileRows : 5;
   constexpr void (*kRows[])(const W4Tile&, const Epilogue&) = {w4_rows<kOffset, 1>,     w4_rows<kOffset, 2>,
                                                                w4_rows<kOffset, 3>,     w4_rows<kOffset, 4>,
-                                                               w4_rows<kOffset, kFive>, w4_rows<kOffset, kTileRows>};
+                                                               w4_rows<kOffset, kFive>, w4_rows<kOffset, kW4TileRows>};
   kRows[t.rows - 1](t, e);
 }
 
@@ -166,8 +212,8 @@ void w4_tile(const W4Tile& t, const Epilogue& e) { t.has_offset ? w4_tile_of<tru
 
 template <bool kOffset>
 void w4_gemv_of(const W4Tile* t, const Epilogue& e) {
-  constexpr int S = w4_width(1), kAtOnce = kTileStrips == S ? kGemvPanels : 1;
-  for (size_t p = 0; p < kGemvPanels; p += kAtOnce) w4_strips<kOffset, 1, S, kAtOnce>(t + p, e, 0);
+  constexpr int S = w4_width(1), kAtOnce = kTileStrips == S ? kW4GemvPanels : 1;
+  for (size_t p = 0; p < kW4GemvPanels; p += kAtOnce) w4_strips<kOffset, 1, S, kAtOnce>(t + p, e, 0);
 }
 
 void w4_gemv(const W4Tile* t, const Epilogue& e) { t->has_offset ? w4_gemv_of<true>(t, e) : w4_gemv_of<false>(t, e); }

@@ -219,8 +219,8 @@ def linear(
     y_scale, y_zero_point : float, int
         With 8-bit ``x``: quantize the result, to uint8 or int8.
     x_quantization : {"row", "group"}, optional
-        What one scale of a float32 ``x`` spans: the row, or with 4-bit weights also each of their groups, which is more
-        accurate and their default.
+        What one scale of a float32 ``x`` spans: the row, or with 4-bit weights also each group of 128 of its values,
+        which is more accurate and their default.
     out_dtype : dtype, optional
         float32 (the default), float16 or ``ml_dtypes.bfloat16``, rounded to nearest even; with ``y_scale`` uint8 (the
         default) or int8.
@@ -247,9 +247,9 @@ def linear(
 
     In a clamp a NaN gives the lower bound; the other activations keep it, up to its payload.
 
-    4-bit weights: the sum over the groups, in ascending order, of ``float32(acc) * (w_scale * x_scale)`` stands for
-    ``float32(acc) * (row_scale * w_scale)``; with zero points ``float32(acc) - zero_point * float32(sum(q))`` for
-    ``float32(acc)``.
+    4-bit weights: two sums, both in ascending order, stand for ``float32(acc) * (row_scale * w_scale)``. Over every 128
+    values of k, ``x_scale`` times the sum over their weights' groups of ``float32(acc) * w_scale``; with zero points
+    ``float32(acc) - zero_point * float32(sum(q))`` for ``float32(acc)``.
     """
     if not isinstance(w, PackedWeights):
         raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
@@ -528,8 +528,8 @@ def cpu_info() -> dict[str, object]:
     Returns
     -------
     dict
-        ``isa`` (the one in use: ``EDGEKERN_ISA`` or the best), ``available`` (best first), ``cores`` (CPUs this process
-        may use), ``num_threads`` (the package's setting).
+        ``isa`` (the one in use: ``EDGEKERN_ISA`` as it was at the first call, or the best), ``available`` (best first),
+        ``cores`` (CPUs this process may use), ``num_threads`` (the package's setting).
 
     Raises
     ------

@@ -6,6 +6,8 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "base/buffer.h"
 #include "base/checked.h"
@@ -36,6 +38,33 @@ TEST_CASE("aligned buffers are zeroed and aligned at every size") {
     CHECK(std::all_of(buffer.data(), buffer.data() + size, [](uint8_t b) { return b == 0; }));
   }
   CHECK_THROWS_AS(AlignedBuffer(std::numeric_limits<size_t>::max() - 10), std::bad_alloc);
+}
+
+TEST_CASE("buffers of some megabytes share huge pages: zeroed, apart, freed in any order and by any thread") {
+  constexpr size_t kMega = size_t{1} << 20;
+  std::vector<AlignedBuffer> kept;
+  const auto all_zero = [](const AlignedBuffer& buffer) {
+    return std::all_of(buffer.data(), buffer.data() + buffer.size(), [](uint8_t byte) { return byte == 0; });
+  };
+  for (size_t i = 0; i < 40; ++i) {  // more than one stretch of address space
+    AlignedBuffer buffer(2 * kMega + i * 150'001 % (5 * kMega));
+    REQUIRE(all_zero(buffer));
+    std::fill_n(buffer.data(), buffer.size(), static_cast<uint8_t>(i + 1));
+    if (i % 3 != 0) kept.push_back(std::move(buffer));
+  }
+  size_t fill = 0;
+  for (size_t i = 0, k = 0; i < 40; ++i) {
+    if (i % 3 == 0) continue;
+    const AlignedBuffer& buffer = kept[k++];
+    const auto same = [i](uint8_t byte) { return byte == i + 1; };
+    fill += std::all_of(buffer.data(), buffer.data() + buffer.size(), same) ? 1 : 0;
+  }
+  CHECK(fill == kept.size());
+  std::thread([&] {
+    kept.erase(kept.begin() + 3, kept.begin() + 9);
+    kept.emplace_back(3 * kMega);
+  }).join();
+  CHECK(all_zero(kept.back()));  // its thread has ended
 }
 
 #if defined(__SSE__)

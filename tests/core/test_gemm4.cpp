@@ -54,10 +54,11 @@ float scale_of(const float* x, size_t begin, size_t end) {
 float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) {
   const PackedShape4& s = o.shape;
   const float* x = args.x + row * args.ldx;
-  float y = 0;
+  float y = 0, run_sum = 0;
   for (size_t g = 0; g < s.groups(); ++g) {
     const size_t begin = g * s.group, end = std::min(s.k, begin + s.group);
-    const float scale = args.scale_per_row ? scale_of(x, 0, s.k) : scale_of(x, begin, end);
+    const size_t run_begin = begin / kW4Run * kW4Run, run_end = std::min(s.k, run_begin + kW4Run);
+    const float scale = args.scale_per_row ? scale_of(x, 0, s.k) : scale_of(x, run_begin, run_end);
     int32_t dot = 0, sum = 0;
     for (size_t k = begin; k < end; ++k) {
       const int32_t q = rne(clamp(x[k] / scale, -128.0f, 127.0f));
@@ -66,7 +67,10 @@ float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) 
     }
     float term = static_cast<float>(dot);
     if (s.asymmetric) term = term - o.zero_point[g * s.n + col] * static_cast<float>(sum);
-    y = y + term * (o.scale[g * s.n + col] * scale);
+    run_sum = run_sum + term * (o.scale[g * s.n + col] / o.unit);
+    if (end < run_end) continue;
+    y = y + run_sum * (scale * o.unit);
+    run_sum = 0;
   }
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];
   return clamp(y, args.epilogue.lo, args.epilogue.hi);

@@ -12,24 +12,19 @@ from .linear import Curve, activate, dynamic_quantize, store
 Float32 = npt.NDArray[np.float32]
 
 
+RUN = 128  # values of x that share a scale
+
+
+def unit_of(scale: Float32) -> np.float32:
+    """The power of two that brings the largest scale to [2**14, 2**15)."""
+    exponent = int(np.frexp(scale.max(initial=0.0))[1]) - 15 if scale.size else 0
+    return np.float32(np.ldexp(np.float32(1), max(-126, exponent)))
+
+
 def stored_scale(scale: npt.ArrayLike) -> Float32:
-    """Scales as float16 in units of a power of two that brings the largest to [2**14, 2**15)."""
+    """Scales as float16 in units of that power of two."""
     values = np.asarray(scale, np.float32)
-    if values.size == 0:
-        return values
-    unit = np.ldexp(np.float32(1), max(-126, int(np.frexp(values.max())[1]) - 15))
-    return (values / unit).astype(np.float16).astype(np.float32) * unit
-
-
-def quantize_groups(x: Float32, group_size: int, per_row: bool) -> tuple[npt.NDArray[np.int8], Float32]:
-    """int8 values as 8-bit linear has them, and the scale of every row and group."""
-    q, scales = dynamic_quantize(x)
-    groups = -(-x.shape[1] // group_size)
-    scales = np.repeat(scales[:, None], groups, axis=1)
-    for g in range(0 if per_row else groups):
-        part = slice(g * group_size, (g + 1) * group_size)
-        q[:, part], scales[:, g] = dynamic_quantize(x[:, part])
-    return q, scales
+    return (values / unit_of(values)).astype(np.float16).astype(np.float32) * unit_of(values)
 
 
 def linear(
@@ -44,18 +39,26 @@ def linear(
     dtype: str = "float32",
     per_row: bool = False,
 ) -> npt.NDArray[Any]:
-    """``activate(x @ ((w - zero_point) * scale) + bias) + residual``, group after group in float32."""
-    q, x_scale = quantize_groups(x, group_size, per_row)
-    w_scale = stored_scale(scale)
+    """``activate(x @ ((w - zero_point) * scale) + bias) + residual``, group after group, run after run, in float32."""
+    values = np.asarray(scale, np.float32)
+    unit = unit_of(values)
+    w_scale = (values / unit).astype(np.float16).astype(np.float32)
+    q, x_scale = dynamic_quantize(x)
     y = np.zeros((x.shape[0], w.shape[1]), np.float32)
     with np.errstate(all="ignore"):
-        for g in range(x_scale.shape[1]):
-            part = slice(g * group_size, (g + 1) * group_size)
-            group = q[:, part].astype(np.int32)
-            dot = (group @ w[part].astype(np.int32)).astype(np.float32)
-            if zero_point is not None:
-                sum_q = group.sum(axis=1, dtype=np.int32).astype(np.float32)
-                dot = dot - np.asarray(zero_point, np.float16).astype(np.float32)[g] * sum_q[:, None]
-            y = y + dot * (w_scale[g] * x_scale[:, g, None])
+        for first in range(0, x.shape[1], RUN):
+            end = min(x.shape[1], first + RUN)
+            if not per_row:
+                q[:, first:end], x_scale = dynamic_quantize(x[:, first:end])
+            total = np.zeros_like(y)
+            for begin in range(first, end, group_size):
+                g, part = begin // group_size, slice(begin, min(end, begin + group_size))
+                group = q[:, part].astype(np.int32)
+                dot = (group @ w[part].astype(np.int32)).astype(np.float32)
+                if zero_point is not None:
+                    sum_q = group.sum(axis=1, dtype=np.int32).astype(np.float32)
+                    dot = dot - np.asarray(zero_point, np.float16).astype(np.float32)[g] * sum_q[:, None]
+                total = total + dot * w_scale[g]
+            y = y + total * (x_scale[:, None] * unit)
         y = activate(y if bias is None else y + bias, curve)
         return store(y if residual is None else y + residual, dtype, None, 0)
