@@ -9,8 +9,8 @@
 //            of floats take the place of dot products on many cores, so a run, which is one scale of A, is several
 //            groups.
 // Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile, and R x S sums of the run; where
-//            they do not fit the totals are in L1, touched once a run. One row takes two panels in turns of a run, for the
-//            reason in gemv.inl; with turns so long, four streams are slower than two.
+//            they do not fit the totals are in L1, touched once a run. One row takes two panels in turns of a run, for
+//            the reason in gemv.inl; with turns so long, four streams are slower than two.
 // Edges      A is padded to whole octets with zeros, the panel to 64 columns with zero scales; C is stored by its
 //            columns.
 #pragma once
