@@ -46,6 +46,7 @@ SHAPES = [(40, 64, 70), (65, 64, 1100), (3, 4097, 5), (700, 64, 70), (300, 300, 
 EACH_SIZE = f"""
 import edgekern as ek
 import numpy as np
+from edgekern import _core
 from numpy.testing import assert_array_equal
 from reference import gemm as reference
 from strategies import fill_integers

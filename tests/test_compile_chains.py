@@ -84,7 +84,7 @@ def _concat_link(g, x, shape, earlier):
 
 
 def _slice_link(g, x, shape, earlier):
-    return g.op("Slice", x, *(g.const(part, np.int64) for part in ([1], [99], [1]))), [1, shape[1] - 1, *shape[2:]]
+    return g.op("Slice", x, *(g.const(part, np.int64) for part in ([1], [9999], [1]))), [1, shape[1] - 1, *shape[2:]]
 
 
 def _fold_link(g, x, shape, earlier):
