@@ -225,6 +225,16 @@ except ek.errors.UnsupportedIsaError as error:
     assert in_a_process_with_isa("scalar", "print(ek.cpu_info()['isa'])") == "scalar"
 
 
+def test_the_isa_of_the_environment_is_read_once() -> None:
+    code = f"""
+import os
+first = ek.cpu_info()['isa']
+os.environ['EDGEKERN_ISA'] = {_core.available_isas()[0]!r}
+print(first, ek.cpu_info()['isa'])
+"""
+    assert in_a_process_with_isa("scalar", code) == "scalar scalar"
+
+
 def test_tile_plan_of_the_article_is_256_cube_blocks() -> None:
     plan = ek.tile_plan(4096, 4096, 128)
     assert plan.grid == (16, 16)

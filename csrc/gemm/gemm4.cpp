@@ -8,8 +8,6 @@
 namespace ek {
 namespace {
 
-constexpr size_t kLine = 64;
-
 /// The quantized rows as they lie in the scratch memory.
 struct Rows {
   int8_t* q;       // [m][row_stride]
@@ -19,12 +17,8 @@ struct Rows {
 
 size_t runs_of(const PackedShape4& shape) { return ceil_div(shape.k, kW4Run); }
 
-/// Bytes from one quantized row to the next: k in whole vectors, and not a page, which would put the rows of a tile
-/// into one set of the L1.
-size_t row_stride(const PackedShape4& shape) {
-  const size_t vectors = round_up(shape.k, kStrip);
-  return vectors % 1024 == 0 ? vectors + kLine : vectors;
-}
+/// Bytes from one quantized row to the next: k in whole vectors.
+size_t row_stride(const PackedShape4& shape) { return round_up(shape.k, kStrip); }
 
 Rows rows_in(const Gemm4Args& args, uint8_t* scratch) {
   const PackedShape4& shape = args.b.shape;
@@ -63,7 +57,7 @@ void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, s
 bool gemm4_scratch_bytes(const Gemm4Args& args, size_t* out) {
   size_t padded = 0, bytes = 0;
   // Scales and sums take 8 bytes for at least one group, so a second helping of the rows' bytes has room for both.
-  if (!checked_add(args.b.shape.k, kStrip + kLine, &padded) || !checked_mul(args.m, padded, &bytes) ||
+  if (!checked_add(args.b.shape.k, kStrip, &padded) || !checked_mul(args.m, padded, &bytes) ||
       !checked_mul(bytes, 2, &bytes)) {
     return false;
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "base/checked.h"
 #include "base/status.h"
@@ -12,14 +11,7 @@ namespace {
 
 constexpr size_t kQuad = 4;
 
-/// init -= zero_point * colsum, mod 2^32
-template <typename ZeroPoint>
-void subtract(ZeroPoint zero_point, const int32_t* colsum, size_t n, int32_t* init) {
-  for (size_t i = 0; i < n; ++i) {
-    const uint32_t product = static_cast<uint32_t>(colsum[i]) * static_cast<uint32_t>(zero_point);
-    init[i] = static_cast<int32_t>(static_cast<uint32_t>(init[i]) - product);
-  }
-}
+int32_t wrapping_sub(int32_t a, uint32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) - b); }
 
 }  // namespace
 
@@ -89,9 +81,10 @@ void make_init(const Kernels& kernels, Sign a_sign, int32_t a_zero_point, const 
   const size_t padded = round_up(n, kStrip), given = bias == nullptr ? 0 : n;
   if (given != 0) std::memcpy(init, bias, given * sizeof *init);
   std::fill(init + given, init + padded, 0);
-  constexpr std::integral_constant<int32_t, 128> kFlipped;  // of a sign that was flipped: a shift, no product
-  if (zero_point == kFlipped) return subtract(kFlipped, colsum, padded, init);
-  if (zero_point != 0) subtract(zero_point, colsum, padded, init);
+  if (zero_point == 0) return;
+  for (size_t i = 0; i < padded; ++i) {
+    init[i] = wrapping_sub(init[i], static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(colsum[i]));
+  }
 }
 
 }  // namespace ek
