@@ -14,7 +14,7 @@ import numpy as np
 
 import edgekern as ek
 from bench import onnx_models, torch_peers
-from bench.harness import Contender
+from bench.harness import Contender, in_turn
 from bench.peers import Array, equals, join, numpy_float, onnxruntime, rolled, within_one_step
 from bench.shapes import DECODE_ROWS, GEMM_SHAPES, ODD_SHAPES, TINY_SHAPES, Shape, peer_shares
 from bench.suite import Case, Plan, copies_beyond_cache, parser, run
@@ -36,7 +36,7 @@ def ours(name: str, a: Array, weights: Sequence[Array], expected: Sequence[Array
     ]  # written again: on lines of 64 bytes, as torch's tensors are
     return Contender(
         name,
-        lambda: [ek.matmul_integer(a, w, out=c, num_threads=threads) for w, c in pairs],
+        in_turn([partial(ek.matmul_integer, a, w, out=c, num_threads=threads) for w, c in pairs]),
         equals(expected),
         len(pairs),
         packed[0].nbytes,

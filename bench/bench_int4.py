@@ -14,7 +14,7 @@ import numpy as np
 
 import edgekern as ek
 from bench import ggml, onnx_models, openvino_int4, torch_peers
-from bench.harness import Contender, Row, version
+from bench.harness import Contender, Row, in_turn, version
 from bench.peers import Array, Check, close, join, onnxruntime, rolled
 from bench.suite import Case, Plan, Result, copies_beyond_cache, geometric_mean, parser, run
 
@@ -31,7 +31,7 @@ def _ours(name: str, x: Array, packed: Sequence[ek.PackedWeights], threads: int,
     pairs = [(w, np.empty((x.shape[0], w.shape[1]), np.float32)) for w in packed]
     return Contender(
         name,
-        lambda: [ek.linear(x, w, out=y, num_threads=threads) for w, y in pairs],
+        in_turn([partial(ek.linear, x, w, out=y, num_threads=threads) for w, y in pairs]),
         check,
         len(pairs),
         packed[0].nbytes,

@@ -15,7 +15,7 @@ import numpy as np
 
 import edgekern as ek
 from bench import onnx_models, torch_peers
-from bench.harness import Contender
+from bench.harness import Contender, in_turn
 from bench.peers import Array, close, join, numpy_float, onnxruntime, openvino, rolled, within_one_step
 from bench.shapes import DECODE_ROWS, GEMM_SHAPES, TINY_SHAPES, Shape
 from bench.suite import Case, Plan, copies_beyond_cache, parser, run
@@ -36,7 +36,7 @@ def _ours(x: Array, weights: Sequence[Array], scale: Array, check: Any, **settin
     pairs = [(w, ek.linear(x, w, **settings)) for w in packed]
     return Contender(
         "edgekern",
-        lambda: [ek.linear(x, w, out=y, **settings) for w, y in pairs],
+        in_turn([partial(ek.linear, x, w, out=y, **settings) for w, y in pairs]),
         check,
         len(pairs),
         pairs[0][0].nbytes,

@@ -54,6 +54,11 @@ class Timing:
     samples: int
 
 
+def in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+    """All calls, one after another. One call is itself: a loop around it would be timed with it."""
+    return calls[0] if len(calls) == 1 else lambda: [call() for call in calls]
+
+
 def _time(run: Callable[[], Any], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):

@@ -5,12 +5,13 @@ A peer that is not installed, or that refuses a case, is said to be absent; it n
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.harness import Contender, version
+from bench.harness import Contender, in_turn, version
 
 Array = npt.NDArray[Any]
 Check = Callable[[Any], None]
@@ -184,4 +185,5 @@ def numpy_float(name: str, x: Array, weights: Sequence[Array], expected: Sequenc
     left, factors = x.astype(np.float32), [np.ascontiguousarray(w, np.float32) for w in weights]
     pairs = [(w, np.empty(want.shape, np.float32)) for w, want in zip(factors, expected, strict=True)]
     check, read = close(expected, 1e-4), factors[0].nbytes
-    return Contender(name, lambda: [np.matmul(left, w, out=y) for w, y in pairs], check, len(pairs), read)
+    calls = [partial(np.matmul, left, w, out=y) for w, y in pairs]
+    return Contender(name, in_turn(calls), check, len(calls), read)

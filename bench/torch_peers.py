@@ -3,11 +3,12 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bench.harness import Contender
+from bench.harness import Contender, in_turn
 from bench.peers import Array, Check
 
 
@@ -17,7 +18,8 @@ def int_mm(a: Array, weights: Sequence[Array], check: Check) -> Contender:
     left = torch.from_numpy(a)
     pairs = [(torch.from_numpy(w), torch.empty((a.shape[0], w.shape[1]), dtype=torch.int32)) for w in weights]
     read = weights[0].size
-    return Contender("torch_int_mm", lambda: [torch._int_mm(left, w, out=c) for w, c in pairs], check, len(pairs), read)
+    calls = [partial(torch._int_mm, left, w, out=c) for w, c in pairs]
+    return Contender("torch_int_mm", in_turn(calls), check, len(calls), read)
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def static(
         left = torch._make_per_tensor_quantized_tensor(torch.from_numpy(x), scales[0], zero_points[0])
         packed = [_pack(w, scales[1], bias) for w in weights]
     linear, scale, zero = torch.ops.quantized.linear, scales[2], zero_points[1]
-    return Contender(name, lambda: [linear(left, w, scale, zero) for w in packed], check, len(packed), weights[0].size)
+    calls = [partial(linear, left, w, scale, zero) for w in packed]
+    return Contender(name, in_turn(calls), check, len(calls), weights[0].size)
 
 
 def dynamic(
@@ -78,4 +81,5 @@ def dynamic(
     with _engine(engine):
         packed = [_pack(w, scale, bias) for w in weights]
     linear = torch.ops.quantized.linear_dynamic
-    return Contender(name, lambda: [linear(left, w) for w in packed], check, len(packed), weights[0].size)
+    calls = [partial(linear, left, w) for w in packed]
+    return Contender(name, in_turn(calls), check, len(calls), weights[0].size)
