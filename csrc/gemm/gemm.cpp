@@ -12,9 +12,6 @@ namespace {
 constexpr size_t kLine = 64;
 /// Packed weights that a block keeps in L2 while its rows pass over them.
 constexpr size_t kWeightBytes = size_t{512} << 10;
-/// Weights of one row from here on are taken to come from memory; smaller ones to lie in a cache, whose loads need no
-/// help.
-constexpr size_t kGemvBytes = size_t{4} << 20;
 /// A larger C would only push the operands out of the caches.
 constexpr size_t kStreamBytes = size_t{32} << 20;
 /// Work below which a second thread costs more than it brings: 2^20 multiply-adds are about 4.5 us of an AVX-512 core.
@@ -150,7 +147,7 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
 /// The blocks of the plan, or what lies of them in `unit`.
 void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, const Rect& unit) {
   const Kernels& kernels = *rt.kernels;
-  const bool gemv = args.m == 1 && args.b.shape.n * depth(args) >= kGemvBytes && plan.blocks[0].unit == Unit::kCube;
+  const bool gemv = args.m == 1 && plan.blocks[0].unit == Unit::kCube;
   const size_t across = ceil_div(plan.n, plan.tile);
   const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
   const size_t done = gemv && whole_blocks.col0 < whole_blocks.col1 ? run_gemv(kernels, args, whole_blocks) : 0;

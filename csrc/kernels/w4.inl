@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kLineBytes = kPanel * kOctet / 2;  // one octet of every column
 constexpr size_t kHalvesBytes = kPanel * 2;         // the scales of one group, or its offsets
 constexpr size_t kRunOctets = kW4Run / kOctet;
-constexpr size_t kAheadBytes = 512;  // what one row fetches lies so far ahead
+constexpr size_t kAheadBytes = 16 * kLineBytes;  // one row fetches a line of the octet so far ahead
 constexpr int kUnrolled = 4;         // octets of the smallest group: its loop costs moves of every sum
 
 EK_INLINE float w4_scale(const float* x, size_t n) {
@@ -120,9 +120,9 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
         });
         const auto multiply = [&]() EK_LAMBDA {
           const int8_t* line = reinterpret_cast<const int8_t*>(b);
+          if (R == 1) __builtin_prefetch(line + kAheadBytes, 0, 2);
           Line w[S];
           unroll<S>([&](auto s) EK_LAMBDA {
-            if (R == 1) __builtin_prefetch(line + kAheadBytes + s.value * 64, 0, 2);
             w[s.value] = low_nibbles(load_line(line + s.value * 64));
           });
           unroll<R>([&](auto r) EK_LAMBDA {
