@@ -66,5 +66,6 @@ MATMUL_SHAPES = {
     "cube_block_plus_one": (257, 257, 67),
     "empty_m": (0, 8, 8),
     "empty_n": (8, 0, 8),
+    "empty_n_of_one_row": (1, 0, 8),
     "empty_k": (3, 3, 0),
 }

@@ -147,10 +147,10 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
 /// The blocks of the plan, or what lies of them in `unit`.
 void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, const Rect& unit) {
   const Kernels& kernels = *rt.kernels;
-  const bool gemv = args.m == 1 && plan.blocks[0].unit == Unit::kCube;
   const size_t across = ceil_div(plan.n, plan.tile);
   const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
-  const size_t done = gemv && whole_blocks.col0 < whole_blocks.col1 ? run_gemv(kernels, args, whole_blocks) : 0;
+  const bool gemv = args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
+  const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : 0;
   for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
     for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1; ++j) {
       const TileBlock& block = plan.blocks[i * across + j];
