@@ -59,8 +59,10 @@ def chains(draw):
         alike = [value for value, other in earlier if other == shape]
         earlier.append((x, shape))
         y, shape = LINKS[kind](g, x, shape, alike)
-        scale = draw(st.sampled_from([0.05, 0.0613, 0.0977, 0.1381]))  # no simple ratios: few ties
-        x = g.qdq(y, scale, dtype=dtype) if draw(st.booleans()) or kind not in BARE else y
+        if draw(st.booleans()) or kind not in BARE:
+            scale = draw(st.sampled_from([other for other in SCALES if other != scale]))
+            y = g.qdq(y, scale, dtype=dtype)
+        x = y
     if draw(st.booleans()):
         x = g.op("Gemm", g.op("Flatten", x), g.weights(int(np.prod(shape)), 7, axis=1))
     return g.model(x), scale
@@ -92,6 +94,7 @@ def _fold_link(g, x, shape, earlier):
     return g.op("Reshape", x, g.const(side, np.int64)), side
 
 
+SCALES = (0.05, 0.0613, 0.0977, 0.1381)  # no simple ratios, so few ties
 BARE = {"max", "relu", "concat", "slice", "reshape", "transpose"}  # exact on bytes: no QuantizeLinear has to follow
 LINKS = {
     "conv": _conv_link,
