@@ -62,7 +62,7 @@ def contenders(layer: Conv, threads: int) -> list[Contender]:
         return None
 
     return [
-        Contender("edgekern", lambda: session.run(None, {"x": x}), check),
+        Contender("edgekern", partial(session.run, None, {"x": x}, out=session.run(None, {"x": x})), check),
         Contender(LAYER, alone, lambda _: None),
         Contender("ort_qdq", peer.run, check),
         *join(("openvino", lambda: openvino("openvino_qdq", model, {"x": x}, threads, check))),

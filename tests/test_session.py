@@ -71,6 +71,42 @@ def test_results_are_new_arrays_and_runs_do_not_depend_on_each_other(session, mo
         np.testing.assert_array_equal(array, copy)
 
 
+def test_results_are_written_where_the_caller_wants_them(session, model):
+    feeds, names = feeds_of(model), [node.name for node in session.get_outputs()]
+    expected = session.run(None, feeds)
+    out = [np.full_like(array, 7) for array in expected]
+    strided = np.zeros((*expected[0].shape, 2), expected[0].dtype)[..., 1]
+    for given in (out, tuple(out), [strided, out[1]]):
+        results = session.run(None, feeds, out=given)
+        assert all(result is array for result, array in zip(results, given, strict=True))
+        for result, want in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(result, want)
+    [one] = session.run([names[1]], feeds, out=[out[1]])
+    np.testing.assert_array_equal(one, expected[1])
+
+
+BAD_OUT = {
+    "few": (lambda out: out[:1], ArgumentTypeError, "run: out must be a list of 2 arrays, one for each output, got 1"),
+    "array": (lambda out: out[0], ArgumentTypeError, "run: out must be a list of 2 arrays, .* got ndarray"),
+    "dtype": (lambda out: [out[0], out[1].astype("f8")], ArgumentTypeError, "out for .* must be float32, got float64"),
+    "shape": (lambda out: [out[0][:1], out[1]], ArgumentValueError, "out for .* must have shape"),
+    "fixed": (lambda out: [out[0], out[1][:]], ArgumentValueError, "run: out for .* is read-only; pass a writeable"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OUT)
+def test_bad_out_is_refused_and_stays_as_it_was(session, model, name):
+    spoil, error, message = BAD_OUT[name]
+    feeds = feeds_of(model)
+    out = [np.full_like(array, 7) for array in session.run(None, feeds)]
+    bad = spoil(out)
+    if name == "fixed":
+        bad[1].flags.writeable = False
+    with pytest.raises(error, match=message):
+        session.run(None, feeds, out=bad)
+    assert all((array == 7).all() for array in out)
+
+
 def test_strided_inputs_are_taken(session, model):
     feeds = feeds_of(model)
     strided = {name: np.asfortranarray(array) for name, array in feeds.items()}

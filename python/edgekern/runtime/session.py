@@ -58,8 +58,8 @@ class InferenceSession:
 
     Notes
     -----
-    The arena is allocated here, once; ``run`` allocates only the arrays that it returns. Of two callers of one session
-    the second waits.
+    The arena is allocated here, once; ``run`` allocates only the arrays that it returns, and none with ``out``. Of two
+    callers of one session the second waits.
     """
 
     def __init__(
@@ -99,25 +99,30 @@ class InferenceSession:
         """What :meth:`run` gives."""
         return [_node_arg(info) for info in self._program.outputs]
 
-    def run(self, output_names: Sequence[str] | None, feeds: Feeds) -> list[Array]:
+    def run(
+        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Array] | None = None
+    ) -> list[Array]:
         """Compute outputs from inputs.
 
         Parameters
         ----------
         output_names : names of the outputs wanted, in the order wanted; None is all of them
         feeds : an array per input name, of the very dtype and shape that :meth:`get_inputs` states
+        out : arrays to write, one for each output wanted, of the dtype and shape that :meth:`get_outputs` states;
+            None makes new ones. One of ``feeds`` may be among them.
 
         Returns
         -------
-        list of arrays, new ones
+        list of arrays, those of ``out`` where they are given
 
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
-            When a name is unknown or missing, or an array has another dtype or shape.
+            When a name is unknown or missing, or an array has another dtype or shape; nothing is written then.
         """
         wanted = self._wanted(output_names)
         arrays = self._checked(feeds)
+        results = [np.empty_like(place) for _, place in wanted] if out is None else _writeable(out, wanted)
         with self._lock:
             self._fill(arrays)
             for what, number in self._program.manifest.order:
@@ -125,7 +130,9 @@ class InferenceSession:
                     self._core.run_segment(number)
                 else:
                     self._hosts[number].run()
-            return [place.copy() for place in wanted]
+            for (_, place), result in zip(wanted, results, strict=True):
+                np.copyto(result, place)
+        return results
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
@@ -171,15 +178,15 @@ class InferenceSession:
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
 
-    def _wanted(self, output_names: Sequence[str] | None) -> list[Array]:
+    def _wanted(self, output_names: Sequence[str] | None) -> list[tuple[str, Array]]:
         if output_names is None:
-            return list(self._outputs.values())
+            return list(self._outputs.items())
         if isinstance(output_names, str):
             raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
         unknown = [name for name in output_names if name not in self._outputs]
         if unknown:
             raise ArgumentValueError(f"run: there is no output {unknown[0]!r}; the outputs are {list(self._outputs)}")
-        return [self._outputs[name] for name in output_names]
+        return [(name, self._outputs[name]) for name in output_names]
 
     def _checked(self, feeds: Feeds) -> list[Array]:
         if not isinstance(feeds, Mapping):
@@ -191,29 +198,41 @@ class InferenceSession:
         for name, place in self._inputs.items():
             if name not in feeds:
                 raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
-            array = feeds[name]
-            if not isinstance(array, np.ndarray):
-                raise ArgumentTypeError(f"run: input {name!r} must be a NumPy array, got {type(array).__name__}")
-            if array.dtype != place.dtype:
-                raise ArgumentTypeError(
-                    f"run: input {name!r} must be {place.dtype}, got {array.dtype}; convert it with astype"
-                )
-            if array.ndim != place.ndim:
-                raise ArgumentValueError(
-                    f"run: input {name!r} must have {place.ndim} dimensions {place.shape}, "
-                    f"got {array.ndim} {array.shape}"
-                )
-            if array.shape != place.shape:
-                raise ArgumentValueError(
-                    f"run: input {name!r} must have shape {place.shape}, got {array.shape}; the batch is fixed by "
-                    "compile(batch=...)"
-                )
-            arrays.append(array)
+            arrays.append(_like(place, f"input {name!r}", feeds[name]))
         return arrays
 
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self._inputs.values(), arrays, strict=True):
             np.copyto(place, array)
+
+
+def _like(place: Array, what: str, array: Any) -> Array:
+    """The array, which must be of the dtype and shape of its place in the arena."""
+    if not isinstance(array, np.ndarray):
+        raise ArgumentTypeError(f"run: {what} must be a NumPy array, got {type(array).__name__}")
+    if array.dtype != place.dtype:
+        raise ArgumentTypeError(f"run: {what} must be {place.dtype}, got {array.dtype}; convert it with astype")
+    if array.ndim != place.ndim:
+        raise ArgumentValueError(
+            f"run: {what} must have {place.ndim} dimensions {place.shape}, got {array.ndim} {array.shape}"
+        )
+    if array.shape != place.shape:
+        raise ArgumentValueError(
+            f"run: {what} must have shape {place.shape}, got {array.shape}; the batch is fixed by compile(batch=...)"
+        )
+    return array
+
+
+def _writeable(out: Sequence[Array], wanted: Sequence[tuple[str, Array]]) -> list[Array]:
+    if not isinstance(out, (list, tuple)) or len(out) != len(wanted):
+        count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
+        raise ArgumentTypeError(f"run: out must be a list of {len(wanted)} arrays, one for each output, got {count}")
+    results = []
+    for (name, place), array in zip(wanted, out, strict=True):
+        results.append(_like(place, f"out for {name!r}", array))
+        if not array.flags.writeable:
+            raise ArgumentValueError(f"run: out for {name!r} is read-only; pass a writeable array")
+    return results
 
 
 def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
