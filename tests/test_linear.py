@@ -177,7 +177,8 @@ def test_half_precision_rounds_every_exponent_to_nearest_even(isa: str, rng: np.
         assert np.isnan(widened(got, dtype)[np.isnan(residual)]).all()
 
 
-def test_quotients_near_a_tie_are_divided(isa: str, rng: np.random.Generator) -> None:
+def test_values_near_a_tie(isa: str, rng: np.random.Generator) -> None:
+    """A scale from outside divides, a row's own multiplies: next to a tie the two are not the same."""
     scale = rng.uniform(1e-3, 1.0, 400).astype(np.float32)
     ties = (rng.integers(-127, 127, (400, 300)) + 0.5).astype(np.float32)
     steps = rng.integers(-3, 4, ties.shape).astype(np.int32)
@@ -188,9 +189,12 @@ def test_quotients_near_a_tie_are_divided(isa: str, rng: np.random.Generator) ->
     got = _core.linear(x, packed, None, "clamp", *NONE, None, None, 0, None, 0, "float32", None, isa, 1)
     q, row_scale = reference.dynamic_quantize(x)
     assert_array_equal(got, q.astype(np.float32) * row_scale[:, None])
+    divided = reference.quantize_linear(x, row_scale[:, None], 0, np.int8)
+    assert (divided != q).any()
+    assert_array_equal(_core.quantize_linear(x, row_scale, np.zeros(400, np.int32), 0, True, None, isa, 1), divided)
 
 
-@pytest.mark.parametrize("peak", [1e-45, 3e-44, 1e-40, 1e-37, 3.4e38, math.inf])
+@pytest.mark.parametrize("peak", [1e-45, 1e-40, 2**-111, 2**-110, 1e-30, 3.4e38, math.inf])
 def test_rows_of_any_size_are_quantized_alike(peak: float, isa: str, rng: np.random.Generator) -> None:
     with np.errstate(all="ignore"):
         x = (rng.uniform(-1, 1, (5, 77)) * np.float32(peak)).astype(np.float32)

@@ -48,12 +48,11 @@ void norm_quantize_row(const NormRow& row, Sign sign, uint8_t* y, float* scale) 
   const F32 factor = set1_f32(row.factor);
   F32 best = set1_f32(0.0f);
   for (size_t i = 0; i < row.n; i += kStrip) best = max_f32(abs_f32(normed(row, factor, i, row.n - i)), best);
-  const float step = max_lane(best) / 127.0f;
-  *scale = step > 0.0f ? step : 1.0f;
-  // As in quantize_odd_row: peak / scale rounds to 127 at most, -128 is for NaN. The row is in L1 now.
-  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);
-  quantize_run(row.n, Quotient(*scale), bytes, y,
-               [&](size_t at, size_t left) EK_LAMBDA { return normed(row, factor, at, left); });
+  const RowScale by(max_lane(best));
+  *scale = by.scale;
+  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);  // -128 is for NaN
+  quantize_run(row.n, by, bytes, y,
+               [&](size_t at, size_t left) EK_LAMBDA { return normed(row, factor, at, left); });  // in L1 now
 }
 
 void rotate_row(const float* x, const float* cosines, const float* sines, size_t half, float* y) {

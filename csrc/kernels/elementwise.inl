@@ -35,7 +35,7 @@ void quantize_triples(const float* x, size_t plane, size_t n, QuantParams q, uin
     F32 real[3];
     I32 lanes[3];
     unroll<3>([&](auto c) EK_LAMBDA { real[c.value] = load_f32_n(x + c.value * plane + i, n - i); });
-    quotient.divide(real);
+    quotient(real);
     unroll<3>([&](auto c) EK_LAMBDA { lanes[c.value] = add_i32(rne_i32(clamp(real[c.value], lo, hi)), zero_point); });
     if (n - i >= kStrip) {
       store_triples(y + 3 * i, lanes[0], lanes[1], lanes[2]);
@@ -68,60 +68,40 @@ EK_INLINE int32_t peak_bits(const float* x, size_t n) {
   return max_lane(max_i32(max_i32(best[0], best[1]), max_i32(best[2], best[3])));
 }
 
-/// y = rne(x / scale) for a row of |x| <= 127 scale, without a NaN, and a scale whose reciprocal is a normal number.
-/// Adding 1.5 * 2^23 leaves an integer in the lowest bits of the quotient: the nearest one unless x lies near a tie,
-/// where the product with the reciprocal may fall on the wrong side (see Quotient). There the block is divided.
-/// `next` is fetched meanwhile: as many floats, which need not be there.
-EK_INLINE void quantize_plain_row(const float* x, const float* next, size_t n, float scale, float inverse, Sign sign,
-                                  uint8_t* y) {
-  constexpr float kShift = 0x1.8p23f;
+/// A row without a NaN or an infinity. Adding 1.5 * 2^23 rounds to an integer and leaves it in the lowest bits. `next` is
+/// fetched meanwhile: as many floats, which need not be there.
+EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, float inverse, Sign sign, uint8_t* y) {
   constexpr int32_t kShiftBits = 0x4B400000, kBias = 128;
-  const F32 shift = set1_f32(kShift), factor = set1_f32(inverse), tie = set1_f32(0.5f - 0x1p-14f);
+  const F32 shift = set1_f32(0x1.8p23f), factor = set1_f32(inverse);
   const I32 offset = set1_i32(kBias - kShiftBits);
-  const auto block = [&](const F32(&v)[4], uint8_t* to, size_t left) EK_LAMBDA {
-    F32 nearest = set1_f32(0.0f);  // nearest to a tie
-    I32 q[4];
-    unroll<4>([&](auto s) EK_LAMBDA {
-      const F32 shifted = muladd_f32(v[s.value], factor, shift);
-      const F32 rest = muladd_f32(v[s.value], factor, sub_f32(shift, shifted));
-      nearest = max_size_f32(rest, nearest);
-      q[s.value] = add_i32(bits_i32(shifted), offset);
-    });
-    if (!all_below(nearest, tie)) {
-      const F32 divisor = set1_f32(scale);
-      unroll<4>([&](auto s)
-                    EK_LAMBDA { q[s.value] = add_i32(rne_i32(div_f32(v[s.value], divisor)), set1_i32(kBias)); });
-    }
-    store_biased(to, q, sign, left);
-  };
+  const auto code = [&](F32 v) EK_LAMBDA { return add_i32(bits_i32(add_f32(mul_f32(v, factor), shift)), offset); };
+  I32 q[4];
   size_t i = 0;
-  F32 v[4];
   for (; i + 64 <= n; i += 64) {
     unroll<4>([&](auto s) EK_LAMBDA {
-      v[s.value] = load_f32(x + i + s.value * kStrip);
-      __builtin_prefetch(next + i + s.value * kStrip);
+      constexpr size_t at = decltype(s)::value * kStrip;
+      q[s.value] = code(load_f32(x + i + at));
+      __builtin_prefetch(next + i + at);
     });
-    block(v, y + i, 64);
+    store_biased(y + i, q, sign, 64);
   }
   if (i == n) return;
   unroll<4>([&](auto s) EK_LAMBDA {
     constexpr size_t at = decltype(s)::value * kStrip;
-    v[s.value] = i + at < n ? load_f32_n(x + i + at, n - i - at) : set1_f32(0.0f);
+    q[s.value] = i + at < n ? code(load_f32_n(x + i + at, n - i - at)) : set1_i32(0);
     __builtin_prefetch(next + i + at);
   });
-  block(v, y + i, n - i);
+  store_biased(y + i, q, sign, n - i);
 }
 
-/// The same for any row. NaN is passed over in the peak and becomes -128.
+/// Any row. NaN is passed over in the peak and becomes -128, as does infinity.
 __attribute__((noinline)) void quantize_odd_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale) {
   F32 best = set1_f32(0.0f);
   for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
-  const float step = max_lane(best) / 127.0f;
-  *scale = step > 0.0f ? step : 1.0f;
-  // peak / scale rounds to 127 at most: -128 is for NaN.
+  const RowScale by(max_lane(best));
+  *scale = by.scale;
   const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);
-  quantize_run(n, Quotient(*scale), bytes, y,
-               [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
+  quantize_run(n, by, bytes, y, [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
 }
 
 /// Short rows go four at a time: finding one's peak and reciprocal overlaps with the others'.
@@ -131,20 +111,21 @@ void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign,
   for (size_t row = 0; row < rows; row += together) {
     const size_t count = rows - row < together ? rows - row : together;
     float inverse[kTogether];
+    bool finite[kTogether];
     for (size_t r = 0; r < count; ++r) {
       const int32_t bits = peak_bits(x + (row + r) * ldx, n);
       float peak;
       __builtin_memcpy(&peak, &bits, 4);
-      const float step = peak / 127.0f;
-      scale[row + r] = step > 0.0f ? step : 1.0f;
-      inverse[r] = 1.0f / scale[row + r];
-      if (!(peak < 0x1p100f) || (peak < 0x1p-90f && peak > 0.0f)) inverse[r] = 0.0f;  // odd, NaN among them
+      const RowScale by(peak);
+      scale[row + r] = by.scale;
+      inverse[r] = by.inverse;
+      finite[r] = peak < __builtin_inff();
     }
     for (size_t r = 0; r < count; ++r) {  // they are in L1 now
       const float* const from = x + (row + r) * ldx;
       uint8_t* const to = y + (row + r) * ldy;
-      inverse[r] > 0.0f ? quantize_plain_row(from, from + together * ldx, n, scale[row + r], inverse[r], sign, to)
-                        : quantize_odd_row(from, n, sign, to, scale + row + r);
+      finite[r] ? quantize_finite_row(from, from + together * ldx, n, inverse[r], sign, to)
+                : quantize_odd_row(from, n, sign, to, scale + row + r);
     }
   }
 }

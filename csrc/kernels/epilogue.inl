@@ -43,7 +43,7 @@ struct QuantizedEpilogue {
       return store_bytes_n(c, add_i32(q, zero_point), n);
     }
     F32 x[1] = {sum(acc, multiplier, row, col, n)};
-    sum_quotient.divide(x);
+    sum_quotient(x);
     sum_bytes.store(c, x, n);
   }
 };
@@ -87,7 +87,7 @@ __attribute__((noinline)) void store_sums(const GemmTile& t, const Epilogue& e, 
       x[s.value] =
           store.sum(load_i32(acc + at), load_f32(multiplier + at), row0 + r, col0 + at, strip_cols(cols, s.value));
     });
-    store.sum_quotient.divide(x);
+    store.sum_quotient(x);
     store.sum_bytes.store(c, x, cols);
   }
 }

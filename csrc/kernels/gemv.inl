@@ -1,4 +1,4 @@
-// gemv: one row of C over four whole panels of weights, for weights that come from memory.
+// gemv: one row of C over four whole panels of weights, wherever they are.
 //
 // Operands   as gemm_tile's, one tile for each panel.
 // Method     where the ISA has registers for all, the panels take turns of 1 KB, and one line of what comes 8 turns later

@@ -167,8 +167,8 @@ struct Kernels {
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
-  // kGemvPanels tiles of the same row, no taps, each a whole panel: for weights that come from memory. They are read
-  // side by side, so they should lie far apart; memory after them is fetched, never read.
+  // kGemvPanels tiles of the same row, no taps, each a whole panel. They are read side by side, so they should lie far
+  // apart; memory after them is fetched, never read.
   void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);

@@ -30,7 +30,7 @@ struct Quotient {
   }
 
   template <int S>
-  EK_INLINE void divide(F32 (&x)[S]) const {
+  EK_INLINE void operator()(F32 (&x)[S]) const {
     F32 fast[S], nearest = set1_f32(0.0f);  // nearest to a tie; the NaN of a NaN or an infinity does not count
     unroll<S>([&](auto s) EK_LAMBDA {
       fast[s.value] = mul_f32(x[s.value], inverse);
@@ -44,9 +44,25 @@ struct Quotient {
   }
 };
 
-/// y = rne(clamp(x / scale)) + zero_point over a run, where load(i, n) gives lanes i to i + n of x.
-template <typename Load>
-EK_INLINE void quantize_run(size_t n, const Quotient& quotient, const ByteStore& bytes, uint8_t* y, Load&& load) {
+/// What a row of activations is quantized by: scale = max|x| / 127, q = rne(x * (127 / max|x|)). Both quotients can be
+/// under way at once, and |q| <= 127 for every x.
+struct RowScale {
+  float scale, inverse;
+
+  /// Of a row whose largest |x| is `peak`; one that is next to nothing becomes zeros.
+  EK_INLINE explicit RowScale(float peak) : scale(peak / 127.0f), inverse(127.0f / peak) {
+    if (peak < 0x1p-110f) scale = inverse = 1.0f;
+  }
+
+  template <int S>
+  EK_INLINE void operator()(F32 (&x)[S]) const {
+    unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(x[s.value], set1_f32(inverse)); });
+  }
+};
+
+/// y = rne(clamp(scaled(x))) + zero_point over a run, where load(i, n) gives lanes i to i + n of x.
+template <typename Scaled, typename Load>
+EK_INLINE void quantize_run(size_t n, const Scaled& scaled, const ByteStore& bytes, uint8_t* y, Load&& load) {
   size_t i = 0;
   for (; i + kStrip < n; i += 64) {
     const size_t left = n - i;
@@ -59,12 +75,12 @@ EK_INLINE void quantize_run(size_t n, const Quotient& quotient, const ByteStore&
         x[s.value] = load(i + at, left > at ? left - at : 0);
       });
     }
-    quotient.divide(x);
+    scaled(x);
     bytes.store(y + i, x, left);
   }
   if (i < n) {
     F32 x[1] = {load(i, n - i)};
-    quotient.divide(x);
+    scaled(x);
     bytes.store(y + i, x, n - i);
   }
 }

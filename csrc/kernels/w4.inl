@@ -26,22 +26,21 @@ constexpr size_t kRunOctets = kW4Run / kOctet;
 constexpr size_t kAheadBytes = 16 * kLineBytes;  // one row fetches a line of the octet so far ahead
 constexpr int kUnrolled = 4;         // octets of the smallest group: its loop costs moves of every sum
 
-EK_INLINE float w4_scale(const float* x, size_t n) {
+EK_INLINE RowScale w4_scale(const float* x, size_t n) {
   F32 peak = set1_f32(0.0f);
   for (size_t i = 0; i < n; i += kStrip) peak = max_f32(abs_f32(load_f32_n(x + i, n - i)), peak);
-  const float scale = max_lane(peak) / 127.0f;
-  return scale > 0.0f ? scale : 1.0f;
+  return RowScale(max_lane(peak));
 }
 
 /// Returns the sum.
-EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const Quotient& quotient, int8_t* q) {
+EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const RowScale& scaled, int8_t* q) {
   const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // only a NaN reaches lo
   I32 sum = set1_i32(0);
   for (size_t i = 0; i < n; i += 2 * kStrip) {
     const size_t left = n - i;
     F32 y[2] = {load_f32_n(x + i, left), set1_f32(0.0f)};
     if (left > kStrip) y[1] = load_f32_n(x + i + kStrip, left - kStrip);
-    quotient.divide(y);
+    scaled(y);
     unroll<2>([&](auto s) EK_LAMBDA {
       constexpr size_t at = decltype(s)::value * kStrip;
       if (left <= at) return;
@@ -57,16 +56,15 @@ EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const Quotient& qu
 }
 
 void w4_quantize(const W4Row& row) {
-  float scale = row.whole_row ? w4_scale(row.x, row.k) : 1.0f;
+  RowScale by = w4_scale(row.x, row.whole_row ? row.k : 0);
   int32_t* start = row.start;
   for (size_t first = 0, run = 0; first < row.k; first += kW4Run, ++run) {
     const size_t end = row.k - first < kW4Run ? row.k : first + kW4Run;
-    if (!row.whole_row) scale = w4_scale(row.x + first, end - first);
-    row.scale[run * row.stride] = scale * row.unit;
-    const Quotient quotient(scale);
+    if (!row.whole_row) by = w4_scale(row.x + first, end - first);
+    row.scale[run * row.stride] = by.scale * row.unit;
     for (size_t i = first; i < end; i += row.group, start += row.stride) {
       const size_t n = end - i < row.group ? end - i : row.group;
-      *start = -8 * w4_quantize_group(row.x + i, n, quotient, row.q + i);
+      *start = -8 * w4_quantize_group(row.x + i, n, by, row.q + i);
     }
   }
 }

@@ -52,7 +52,6 @@ EK_INLINE F32 round_f32(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO
 EK_INLINE F32 fraction_f32(F32 a) { return {_mm512_reduce_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 EK_INLINE F32 max_size_f32(F32 a, F32 b) { return {_mm512_range_ps(a.v, b.v, 0xB)}; }
 EK_INLINE float max_lane(F32 a) { return _mm512_reduce_max_ps(a.v); }
-EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 EK_INLINE I32 bits_i32(F32 a) { return {_mm512_castps_si512(a.v)}; }
 EK_INLINE I32 size_bits(F32 a) { return {_mm512_castps_si512(_mm512_abs_ps(a.v))}; }
 EK_INLINE I32 max_i32(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }

@@ -81,10 +81,6 @@ EK_INLINE F32 round_f32(F32 a) { return {vrndnq_f32(a.v0), vrndnq_f32(a.v1), vrn
 EK_INLINE F32 fraction_f32(F32 a) { return sub_f32(a, round_f32(a)); }
 EK_INLINE F32 max_size_f32(F32 a, F32 b) { return max_f32(abs_f32(a), b); }
 EK_INLINE float max_lane(F32 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v0, a.v1), vmaxq_f32(a.v2, a.v3))); }
-EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) {
-  return {vfmaq_f32(c.v0, a.v0, b.v0), vfmaq_f32(c.v1, a.v1, b.v1), vfmaq_f32(c.v2, a.v2, b.v2),
-          vfmaq_f32(c.v3, a.v3, b.v3)};
-}
 EK_INLINE I32 bits_i32(F32 a) {
   return {vreinterpretq_s32_f32(a.v0), vreinterpretq_s32_f32(a.v1), vreinterpretq_s32_f32(a.v2),
           vreinterpretq_s32_f32(a.v3)};

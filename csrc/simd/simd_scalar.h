@@ -10,7 +10,6 @@
 // rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22]. round_f32 takes any float.
 // fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
 // max_size_f32: max_f32(|a|, b). size_bits: the bits of |a|, which compare as a does; those of a NaN are the largest.
-// muladd_f32 is a * b + c, rounded once or twice: only where a check follows that does not care.
 // store_biased: the first n bytes of 64 lanes in [0, 255], which hold value + 128 where the sign is s8.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
@@ -134,7 +133,6 @@ EK_INLINE bool all_below(F32 a, F32 b) {
   for (int i = 0; i < 16; ++i) all = all && a.v[i] < b.v[i];
   return all;
 }
-EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) { return add_f32(mul_f32(a, b), c); }
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   for (int i = 0; i < 16; ++i) y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
   return y;

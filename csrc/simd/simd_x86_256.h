@@ -71,9 +71,6 @@ EK_INLINE float max_lane(F32 a) {
   const __m128 m2 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
   return _mm_cvtss_f32(_mm_max_ss(m2, _mm_movehdup_ps(m2)));
 }
-EK_INLINE F32 muladd_f32(F32 a, F32 b, F32 c) {
-  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
-}
 EK_INLINE I32 bits_i32(F32 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 EK_INLINE I32 size_bits(F32 a) { return bits_i32(abs_f32(a)); }
 EK_INLINE I32 max_i32(I32 a, I32 b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }

@@ -409,7 +409,7 @@ def dequantize_linear(
 
 
 def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[Int8Array, FloatArray]:
-    """Quantize every row symmetrically to int8 with its own scale, ``max|x| / 127``.
+    """Quantize every row symmetrically to int8: ``scale = max|x| / 127``, ``q = rint(x * (127 / max|x|))``.
 
     Parameters
     ----------
@@ -418,8 +418,8 @@ def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[
 
     Returns
     -------
-    q : (M, K) int8 array in [-127, 127]
-    scale : (M,) float32 array; 1.0 for a row of zeros
+    q : (M, K) int8 array in [-127, 127]; -128 for NaN and in a row with an infinity
+    scale : (M,) float32 array; 1.0 for a row of zeros, or of nothing above 2^-110
 
     Raises
     ------

@@ -34,6 +34,14 @@ inline std::vector<int8_t> random_weights(size_t n) {
   return {bytes.begin(), bytes.end()};
 }
 
+/// How a row of activations is quantized whose largest |x| is `peak`: q = rne(x * factor), x is about q * scale.
+struct RowScale {
+  float scale = 1.0f, factor = 1.0f;
+  explicit RowScale(float peak) {
+    if (peak >= 0x1p-110f) scale = peak / 127.0f, factor = 127.0f / peak;
+  }
+};
+
 inline int32_t value(uint8_t byte, Sign sign) { return sign == Sign::kU8 ? byte : static_cast<int8_t>(byte); }
 inline int32_t wrap_add(int32_t a, int64_t b) {
   return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));

@@ -121,9 +121,10 @@ TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
     for (size_t r = 0; r < rows; ++r) {
       float peak = 0;
       for (size_t i = 0; i < cols; ++i) peak = std::max(peak, std::fabs(x[r * cols + i]));
-      CHECK(scale[r] == (peak > 0 ? peak / 127.0f : 1.0f));
+      const RowScale by(peak);
+      CHECK(scale[r] == by.scale);
       for (size_t i = 0; i < cols; ++i)
-        CHECK(q[r * cols + i] == quantized(x[r * cols + i], {scale[r], 0, Sign::kS8}, -127, 127));
+        CHECK(q[r * cols + i] == quantized(x[r * cols + i] * by.factor, {1.0f, 0, Sign::kS8}, -127, 127));
     }
   }
 }

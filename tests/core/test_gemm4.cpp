@@ -44,10 +44,10 @@ Operands make_operands(size_t n, size_t k, size_t group, bool asymmetric) {
   return o;
 }
 
-float scale_of(const float* x, size_t begin, size_t end) {
+RowScale scale_of(const float* x, size_t begin, size_t end) {
   float peak = 0;
   for (size_t k = begin; k < end; ++k) peak = std::max(peak, std::fabs(x[k]));
-  return peak / 127.0f > 0 ? peak / 127.0f : 1.0f;
+  return RowScale(peak);
 }
 
 /// One element of C by the definition.
@@ -58,10 +58,10 @@ float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) 
   for (size_t g = 0; g < s.groups(); ++g) {
     const size_t begin = g * s.group, end = std::min(s.k, begin + s.group);
     const size_t run_begin = begin / kW4Run * kW4Run, run_end = std::min(s.k, run_begin + kW4Run);
-    const float scale = args.scale_per_row ? scale_of(x, 0, s.k) : scale_of(x, run_begin, run_end);
+    const RowScale by = args.scale_per_row ? scale_of(x, 0, s.k) : scale_of(x, run_begin, run_end);
     int32_t dot = 0, sum = 0;
     for (size_t k = begin; k < end; ++k) {
-      const int32_t q = rne(clamp(x[k] / scale, -128.0f, 127.0f));
+      const int32_t q = rne(clamp(x[k] * by.factor, -128.0f, 127.0f));
       dot += q * o.w[k * s.n + col];
       sum += q;
     }
@@ -69,7 +69,7 @@ float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) 
     if (s.asymmetric) term = term - o.zero_point[g * s.n + col] * static_cast<float>(sum);
     run_sum = run_sum + term * (o.scale[g * s.n + col] / o.unit);
     if (end < run_end) continue;
-    y = y + run_sum * (scale * o.unit);
+    y = y + run_sum * (by.scale * o.unit);
     run_sum = 0;
   }
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];

@@ -130,7 +130,7 @@ TEST_CASE("activations: the bits of 2^16 floats of every size, the same on every
 
 TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart") {
   constexpr size_t kRows = 7;
-  for (const float size : {0.0f, 1.0f, 1e-44f, 1e-38f, 1e-27f, 1e29f, 1e30f, 3e38f}) {
+  for (const float size : {0.0f, 1.0f, 1e-44f, 0x1p-111f, 0x1p-110f, 1e-27f, 1e29f, 1e30f, 3e38f}) {
     for (const size_t n : {1, 15, 16, 17, 64, 65, 147, 200, 1025}) {
       const size_t ldx = n + 3, ldy = n + 5;
       std::vector<float> x((kRows - 1) * ldx + n), peak(kRows);
@@ -138,7 +138,7 @@ TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart"
         peak[row] = size / static_cast<float>(row + 1);
         float* const values = x.data() + row * ldx;
         for (size_t i = 0; i < n; ++i) values[i] = static_cast<float>(uniform(-254, 254)) / 254.0f * peak[row];
-        values[n / 2] = peak[row];  // half of the quotients are ties
+        values[n / 2] = peak[row];  // half of the products are ties
         if (n > 20 && row % 3 == 1) values[3] = std::numeric_limits<float>::quiet_NaN();
       }
       Guarded<float> guarded(x);
@@ -150,11 +150,11 @@ TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart"
           float scale[kRows] = {};
           table->quantize_rows(guarded.data(), kRows, n, ldx, sign, q.data(), ldy, scale);
           for (size_t row = 0; row < kRows; ++row) {
-            const float step = peak[row] / 127.0f;
-            CHECK(scale[row] == (step > 0 ? step : 1.0f));
-            const QuantParams map = {scale[row], sign == Sign::kU8 ? 128 : 0, sign};
+            const RowScale by(peak[row]);
+            CHECK(scale[row] == by.scale);
+            const QuantParams map = {1.0f, sign == Sign::kU8 ? 128 : 0, sign};
             for (size_t i = 0; i < n; ++i) {
-              CHECK(q.data()[row * ldy + i] == quantized(x[row * ldx + i], map, -128, 127));
+              CHECK(q.data()[row * ldy + i] == quantized(x[row * ldx + i] * by.factor, map, -128, 127));
             }
             for (size_t i = n; row + 1 < kRows && i < ldy; ++i) CHECK(q.data()[row * ldy + i] == 0xA5);
           }

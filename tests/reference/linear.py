@@ -16,12 +16,12 @@ Curve = str | tuple[float, float]
 
 
 def dynamic_quantize(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Rows to int8, symmetric; a NaN counts for nothing in a row's scale."""
+    """Rows to int8, symmetric, by 127 / max|x|; a NaN counts for nothing in a row's scale."""
     with np.errstate(all="ignore"):
         peak = np.nan_to_num(np.abs(x), nan=0, posinf=np.inf).max(axis=1, initial=0)
-        step = peak / np.float32(127)
-        scale = np.where(step > 0, step, np.float32(1)).astype(np.float32)
-    return quantize_linear(x, scale[:, None], 0, np.int8), scale
+        one, levels, zeros = np.float32(1), np.float32(127), peak < np.float32(2**-110)
+        scale, factor = np.where(zeros, one, peak / levels), np.where(zeros, one, levels / peak)
+        return quantize_linear(x * factor[:, None], 1, 0, np.int8), scale
 
 
 def activate(y: FloatArray, curve: Curve) -> FloatArray:
