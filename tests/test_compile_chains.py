@@ -119,5 +119,5 @@ def test_any_chain_of_operators_equals_the_reference(made):
     np.testing.assert_array_equal(run(program, feeds)[0], expected)
     [truth] = onnxruntime_session(model, optimized=False).run(None, feeds)
     assert expected.shape == truth.shape
-    if len(truth.shape) == 4:  # a tie may fall the other way, and be carried on
-        assert np.mean(np.abs(expected - truth) > 1.001 * scale) <= 0.05
+    if len(truth.shape) == 4:  # ties and rounded biases fall the other way, and are carried on and added to themselves
+        assert np.mean(np.abs(expected - truth)) <= 0.25 * scale
