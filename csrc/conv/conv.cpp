@@ -24,7 +24,7 @@ constexpr size_t kWeightBlockBytes = size_t{512} << 10;
 /// Small tasks even out what a tile more or less makes.
 constexpr size_t kTasksPerThread = 8;
 /// Work below which a second thread costs more than it brings.
-constexpr double kSerialMacs = 2e6;
+constexpr double kSerialMacs = 4e5;
 
 /// How one group of the convolution becomes a matrix product.
 struct Plan {
