@@ -32,6 +32,8 @@ constexpr size_t kValuesPerTask = 32768;
 /// Multiply-adds below which a second thread costs more than it brings.
 constexpr size_t kSerialMacs = 2'000'000;
 constexpr size_t kTasksPerThread = 8;
+/// The same for one row, whose streams from memory start anew with every task.
+constexpr size_t kGemvTasksPerThread = 2;
 /// Where memory is the limit, the first tile is as low as one pass over the whole panel allows.
 constexpr size_t kFewRows = 10, kFewTileRows = 4;
 
@@ -79,7 +81,8 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
   // A task is one range of panels, so one stretch of memory; there are some for each thread, because threads start at
   // different times. Rows are cut where panels are few.
   const bool serial = rt.threads == 1 || args.m * shape.n * shape.k < kSerialMacs;
-  const size_t tasks = serial ? 1 : kTasksPerThread * static_cast<size_t>(rt.threads);
+  const size_t per_thread = args.m == 1 ? kGemvTasksPerThread : kTasksPerThread;
+  const size_t tasks = serial ? 1 : per_thread * static_cast<size_t>(rt.threads);
   const size_t by_panels = std::min(tasks, panels);
   const size_t by_rows = std::min(ceil_div(tasks, by_panels), tiles);
   parallel_for(by_panels * by_rows, rt.threads, [&](size_t task) {
