@@ -68,8 +68,8 @@ EK_INLINE int32_t peak_bits(const float* x, size_t n) {
   return max_lane(max_i32(max_i32(best[0], best[1]), max_i32(best[2], best[3])));
 }
 
-/// A row without a NaN or an infinity. Adding 1.5 * 2^23 rounds to an integer and leaves it in the lowest bits. `next` is
-/// fetched meanwhile: as many floats, which need not be there.
+/// A row without a NaN or an infinity. Adding 1.5 * 2^23 rounds to an integer and leaves it in the lowest bits. `next`
+/// is fetched meanwhile: as many floats, which need not be there.
 EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, float inverse, Sign sign, uint8_t* y) {
   constexpr int32_t kShiftBits = 0x4B400000, kBias = 128;
   const F32 shift = set1_f32(0x1.8p23f), factor = set1_f32(inverse);

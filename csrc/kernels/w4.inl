@@ -24,7 +24,7 @@ constexpr size_t kLineBytes = kPanel * kOctet / 2;  // one octet of every column
 constexpr size_t kHalvesBytes = kPanel * 2;         // the scales of one group, or its offsets
 constexpr size_t kRunOctets = kW4Run / kOctet;
 constexpr size_t kAheadBytes = 16 * kLineBytes;  // one row fetches a line of the octet so far ahead
-constexpr int kUnrolled = 4;         // octets of the smallest group: its loop costs moves of every sum
+constexpr int kUnrolled = 4;                     // octets of the smallest group: its loop costs moves of every sum
 
 EK_INLINE RowScale w4_scale(const float* x, size_t n) {
   F32 peak = set1_f32(0.0f);
@@ -120,9 +120,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
           const int8_t* line = reinterpret_cast<const int8_t*>(b);
           if (R == 1) __builtin_prefetch(line + kAheadBytes, 0, 2);
           Line w[S];
-          unroll<S>([&](auto s) EK_LAMBDA {
-            w[s.value] = low_nibbles(load_line(line + s.value * 64));
-          });
+          unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = low_nibbles(load_line(line + s.value * 64)); });
           unroll<R>([&](auto r) EK_LAMBDA {
             const Quad quad = load_quad(x + r.value * ldq);
             unroll<S>([&](auto s)
