@@ -2,9 +2,8 @@
 //
 // Operands   as gemm_tile's, one tile for each panel.
 // Method     where the ISA has registers for all, the panels take turns of 1 KB, and one line of what comes 8 turns
-// later
-//            is fetched into L2: several streams of addresses, each announced, keep more lines on their way than one.
-//            To fetch every line brings no more from memory and costs a fifth of the speed where the weights are in L3.
+//            later is fetched into L2: several streams of addresses, each announced, keep more lines on their way than
+//            one. To fetch every line brings no more from memory, and takes a fifth of the speed from weights in L3.
 // Exact      as gemm_tile: sums mod 2^32.
 // Registers  4 x 4 accumulators (or 4) + 4 broadcasts; lines are read by the products.
 #pragma once
