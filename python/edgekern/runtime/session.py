@@ -58,8 +58,8 @@ class InferenceSession:
 
     Notes
     -----
-    The arena is allocated here, once; ``run`` allocates only the arrays that it returns, and none with ``out``. Of two
-    callers of one session the second waits.
+    The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
+    steps make their own. Of two callers of one session the second waits.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class InferenceSession:
         output_names : names of the outputs wanted, in the order wanted; None is all of them
         feeds : an array per input name, of the very dtype and shape that :meth:`get_inputs` states
         out : arrays to write, one for each output wanted, of the dtype and shape that :meth:`get_outputs` states;
-            None makes new ones. One of ``feeds`` may be among them.
+            None makes new ones
 
         Returns
         -------
