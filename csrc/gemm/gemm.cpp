@@ -23,6 +23,16 @@ constexpr double kUnitMacs = 4 << 20;
 
 size_t depth(const GemmArgs& args) { return args.b.shape.taps * args.b.shape.k_per_tap; }
 
+/// Stores past the caches take whole lines.
+bool streams(const GemmArgs& args) {
+  return std::max(args.m, args.whole_m) * args.ldc > kStreamBytes &&
+         (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
+}
+
+bool is_thin(const GemmArgs& args) {
+  return depth(args) - 1 < 4 && args.epilogue.kind == OutKind::kInt32 && !streams(args);
+}
+
 struct Rect {
   size_t row0, row1, col0, col1;
 };
@@ -38,8 +48,7 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   tile.k = depth(args);
   tile.flip = args.a_sign != kernels.native_sign;
   tile.ldc = args.ldc;
-  tile.stream_c = std::max(args.m, args.whole_m) * args.ldc > kStreamBytes &&
-                  (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
+  tile.stream_c = streams(args);
   const size_t height = rect.row1 - rect.row0, tiles = ceil_div(height, kernels.tile_rows);
   const size_t low = height / tiles, high_tiles = height % tiles;
   const size_t panels_at_once = std::max<size_t>(1, kWeightBytes / std::max<size_t>(1, kPanel * shape.quads() * 4));
@@ -66,6 +75,26 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
   if (tile.stream_c) {  // a locked instruction waits for streamed lines, which no plain store does
     std::atomic<int> order{0};
     order.fetch_add(1);
+  }
+}
+
+/// A product that is one quad deep: rows as long as they go, because its stores are all its work.
+void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
+  const uint8_t* rows[kMaxTileRows];
+  GemmTile tile{};
+  tile.a = rows;
+  tile.taps = 1;
+  tile.k = depth(args);
+  tile.b = args.b.panel(rect.col0 / kPanel);
+  tile.init = args.init + rect.col0;
+  tile.cols = rect.col1 - rect.col0;
+  tile.ldc = args.ldc;
+  tile.flip = args.a_sign != kernels.native_sign;
+  for (size_t row = rect.row0; row < rect.row1; row += tile.rows) {
+    tile.rows = std::min(kMaxTileRows, rect.row1 - row);
+    for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (row + r) * args.lda;
+    tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, rect.col0);
+    kernels.gemm_thin(tile);
   }
 }
 
@@ -144,23 +173,28 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   return grid;
 }
 
-/// The blocks of the plan, or what lies of them in `unit`.
+/// The blocks of the plan, or what lies of them in `unit`. Neighbors of one kind are one part: along a row of C the
+/// caches know what comes next.
 void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, const Rect& unit) {
   const Kernels& kernels = *rt.kernels;
   const size_t across = ceil_div(plan.n, plan.tile);
   const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
-  const bool gemv = args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
-  const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : 0;
+  const bool thin = is_thin(args);
+  const bool gemv = !thin && args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
+  const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : unit.col0;
   for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
-    for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1; ++j) {
-      const TileBlock& block = plan.blocks[i * across + j];
-      const Rect part = {std::max(unit.row0, block.row0), std::min(unit.row1, block.row1),
-                         std::max(unit.col0, block.col0), std::min(unit.col1, block.col1)};
-      const bool cube = block.unit == Unit::kCube;
-      const Rect left = {part.row0, part.row1, std::max(part.col0, done), part.col1};
-      if (left.col0 < left.col1) run_rect(kernels, args, left, cube ? kernels.tile_strips : 1);
-      const bool first_part = part.row0 == block.row0 && part.col0 == block.col0;
-      if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
+    const TileBlock* const row = &plan.blocks[i * across];
+    for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1;) {
+      const TileBlock& first = row[j];
+      const bool cube = first.unit == Unit::kCube;
+      Rect part = {std::max(unit.row0, first.row0), std::min(unit.row1, first.row1), std::max(done, first.col0), 0};
+      for (; j * plan.tile < unit.col1 && row[j].unit == first.unit; ++j) {
+        part.col1 = std::min(unit.col1, row[j].col1);
+        const bool first_part = row[j].row0 >= unit.row0 && row[j].col0 >= unit.col0;
+        if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
+      }
+      if (part.col0 >= part.col1) continue;
+      thin ? run_thin(kernels, args, part) : run_rect(kernels, args, part, cube ? kernels.tile_strips : 1);
     }
   }
 }

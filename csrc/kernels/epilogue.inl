@@ -228,6 +228,13 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_
       unroll<S>([&](auto s) EK_LAMBDA { stream_i32(row + s.value * 16, acc(r, s)); });
       row_done();
     });
+  } else if (e.kind == OutKind::kInt32 && cols == S * kStrip) {
+    unroll<R>([&](auto r) EK_LAMBDA {
+      finish_row(r);
+      int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
+      unroll<S>([&](auto s) EK_LAMBDA { store_i32(row + s.value * 16, acc(r, s)); });
+      row_done();
+    });
   } else if (e.kind == OutKind::kInt32) {
     unroll<R>([&](auto r) EK_LAMBDA {
       finish_row(r);

@@ -5,7 +5,8 @@
 // Exact      int32 sums mod 2^32, whatever the ISA's dot product is made of.
 // Registers  R x S accumulators + S lines + 1 broadcast; the ISA's header chooses R and S.
 // Stores     the last two k-quads go row by row, each row stored while the next one is multiplied: 24 stores in a
-//            burst cost 50 cycles of a Zen 4, stores between products cost none.
+//            burst cost 50 cycles of a Zen 4, stores between products cost none. These quads are put together before
+//            the loop (zeros where there are none), so that a row is eight products and four stores, no questions.
 // Sign       A of the other sign is flipped in the register: on cores with more vector pipes than dot products a cycle
 //            that is free, and it spares a pass over A.
 // Edges      narrower and lower instances of the same template; k % 4 bytes are copied out, never read past.
@@ -38,41 +39,74 @@ EK_INLINE Act load_quad(const uint8_t* p) {
   return Flip ? flip_act(load_act(p)) : load_act(p);
 }
 
+/// The last two quads of each of `num_rows` rows of k bytes, the later one padded. Where there is no quad, zeros.
+__attribute__((noinline)) void last_quads(const uint8_t* const* rows, size_t num_rows, size_t k, bool flip,
+                                          uint8_t (*quads)[8]) {
+  const uint64_t flips = !flip || k == 0 ? 0 : uint64_t{0x8080808080808080} << (k > 4 ? 0 : 32);
+  const size_t padding = 8 * (-k % 4);  // bits
+  const auto each_row = [&](auto&& bytes_of) EK_LAMBDA {
+    for (size_t r = 0; r < num_rows; ++r) {
+      const uint64_t bytes = bytes_of(rows[r]) ^ flips;
+      __builtin_memcpy(quads[r], &bytes, 8);
+    }
+  };
+  if (k >= 8) {
+    each_row([&](const uint8_t* p) EK_LAMBDA {
+      uint64_t bytes;
+      __builtin_memcpy(&bytes, p + k - 8, 8);
+      return bytes >> padding;  // little-endian, as every ISA here is
+    });
+  } else if (k >= 4) {
+    each_row([&](const uint8_t* p) EK_LAMBDA {
+      uint32_t first, last;
+      __builtin_memcpy(&first, p, 4);
+      __builtin_memcpy(&last, p + k - 4, 4);
+      return uint64_t{last >> padding} << 32 | (k > 4 ? first : 0);
+    });
+  } else if (k > 0) {
+    each_row([&](const uint8_t* p) EK_LAMBDA {  // of two bytes or one, some twice
+      const uint32_t quad = p[0] | uint32_t{p[k / 2]} << k / 2 * 8 | uint32_t{p[k - 1]} << (k - 1) * 8;
+      return uint64_t{quad} << 32;
+    });
+  } else {
+    each_row([](const uint8_t*) EK_LAMBDA { return uint64_t{0}; });
+  }
+}
+
 template <int R, int S, bool Flip>
 void tile(const GemmTile& t, const Epilogue& e) {
+  const size_t k = t.k, b_step = t.b_step, tail = k % 4;
+  // The last two quads of the last tap wait for store_tile.
+  const size_t held = k > 8 ? (k - 5) / 4 * 4 : 0;
+  uint8_t held_quads[R][8];
+  last_quads(t.a + (t.taps - 1) * t.rows, R, k, Flip, held_quads);
   I32 acc[R][S];
   unroll<S>([&](auto s) EK_LAMBDA {
     const I32 init = load_i32(t.init + s.value * 16);
     unroll<R>([&](auto r) EK_LAMBDA { acc[r.value][s.value] = init; });
   });
-  const int8_t* b = t.b;
-  const size_t tail = t.k % 4, b_step = t.b_step;
+  const int8_t* b = k > 0 ? t.b : reinterpret_cast<const int8_t*>(t.init);  // of no depth: anything, times zeros
   const uint8_t* a[R] = {};
-  uint8_t tails[R][4] = {};
-  // The last two quads of the last tap, or the only one, wait for store_tile.
-  const bool one = t.k > 0, two = t.k > 4;
-  const size_t whole = t.k - tail, last = one ? (t.k - 1) / 4 * 4 : 0, held = two ? last - 4 : last;
   for (size_t tap = 0; tap < t.taps; ++tap) {
-    unroll<R>([&](auto r) EK_LAMBDA {
-      a[r.value] = t.a[tap * t.rows + r.value];
-      if (tail != 0) copy_tail(a[r.value], t.k, tail, tails[r.value]);
-    });
+    unroll<R>([&](auto r) EK_LAMBDA { a[r.value] = t.a[tap * t.rows + r.value]; });
     const bool hold = tap + 1 == t.taps;
-    const size_t end = hold ? held : whole;
-    for (size_t k = 0; k < end; k += 4, b += b_step) {
+    const size_t end = hold ? held : k - tail;
+    for (size_t i = 0; i < end; i += 4, b += b_step) {
       Line w[S];
       unroll<S>([&](auto s) EK_LAMBDA {
         w[s.value] = load_line(b + s.value * 64);
         if (R > 1 && R < 4) keep(w[s.value]);  // or the compiler loads it again for every row
       });
       unroll<R>([&](auto r) EK_LAMBDA {
-        const Act x = load_quad<Flip>(a[r.value] + k);
+        const Act x = load_quad<Flip>(a[r.value] + i);
         unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, w[s.value]); });
       });
     }
     if (tail != 0 && !hold) {
       unroll<R>([&](auto r) EK_LAMBDA {
-        const Act x = load_quad<Flip>(tails[r.value]);
+        uint8_t quad[4];
+        copy_tail(a[r.value], k, tail, quad);
+        const Act x = load_quad<Flip>(quad);
         unroll<S>([&](auto s) EK_LAMBDA {
           acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(b + s.value * 64));
         });
@@ -80,19 +114,20 @@ void tile(const GemmTile& t, const Epilogue& e) {
       b += b_step;
     }
   }
+  unroll<R>([&](auto r) EK_LAMBDA {  // or the loop moves accumulators to where the stores want them
+    unroll<S>([&](auto s) EK_LAMBDA { keep(acc[r.value][s.value]); });
+  });
+  const int8_t* const last = k > 4 ? b + b_step : b;
+  Line w[S];
+  unroll<S>([&](auto s) EK_LAMBDA {
+    w[s.value] = load_line(last + s.value * 64);
+    if (R > 1) keep(w[s.value]);
+  });
   const auto finish_row = [&](auto r) EK_LAMBDA {
-    if (!one) return;
-    const int8_t* line = b;
-    if (two) {
-      const Act x = load_quad<Flip>(a[r.value] + held);
-      unroll<S>([&](auto s) EK_LAMBDA {
-        acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(line + s.value * 64));
-      });
-      line += b_step;
-    }
-    const Act x = load_quad<Flip>(tail != 0 ? tails[r.value] : a[r.value] + last);
+    const Act x = load_act(held_quads[r.value]), y = load_act(held_quads[r.value] + 4);
     unroll<S>([&](auto s)
-                  EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(line + s.value * 64)); });
+                  EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(b + s.value * 64)); });
+    unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], y, w[s.value]); });
   };
   store_tile<R, S>(t, e, finish_row, [&](auto r, auto s) EK_LAMBDA { return acc[r.value][s.value]; });
 }

@@ -167,6 +167,9 @@ struct Kernels {
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
+  // As gemm_tile with int32 results, no taps and k of 1 to 4, for any number of columns. `strips` and b_step do not
+  // count.
+  void (*gemm_thin)(const GemmTile& tile);
   // kGemvPanels tiles of the same row, no taps, each a whole panel. They are read side by side, so they should lie far
   // apart; memory after them is fetched, never read.
   void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);

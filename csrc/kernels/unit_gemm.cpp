@@ -1,3 +1,4 @@
+#include "kernels/gemm_thin.inl"
 #include "kernels/gemm_tile.inl"
 #include "kernels/gemv.inl"
 #include "kernels/unit.h"
@@ -10,6 +11,7 @@ void EK_FILL(gemm)(Kernels* table) {
   table->tile_rows = kTileRows;
   table->tile_strips = kTileStrips;
   table->gemm_tile = gemm_tile;
+  table->gemm_thin = gemm_thin;
   table->gemv = gemv;
 }
 

@@ -114,6 +114,7 @@ EK_INLINE Act load_act(const uint8_t* p) {
 }
 EK_INLINE Act flip_act(Act a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
 EK_INLINE void keep(Line& x) { asm("" : "+v"(x.v)); }
+EK_INLINE void keep(I32& x) { asm("" : "+v"(x.v)); }
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t0));
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t1));

@@ -193,6 +193,7 @@ EK_INLINE Act load_act(const uint8_t* p) {
 }
 EK_INLINE Act flip_act(Act a) { return {veorq_s8(a.v, vdupq_n_s8(-128))}; }
 EK_INLINE void keep(Line&) {}
+EK_INLINE void keep(I32&) {}
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const uint8x16x2_t ab = vzipq_u8(vld1q_u8(t0), vld1q_u8(t1)), cd = vzipq_u8(vld1q_u8(t2), vld1q_u8(t3));
   const uint16x8x2_t lo = vzipq_u16(vreinterpretq_u16_u8(ab.val[0]), vreinterpretq_u16_u8(cd.val[0]));

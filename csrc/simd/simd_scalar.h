@@ -283,6 +283,7 @@ EK_INLINE Act flip_act(Act a) {
 }
 /// Asks the compiler to keep x in registers rather than to load it for every use.
 EK_INLINE void keep(Line&) {}
+EK_INLINE void keep(I32&) {}
 /// Four rows of 16 bytes, interleaved: column c of the line holds byte c of each row.
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   Line r;

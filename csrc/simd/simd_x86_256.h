@@ -172,6 +172,7 @@ EK_INLINE Line load_line(const int8_t* p) {
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
 EK_INLINE void keep(Line& x) { asm("" : "+x"(x.lo), "+x"(x.hi)); }
+EK_INLINE void keep(I32& x) { asm("" : "+x"(x.lo), "+x"(x.hi)); }
 EK_INLINE void store_line(uint8_t* p, Line x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.lo);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), x.hi);

@@ -21,7 +21,8 @@ struct Shape {
   size_t m, n, k;
 };
 const Shape kShapes[] = {{1, 1, 1},    {6, 64, 64},   {7, 65, 65}, {1, 200, 130}, {13, 16, 3},    {5, 4, 1001},
-                         {64, 64, 64}, {31, 130, 37}, {3, 3, 0},   {2, 80, 8191}, {260, 300, 20}, {11, 48, 6}};
+                         {64, 64, 64}, {31, 130, 37}, {3, 3, 0},   {2, 80, 8191}, {260, 300, 20}, {11, 48, 6},
+                         {13, 200, 1}, {260, 330, 4}, {7, 70, 5},  {8, 64, 8}};
 
 AlignedBuffer packed(const PackedShape& shape, const std::vector<int8_t>& w) {
   size_t bytes = 0;
@@ -135,6 +136,56 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
             args.epilogue = e;
             gemm(rt, args, plan);
             check(c.data(), [](const Stored& v) { return v.f; });
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("gemm_thin multiplies one quad for any number of columns and stays inside its operands") {
+  for (const Kernels* table : tables()) {
+    for (const size_t rows : {1, 3, 6}) {
+      for (const size_t k : {1, 2, 3, 4}) {
+        for (const size_t cols : {1, 16, 17, 64, 70, 200}) {
+          for (const bool flip : {false, true}) {
+            CAPTURE(isa_name(table->isa));
+            CAPTURE(rows);
+            CAPTURE(k);
+            CAPTURE(cols);
+            CAPTURE(flip);
+            const Sign sign = (table->native_sign == Sign::kU8) != flip ? Sign::kU8 : Sign::kS8;
+            const size_t padded = round_up(cols, kStrip);
+            Guarded<uint8_t> a(random_bytes(rows * k));
+            std::vector<int8_t> lines = random_weights(padded * 4);
+            for (size_t i = 0; i < lines.size(); ++i) lines[i] = i % 4 < k ? lines[i] : int8_t{0};
+            Guarded<int8_t> b(lines);
+            std::vector<int32_t> starts(padded);
+            for (auto& v : starts) v = uniform(-1000, 1000);
+            Guarded<int32_t> init(starts), c(rows * cols);
+            const uint8_t* a_rows[kMaxTileRows];
+            for (size_t r = 0; r < rows; ++r) a_rows[r] = a.data() + r * k;
+            GemmTile t{};
+            t.a = a_rows;
+            t.rows = rows;
+            t.taps = 1;
+            t.k = k;
+            t.b = b.data();
+            t.init = init.data();
+            t.cols = cols;
+            t.c = c.data();
+            t.ldc = cols * sizeof(int32_t);
+            t.flip = flip;
+            table->gemm_thin(t);
+            for (size_t r = 0; r < rows; ++r) {
+              for (size_t n = 0; n < cols; ++n) {
+                int32_t sum = starts[n];
+                // As the native sign reads them: a flipped byte of the other sign is less by 128, or more.
+                const int32_t bias = !flip ? 0 : table->native_sign == Sign::kU8 ? 128 : -128;
+                for (size_t i = 0; i < k; ++i) sum += (value(a.data()[r * k + i], sign) + bias) * lines[n * 4 + i];
+                REQUIRE(c.data()[r * cols + n] == sum);
+              }
+            }
           }
         }
       }
