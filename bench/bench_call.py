@@ -15,7 +15,7 @@ import edgekern as ek
 from bench import onnx_models
 from bench.bench_gemm import exact
 from bench.harness import Contender, Row
-from bench.peers import Array, equals, join, onnxruntime
+from bench.peers import Array, equals, join, on_lines, onnxruntime
 from bench.shapes import Shape
 from bench.suite import Case, Plan, Result, parser, run
 from edgekern import _core
@@ -48,8 +48,8 @@ def contenders(shape: Shape, threads: int) -> list[Contender]:
     a = rng.integers(0, 256, (shape.m, shape.k), dtype=np.uint8)
     signed, b = a.view(np.int8).copy(), rng.integers(-128, 128, (shape.k, shape.n), dtype=np.int8)
     from_u8, from_s8, packed = exact(a, b), exact(signed, b), ek.pack_weights(b)
-    out = [np.empty((shape.m, shape.n), np.int32) for _ in range(3)]
-    floats, float_out = (a.astype(np.float32), b.astype(np.float32)), np.empty((shape.m, shape.n), np.float32)
+    out = [on_lines((shape.m, shape.n), np.int32) for _ in range(3)]
+    floats, float_out = (a.astype(np.float32), b.astype(np.float32)), on_lines((shape.m, shape.n), np.float32)
 
     repeats = int(min(MOST_REPEATS, max(1, TURN_OPERATIONS // shape.operations)))
 

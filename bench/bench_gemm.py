@@ -15,7 +15,7 @@ import numpy as np
 import edgekern as ek
 from bench import onnx_models, torch_peers
 from bench.harness import Contender, in_turn
-from bench.peers import Array, equals, join, numpy_float, onnxruntime, rolled, within_one_step
+from bench.peers import Array, equals, join, numpy_float, on_lines, onnxruntime, rolled, within_one_step
 from bench.shapes import DECODE_ROWS, GEMM_SHAPES, ODD_SHAPES, TINY_SHAPES, Shape, peer_shares
 from bench.suite import Case, Plan, copies_beyond_cache, parser, run
 
@@ -31,9 +31,7 @@ def exact(a: Array, b: Array) -> Array:
 
 def ours(name: str, a: Array, weights: Sequence[Array], expected: Sequence[Array], threads: int) -> Contender:
     packed = [ek.pack_weights(w) for w in weights]
-    pairs = [
-        (w, ek.matmul_integer(a, w)) for w in packed
-    ]  # written again: on lines of 64 bytes, as torch's tensors are
+    pairs = [(w, on_lines((len(a), w.shape[1]), np.int32)) for w in packed]
     return Contender(
         name,
         in_turn([partial(ek.matmul_integer, a, w, out=c, num_threads=threads) for w, c in pairs]),

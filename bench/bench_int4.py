@@ -15,7 +15,7 @@ import numpy as np
 import edgekern as ek
 from bench import ggml, onnx_models, openvino_int4, torch_peers
 from bench.harness import Contender, Row, in_turn, version
-from bench.peers import Array, Check, close, join, onnxruntime, rolled
+from bench.peers import Array, Check, close, join, on_lines, onnxruntime, rolled
 from bench.suite import Case, Plan, Result, copies_beyond_cache, geometric_mean, parser, run
 
 ROWS = (1, 4, 16, 64)
@@ -28,7 +28,7 @@ NOISE, REQUANTIZED_NOISE = 0.03, 0.15
 
 
 def _ours(name: str, x: Array, packed: Sequence[ek.PackedWeights], threads: int, check: Check) -> Contender:
-    pairs = [(w, np.empty((x.shape[0], w.shape[1]), np.float32)) for w in packed]
+    pairs = [(w, on_lines((x.shape[0], w.shape[1]), np.float32)) for w in packed]
     return Contender(
         name,
         in_turn([partial(ek.linear, x, w, out=y, num_threads=threads) for w, y in pairs]),

@@ -16,7 +16,7 @@ import numpy as np
 import edgekern as ek
 from bench import onnx_models, torch_peers
 from bench.harness import Contender, in_turn
-from bench.peers import Array, close, join, numpy_float, onnxruntime, openvino, rolled, within_one_step
+from bench.peers import Array, close, join, numpy_float, on_lines, onnxruntime, openvino, rolled, within_one_step
 from bench.shapes import DECODE_ROWS, GEMM_SHAPES, TINY_SHAPES, Shape
 from bench.suite import Case, Plan, copies_beyond_cache, parser, run
 
@@ -33,7 +33,8 @@ def _weights(shape: Shape, copies: int, rng: np.random.Generator) -> tuple[list[
 
 def _ours(x: Array, weights: Sequence[Array], scale: Array, check: Any, **settings: Any) -> Contender:
     packed = [ek.pack_weights(w, scale=scale) for w in weights]
-    pairs = [(w, ek.linear(x, w, **settings)) for w in packed]
+    results = [ek.linear(x, w, **settings) for w in packed]
+    pairs = [(w, on_lines(y.shape, y.dtype)) for w, y in zip(packed, results, strict=True)]
     return Contender(
         "edgekern",
         in_turn([partial(ek.linear, x, w, out=y, **settings) for w, y in pairs]),

@@ -21,7 +21,7 @@ WARM_UP_SECONDS = 0.2
 MAX_ROUNDS = 20
 # Whoever is so many times slower than the fastest after so many rounds will not catch up.
 HOPELESS = 3.0
-HOPELESS_ROUNDS = 5
+HOPELESS_ROUNDS = 10
 
 Row = Mapping[str, Any]
 

@@ -70,6 +70,15 @@ def rolled(x: Array, copies: int) -> list[Array]:
     return [np.roll(x, shift, axis=-1) for shift in range(copies)]
 
 
+def on_lines(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array to write to that begins on a line of 64 bytes, as torch's tensors do."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    array: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
 def equals(expected: Array | Sequence[Array]) -> Check:
     """The result, or every one of its list, is exactly this."""
     return _each(expected, np.testing.assert_array_equal)
@@ -183,7 +192,7 @@ def numpy_float(name: str, x: Array, weights: Sequence[Array], expected: Sequenc
     kept = -(-len(weights) // 4)
     weights, expected = weights[:kept], expected[:kept]
     left, factors = x.astype(np.float32), [np.ascontiguousarray(w, np.float32) for w in weights]
-    pairs = [(w, np.empty(want.shape, np.float32)) for w, want in zip(factors, expected, strict=True)]
+    pairs = [(w, on_lines(want.shape, np.float32)) for w, want in zip(factors, expected, strict=True)]
     check, read = close(expected, 1e-4), factors[0].nbytes
     calls = [partial(np.matmul, left, w, out=y) for w, y in pairs]
     return Contender(name, in_turn(calls), check, len(calls), read)
