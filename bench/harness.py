@@ -73,8 +73,9 @@ def measure(
     min_rounds: int = 7,
     each_round: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time each contender for about ``seconds``, in rounds that visit all of them and call ``each_round``.
+    """Time each contender for about ``seconds``, in rounds that call ``each_round`` and then visit all of them.
 
+    Every round begins with the next one: who comes first finds the caches full of what ``each_round`` read.
     One that is HOPELESS times slower than the fastest after its first rounds is not timed any longer.
 
     Raises
@@ -102,7 +103,7 @@ def measure(
         fastest = min(min(values) for values in samples.values())
         waiting = [
             contender
-            for contender in waiting
+            for contender in waiting[1:] + waiting[:1]
             for taken in [samples[contender.name]]
             if (spent[contender.name] < seconds or len(taken) < min_rounds)
             and len(taken) < MAX_ROUNDS

@@ -56,6 +56,14 @@ def test_contenders_take_turns_and_report_order_statistics():
         assert timing.samples >= 7
 
 
+def test_every_round_begins_with_the_next_contender(monkeypatch):
+    timed = []
+    monkeypatch.setattr(harness, "_time", lambda run, calls: timed.append(run()) or 1.0)
+    everyone = [harness.Contender(name, lambda name=name: name, lambda _: None) for name in "abc"]
+    harness.measure(everyone, seconds=0, min_rounds=4, each_round=lambda: timed.append(" "))
+    assert "".join(timed) == "abc abc bca cab abc"  # once to see how long each takes, then the rounds
+
+
 def test_times_are_per_call(monkeypatch):
     monkeypatch.setattr(harness, "_time", lambda run, calls: 1.0)
     timings = harness.measure([harness.Contender("four", lambda: 4, _fine, calls=4)], seconds=0)
