@@ -1,7 +1,7 @@
 """Cube against Vector: ``python -m bench cube [--threads 1 2] [--json run.json]``.
 
 One product, [4096, 128] x [128, 4096], sent through the blocked path and through the unblocked one. Each has a roof of
-its own: the Cube's is the dot-product peak, because its blocks of weights stay in the caches next to the registers; the
+its own: the Cube's is the dot-product peak, because its weights stay in the L2 while rows pass over them; the
 Vector path reads all weights again for every few rows, so that reading them from where they live may bind first. The
 blocks that ran are counted and must be the plan's.
 """

@@ -19,7 +19,7 @@ PAUSE_SECONDS = 0.005
 WARM_UP_SECONDS = 0.2
 # So many rounds find the best that there is, however short a sample.
 MAX_ROUNDS = 20
-# Whoever is so many times slower than the fastest after so many rounds will not catch up.
+# Whoever is so many times slower than the fastest after so many rounds will not catch up; a burst of noise is shorter.
 HOPELESS = 3.0
 HOPELESS_ROUNDS = 10
 

@@ -81,7 +81,7 @@ def test_gemm_all_minus_128_does_not_saturate(isa: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["end", "begin"])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 33, 7), (6, 64, 64), (13, 130, 61)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 33, 7), (6, 64, 64), (13, 130, 61), (13, 200, 3)])
 def test_gemm_never_touches_memory_past_an_operand(shape: tuple[int, int, int], side: Any, isa: str) -> None:
     m, n, k = shape
     a, b = fill_integers((m, k), np.int8, "random", 5), fill_integers((k, n), np.int8, "random", 6)
@@ -90,6 +90,16 @@ def test_gemm_never_touches_memory_past_an_operand(shape: tuple[int, int, int], 
     assert_array_equal(
         _core.matmul_integer(guarded(a, side), packed, 0, 0, out, isa, 2), reference.matmul_integer(a, b)
     )
+
+
+@pytest.mark.parametrize("k", [3, 9])
+def test_a_result_larger_than_the_caches_is_stored_past_them(k: int, isa: str) -> None:
+    m, n = 2103, 4112
+    memory = np.zeros(m * n + 16, np.int32)
+    out = memory[-memory.ctypes.data % 64 // 4 :][: m * n].reshape(m, n)  # on a line: only then is it streamed
+    a, b = fill_integers((m, k), np.uint8, "random", 7), fill_integers((k, n), np.int8, "random", 8)
+    _core.matmul_integer(a, _core.pack_weights(b, None), 0, 0, out, isa, 2)
+    assert_array_equal(out, reference.matmul_integer(a, b))
 
 
 def test_out_is_written_and_returned() -> None:

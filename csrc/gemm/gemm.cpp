@@ -10,7 +10,7 @@ namespace ek {
 namespace {
 
 constexpr size_t kLine = 64;
-/// Packed weights that a block keeps in L2 while its rows pass over them.
+/// Packed weights that stay in L2 while rows pass over them.
 constexpr size_t kWeightBytes = size_t{512} << 10;
 /// A larger C would only push the operands out of the caches.
 constexpr size_t kStreamBytes = size_t{32} << 20;
@@ -29,16 +29,17 @@ bool streams(const GemmArgs& args) {
          (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
 }
 
+/// One quad deep, and nothing to do but to store int32 sums.
 bool is_thin(const GemmArgs& args) {
-  return depth(args) - 1 < 4 && args.epilogue.kind == OutKind::kInt32 && !streams(args);
+  return depth(args) > 0 && depth(args) <= 4 && args.epilogue.kind == OutKind::kInt32 && !streams(args);
 }
 
 struct Rect {
   size_t row0, row1, col0, col1;
 };
 
-/// A part of one block of the plan; col0 is a multiple of the panel. Rows are cut into tiles of even height, the higher
-/// ones first: 49 are four tiles of six and five of five, not eight of six and one of one.
+/// A part of the blocks of one row of the plan; col0 is a multiple of the panel. Rows are cut into tiles of even
+/// height, the higher ones first: 49 are four tiles of six and five of five, not eight of six and one of one.
 void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
   const PackedShape& shape = args.b.shape;
   const uint8_t* rows[kMaxTileRows];
@@ -183,7 +184,7 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
   const bool gemv = !thin && args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
   const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : unit.col0;
   for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
-    const TileBlock* const row = &plan.blocks[i * across];
+    const TileBlock* const row = plan.blocks.data() + i * across;
     for (size_t j = unit.col0 / plan.tile; j * plan.tile < unit.col1;) {
       const TileBlock& first = row[j];
       const bool cube = first.unit == Unit::kCube;

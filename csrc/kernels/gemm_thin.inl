@@ -1,8 +1,8 @@
 // gemm_thin: int32 rows of C that are one quad deep (k of 1 to 4), any number of columns.
 //
 // Operands   as gemm_tile's; the lines of all columns follow each other.
-// Method     64 columns of weights and starting values stay in registers while the rows pass: one product and one store
-//            for 16 columns. A register tile would set up 24 sums for as many products.
+// Method     the weights and starting values of some columns stay in registers while the rows pass: one product and one
+//            store for 16 columns. A register tile would set up 24 sums for as many products.
 // Exact      as gemm_tile: sums mod 2^32.
 #pragma once
 
@@ -11,10 +11,9 @@
 namespace ek {
 namespace {
 
-#ifndef EK_SIMD_MMLA
-
 void gemm_thin(const GemmTile& t) {
-  constexpr int kStrips = kPanel / kStrip;
+  constexpr int kStrips = kTileStrips == 4 ? 4 : 2;  // what registers hold twice
+  constexpr size_t kWide = kStrips * kStrip;
   uint8_t quads[kMaxTileRows][8];
   last_quads(t.a, t.rows, t.k, t.flip, quads);
   const auto columns = [&](auto strips, size_t col, size_t cols) EK_LAMBDA {
@@ -36,25 +35,9 @@ void gemm_thin(const GemmTile& t) {
     }
   };
   size_t col = 0;
-  for (; col + kPanel <= t.cols; col += kPanel) columns(Int<kStrips>{}, col, kPanel);
+  for (; col + kWide <= t.cols; col += kWide) columns(Int<kStrips>{}, col, kWide);
   for (; col < t.cols; col += kStrip) columns(Int<1>{}, col, t.cols - col);
 }
-
-#else
-
-void gemm_thin(const GemmTile& t) {
-  GemmTile strip = t;
-  strip.strips = 1;
-  for (size_t col = 0; col < t.cols; col += kStrip) {
-    strip.cols = strip_cols(t.cols, col / kStrip);
-    strip.b = t.b + col * 4;
-    strip.init = t.init + col;
-    strip.c = static_cast<uint8_t*>(t.c) + col * sizeof(int32_t);
-    gemm_tile(strip, Epilogue{});
-  }
-}
-
-#endif
 
 }  // namespace
 }  // namespace ek

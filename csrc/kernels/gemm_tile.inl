@@ -32,13 +32,6 @@ EK_INLINE void copy_tail(const uint8_t* p, size_t k, size_t n, uint8_t (&quad)[4
   __builtin_memcpy(quad, &bytes, 4);
 }
 
-#ifndef EK_SIMD_MMLA
-
-template <bool Flip>
-EK_INLINE Act load_quad(const uint8_t* p) {
-  return Flip ? flip_act(load_act(p)) : load_act(p);
-}
-
 /// The last two quads of each of `num_rows` rows of k bytes, the later one padded. Where there is no quad, zeros.
 __attribute__((noinline)) void last_quads(const uint8_t* const* rows, size_t num_rows, size_t k, bool flip,
                                           uint8_t (*quads)[8]) {
@@ -73,6 +66,13 @@ __attribute__((noinline)) void last_quads(const uint8_t* const* rows, size_t num
   }
 }
 
+#ifndef EK_SIMD_MMLA
+
+template <bool Flip>
+EK_INLINE Act load_quad(const uint8_t* p) {
+  return Flip ? flip_act(load_act(p)) : load_act(p);
+}
+
 template <int R, int S, bool Flip>
 void tile(const GemmTile& t, const Epilogue& e) {
   const size_t k = t.k, b_step = t.b_step, tail = k % 4;
@@ -86,8 +86,8 @@ void tile(const GemmTile& t, const Epilogue& e) {
     unroll<R>([&](auto r) EK_LAMBDA { acc[r.value][s.value] = init; });
   });
   const int8_t* b = k > 0 ? t.b : reinterpret_cast<const int8_t*>(t.init);  // of no depth: anything, times zeros
-  const uint8_t* a[R] = {};
   for (size_t tap = 0; tap < t.taps; ++tap) {
+    const uint8_t* a[R];
     unroll<R>([&](auto r) EK_LAMBDA { a[r.value] = t.a[tap * t.rows + r.value]; });
     const bool hold = tap + 1 == t.taps;
     const size_t end = hold ? held : k - tail;

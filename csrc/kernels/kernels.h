@@ -167,8 +167,8 @@ struct Kernels {
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
-  // As gemm_tile with int32 results, no taps and k of 1 to 4, for any number of columns. `strips` and b_step do not
-  // count.
+  // As gemm_tile with int32 results, no taps and k of 1 to 4, for up to kMaxTileRows rows of any number of columns.
+  // `strips`, b_step and stream_c do not count.
   void (*gemm_thin)(const GemmTile& tile);
   // kGemvPanels tiles of the same row, no taps, each a whole panel. They are read side by side, so they should lie far
   // apart; memory after them is fetched, never read.
@@ -240,8 +240,8 @@ struct Kernels {
 
 /// Rows of the table, for counting: a test asks which ran, so that no operator ignores the ISA it was given.
 enum class Row : int {
-  kGemmCube,    // gemm_tile, one count a Cube block
-  kGemmVector,  // gemm_tile, one count a Vector block
+  kGemmCube,    // gemm_tile or gemm_thin, one count a Cube block
+  kGemmVector,  // the same, one count a Vector block
   kConvTile,    // gemm_tile, one count a task of a convolution
   kDepthwiseRow,
   kDepthwise3x3,

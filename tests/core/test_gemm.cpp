@@ -20,9 +20,10 @@ namespace {
 struct Shape {
   size_t m, n, k;
 };
-const Shape kShapes[] = {{1, 1, 1},    {6, 64, 64},   {7, 65, 65}, {1, 200, 130}, {13, 16, 3},    {5, 4, 1001},
-                         {64, 64, 64}, {31, 130, 37}, {3, 3, 0},   {2, 80, 8191}, {260, 300, 20}, {11, 48, 6},
-                         {13, 200, 1}, {260, 330, 4}, {7, 70, 5},  {8, 64, 8}};
+const Shape kShapes[] = {{1, 1, 1},      {6, 64, 64},  {7, 65, 65},   {1, 200, 130}, {13, 16, 3},
+                         {5, 4, 1001},   {64, 64, 64}, {31, 130, 37}, {3, 3, 0},     {2, 80, 8191},
+                         {260, 300, 20}, {11, 48, 6},  {13, 200, 1},  {260, 330, 4}, {7, 70, 5},
+                         {8, 64, 8},     {8, 0, 8},    {1, 0, 8},     {9, 33, 7},    {6, 64, 10}};
 
 AlignedBuffer packed(const PackedShape& shape, const std::vector<int8_t>& w) {
   size_t bytes = 0;
@@ -143,6 +144,64 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
   }
 }
 
+TEST_CASE("gemm_tile sums taps of any depth and stays inside its operands") {
+  for (const Kernels* table : tables()) {
+    for (const size_t taps : {1, 2, 3}) {
+      for (size_t k = 1; k <= 12; ++k) {
+        for (const size_t rows : {size_t{1}, table->tile_rows}) {
+          for (const bool flip : {false, true}) {
+            CAPTURE(isa_name(table->isa));
+            CAPTURE(taps);
+            CAPTURE(k);
+            CAPTURE(rows);
+            CAPTURE(flip);
+            const Sign sign = (table->native_sign == Sign::kU8) != flip ? Sign::kU8 : Sign::kS8;
+            const int32_t shift = !flip ? 0 : table->native_sign == Sign::kU8 ? 128 : -128;
+            const size_t cols = table->tile_strips * kStrip, quads = ceil_div(k, size_t{4});
+            Guarded<uint8_t> a(random_bytes(taps * rows * k));
+            std::vector<int8_t> lines = random_weights(taps * quads * cols * 4);  // [tap][quad][column][4]
+            for (size_t i = 0; i < lines.size(); ++i) {
+              if (i / (cols * 4) % quads * 4 + i % 4 >= k) lines[i] = 0;
+            }
+            Guarded<int8_t> b(lines);
+            std::vector<int32_t> starts(cols);
+            for (auto& v : starts) v = uniform(-1000, 1000);
+            Guarded<int32_t> init(starts), c(rows * cols);
+            std::vector<const uint8_t*> a_rows(taps * rows);
+            for (size_t i = 0; i < a_rows.size(); ++i) a_rows[i] = a.data() + i * k;
+            GemmTile t{};
+            t.a = a_rows.data();
+            t.rows = rows;
+            t.taps = taps;
+            t.k = k;
+            t.b = b.data();
+            t.b_step = cols * 4;
+            t.init = init.data();
+            t.strips = table->tile_strips;
+            t.cols = cols;
+            t.c = c.data();
+            t.ldc = cols * sizeof(int32_t);
+            t.flip = flip;
+            table->gemm_tile(t, Epilogue{});
+            for (size_t r = 0; r < rows; ++r) {
+              for (size_t n = 0; n < cols; ++n) {
+                int32_t sum = starts[n];
+                for (size_t tap = 0; tap < taps; ++tap) {
+                  for (size_t i = 0; i < k; ++i) {
+                    sum += (value(a_rows[tap * rows + r][i], sign) + shift) *
+                           lines[((tap * quads + i / 4) * cols + n) * 4 + i % 4];
+                  }
+                }
+                REQUIRE(c.data()[r * cols + n] == sum);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("gemm_thin multiplies one quad for any number of columns and stays inside its operands") {
   for (const Kernels* table : tables()) {
     for (const size_t rows : {1, 3, 6}) {
@@ -180,9 +239,9 @@ TEST_CASE("gemm_thin multiplies one quad for any number of columns and stays ins
             for (size_t r = 0; r < rows; ++r) {
               for (size_t n = 0; n < cols; ++n) {
                 int32_t sum = starts[n];
-                // As the native sign reads them: a flipped byte of the other sign is less by 128, or more.
-                const int32_t bias = !flip ? 0 : table->native_sign == Sign::kU8 ? 128 : -128;
-                for (size_t i = 0; i < k; ++i) sum += (value(a.data()[r * k + i], sign) + bias) * lines[n * 4 + i];
+                // x ^ 0x80 with the native sign: int8 as uint8 is 128 more, uint8 as int8 is 128 less.
+                const int32_t shift = !flip ? 0 : table->native_sign == Sign::kU8 ? 128 : -128;
+                for (size_t i = 0; i < k; ++i) sum += (value(a.data()[r * k + i], sign) + shift) * lines[n * 4 + i];
                 REQUIRE(c.data()[r * cols + n] == sum);
               }
             }
@@ -197,7 +256,7 @@ TEST_CASE("gemv gives the bits of gemm_tile, some panels at a time, and stays in
   std::vector<float> multiplier(kGemvPanels * kPanel), row_scale = {0.75f};
   for (auto& v : multiplier) v = uniform(1e-5f, 3e-3f);
   for (const Kernels* table : tables()) {
-    for (const size_t k : {0, 1, 3, 4, 15, 16, 17, 37, 64, 1000}) {
+    for (const size_t k : {0, 1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 37, 64, 1000}) {
       for (const bool flip : {false, true}) {
         for (const OutKind kind : {OutKind::kInt32, OutKind::kQuantized, OutKind::kFloat32, OutKind::kBfloat16}) {
           CAPTURE(isa_name(table->isa));
@@ -284,29 +343,34 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
 }
 
 TEST_CASE("the plan that is made is the plan that runs") {
-  const TilePlan plan = make_tile_plan(520, 600, 40, 256, *find_device("host"));
-  size_t cube = 0;
-  for (const TileBlock& block : plan.blocks) cube += block.unit == Unit::kCube;
-  const PackedShape shape{600, 1, 40};
-  const AlignedBuffer weights = packed(shape, random_weights(600 * 40));
-  const Bytes a = random_bytes(520 * 40);
-  std::vector<int32_t> init(608), c(520 * 600);
-  const Isa isa = available_isas().front();
-  const Kernels* table = &kernels(isa);
-  for (const int threads : {1, 2}) {
-    reset_row_counts();
-    GemmArgs args;
-    args.m = 520;
-    args.a = a.data();
-    args.lda = 40;
-    args.a_sign = table->native_sign;
-    args.b = {shape, weights.data()};
-    args.init = init.data();
-    args.c = c.data();
-    args.ldc = 2400;
-    gemm({table, threads}, args, plan);
-    CHECK(row_count(isa, Row::kGemmCube) == cube);
-    CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
+  // Tiles; one quad deep; one row, whose units begin inside blocks.
+  for (const Shape& s : {Shape{520, 600, 40}, Shape{520, 600, 3}, Shape{1, 4224, 300}}) {
+    const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
+    size_t cube = 0;
+    for (const TileBlock& block : plan.blocks) cube += block.unit == Unit::kCube;
+    const PackedShape shape{s.n, 1, s.k};
+    const AlignedBuffer weights = packed(shape, random_weights(s.n * s.k));
+    const Bytes a = random_bytes(s.m * s.k);
+    std::vector<int32_t> init(shape.padded_n()), c(s.m * s.n);
+    const Isa isa = available_isas().front();
+    const Kernels* table = &kernels(isa);
+    for (const int threads : {1, 2, 3}) {
+      CAPTURE(s.k);
+      CAPTURE(threads);
+      reset_row_counts();
+      GemmArgs args;
+      args.m = s.m;
+      args.a = a.data();
+      args.lda = s.k;
+      args.a_sign = table->native_sign;
+      args.b = {shape, weights.data()};
+      args.init = init.data();
+      args.c = c.data();
+      args.ldc = s.n * sizeof(int32_t);
+      gemm({table, threads}, args, plan);
+      CHECK(row_count(isa, Row::kGemmCube) == cube);
+      CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
+    }
   }
 }
 
