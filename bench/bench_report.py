@@ -43,12 +43,20 @@ def _number(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
 
 
+def _commits(headers: Sequence[Case]) -> str:
+    """Each commit, with what ran at it."""
+    ran: dict[str, list[str]] = {}
+    for header in headers:
+        ran.setdefault(header["commit"], []).append(header["bench"])
+    return ", ".join(f"{commit} ({', '.join(benches)})" for commit, benches in ran.items())
+
+
 def markdown(headers: Sequence[Case], cases: Sequence[Case], facts: Sequence[Case]) -> str:
     """Every row, losing and void ones too, with a line of summary for each group."""
     lines = []
     for header in headers[-1:]:
         versions = ", ".join(f"{name} {version}" for name, version in header["versions"].items() if version)
-        lines += [f"{header['cpu']}; edgekern {header['edgekern']} at {header['commit']}; {versions}.", ""]
+        lines += [f"{header['cpu']}; edgekern {header['edgekern']} at {_commits(headers)}; {versions}.", ""]
     for (bench, group, threads), rows in _groups(cases):
         ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
         lines += [f"### {bench}: {group}, {threads} thread{'s' if threads > 1 else ''}", ""]

@@ -413,11 +413,14 @@ def test_only_named_cases_are_built():
 
 def test_report_keeps_losing_and_void_rows(tmp_path):
     path, result = tmp_path / "run.json", _result("7x7x7", edgekern=1.0, peer=0.5, void=["why"])
-    header = {"record": "run", "cpu": "a CPU", "edgekern": "0", "commit": "c", "versions": {"numpy": "2"}}
+    headers = [
+        {"record": "run", "bench": b, "cpu": "a CPU", "edgekern": "0", "commit": c, "versions": {"numpy": "2"}}
+        for b, c in (("gemm", "c"), ("kv", "b"), ("call", "c"))
+    ]
     facts = {"record": "facts", "bench": "gemm", "threads": 1, "a figure": 1.25}
-    harness.write_json(path, [header, suite._record("gemm", result, FakeProbe(1e12)), facts])
+    harness.write_json(path, [*headers, suite._record("gemm", result, FakeProbe(1e12)), facts])
     text = bench_report.markdown(*bench_report.read_run(path))
-    assert "a CPU; edgekern 0 at c; numpy 2." in text
+    assert "a CPU; edgekern 0 at c (gemm, call), b (kv); numpy 2." in text
     assert "| 7x7x7 (void) | 1000000.0 | 0 | - | peer | 500000.0 | 0.50 |" in text
     assert "Geometric mean 0.50, 1 of 1 rows below 1, 1 void." in text
     assert "- a figure: 1.25" in text
