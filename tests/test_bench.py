@@ -64,6 +64,12 @@ def test_every_round_begins_with_the_next_contender(monkeypatch):
     assert "".join(timed) == "abc abc bca cab abc"  # once to see how long each takes, then the rounds
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (64, 64), (256, 616)])
+def test_results_are_written_from_a_line_on(shape):
+    arrays = [peers.on_lines(shape, np.int32) for _ in range(8)]
+    assert {(array.ctypes.data % 64, array.shape, array.dtype.name) for array in arrays} == {(0, shape, "int32")}
+
+
 def test_times_are_per_call(monkeypatch):
     monkeypatch.setattr(harness, "_time", lambda run, calls: 1.0)
     timings = harness.measure([harness.Contender("four", lambda: 4, _fine, calls=4)], seconds=0)

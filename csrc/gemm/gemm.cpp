@@ -38,17 +38,23 @@ struct Rect {
   size_t row0, row1, col0, col1;
 };
 
-/// A part of the blocks of one row of the plan; col0 is a multiple of the panel. Rows are cut into tiles of even
-/// height, the higher ones first: 49 are four tiles of six and five of five, not eight of six and one of one.
-void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
-  const PackedShape& shape = args.b.shape;
-  const uint8_t* rows[kMaxTileRows];
+/// What all tiles of a product share.
+GemmTile tile_over(const Kernels& kernels, const GemmArgs& args, const uint8_t* const* rows) {
   GemmTile tile{};
   tile.a = rows;
   tile.taps = 1;
   tile.k = depth(args);
   tile.flip = args.a_sign != kernels.native_sign;
   tile.ldc = args.ldc;
+  return tile;
+}
+
+/// A part of the blocks of one row of the plan; col0 is a multiple of the panel. Rows are cut into tiles of even
+/// height, the higher ones first: 49 are four tiles of six and five of five, not eight of six and one of one.
+void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t max_strips) {
+  const PackedShape& shape = args.b.shape;
+  const uint8_t* rows[kMaxTileRows];
+  GemmTile tile = tile_over(kernels, args, rows);
   tile.stream_c = streams(args);
   const size_t height = rect.row1 - rect.row0, tiles = ceil_div(height, kernels.tile_rows);
   const size_t low = height / tiles, high_tiles = height % tiles;
@@ -82,15 +88,10 @@ void run_rect(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
 /// A product that is one quad deep: rows as long as they go, because its stores are all its work.
 void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
   const uint8_t* rows[kMaxTileRows];
-  GemmTile tile{};
-  tile.a = rows;
-  tile.taps = 1;
-  tile.k = depth(args);
+  GemmTile tile = tile_over(kernels, args, rows);
   tile.b = args.b.panel(rect.col0 / kPanel);
   tile.init = args.init + rect.col0;
   tile.cols = rect.col1 - rect.col0;
-  tile.ldc = args.ldc;
-  tile.flip = args.a_sign != kernels.native_sign;
   for (size_t row = rect.row0; row < rect.row1; row += tile.rows) {
     tile.rows = std::min(kMaxTileRows, rect.row1 - row);
     for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (row + r) * args.lda;
@@ -103,21 +104,18 @@ void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
 size_t run_gemv(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
   const size_t first = rect.col0 / kPanel, each = (rect.col1 / kPanel - first) / kGemvPanels;
   for (size_t i = 0; i < each; ++i) {
-    GemmTile tiles[kGemvPanels] = {};
+    GemmTile tiles[kGemvPanels];
     for (size_t j = 0; j < kGemvPanels; ++j) {
       const size_t panel = first + j * each + i, col = panel * kPanel;
-      tiles[j].a = &args.a;
-      tiles[j].rows = tiles[j].taps = 1;
-      tiles[j].k = depth(args);
+      tiles[j] = tile_over(kernels, args, &args.a);
+      tiles[j].rows = 1;
       tiles[j].b = args.b.panel(panel);
       tiles[j].b_step = kPanel * 4;
       tiles[j].init = args.init + col;
       tiles[j].strips = kPanel / kStrip;
       tiles[j].cols = kPanel;
       tiles[j].c = static_cast<uint8_t*>(args.c) + out_bytes(args.epilogue, col);
-      tiles[j].ldc = args.ldc;
       tiles[j].col0 = col;
-      tiles[j].flip = args.a_sign != kernels.native_sign;
     }
     kernels.gemv(tiles, args.epilogue);
   }

@@ -144,108 +144,76 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
   }
 }
 
-TEST_CASE("gemm_tile sums taps of any depth and stays inside its operands") {
-  for (const Kernels* table : tables()) {
-    for (const size_t taps : {1, 2, 3}) {
-      for (size_t k = 1; k <= 12; ++k) {
-        for (const size_t rows : {size_t{1}, table->tile_rows}) {
-          for (const bool flip : {false, true}) {
-            CAPTURE(isa_name(table->isa));
-            CAPTURE(taps);
-            CAPTURE(k);
-            CAPTURE(rows);
-            CAPTURE(flip);
-            const Sign sign = (table->native_sign == Sign::kU8) != flip ? Sign::kU8 : Sign::kS8;
-            const int32_t shift = !flip ? 0 : table->native_sign == Sign::kU8 ? 128 : -128;
-            const size_t cols = table->tile_strips * kStrip, quads = ceil_div(k, size_t{4});
-            Guarded<uint8_t> a(random_bytes(taps * rows * k));
-            std::vector<int8_t> lines = random_weights(taps * quads * cols * 4);  // [tap][quad][column][4]
-            for (size_t i = 0; i < lines.size(); ++i) {
-              if (i / (cols * 4) % quads * 4 + i % 4 >= k) lines[i] = 0;
-            }
-            Guarded<int8_t> b(lines);
-            std::vector<int32_t> starts(cols);
-            for (auto& v : starts) v = uniform(-1000, 1000);
-            Guarded<int32_t> init(starts), c(rows * cols);
-            std::vector<const uint8_t*> a_rows(taps * rows);
-            for (size_t i = 0; i < a_rows.size(); ++i) a_rows[i] = a.data() + i * k;
-            GemmTile t{};
-            t.a = a_rows.data();
-            t.rows = rows;
-            t.taps = taps;
-            t.k = k;
-            t.b = b.data();
-            t.b_step = cols * 4;
-            t.init = init.data();
-            t.strips = table->tile_strips;
-            t.cols = cols;
-            t.c = c.data();
-            t.ldc = cols * sizeof(int32_t);
-            t.flip = flip;
-            table->gemm_tile(t, Epilogue{});
-            for (size_t r = 0; r < rows; ++r) {
-              for (size_t n = 0; n < cols; ++n) {
-                int32_t sum = starts[n];
-                for (size_t tap = 0; tap < taps; ++tap) {
-                  for (size_t i = 0; i < k; ++i) {
-                    sum += (value(a_rows[tap * rows + r][i], sign) + shift) *
-                           lines[((tap * quads + i / 4) * cols + n) * 4 + i % 4];
-                  }
-                }
-                REQUIRE(c.data()[r * cols + n] == sum);
-              }
-            }
-          }
-        }
+namespace {
+
+/// gemm_tile, or gemm_thin, on operands that end where memory does, against sums one by one.
+void check_small_depth(const Kernels& table, bool thin, size_t taps, size_t k, size_t rows, size_t cols, bool flip) {
+  CAPTURE(isa_name(table.isa));
+  CAPTURE(thin);
+  CAPTURE(taps);
+  CAPTURE(k);
+  CAPTURE(rows);
+  CAPTURE(cols);
+  CAPTURE(flip);
+  const Sign sign = (table.native_sign == Sign::kU8) != flip ? Sign::kU8 : Sign::kS8;
+  // x ^ 0x80 with the native sign: int8 as uint8 is 128 more, uint8 as int8 is 128 less.
+  const int32_t shift = !flip ? 0 : table.native_sign == Sign::kU8 ? 128 : -128;
+  const size_t padded = round_up(cols, kStrip), quads = ceil_div(k, size_t{4});
+  Guarded<uint8_t> a(random_bytes(taps * rows * k));
+  std::vector<int8_t> lines = random_weights(taps * quads * padded * 4);  // [tap][quad][column][4]
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (i / (padded * 4) % quads * 4 + i % 4 >= k) lines[i] = 0;
+  }
+  Guarded<int8_t> b(lines);
+  std::vector<int32_t> starts(padded);
+  for (auto& v : starts) v = uniform(-1000, 1000);
+  Guarded<int32_t> init(starts), c(rows * cols);
+  std::vector<const uint8_t*> a_rows(taps * rows);
+  for (size_t i = 0; i < a_rows.size(); ++i) a_rows[i] = a.data() + i * k;
+  GemmTile t{};
+  t.a = a_rows.data();
+  t.rows = rows;
+  t.taps = taps;
+  t.k = k;
+  t.b = b.data();
+  t.b_step = padded * 4;
+  t.init = init.data();
+  t.strips = padded / kStrip;
+  t.cols = cols;
+  t.c = c.data();
+  t.ldc = cols * sizeof(int32_t);
+  t.flip = flip;
+  thin ? table.gemm_thin(t) : table.gemm_tile(t, Epilogue{});
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t n = 0; n < cols; ++n) {
+      int32_t sum = starts[n];
+      for (size_t i = 0; i < taps * k; ++i) {
+        const size_t tap = i / k, at = i % k;
+        sum += (value(a_rows[tap * rows + r][at], sign) + shift) *
+               lines[((tap * quads + at / 4) * padded + n) * 4 + at % 4];
       }
+      REQUIRE(c.data()[r * cols + n] == sum);
     }
   }
 }
 
-TEST_CASE("gemm_thin multiplies one quad for any number of columns and stays inside its operands") {
+}  // namespace
+
+TEST_CASE("small depths: gemm_tile over taps, gemm_thin over any number of columns, inside their operands") {
   for (const Kernels* table : tables()) {
-    for (const size_t rows : {1, 3, 6}) {
-      for (const size_t k : {1, 2, 3, 4}) {
-        for (const size_t cols : {1, 16, 17, 64, 70, 200}) {
-          for (const bool flip : {false, true}) {
-            CAPTURE(isa_name(table->isa));
-            CAPTURE(rows);
-            CAPTURE(k);
-            CAPTURE(cols);
-            CAPTURE(flip);
-            const Sign sign = (table->native_sign == Sign::kU8) != flip ? Sign::kU8 : Sign::kS8;
-            const size_t padded = round_up(cols, kStrip);
-            Guarded<uint8_t> a(random_bytes(rows * k));
-            std::vector<int8_t> lines = random_weights(padded * 4);
-            for (size_t i = 0; i < lines.size(); ++i) lines[i] = i % 4 < k ? lines[i] : int8_t{0};
-            Guarded<int8_t> b(lines);
-            std::vector<int32_t> starts(padded);
-            for (auto& v : starts) v = uniform(-1000, 1000);
-            Guarded<int32_t> init(starts), c(rows * cols);
-            const uint8_t* a_rows[kMaxTileRows];
-            for (size_t r = 0; r < rows; ++r) a_rows[r] = a.data() + r * k;
-            GemmTile t{};
-            t.a = a_rows;
-            t.rows = rows;
-            t.taps = 1;
-            t.k = k;
-            t.b = b.data();
-            t.init = init.data();
-            t.cols = cols;
-            t.c = c.data();
-            t.ldc = cols * sizeof(int32_t);
-            t.flip = flip;
-            table->gemm_thin(t);
-            for (size_t r = 0; r < rows; ++r) {
-              for (size_t n = 0; n < cols; ++n) {
-                int32_t sum = starts[n];
-                // x ^ 0x80 with the native sign: int8 as uint8 is 128 more, uint8 as int8 is 128 less.
-                const int32_t shift = !flip ? 0 : table->native_sign == Sign::kU8 ? 128 : -128;
-                for (size_t i = 0; i < k; ++i) sum += (value(a.data()[r * k + i], sign) + shift) * lines[n * 4 + i];
-                REQUIRE(c.data()[r * cols + n] == sum);
-              }
-            }
+    for (const bool flip : {false, true}) {
+      const size_t whole = table->tile_strips * kStrip;
+      for (const size_t taps : {1, 2, 3}) {
+        for (size_t k = 1; k <= 12; ++k) {
+          for (const size_t cols : {whole, whole - 3}) {
+            check_small_depth(*table, false, taps, k, 1, cols, flip);
+            check_small_depth(*table, false, taps, k, table->tile_rows, cols, flip);
           }
+        }
+      }
+      for (size_t k = 1; k <= 4; ++k) {
+        for (const size_t cols : {1, 16, 17, 64, 70, 200}) {
+          for (const size_t rows : {1, 3, 6}) check_small_depth(*table, true, 1, k, rows, cols, flip);
         }
       }
     }
