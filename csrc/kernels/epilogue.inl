@@ -221,25 +221,18 @@ template <int R, int S, typename Finish, typename Acc>
 EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
   uint8_t* c = static_cast<uint8_t*>(t.c);
   const size_t cols = t.cols, ldc = t.ldc;
-  if (e.kind == OutKind::kInt32 && t.stream_c && cols == S * kStrip) {
+  if (e.kind == OutKind::kInt32) {
+    const bool whole = cols == S * kStrip, stream = t.stream_c && whole;
     unroll<R>([&](auto r) EK_LAMBDA {
       finish_row(r);
-      int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
-      unroll<S>([&](auto s) EK_LAMBDA { stream_i32(row + s.value * 16, acc(r, s)); });
-      row_done();
-    });
-  } else if (e.kind == OutKind::kInt32 && cols == S * kStrip) {
-    unroll<R>([&](auto r) EK_LAMBDA {
-      finish_row(r);
-      int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
-      unroll<S>([&](auto s) EK_LAMBDA { store_i32(row + s.value * 16, acc(r, s)); });
-      row_done();
-    });
-  } else if (e.kind == OutKind::kInt32) {
-    unroll<R>([&](auto r) EK_LAMBDA {
-      finish_row(r);
-      int32_t* row = reinterpret_cast<int32_t*>(c + r.value * ldc);
-      unroll<S>([&](auto s) EK_LAMBDA { store_i32_n(row + s.value * 16, acc(r, s), strip_cols(cols, s.value)); });
+      int32_t* const row = reinterpret_cast<int32_t*>(c + r.value * ldc);
+      if (stream) {
+        unroll<S>([&](auto s) EK_LAMBDA { stream_i32(row + s.value * kStrip, acc(r, s)); });
+      } else if (whole) {
+        unroll<S>([&](auto s) EK_LAMBDA { store_i32(row + s.value * kStrip, acc(r, s)); });
+      } else {
+        unroll<S>([&](auto s) EK_LAMBDA { store_i32_n(row + s.value * kStrip, acc(r, s), strip_cols(cols, s.value)); });
+      }
       row_done();
     });
   } else if (e.kind == OutKind::kQuantized && e.residual == nullptr) {
