@@ -161,6 +161,16 @@ def test_activations_of_what_is_no_number(name: str, isa: str) -> None:
     assert np.signbit(got[2])
 
 
+@pytest.mark.parametrize("curve", [NONE, (0.0, math.inf), (-math.inf, 6.0), (-1.0, 1.0)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_clamp_keeps_a_nan(curve: tuple[float, float], dtype: str, isa: str) -> None:
+    packed = _core.pack_weights(np.zeros((0, 70), np.int8), 1.0)
+    x = np.resize(np.array([np.nan, 7, -7, np.inf, -np.inf], np.float32), 70)
+    layer = (np.zeros((1, 0), np.float32), packed, x, "clamp", *curve, None, None, 0, None, 0, dtype, None, isa, 1)
+    got = _core.linear(*layer)
+    assert_array_equal(got if dtype == "float32" else widened(got, dtype), [np.clip(x, *curve)])
+
+
 def test_half_precision_rounds_every_exponent_to_nearest_even(isa: str, rng: np.random.Generator) -> None:
     x = every_kind_of_float(rng)
     ties = (rng.integers(0, 2**16, 20_000, dtype=np.uint32) << 16 | 0x8000).view(np.float32)

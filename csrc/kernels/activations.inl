@@ -1,9 +1,8 @@
 // GELU, its tanh form and SiLU on 16 lanes: x * Phi(x) and x / (1 + exp(-v)).
 //
-// Method     exp(-v) = 2^n * exp(r), r = -v - n ln 2 in [-0.35, 0.35], by a polynomial. Where v is a product (x^2 / 2,
-// the
-//            cubic of the tanh form), its leading part is built from short factors, exactly, and the rest joins r: a
-//            rounded v of 100 would cost 60 units in the last place. Phi's tail is exp(-x^2 / 2) * R(|x|), R a
+// Method     exp(-v) = 2^n * exp(r), r = -v - n ln 2 in [-0.35, 0.35], by a polynomial. Where v is a product, x^2 / 2
+//            or the cubic of the tanh form, its leading part is built from short factors, exactly, and the rest joins
+//            r: a rounded v of 100 would cost 60 units in the last place. Phi's tail is exp(-x^2 / 2) * R(|x|), R a
 //            polynomial in t = 1 / (1 + 0.75 |x|) (the form of Hastings, 1955; coefficients fitted here).
 // Bits       multiplications, additions and one division, each rounded, in the order written: the same on every ISA.
 // Accuracy   at most 5 units in the last place for every float, subnormal results included (tests hold it).

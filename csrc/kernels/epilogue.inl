@@ -64,7 +64,7 @@ struct FloatEpilogue {
   }
 
   EK_INLINE void store(I32 acc, F32 multiplier, size_t row, size_t col, size_t n, float* c) const {
-    store_f32_n(c, clamp(real(acc, multiplier, row, col, n), lo, hi), n);
+    store_f32_n(c, clamp_real(real(acc, multiplier, row, col, n), lo, hi), n);
   }
 };
 
@@ -102,7 +102,7 @@ EK_INLINE void activate(const Epilogue& e, float* z, size_t strips) {
   switch (e.activation) {
     case Activation::kClamp: {
       const F32 lo = set1_f32(e.lo), hi = set1_f32(e.hi);
-      return map_strips(z, strips, [&](F32 x) EK_LAMBDA { return clamp(x, lo, hi); });
+      return map_strips(z, strips, [&](F32 x) EK_LAMBDA { return clamp_real(x, lo, hi); });
     }
     case Activation::kGelu:
       return map_strips(z, strips, [](F32 x) EK_LAMBDA { return gelu(x); });
@@ -184,7 +184,8 @@ EK_INLINE void row_done() { asm volatile("" : : : "memory"); }
 template <int R, int S, typename Finish, typename Acc>
 EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
   const F32 lo = set1_f32(e.lo), hi = set1_f32(e.hi);
-  const bool whole = t.cols == S * kStrip, stream = t.stream_c && whole, bounded = e.hi < __builtin_inff();
+  const bool whole = t.cols == S * kStrip, stream = t.stream_c && whole;
+  const bool from_below = e.lo > -__builtin_inff(), from_above = e.hi < __builtin_inff();
   const float* const multiplier = e.multiplier + t.col0;
   const float* const bias = e.bias == nullptr ? nullptr : e.bias + t.col0;
   unroll<R>([&](auto r) EK_LAMBDA {
@@ -202,8 +203,8 @@ EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finis
         y[s.value] = add_f32(y[s.value], load_f32_n(bias + s.value * kStrip, strip_cols(t.cols, s.value)));
       });
     }
-    unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = max_f32(y[s.value], lo); });
-    if (bounded) unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = min_f32(y[s.value], hi); });
+    if (from_below) unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = max_f32(lo, y[s.value]); });
+    if (from_above) unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = min_f32(hi, y[s.value]); });
     if (stream) {
       unroll<S>([&](auto s) EK_LAMBDA { stream_f32(row + s.value * kStrip, y[s.value]); });
     } else if (whole) {

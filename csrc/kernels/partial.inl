@@ -12,7 +12,10 @@ EK_INLINE I32 load_bytes_n(const uint8_t* p, Sign sign, size_t n) {
   return sign == Sign::kU8 ? load_u8_n(p, n) : load_s8_n(p, n);
 }
 
+/// For values that become integers: a NaN gives lo.
 EK_INLINE F32 clamp(F32 x, F32 lo, F32 hi) { return min_f32(max_f32(x, lo), hi); }
+/// For values that stay real: a NaN stays one.
+EK_INLINE F32 clamp_real(F32 x, F32 lo, F32 hi) { return min_f32(hi, max_f32(lo, x)); }
 
 /// float(q - zero_point) * scale
 EK_INLINE F32 dequantize_lanes(I32 q, const QuantParams& map) {

@@ -153,9 +153,12 @@ EK_INLINE void store_bytes_n(uint8_t* p, I32 x, size_t n) {
   _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(x.v));
 }
 EK_INLINE void store_biased(uint8_t* p, const I32 (&x)[4], Sign sign, size_t n) {
-  const __m512i words0 = _mm512_packs_epi32(x[0].v, x[1].v), words1 = _mm512_packs_epi32(x[2].v, x[3].v);
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i natural = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words0, words1));
+  const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24,
+                                        22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i words0 = _mm512_permutex2var_epi16(x[0].v, even, x[1].v);
+  const __m512i words1 = _mm512_permutex2var_epi16(x[2].v, even, x[3].v);
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  const __m512i natural = _mm512_permutexvar_epi64(order, _mm512_packus_epi16(words0, words1));
   const __m512i bytes = _mm512_xor_si512(natural, _mm512_set1_epi8(sign == Sign::kS8 ? -128 : 0));
   if (n >= 64) return _mm512_storeu_si512(p, bytes);
   _mm512_mask_storeu_epi8(p, (__mmask64{1} << n) - 1, bytes);

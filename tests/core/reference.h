@@ -50,6 +50,8 @@ inline float clamp(float x, float lo, float hi) {
   const float low = x > lo ? x : lo;
   return low < hi ? low : hi;
 }
+/// Of values that stay real, where a NaN stays one.
+inline float clamp_real(float x, float lo, float hi) { return std::isnan(x) ? x : clamp(x, lo, hi); }
 inline int32_t rne(float x) { return static_cast<int32_t>(std::nearbyint(x)); }
 inline float real(uint8_t byte, const QuantParams& q) {
   return static_cast<float>(value(byte, q.sign) - q.zero_point) * q.scale;
@@ -71,7 +73,7 @@ inline Stored store(int32_t acc, const Epilogue& e, size_t row, size_t col, size
     const float scale = e.row_scale == nullptr ? e.multiplier[col] : e.row_scale[row] * e.multiplier[col];
     float y = static_cast<float>(acc) * scale;
     if (e.bias != nullptr) y = y + e.bias[col];
-    s.f = clamp(y, e.lo, e.hi);
+    s.f = clamp_real(y, e.lo, e.hi);
   } else if (e.kind == OutKind::kQuantized) {
     const int32_t q = rne(clamp(static_cast<float>(acc) * e.multiplier[col], e.lo, e.hi));
     s.q = static_cast<uint8_t>(q + e.out.zero_point);

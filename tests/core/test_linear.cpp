@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -124,6 +125,27 @@ TEST_CASE("activations: the bits of 2^16 floats of every size, the same on every
         hash = (hash ^ byte) * 1099511628211u;
       }
       CHECK(hash == checksum);
+    }
+  }
+}
+
+TEST_CASE("a clamp keeps a NaN and bounds the rest") {
+  Layer layer(1, 70, 0);
+  layer.bias[3] = layer.bias[69] = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kFar = std::numeric_limits<float>::infinity();
+  for (const auto& [lo, hi] : {std::pair(-kFar, kFar), {0.0f, kFar}, {-kFar, 1.0f}, {-1.0f, 1.0f}}) {
+    Epilogue e = epilogue_of(OutKind::kFloat32, Activation::kClamp);
+    e.lo = lo;
+    e.hi = hi;
+    for (const Kernels* table : tables()) {
+      CAPTURE(isa_name(table->isa));
+      const Bytes bytes = layer.run(*table, 1, e, false);
+      std::vector<float> y(layer.bias.size());
+      std::memcpy(y.data(), bytes.data(), bytes.size());
+      for (size_t i = 0; i < y.size(); ++i) {
+        const float bias = layer.bias[i];
+        CHECK((std::isnan(bias) ? std::isnan(y[i]) : y[i] == clamp(bias, lo, hi)));
+      }
     }
   }
 }

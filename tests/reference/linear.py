@@ -25,10 +25,9 @@ def dynamic_quantize(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
 
 
 def activate(y: FloatArray, curve: Curve) -> FloatArray:
-    """A pair is a clamp, in which a NaN gives the lower bound."""
+    """A pair is a clamp."""
     if isinstance(curve, tuple):
-        lo, hi = np.float32(curve[0]), np.float32(curve[1])
-        return np.where(np.where(y > lo, y, lo) < hi, np.where(y > lo, y, lo), hi)
+        return np.clip(y, np.float32(curve[0]), np.float32(curve[1]))
     return silu(y[:, ::2]) * y[:, 1::2] if curve == "swiglu" else ACTIVATIONS[curve](y)
 
 
