@@ -52,12 +52,14 @@ void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
     store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);
 }
 
-/// The first i of every 64 out of n, and where the last 64 do not end with n, those that do: what comes twice costs
-/// less than lanes behind masks. Fewer than 64 are `rest`.
-template <typename Block, typename Rest>
-EK_INLINE void by_blocks(size_t n, Block&& block, Rest&& rest) {
+/// The n floats from x on, some of them twice where that costs less than lanes behind masks: `block(i)` takes 64 from i
+/// on, `first()` the first 16, after which those of a long row start with cache lines. Fewer than 64 are `rest`.
+template <typename First, typename Block, typename Rest>
+EK_INLINE void by_blocks(const float* x, size_t n, First&& first, Block&& block, Rest&& rest) {
+  constexpr size_t kLong = 256;
   if (n < 64) return rest();
-  size_t i = 0;
+  size_t i = n < kLong ? 0 : -(reinterpret_cast<uintptr_t>(x) / sizeof(float)) % kStrip;
+  if (i != 0) first();
   for (; i + 64 <= n; i += 64) block(i);
   if (i < n) block(n - 64);
 }
@@ -76,9 +78,13 @@ EK_INLINE int32_t peak_bits(const float* x, size_t n) {
       if (at < n) best[s.value] = size_bits(load_f32_n(x + at, n - at));
     });
   };
-  by_blocks(n, block, rest);
+  by_blocks(
+      x, n, [&]() EK_LAMBDA { best[0] = size_bits(load_f32(x)); }, block, rest);
   return max_lane(max_i32(max_i32(best[0], best[1]), max_i32(best[2], best[3])));
 }
+
+/// Of the bits of the largest |x|.
+EK_INLINE bool is_finite(int32_t peak_bits) { return peak_bits < 0x7F800000; }
 
 /// A row without a NaN or an infinity. Adding 1.5 * 2^23 + 128 rounds to an integer and leaves it, and 128 more, in the
 /// lowest bits. `next` is fetched meanwhile: as many floats, which need not be there.
@@ -102,42 +108,50 @@ EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, 
     });
     store_biased(y, q, sign, n);
   };
-  by_blocks(n, block, rest);
+  const I32 to_value = set1_i32(sign == Sign::kS8 ? -128 : 0);
+  by_blocks(
+      x, n, [&]() EK_LAMBDA { store_bytes(y, add_i32(code(load_f32(x)), to_value)); }, block, rest);
 }
 
-/// Any row. NaN is passed over in the peak and becomes -128, as does infinity.
-__attribute__((noinline)) void quantize_odd_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale) {
-  F32 best = set1_f32(0.0f);
-  for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
-  const RowScale by(max_lane(best));
-  *scale = by.scale;
+/// Those rows of some that are not finite, once more.
+__attribute__((noinline)) void quantize_odd_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign,
+                                                 uint8_t* y, size_t ldy, float* scale) {
   const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);
-  quantize_run(n, by, bytes, y, [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
+  for (; rows > 0; --rows, x += ldx, y += ldy, ++scale) {
+    if (is_finite(peak_bits(x, n))) continue;
+    F32 best = set1_f32(0.0f);
+    for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
+    const RowScale by(max_lane(best));
+    *scale = by.scale;
+    quantize_run(n, by, bytes, y, [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
+  }
 }
 
-/// Short rows go four at a time: finding one's peak and reciprocal overlaps with the others'.
+/// Short rows go four at a time: finding one's peak and reciprocal overlaps with the others'. NaN is passed over in the
+/// peak and becomes -128, as does infinity.
 void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy, float* scale) {
   constexpr size_t kTogether = 4, kShort = 1024;
   const size_t together = n <= kShort ? kTogether : 1;
   for (size_t row = 0; row < rows; row += together) {
     const size_t count = rows - row < together ? rows - row : together;
+    const float* const from = x + row * ldx;
+    uint8_t* const to = y + row * ldy;
     float inverse[kTogether];
-    bool finite[kTogether];
+    bool finite = true;
     for (size_t r = 0; r < count; ++r) {
-      const int32_t bits = peak_bits(x + (row + r) * ldx, n);
+      const int32_t bits = peak_bits(from + r * ldx, n);
       float peak;
       __builtin_memcpy(&peak, &bits, 4);
       const RowScale by(peak);
       scale[row + r] = by.scale;
       inverse[r] = by.inverse;
-      finite[r] = peak < __builtin_inff();
+      finite = finite && is_finite(bits);
     }
     for (size_t r = 0; r < count; ++r) {  // they are in L1 now
-      const float* const from = x + (row + r) * ldx;
-      uint8_t* const to = y + (row + r) * ldy;
-      finite[r] ? quantize_finite_row(from, from + together * ldx, n, inverse[r], sign, to)
-                : quantize_odd_row(from, n, sign, to, scale + row + r);
+      const float* const one = from + r * ldx;
+      quantize_finite_row(one, one + together * ldx, n, inverse[r], sign, to + r * ldy);
     }
+    if (!finite) quantize_odd_rows(from, count, n, ldx, sign, to, ldy, scale + row);
   }
 }
 
