@@ -14,8 +14,8 @@ namespace {
 void gemm_thin(const GemmTile& t) {
   constexpr int kStrips = kTileStrips == 4 ? 4 : 2;  // what registers hold twice
   constexpr size_t kWide = kStrips * kStrip;
-  uint8_t quads[kMaxTileRows][8];
-  last_quads(t.a, t.rows, t.k, t.flip, quads);
+  uint8_t quads[kMaxTileRows][4];
+  for (size_t r = 0; r < t.rows; ++r) last_quad(t.a[r], t.k, quads[r]);
   const auto columns = [&](auto strips, size_t col, size_t cols) EK_LAMBDA {
     constexpr int S = decltype(strips)::value;
     I32 init[S];
@@ -26,7 +26,7 @@ void gemm_thin(const GemmTile& t) {
     });
     uint8_t* c = static_cast<uint8_t*>(t.c) + col * sizeof(int32_t);
     for (size_t r = 0; r < t.rows; ++r, c += t.ldc) {
-      const Act x = load_act(quads[r] + 4);
+      const Act x = t.flip ? flip_act(load_act(quads[r])) : load_act(quads[r]);
       int32_t* const row = reinterpret_cast<int32_t*>(c);
       unroll<S>([&](auto s) EK_LAMBDA {
         const I32 y = dot(init[s.value], x, w[s.value]);

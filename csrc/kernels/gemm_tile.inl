@@ -4,9 +4,10 @@
 // Method     one line of B (16 columns x 4 k) against 4 bytes of A, broadcast: lanes are columns, nothing is reduced.
 // Exact      int32 sums mod 2^32, whatever the ISA's dot product is made of.
 // Registers  R x S accumulators + S lines + 1 broadcast; the ISA's header chooses R and S.
-// Stores     the last two k-quads go row by row, each row stored while the next one is multiplied: 24 stores in a
-//            burst cost 50 cycles of a Zen 4, stores between products cost none. These quads are put together before
-//            the loop (zeros where there are none), so that a row is eight products and four stores, no questions.
+// Stores     the last four k-quads go row by row, each row stored while the next one is multiplied: 24 stores in a
+//            burst cost 50 cycles of a Zen 4, between products of two quads 20, of four none. The last quad is copied
+//            before the loop, and rows of fewer quads get zeros in front, so that a row is 16 products and four stores,
+//            no questions.
 // Sign       A of the other sign is flipped in the register: on cores with more vector pipes than dot products a cycle
 //            that is free, and it spares a pass over A.
 // Edges      narrower and lower instances of the same template; k % 4 bytes are copied out, never read past.
@@ -17,56 +18,34 @@
 namespace ek {
 namespace {
 
-/// The last n = k % 4 activation bytes of a tap, the rest zero (as the packed weights are). They are put together in a
+/// The last quad of a row of k bytes, filled up with zeros (as the packed weights are). It is put together in a
 /// register: a load waits for stores of single bytes until all stores before them are done.
-EK_INLINE void copy_tail(const uint8_t* p, size_t k, size_t n, uint8_t (&quad)[4]) {
+EK_INLINE void last_quad(const uint8_t* p, size_t k, uint8_t (&quad)[4]) {
   uint32_t bytes = 0;
-  if (k >= 4) {  // cut out of the last four
+  if (k >= 4) {
     __builtin_memcpy(&bytes, p + k - 4, 4);
-    bytes >>= 8 * (4 - n);  // little-endian, as every ISA here is
-  } else {
-    bytes = p[0];
-    if (n > 1) bytes |= uint32_t{p[1]} << 8;
-    if (n > 2) bytes |= uint32_t{p[2]} << 16;
+    bytes >>= 8 * (-k % 4);  // little-endian, as every ISA here is
+  } else if (k > 0) {        // of two bytes or one, some twice
+    bytes = p[0] | uint32_t{p[k / 2]} << k / 2 * 8 | uint32_t{p[k - 1]} << (k - 1) * 8;
   }
   __builtin_memcpy(quad, &bytes, 4);
 }
 
-/// The last two quads of each of `num_rows` rows of k bytes, the later one padded. Where there is no quad, zeros.
-__attribute__((noinline)) void last_quads(const uint8_t* const* rows, size_t num_rows, size_t k, bool flip,
-                                          uint8_t (*quads)[8]) {
-  const uint64_t flips = !flip || k == 0 ? 0 : uint64_t{0x8080808080808080} << (k > 4 ? 0 : 32);
-  const size_t padding = 8 * (-k % 4);  // bits
-  const auto each_row = [&](auto&& bytes_of) EK_LAMBDA {
-    for (size_t r = 0; r < num_rows; ++r) {
-      const uint64_t bytes = bytes_of(rows[r]) ^ flips;
-      __builtin_memcpy(quads[r], &bytes, 8);
-    }
-  };
-  if (k >= 8) {
-    each_row([&](const uint8_t* p) EK_LAMBDA {
-      uint64_t bytes;
-      __builtin_memcpy(&bytes, p + k - 8, 8);
-      return bytes >> padding;  // little-endian, as every ISA here is
-    });
-  } else if (k >= 4) {
-    each_row([&](const uint8_t* p) EK_LAMBDA {
-      uint32_t first, last;
-      __builtin_memcpy(&first, p, 4);
-      __builtin_memcpy(&last, p + k - 4, 4);
-      return uint64_t{last >> padding} << 32 | (k > 4 ? first : 0);
-    });
-  } else if (k > 0) {
-    each_row([&](const uint8_t* p) EK_LAMBDA {  // of two bytes or one, some twice
-      const uint32_t quad = p[0] | uint32_t{p[k / 2]} << k / 2 * 8 | uint32_t{p[k - 1]} << (k - 1) * 8;
-      return uint64_t{quad} << 32;
-    });
-  } else {
-    each_row([](const uint8_t*) EK_LAMBDA { return uint64_t{0}; });
+#ifndef EK_SIMD_MMLA
+
+constexpr size_t kHeld = 4;  // quads of a row that are multiplied when it is stored
+
+/// The quads before the last one of rows that have fewer than kHeld, behind zeros of the other sign.
+__attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_rows, size_t k, uint8_t zero,
+                                         uint8_t (*quads)[4 * kHeld - 4]) {
+  const size_t bytes = k > 0 ? (k - 1) / 4 * 4 : 0;
+  for (size_t r = 0; r < num_rows; ++r) {
+    __builtin_memset(quads[r], zero, sizeof quads[r]);
+    __builtin_memcpy(quads[r] + sizeof quads[r] - bytes, rows[r], bytes);
   }
 }
 
-#ifndef EK_SIMD_MMLA
+alignas(64) constexpr int8_t kNoWeights[kTileStrips * 64] = {};  // of no depth
 
 template <bool Flip>
 EK_INLINE Act load_quad(const uint8_t* p) {
@@ -75,59 +54,64 @@ EK_INLINE Act load_quad(const uint8_t* p) {
 
 template <int R, int S, bool Flip>
 void tile(const GemmTile& t, const Epilogue& e) {
-  const size_t k = t.k, b_step = t.b_step, tail = k % 4;
-  // The last two quads of the last tap wait for store_tile.
-  const size_t held = k > 8 ? (k - 5) / 4 * 4 : 0;
-  uint8_t held_quads[R][8];
-  last_quads(t.a + (t.taps - 1) * t.rows, R, k, Flip, held_quads);
+  const size_t k = t.k, b_step = t.b_step, quads = (k + 3) / 4;
+  const size_t held = quads > kHeld ? 4 * (quads - kHeld) : 0;
+  const uint8_t* a[R] = {};
+  uint8_t last[R][4], few[R][4 * kHeld - 4];
+  unroll<R>([&](auto r) EK_LAMBDA { last_quad(t.a[(t.taps - 1) * R + r.value], k, last[r.value]); });
   I32 acc[R][S];
   unroll<S>([&](auto s) EK_LAMBDA {
     const I32 init = load_i32(t.init + s.value * 16);
     unroll<R>([&](auto r) EK_LAMBDA { acc[r.value][s.value] = init; });
   });
-  const int8_t* b = k > 0 ? t.b : reinterpret_cast<const int8_t*>(t.init);  // of no depth: anything, times zeros
+  const int8_t* b = k > 0 ? t.b : kNoWeights;
   for (size_t tap = 0; tap < t.taps; ++tap) {
-    const uint8_t* a[R];
-    unroll<R>([&](auto r) EK_LAMBDA { a[r.value] = t.a[tap * t.rows + r.value]; });
-    const bool hold = tap + 1 == t.taps;
-    const size_t end = hold ? held : k - tail;
-    for (size_t i = 0; i < end; i += 4, b += b_step) {
+    const bool hold = tap + 1 == t.taps;  // the last quads wait for store_tile
+    unroll<R>([&](auto r) EK_LAMBDA { a[r.value] = t.a[tap * R + r.value]; });
+    if (hold && quads < kHeld) {
+      few_quads(t.a + tap * R, R, k, Flip ? 0x80 : 0, few);
+      unroll<R>([&](auto r) EK_LAMBDA { a[r.value] = few[r.value]; });
+    }
+    const size_t end = hold ? held : k / 4 * 4;
+    const auto multiply = [&](auto&& quad) EK_LAMBDA {
       Line w[S];
       unroll<S>([&](auto s) EK_LAMBDA {
         w[s.value] = load_line(b + s.value * 64);
         if (R > 1 && R < 4) keep(w[s.value]);  // or the compiler loads it again for every row
       });
       unroll<R>([&](auto r) EK_LAMBDA {
-        const Act x = load_quad<Flip>(a[r.value] + i);
+        const Act x = load_quad<Flip>(quad(r));
         unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, w[s.value]); });
       });
-    }
-    if (tail != 0 && !hold) {
-      unroll<R>([&](auto r) EK_LAMBDA {
-        uint8_t quad[4];
-        copy_tail(a[r.value], k, tail, quad);
-        const Act x = load_quad<Flip>(quad);
-        unroll<S>([&](auto s) EK_LAMBDA {
-          acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(b + s.value * 64));
-        });
-      });
       b += b_step;
+    };
+    for (size_t i = 0; i < end; i += 4) multiply([&](auto r) EK_LAMBDA { return a[r.value] + i; });
+    if (!hold && k % 4 != 0) {
+      uint8_t quad[R][4];
+      unroll<R>([&](auto r) EK_LAMBDA { last_quad(a[r.value], k, quad[r.value]); });
+      multiply([&](auto r) EK_LAMBDA { return quad[r.value]; });
     }
   }
   unroll<R>([&](auto r) EK_LAMBDA {  // or the loop moves accumulators to where the stores want them
     unroll<S>([&](auto s) EK_LAMBDA { keep(acc[r.value][s.value]); });
   });
-  const int8_t* const last = k > 4 ? b + b_step : b;
+  const int8_t* lines[kHeld];  // of quads that are not there, the next one's
+  lines[0] = b;
+  unroll<kHeld - 1>([&](auto q)
+                        EK_LAMBDA { lines[q.value + 1] = lines[q.value] + (quads + q.value >= kHeld ? b_step : 0); });
   Line w[S];
   unroll<S>([&](auto s) EK_LAMBDA {
-    w[s.value] = load_line(last + s.value * 64);
+    w[s.value] = load_line(lines[kHeld - 1] + s.value * 64);
     if (R > 1) keep(w[s.value]);
   });
   const auto finish_row = [&](auto r) EK_LAMBDA {
-    const Act x = load_act(held_quads[r.value]), y = load_act(held_quads[r.value] + 4);
-    unroll<S>([&](auto s)
-                  EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, load_line(b + s.value * 64)); });
-    unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], y, w[s.value]); });
+    unroll<kHeld>([&](auto q) EK_LAMBDA {
+      const Act x = load_quad<Flip>(q.value == kHeld - 1 ? last[r.value] : a[r.value] + held + 4 * q.value);
+      unroll<S>([&](auto s) EK_LAMBDA {
+        const Line line = q.value == kHeld - 1 ? w[s.value] : load_line(lines[q.value] + s.value * 64);
+        acc[r.value][s.value] = dot(acc[r.value][s.value], x, line);
+      });
+    });
   };
   store_tile<R, S>(t, e, finish_row, [&](auto r, auto s) EK_LAMBDA { return acc[r.value][s.value]; });
 }

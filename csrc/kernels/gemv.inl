@@ -51,8 +51,8 @@ void gemv_panels(const GemmTile* t, const Epilogue& e) {
   for (; i + kTurn * 4 <= whole; i += kTurn * 4) multiply(a + i, Int<kTurn>{});
   for (; i < whole; i += 4) multiply(a + i, Int<1>{});
   if (tail != 0) {
-    uint8_t quad[4] = {};
-    copy_tail(a, k, tail, quad);
+    uint8_t quad[4];
+    last_quad(a, k, quad);
     multiply(quad, Int<1>{});
   }
   unroll<P>([&](auto p) EK_LAMBDA {
