@@ -197,17 +197,18 @@ EK_INLINE void store_bf16_n(uint16_t* p, F32 x, size_t n) {
 /// the packs stop at int16 and at uint8. int8 is uint8 with 128 added before and taken off after.
 struct ByteStore {
   __m512 hi;
-  __m512i zero_point, low_byte, high_byte, flip, order;
-  bool fits;
+  __m512i zero_point, low_byte, high_byte, order;
+  bool fits, bounded, flipped;
 
   EK_INLINE ByteStore(float low, float high, int32_t zero, Sign sign, bool below_2_31 = false)
       : hi(_mm512_set1_ps(high)),
         zero_point(_mm512_set1_epi16(static_cast<int16_t>(zero + (sign == Sign::kS8 ? 128 : 0)))),
         low_byte(byte_of(low, zero, sign)),
         high_byte(byte_of(high, zero, sign)),
-        flip(_mm512_set1_epi8(sign == Sign::kS8 ? -128 : 0)),
         order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)),
-        fits(below_2_31) {}
+        fits(below_2_31),
+        bounded(high - low < 255.0f),
+        flipped(sign == Sign::kS8) {}
 
   static EK_INLINE __m512i byte_of(float bound, int32_t zero, Sign sign) {
     return _mm512_set1_epi8(static_cast<int8_t>(static_cast<int32_t>(bound) + zero + (sign == Sign::kS8 ? 128 : 0)));
@@ -249,8 +250,9 @@ struct ByteStore {
     });
     const __m512i words0 = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
     const __m512i words1 = S <= 2 ? words0 : _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-    const __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(words0, words1), low_byte);
-    return _mm512_xor_si512(_mm512_min_epu8(bytes, high_byte), flip);
+    __m512i bytes = _mm512_packus_epi16(words0, words1);
+    if (bounded) bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, low_byte), high_byte);
+    return flipped ? _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)) : bytes;
   }
 };
 
