@@ -41,7 +41,7 @@ __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_
   const size_t bytes = k > 0 ? (k - 1) / 4 * 4 : 0;
   for (size_t r = 0; r < num_rows; ++r) {
     __builtin_memset(quads[r], zero, sizeof quads[r]);
-    __builtin_memcpy(quads[r] + sizeof quads[r] - bytes, rows[r], bytes);
+    if (bytes != 0) __builtin_memcpy(quads[r] + sizeof quads[r] - bytes, rows[r], bytes);
   }
 }
 

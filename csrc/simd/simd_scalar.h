@@ -10,8 +10,8 @@
 // rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22]. round_f32 takes any float.
 // fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
 // max_size_f32: max_f32(|a|, b). size_bits: the bits of |a|, which compare as a does; those of a NaN are the largest.
-// store_biased: the lowest bytes of the first n of 64 lanes, whose lower halves hold value + 128 and do so in [0, 255];
-// the value itself where the sign is s8.
+// store_biased: the first n of 64 lanes as bytes. Their lower 16 bits hold value + 128, which is in [0, 255]: what is
+// stored for u8; for s8 it is the value.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
 // select_bits: lane i of x where bit i is set, else of y. sum_lanes adds lane i + 8 to lane i, then i + 4, i + 2, i
