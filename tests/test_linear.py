@@ -171,6 +171,14 @@ def test_a_clamp_keeps_a_nan(curve: tuple[float, float], dtype: str, isa: str) -
     assert_array_equal(got if dtype == "float32" else widened(got, dtype), [np.clip(x, *curve)])
 
 
+@pytest.mark.parametrize(("dtype", "smallest"), [("uint8", 0), ("int8", -128)])
+def test_a_nan_that_becomes_a_byte_is_the_smallest(dtype: str, smallest: int, isa: str) -> None:
+    packed, zeros = _core.pack_weights(np.zeros((0, 70), np.int8), 1.0), np.zeros((1, 70), np.float32)
+    bias = np.full(70, np.nan, np.float32)
+    layer = (np.zeros((1, 0), np.uint8), packed, bias, "clamp", 0.0, math.inf, zeros, 1.0, 0, 0.5, 9, dtype)
+    assert_array_equal(_core.linear(*layer, None, isa, 1), np.full((1, 70), smallest))
+
+
 def test_half_precision_rounds_every_exponent_to_nearest_even(isa: str, rng: np.random.Generator) -> None:
     x = every_kind_of_float(rng)
     ties = (rng.integers(0, 2**16, 20_000, dtype=np.uint32) << 16 | 0x8000).view(np.float32)

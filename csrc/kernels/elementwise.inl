@@ -84,7 +84,7 @@ EK_INLINE int32_t peak_bits(const float* x, size_t n) {
 }
 
 /// Of the bits of the largest |x|.
-EK_INLINE bool is_finite(int32_t peak_bits) { return peak_bits < 0x7F800000; }
+EK_INLINE bool is_finite(int32_t bits) { return bits < 0x7F800000; }
 
 /// A row without a NaN or an infinity. Adding 1.5 * 2^23 + 128 rounds to an integer and leaves it, and 128 more, in the
 /// lowest bits. `next` is fetched meanwhile: as many floats, which need not be there.

@@ -35,7 +35,7 @@ EK_INLINE void last_quad(const uint8_t* p, size_t k, uint8_t (&quad)[4]) {
 
 constexpr size_t kHeld = 4;  // quads of a row that are multiplied when it is stored
 
-/// The quads before the last one of rows that have fewer than kHeld, behind zeros of the other sign.
+/// The quads before the last one of rows that have fewer than kHeld, behind bytes of the value 0.
 __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_rows, size_t k, uint8_t zero,
                                          uint8_t (*quads)[4 * kHeld - 4]) {
   const size_t bytes = k > 0 ? (k - 1) / 4 * 4 : 0;
@@ -45,7 +45,7 @@ __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_
   }
 }
 
-alignas(64) constexpr int8_t kNoWeights[kTileStrips * 64] = {};  // of no depth
+alignas(64) constexpr int8_t kNoWeights[kTileStrips * 64] = {};  // what stands for B where k is 0
 
 template <bool Flip>
 EK_INLINE Act load_quad(const uint8_t* p) {

@@ -38,7 +38,7 @@ struct QuantParams {
 ///   kInt32      C = acc
 ///   kQuantized  q = rne(clamp(float(acc) * multiplier[n], lo - zp, hi - zp)) + zp
 ///               with a residual r:  q = quantize(dequantize(q) + dequantize(r))          (the graph has Q/DQ between)
-///   kFloat32    y = activation(float(acc) * (row_scale[m] * multiplier[n]) + bias[n]) + addend[m, n]
+///   kFloat32    y = activation(float(acc) * (row_scale[m] * multiplier[n]) + bias[n]) + addend[m, n], a NaN stays one
 ///   others      the same y, rounded to the type of C once (quantized as `out` says)
 struct Epilogue {
   OutKind kind = OutKind::kInt32;
@@ -192,9 +192,9 @@ struct Kernels {
   // Three planes of n floats, `plane` apart, to n triples of bytes.
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
-  // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127 (1 where that is 0; NaN is passed over);
-  // y = rne(x / scale), or -128 for a NaN. As kU8, 128 is added: what x86 multiplies. Rows of x and y are ldx and ldy
-  // apart.
+  // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127, NaN passed over, or 1 where the peak is
+  // below 2^-110; y = rne(x * (127 / max|x|)), or -128 for a NaN and beside an infinity, as in RowScale. As kU8, 128 is
+  // added: what x86 multiplies. Rows of x and y are ldx and ldy apart.
   void (*quantize_rows)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
                         float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.

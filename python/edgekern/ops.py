@@ -245,7 +245,7 @@ def linear(
     layer; it is ``clip(rint(float32(acc + bias_i32) * m) + y_zero_point)`` with
     ``m = float32(x_scale * w_scale / y_scale)`` computed in double (Jacob et al., 2018, with a float multiplier).
 
-    A NaN stays one, up to its payload; in an 8-bit result it becomes the smallest value.
+    A NaN stays one, up to its payload, and becomes the smallest value where it is rounded to 8 bits.
 
     4-bit weights: two sums, both in ascending order, stand for ``float32(acc) * (row_scale * w_scale)``. Over every 128
     values of k, ``x_scale`` times the sum over their weights' groups of ``float32(acc) * w_scale``; with zero points

@@ -51,7 +51,10 @@ inline float clamp(float x, float lo, float hi) {
   return low < hi ? low : hi;
 }
 /// Of values that stay real, where a NaN stays one.
-inline float clamp_real(float x, float lo, float hi) { return std::isnan(x) ? x : clamp(x, lo, hi); }
+inline float clamp_real(float x, float lo, float hi) {
+  const float low = lo > x ? lo : x;
+  return hi < low ? hi : low;
+}
 inline int32_t rne(float x) { return static_cast<int32_t>(std::nearbyint(x)); }
 inline float real(uint8_t byte, const QuantParams& q) {
   return static_cast<float>(value(byte, q.sign) - q.zero_point) * q.scale;

@@ -73,7 +73,7 @@ float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) 
     run_sum = 0;
   }
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];
-  return clamp(y, args.epilogue.lo, args.epilogue.hi);
+  return clamp_real(y, args.epilogue.lo, args.epilogue.hi);
 }
 
 struct Shape {

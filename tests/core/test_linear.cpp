@@ -153,8 +153,8 @@ TEST_CASE("a clamp keeps a NaN and bounds the rest") {
 TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart") {
   constexpr size_t kRows = 7;
   for (const float size : {0.0f, 1.0f, 1e-44f, 0x1p-111f, 0x1p-110f, 1e-27f, 1e29f, 1e30f, 3e38f}) {
-    for (const size_t n : {1, 15, 16, 17, 64, 65, 147, 200, 1025}) {
-      const size_t ldx = n + 3, ldy = n + 5;
+    for (const size_t n : {1, 15, 16, 17, 64, 65, 147, 200, 255, 256, 257, 320, 1024, 1025}) {
+      const size_t ldx = n + (n < 256 ? 3 : 16 - n % 16 + 4), ldy = n + 5;  // long rows start on a line, too
       std::vector<float> x((kRows - 1) * ldx + n), peak(kRows);
       for (size_t row = 0; row < kRows; ++row) {
         peak[row] = size / static_cast<float>(row + 1);
@@ -162,6 +162,7 @@ TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart"
         for (size_t i = 0; i < n; ++i) values[i] = static_cast<float>(uniform(-254, 254)) / 254.0f * peak[row];
         values[n / 2] = peak[row];  // half of the products are ties
         if (n > 20 && row % 3 == 1) values[3] = std::numeric_limits<float>::quiet_NaN();
+        if (n > 200 && row == 5) values[n - 1] = peak[row] = std::numeric_limits<float>::infinity();
       }
       Guarded<float> guarded(x);
       for (const Kernels* table : tables()) {

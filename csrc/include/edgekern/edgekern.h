@@ -59,7 +59,8 @@ typedef struct ek_gemm {
   int32_t num_threads; /* of this call; 0 is the setting of set_num_threads */
 } ek_gemm;
 
-/* y = clamp(float(acc) * (row_scale[m] * column_scale[n]) + bias[n], lo, hi), each step rounded to float. */
+/* y = clamp(float(acc) * (row_scale[m] * column_scale[n]) + bias[n], lo, hi), each step rounded to float; a NaN stays
+   one. */
 typedef struct ek_epilogue_f32 {
   const float* row_scale;    /* M values, or null for 1 */
   const float* column_scale; /* N values */
