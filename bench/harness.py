@@ -15,7 +15,7 @@ import numpy as np
 # A sample is long enough for the clock, and a pause lets the last contender's spinning threads go to sleep.
 SAMPLE_SECONDS = 0.002
 PAUSE_SECONDS = 0.005
-# Whoever takes longer than this has no use for a run outside the sample.
+# Whoever takes longer than this has no use for runs outside the sample.
 WARM_UP_SECONDS = 0.2
 # So many rounds find the best that there is, however short a sample.
 MAX_ROUNDS = 20
@@ -96,7 +96,7 @@ def measure(
             name = contender.name
             time.sleep(PAUSE_SECONDS)
             if not samples[name] or samples[name][-1] * contender.calls < WARM_UP_SECONDS:
-                contender.run()  # caches and threads warm up outside the sample
+                _time(contender.run, repeats[name])  # outside the sample, and as long: one run leaves L3 half full
             seconds_a_run = _time(contender.run, repeats[name])
             samples[name].append(seconds_a_run / contender.calls)
             spent[name] += seconds_a_run * repeats[name]
