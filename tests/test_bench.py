@@ -56,12 +56,17 @@ def test_contenders_take_turns_and_report_order_statistics():
         assert timing.samples >= 7
 
 
-def test_every_round_begins_with_the_next_contender(monkeypatch):
-    timed = []
-    monkeypatch.setattr(harness, "_time", lambda run, calls: timed.append(run()) or 1.0)
+@pytest.mark.parametrize(
+    ("pace", "order"), [(1e-3, "abc aabbcc bbccaa ccaabb aabbcc"), (1.0, "abc aabbcc bca cab abc")]
+)
+def test_every_round_begins_with_the_next_contender(monkeypatch, pace, order):
+    timed, lengths = [], []
+    monkeypatch.setattr(harness, "_time", lambda run, calls: timed.append(run()) or lengths.append(calls) or pace)
     everyone = [harness.Contender(name, lambda name=name: name, lambda _: None) for name in "abc"]
     harness.measure(everyone, seconds=0, min_rounds=4, each_round=lambda: timed.append(" "))
-    assert "".join(timed) == "abc abc bca cab abc"  # once to see how long each takes, then the rounds
+    # Once to see how long each takes, then the rounds: as long to warm up, but for the slow, as in the sample.
+    assert "".join(timed) == order
+    assert set(lengths[3:]) == {max(1, round(harness.SAMPLE_SECONDS / pace))}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (256, 616)])
