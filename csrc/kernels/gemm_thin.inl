@@ -26,7 +26,7 @@ void gemm_thin(const GemmTile& t) {
     });
     uint8_t* c = static_cast<uint8_t*>(t.c) + col * sizeof(int32_t);
     for (size_t r = 0; r < t.rows; ++r, c += t.ldc) {
-      const Act x = t.flip ? flip_act(load_act(quads[r])) : load_act(quads[r]);
+      const Act x = load_act(quads[r], t.flip);
       int32_t* const row = reinterpret_cast<int32_t*>(c);
       unroll<S>([&](auto s) EK_LAMBDA {
         const I32 y = dot(init[s.value], x, w[s.value]);

@@ -31,6 +31,9 @@ EK_INLINE void last_quad(const uint8_t* p, size_t k, uint8_t (&quad)[4]) {
   __builtin_memcpy(quad, &bytes, 4);
 }
 
+/// A quad in the sign that is multiplied.
+EK_INLINE Act load_act(const uint8_t* p, bool flip) { return flip ? flip_act(load_act(p)) : load_act(p); }
+
 #ifndef EK_SIMD_MMLA
 
 constexpr size_t kHeld = 4;  // quads of a row that are multiplied when it is stored
@@ -46,11 +49,6 @@ __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_
 }
 
 alignas(64) constexpr int8_t kNoWeights[kTileStrips * 64] = {};  // what stands for B where k is 0
-
-template <bool Flip>
-EK_INLINE Act load_quad(const uint8_t* p) {
-  return Flip ? flip_act(load_act(p)) : load_act(p);
-}
 
 template <int R, int S, bool Flip>
 void tile(const GemmTile& t, const Epilogue& e) {
@@ -80,7 +78,7 @@ void tile(const GemmTile& t, const Epilogue& e) {
         if (R > 1 && R < 4) keep(w[s.value]);  // or the compiler loads it again for every row
       });
       unroll<R>([&](auto r) EK_LAMBDA {
-        const Act x = load_quad<Flip>(quad(r));
+        const Act x = load_act(quad(r), Flip);
         unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, w[s.value]); });
       });
       b += b_step;
@@ -106,7 +104,7 @@ void tile(const GemmTile& t, const Epilogue& e) {
   });
   const auto finish_row = [&](auto r) EK_LAMBDA {
     unroll<kHeld>([&](auto q) EK_LAMBDA {
-      const Act x = load_quad<Flip>(q.value == kHeld - 1 ? last[r.value] : a[r.value] + held + 4 * q.value);
+      const Act x = load_act(q.value == kHeld - 1 ? last[r.value] : a[r.value] + held + 4 * q.value, Flip);
       unroll<S>([&](auto s) EK_LAMBDA {
         const Line line = q.value == kHeld - 1 ? w[s.value] : load_line(lines[q.value] + s.value * 64);
         acc[r.value][s.value] = dot(acc[r.value][s.value], x, line);

@@ -30,10 +30,7 @@ void gemv_panels(const GemmTile* t, const Epilogue& e) {
   const auto multiply = [&](const uint8_t* a, auto quads) EK_LAMBDA {
     constexpr int kQuads = decltype(quads)::value;
     Act x[kQuads];
-    unroll<kQuads>([&](auto q) EK_LAMBDA {
-      x[q.value] = load_act(a + q.value * 4);
-      if (Flip) x[q.value] = flip_act(x[q.value]);
-    });
+    unroll<kQuads>([&](auto q) EK_LAMBDA { x[q.value] = load_act(a + q.value * 4, Flip); });
     unroll<P>([&](auto p) EK_LAMBDA {
       if (kQuads == kTurn) __builtin_prefetch(b[p.value] + kAheadBytes, 0, 2);
       unroll<kQuads>([&](auto q) EK_LAMBDA {

@@ -193,8 +193,8 @@ struct Kernels {
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
   // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127, NaN passed over, or 1 where the peak is
-  // below 2^-110; y = rne(x * (127 / max|x|)), or -128 for a NaN and beside an infinity, as in RowScale. As kU8, 128 is
-  // added: what x86 multiplies. Rows of x and y are ldx and ldy apart.
+  // below 2^-110; y = rne(x * (127 / max|x|)), or -128 for a NaN or an infinity (beside which all else is 0). As kU8,
+  // 128 is added: what x86 multiplies. Rows of x and y are ldx and ldy apart.
   void (*quantize_rows)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
                         float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.

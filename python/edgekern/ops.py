@@ -418,7 +418,7 @@ def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[
 
     Returns
     -------
-    q : (M, K) int8 array in [-127, 127]; -128 for NaN and in a row with an infinity
+    q : (M, K) int8 array in [-127, 127]; -128 for NaN and infinity (beside which all else is 0)
     scale : (M,) float32 array; 1.0 for a row of zeros, or of nothing above 2^-110
 
     Raises
