@@ -58,6 +58,10 @@ def test_outputs_come_in_the_order_asked_for(session, model):
     [one] = session.run([names[1]], feeds)
     np.testing.assert_array_equal(one, both[1])
     assert session.run([], feeds) == []
+    twice = session.run([names[1], names[1]], feeds)
+    assert twice[0] is not twice[1]
+    for array in twice:
+        np.testing.assert_array_equal(array, both[1])
 
 
 def test_results_are_new_arrays_and_runs_do_not_depend_on_each_other(session, model):

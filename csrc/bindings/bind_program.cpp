@@ -177,71 +177,93 @@ py::array view(const py::object& self, uint32_t id) {
   return {numpy_dtype(tensor.dtype), shape_of(tensor), s.session->tensor(id), self};
 }
 
-/// `given` as an array with the tensor's dtype and shape, or an error that names the tensor.
-py::array array_of(const TensorDef& tensor, const char* what, const py::object& given) {
+std::string shape_text(const TensorDef& tensor) {
+  std::string text = "(";
+  for (const int64_t n : tensor.shape) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
+  return text + (tensor.shape.size() == 1 ? ",)" : ")");
+}
+
+/// `given` as an array with the tensor's dtype and shape, or an error that names it.
+py::array array_of(const TensorDef& tensor, const char* what, py::handle given) {
+  const auto name = [&] { return std::string("run: ") + what + " '" + tensor.name + "'"; };
   if (!py::isinstance<py::array>(given)) {
-    fail(Code::kType, std::string("run: ") + what + " '" + tensor.name + "' must be a NumPy array, got " +
-                          std::string(py::str(py::type::of(given).attr("__name__"))));
+    fail(Code::kType,
+         name() + " must be a NumPy array, got " + std::string(py::str(py::type::of(given).attr("__name__"))));
   }
-  const py::array a = py::reinterpret_borrow<py::array>(given);
+  py::array a = py::reinterpret_borrow<py::array>(given);
   const py::dtype wanted = numpy_dtype(tensor.dtype);
   if (!a.dtype().is(wanted) && !a.dtype().equal(wanted)) {
-    fail(Code::kType, std::string("run: ") + what + " '" + tensor.name + "' must be " + std::string(py::str(wanted)) +
-                          ", got " + dtype_name(a));
+    fail(Code::kType,
+         name() + " must be " + std::string(py::str(wanted)) + ", got " + dtype_name(a) + "; convert it with astype");
   }
-  bool same = a.ndim() == static_cast<py::ssize_t>(tensor.shape.size());
-  std::string shape = "(";
-  for (size_t i = 0; i < tensor.shape.size(); ++i) {
-    shape += (i ? ", " : "") + std::to_string(tensor.shape[i]);
-    same = same && a.shape(static_cast<py::ssize_t>(i)) == tensor.shape[i];
+  const size_t rank = tensor.shape.size();
+  if (static_cast<size_t>(a.ndim()) != rank) {
+    fail(Code::kValue, name() + " must have " + std::to_string(rank) + " dimensions " + shape_text(tensor) + ", got " +
+                           std::to_string(a.ndim()) + " " + shape_name(a));
   }
-  if (!same) {
-    fail(Code::kValue,
-         std::string("run: ") + what + " '" + tensor.name + "' must have shape " + shape + "), got " + shape_name(a));
-  }
-  if ((a.flags() & py::array::c_style) == 0) {
-    fail(Code::kValue, std::string("run: ") + what + " '" + tensor.name + "' must be C-contiguous");
+  for (size_t i = 0; i < rank; ++i) {
+    if (a.shape(static_cast<py::ssize_t>(i)) == tensor.shape[i]) continue;
+    fail(Code::kValue, name() + " must have shape " + shape_text(tensor) + ", got " + shape_name(a) +
+                           "; the batch is fixed by compile(batch=...)");
   }
   return a;
 }
 
-py::list run(BoundSession& s, const std::vector<py::object>& inputs, const std::vector<py::object>& outputs) {
+bool is_dense(const py::array& a) { return (a.flags() & py::array::c_style) != 0; }
+py::array dense(const py::array& a) { return is_dense(a) ? a : py::array::ensure(a, py::array::c_style); }
+
+/// What a run reads and writes, checked: an array for each input of the program, an array or none for each output.
+struct Operands {
+  std::vector<py::array> inputs, outputs;
+};
+
+Operands checked_operands(const BoundSession& s, const py::list& inputs, const py::list& outputs) {
   const ProgramIndex& index = s.session->index();
   if (inputs.size() != index.inputs.size() || outputs.size() != index.outputs.size()) {
     fail(Code::kValue, "run: takes " + std::to_string(index.inputs.size()) + " inputs and " +
                            std::to_string(index.outputs.size()) + " outputs, got " + std::to_string(inputs.size()) +
                            " and " + std::to_string(outputs.size()));
   }
-  std::vector<py::array> given;
+  Operands all;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    given.push_back(array_of(index.tensors[index.inputs[i]], "input", inputs[i]));
+    all.inputs.push_back(array_of(index.tensors[index.inputs[i]], "input", inputs[i]));
   }
-  py::list results;
-  std::vector<void*> to;
   for (size_t i = 0; i < outputs.size(); ++i) {
+    const py::object given = outputs[i];
+    if (given.is_none()) {
+      all.outputs.push_back(py::reinterpret_steal<py::array>(py::handle()));
+      continue;
+    }
     const TensorDef& tensor = index.tensors[index.outputs[i]];
-    py::array y;
-    if (outputs[i].is_none()) {
-      y = py::array(numpy_dtype(tensor.dtype), shape_of(tensor));
-    } else {
-      y = array_of(tensor, "output", outputs[i]);
-      if (!y.writeable()) fail(Code::kValue, "run: output '" + tensor.name + "' is read-only; pass a writeable array");
+    all.outputs.push_back(array_of(tensor, "out for", given));
+    if (!all.outputs.back().writeable()) {
+      fail(Code::kValue, "run: out for '" + tensor.name + "' is read-only; pass a writeable array");
     }
-    to.push_back(y.mutable_data());
-    results.append(y);
   }
-  std::vector<const void*> from;
-  for (const py::array& x : given) from.push_back(x.data());
-  s.run([&] {
-    for (size_t i = 0; i < from.size(); ++i) {
-      std::memcpy(s.session->tensor(index.inputs[i]), from[i], s.session->tensor_bytes(index.inputs[i]));
-    }
-    for (size_t i = 0; i < index.segments.size(); ++i) s.session->run_segment(i);
-    for (size_t i = 0; i < to.size(); ++i) {
-      std::memcpy(to[i], s.session->tensor(index.outputs[i]), s.session->tensor_bytes(index.outputs[i]));
-    }
-  });
-  return results;
+  return all;
+}
+
+/// Strided operands take the way over dense ones.
+void run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
+  const Operands given = checked_operands(s, inputs, outputs);
+  std::vector<py::array> from, to;
+  std::vector<const void*> read;
+  std::vector<void*> write;
+  for (const py::array& x : given.inputs) {
+    from.push_back(dense(x));
+    read.push_back(from.back().data());
+  }
+  for (const py::array& y : given.outputs) {
+    to.push_back(!y || is_dense(y) ? y
+                                   : py::array(y.dtype(), std::vector<py::ssize_t>(y.shape(), y.shape() + y.ndim())));
+    write.push_back(y ? to.back().mutable_data() : nullptr);
+  }
+  s.run([&] { s.session->run(read.data(), write.data()); });
+  for (size_t i = 0; i < to.size(); ++i) {
+    if (to[i].ptr() == given.outputs[i].ptr()) continue;
+    py::array target = given.outputs[i];
+    target[py::ellipsis()] = to[i];
+  }
 }
 
 /// Records leave a list by value: a reference into it would dangle once the list is assigned.
@@ -444,6 +466,12 @@ void bind_program(py::module_& m) {
             s.run([&] { s.session->run_step(i); });
           },
           py::arg("step"))
+      .def(
+          "check",
+          [](const BoundSession& s, const py::list& inputs, const py::list& outputs) {
+            checked_operands(s, inputs, outputs);
+          },
+          py::arg("inputs"), py::arg("outputs"))
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
       .def("tensor", &view, py::arg("id"))
       .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session->arena_bytes(); })

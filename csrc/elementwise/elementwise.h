@@ -36,8 +36,6 @@ void pad4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], co
 /// y = transpose(x): y_shape[i] = x_shape[perm[i]]; elements of `item` bytes (1 or 4).
 void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], const int perm[4], size_t item,
                 uint8_t* y);
-/// y[c][r] = x[r][c], bytes; rows ldx and ldy apart.
-void transpose_bytes(const uint8_t* x, size_t rows, size_t cols, size_t ldx, uint8_t* y, size_t ldy);
 
 /// Symmetric per row: scale[m] = max|x|/127 (1.0 for a row of zeros), q = quantize(x, scale, 0) in [-127, 127], with
 /// 128 added when `sign` is kU8.

@@ -66,7 +66,7 @@ void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size
       rt.kernels->quantize(from, p.pixels, q, bytes + c * kPixels);
     }
     uint8_t* to = y + (p.batch * pixels + p.pixel) * channels + p.channel;
-    transpose_bytes(bytes, p.channels, p.pixels, kPixels, to, channels);
+    rt.kernels->transpose(bytes, p.channels, p.pixels, kPixels, to, channels);
     count_row(rt, Row::kQuantize);
   });
 }
@@ -76,7 +76,7 @@ void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, 
   for_each_patch(rt, batch, channels, pixels, [&](const Patch& p) {
     uint8_t bytes[kChannels * kPixels];
     const uint8_t* from = x + (p.batch * pixels + p.pixel) * channels + p.channel;
-    transpose_bytes(from, p.pixels, p.channels, channels, bytes, kPixels);
+    rt.kernels->transpose(from, p.pixels, p.channels, channels, bytes, kPixels);
     for (size_t c = 0; c < p.channels; ++c) {
       float* to = y + (p.batch * channels + p.channel + c) * pixels + p.pixel;
       rt.kernels->dequantize(bytes + c * kPixels, p.pixels, q, to);

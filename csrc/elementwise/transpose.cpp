@@ -1,4 +1,4 @@
-// Transposition of bytes in blocks of 16 x 16: what brings NCHW to NHWC and back.
+// Transposition: of bytes by the kernel, of wider elements one by one.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -10,30 +10,10 @@
 namespace ek {
 namespace {
 
-constexpr size_t kBlock = 16;
 /// Rows and columns of a task: whole cache lines on both sides, which stay in L1.
 constexpr size_t kTaskRows = 64, kTaskCols = 256;
-
-using Bytes = uint8_t __attribute__((vector_size(kBlock)));
-
-/// One full block. Bytes of rows i and i + 8 take turns; after four rounds, rows are columns.
-void transpose_block(const uint8_t* x, size_t ldx, uint8_t* y, size_t ldy) {
-  constexpr Bytes kLow = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-  constexpr Bytes kHigh = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  Bytes a[kBlock], b[kBlock];
-  for (size_t i = 0; i < kBlock; ++i) std::memcpy(&a[i], x + i * ldx, kBlock);
-  for (int round = 0; round < 4; round += 2) {
-    for (size_t i = 0; i < kBlock / 2; ++i) {
-      b[2 * i] = __builtin_shuffle(a[i], a[i + kBlock / 2], kLow);
-      b[2 * i + 1] = __builtin_shuffle(a[i], a[i + kBlock / 2], kHigh);
-    }
-    for (size_t i = 0; i < kBlock / 2; ++i) {
-      a[2 * i] = __builtin_shuffle(b[i], b[i + kBlock / 2], kLow);
-      a[2 * i + 1] = __builtin_shuffle(b[i], b[i + kBlock / 2], kHigh);
-    }
-  }
-  for (size_t i = 0; i < kBlock; ++i) std::memcpy(y + i * ldy, &a[i], kBlock);
-}
+/// Bytes below which a second thread costs more than it brings: about 4 us of one core.
+constexpr size_t kSerialBytes = size_t{128} << 10;
 
 /// y is x with its axes in the order of perm. If that swaps two runs of axes behind one that stays, (batch, rows, cols)
 /// becomes (batch, cols, rows); axes of length 1 stand anywhere.
@@ -57,34 +37,18 @@ bool swaps_two_runs(const size_t x_shape[4], const int perm[4], size_t* batch, s
 
 }  // namespace
 
-void transpose_bytes(const uint8_t* x, size_t rows, size_t cols, size_t ldx, uint8_t* y, size_t ldy) {
-  for (size_t r = 0; r < rows; r += kBlock) {
-    for (size_t c = 0; c < cols; c += kBlock) {
-      const size_t height = std::min(kBlock, rows - r), width = std::min(kBlock, cols - c);
-      const uint8_t* const from = x + r * ldx + c;
-      uint8_t* const to = y + c * ldy + r;
-      if (height == kBlock && width == kBlock) {
-        transpose_block(from, ldx, to, ldy);
-        continue;
-      }
-      uint8_t in[kBlock * kBlock] = {}, out[kBlock * kBlock];
-      for (size_t i = 0; i < height; ++i) std::memcpy(in + i * kBlock, from + i * ldx, width);
-      transpose_block(in, kBlock, out, kBlock);
-      for (size_t i = 0; i < width; ++i) std::memcpy(to + i * ldy, out + i * kBlock, height);
-    }
-  }
-}
-
 void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], const int perm[4], size_t item,
                 uint8_t* y) {
   size_t batch = 0, rows = 0, cols = 0;
   if (item == 1 && swaps_two_runs(x_shape, perm, &batch, &rows, &cols)) {
     const size_t down = ceil_div(rows, kTaskRows), across = ceil_div(cols, kTaskCols);
-    parallel_for(batch * down * across, rt.threads, [&](size_t task) {
+    const int threads = batch * rows * cols < kSerialBytes ? 1 : rt.threads;
+    parallel_for(batch * down * across, threads, [&](size_t task) {
       const size_t image = task / (down * across) * rows * cols;
       const size_t r = task / across % down * kTaskRows, c = task % across * kTaskCols;
-      transpose_bytes(x + image + r * cols + c, std::min(kTaskRows, rows - r), std::min(kTaskCols, cols - c), cols,
-                      y + image + c * rows + r, rows);
+      rt.kernels->transpose(x + image + r * cols + c, std::min(kTaskRows, rows - r), std::min(kTaskCols, cols - c),
+                            cols, y + image + c * rows + r, rows);
+      count_row(rt, Row::kTranspose);
     });
     return;
   }

@@ -189,6 +189,8 @@ struct Kernels {
   void (*flip_sign)(const uint8_t* x, size_t n, uint8_t* y);
   // y = clamp(rne(x / scale), ..) + zero_point, to q.sign.
   void (*quantize)(const float* x, size_t n, QuantParams q, uint8_t* y);
+  // y[c][r] = x[r][c], bytes; rows ldx and ldy apart.
+  void (*transpose)(const uint8_t* x, size_t rows, size_t cols, size_t ldx, uint8_t* y, size_t ldy);
   // Three planes of n floats, `plane` apart, to n triples of bytes.
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
@@ -261,9 +263,10 @@ enum class Row : int {
   kNormRow,
   kNormQuantizeRow,
   kRotateRow,
-  kF32Tile
+  kF32Tile,
+  kTranspose
 };
-inline constexpr int kNumRows = 22;
+inline constexpr int kNumRows = 23;
 const char* row_name(Row row);
 
 /// The table of an ISA that available_isas() lists.

@@ -50,7 +50,7 @@ constexpr const char* kRowNames[kNumRows] = {
     "gemm_cube", "gemm_vector",       "conv_tile",    "depthwise_row", "depthwise_3x3", "flip_sign",
     "quantize",  "dequantize",        "quantize_row", "add",           "lookup",        "sum_rows",
     "max_rows",  "requantize",        "w4_quantize",  "w4_tile",       "kv_quantize",   "kv_attend",
-    "norm_row",  "norm_quantize_row", "rotate_row",   "f32_tile"};
+    "norm_row",  "norm_quantize_row", "rotate_row",   "f32_tile",      "transpose"};
 std::atomic<uint64_t> g_counts[kNumIsas][kNumRows];
 
 std::atomic<uint64_t>& counter(Isa isa, Row row) { return g_counts[static_cast<int>(isa)][static_cast<int>(row)]; }

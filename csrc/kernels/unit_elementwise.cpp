@@ -1,5 +1,6 @@
 #include "kernels/elementwise.inl"
 #include "kernels/probes.inl"
+#include "kernels/transpose.inl"
 #include "kernels/unit.h"
 
 namespace ek {
@@ -12,6 +13,7 @@ void EK_FILL(elementwise)(Kernels* table) {
   table->quantize_rows = quantize_rows;
   table->add = add;
   table->lookup = lookup;
+  table->transpose = transpose;
   table->sum_rows = sum_rows;
   table->max_rows = max_rows;
   table->requantize = requantize;

@@ -15,6 +15,23 @@
 #include "threads/pool.h"
 
 namespace ek {
+namespace {
+
+/// Steps that read and write where `places` says, not at an address of the arena.
+bool asks_places(StepKind kind) {
+  switch (kind) {
+    case StepKind::kQuantize:
+    case StepKind::kQuantizeNchw:
+    case StepKind::kDequantize:
+    case StepKind::kDequantizeNchw:
+    case StepKind::kTranspose:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
 
 struct Session::Impl {
   ProgramIndex index;
@@ -22,9 +39,12 @@ struct Session::Impl {
   Runtime runtime{nullptr, 1};
   AlignedBuffer arena, scratch;
   size_t scratch_bytes = 0;
+  std::vector<uint8_t*> places;  // of tensors: in the arena, or the caller's memory while run() has moved them there
+  std::vector<bool> movable;     // what only steps touch that ask `places`
   std::deque<std::vector<int32_t>> inits;    // accumulator starts; a deque keeps their addresses
   std::vector<std::function<void()>> steps;  // prepared: every argument is bound, calling allocates nothing
 
+  uint8_t* const* place(uint32_t id) const { return &places[id]; }
   uint8_t* bytes(uint32_t id) { return arena.data() + index.tensors[id].offset; }
   const TensorDef& tensor(uint32_t id) const { return index.tensors[id]; }
   const uint8_t* blob(const Step& step, size_t i) const { return data + index.blobs[step.blobs[i]].offset; }
@@ -35,6 +55,11 @@ struct Session::Impl {
     return fits ? n : 0;
   }
 
+  void find_movable();
+  bool may_move(uint32_t id, const void* to) const {
+    return movable[id] && reinterpret_cast<uintptr_t>(to) % dtype_bytes(tensor(id).dtype) == 0;
+  }
+
   const int32_t* make_starts(const Step& step, const ConvStep& c);
   std::function<void()> prepare_conv(const Step& step, const ConvStep& c);
   std::function<void()> prepare_pool(const Step& step, const PoolStep& p);
@@ -42,6 +67,23 @@ struct Session::Impl {
   std::function<void()> prepare_elementwise(const Step& step);
   Status prepare(const Step& step, std::function<void()>* run);
 };
+
+/// Tensors at the border of the program, without views, that only steps touch which ask `places`.
+void Session::Impl::find_movable() {
+  std::vector<int> named(places.size(), 0);
+  for (const uint32_t id : index.inputs) ++named[id];
+  for (const uint32_t id : index.outputs) ++named[id];
+  for (size_t id = 0; id < named.size(); ++id) {
+    const int32_t of = index.tensors[id].alias_of;
+    if (of >= 0) named[id] = named[static_cast<size_t>(of)] = 0;
+  }
+  for (const Step& step : index.steps) {
+    if (asks_places(step.kind)) continue;
+    for (const uint32_t id : step.in) named[id] = 0;
+    for (const uint32_t id : step.out) named[id] = 0;
+  }
+  for (const int n : named) movable.push_back(n == 1);
+}
 
 /// Bias, zero point and sign of the input folded into the accumulators' starting values, group by group.
 const int32_t* Session::Impl::make_starts(const Step& step, const ConvStep& c) {
@@ -122,27 +164,30 @@ std::function<void()> Session::Impl::prepare_pool(const Step& step, const PoolSt
 }
 
 std::function<void()> Session::Impl::prepare_move(const Step& step, const MoveStep& m) {
+  if (step.kind == StepKind::kTranspose) {
+    return [this, m, x = place(step.in[0]), y = place(step.out[0])] {
+      transpose4(runtime, *x, m.x_shape.data(), m.perm.data(), m.item, *y);
+    };
+  }
   const uint8_t* x = bytes(step.in[0]);
   uint8_t* y = bytes(step.out[0]);
   if (step.kind == StepKind::kSlice) {
     return [m, x, y] { slice4(x, m.x_shape.data(), m.y_shape.data(), m.start.data(), m.step.data(), y); };
   }
-  if (step.kind == StepKind::kPad) {
-    return [m, x, y] { pad4(x, m.x_shape.data(), m.y_shape.data(), m.before.data(), m.value, y); };
-  }
-  return [this, m, x, y] { transpose4(runtime, x, m.x_shape.data(), m.perm.data(), m.item, y); };
+  return [m, x, y] { pad4(x, m.x_shape.data(), m.y_shape.data(), m.before.data(), m.value, y); };
 }
 
 std::function<void()> Session::Impl::prepare_elementwise(const Step& step) {
   const uint8_t* x = bytes(step.in[0]);
   uint8_t* y = bytes(step.out[0]);
+  uint8_t *const *from = place(step.in[0]), *const *to = place(step.out[0]);
   const QuantParams qx = quant_of(tensor(step.in[0])), qy = quant_of(tensor(step.out[0]));
   const size_t n = size(step.out[0]) / dtype_bytes(tensor(step.out[0]).dtype);
   switch (step.kind) {
     case StepKind::kQuantize:
-      return [this, x, y, n, qy] { quantize(runtime, reinterpret_cast<const float*>(x), n, qy, y); };
+      return [this, from, to, n, qy] { quantize(runtime, reinterpret_cast<const float*>(*from), n, qy, *to); };
     case StepKind::kDequantize:
-      return [this, x, y, n, qx] { dequantize(runtime, x, n, qx, reinterpret_cast<float*>(y)); };
+      return [this, from, to, n, qx] { dequantize(runtime, *from, n, qx, reinterpret_cast<float*>(*to)); };
     case StepKind::kLookup:
       return [this, x, y, n, table = blob(step, 0)] { lookup(runtime, x, n, table, y); };
     default: {  // kAdd
@@ -193,15 +238,14 @@ Status Session::Impl::prepare(const Step& step, std::function<void()>* run) {
     case StepKind::kDequantizeNchw: {
       LayoutStep l;
       EK_RETURN_IF_ERROR(parse_layout(index, step, &l));
-      const uint8_t* x = bytes(step.in[0]);
-      uint8_t* y = bytes(step.out[0]);
+      uint8_t *const *x = place(step.in[0]), *const *y = place(step.out[0]);
       if (step.kind == StepKind::kQuantizeNchw) {
         *run = [this, l, x, y, q = quant_of(tensor(step.out[0]))] {
-          quantize_nchw_to_nhwc(runtime, reinterpret_cast<const float*>(x), l.batch, l.channels, l.pixels, q, y);
+          quantize_nchw_to_nhwc(runtime, reinterpret_cast<const float*>(*x), l.batch, l.channels, l.pixels, q, *y);
         };
       } else {
         *run = [this, l, x, y, q = quant_of(tensor(step.in[0]))] {
-          dequantize_nhwc_to_nchw(runtime, x, l.batch, l.channels, l.pixels, q, reinterpret_cast<float*>(y));
+          dequantize_nhwc_to_nchw(runtime, *x, l.batch, l.channels, l.pixels, q, reinterpret_cast<float*>(*y));
         };
       }
       return {};
@@ -238,6 +282,8 @@ Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_by
   impl.runtime = {&kernels(isa), threads};
   try {
     impl.arena = AlignedBuffer(impl.index.arena_bytes);
+    for (uint32_t id = 0; id < impl.index.tensors.size(); ++id) impl.places.push_back(impl.bytes(id));
+    impl.find_movable();
     impl.steps.resize(impl.index.steps.size());
     for (size_t i = 0; i < impl.steps.size(); ++i)
       EK_RETURN_IF_ERROR(impl.prepare(impl.index.steps[i], &impl.steps[i]));
@@ -262,6 +308,32 @@ void Session::run_segment(size_t segment) noexcept {
 void Session::run_step(size_t step) noexcept {
   const FpGuard guard;
   impl_->steps[step]();
+}
+
+void Session::run(const void* const* inputs, void* const* outputs) noexcept {
+  Impl& m = *impl_;
+  const std::vector<uint32_t>&in = m.index.inputs, &out = m.index.outputs;
+  for (size_t i = 0; i < in.size(); ++i) {
+    bool moves = m.may_move(in[i], inputs[i]);
+    for (size_t j = 0; j < out.size(); ++j) {
+      if (outputs[j] != nullptr && overlap(inputs[i], m.size(in[i]), outputs[j], m.size(out[j]))) moves = false;
+    }
+    if (moves) {
+      m.places[in[i]] = static_cast<uint8_t*>(const_cast<void*>(inputs[i]));  // no step writes to an input
+    } else {
+      std::memcpy(m.bytes(in[i]), inputs[i], m.size(in[i]));
+    }
+  }
+  for (size_t j = 0; j < out.size(); ++j) {
+    if (outputs[j] != nullptr && m.may_move(out[j], outputs[j])) m.places[out[j]] = static_cast<uint8_t*>(outputs[j]);
+  }
+  for (size_t i = 0; i < m.index.segments.size(); ++i) run_segment(i);
+  for (size_t j = 0; j < out.size(); ++j) {
+    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j])
+      std::memcpy(outputs[j], m.bytes(out[j]), m.size(out[j]));
+  }
+  for (const uint32_t id : in) m.places[id] = m.bytes(id);
+  for (const uint32_t id : out) m.places[id] = m.bytes(id);
 }
 
 uint64_t Session::arena_bytes() const {

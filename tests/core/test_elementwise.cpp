@@ -174,3 +174,35 @@ TEST_CASE("every transpose moves bytes as NumPy does, and touches nothing else")
     } while (std::next_permutation(perm, perm + 4));
   }
 }
+
+TEST_CASE("the transpose of every ISA moves each byte, and touches nothing else") {
+  const size_t shapes[][2] = {{1, 1},   {3, 15},   {3, 16},  {3, 50},   {16, 16},   {15, 40},   {40, 15},   {17, 16},
+                              {33, 31}, {64, 100}, {95, 49}, {130, 17}, {2048, 16}, {70, 2048}, {16, 4096}, {80, 63}};
+  for (const Isa isa : available_isas()) {
+    for (const auto& [rows, cols] : shapes) {
+      CAPTURE(isa_name(isa));
+      CAPTURE(rows);
+      CAPTURE(cols);
+      Guarded<uint8_t> x(rows * cols), y(rows * cols);
+      for (size_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<uint8_t>(i * 131 >> 3);
+      kernels(isa).transpose(x.data(), rows, cols, cols, y.data(), rows);
+      size_t wrong = 0;
+      for (size_t r = 0; r < rows; ++r) {
+        for (size_t c = 0; c < cols; ++c) wrong += y.data()[c * rows + r] != x.data()[r * cols + c];
+      }
+      CHECK(wrong == 0);
+      // A patch of wider tensors: bytes beside it stay.
+      Bytes wide((cols + 2) * (rows + 3), 7);
+      Bytes from(rows * (cols + 5), 1);
+      for (size_t r = 0; r < rows; ++r) std::memcpy(from.data() + r * (cols + 5), x.data() + r * cols, cols);
+      kernels(isa).transpose(from.data(), rows, cols, cols + 5, wide.data() + 1, rows + 3);
+      wrong = wide[0] != 7;
+      for (size_t c = 0; c < cols; ++c) {
+        const uint8_t* const column = wide.data() + 1 + c * (rows + 3);
+        wrong += std::memcmp(column, y.data() + c * rows, rows) != 0;
+        wrong += column[rows] != 7 || column[rows + 1] != 7 || column[rows + 2] != 7;
+      }
+      CHECK(wrong == 0);
+    }
+  }
+}

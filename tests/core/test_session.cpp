@@ -87,6 +87,72 @@ TEST_CASE("a run of all segments gives the outputs, run after run") {
   CHECK(session->arena_bytes() >= p.index.arena_bytes);
 }
 
+TEST_CASE("a run on the caller's arrays gives the outputs that are wanted, wherever those arrays lie") {
+  SmallProgram p = every_kind();
+  const auto steps = static_cast<uint32_t>(p.index.steps.size());
+  p.index.segments = {{0, 3}, {3, steps}};
+  const AlignedBuffer data = p.data();
+  for (const Isa isa : available_isas()) {
+    const auto session = make_session(p, data, isa, 2);
+    for (const size_t shift : {size_t{0}, size_t{4}, size_t{1}}) {
+      std::vector<Bytes> in, out;
+      std::vector<const void*> from;
+      std::vector<void*> to;
+      for (const uint32_t id : p.index.inputs) {
+        in.emplace_back(shift + p.expected[id].size());
+        std::copy(p.expected[id].begin(), p.expected[id].end(), in.back().data() + shift);
+      }
+      for (const uint32_t id : p.index.outputs) out.emplace_back(shift + p.expected[id].size());
+      for (const Bytes& bytes : in) from.push_back(bytes.data() + shift);
+      for (Bytes& bytes : out) to.push_back(bytes.data() + shift);
+      to.back() = nullptr;
+      session->run(from.data(), to.data());
+      for (size_t i = 0; i < out.size(); ++i) {
+        const Bytes& want = p.expected[p.index.outputs[i]];
+        CAPTURE(i);
+        CHECK(std::equal(want.begin(), want.end(), out[i].data() + shift) == (to[i] != nullptr));
+      }
+      for (const uint32_t id : p.index.inputs) {  // a run of before says nothing about the arena's
+        std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
+      }
+      for (size_t i = 0; i < p.index.segments.size(); ++i) session->run_segment(i);
+      for (const uint32_t id : p.index.outputs) CHECK(wrong_bytes(p, *session, id) == 0);
+    }
+  }
+}
+
+TEST_CASE("what a program converts at its border is not copied") {
+  SmallProgram p;
+  const uint32_t x = p.input({1, 5, 3, 4}), y = p.quantize_nchw(x, 0.02f, 100, DType::kU8);
+  p.finish({y});
+  const AlignedBuffer data = p.data();
+  const auto session = make_session(p, data, available_isas().back(), 1);
+  std::memset(session->tensor(x), 0xEE, p.expected[x].size());
+  std::memset(session->tensor(y), 0xEE, p.expected[y].size());
+  Bytes out(p.expected[y].size());
+  const void* const from = p.expected[x].data();
+  void* const to = out.data();
+  session->run(&from, &to);
+  CHECK(out == p.expected[y]);
+  for (size_t i = 0; i < p.expected[x].size(); ++i) CHECK(session->tensor(x)[i] == 0xEE);
+  for (size_t i = 0; i < out.size(); ++i) CHECK(session->tensor(y)[i] == 0xEE);
+}
+
+TEST_CASE("an output may lie where an input does") {
+  SmallProgram p;
+  const uint32_t x = p.input({1, 5, 3, 4});
+  const uint32_t first = p.quantize(x), second = p.quantize_nchw(x, 0.02f, 100, DType::kU8);
+  p.finish({first, second});
+  const AlignedBuffer data = p.data();
+  const auto session = make_session(p, data, available_isas().back(), 1);
+  Bytes both = p.expected[x], other(p.expected[second].size());
+  const void* const from = both.data();
+  void* const to[] = {both.data(), other.data()};
+  session->run(&from, to);
+  CHECK(std::equal(p.expected[first].begin(), p.expected[first].end(), both.begin()));
+  CHECK(other == p.expected[second]);
+}
+
 TEST_CASE("every ISA runs the rows of its own table") {
   const SmallProgram p = every_kind();
   const AlignedBuffer data = p.data();
@@ -96,7 +162,7 @@ TEST_CASE("every ISA runs the rows of its own table") {
     session->run_segment(0);
     for (const Isa other : available_isas()) {
       for (const Row row : {Row::kConvTile, Row::kDepthwiseRow, Row::kQuantize, Row::kDequantize, Row::kAdd,
-                            Row::kLookup, Row::kSumRows, Row::kMaxRows}) {
+                            Row::kLookup, Row::kSumRows, Row::kMaxRows, Row::kTranspose}) {
         CAPTURE(isa_name(isa));
         CAPTURE(isa_name(other));
         CAPTURE(row_name(row));
@@ -110,12 +176,19 @@ TEST_CASE("every ISA runs the rows of its own table") {
 TEST_CASE("running allocates nothing") {
   const SmallProgram p = every_kind();
   const AlignedBuffer data = p.data();
+  std::vector<const void*> from;
+  std::vector<Bytes> out;
+  std::vector<void*> to;
+  for (const uint32_t id : p.index.inputs) from.push_back(p.expected[id].data());
+  for (const uint32_t id : p.index.outputs) out.push_back(p.expected[id]);
+  for (Bytes& bytes : out) to.push_back(bytes.data());
   const size_t start = g_allocations;
   for (const int threads : {1, 4}) {
     const auto session = make_session(p, data, available_isas().front(), threads);
     const size_t before = g_allocations;
     CHECK(before > start);
     for (int run = 0; run < 5; ++run) session->run_segment(0);
+    session->run(from.data(), to.data());
     for (size_t i = 0; i < p.index.steps.size(); ++i) session->run_step(i);
     const size_t after = g_allocations;
     CHECK(after == before);

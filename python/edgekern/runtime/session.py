@@ -59,7 +59,9 @@ class InferenceSession:
     Notes
     -----
     The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
-    steps make their own. Of two callers of one session the second waits.
+    steps make their own. Images and float32 tensors are converted straight from the caller's arrays into the arena and
+    back, other inputs and outputs are copied; the GIL is released meanwhile. Of two callers of one session the second
+    waits.
     """
 
     def __init__(
@@ -120,18 +122,25 @@ class InferenceSession:
         ArgumentTypeError, ArgumentValueError
             When a name is unknown or missing, or an array has another dtype or shape; nothing is written then.
         """
-        wanted = self._wanted(output_names)
-        arrays = self._checked(feeds)
-        results = [np.empty_like(place) for _, place in wanted] if out is None else _writeable(out, wanted)
+        names = list(self._outputs) if output_names is None else self._wanted(output_names)
+        arrays = self._ordered(feeds)
+        if out is None:
+            results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
+        elif isinstance(out, (list, tuple)) and len(out) == len(names):
+            results = list(out)
+        else:
+            count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
+            raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
+        result_of = dict(zip(names, results, strict=True))
+        targets: list[Array | None] = list(map(result_of.get, self._outputs))
         with self._lock:
-            self._fill(arrays)
-            for what, number in self._program.manifest.order:
-                if what == "segment":
-                    self._core.run_segment(number)
-                else:
-                    self._hosts[number].run()
-            for (_, place), result in zip(wanted, results, strict=True):
-                np.copyto(result, place)
+            if self._hosts:
+                self._run_with_hosts(arrays, targets)
+            else:
+                self._core.run(arrays, targets)
+        if len(result_of) < len(results):  # a name was asked for twice
+            for name, result in zip(names, results, strict=True):
+                np.copyto(result, result_of[name])
         return results
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
@@ -142,7 +151,8 @@ class InferenceSession:
         (number of the step, its result in the arena as it is stored)
             The array is a view that later steps may overwrite. The session is locked until the last step is taken.
         """
-        arrays, index = self._checked(feeds), self._program.index
+        arrays, index = self._ordered(feeds), self._program.index
+        self._core.check(arrays, [None] * len(self._outputs))
         segments, steps = index.segments, index.steps
         with self._lock:
             self._fill(arrays)
@@ -178,61 +188,42 @@ class InferenceSession:
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
 
-    def _wanted(self, output_names: Sequence[str] | None) -> list[tuple[str, Array]]:
-        if output_names is None:
-            return list(self._outputs.items())
+    def _wanted(self, output_names: Sequence[str]) -> list[str]:
         if isinstance(output_names, str):
             raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
-        unknown = [name for name in output_names if name not in self._outputs]
-        if unknown:
-            raise ArgumentValueError(f"run: there is no output {unknown[0]!r}; the outputs are {list(self._outputs)}")
-        return [(name, self._outputs[name]) for name in output_names]
+        for name in output_names:
+            if name not in self._outputs:
+                raise ArgumentValueError(f"run: there is no output {name!r}; the outputs are {list(self._outputs)}")
+        return list(output_names)
 
-    def _checked(self, feeds: Feeds) -> list[Array]:
+    def _ordered(self, feeds: Feeds) -> list[Array]:
+        """The arrays in the order of the program's inputs."""
         if not isinstance(feeds, Mapping):
             raise ArgumentTypeError(f"run: feeds must be a dict of arrays by input name, got {type(feeds).__name__}")
-        unknown = [name for name in feeds if name not in self._inputs]
-        if unknown:
-            raise ArgumentValueError(f"run: there is no input {unknown[0]!r}; the inputs are {list(self._inputs)}")
-        arrays = []
-        for name, place in self._inputs.items():
+        for name in feeds:
+            if name not in self._inputs:
+                raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._inputs)}")
+        for name in self._inputs:
             if name not in feeds:
                 raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
-            arrays.append(_like(place, f"input {name!r}", feeds[name]))
-        return arrays
+        return [feeds[name] for name in self._inputs]
+
+    def _run_with_hosts(self, arrays: list[Array], targets: list[Array | None]) -> None:
+        """Through the arena, where host steps read and write."""
+        self._core.check(arrays, targets)
+        self._fill(arrays)
+        for what, number in self._program.manifest.order:
+            if what == "segment":
+                self._core.run_segment(number)
+            else:
+                self._hosts[number].run()
+        for place, target in zip(self._outputs.values(), targets, strict=True):
+            if target is not None:
+                np.copyto(target, place)
 
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self._inputs.values(), arrays, strict=True):
             np.copyto(place, array)
-
-
-def _like(place: Array, what: str, array: Any) -> Array:
-    """The array, which must be of the dtype and shape of its place in the arena."""
-    if not isinstance(array, np.ndarray):
-        raise ArgumentTypeError(f"run: {what} must be a NumPy array, got {type(array).__name__}")
-    if array.dtype != place.dtype:
-        raise ArgumentTypeError(f"run: {what} must be {place.dtype}, got {array.dtype}; convert it with astype")
-    if array.ndim != place.ndim:
-        raise ArgumentValueError(
-            f"run: {what} must have {place.ndim} dimensions {place.shape}, got {array.ndim} {array.shape}"
-        )
-    if array.shape != place.shape:
-        raise ArgumentValueError(
-            f"run: {what} must have shape {place.shape}, got {array.shape}; the batch is fixed by compile(batch=...)"
-        )
-    return array
-
-
-def _writeable(out: Sequence[Array], wanted: Sequence[tuple[str, Array]]) -> list[Array]:
-    if not isinstance(out, (list, tuple)) or len(out) != len(wanted):
-        count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
-        raise ArgumentTypeError(f"run: out must be a list of {len(wanted)} arrays, one for each output, got {count}")
-    results = []
-    for (name, place), array in zip(wanted, out, strict=True):
-        results.append(_like(place, f"out for {name!r}", array))
-        if not array.flags.writeable:
-            raise ArgumentValueError(f"run: out for {name!r} is read-only; pass a writeable array")
-    return results
 
 
 def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
