@@ -44,8 +44,10 @@ void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], co
     const size_t down = ceil_div(rows, kTaskRows), across = ceil_div(cols, kTaskCols);
     const int threads = batch * rows * cols < kSerialBytes ? 1 : rt.threads;
     parallel_for(batch * down * across, threads, [&](size_t task) {
-      const size_t image = task / (down * across) * rows * cols;
-      const size_t r = task / across % down * kTaskRows, c = task % across * kTaskCols;
+      const size_t image = task / (down * across) * rows * cols, at = task % (down * across);
+      // Threads part the longer axis: pixels, as those do who wrote x and who will read y.
+      const size_t r = (rows > cols ? at / across : at % down) * kTaskRows;
+      const size_t c = (rows > cols ? at % across : at / down) * kTaskCols;
       rt.kernels->transpose(x + image + r * cols + c, std::min(kTaskRows, rows - r), std::min(kTaskCols, cols - c),
                             cols, y + image + c * rows + r, rows);
       count_row(rt, Row::kTranspose);

@@ -41,10 +41,13 @@ constexpr size_t kHeld = 4;  // quads of a row that are multiplied when it is st
 /// The quads before the last one of rows that have fewer than kHeld, behind bytes of the value 0.
 __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_rows, size_t k, uint8_t zero,
                                          uint8_t (*quads)[4 * kHeld - 4]) {
-  const size_t bytes = k > 0 ? (k - 1) / 4 * 4 : 0;
+  const size_t none = kHeld - 1 - (k > 0 ? (k - 1) / 4 : 0);
   for (size_t r = 0; r < num_rows; ++r) {
-    __builtin_memset(quads[r], zero, sizeof quads[r]);
-    if (bytes != 0) __builtin_memcpy(quads[r] + sizeof quads[r] - bytes, rows[r], bytes);
+    for (size_t q = 0; q < kHeld - 1; ++q) {  // one store a quad, which the load of it finds
+      uint32_t bytes = zero * 0x01010101u;
+      if (q >= none) __builtin_memcpy(&bytes, rows[r] + 4 * (q - none), 4);
+      __builtin_memcpy(quads[r] + 4 * q, &bytes, 4);
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -23,7 +24,10 @@
 namespace ek {
 namespace {
 
-/// How often an idle worker looks for the next job before it sleeps: at most 20 us where a pause takes 140 cycles.
+/// How long an idle worker looks for the next job before it sleeps: longer than what lies between two jobs of a
+/// network, steps that one thread does alone and a caller's own code. Waking it takes as long.
+constexpr std::chrono::microseconds kPatience{50};
+/// How often it looks before it asks the clock; and a caller, before it lets others run.
 constexpr int kSpins = 400;
 
 inline void cpu_relax() {
@@ -112,6 +116,17 @@ class Pool {
     const uint64_t state = state_.load();
     return stopping_.load() || ((state & kOpen) != 0 && state / kJobUnit != seen);
   }
+  /// Looks out for news until patience ends.
+  bool expect_news(uint64_t seen) const {
+    const auto end = std::chrono::steady_clock::now() + kPatience;
+    do {
+      for (int spin = 0; spin < kSpins; ++spin) {
+        if (news(seen)) return true;
+        cpu_relax();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+  }
   /// Enters the open job that is not `seen`, unless it closes first.
   bool join(uint64_t* seen) {
     for (uint64_t state = state_.load(); (state & kOpen) != 0 && state / kJobUnit != *seen;) {
@@ -152,8 +167,7 @@ void Pool::serve(size_t index) {
   cpu_set_t allowed;
   const bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && !news(seen); ++spin) cpu_relax();
-    if (!news(seen)) {
+    if (!expect_news(seen)) {
       std::unique_lock<std::mutex> lock(mutex_);
       sleepers_.fetch_add(1);
       wake_.wait(lock, [&] { return news(seen); });
