@@ -5,12 +5,11 @@
 // Exact      int32 sums mod 2^32, whatever the ISA's dot product is made of.
 // Registers  R x S accumulators + S lines + 1 broadcast; the ISA's header chooses R and S.
 // Stores     the last four k-quads go row by row, each row stored while the next one is multiplied: 24 stores in a
-//            burst cost 50 cycles of a Zen 4, between products of two quads 20, of four none. The last quad is copied
-//            before the loop, and rows of fewer quads get zeros in front, so that a row is 16 products and four stores,
-//            no questions.
+//            burst cost 50 cycles of a Zen 4, between products of two quads 20, of four none. Rows of fewer quads get
+//            zeros in front, so that a row is 16 products and four stores, no questions.
 // Sign       A of the other sign is flipped in the register: on cores with more vector pipes than dot products a cycle
 //            that is free, and it spares a pass over A.
-// Edges      narrower and lower instances of the same template; k % 4 bytes are copied out, never read past.
+// Edges      narrower and lower instances of the same template; the last quad of a row is loaded so that it ends there.
 #pragma once
 
 #include "kernels/epilogue.inl"
@@ -23,9 +22,8 @@ namespace {
 EK_INLINE void last_quad(const uint8_t* p, size_t k, uint8_t (&quad)[4]) {
   uint32_t bytes = 0;
   if (k >= 4) {
-    __builtin_memcpy(&bytes, p + k - 4, 4);
-    bytes >>= 8 * (-k % 4);  // little-endian, as every ISA here is
-  } else if (k > 0) {        // of two bytes or one, some twice
+    bytes = load_u32(p + k - 4) >> 8 * (-k % 4);  // little-endian, as every ISA here is
+  } else if (k > 0) {                             // of two bytes or one, some twice
     bytes = p[0] | uint32_t{p[k / 2]} << k / 2 * 8 | uint32_t{p[k - 1]} << (k - 1) * 8;
   }
   __builtin_memcpy(quad, &bytes, 4);
@@ -37,10 +35,11 @@ EK_INLINE Act load_act(const uint8_t* p, bool flip) { return flip ? flip_act(loa
 #ifndef EK_SIMD_MMLA
 
 constexpr size_t kHeld = 4;  // quads of a row that are multiplied when it is stored
+constexpr size_t kTileRegisters = (kTileRows + 1) * kTileStrips + 1;  // of the largest tile
 
-/// The quads before the last one of rows that have fewer than kHeld, behind bytes of the value 0.
+/// The quads of rows that have fewer than kHeld, behind bytes of the value 0.
 __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_rows, size_t k, uint8_t zero,
-                                         uint8_t (*quads)[4 * kHeld - 4]) {
+                                         uint8_t (*quads)[4 * kHeld]) {
   const size_t none = kHeld - 1 - (k > 0 ? (k - 1) / 4 : 0);
   for (size_t r = 0; r < num_rows; ++r) {
     for (size_t q = 0; q < kHeld - 1; ++q) {  // one store a quad, which the load of it finds
@@ -48,7 +47,16 @@ __attribute__((noinline)) void few_quads(const uint8_t* const* rows, size_t num_
       if (q >= none) __builtin_memcpy(&bytes, rows[r] + 4 * (q - none), 4);
       __builtin_memcpy(quads[r] + 4 * q, &bytes, 4);
     }
+    uint8_t last[4];
+    last_quad(rows[r], k, last);
+    __builtin_memcpy(quads[r] + 4 * (kHeld - 1), last, 4);
   }
+}
+
+/// The last quad of a row, which ends in it: it is loaded with bytes of the one before, and those are shifted out.
+EK_INLINE Act load_last(const uint8_t* p, unsigned bits, bool flip) {
+  const Act x = to_act(load_u32(p) >> bits);
+  return flip ? flip_act(x) : x;
 }
 
 alignas(64) constexpr int8_t kNoWeights[kTileStrips * 64] = {};  // what stands for B where k is 0
@@ -58,8 +66,9 @@ void tile(const GemmTile& t, const Epilogue& e) {
   const size_t k = t.k, b_step = t.b_step, quads = (k + 3) / 4;
   const size_t held = quads > kHeld ? 4 * (quads - kHeld) : 0;
   const uint8_t* a[R] = {};
-  uint8_t last[R][4], few[R][4 * kHeld - 4];
-  unroll<R>([&](auto r) EK_LAMBDA { last_quad(t.a[(t.taps - 1) * R + r.value], k, last[r.value]); });
+  uint8_t few[R][4 * kHeld];
+  size_t last = k - 4;  // where the last quad is loaded
+  unsigned surplus = 8 * (-k % 4);
   I32 acc[R][S];
   unroll<S>([&](auto s) EK_LAMBDA {
     const I32 init = load_i32(t.init + s.value * 16);
@@ -72,6 +81,8 @@ void tile(const GemmTile& t, const Epilogue& e) {
     if (hold && quads < kHeld) {
       few_quads(t.a + tap * R, R, k, Flip ? 0x80 : 0, few);
       unroll<R>([&](auto r) EK_LAMBDA { a[r.value] = few[r.value]; });
+      last = 4 * (kHeld - 1);
+      surplus = 0;
     }
     const size_t end = hold ? held : k / 4 * 4;
     const auto multiply = [&](auto&& quad) EK_LAMBDA {
@@ -100,16 +111,28 @@ void tile(const GemmTile& t, const Epilogue& e) {
   lines[0] = b;
   unroll<kHeld - 1>([&](auto q)
                         EK_LAMBDA { lines[q.value + 1] = lines[q.value] + (quads + q.value >= kHeld ? b_step : 0); });
-  Line w[S];
-  unroll<S>([&](auto s) EK_LAMBDA {
-    w[s.value] = load_line(lines[kHeld - 1] + s.value * 64);
-    if (R > 1) keep(w[s.value]);
+  // Lines that are loaded once for all rows: those of the last quad, and of all where a narrow tile leaves room.
+  constexpr size_t kFirst = R > 1 && S < kTileStrips && (R + kHeld) * S < kTileRegisters ? 0 : kHeld - 1;
+  Line w[kHeld][S];
+  unroll<kHeld>([&](auto q) EK_LAMBDA {
+    if constexpr (q.value >= kFirst) {
+      unroll<S>([&](auto s) EK_LAMBDA {
+        w[q.value][s.value] = load_line(lines[q.value] + s.value * 64);
+        if (R > 1) keep(w[q.value][s.value]);
+      });
+    }
   });
   const auto finish_row = [&](auto r) EK_LAMBDA {
     unroll<kHeld>([&](auto q) EK_LAMBDA {
-      const Act x = load_act(q.value == kHeld - 1 ? last[r.value] : a[r.value] + held + 4 * q.value, Flip);
+      const Act x = q.value == kHeld - 1 ? load_last(a[r.value] + last, surplus, Flip)
+                                         : load_act(a[r.value] + held + 4 * q.value, Flip);
       unroll<S>([&](auto s) EK_LAMBDA {
-        const Line line = q.value == kHeld - 1 ? w[s.value] : load_line(lines[q.value] + s.value * 64);
+        Line line;
+        if constexpr (q.value >= kFirst) {
+          line = w[q.value][s.value];
+        } else {
+          line = load_line(lines[q.value] + s.value * 64);
+        }
         acc[r.value][s.value] = dot(acc[r.value][s.value], x, line);
       });
     });

@@ -15,12 +15,11 @@ struct Act {
   __m256i even, odd;  // u8 values of k = 0, 2 and of k = 1, 3 as int16
 };
 
-EK_INLINE Act load_act(const uint8_t* p) {
-  int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
-  const __m256i x = _mm256_set1_epi32(quad), low = _mm256_set1_epi16(0xFF);
+EK_INLINE Act to_act(uint32_t quad) {
+  const __m256i x = _mm256_set1_epi32(static_cast<int32_t>(quad)), low = _mm256_set1_epi16(0xFF);
   return {_mm256_and_si256(x, low), _mm256_srli_epi16(x, 8)};
 }
+EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 
 EK_INLINE Act flip_act(Act a) {
   const __m256i flip = _mm256_set1_epi16(0x80);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cpu/isa.h"
+#include "simd/copy_bytes.h"
 #include "simd/sign.h"
 #include "simd/unroll.h"
 
@@ -107,11 +108,8 @@ EK_INLINE Line load_line(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_line(uint8_t* p, Line x) { _mm512_storeu_si512(p, x.v); }
 EK_INLINE Line max_u8(Line a, Line b) { return {_mm512_max_epu8(a.v, b.v)}; }
 EK_INLINE Line max_s8(Line a, Line b) { return {_mm512_max_epi8(a.v, b.v)}; }
-EK_INLINE Act load_act(const uint8_t* p) {
-  int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
-  return {_mm512_set1_epi32(quad)};
-}
+EK_INLINE Act to_act(uint32_t quad) { return {_mm512_set1_epi32(static_cast<int32_t>(quad))}; }
+EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 EK_INLINE Act flip_act(Act a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
 EK_INLINE void keep(Line& x) { asm("" : "+v"(x.v)); }
 EK_INLINE void keep(I32& x) { asm("" : "+v"(x.v)); }

@@ -17,11 +17,8 @@ struct Act {
   __m256i quad;
 };
 
-EK_INLINE Act load_act(const uint8_t* p) {
-  int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
-  return {_mm256_set1_epi32(quad)};
-}
+EK_INLINE Act to_act(uint32_t quad) { return {_mm256_set1_epi32(static_cast<int32_t>(quad))}; }
+EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 EK_INLINE Act flip_act(Act a) { return {_mm256_xor_si256(a.quad, _mm256_set1_epi8(-128))}; }
 EK_INLINE __m256i dot_half(__m256i acc, __m256i a, __m256i w) {
 #ifdef __AVXVNNI__

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cpu/isa.h"
+#include "simd/copy_bytes.h"
 #include "simd/sign.h"
 #include "simd/unroll.h"
 
@@ -186,11 +187,8 @@ EK_INLINE Line max_u8(Line a, Line b) {
 EK_INLINE Line max_s8(Line a, Line b) {
   return {vmaxq_s8(a.v0, b.v0), vmaxq_s8(a.v1, b.v1), vmaxq_s8(a.v2, b.v2), vmaxq_s8(a.v3, b.v3)};
 }
-EK_INLINE Act load_act(const uint8_t* p) {
-  int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
-  return {vreinterpretq_s8_s32(vdupq_n_s32(quad))};
-}
+EK_INLINE Act to_act(uint32_t quad) { return {vreinterpretq_s8_u32(vdupq_n_u32(quad))}; }
+EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 EK_INLINE Act flip_act(Act a) { return {veorq_s8(a.v, vdupq_n_s8(-128))}; }
 EK_INLINE void keep(Line&) {}
 EK_INLINE void keep(I32&) {}

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "cpu/isa.h"
+#include "simd/copy_bytes.h"
 #include "simd/sign.h"
 #include "simd/unroll.h"
 
@@ -276,7 +277,13 @@ EK_INLINE Line max_s8(Line a, Line b) {
   for (int i = 0; i < 64; ++i) a.v[i] = static_cast<int8_t>(a.v[i]) > static_cast<int8_t>(b.v[i]) ? a.v[i] : b.v[i];
   return a;
 }
-EK_INLINE Act load_act(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+/// The four bytes of one row's k-quad, in every column's lane.
+EK_INLINE Act to_act(uint32_t quad) {
+  Act x;
+  __builtin_memcpy(x.v, &quad, 4);
+  return x;
+}
+EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 /// x ^ 0x80 of every byte: u8 <-> s8.
 EK_INLINE Act flip_act(Act a) {
   for (uint8_t& x : a.v) x ^= 0x80;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cpu/isa.h"
+#include "simd/copy_bytes.h"
 #include "simd/sign.h"
 #include "simd/unroll.h"
 
