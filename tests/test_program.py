@@ -66,17 +66,20 @@ def session(isa: str) -> _core.Session:
 
 def run(session: _core.Session, x: np.ndarray) -> np.ndarray:
     y = np.zeros_like(Y)
-    session.run([x], [y])
+    assert session.run([x], [y])
     return y
 
 
 def test_session_runs_a_program(session):
     np.testing.assert_array_equal(run(session, X), Y)
-    np.testing.assert_array_equal(run(session, np.asfortranarray(X)), Y)
-    strided = np.zeros((2, 6), np.float32)
-    session.run([X], [strided[:, ::2]])
-    np.testing.assert_array_equal(strided, np.repeat(Y, 2, axis=1) * [1, 0, 1, 0, 1, 0])
-    session.run([X], [None])  # an output that nobody wants
+    assert session.run([X], [None])  # an output that nobody wants
+
+
+def test_a_session_leaves_strided_arrays_alone(session):
+    strided = np.full((2, 6), 7, np.float32)
+    assert not session.run([np.asfortranarray(X)], [None])
+    assert not session.run([X], [strided[:, ::2]])
+    assert (strided == 7).all()
 
 
 def test_an_output_may_share_memory_with_an_input(session):

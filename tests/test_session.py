@@ -94,21 +94,68 @@ BAD_OUT = {
     "array": (lambda out: out[0], ArgumentTypeError, "run: out must be a list of 2 arrays, .* got ndarray"),
     "dtype": (lambda out: [out[0], out[1].astype("f8")], ArgumentTypeError, "out for .* must be float32, got float64"),
     "shape": (lambda out: [out[0][:1], out[1]], ArgumentValueError, "out for .* must have shape"),
+    "none": (lambda out: [out[0], None], ArgumentTypeError, "run: out for .* must be a NumPy array, got NoneType"),
+    "order": (lambda out: [out[0], out[1].astype(">f4")], ArgumentTypeError, "out for .* must be float32, got >f4"),
     "fixed": (lambda out: [out[0], out[1][:]], ArgumentValueError, "run: out for .* is read-only; pass a writeable"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_OUT)
-def test_bad_out_is_refused_and_stays_as_it_was(session, model, name):
+@pytest.mark.parametrize("names", ["all", "one twice"])
+def test_bad_out_is_refused_and_stays_as_it_was(session, model, name, names):
     spoil, error, message = BAD_OUT[name]
-    feeds = feeds_of(model)
+    feeds, asked = feeds_of(model), None
     out = [np.full_like(array, 7) for array in session.run(None, feeds)]
+    if names == "one twice":
+        out = [np.full_like(out[1], 7), np.full_like(out[1], 7)]
+        asked = [session.get_outputs()[1].name] * 2
     bad = spoil(out)
     if name == "fixed":
         bad[1].flags.writeable = False
-    with pytest.raises(error, match=message):
-        session.run(None, feeds, out=bad)
+    for given in (bad, bad[::-1]) if len(bad) == 2 else (bad,):
+        if names == "one twice" or given is bad:
+            with pytest.raises(error, match=message):
+                session.run(asked, feeds, out=given)
     assert all((array == 7).all() for array in out)
+
+
+def test_errors_name_the_border_as_the_model_does():
+    g = Graph()
+    q = g.op("QuantizeLinear", g.input("x", (3, 4)), g.const(0.1, np.float32), g.const(3, np.int8))
+    model = g.model(g.op("Reshape", q, g.const([4, 3], np.int64)))
+    session, x = ek.InferenceSession(ek.compile(model)), np.zeros((3, 4), np.float32)
+    [name] = [value.name for value in model.graph.output]
+    with pytest.raises(ArgumentTypeError, match=f"run: out for '{name}' must be int8"):
+        session.run(None, {"x": x}, out=[np.zeros((4, 3), np.uint8)])
+    with pytest.raises(ArgumentTypeError, match="run: input 'x' must be float32, got >f4"):
+        session.run(None, {"x": x.astype(">f4")})
+
+
+def test_arrays_may_be_misaligned_or_share_memory(session, model):
+    feeds = feeds_of(model)
+    expected = session.run(None, feeds)
+
+    def misaligned(array):
+        bytes_ = np.zeros(array.nbytes + 1, np.uint8)
+        view = bytes_[1:].view(array.dtype).reshape(array.shape)
+        view[...] = array
+        return view
+
+    out = [misaligned(array) for array in expected]
+    session.run(None, {name: misaligned(array) for name, array in feeds.items()}, out=out)
+    for result, want in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(result, want)
+    own = {name: array.copy() for name, array in feeds.items()}
+    total = next(i for i, array in enumerate(expected) if array.shape == own["a"].shape)
+    out = [own["a"] if i == total else np.empty_like(array) for i, array in enumerate(expected)]
+    session.run(None, own, out=out)
+    for result, want in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(result, want)
+    views = [array for _, array in session.trace(feeds)]  # of the arena
+    view = next(array for array in views if array.shape == own["a"].shape and array.dtype == own["a"].dtype)
+    content = view.copy()
+    got, want = (session.run(None, {**feeds, "a": array})[total] for array in (view, content))
+    np.testing.assert_array_equal(got, want)
 
 
 def test_strided_inputs_are_taken(session, model):
@@ -257,6 +304,20 @@ def test_host_step_that_fails_is_named(monkeypatch):
     monkeypatch.setattr(session._hosts[0], "_outputs", {"absent": np.zeros(1)})
     with pytest.raises(EdgekernError, match=r"run: host\.0 failed in onnxruntime"):
         session.run(None, {"x": np.zeros((2, 8), np.float32)})
+
+
+def test_arrays_of_a_program_with_host_steps():
+    session, x = ek.InferenceSession(host_program()), np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    [want] = session.run(None, {"x": x})
+    strided = np.zeros((2, 10), np.float32)[:, ::2]
+    [got] = session.run(None, {"x": np.asfortranarray(x)}, out=[strided])
+    assert got is strided
+    np.testing.assert_array_equal(got, want)
+    fixed = np.full_like(want, 7)
+    fixed.flags.writeable = False
+    with pytest.raises(ArgumentValueError, match="read-only"):
+        session.run(None, {"x": x}, out=[fixed])
+    assert (fixed == 7).all()
 
 
 def test_integer_inputs_pass_to_the_host():

@@ -129,6 +129,7 @@ struct BoundSession {
   std::mutex turn;
   std::string isa;
   int threads = 1;
+  std::vector<std::string> input_names, output_names;  // for errors
 
   /// Calls body() without the GIL and alone.
   template <typename Body>
@@ -139,8 +140,18 @@ struct BoundSession {
   }
 };
 
+/// The names that a caller knows, else those of the tensors.
+std::vector<std::string> border_names(const ProgramIndex& index, const std::vector<uint32_t>& ids,
+                                      std::vector<std::string> names) {
+  if (names.size() == ids.size()) return names;
+  names.clear();
+  for (const uint32_t id : ids) names.push_back(index.tensors[id].name);
+  return names;
+}
+
 std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
-                                           int threads) {
+                                           int threads, std::vector<std::string> input_names,
+                                           std::vector<std::string> output_names) {
   auto bound = std::make_unique<BoundSession>();
   bound->data = data.request();
   if (PyBuffer_IsContiguous(bound->data.view(), 'C') == 0) fail(Code::kValue, "Session: data must be C-contiguous");
@@ -160,6 +171,8 @@ std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::
     status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session);
   }
   throw_if_error(status);
+  bound->input_names = border_names(index, index.inputs, std::move(input_names));
+  bound->output_names = border_names(index, index.outputs, std::move(output_names));
   return bound;
 }
 
@@ -183,9 +196,9 @@ std::string shape_text(const TensorDef& tensor) {
   return text + (tensor.shape.size() == 1 ? ",)" : ")");
 }
 
-/// `given` as an array with the tensor's dtype and shape, or an error that names it.
-py::array array_of(const TensorDef& tensor, const char* what, py::handle given) {
-  const auto name = [&] { return std::string("run: ") + what + " '" + tensor.name + "'"; };
+/// `given` as an array with the tensor's dtype and shape, or an error that names it as `border` does.
+py::array array_of(const TensorDef& tensor, const char* what, const std::string& border, py::handle given) {
+  const auto name = [&] { return std::string("run: ") + what + " '" + border + "'"; };
   if (!py::isinstance<py::array>(given)) {
     fail(Code::kType,
          name() + " must be a NumPy array, got " + std::string(py::str(py::type::of(given).attr("__name__"))));
@@ -210,7 +223,6 @@ py::array array_of(const TensorDef& tensor, const char* what, py::handle given) 
 }
 
 bool is_dense(const py::array& a) { return (a.flags() & py::array::c_style) != 0; }
-py::array dense(const py::array& a) { return is_dense(a) ? a : py::array::ensure(a, py::array::c_style); }
 
 /// What a run reads and writes, checked: an array for each input of the program, an array or none for each output.
 struct Operands {
@@ -226,7 +238,7 @@ Operands checked_operands(const BoundSession& s, const py::list& inputs, const p
   }
   Operands all;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    all.inputs.push_back(array_of(index.tensors[index.inputs[i]], "input", inputs[i]));
+    all.inputs.push_back(array_of(index.tensors[index.inputs[i]], "input", s.input_names[i], inputs[i]));
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     const py::object given = outputs[i];
@@ -235,35 +247,29 @@ Operands checked_operands(const BoundSession& s, const py::list& inputs, const p
       continue;
     }
     const TensorDef& tensor = index.tensors[index.outputs[i]];
-    all.outputs.push_back(array_of(tensor, "out for", given));
+    all.outputs.push_back(array_of(tensor, "out for", s.output_names[i], given));
     if (!all.outputs.back().writeable()) {
-      fail(Code::kValue, "run: out for '" + tensor.name + "' is read-only; pass a writeable array");
+      fail(Code::kValue, "run: out for '" + s.output_names[i] + "' is read-only; pass a writeable array");
     }
   }
   return all;
 }
 
-/// Strided operands take the way over dense ones.
-void run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
-  const Operands given = checked_operands(s, inputs, outputs);
-  std::vector<py::array> from, to;
-  std::vector<const void*> read;
-  std::vector<void*> write;
+/// False, and nothing is run, when an array is strided: that goes through the arena.
+bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
+  Operands given = checked_operands(s, inputs, outputs);
+  std::vector<const void*> from;
+  std::vector<void*> to;
   for (const py::array& x : given.inputs) {
-    from.push_back(dense(x));
-    read.push_back(from.back().data());
+    if (!is_dense(x)) return false;
+    from.push_back(x.data());
   }
-  for (const py::array& y : given.outputs) {
-    to.push_back(!y || is_dense(y) ? y
-                                   : py::array(y.dtype(), std::vector<py::ssize_t>(y.shape(), y.shape() + y.ndim())));
-    write.push_back(y ? to.back().mutable_data() : nullptr);
+  for (py::array& y : given.outputs) {
+    if (y && !is_dense(y)) return false;
+    to.push_back(y ? y.mutable_data() : nullptr);
   }
-  s.run([&] { s.session->run(read.data(), write.data()); });
-  for (size_t i = 0; i < to.size(); ++i) {
-    if (to[i].ptr() == given.outputs[i].ptr()) continue;
-    py::array target = given.outputs[i];
-    target[py::ellipsis()] = to[i];
-  }
+  s.run([&] { s.session->run(from.data(), to.data()); });
+  return true;
 }
 
 /// Records leave a list by value: a reference into it would dangle once the list is assigned.
@@ -449,7 +455,8 @@ void bind_program(py::module_& m) {
       py::arg("lower"), py::arg("upper"), py::arg("size"), py::arg("offsets"), py::arg("alignment"),
       py::arg("capacity"));
   py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
-      .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0)
+      .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
+           py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>())
       .def(
           "run_segment",
           [](BoundSession& s, size_t i) {

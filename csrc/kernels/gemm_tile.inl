@@ -3,7 +3,7 @@
 // Operands   A: one pointer to k bytes per (tap, row), read in place (no packing, no im2col); B: packed lines.
 // Method     one line of B (16 columns x 4 k) against 4 bytes of A, broadcast: lanes are columns, nothing is reduced.
 // Exact      int32 sums mod 2^32, whatever the ISA's dot product is made of.
-// Registers  R x S accumulators + S lines + 1 broadcast; the ISA's header chooses R and S.
+// Registers  R x S accumulators + S lines (narrow tiles end with 4 S) + 1 broadcast; the ISA's header chooses R and S.
 // Stores     the last four k-quads go row by row, each row stored while the next one is multiplied: 24 stores in a
 //            burst cost 50 cycles of a Zen 4, between products of two quads 20, of four none. Rows of fewer quads get
 //            zeros in front, so that a row is 16 products and four stores, no questions.

@@ -1,15 +1,15 @@
 // transpose: bytes, y[c][r] = x[r][c]. What brings NCHW to NHWC and back.
 //
-// Method     16 columns of 16 rows in each lane of a register: rows i and i + 8 take bytes in turn, four times, and
-// rows
-//            are columns. The lanes hold rows 16 apart, so that a column leaves as one run.
+// Method     16 columns of 16 rows in each lane of a register: rows i and i + 8 take bytes in turn, four times, which
+//            makes rows of the columns. The lanes hold rows 16 apart, so that a column leaves as one run.
 // Edges      the last block of a strip and the last strip overlap their neighbors. Below 16 rows or columns, blocks
-//            that are filled up.
+//            that are filled up; three rows, an image, are woven in a way of their own.
 // Cache      rows a power of two apart share the sets of an L1, and half of every line would leave it before it is
 //            read: those come through a buffer, whole lines at a time.
 #pragma once
 
 #include EK_SIMD_HEADER
+#include "kernels/kernels.h"
 #include "simd/lanes.h"
 
 namespace ek {

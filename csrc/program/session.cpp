@@ -17,7 +17,7 @@
 namespace ek {
 namespace {
 
-/// Steps that read and write where `places` says, not at an address of the arena.
+/// Steps that read and write where `places` says: they are prepared with place(), all others with bytes().
 bool asks_places(StepKind kind) {
   switch (kind) {
     case StepKind::kQuantize:
@@ -57,7 +57,15 @@ struct Session::Impl {
 
   void find_movable();
   bool may_move(uint32_t id, const void* to) const {
-    return movable[id] && reinterpret_cast<uintptr_t>(to) % dtype_bytes(tensor(id).dtype) == 0;
+    return movable[id] && reinterpret_cast<uintptr_t>(to) % dtype_bytes(tensor(id).dtype) == 0 &&
+           !overlap(to, size(id), arena.data(), arena.size());
+  }
+  /// Whether `n` bytes lie where an output is wanted, other than the one that is numbered `but`.
+  bool meets_output(const void* p, size_t n, void* const* outputs, size_t but) const {
+    for (size_t j = 0; j < index.outputs.size(); ++j) {
+      if (j != but && outputs[j] != nullptr && overlap(p, n, outputs[j], size(index.outputs[j]))) return true;
+    }
+    return false;
   }
 
   const int32_t* make_starts(const Step& step, const ConvStep& c);
@@ -68,21 +76,24 @@ struct Session::Impl {
   Status prepare(const Step& step, std::function<void()>* run);
 };
 
-/// Tensors at the border of the program, without views, that only steps touch which ask `places`.
+/// Tensors at the border of the program, named there once, filled there or by a step, without views, that only steps
+/// touch which ask `places`.
 void Session::Impl::find_movable() {
   std::vector<int> named(places.size(), 0);
-  for (const uint32_t id : index.inputs) ++named[id];
+  std::vector<bool> filled(places.size(), false);
+  for (const uint32_t id : index.inputs) ++named[id], filled[id] = true;
   for (const uint32_t id : index.outputs) ++named[id];
   for (size_t id = 0; id < named.size(); ++id) {
     const int32_t of = index.tensors[id].alias_of;
     if (of >= 0) named[id] = named[static_cast<size_t>(of)] = 0;
   }
   for (const Step& step : index.steps) {
+    for (const uint32_t id : step.out) filled[id] = true;
     if (asks_places(step.kind)) continue;
     for (const uint32_t id : step.in) named[id] = 0;
     for (const uint32_t id : step.out) named[id] = 0;
   }
-  for (const int n : named) movable.push_back(n == 1);
+  for (size_t id = 0; id < named.size(); ++id) movable.push_back(named[id] == 1 && filled[id]);
 }
 
 /// Bias, zero point and sign of the input folded into the accumulators' starting values, group by group.
@@ -314,23 +325,21 @@ void Session::run(const void* const* inputs, void* const* outputs) noexcept {
   Impl& m = *impl_;
   const std::vector<uint32_t>&in = m.index.inputs, &out = m.index.outputs;
   for (size_t i = 0; i < in.size(); ++i) {
-    bool moves = m.may_move(in[i], inputs[i]);
-    for (size_t j = 0; j < out.size(); ++j) {
-      if (outputs[j] != nullptr && overlap(inputs[i], m.size(in[i]), outputs[j], m.size(out[j]))) moves = false;
-    }
-    if (moves) {
+    if (m.may_move(in[i], inputs[i]) && !m.meets_output(inputs[i], m.size(in[i]), outputs, out.size())) {
       m.places[in[i]] = static_cast<uint8_t*>(const_cast<void*>(inputs[i]));  // no step writes to an input
     } else {
-      std::memcpy(m.bytes(in[i]), inputs[i], m.size(in[i]));
+      std::memmove(m.bytes(in[i]), inputs[i], m.size(in[i]));
     }
   }
   for (size_t j = 0; j < out.size(); ++j) {
-    if (outputs[j] != nullptr && m.may_move(out[j], outputs[j])) m.places[out[j]] = static_cast<uint8_t*>(outputs[j]);
+    if (outputs[j] == nullptr || !m.may_move(out[j], outputs[j])) continue;
+    if (!m.meets_output(outputs[j], m.size(out[j]), outputs, j)) m.places[out[j]] = static_cast<uint8_t*>(outputs[j]);
   }
   for (size_t i = 0; i < m.index.segments.size(); ++i) run_segment(i);
   for (size_t j = 0; j < out.size(); ++j) {
-    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j])
-      std::memcpy(outputs[j], m.bytes(out[j]), m.size(out[j]));
+    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j]) {
+      std::memmove(outputs[j], m.bytes(out[j]), m.size(out[j]));
+    }
   }
   for (const uint32_t id : in) m.places[id] = m.bytes(id);
   for (const uint32_t id : out) m.places[id] = m.bytes(id);

@@ -25,11 +25,12 @@ class Session {
   const ProgramIndex& index() const;
   uint8_t* tensor(uint32_t id);  // its bytes in the arena
   uint64_t tensor_bytes(uint32_t id) const;
-  /// All segments on the caller's arrays, in the order of the index; an output that is null is not wanted. What is
-  /// converted or moved at the border is read and written there, the rest is copied from and to the arena.
+  /// All segments on the caller's arrays, in the order of the index; an output that is null is not wanted. What is only
+  /// converted or transposed at the border is read and written there, the rest is copied to and from the arena.
   void run(const void* const* inputs, void* const* outputs) noexcept;
-  void run_segment(size_t segment) noexcept;  // steps in order, on what lies in the arena
-  void run_step(size_t step) noexcept;        // one step, for profiling and comparing
+  // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
+  void run_segment(size_t segment) noexcept;
+  void run_step(size_t step) noexcept;
   uint64_t arena_bytes() const;  // arena + scratch + prepared accumulator starts: all that the session owns
 
  private:

@@ -37,6 +37,7 @@ struct Lanes<1> {
   }
   EK_INLINE void store(uint8_t* p) const { __builtin_memcpy(p, &v, sizeof v); }
 };
+
 constexpr int kMostLanes =
 #if defined(__AVX512BW__)
     4;

@@ -175,6 +175,22 @@ TEST_CASE("every transpose moves bytes as NumPy does, and touches nothing else")
   }
 }
 
+TEST_CASE("threads part a transpose along either axis") {
+  for (const auto& [rows, cols] : {std::pair<size_t, size_t>{520, 300}, {300, 520}}) {
+    const size_t shape[4] = {2, rows, 1, cols};
+    const int perm[4] = {0, 3, 2, 1};
+    Bytes x(2 * rows * cols), y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i * 131 >> 3);
+    transpose4({&kernels(Isa::kScalar), 3}, x.data(), shape, perm, 1, y.data());
+    size_t wrong = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const size_t image = i / (rows * cols), r = i / cols % rows, c = i % cols;
+      wrong += y[(image * cols + c) * rows + r] != x[i];
+    }
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("the transpose of every ISA moves each byte, and touches nothing else") {
   const size_t shapes[][2] = {{1, 1},   {3, 15},   {3, 16},  {3, 50},   {16, 16},   {15, 40},   {40, 15},   {17, 16},
                               {33, 31}, {64, 100}, {95, 49}, {130, 17}, {2048, 16}, {70, 2048}, {16, 4096}, {80, 63}};
@@ -191,18 +207,18 @@ TEST_CASE("the transpose of every ISA moves each byte, and touches nothing else"
         for (size_t c = 0; c < cols; ++c) wrong += y.data()[c * rows + r] != x.data()[r * cols + c];
       }
       CHECK(wrong == 0);
-      // A patch of wider tensors: bytes beside it stay.
-      Bytes wide((cols + 2) * (rows + 3), 7);
-      Bytes from(rows * (cols + 5), 1);
-      for (size_t r = 0; r < rows; ++r) std::memcpy(from.data() + r * (cols + 5), x.data() + r * cols, cols);
-      kernels(isa).transpose(from.data(), rows, cols, cols + 5, wide.data() + 1, rows + 3);
-      wrong = wide[0] != 7;
-      for (size_t c = 0; c < cols; ++c) {
-        const uint8_t* const column = wide.data() + 1 + c * (rows + 3);
-        wrong += std::memcmp(column, y.data() + c * rows, rows) != 0;
-        wrong += column[rows] != 7 || column[rows + 1] != 7 || column[rows + 2] != 7;
+      for (const size_t ldx : {cols + 5, size_t{4096}}) {  // a patch of wider tensors: bytes beside it stay
+        Bytes from(rows * ldx, 1), to((cols + 2) * (rows + 3), 7);
+        for (size_t r = 0; r < rows; ++r) std::memcpy(from.data() + r * ldx, x.data() + r * cols, cols);
+        kernels(isa).transpose(from.data(), rows, cols, ldx, to.data() + 1, rows + 3);
+        wrong = to[0] != 7;
+        for (size_t c = 0; c < cols; ++c) {
+          const uint8_t* const column = to.data() + 1 + c * (rows + 3);
+          wrong += std::memcmp(column, y.data() + c * rows, rows) != 0;
+          wrong += column[rows] != 7 || column[rows + 1] != 7 || column[rows + 2] != 7;
+        }
+        CHECK(wrong == 0);
       }
-      CHECK(wrong == 0);
     }
   }
 }

@@ -122,35 +122,61 @@ TEST_CASE("a run on the caller's arrays gives the outputs that are wanted, where
 }
 
 TEST_CASE("what a program converts at its border is not copied") {
-  SmallProgram p;
-  const uint32_t x = p.input({1, 5, 3, 4}), y = p.quantize_nchw(x, 0.02f, 100, DType::kU8);
-  p.finish({y});
-  const AlignedBuffer data = p.data();
-  const auto session = make_session(p, data, available_isas().back(), 1);
-  std::memset(session->tensor(x), 0xEE, p.expected[x].size());
-  std::memset(session->tensor(y), 0xEE, p.expected[y].size());
-  Bytes out(p.expected[y].size());
-  const void* const from = p.expected[x].data();
-  void* const to = out.data();
-  session->run(&from, &to);
-  CHECK(out == p.expected[y]);
-  for (size_t i = 0; i < p.expected[x].size(); ++i) CHECK(session->tensor(x)[i] == 0xEE);
-  for (size_t i = 0; i < out.size(); ++i) CHECK(session->tensor(y)[i] == 0xEE);
+  for (const bool transposed : {false, true}) {
+    SmallProgram p;
+    uint32_t x = 0, y = 0;
+    if (transposed) {
+      x = p.tensor(DType::kU8, {1, 5, 3, 4});
+      for (uint8_t& byte : p.expected[x]) byte = static_cast<uint8_t>(uniform(0, 255));
+      p.index.inputs = {x};
+      y = p.transpose(x);
+    } else {
+      x = p.input({1, 5, 3, 4});
+      y = p.quantize_nchw(x, 0.02f, 100, DType::kU8);
+    }
+    p.finish({y});
+    const AlignedBuffer data = p.data();
+    const auto session = make_session(p, data, available_isas().back(), 1);
+    std::memset(session->tensor(x), 0xEE, p.expected[x].size());
+    std::memset(session->tensor(y), 0xEE, p.expected[y].size());
+    Bytes out(p.expected[y].size());
+    const void* const from = p.expected[x].data();
+    void* const to = out.data();
+    session->run(&from, &to);
+    CHECK(out == p.expected[y]);
+    for (size_t i = 0; i < p.expected[x].size(); ++i) CHECK(session->tensor(x)[i] == 0xEE);
+    for (size_t i = 0; i < out.size(); ++i) CHECK(session->tensor(y)[i] == 0xEE);
+  }
 }
 
-TEST_CASE("an output may lie where an input does") {
+TEST_CASE("inputs and outputs may lie where others do, and in the arena") {
   SmallProgram p;
   const uint32_t x = p.input({1, 5, 3, 4});
   const uint32_t first = p.quantize(x), second = p.quantize_nchw(x, 0.02f, 100, DType::kU8);
-  p.finish({first, second});
+  const uint32_t real = p.dequantize(second, true);
+  p.finish({first, real});
   const AlignedBuffer data = p.data();
   const auto session = make_session(p, data, available_isas().back(), 1);
-  Bytes both = p.expected[x], other(p.expected[second].size());
-  const void* const from = both.data();
-  void* const to[] = {both.data(), other.data()};
-  session->run(&from, to);
-  CHECK(std::equal(p.expected[first].begin(), p.expected[first].end(), both.begin()));
-  CHECK(other == p.expected[second]);
+  const auto run = [&](uint8_t* from, void* first_to, void* real_to) {
+    std::memcpy(from, p.expected[x].data(), p.expected[x].size());
+    const void* const in = from;
+    void* const to[] = {first_to, real_to};
+    session->run(&in, to);
+  };
+  const auto is = [&](uint32_t id, const uint8_t* bytes) {
+    return std::equal(p.expected[id].begin(), p.expected[id].end(), bytes);
+  };
+  Bytes a(p.expected[x].size()), b(p.expected[real].size());
+  run(a.data(), a.data(), b.data());
+  CHECK((is(first, a.data()) && is(real, b.data())));
+  run(a.data(), b.data(), b.data());  // the later output stays
+  CHECK(is(real, b.data()));
+  for (const uint32_t id : {x, first, second, real}) {  // where steps write to
+    if (session->tensor(id) + a.size() > session->tensor(0) + p.index.arena_bytes) continue;
+    run(session->tensor(id), a.data(), b.data());
+    CAPTURE(id);
+    CHECK((is(first, a.data()) && is(real, b.data())));
+  }
 }
 
 TEST_CASE("every ISA runs the rows of its own table") {

@@ -59,9 +59,10 @@ class InferenceSession:
     Notes
     -----
     The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
-    steps make their own. Images and float32 tensors are converted straight from the caller's arrays into the arena and
-    back, other inputs and outputs are copied; the GIL is released meanwhile. Of two callers of one session the second
-    waits.
+    steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
+    straight from the caller's arrays into the arena and back; what kernels read or write themselves, strided arrays,
+    and all of a program with host steps are copied. The GIL is released meanwhile. Of two callers of one session the
+    second waits.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class InferenceSession:
                 )
             model = Program.load(model, verify=verify)
         self._program = model
-        self._core = _core.Session(model.index, model.container.blobs.data, isa or "", num_threads or 0)
+        names = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
+        self._core = _core.Session(model.index, model.container.blobs.data, isa or "", num_threads or 0, *names)
         self._hosts = [HostRunner(model, step, self._core, self._core.num_threads) for step in model.host_steps]
         self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
         self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
@@ -126,19 +128,17 @@ class InferenceSession:
         arrays = self._ordered(feeds)
         if out is None:
             results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
-        elif isinstance(out, (list, tuple)) and len(out) == len(names):
-            results = list(out)
         else:
-            count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
-            raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
+            results = _given(out, names)
         result_of = dict(zip(names, results, strict=True))
         targets: list[Array | None] = list(map(result_of.get, self._outputs))
+        if len(result_of) < len(results):  # a name is asked for twice
+            for name, result in zip(names, results, strict=True):
+                self._core.check(arrays, [result if name == other else None for other in self._outputs])
         with self._lock:
-            if self._hosts:
-                self._run_with_hosts(arrays, targets)
-            else:
-                self._core.run(arrays, targets)
-        if len(result_of) < len(results):  # a name was asked for twice
+            if self._hosts or not self._core.run(arrays, targets):
+                self._run_in_arena(arrays, targets)
+        if len(result_of) < len(results):
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
         return results
@@ -208,8 +208,8 @@ class InferenceSession:
                 raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
         return [feeds[name] for name in self._inputs]
 
-    def _run_with_hosts(self, arrays: list[Array], targets: list[Array | None]) -> None:
-        """Through the arena, where host steps read and write."""
+    def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> None:
+        """Copies everything in and out: for host steps, which read and write the arena, and for strided arrays."""
         self._core.check(arrays, targets)
         self._fill(arrays)
         for what, number in self._program.manifest.order:
@@ -224,6 +224,17 @@ class InferenceSession:
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self._inputs.values(), arrays, strict=True):
             np.copyto(place, array)
+
+
+def _given(out: Sequence[Array], names: Sequence[str]) -> list[Array]:
+    """The arrays to write, one for each name."""
+    if not isinstance(out, (list, tuple)) or len(out) != len(names):
+        count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
+        raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
+    for name, array in zip(names, out, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise ArgumentTypeError(f"run: out for {name!r} must be a NumPy array, got {type(array).__name__}")
+    return list(out)
 
 
 def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
