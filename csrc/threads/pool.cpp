@@ -25,7 +25,7 @@ namespace ek {
 namespace {
 
 /// How long an idle worker looks for the next job before it sleeps: longer than what lies between two jobs of a
-/// network, steps that one thread does alone and a caller's own code. Waking it takes as long.
+/// network, steps that one thread does alone and a caller's own code.
 constexpr std::chrono::microseconds kPatience{50};
 /// How often it looks before it asks the clock; and a caller, before it lets others run.
 constexpr int kSpins = 400;
