@@ -9,6 +9,7 @@
 //            zeros in front, so that a row is 16 products and four stores, no questions.
 // Sign       A of the other sign is flipped in the register: on cores with more vector pipes than dot products a cycle
 //            that is free, and it spares a pass over A.
+// Narrow     up to 4 columns leave lanes to the 3 quads that come next, where the ISA's header can fold lines.
 // Edges      narrower and lower instances of the same template; the last quad of a row is loaded so that it ends there.
 #pragma once
 
@@ -59,9 +60,32 @@ EK_INLINE Act load_last(const uint8_t* p, unsigned bits, bool flip) {
   return flip ? flip_act(x) : x;
 }
 
+#ifdef EK_SIMD_FOLD
+constexpr size_t kFoldedCols = kStrip / 4;
+constexpr size_t kFoldedDepth = 80;  // below, adding lanes up takes longer than what it spares
+
+/// Adds the products of the bytes from 0 on, as far as they fill folded lines; returns how many there are.
+template <int R, bool Flip>
+EK_INLINE size_t fold(const uint8_t* const (&a)[R], const int8_t* b, size_t b_step, size_t end, I32 (&acc)[R][1]) {
+  I32 folded[R];
+  unroll<R>([&](auto r) EK_LAMBDA { folded[r.value] = set1_i32(0); });
+  size_t i = 0;
+  for (; i + 16 <= end; i += 16, b += 4 * b_step) {
+    const Line w = load_folded(b, b_step);
+    unroll<R>([&](auto r) EK_LAMBDA {
+      const Act x = load_folded(a[r.value] + i);
+      folded[r.value] = dot(folded[r.value], Flip ? flip_act(x) : x, w);
+      keep(folded[r.value]);  // or the compiler hands the sums from register to register
+    });
+  }
+  unroll<R>([&](auto r) EK_LAMBDA { acc[r.value][0] = unfold(acc[r.value][0], folded[r.value]); });
+  return i;
+}
+#endif
+
 alignas(64) constexpr int8_t kNoWeights[kTileStrips * 64] = {};  // what stands for B where k is 0
 
-template <int R, int S, bool Flip>
+template <int R, int S, bool Flip, bool Folded = false>
 void tile(const GemmTile& t, const Epilogue& e) {
   const size_t k = t.k, b_step = t.b_step, quads = (k + 3) / 4;
   const size_t held = quads > kHeld ? 4 * (quads - kHeld) : 0;
@@ -97,7 +121,14 @@ void tile(const GemmTile& t, const Epilogue& e) {
       });
       b += b_step;
     };
-    for (size_t i = 0; i < end; i += 4) multiply([&](auto r) EK_LAMBDA { return a[r.value] + i; });
+    size_t i = 0;
+#ifdef EK_SIMD_FOLD
+    if constexpr (Folded) {
+      i = fold<R, Flip>(a, b, b_step, end, acc);
+      b += i / 4 * b_step;
+    }
+#endif
+    for (; i < end; i += 4) multiply([&](auto r) EK_LAMBDA { return a[r.value] + i; });
     if (!hold && k % 4 != 0) {
       uint8_t quad[R][4];
       unroll<R>([&](auto r) EK_LAMBDA { last_quad(a[r.value], k, quad[r.value]); });
@@ -187,6 +218,9 @@ using TileFn = void (*)(const GemmTile&, const Epilogue&);
 
 struct TileTable {
   TileFn fn[kTileRows][kTileStrips];
+#ifdef EK_SIMD_FOLD
+  TileFn folded[kTileRows];
+#endif
 };
 
 template <bool Flip, int R>
@@ -195,6 +229,9 @@ constexpr void fill_row(TileTable& table) {
   if constexpr (kTileStrips >= 2) table.fn[R - 1][1] = tile<R, 2, Flip>;
   if constexpr (kTileStrips >= 3) table.fn[R - 1][2] = tile<R, 3, Flip>;
   if constexpr (kTileStrips >= 4) table.fn[R - 1][3] = tile<R, 4, Flip>;
+#ifdef EK_SIMD_FOLD
+  table.folded[R - 1] = tile<R, 1, Flip, true>;
+#endif
 }
 
 template <bool Flip>
@@ -212,7 +249,13 @@ constexpr TileTable make_tile_table() {
 }
 constexpr TileTable kTiles[2] = {make_tile_table<false>(), make_tile_table<true>()};
 
-void gemm_tile(const GemmTile& t, const Epilogue& e) { kTiles[t.flip ? 1 : 0].fn[t.rows - 1][t.strips - 1](t, e); }
+void gemm_tile(const GemmTile& t, const Epilogue& e) {
+  const TileTable& table = kTiles[t.flip ? 1 : 0];
+#ifdef EK_SIMD_FOLD
+  if (t.cols <= kFoldedCols && t.k >= kFoldedDepth) return table.folded[t.rows - 1](t, e);
+#endif
+  table.fn[t.rows - 1][t.strips - 1](t, e);
+}
 
 }  // namespace
 }  // namespace ek

@@ -124,6 +124,30 @@ EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* 
   const __m256i hi = _mm256_set_m128i(_mm_unpackhi_epi16(ab1, cd1), _mm_unpacklo_epi16(ab1, cd1));
   return {_mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1)};
 }
+#define EK_SIMD_FOLD
+/// For products of at most 4 columns: 4 quads of them in one line, those of the first in front. Masked loads, because
+/// inserts take a pipe from the dot products.
+EK_INLINE Line load_folded(const int8_t* p, size_t step) {
+  const __m512i one = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512i two = _mm512_mask_loadu_epi32(one, 0x00F0, p + step - 16);
+  const __m512i three = _mm512_mask_loadu_epi32(two, 0x0F00, p + 2 * step - 32);
+  return {_mm512_mask_loadu_epi32(three, 0xF000, p + 3 * step - 48)};
+}
+/// The 4 quads of a row that meet it.
+EK_INLINE Act load_folded(const uint8_t* p) {
+  const __m512i quad = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  const __m512i first = _mm512_mullo_epi32(quad, _mm512_set1_epi32(0x04040404));
+  const __m512i order = _mm512_add_epi32(first, _mm512_set1_epi32(0x03020100));
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), order)};
+}
+/// acc with the sums over the quads added to its first 4 lanes; the others are of no use any more.
+EK_INLINE I32 unfold(I32 acc, I32 folded) {
+  const __m512i half = _mm512_add_epi32(folded.v, _mm512_shuffle_i32x4(folded.v, folded.v, 0x4E));
+  const __m512i sums = _mm512_add_epi32(half, _mm512_shuffle_i32x4(half, half, 0xB1));
+  return {_mm512_add_epi32(acc.v, sums)};
+}
+
 EK_INLINE I32 dot(I32 acc, Act a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 EK_INLINE I32 dot(I32 acc, Line a, Line w) { return {_mm512_dpbusd_epi32(acc.v, a.v, w.v)}; }
 EK_INLINE F32 load_f16(const uint16_t* p) {

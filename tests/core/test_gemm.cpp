@@ -147,7 +147,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
 namespace {
 
 /// gemm_tile, or gemm_thin, on operands that end where memory does, against sums one by one.
-void check_small_depth(const Kernels& table, bool thin, size_t taps, size_t k, size_t rows, size_t cols, bool flip) {
+void check_small(const Kernels& table, bool thin, size_t taps, size_t k, size_t rows, size_t cols, bool flip) {
   CAPTURE(isa_name(table.isa));
   CAPTURE(thin);
   CAPTURE(taps);
@@ -199,21 +199,26 @@ void check_small_depth(const Kernels& table, bool thin, size_t taps, size_t k, s
 
 }  // namespace
 
-TEST_CASE("small depths: gemm_tile over taps, gemm_thin over any number of columns, inside their operands") {
+TEST_CASE("small shapes: gemm_tile over taps and few columns, gemm_thin over any columns, inside their operands") {
   for (const Kernels* table : tables()) {
     for (const bool flip : {false, true}) {
       const size_t whole = table->tile_strips * kStrip;
       for (const size_t taps : {1, 2, 3}) {
         for (size_t k = 1; k <= 21; ++k) {
           for (const size_t cols : {whole, whole - 3}) {
-            check_small_depth(*table, false, taps, k, 1, cols, flip);
-            check_small_depth(*table, false, taps, k, table->tile_rows, cols, flip);
+            check_small(*table, false, taps, k, 1, cols, flip);
+            check_small(*table, false, taps, k, table->tile_rows, cols, flip);
           }
+        }
+      }
+      for (const size_t k : {79, 80, 93, 95, 96, 97, 131}) {  // few columns, several quads of them at once
+        for (const size_t cols : {1, 4, 5}) {
+          for (size_t rows = 1; rows <= table->tile_rows; ++rows) check_small(*table, false, 2, k, rows, cols, flip);
         }
       }
       for (size_t k = 1; k <= 4; ++k) {
         for (const size_t cols : {1, 16, 17, 64, 70, 200}) {
-          for (const size_t rows : {1, 3, 6}) check_small_depth(*table, true, 1, k, rows, cols, flip);
+          for (const size_t rows : {1, 3, 6}) check_small(*table, true, 1, k, rows, cols, flip);
         }
       }
     }
