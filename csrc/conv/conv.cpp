@@ -33,9 +33,11 @@ struct Plan {
   PackedShape packed;  // of the weights that are given
   PackedShape shape;   // of the weights that are multiplied
   size_t taps, k;      // pointers per row of a tile, bytes that each is read for
+  bool shallow;        // for gemm_shallow
+  size_t rows;         // output pixels at a time
 };
 
-Plan make_plan(const ConvArgs& args) {
+Plan make_plan(const Kernels& kernels, const ConvArgs& args) {
   const Window& w = args.window;
   const size_t group_in = args.in_c / args.groups, group_out = args.out_c / args.groups, run = w.kernel_w * group_in;
   Plan plan{};
@@ -46,6 +48,9 @@ Plan make_plan(const ConvArgs& args) {
   plan.shape = plan.runs ? PackedShape{group_out, w.kernel_h, run} : plan.packed;
   plan.taps = plan.shape.taps;
   plan.k = plan.runs ? round_up(run, 4) : group_in;
+  plan.shallow = kernels.gemm_shallow != nullptr && is_shallow(plan.taps, plan.k) &&
+                 args.epilogue.kind == OutKind::kQuantized && args.epilogue.residual == nullptr;
+  plan.rows = plan.shallow ? kShallowRows : kernels.tile_rows;
   return plan;
 }
 
@@ -64,8 +69,8 @@ size_t thin_bytes(const Plan& plan, const ConvArgs& args) {
   return plan.thin ? args.groups * packed_bytes(plan.shape) : 0;
 }
 
-size_t pointer_bytes(const Plan& plan) { return round_up(plan.taps * kMaxTileRows * sizeof(uint8_t*), kLine); }
-size_t copy_bytes(const Plan& plan) { return plan.runs ? round_up(kMaxTileRows * plan.taps * plan.k, kLine) : 0; }
+size_t pointer_bytes(const Plan& plan) { return round_up(plan.taps * plan.rows * sizeof(uint8_t*), kLine); }
+size_t copy_bytes(const Plan& plan) { return plan.runs ? round_up(plan.rows * plan.taps * plan.k, kLine) : 0; }
 
 /// Weights of one group from taps to runs: byte b of a run is channel b % group_in of its tap b / group_in.
 void pack_runs(const Plan& plan, const uint8_t* from, uint8_t* to) {
@@ -161,7 +166,7 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
   for (size_t panel0 = 0; panel0 < panels; panel0 += block_panels) {
     const size_t panel1 = std::min(panels, panel0 + block_panels);
     for (size_t pixel = begin; pixel < end; pixel += tile.rows) {
-      tile.rows = std::min(kernels.tile_rows, end - pixel);
+      tile.rows = std::min(plan.rows, end - pixel);
       tile.row0 = pixel;
       if (plan.runs) {
         point_at_runs(plan, args, source, group, pixel, tile.rows, pointers, copies);
@@ -179,7 +184,7 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
           tile.init = args.init + group * padded_out + col;
           tile.col0 = col;
           tile.c = args.y + pixel * ldc + (group * group_out + col) * item;
-          kernels.gemm_tile(tile, epilogue);
+          plan.shallow ? kernels.gemm_shallow(tile, epilogue) : kernels.gemm_tile(tile, epilogue);
         }
       }
     }
@@ -189,14 +194,14 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
 }  // namespace
 
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
-  const Plan plan = make_plan(args);
+  const Plan plan = make_plan(*rt.kernels, args);
   const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), rt.kernels->tile_rows);
   return source_bytes(rt, args, zeros_bytes(plan, args)) + thin_bytes(plan, args) +
          tasks.count * args.groups * (pointer_bytes(plan) + copy_bytes(plan));
 }
 
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
-  const Plan plan = make_plan(args);
+  const Plan plan = make_plan(*rt.kernels, args);
   const Source source = make_source(rt, args, zeros_bytes(plan, args), scratch);
   const uint8_t* weights = args.weights;
   if (plan.thin) {

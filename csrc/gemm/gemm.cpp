@@ -100,6 +100,32 @@ void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
   }
 }
 
+/// So few quads deep that the weights of a panel stay in registers while many rows go by.
+bool runs_shallow(const Kernels& kernels, const GemmArgs& args) {
+  return kernels.gemm_shallow != nullptr && is_shallow(1, depth(args)) && args.a_sign == kernels.native_sign &&
+         args.epilogue.kind == OutKind::kQuantized && args.epilogue.residual == nullptr;
+}
+
+void run_shallow(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
+  const PackedShape& shape = args.b.shape;
+  const uint8_t* rows[kShallowRows];
+  GemmTile tile = tile_over(kernels, args, rows);
+  for (tile.row0 = rect.row0; tile.row0 < rect.row1; tile.row0 += tile.rows) {
+    tile.rows = std::min(kShallowRows, rect.row1 - tile.row0);
+    for (size_t r = 0; r < tile.rows; ++r) rows[r] = args.a + (tile.row0 + r) * args.lda;
+    for (tile.col0 = rect.col0; tile.col0 < rect.col1; tile.col0 += tile.cols) {
+      const size_t panel = tile.col0 / kPanel;
+      tile.cols = std::min(kPanel, rect.col1 - tile.col0);
+      tile.strips = ceil_div(tile.cols, kStrip);
+      tile.b = args.b.panel(panel);
+      tile.b_step = shape.panel_width(panel) * 4;
+      tile.init = args.init + tile.col0;
+      tile.c = static_cast<uint8_t*>(args.c) + tile.row0 * args.ldc + tile.col0;
+      kernels.gemm_shallow(tile, args.epilogue);
+    }
+  }
+}
+
 /// One row: the panels of the first half of `rect` beside those of the second. Returns the first column left to do.
 size_t run_gemv(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
   const size_t first = rect.col0 / kPanel, each = (rect.col1 / kPanel - first) / kGemvPanels;
@@ -178,7 +204,7 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
   const Kernels& kernels = *rt.kernels;
   const size_t across = ceil_div(plan.n, plan.tile);
   const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
-  const bool thin = is_thin(args);
+  const bool thin = is_thin(args), shallow = runs_shallow(kernels, args);
   const bool gemv = !thin && args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
   const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : unit.col0;
   for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
@@ -193,7 +219,13 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
         if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
       }
       if (part.col0 >= part.col1) continue;
-      thin ? run_thin(kernels, args, part) : run_rect(kernels, args, part, cube ? kernels.tile_strips : 1);
+      if (thin) {
+        run_thin(kernels, args, part);
+      } else if (shallow) {
+        run_shallow(kernels, args, part);
+      } else {
+        run_rect(kernels, args, part, cube ? kernels.tile_strips : 1);
+      }
     }
   }
 }

@@ -17,6 +17,7 @@ namespace ek {
 inline constexpr size_t kStrip = 16;        // columns in one vector of accumulators, on every ISA
 inline constexpr size_t kPanel = 64;        // columns in one panel of packed weights
 inline constexpr size_t kMaxTileRows = 6;   // rows of the tallest register tile
+inline constexpr size_t kShallowRows = 48;  // rows at a time of a product whose weights stay in registers
 inline constexpr size_t kGemvPanels = 4;    // panels that gemv takes
 inline constexpr size_t kW4GemvPanels = 2;  // panels that w4_gemv takes
 
@@ -84,6 +85,11 @@ struct GemmTile {
   bool flip;            // A has not the native sign
   bool stream_c;        // C is larger than the caches and on lines of 64 bytes: store 32-bit results past them
 };
+
+/// So few quads that the weights of some strips fit into registers.
+inline bool is_shallow(size_t taps, size_t k) {
+  return (taps == 1 && (k == 8 || k == 16 || k == 24 || k == 32)) || (taps == 3 && k == 12);
+}
 
 /// A run of output pixels of a depthwise convolution, all channels.
 struct DepthwiseRow {
@@ -167,6 +173,9 @@ struct Kernels {
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
+  // As gemm_tile for any number of rows, where is_shallow(); 8-bit results without a residual, no flip. Null where
+  // there are no registers for it.
+  void (*gemm_shallow)(const GemmTile& tile, const Epilogue& epilogue);
   // As gemm_tile with int32 results, no taps and k of 1 to 4, for up to kMaxTileRows rows of any number of columns.
   // `strips`, b_step and stream_c do not count.
   void (*gemm_thin)(const GemmTile& tile);

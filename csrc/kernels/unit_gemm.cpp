@@ -1,3 +1,4 @@
+#include "kernels/gemm_shallow.inl"
 #include "kernels/gemm_thin.inl"
 #include "kernels/gemm_tile.inl"
 #include "kernels/gemv.inl"
@@ -11,6 +12,9 @@ void EK_FILL(gemm)(Kernels* table) {
   table->tile_rows = kTileRows;
   table->tile_strips = kTileStrips;
   table->gemm_tile = gemm_tile;
+#ifdef EK_SIMD_SHALLOW
+  table->gemm_shallow = gemm_shallow;
+#endif
   table->gemm_thin = gemm_thin;
   table->gemv = gemv;
 }

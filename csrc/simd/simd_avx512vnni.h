@@ -16,6 +16,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvx512Vnni;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 6, kTileStrips = 4;  // 24 accumulators + 4 lines + activations of 32 registers
+#define EK_SIMD_SHALLOW                        // or the weights of gemm_shallow
 
 struct I32 {
   __m512i v;
