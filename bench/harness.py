@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-# A sample is long enough for the clock, and a pause lets the last contender's spinning threads go to sleep.
+# A sample is long enough for the clock.
 SAMPLE_SECONDS = 0.002
+# Threads spin for a while after their work, onnxruntime's for 50 ms: nobody is timed before the process stands still.
 PAUSE_SECONDS = 0.005
+REST_SECONDS = 0.2
+STILL = 0.2
 # Whoever takes longer than this has no use for runs outside the sample.
 WARM_UP_SECONDS = 0.2
 # So many rounds find the best that there is, however short a sample.
@@ -66,6 +69,16 @@ def _time(run: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def rest() -> None:
+    """Sleep until no thread of this process is busy, for ``REST_SECONDS`` at most."""
+    end = time.perf_counter() + REST_SECONDS
+    busy = PAUSE_SECONDS
+    while busy > STILL * PAUSE_SECONDS and time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(PAUSE_SECONDS)
+        busy = time.process_time() - before
+
+
 def measure(
     contenders: Sequence[Contender],
     *,
@@ -73,10 +86,11 @@ def measure(
     min_rounds: int = 7,
     each_round: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time each contender for about ``seconds``, in rounds that call ``each_round`` and then visit all of them.
+    """Time each contender for at least ``seconds``, in rounds that call ``each_round`` and then visit all of them.
 
-    Every round begins with the next one: who comes first finds the caches full of what ``each_round`` read.
-    One that is HOPELESS times slower than the fastest after its first rounds is not timed any longer.
+    All are in every round, because more samples find a better best; and every round begins with the next one, because
+    who comes first finds the caches full of what ``each_round`` read. One that is HOPELESS times slower than the
+    fastest after its first rounds is not timed any longer.
 
     Raises
     ------
@@ -89,26 +103,24 @@ def measure(
         repeats[contender.name] = max(1, int(SAMPLE_SECONDS / max(_time(contender.run, 1), 1e-9)))
     samples: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     spent = dict.fromkeys(samples, 0.0)
-    waiting = list(contenders)
-    while waiting:
+    turn = list(contenders)
+    rounds = 0
+    while rounds < min_rounds or (rounds < MAX_ROUNDS and any(spent[c.name] < seconds for c in turn)):
+        rest()
         each_round()
-        for contender in waiting:
+        for contender in turn:
             name = contender.name
-            time.sleep(PAUSE_SECONDS)
+            rest()
             if not samples[name] or samples[name][-1] * contender.calls < WARM_UP_SECONDS:
                 _time(contender.run, repeats[name])  # outside the sample, and as long: one run leaves L3 half full
             seconds_a_run = _time(contender.run, repeats[name])
             samples[name].append(seconds_a_run / contender.calls)
             spent[name] += seconds_a_run * repeats[name]
         fastest = min(min(values) for values in samples.values())
-        waiting = [
-            contender
-            for contender in waiting[1:] + waiting[:1]
-            for taken in [samples[contender.name]]
-            if (spent[contender.name] < seconds or len(taken) < min_rounds)
-            and len(taken) < MAX_ROUNDS
-            and not (len(taken) >= HOPELESS_ROUNDS and min(taken) > HOPELESS * fastest)
-        ]
+        rounds += 1
+        turn = turn[1:] + turn[:1]
+        if rounds >= HOPELESS_ROUNDS:
+            turn = [contender for contender in turn if min(samples[contender.name]) <= HOPELESS * fastest]
     return {name: _timing(values) for name, values in samples.items()}
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import edgekern as ek
-from bench.harness import Contender, Row, Timing, machine, measure, print_table, write_json
+from bench.harness import Contender, Row, Timing, machine, measure, print_table, rest, write_json
 from bench.limits import Probe, Sample, last_level_cache_bytes, void_reasons
 from bench.peers import PACKAGES, peer_threads
 from bench.shapes import FASTEST_PEER
@@ -170,6 +170,7 @@ def _measure_all(cases: Iterable[Plan], probe: Probe, options: argparse.Namespac
             reads = [0.0]  # bandwidth wanders within a second: take it in every round, too
             sample_reads = partial(_append_read, reads, probe) if case.rotated else _nothing
             timings = measure(contenders, seconds=options.seconds, min_rounds=rounds, each_round=sample_reads)
+            rest()
             after = probe.sample()
             after = replace(after, bytes_per_second=max(after.bytes_per_second, *reads))
             void = _void(case, timings, read, before, after)

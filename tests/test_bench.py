@@ -90,6 +90,29 @@ def test_whoever_is_far_behind_is_not_timed_to_the_end(monkeypatch):
     assert timings["fast"].samples == harness.MAX_ROUNDS
 
 
+def test_everyone_has_as_many_samples(monkeypatch):
+    pace = {"fast": 1e-3, "slow": 2e-3}
+    monkeypatch.setattr(harness, "_time", lambda run, calls: pace[run()])
+    everyone = [harness.Contender(name, lambda name=name: name, lambda _: None) for name in pace]
+    timings = harness.measure(everyone, seconds=0.02, min_rounds=3)
+    assert {timing.samples for timing in timings.values()} == {10}
+
+
+@pytest.mark.parametrize("spinning", [True, False])
+def test_nobody_is_timed_while_a_thread_of_the_last_one_spins(monkeypatch, spinning):
+    clock = {"wall": 0.0, "cpu": 0.0}
+
+    def sleep(seconds: float) -> None:
+        clock["wall"] += seconds
+        clock["cpu"] += seconds if spinning and clock["wall"] < 0.05 else 0.0
+
+    monkeypatch.setattr(harness.time, "sleep", sleep)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(harness.time, "process_time", lambda: clock["cpu"])
+    harness.rest()
+    assert clock["wall"] == pytest.approx(0.055 if spinning else 0.005, abs=0.006)
+
+
 def test_rows_are_json_lines_and_table_lines(tmp_path, capsys):
     rows = [{"op": "gemm", "us": 1.25, "peer": None}, {"op": "conv", "us": 12.0, "peer": 3.0}]
     harness.write_json(tmp_path / "rows.jsonl", rows)
