@@ -57,7 +57,7 @@ def test_fast_lane_equals_the_general_path(
     dtype = "float32" if y_scale is None else "uint8"
     lo, hi = CLAMPS.get(activation, (0.0, 0.0))
     curve = "clamp" if activation in CLAMPS else activation
-    xz, yz = zero_points
+    xz, yz = zero_points[0] if not floats else 0, zero_points[1] if y_scale is not None else 0
     expected = _core.linear(x, w, bias, curve, lo, hi, None, x_scale, xz, y_scale, yz, dtype, None, "", 1)
     out = np.full((m, n), 3, dtype) if with_out else None
     settings: dict[str, Any] = {"x_scale": x_scale, "x_zero_point": xz, "y_scale": y_scale, "y_zero_point": yz}
@@ -112,6 +112,10 @@ def test_arguments_may_be_spelled_in_every_legal_way() -> None:
         (lambda: ek.linear(Q, W), ArgumentValueError, "x_scale must be given"),
         (lambda: ek.linear(Q, W, x_scale=0.0), ArgumentValueError, "scales must be positive and finite"),
         (lambda: ek.linear(Q, W, x_scale=1.0, x_zero_point=256), ArgumentValueError, "x_zero_point must lie in"),
+        (lambda: ek.linear(X, W, x_zero_point=9), ArgumentValueError, "x_zero_point is for 8-bit x"),
+        (lambda: ek.linear(Q, W, x_scale=1.0, y_zero_point=9), ArgumentValueError, "y_zero_point needs y_scale"),
+        (lambda: ek.linear(X, W, out_dtype=">f2"), ArgumentTypeError, "out_dtype must be float32, float16 or bfloat16"),
+        (lambda: ek.linear(X, W, out_dtype=">f4"), ArgumentTypeError, "out_dtype must be float32, float16 or bfloat16"),
         (lambda: ek.linear(X, W, bias=BIAS[:3]), ArgumentValueError, "bias must have shape"),
         (lambda: ek.linear(X, W, bias=BIAS.astype(float)), ArgumentTypeError, "bias must be a float32 array"),
         (lambda: ek.linear(X, W, activation="tanh"), ArgumentValueError, "activation must be"),
@@ -154,3 +158,32 @@ def test_references_are_neither_lost_nor_kept() -> None:
         with pytest.raises(ArgumentValueError):
             ek.linear(X, W, bias=BIAS, out=out[:4])
     assert counts() == before
+
+
+def _unaligned(shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Rows of float32 in records of an odd size."""
+    return np.zeros(shape[0], [("x", "f4", (shape[1],)), ("flag", "u1")])["x"]
+
+
+def test_floats_that_do_not_lie_at_multiples_of_four_bytes_are_refused() -> None:
+    x, residual = _unaligned((5, 12)), _unaligned((5, 7))
+    bias = np.zeros(29, np.uint8)[1:].view(np.float32)
+    for call, argument in (
+        (lambda: ek.linear(x, W), "x"),
+        (lambda: ek.linear(X, W, residual=residual), "residual"),
+        (lambda: ek.linear(X, W, bias=bias), "bias"),
+        (lambda: ek.quantize_linear(bias, 0.1), "x"),
+        (lambda: ek.dynamic_quantize(np.zeros(29, np.uint8)[1:].view(np.float32)[None]), "x"),
+    ):
+        with pytest.raises(
+            ArgumentValueError, match=f"{argument} has elements that do not lie at multiples of 4 bytes"
+        ):
+            call()
+    assert_array_equal(ek.linear(x.copy(), W), np.zeros((5, 7), np.float32))
+
+
+def test_packed_weights_are_made_by_pack_weights_alone() -> None:
+    with pytest.raises(TypeError, match="PackedWeights: has no constructor"):
+        ek.PackedWeights()
+    with pytest.raises(TypeError, match="is not safe"):
+        ek.PackedWeights.__new__(ek.PackedWeights)

@@ -175,6 +175,19 @@ A, B = np.zeros((3, 4), np.int8), np.zeros((4, 5), np.int8)
             ArgumentValueError,
             r"one per column \(5\)",
         ),
+        *(
+            (lambda z=z: ek.matmul_integer(A, B, b_zero_point=z), ArgumentValueError, "b_zero_point must")
+            for z in (
+                1.9,
+                np.full(5, 2**32 + 1),
+                np.full(5, 2**64 - 1, np.uint64),
+                np.full(5, 0.5),
+                128,
+                2**70,
+                None,
+                "1",
+            )
+        ),
         (
             lambda: ek.matmul_integer(A, B, num_threads=0),
             ArgumentValueError,
@@ -189,7 +202,13 @@ A, B = np.zeros((3, 4), np.int8), np.zeros((4, 5), np.int8)
         (lambda: ek.pack_weights(B, scale=0.0), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.pack_weights(B, scale=math.nan), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.tile_plan(1, 1, 1, tile=100), ArgumentValueError, "multiple of 64, got 100"),
-        (lambda: ek.tile_plan(1, -1, 1), ArgumentValueError, "n must be an integer of at least 0, got -1"),
+        (
+            lambda: ek.tile_plan(1, -1, 1),
+            ArgumentValueError,
+            "n must be an integer of at least 0 and below 2.63, got -1",
+        ),
+        (lambda: ek.tile_plan(2**62, 2**62, 1), ArgumentValueError, "blocks are more than 16777216"),
+        (lambda: ek.tile_plan(2**70, 1, 1), ArgumentValueError, "m must be an integer"),
         (lambda: ek.tile_plan(1, 1, 1, device="kirin"), ArgumentValueError, "unknown device 'kirin'; known are host"),
     ],
 )

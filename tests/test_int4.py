@@ -111,6 +111,13 @@ def test_every_row_count_and_many_panels_are_the_same_bits(m: int, isa: str, rng
         assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_one_row_is_shared_out_by_panels(num_threads: int, isa: str, rng: np.random.Generator) -> None:
+    weights = make_weights(512, 4160, 32, True, 3)  # 65 panels, and more work than one thread keeps to itself
+    x = rng.normal(size=(1, 512)).astype(np.float32)
+    assert_array_equal(run(isa, num_threads, x, weights.pack()), reference.linear(x, *weights))
+
+
 @pytest.mark.parametrize("side", ["end", "begin"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 33, 7), (6, 64, 64), (13, 130, 61), (2, 70, 129)])
 def test_linear_int4_never_touches_memory_past_an_operand(shape: tuple[int, int, int], side: Any, isa: str) -> None:

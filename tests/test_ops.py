@@ -83,6 +83,11 @@ X = np.zeros((2, 3), np.float32)
         (lambda: ek.quantize_linear(X.T, 1.0), ArgumentValueError, "x must be C-contiguous"),
         (lambda: ek.quantize_linear(X, 0.0), ArgumentValueError, "scale must be positive and finite"),
         (lambda: ek.quantize_linear(X, 1.0, 300), ArgumentValueError, r"zero_point must lie in \[0, 255\], got 300"),
+        (
+            lambda: ek.quantize_linear(X, 1.0, 2**32 + 7),
+            ArgumentValueError,
+            "zero_point must lie in the 8 bits of dtype",
+        ),
         (lambda: ek.quantize_linear(X, 1.0, 0.5), ArgumentTypeError, "zero_point must be integer, got float64"),
         (
             lambda: ek.quantize_linear(X, np.ones(3, np.float32)),
@@ -129,3 +134,13 @@ def test_cpu_info_and_threads() -> None:
         assert ek.get_num_threads() == 1
     finally:
         ek.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_a_result_may_not_lie_on_what_it_is_made_of(shift: int) -> None:
+    floats = np.zeros(40, np.float32)
+    bytes_ = floats.view(np.uint8)
+    with pytest.raises(ArgumentValueError, match="quantize_linear: out overlaps x"):
+        ek.quantize_linear(floats[:32], 0.1, out=bytes_[shift : shift + 32])
+    with pytest.raises(ArgumentValueError, match="dequantize_linear: out overlaps x"):
+        ek.dequantize_linear(bytes_[shift : shift + 32], 0.1, out=floats[:32])

@@ -49,6 +49,16 @@ inline void require_rank(std::string_view function, std::string_view argument, c
                          (rank == 1 ? " axis" : " axes") + ", got shape " + shape_name(a));
 }
 
+inline bool is_aligned(const py::array& a) { return (a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0; }
+
+/// Elements that can be read where they lie: rows of a packed record need not start at a multiple of their items' size.
+inline void require_aligned(std::string_view function, std::string_view argument, const py::array& a) {
+  if (is_aligned(a)) return;
+  fail(Code::kValue, std::string(function) + ": " + std::string(argument) +
+                         " has elements that do not lie at multiples of " + std::to_string(a.itemsize()) +
+                         " bytes; pass " + std::string(argument) + ".copy()");
+}
+
 inline void require_contiguous(std::string_view function, std::string_view argument, const py::array& a) {
   if ((a.flags() & py::array::c_style) != 0) return;
   fail(Code::kValue, std::string(function) + ": " + std::string(argument) +
@@ -85,7 +95,7 @@ py::array out_or_new(std::string_view function, const py::object& out, const std
   }
   if (!same) fail(Code::kValue, std::string(function) + ": out must have shape " + wanted + "), got " + shape_name(a));
   require_contiguous(function, "out", a);
-  if ((a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
+  if (!is_aligned(a)) {
     fail(Code::kValue, std::string(function) + ": out does not start at a multiple of " + std::to_string(sizeof(T)) +
                            " bytes; pass an array that NumPy allocated");
   }

@@ -279,8 +279,10 @@ struct PySampler {
 }  // namespace
 
 void bind_decoder(py::module_& m) {
-  py::class_<PackedFloats>(m, "PackedFloats", plain_type(), "Float32 weights (N, K) as panels; made by pack_float32.")
-      .def_property_readonly("shape", [](const PackedFloats& w) { return py::make_tuple(w.n, w.k); })
+  py::class_<PackedFloats> floats(m, "PackedFloats", plain_type(),
+                                  "Float32 weights (N, K) as panels; made by pack_float32.");
+  made_by_core(floats);
+  floats.def_property_readonly("shape", [](const PackedFloats& w) { return py::make_tuple(w.n, w.k); })
       .def_property_readonly("nbytes", [](const PackedFloats& w) { return w.data.size(); });
   m.def("pack_float32", &pack_floats, py::arg("w").noconvert());
 

@@ -69,15 +69,23 @@ std::vector<QuantParams> maps_of(const char* function, const Scales& scale, cons
 
 std::vector<py::ssize_t> shape_of(const py::array& x) { return {x.shape(), x.shape() + x.ndim()}; }
 
+/// Tasks run side by side: one would write what another still reads.
+void require_apart(const char* function, const py::array& x, const py::array& out) {
+  if (!overlap(out.data(), usize(out.nbytes()), x.data(), usize(x.nbytes()))) return;
+  fail(Code::kValue, std::string(function) + ": out overlaps x; pass an array of its own");
+}
+
 py::array quantize_linear(const py::array& x, const Scales& scale, const ZeroPoints& zero_point, const py::object& axis,
                           bool to_signed, const py::object& out, const std::string& isa, int threads) {
   constexpr const char* kName = "quantize_linear";
   if (!is_f32(x)) fail(Code::kType, "quantize_linear: x must be float32, got " + dtype_name(x));
   require_contiguous(kName, "x", x);
+  require_aligned(kName, "x", x);
   const Runtime rt = make_runtime(isa, threads);
   const Slices s = slices_of(kName, x, axis, usize(scale.size()));
   const auto maps = maps_of(kName, scale, zero_point, to_signed ? Sign::kS8 : Sign::kU8);
   py::array y = to_signed ? out_or_new<int8_t>(kName, out, shape_of(x)) : out_or_new<uint8_t>(kName, out, shape_of(x));
+  require_apart(kName, x, y);
   const float* from = static_cast<const float*>(x.data());
   uint8_t* to = static_cast<uint8_t*>(y.mutable_data());
   py::gil_scoped_release release;
@@ -93,10 +101,12 @@ py::array dequantize_linear(const py::array& x, const Scales& scale, const ZeroP
   constexpr const char* kName = "dequantize_linear";
   const Sign sign = sign_of(kName, "x", x);
   require_contiguous(kName, "x", x);
+  require_aligned(kName, "x", x);
   const Runtime rt = make_runtime(isa, threads);
   const Slices s = slices_of(kName, x, axis, usize(scale.size()));
   const auto maps = maps_of(kName, scale, zero_point, sign);
   py::array y = out_or_new<float>(kName, out, shape_of(x));
+  require_apart(kName, x, y);
   const uint8_t* from = static_cast<const uint8_t*>(x.data());
   float* to = static_cast<float*>(y.mutable_data());
   py::gil_scoped_release release;
@@ -112,6 +122,7 @@ py::tuple dynamic_quantize(const py::array& x, const std::string& isa, int threa
   if (!is_f32(x)) fail(Code::kType, "dynamic_quantize: x must be float32, got " + dtype_name(x));
   require_rank(kName, "x", x, 2);
   require_contiguous(kName, "x", x);
+  require_aligned(kName, "x", x);
   const Runtime rt = make_runtime(isa, threads);
   py::array_t<int8_t> q(shape_of(x));
   py::array_t<float> scale(x.shape(0));

@@ -112,6 +112,7 @@ PyObject* run_fast(PyObject* const (&values)[kNumArgs]) {
       !plain_zero_point(values[kYZeroPoint], Sign::kU8, &o.y_zero_point)) {
     return nullptr;
   }
+  if ((dynamic && o.x_zero_point != 0) || (!o.y_scale && o.y_zero_point != 0)) return nullptr;
   const size_t k = usize(x->dimensions[1]), n = call.w->shape.n;
   call.m = usize(x->dimensions[0]);
   call.ldx = k * (dynamic ? sizeof(float) : 1);

@@ -16,6 +16,7 @@ namespace ek {
 /// A as rows of bytes: inner stride one, rows any non-negative distance apart.
 size_t row_bytes(const char* function, const char* argument, const py::array& a) {
   require_rank(function, argument, a, 2);
+  require_aligned(function, argument, a);
   if (a.size() == 0) return usize(a.shape(1) * a.itemsize());  // NumPy leaves the strides of an empty array open
   const bool dense_rows = a.shape(1) <= 1 || a.strides(1) == a.itemsize();
   const bool forward = a.shape(0) <= 1 || a.strides(0) >= a.shape(1) * a.itemsize();
@@ -66,17 +67,23 @@ void subtract_weight_zero_points(const uint8_t* a, size_t lda, Sign sign, int32_
 }
 
 std::vector<int32_t> read_zero_points(const py::object& given, size_t n) {
-  const auto values = py::array_t<int32_t, py::array::c_style | py::array::forcecast>::ensure(given);
-  if (!values || values.ndim() > 1 || (values.ndim() == 1 && usize(values.shape(0)) != n)) {
+  const auto array = py::array::ensure(given);
+  const char kind = array ? array.dtype().kind() : 'O';
+  if ((kind != 'i' && kind != 'u') || array.ndim() > 1 || (array.ndim() == 1 && usize(array.shape(0)) != n)) {
     PyErr_Clear();
     fail(Code::kValue,
          "matmul_integer: b_zero_point must be one integer or one per column (" + std::to_string(n) + ")");
   }
-  std::vector<int32_t> zeros(values.data(), values.data() + values.size());
-  for (const int32_t z : zeros) {
-    if (z < -128 || z > 127) {
-      fail(Code::kValue, "matmul_integer: b_zero_point must lie in [-128, 127], got " + std::to_string(z));
+  using Wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+  const auto values =
+      Wide(kind == 'u' ? array.attr("clip")(0, 128).cast<py::array>() : array);  // all uint64 are int64 then
+  std::vector<int32_t> zeros;
+  for (const int64_t* z = values.data(); z != values.data() + values.size(); ++z) {
+    if (*z < -128 || *z > 127) {
+      fail(Code::kValue,
+           "matmul_integer: b_zero_point must lie in [-128, 127], got " + (kind == 'u' ? "more" : std::to_string(*z)));
     }
+    zeros.push_back(static_cast<int32_t>(*z));
   }
   return zeros;
 }
@@ -144,6 +151,13 @@ py::list tile_plan(size_t m, size_t n, size_t k, size_t tile, const std::string&
          "tile_plan: tile must be a positive multiple of " + std::to_string(kPanel) + ", got " + std::to_string(tile));
   }
   py::list blocks;
+  constexpr size_t kMostBlocks = size_t{1} << 24;
+  const size_t down = ceil_div(m, tile), across = ceil_div(n, tile);
+  if (down != 0 && across > kMostBlocks / down) {
+    fail(Code::kValue, "tile_plan: " + std::to_string(down) + " x " + std::to_string(across) +
+                           " blocks are more than " + std::to_string(kMostBlocks) +
+                           "; plan a part of the matrix, or with a larger tile");
+  }
   for (const TileBlock& b : make_tile_plan(m, n, k, tile, *profile).blocks) {
     blocks.append(py::make_tuple(b.row0, b.row1, b.col0, b.col1, b.unit == Unit::kCube ? "cube" : "vector",
                                  b.padded_rows, b.padded_cols, b.cost_us));

@@ -41,6 +41,7 @@ const float* bias_of(const py::object& bias, size_t n) {
     fail(Code::kValue, "linear: bias must have shape (" + std::to_string(n) + ",), got " + shape_name(array));
   }
   require_contiguous(kName, "bias", array);
+  require_aligned(kName, "bias", array);
   return static_cast<const float*>(array.data());
 }
 
@@ -79,6 +80,10 @@ void check_options(const py::array& x, const PackedWeights& w, const LinearOptio
     if (scale && !(std::isfinite(*scale) && *scale > 0))
       fail(Code::kValue, "linear: scales must be positive and finite");
   }
+  if (dynamic && o.x_zero_point != 0)
+    fail(Code::kValue, "linear: x_zero_point is for 8-bit x; float32 x is quantized symmetrically");
+  if (!o.y_scale && o.y_zero_point != 0)
+    fail(Code::kValue, "linear: y_zero_point needs y_scale; without it the result is float");
   if (!dynamic) check_zero_point(kName, "x_zero_point", sign_of(kName, "x", x), o.x_zero_point);
   if (o.y_scale) check_zero_point(kName, "y_zero_point", o.y_sign, o.y_zero_point);
   if (o.activation == Activation::kSwiglu && w.shape.n % 2 != 0) {

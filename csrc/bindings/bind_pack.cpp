@@ -11,7 +11,7 @@ PackedWeights pack_weights_s8(const char* function, const char* argument, const 
   require_rank(function, argument, w, 2);
   if (!is_s8(w)) {
     fail(Code::kType, std::string(function) + ": " + argument + " must be int8, got " + dtype_name(w) +
-                          (is_f32(w) ? "; call quantize_linear first" : ""));
+                          (is_f32(w) ? "; call quantize_linear(..., dtype=numpy.int8) first" : ""));
   }
   PackedWeights packed;
   packed.shape = {usize(w.shape(1)), 1, usize(w.shape(0))};
@@ -55,8 +55,10 @@ PackedWeights pack_weights_array(const py::array& w, const py::object& scale) {
 }  // namespace
 
 void bind_pack(py::module_& m) {
-  py::class_<PackedWeights>(m, "PackedWeights", plain_type(),
-                            "Weights (K, N) of 8 or 4 bits in a packed layout; made by pack_weights.")
+  py::class_<PackedWeights> packed(m, "PackedWeights", plain_type(),
+                                   "Weights (K, N) of 8 or 4 bits in a packed layout; made by pack_weights.");
+  made_by_core(packed);
+  packed
       .def_property_readonly("shape",
                              [](const PackedWeights& w) { return py::make_tuple(w.shape.k_per_tap, w.shape.n); })
       .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.data.size(); })

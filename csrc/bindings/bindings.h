@@ -8,6 +8,14 @@ namespace ek {
 /// The ordinary metaclass, for classes without static properties: stubs can name it, pybind11's own they cannot.
 inline pybind11::metaclass plain_type() { return pybind11::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)); }
 
+/// Only the core makes objects of `cls`: one from the type itself, or from its __new__, would have no value.
+inline void made_by_core(pybind11::handle cls) {
+  reinterpret_cast<PyTypeObject*>(cls.ptr())->tp_new = [](PyTypeObject* type, PyObject*, PyObject*) -> PyObject* {
+    return PyErr_Format(PyExc_TypeError, "%s: has no constructor; functions of edgekern make it", type->tp_name);
+  };
+  PyType_Modified(reinterpret_cast<PyTypeObject*>(cls.ptr()));
+}
+
 void bind_cpu(pybind11::module_& m);
 void bind_pack(pybind11::module_& m);
 void bind_gemm(pybind11::module_& m);

@@ -69,7 +69,7 @@ inline const PackedWeights* plain_weights(PyObject* value) {
   auto* instance = reinterpret_cast<py::detail::instance*>(value);
   if (!instance->simple_layout) return nullptr;
   const auto* weights = static_cast<const PackedWeights*>(instance->simple_value_holder[0]);
-  return weights->bits() == 8 ? weights : nullptr;
+  return weights != nullptr && weights->bits() == 8 ? weights : nullptr;
 }
 
 /// `out` (m, n) of that descriptor where it is plain and leaves alone what it must not overlap; a new array where none

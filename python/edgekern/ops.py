@@ -146,7 +146,7 @@ def _result_dtype(out_dtype: npt.DTypeLike, y_scale: float | None) -> np.dtype[n
         raise ArgumentTypeError(
             f"linear: out_dtype {out_dtype!r} is no NumPy dtype; bfloat16 is ml_dtypes.bfloat16"
         ) from error
-    if dtype.name in allowed:
+    if dtype.isnative and dtype.name in allowed:
         return dtype
     remedy = "; leave y_scale out for a float result" if y_scale is not None else "; 8-bit results need y_scale"
     raise ArgumentTypeError(
@@ -303,6 +303,9 @@ def _zero_points(function: str, zero_point: object, count: int) -> Int32Array:
     values = np.asarray(zero_point)
     if values.dtype.kind not in "iu":
         raise ArgumentTypeError(f"{function}: zero_point must be integer, got {values.dtype}")
+    for bound in (values.min(initial=0), values.max(initial=0)):
+        if not -(2**31) <= int(bound) < 2**31:
+            raise ArgumentValueError(f"{function}: zero_point must lie in the 8 bits of dtype, got {int(bound)}")
     return np.ascontiguousarray(
         np.broadcast_to(values.reshape(-1), (count,)) if values.size == 1 else values.reshape(-1)
     ).astype(np.int32)
@@ -511,9 +514,11 @@ def tile_plan(m: int, n: int, k: int, *, tile: int = 256, device: str = "host") 
         A negative size, a tile that is not a multiple of 64, an unknown device.
     """
     for name, value in (("m", m), ("n", n), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ArgumentValueError(f"tile_plan: {name} must be an integer of at least 0, got {value!r}")
-    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise ArgumentValueError(
+                f"tile_plan: {name} must be an integer of at least 0 and below 2^63, got {value!r}"
+            )
+    if isinstance(tile, bool) or not isinstance(tile, int) or not 1 <= tile < 2**63:
         raise ArgumentValueError(f"tile_plan: tile must be a positive multiple of 64, got {tile!r}")
     blocks = tuple(
         TileBlock((row0, row1), (col0, col1), unit, (padded_rows, padded_cols), cost)

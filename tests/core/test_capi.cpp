@@ -274,6 +274,8 @@ TEST_CASE("a wrong operand is refused by name and nothing is written") {
   CHECK(refused(api().pack_b(5, 4, nullptr, 4, 1, &packed), EK_ERROR_NULL, "pack_b: b is null"));
   CHECK(refused(api().pack_b(5, 4, s.b.data(), 4, 1, nullptr), EK_ERROR_NULL, "packed is null"));
   CHECK(refused(api().pack_b(huge, huge, s.b.data(), 0, 0, &packed), EK_ERROR_VALUE, "too large to pack"));
+  // 2^54 bytes: a size that can be named, and more than there are addresses. What is thrown stops at the border.
+  CHECK(refused(api().pack_b(size_t{1} << 50, 1, s.b.data(), 0, 0, &packed), EK_ERROR_MEMORY, "pack_b"));
   CHECK(refused(api().packed_shape(nullptr, nullptr, nullptr), EK_ERROR_NULL, "packed_shape"));
   CHECK(refused(api().packed_bytes(nullptr, nullptr), EK_ERROR_NULL, "packed_bytes"));
   CHECK(refused(api().save_packed(nullptr, nullptr, 0), EK_ERROR_NULL, "save_packed"));
