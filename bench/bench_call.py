@@ -31,7 +31,7 @@ SHAPES = (
     Shape(256, 256, 256, "one Cube block"),
 )
 # Products of one contender's turn in C: weights are packed once in a turn, which must not show.
-TURN_OPERATIONS, MOST_REPEATS = 2e9, 2048
+TURN_OPERATIONS, MOST_REPEATS = 2e10, 2048
 WITHOUT_PYTHON = "edgekern_c"
 
 

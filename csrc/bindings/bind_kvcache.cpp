@@ -53,7 +53,12 @@ void write(KvCache& self, size_t sequence, size_t layer, const py::array& k, con
   const float* const keys = floats("RingKVCache.write", "k", k, shape);
   const float* const values = floats("RingKVCache.write", "v", v, shape);
   const Runtime rt = make_runtime(isa, threads);
-  self.run([&] { return self.cache->write(rt, sequence, layer, keys, values); });
+  self.run([&]() -> Status {
+    if (self.cache->staged(sequence) != shape[0]) {  // another thread, since the shapes were checked
+      return {Code::kValue, "RingKVCache.write: the staged tokens have changed; step a sequence from one thread"};
+    }
+    return self.cache->write(rt, sequence, layer, keys, values);
+  });
 }
 
 py::bytes save(KvCache& self, size_t sequence, const std::string& model) {

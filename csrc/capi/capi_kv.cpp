@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/checked.h"
 #include "capi/capi.h"
 #include "capi/failure.h"
 #include "kvcache/cache.h"
@@ -45,6 +46,24 @@ ek_status runtime(const char* function, int32_t threads, Runtime* rt) {
   const ek_status status = status_of(function, default_isa(&isa));
   *rt = {&kernels(isa), threads == 0 ? num_threads() : threads};
   return status;
+}
+
+bool misaligned(const float* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(float) != 0; }
+
+/// The result beside the queries it is made of; `spec` never changes, so no lock is needed to look at it.
+ek_status check_attend(const ek_kv& kv, size_t tokens, const float* q, const float* q_sink, const float* out) {
+  if (misaligned(q) || misaligned(q_sink)) {
+    return fail(EK_ERROR_VALUE, "kv_attend: q and q_sink must start at a multiple of 4 bytes");
+  }
+  if (misaligned(out)) return fail(EK_ERROR_OUT, "kv_attend: out must start at a multiple of 4 bytes");
+  const KvSpec& spec = kv.cache->spec();
+  size_t bytes = 0;
+  if (!checked_mul(tokens, spec.query_heads * spec.head_dim * sizeof(float), &bytes)) return EK_OK;  // too many tokens
+  if (overlap(out, bytes, q, bytes)) return fail(EK_ERROR_OUT, "kv_attend: out overlaps q");
+  if (q_sink != nullptr && overlap(out, bytes, q_sink, bytes)) {
+    return fail(EK_ERROR_OUT, "kv_attend: out overlaps q_sink");
+  }
+  return EK_OK;
 }
 
 }  // namespace
@@ -91,6 +110,9 @@ ek_status capi_kv_stage(ek_kv* kv, size_t sequence, size_t tokens) {
 ek_status capi_kv_write(ek_kv* kv, size_t sequence, size_t layer, const float* k, const float* v, int32_t threads) {
   Runtime rt{};
   if (k == nullptr || v == nullptr) return fail(EK_ERROR_NULL, "kv_write: k or v is null");
+  if (misaligned(k) || misaligned(v)) {
+    return fail(EK_ERROR_VALUE, "kv_write: k and v must start at a multiple of 4 bytes");
+  }
   const ek_status status = runtime("kv_write", threads, &rt);
   if (status != EK_OK) return status;
   return alone("kv_write", kv, [&](RingCache& c) { return c.write(rt, sequence, layer, k, v); });
@@ -100,7 +122,8 @@ ek_status capi_kv_attend(ek_kv* kv, size_t sequence, size_t layer, size_t tokens
                          float scale, float* out, int32_t threads) {
   Runtime rt{};
   if (q == nullptr || out == nullptr) return fail(EK_ERROR_NULL, "kv_attend: q or out is null");
-  const ek_status status = runtime("kv_attend", threads, &rt);
+  ek_status status = runtime("kv_attend", threads, &rt);
+  if (status == EK_OK && kv != nullptr) status = check_attend(*kv, tokens, q, q_sink, out);
   if (status != EK_OK) return status;
   return alone("kv_attend", kv,
                [&](RingCache& c) { return c.attend(rt, sequence, layer, tokens, q, q_sink, scale, out); });
@@ -111,7 +134,11 @@ ek_status capi_kv_commit(ek_kv* kv, size_t sequence, size_t accepted) {
 }
 
 ek_status capi_kv_abort(ek_kv* kv, size_t sequence) {
-  return alone("kv_abort", kv, [&](RingCache& c) { return c.abort(sequence), Status(); });
+  return alone("kv_abort", kv, [&](RingCache& c) -> Status {
+    if (sequence >= c.spec().sequences) return {Code::kValue, "there is no such sequence"};
+    c.abort(sequence);
+    return {};
+  });
 }
 
 ek_status capi_kv_rewind(ek_kv* kv, size_t sequence, size_t tokens) {

@@ -86,6 +86,19 @@ TEST_CASE("a ring cache from C steps, forks, rewinds, saves and refuses") {
   CHECK(refused(api().kv_write(kv, 0, 0, nullptr, v.data(), 1), EK_ERROR_NULL, "k or v is null"));
   CHECK(refused(api().kv_attend(kv, 0, 0, 1, q.data(), nullptr, 1.0f, nullptr, 1), EK_ERROR_NULL, "q or out is null"));
   CHECK(refused(api().kv_attend(kv, 0, 0, 1, q.data(), nullptr, 1.0f, out.data(), -1), EK_ERROR_VALUE, "num_threads"));
+  const auto attend = [&](const float* queries, const float* sink_queries, float* to) {
+    return api().kv_attend(kv, 0, 0, 1, queries, sink_queries, 1.0f, to, 1);
+  };
+  const auto odd = [](std::vector<float>& x) {
+    return reinterpret_cast<float*>(reinterpret_cast<char*>(x.data()) + 1);
+  };
+  CHECK(refused(attend(q.data(), nullptr, q.data()), EK_ERROR_OUT, "out overlaps q"));
+  CHECK(refused(attend(q.data(), out.data() + 1, out.data()), EK_ERROR_OUT, "out overlaps q_sink"));
+  CHECK(refused(attend(q.data(), nullptr, odd(out)), EK_ERROR_OUT, "out must start at a multiple of 4"));
+  CHECK(refused(attend(odd(q), nullptr, out.data()), EK_ERROR_VALUE, "q and q_sink must start at a multiple of 4"));
+  CHECK(
+      refused(api().kv_write(kv, 0, 0, odd(k), v.data(), 1), EK_ERROR_VALUE, "k and v must start at a multiple of 4"));
+  CHECK(refused(api().kv_abort(kv, 2), EK_ERROR_VALUE, "no such sequence"));
   ek_kv_spec wrong = spec;
   wrong.formats = "int5";
   ek_kv* none = nullptr;
