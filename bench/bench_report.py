@@ -51,6 +51,37 @@ def _commits(headers: Sequence[Case]) -> str:
     return ", ".join(f"{commit} ({', '.join(benches)})" for commit, benches in ran.items())
 
 
+def _fastest_peer(case: Case) -> float:
+    return float(case["timings"][case["best_peer"]]["best"])
+
+
+def headroom(cases: Sequence[Case]) -> list[str]:
+    """What the means of warm products would be at the limits: a line for each that is measured and has its limit.
+
+    ``at 97 % of the peak`` counts rows of more than one token that are slower as if they stood there. ``at the cost of
+    the product alone`` counts a float or 8-bit layer as if it took no longer than the int32 product of the same sizes.
+    """
+    rows = {(c["bench"], c["group"], c["case"], c["threads"]): c for c in cases if c["ratio"] is not None}
+    lines = []
+    for (bench, group, threads), chosen in _groups(list(rows.values())):
+        if bench not in ("gemm", "linear") or "warm" not in group:
+            continue
+        near, alone = [], []
+        for case in chosen:
+            ours = float(case["timings"][case["ours"]]["best"])
+            peak = max(case[when]["operations_per_second"] for when in ("before", "after"))
+            one_row = case["case"].startswith("1x")
+            near.append(_fastest_peer(case) / (ours if one_row else min(ours, case["operations"] / peak / 0.97)))
+            product = rows.get(("gemm", "18 shapes, warm", case["case"], threads))
+            if product is not None:
+                alone.append(_fastest_peer(case) / _best(product, product["ours"]))  # type: ignore[operator]
+        line = f"- {bench}, {group}, {threads} thread(s): {geometric_mean(near):.2f} at 97 % of the peak"
+        if bench == "linear" and len(alone) == len(chosen):
+            line += f", {geometric_mean(alone):.2f} at the cost of the product alone"
+        lines.append(line)
+    return ["### What the limits leave: means against the fastest peer", "", *lines, ""] if lines else []
+
+
 def markdown(headers: Sequence[Case], cases: Sequence[Case], facts: Sequence[Case]) -> str:
     """Every row, losing and void ones too, with a line of summary for each group."""
     lines = []
@@ -78,6 +109,7 @@ def markdown(headers: Sequence[Case], cases: Sequence[Case], facts: Sequence[Cas
         losing, void = sum(ratio < 1 for ratio in ratios), sum(bool(row["void"]) for row in rows)
         mean = _number(geometric_mean(ratios), ".2f")
         lines += ["", f"Geometric mean {mean}, {losing} of {len(ratios)} rows below 1, {void} void.", ""]
+    lines += headroom(cases)
     for fact in facts:
         figures = {key: value for key, value in fact.items() if key not in ("record", "bench", "threads")}
         if figures:

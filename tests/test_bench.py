@@ -460,6 +460,23 @@ def test_report_keeps_losing_and_void_rows(tmp_path):
     assert "- a figure: 1.25" in text
 
 
+def test_report_says_what_the_limits_leave():
+    def case(bench, group, seconds, name="64x64x64"):
+        timings = {"edgekern": {"best": seconds}, "peer": {"best": 1.0}}
+        peak = {"operations_per_second": 1e12}
+        names = {"bench": bench, "group": group, "case": name, "threads": 1, "ours": "edgekern", "best_peer": "peer"}
+        return {**names, "ratio": 1.0, "timings": timings, "operations": 0.485e12, "before": peak, "after": peak}
+
+    lines = bench_report.headroom([case("gemm", "18 shapes, warm", 0.8), case("linear", "static, warm", 0.9)])
+    assert lines[2:-1] == [
+        "- gemm, 18 shapes, warm, 1 thread(s): 2.00 at 97 % of the peak",
+        "- linear, static, warm, 1 thread(s): 2.00 at 97 % of the peak, 1.25 at the cost of the product alone",
+    ]
+    token = case("gemm", "18 shapes, warm", 0.8, "1x64x64")  # is not bound by the peak
+    assert bench_report.headroom([token])[2] == "- gemm, 18 shapes, warm, 1 thread(s): 1.25 at 97 % of the peak"
+    assert bench_report.headroom([case("conv", "warm", 0.8)]) == []
+
+
 def test_report_draws_what_was_measured(tmp_path):
     path = tmp_path / "run.json"
     rows = [_result(f"{side}", edgekern=1e-3, peer=side * 1e-3) for side in (1, 2)]
