@@ -83,6 +83,14 @@ assert ek.get_num_threads() == 3
 """
 
 
+PINNED = """
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.environ.pop("EDGEKERN_NUM_THREADS", None)
+assert ek.get_num_threads() == 1
+assert right(None)
+"""
+
+
 def run(script: str, folder: Path) -> None:
     file = folder / "script.py"
     file.write_text(COMMON + script)
@@ -90,7 +98,9 @@ def run(script: str, folder: Path) -> None:
     assert child.returncode == 0, child.stdout + child.stderr
 
 
-@pytest.mark.parametrize("script", [FORK, SPAWN, THREADS], ids=["fork after use", "spawn", "many threads"])
+@pytest.mark.parametrize(
+    "script", [FORK, SPAWN, THREADS, PINNED], ids=["fork after use", "spawn", "many threads", "one cpu of several"]
+)
 def test_right_answers_beside_other_processes_and_threads(script: str, tmp_path: Path) -> None:
     run(script, tmp_path)
 
