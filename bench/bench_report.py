@@ -51,8 +51,9 @@ def _commits(headers: Sequence[Case]) -> str:
     return ", ".join(f"{commit} ({', '.join(benches)})" for commit, benches in ran.items())
 
 
-def _fastest_peer(case: Case) -> float:
-    return float(case["timings"][case["best_peer"]]["best"])
+def _seconds(case: Case, whose: str) -> float:
+    """Of ``ours`` or of the ``best_peer``."""
+    return float(case["timings"][case[whose]]["best"])
 
 
 def headroom(cases: Sequence[Case]) -> list[str]:
@@ -68,13 +69,13 @@ def headroom(cases: Sequence[Case]) -> list[str]:
             continue
         near, alone = [], []
         for case in chosen:
-            ours = float(case["timings"][case["ours"]]["best"])
+            ours, peer = _seconds(case, "ours"), _seconds(case, "best_peer")
             peak = max(case[when]["operations_per_second"] for when in ("before", "after"))
             one_row = case["case"].startswith("1x")
-            near.append(_fastest_peer(case) / (ours if one_row else min(ours, case["operations"] / peak / 0.97)))
+            near.append(peer / (ours if one_row else min(ours, case["operations"] / peak / 0.97)))
             product = rows.get(("gemm", "18 shapes, warm", case["case"], threads))
             if product is not None:
-                alone.append(_fastest_peer(case) / _best(product, product["ours"]))  # type: ignore[operator]
+                alone.append(peer / _seconds(product, "ours"))
         line = f"- {bench}, {group}, {threads} thread(s): {geometric_mean(near):.2f} at 97 % of the peak"
         if bench == "linear" and len(alone) == len(chosen):
             line += f", {geometric_mean(alone):.2f} at the cost of the product alone"
@@ -152,7 +153,7 @@ def _scatter(axes: Any, bench: str, cases: Sequence[Case], *, rotated: bool) -> 
         if shown:
             axes.scatter(
                 [_intensity(row) for row in shown],
-                [row["operations"] / row["timings"][row[whose]]["best"] / 1e12 for row in shown],
+                [row["operations"] / _seconds(row, whose) / 1e12 for row in shown],
                 label=f"{label}, {bench}, weights {'from memory' if rotated else 'in caches'}",
                 facecolors=color if rotated else "none",
                 edgecolors=color,

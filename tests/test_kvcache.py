@@ -449,6 +449,9 @@ def test_wrong_calls_are_refused(rng):
         cache.write(0, k32, k32[:1])
     with pytest.raises(ArgumentValueError, match="k must be C-contiguous"):
         cache.write(0, np.asfortranarray(k32), k32)
+    aside = np.frombuffer(b"\0" + k32.tobytes(), np.float32, k32.size, offset=1).reshape(k32.shape)
+    with pytest.raises(ArgumentValueError, match="write: k has elements that do not lie at multiples of 4 bytes"):
+        cache.write(0, aside, k32)
     with pytest.raises(ArgumentTypeError, match="k must be a NumPy array, got list"):
         cache.write(0, k32.tolist(), k32)
     with pytest.raises(ArgumentValueError, match=r"layer must be below num_layers \(1\), got 1"):

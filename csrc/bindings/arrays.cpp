@@ -37,6 +37,7 @@ const float* floats(std::string_view function, std::string_view argument, const 
   }
   if (!same) fail(Code::kValue, where + " must have shape (" + wanted + "), got " + shape_name(a));
   require_contiguous(function, argument, a);
+  require_aligned(function, argument, a);
   return static_cast<const float*>(a.data());
 }
 

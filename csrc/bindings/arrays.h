@@ -105,7 +105,7 @@ py::array out_or_new(std::string_view function, const py::object& out, const std
 
 inline size_t usize(py::ssize_t n) { return static_cast<size_t>(n); }
 
-/// The values of a float32, C-contiguous array of this shape.
+/// The values of a float32, C-contiguous, aligned array of this shape.
 const float* floats(std::string_view function, std::string_view argument, const py::array& a,
                     const std::vector<size_t>& shape);
 

@@ -48,8 +48,7 @@ Plan make_plan(const Kernels& kernels, const ConvArgs& args) {
   plan.shape = plan.runs ? PackedShape{group_out, w.kernel_h, run} : plan.packed;
   plan.taps = plan.shape.taps;
   plan.k = plan.runs ? round_up(run, 4) : group_in;
-  plan.shallow = kernels.gemm_shallow != nullptr && is_shallow(plan.taps, plan.k) &&
-                 args.epilogue.kind == OutKind::kQuantized && args.epilogue.residual == nullptr;
+  plan.shallow = is_shallow(kernels, plan.taps, plan.k, args.epilogue);
   plan.rows = plan.shallow ? kShallowRows : kernels.tile_rows;
   return plan;
 }

@@ -101,11 +101,6 @@ void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
 }
 
 /// So few quads deep that the weights of a panel stay in registers while many rows go by.
-bool runs_shallow(const Kernels& kernels, const GemmArgs& args) {
-  return kernels.gemm_shallow != nullptr && is_shallow(1, depth(args)) && args.a_sign == kernels.native_sign &&
-         args.epilogue.kind == OutKind::kQuantized && args.epilogue.residual == nullptr;
-}
-
 void run_shallow(const Kernels& kernels, const GemmArgs& args, const Rect& rect) {
   const PackedShape& shape = args.b.shape;
   const uint8_t* rows[kShallowRows];
@@ -204,7 +199,8 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
   const Kernels& kernels = *rt.kernels;
   const size_t across = ceil_div(plan.n, plan.tile);
   const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
-  const bool thin = is_thin(args), shallow = runs_shallow(kernels, args);
+  const bool thin = is_thin(args);
+  const bool shallow = args.a_sign == kernels.native_sign && is_shallow(kernels, 1, depth(args), args.epilogue);
   const bool gemv = !thin && args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
   const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : unit.col0;
   for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {

@@ -86,11 +86,6 @@ struct GemmTile {
   bool stream_c;        // C is larger than the caches and on lines of 64 bytes: store 32-bit results past them
 };
 
-/// So few quads that the weights of some strips fit into registers.
-inline bool is_shallow(size_t taps, size_t k) {
-  return (taps == 1 && (k == 8 || k == 16 || k == 24 || k == 32)) || (taps == 3 && k == 12);
-}
-
 /// A run of output pixels of a depthwise convolution, all channels.
 struct DepthwiseRow {
   const uint8_t* const* taps;      // [pixels][quads * 4] pointers to `channels` bytes, native sign
@@ -173,8 +168,7 @@ struct Kernels {
   size_t tile_strips;  // best width, in strips
 
   void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
-  // As gemm_tile for any number of rows, where is_shallow(); 8-bit results without a residual, no flip. Null where
-  // there are no registers for it.
+  // As gemm_tile for any number of rows, where is_shallow(), and no flip. Null where there are no registers for it.
   void (*gemm_shallow)(const GemmTile& tile, const Epilogue& epilogue);
   // As gemm_tile with int32 results, no taps and k of 1 to 4, for up to kMaxTileRows rows of any number of columns.
   // `strips`, b_step and stream_c do not count.
@@ -286,6 +280,13 @@ struct Runtime {
   const Kernels* kernels;
   int threads = 1;
 };
+
+/// Whether gemm_shallow takes it: so few quads that the weights of some strips fit into registers, and 8-bit results
+/// without a residual.
+inline bool is_shallow(const Kernels& kernels, size_t taps, size_t k, const Epilogue& epilogue) {
+  const bool few = (taps == 1 && (k == 8 || k == 16 || k == 24 || k == 32)) || (taps == 3 && k == 12);
+  return kernels.gemm_shallow != nullptr && few && epilogue.kind == OutKind::kQuantized && epilogue.residual == nullptr;
+}
 
 /// Counts `calls` of a table row; operators call it once per task. Relaxed atomics, always on: a few ns per operator.
 void count_row(const Runtime& rt, Row row, uint64_t calls = 1);
