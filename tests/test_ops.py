@@ -46,19 +46,46 @@ def test_division_is_a_division() -> None:
     assert_array_equal(ek.quantize_linear(x, scale, np.int8(0)), reference.quantize_linear(x, scale, 0, np.int8))
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1])
-def test_per_channel_runs_along_the_axis(axis: int, rng: np.random.Generator) -> None:
-    x = rng.normal(size=(3, 5, 7)).astype(np.float32)
-    length = x.shape[axis]
-    scale = rng.uniform(0.01, 0.05, length).astype(np.float32)
-    zero = rng.integers(-20, 20, length).astype(np.int8)
-    shape = [1, 1, 1]
-    shape[axis] = length
-    expected = reference.quantize_linear(x, scale.reshape(shape), zero.reshape(shape), np.int8)
-    got = ek.quantize_linear(x, scale, zero, axis=axis)
-    assert_array_equal(got, expected)
-    back = ek.dequantize_linear(got, scale, zero, axis=axis)
-    assert_array_equal(back, reference.dequantize_linear(got, scale.reshape(shape), zero.reshape(shape)))
+@given(
+    data=st.data(),
+    shape=st.lists(st.integers(0, 40), min_size=1, max_size=3).map(tuple),
+    dtype=st.sampled_from([np.uint8, np.int8]),
+    threads=st.integers(1, 3),
+)
+def test_per_channel_runs_along_the_axis(data: st.DataObject, shape: tuple[int, ...], dtype: Any, threads: int) -> None:
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    length = shape[axis]
+    scale = (2.0 ** rng.uniform(-20, 10, length)).astype(np.float32)
+    lo, hi = reference.bounds(dtype)
+    zero = rng.integers(lo, hi + 1, length).astype(np.int32)
+    along = [1] * len(shape)
+    along[axis] = length
+    scales, zeros = scale.reshape(along), zero.reshape(along)
+    x = (rng.normal(0, 100, shape) * scales).astype(np.float32)
+    special = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0, 1e-40], np.float32)
+    x = np.where(rng.random(shape) < 0.2, rng.choice(special, shape), x)
+    expected = reference.quantize_linear(x, scales, zeros, dtype)
+    back = reference.dequantize_linear(expected, scales, zeros)
+    for isa in _core.available_isas():
+        got = _core.quantize_linear(x, scale, zero, axis, dtype is np.int8, None, isa, threads)
+        assert_array_equal(got, expected)
+        assert_array_equal(_core.dequantize_linear(got, scale, zero, axis, None, isa, threads), back)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 40000), 0), ((700, 300), 1), ((4, 6, 20000), 1), ((9000, 5, 3), 1)])
+def test_channels_that_many_tasks_share(shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:
+    x = rng.normal(size=shape).astype(np.float32)
+    scale = rng.uniform(0.01, 0.05, shape[axis]).astype(np.float32)
+    zero = rng.integers(-20, 20, shape[axis]).astype(np.int8)
+    along = [1] * len(shape)
+    along[axis] = -1
+    expected = reference.quantize_linear(x, scale.reshape(along), zero.reshape(along), np.int8)
+    for threads in (1, 2, 3):
+        got = ek.quantize_linear(x, scale, zero, axis=axis, num_threads=threads)
+        assert_array_equal(got, expected)
+        back = ek.dequantize_linear(got, scale, zero, axis=axis, num_threads=threads)
+        assert_array_equal(back, reference.dequantize_linear(got, scale.reshape(along), zero.reshape(along)))
 
 
 def test_dynamic_quantize_is_symmetric_per_row(rng: np.random.Generator) -> None:

@@ -11,14 +11,9 @@
 namespace ek {
 namespace {
 
-/// The array as (outer, channels, inner) around `axis`; per tensor it is (1, 1, size).
-struct Slices {
-  size_t outer = 1, channels = 1, inner = 1;
-};
-
-Slices slices_of(const char* function, const py::array& x, const py::object& axis_arg, size_t num_scales) {
-  Slices s;
-  s.inner = usize(x.size());
+/// Per tensor it is one channel.
+ChannelShape channels_of(const char* function, const py::array& x, const py::object& axis_arg, size_t num_scales) {
+  ChannelShape s = {1, 1, usize(x.size())};
   if (axis_arg.is_none()) {
     if (num_scales != 1)
       fail(Code::kValue, std::string(function) + ": scale has " + std::to_string(num_scales) +
@@ -30,9 +25,8 @@ Slices slices_of(const char* function, const py::array& x, const py::object& axi
     fail(Code::kValue,
          std::string(function) + ": axis " + std::to_string(given) + " is outside shape " + shape_name(x));
   }
-  s = {};
+  s = {1, usize(x.shape(axis)), 1};
   for (py::ssize_t i = 0; i < axis; ++i) s.outer *= usize(x.shape(i));
-  s.channels = usize(x.shape(axis));
   for (py::ssize_t i = axis + 1; i < x.ndim(); ++i) s.inner *= usize(x.shape(i));
   if (num_scales != s.channels) {
     fail(Code::kValue, std::string(function) + ": scale has " + std::to_string(num_scales) + " values but axis " +
@@ -82,7 +76,7 @@ py::array quantize_linear(const py::array& x, const Scales& scale, const ZeroPoi
   require_contiguous(kName, "x", x);
   require_aligned(kName, "x", x);
   const Runtime rt = make_runtime(isa, threads);
-  const Slices s = slices_of(kName, x, axis, usize(scale.size()));
+  const ChannelShape shape = channels_of(kName, x, axis, usize(scale.size()));
   const auto maps = maps_of(kName, scale, zero_point, to_signed ? Sign::kS8 : Sign::kU8);
   py::array y = to_signed ? out_or_new<int8_t>(kName, out, shape_of(x)) : out_or_new<uint8_t>(kName, out, shape_of(x));
   require_apart(kName, x, y);
@@ -90,9 +84,7 @@ py::array quantize_linear(const py::array& x, const Scales& scale, const ZeroPoi
   uint8_t* to = static_cast<uint8_t*>(y.mutable_data());
   py::gil_scoped_release release;
   const FpGuard guard;
-  for (size_t i = 0; i < s.outer * s.channels; ++i) {
-    quantize(rt, from + i * s.inner, s.inner, maps[i % s.channels], to + i * s.inner);
-  }
+  quantize_channels(rt, from, shape, maps.data(), to);
   return y;
 }
 
@@ -103,7 +95,7 @@ py::array dequantize_linear(const py::array& x, const Scales& scale, const ZeroP
   require_contiguous(kName, "x", x);
   require_aligned(kName, "x", x);
   const Runtime rt = make_runtime(isa, threads);
-  const Slices s = slices_of(kName, x, axis, usize(scale.size()));
+  const ChannelShape shape = channels_of(kName, x, axis, usize(scale.size()));
   const auto maps = maps_of(kName, scale, zero_point, sign);
   py::array y = out_or_new<float>(kName, out, shape_of(x));
   require_apart(kName, x, y);
@@ -111,9 +103,7 @@ py::array dequantize_linear(const py::array& x, const Scales& scale, const ZeroP
   float* to = static_cast<float*>(y.mutable_data());
   py::gil_scoped_release release;
   const FpGuard guard;
-  for (size_t i = 0; i < s.outer * s.channels; ++i) {
-    dequantize(rt, from + i * s.inner, s.inner, maps[i % s.channels], to + i * s.inner);
-  }
+  dequantize_channels(rt, from, shape, maps.data(), to);
   return y;
 }
 

@@ -1,6 +1,7 @@
 #include "elementwise/elementwise.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/checked.h"
 #include "threads/pool.h"
@@ -20,6 +21,51 @@ void for_each_chunk(const Runtime& rt, size_t n, Row row, Body&& body) {
   });
 }
 
+/// The maps of channels whose slices are shorter than a vector: a column each for the elements of a row.
+class Columns {
+ public:
+  Columns(const ChannelShape& shape, const QuantParams* maps)
+      : scale_(round_up(shape.channels * shape.inner, kStrip), 1.0f), zero_point_(scale_.size()), sign_(maps->sign) {
+    for (size_t i = 0; i < shape.channels * shape.inner; ++i) {
+      const QuantParams& map = maps[i / shape.inner];
+      scale_[i] = map.scale;
+      zero_point_[i] = static_cast<float>(map.zero_point);
+    }
+  }
+  ColumnMaps view() const { return {scale_.data(), zero_point_.data(), sign_}; }
+
+ private:
+  std::vector<float> scale_, zero_point_;
+  Sign sign_;
+};
+
+/// `slice(at, n, map)` takes the n elements from `at` on, `rows(at, rows, n, maps)` rows of n.
+template <typename Slice, typename Rows>
+void by_channels(const Runtime& rt, const ChannelShape& shape, const QuantParams* maps, Row row, Slice&& slice,
+                 Rows&& rows) {
+  const size_t width = shape.channels * shape.inner;
+  if (width == 0) return;
+  if (shape.channels > 1 && shape.inner < kStrip) {
+    const Columns columns(shape, maps);
+    const size_t per_task = ceil_div(kChunk, width);
+    parallel_for(ceil_div(shape.outer, per_task), rt.threads, [&](size_t task) {
+      const size_t first = task * per_task;
+      rows(first * width, std::min(per_task, shape.outer - first), width, columns.view());
+      count_row(rt, row);
+    });
+    return;
+  }
+  const size_t parts = ceil_div(shape.inner, kChunk), per_task = ceil_div(kChunk, shape.inner);
+  const size_t pieces = shape.outer * shape.channels * parts;  // of slices longer than a chunk, else whole ones
+  parallel_for(ceil_div(pieces, per_task), rt.threads, [&](size_t task) {
+    for (size_t i = task * per_task; i < std::min(pieces, (task + 1) * per_task); ++i) {
+      const size_t whole = i / parts, at = i % parts * kChunk;
+      slice(whole * shape.inner + at, std::min(kChunk, shape.inner - at), maps[whole % shape.channels]);
+    }
+    count_row(rt, row);
+  });
+}
+
 }  // namespace
 
 void quantize(const Runtime& rt, const float* x, size_t n, QuantParams q, uint8_t* y) {
@@ -29,6 +75,26 @@ void quantize(const Runtime& rt, const float* x, size_t n, QuantParams q, uint8_
 void dequantize(const Runtime& rt, const uint8_t* x, size_t n, QuantParams q, float* y) {
   for_each_chunk(rt, n, Row::kDequantize,
                  [&](size_t at, size_t len) { rt.kernels->dequantize(x + at, len, q, y + at); });
+}
+
+void quantize_channels(const Runtime& rt, const float* x, const ChannelShape& shape, const QuantParams* maps,
+                       uint8_t* y) {
+  by_channels(
+      rt, shape, maps, Row::kQuantize,
+      [&](size_t at, size_t n, const QuantParams& map) { rt.kernels->quantize(x + at, n, map, y + at); },
+      [&](size_t at, size_t rows, size_t n, const ColumnMaps& columns) {
+        rt.kernels->quantize_columns(x + at, rows, n, columns, y + at);
+      });
+}
+
+void dequantize_channels(const Runtime& rt, const uint8_t* x, const ChannelShape& shape, const QuantParams* maps,
+                         float* y) {
+  by_channels(
+      rt, shape, maps, Row::kDequantize,
+      [&](size_t at, size_t n, const QuantParams& map) { rt.kernels->dequantize(x + at, n, map, y + at); },
+      [&](size_t at, size_t rows, size_t n, const ColumnMaps& columns) {
+        rt.kernels->dequantize_columns(x + at, rows, n, columns, y + at);
+      });
 }
 
 void add(const Runtime& rt, const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n,

@@ -10,6 +10,17 @@ namespace ek {
 
 void quantize(const Runtime& rt, const float* x, size_t n, QuantParams q, uint8_t* y);
 void dequantize(const Runtime& rt, const uint8_t* x, size_t n, QuantParams q, float* y);
+
+/// A tensor around the axis along which its maps run.
+struct ChannelShape {
+  size_t outer, channels, inner;
+};
+/// The same with a map for each channel; all have one sign.
+void quantize_channels(const Runtime& rt, const float* x, const ChannelShape& shape, const QuantParams* maps,
+                       uint8_t* y);
+void dequantize_channels(const Runtime& rt, const uint8_t* x, const ChannelShape& shape, const QuantParams* maps,
+                         float* y);
+
 /// x is (batch, channels, pixels) float32, y is (batch, pixels, channels) 8-bit: the border of an NCHW model.
 void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size_t channels, size_t pixels,
                            QuantParams q, uint8_t* y);

@@ -52,6 +52,27 @@ void dequantize(const uint8_t* x, size_t n, QuantParams q, float* y) {
     store_f32_n(y + i, dequantize_lanes(load_bytes_n(x + i, q.sign, n - i), q), n - i);
 }
 
+/// The zero point is added before the clamp: what that rounds lies far outside of 8 bits.
+void quantize_columns(const float* x, size_t rows, size_t n, const ColumnMaps& maps, uint8_t* y) {
+  const float least = maps.sign == Sign::kU8 ? 0.0f : -128.0f;
+  const F32 lo = set1_f32(least), hi = set1_f32(least + 255.0f);
+  for (; rows > 0; --rows, x += n, y += n) {
+    for (size_t i = 0; i < n; i += kStrip) {
+      const F32 q = round_f32(div_f32(load_f32_n(x + i, n - i), load_f32(maps.scale + i)));
+      store_bytes_n(y + i, rne_i32(clamp(add_f32(q, load_f32(maps.zero_point + i)), lo, hi)), n - i);
+    }
+  }
+}
+
+void dequantize_columns(const uint8_t* x, size_t rows, size_t n, const ColumnMaps& maps, float* y) {
+  for (; rows > 0; --rows, x += n, y += n) {
+    for (size_t i = 0; i < n; i += kStrip) {
+      const F32 q = sub_f32(to_f32(load_bytes_n(x + i, maps.sign, n - i)), load_f32(maps.zero_point + i));
+      store_f32_n(y + i, mul_f32(q, load_f32(maps.scale + i)), n - i);
+    }
+  }
+}
+
 /// The n floats from x on, some of them twice where that costs less than lanes behind masks: `block(i)` takes 64 from i
 /// on, `first()` the first 16, after which those of a long row start with cache lines. Fewer than 64 are `rest`.
 template <typename First, typename Block, typename Rest>

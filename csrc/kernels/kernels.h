@@ -139,6 +139,13 @@ struct W4Tile {
   size_t row0, col0;  // where the tile lies in the product
 };
 
+/// Affine maps of the columns of a dense matrix, both arrays padded to a multiple of kStrip. Zero points are integers.
+struct ColumnMaps {
+  const float* scale;
+  const float* zero_point;
+  Sign sign;
+};
+
 /// A row to be normed: (x * factor) * gain, element by element.
 struct NormRow {
   const float* x;
@@ -197,6 +204,9 @@ struct Kernels {
   // Three planes of n floats, `plane` apart, to n triples of bytes.
   void (*quantize_triples)(const float* x, size_t plane, size_t n, QuantParams q, uint8_t* y);
   void (*dequantize)(const uint8_t* x, size_t n, QuantParams q, float* y);
+  // The same with a map for each of n columns.
+  void (*quantize_columns)(const float* x, size_t rows, size_t n, const ColumnMaps& maps, uint8_t* y);
+  void (*dequantize_columns)(const uint8_t* x, size_t rows, size_t n, const ColumnMaps& maps, float* y);
   // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127, NaN passed over, or 1 where the peak is
   // below 2^-110; y = rne(x * (127 / max|x|)), or -128 for a NaN or an infinity (beside which all else is 0). As kU8,
   // 128 is added: what x86 multiplies. Rows of x and y are ldx and ldy apart.

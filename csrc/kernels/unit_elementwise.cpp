@@ -10,6 +10,8 @@ void EK_FILL(elementwise)(Kernels* table) {
   table->quantize = quantize;
   table->quantize_triples = quantize_triples;
   table->dequantize = dequantize;
+  table->quantize_columns = quantize_columns;
+  table->dequantize_columns = dequantize_columns;
   table->quantize_rows = quantize_rows;
   table->add = add;
   table->lookup = lookup;

@@ -61,6 +61,32 @@ TEST_CASE("quantize and dequantize equal their definition") {
   }
 }
 
+TEST_CASE("a map for each channel is that map on its slices") {
+  constexpr ChannelShape kShapes[] = {{1, 1, 5}, {7, 1, 3}, {5, 37, 1}, {3, 4, 15}, {2, 3, 16}, {1, 9, 33}, {2, 0, 4}};
+  for (const Kernels* table : tables()) {
+    const Runtime rt{table, 2};
+    for (const ChannelShape& shape : kShapes) {
+      CAPTURE(isa_name(table->isa));
+      CAPTURE(shape.channels);
+      const size_t slices = shape.outer * shape.channels, n = slices * shape.inner;
+      std::vector<QuantParams> maps(shape.channels);
+      for (auto& map : maps) map = {uniform(0.01f, 0.5f), uniform(-128, 127), Sign::kS8};
+      Guarded<float> x(awkward_floats(n)), back(n);
+      Guarded<uint8_t> y(n);
+      quantize_channels(rt, x.data(), shape, maps.data(), y.data());
+      dequantize_channels(rt, y.data(), shape, maps.data(), back.data());
+      size_t wrong = 0;
+      for (size_t i = 0; i < n; ++i) {
+        const QuantParams& map = maps[i / shape.inner % shape.channels];
+        const float lo = static_cast<float>(-128 - map.zero_point);
+        wrong += y.data()[i] != quantized(x.data()[i], map, lo, lo + 255);
+        wrong += back.data()[i] != real(y.data()[i], map);
+      }
+      CHECK(wrong == 0);
+    }
+  }
+}
+
 TEST_CASE("add and lookup equal their definition") {
   for (const Kernels* table : tables()) {
     const Runtime rt{table, 2};
