@@ -135,10 +135,16 @@ PyObject* run_general(const Args& args) {
   };
   if (!PyObject_TypeCheck(args.values[kB], g_known.packed)) require_array("b", args.values[kB]);
   require_array("a", args.values[kA]);
-  const py::object zero_point = given(kAZeroPoint, py::int_(0));
-  if (PyIndex_Check(zero_point.ptr()) == 0) {
-    fail(Code::kType,
-         std::string(kName) + ": a_zero_point must be an integer, got " + Py_TYPE(zero_point.ptr())->tp_name);
+  const py::object wanted = given(kAZeroPoint, py::int_(0));
+  const auto zero_point = py::reinterpret_steal<py::object>(PyNumber_Index(wanted.ptr()));
+  if (!zero_point) {
+    PyErr_Clear();
+    fail(Code::kType, std::string(kName) + ": a_zero_point must be an integer, got " + Py_TYPE(wanted.ptr())->tp_name);
+  }
+  long value = 0;
+  if (!small_int(zero_point.ptr(), 0, &value) || value < INT32_MIN || value > INT32_MAX) {
+    fail(Code::kValue,
+         std::string(kName) + ": a_zero_point must lie in the 8 bits of a, got " + std::string(py::str(zero_point)));
   }
   const py::object threads = given(kNumThreads, py::none());
   long count = 0;

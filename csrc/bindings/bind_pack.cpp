@@ -1,5 +1,6 @@
-// pack_weights: int8 weights in the packed layout, once for many multiplications.
+// pack_weights: int8 weights in the packed layout, once for many multiplications; and what pickle keeps of them.
 #include <cmath>
+#include <cstring>
 
 #include "base/buffer.h"
 #include "bindings/bindings.h"
@@ -52,6 +53,48 @@ PackedWeights pack_weights_array(const py::array& w, const py::object& scale) {
   return packed;
 }
 
+/// A view of numbers that `owner` keeps, read-only.
+template <typename T>
+py::array view_of(const T* values, size_t n, const py::object& owner) {
+  const py::array view(py::dtype::of<T>(), {n}, values, owner);
+  view.attr("setflags")(py::arg("write") = false);
+  return view;
+}
+
+/// The arguments of restore_packed.
+py::tuple packed_state(const py::object& packed) {
+  const PackedWeights& w = packed.cast<const PackedWeights&>();
+  return py::make_tuple(kPackedLayout, w.shape.k_per_tap, w.shape.n, w.shape4.group, w.shape4.asymmetric, w.unit,
+                        view_of(w.data.data(), w.data.size(), packed), view_of(w.scale.data(), w.scale.size(), packed));
+}
+
+PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, bool asymmetric, float unit,
+                             const py::array& data, const py::array& scale) {
+  constexpr const char* kName = "PackedWeights";
+  if (layout != kPackedLayout) {
+    fail(Code::kValue, "PackedWeights: these were pickled in layout version " + std::to_string(layout) +
+                           " and this edgekern reads " + std::to_string(kPackedLayout) + "; pack the weights again");
+  }
+  PackedWeights packed;
+  packed.shape = {n, 1, k};
+  packed.shape4 = {group == 0 ? 0 : n, group == 0 ? 0 : k, group, asymmetric};
+  packed.unit = unit;
+  size_t bytes = 0;
+  const bool grouped = group == 32 || group == 64 || group == 128;
+  const bool fits = group == 0 ? packed.shape.bytes(&bytes) : grouped && packed.shape4.bytes(&bytes);
+  const size_t scales = usize(scale.size());
+  const bool whole = fits && is_u8(data) && usize(data.size()) == bytes && is_f32(scale) &&
+                     (scales == 0 || (group == 0 && scales == packed.shape.padded_n()));
+  if (!whole) fail(Code::kValue, "PackedWeights: what was pickled is damaged; pickle them again");
+  require_contiguous(kName, "data", data);
+  require_contiguous(kName, "scale", scale);
+  packed.data = AlignedBuffer(bytes);
+  if (bytes != 0) std::memcpy(packed.data.data(), data.data(), bytes);
+  packed.scale.resize(scales);
+  if (scales != 0) std::memcpy(packed.scale.data(), scale.data(), scales * sizeof(float));
+  return packed;
+}
+
 }  // namespace
 
 void bind_pack(py::module_& m) {
@@ -68,6 +111,9 @@ void bind_pack(py::module_& m) {
                              [](const PackedWeights& w) -> py::object {
                                return w.bits() == 4 ? py::object(py::int_(w.shape4.group)) : py::none();
                              })
+      .def("__copy__", [](const py::object& w) { return w; })
+      .def(
+          "__deepcopy__", [](const py::object& w, const py::object&) { return w; }, py::arg("memo"))
       .def("__repr__", [](const PackedWeights& w) {
         const std::string scales = w.bits() == 4 ? "bits=4, group_size=" + std::to_string(w.shape4.group)
                                                  : std::string("has_scale=") + (w.scale.empty() ? "False" : "True");
@@ -75,6 +121,9 @@ void bind_pack(py::module_& m) {
                "), nbytes=" + std::to_string(w.data.size()) + ", " + scales + ")";
       });
   m.def("pack_weights", &pack_weights_array, py::arg("w").noconvert(), py::arg("scale"));
+  m.def("packed_state", &packed_state, py::arg("packed"));
+  m.def("restore_packed", &restore_packed, py::arg("layout"), py::arg("k"), py::arg("n"), py::arg("group"),
+        py::arg("asymmetric"), py::arg("unit"), py::arg("data").noconvert(), py::arg("scale").noconvert());
 }
 
 }  // namespace ek

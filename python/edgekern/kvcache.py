@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import flag, integer, number, numpy_array, string
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, KVRewindError
 
 __all__ = ["KVFormat", "RingKVCache", "Transaction"]
@@ -51,11 +52,16 @@ class KVFormat:
     rotated: bool = False
 
     def _core(self) -> tuple[str, int, bool, bool]:
-        return (self.kind, self.group_size or 0, not self.symmetric, self.rotated)
+        return (
+            string("KVFormat", "kind", self.kind),
+            0 if self.group_size is None else _count("group_size", self.group_size, "KVFormat"),
+            not flag("KVFormat", "symmetric", self.symmetric),
+            flag("KVFormat", "rotated", self.rotated),
+        )
 
 
 def _named(name: str) -> tuple[KVFormat, KVFormat, int]:
-    found = _core.kv_formats(name)
+    found = _core.kv_formats(string("RingKVCache", "kv", name))
     if found is None:
         raise ArgumentValueError(
             f"RingKVCache: kv must be float32, float16, bfloat16, int8, k8v4, int4 or article, got {name!r}"
@@ -74,13 +80,9 @@ def _count(argument: str, value: object, function: str = "RingKVCache") -> int:
         raise ArgumentTypeError(f"{function}: {argument} must be an integer, got {type(value).__name__}")
     if value < 0:
         raise ArgumentValueError(f"{function}: {argument} must not be negative, got {value}")
+    if value >= 2**63:
+        raise ArgumentValueError(f"{function}: {argument} must be below 2^63, got {value}")
     return int(value)
-
-
-def _floats(function: str, argument: str, value: object) -> FloatArray:
-    if not isinstance(value, np.ndarray):
-        raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {type(value).__name__}")
-    return value
 
 
 class Transaction:
@@ -173,7 +175,7 @@ class RingKVCache:
         if num_threads is not None and _count("num_threads", num_threads) == 0:
             raise ArgumentValueError("RingKVCache: num_threads must be an integer of at least 1, got 0")
         self._threads = num_threads or 0
-        self._isa = isa
+        self._isa = string("RingKVCache", "isa", isa)
         self.num_layers = _count("num_layers", num_layers)
         self.num_kv_heads = _count("num_kv_heads", num_kv_heads)
         self.num_heads = self.num_kv_heads if num_heads is None else _count("num_heads", num_heads)
@@ -183,7 +185,7 @@ class RingKVCache:
         self.max_chunk = _count("max_chunk", max_chunk)
         self.max_rewind = _count("rewind", rewind)
         self.num_sequences = _count("num_sequences", num_sequences)
-        self.query_bits = bits
+        self.query_bits = integer("RingKVCache", "query_bits", bits)
         self._cache = _core.KvCache(
             {
                 "num_layers": self.num_layers,
@@ -244,7 +246,7 @@ class RingKVCache:
         ArgumentValueError
             A value is not finite or does not fit its format. Tokens before the chunk that it lies in are stored.
         """
-        k, v = _floats("RingKVCache.append", "k", k), _floats("RingKVCache.append", "v", v)
+        k, v = numpy_array("RingKVCache.append", "k", k), numpy_array("RingKVCache.append", "v", v)
         if k.ndim != 4 or k.shape[0] != self.num_layers or v.shape != k.shape:
             raise ArgumentValueError(
                 f"RingKVCache.append: k and v must have shape ({self.num_layers}, tokens, {self.num_kv_heads}, "
@@ -290,7 +292,7 @@ class RingKVCache:
         """
         layer = _count("layer", layer, "RingKVCache.write")
         at = self._sequence("write", sequence)
-        k, v = _floats("RingKVCache.write", "k", k), _floats("RingKVCache.write", "v", v)
+        k, v = numpy_array("RingKVCache.write", "k", k), numpy_array("RingKVCache.write", "v", v)
         self._cache.write(at, layer, k, v, self._threads, self._isa)
 
     def attend(
@@ -322,10 +324,10 @@ class RingKVCache:
         """
         layer = _count("layer", layer, "RingKVCache.attend")
         at = self._sequence("attend", sequence)
-        q = _floats("RingKVCache.attend", "q", q)
+        q = numpy_array("RingKVCache.attend", "q", q)
         if q_sink is not None:
-            q_sink = _floats("RingKVCache.attend", "q_sink", q_sink)
-        factor = 1.0 / math.sqrt(self.head_dim) if scale is None else float(scale)
+            q_sink = numpy_array("RingKVCache.attend", "q_sink", q_sink)
+        factor = 1.0 / math.sqrt(self.head_dim) if scale is None else number("RingKVCache.attend", "scale", scale)
         if not math.isfinite(factor):
             raise ArgumentValueError(f"RingKVCache.attend: scale must be finite, got {scale}")
         return self._cache.attend(at, layer, q, q_sink, factor, out, self._threads, self._isa)

@@ -6,14 +6,16 @@ result has the same bits on every CPU and for any number of threads.
 
 from __future__ import annotations
 
+import copyreg
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import integer, number, numpy_array, numpy_dtype, string, thread_count
 from edgekern._core import PackedWeights
 from edgekern._core import public_matmul_integer as matmul_integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
@@ -41,20 +43,6 @@ Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 Activation = Literal["relu", "relu6", "gelu", "gelu_tanh", "silu", "swiglu"] | tuple[float, float] | None
 _T = TypeVar("_T", bound=np.generic)
-
-
-def _array(function: str, argument: str, value: object) -> npt.NDArray[np.generic]:
-    if isinstance(value, np.ndarray):
-        return value
-    raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {type(value).__name__}")
-
-
-def _threads(function: str, num_threads: int | None) -> int:
-    if num_threads is None:
-        return 0
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
-        raise ArgumentValueError(f"{function}: num_threads must be an integer of at least 1, got {num_threads!r}")
-    return num_threads
 
 
 def pack_weights(
@@ -86,7 +74,8 @@ def pack_weights(
     -------
     PackedWeights
         Immutable; ``shape`` is (K, N), ``nbytes`` the packed size, ``bits`` and ``group_size`` as given. With 8 bits N
-        is padded to 16 and K to 4; with 4 bits to 64 and 8.
+        is padded to 16 and K to 4; with 4 bits to 64 and 8. A copy is the object itself; a pickle holds the packed
+        bytes (out of band with protocol 5) and is read by versions of the same layout.
 
     Raises
     ------
@@ -99,8 +88,8 @@ def pack_weights(
     4-bit weights keep scales and zero points in float16 (11 significant bits; scales of any float32 size, see
     docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight.
     """
-    array = _array("pack_weights", "w", w)
-    if bits == 4:
+    array = numpy_array("pack_weights", "w", w)
+    if integer("pack_weights", "bits", bits) == 4:
         if scale is None or group_size is None:
             missing = "scale" if scale is None else "group_size"
             raise ArgumentValueError(f"pack_weights: bits=4 needs {missing}")
@@ -114,6 +103,16 @@ def pack_weights(
         raise ArgumentValueError(f"pack_weights: {extra} is for bits=4; 8-bit weights are symmetric, per column")
     return _core.pack_weights(array, scale)
 
+
+def _reduce_packed(packed: PackedWeights) -> tuple[Any, ...]:
+    return _restore_packed, _core.packed_state(packed)
+
+
+def _restore_packed(*state: Any) -> PackedWeights:
+    return _core.restore_packed(*state)
+
+
+copyreg.pickle(PackedWeights, _reduce_packed)
 
 _CLAMPS: dict[str | None, tuple[float, float]] = {
     None: (-math.inf, math.inf),
@@ -130,8 +129,10 @@ def _activation(activation: Activation) -> tuple[str, float, float]:
             return "clamp", *_CLAMPS[activation]
         if activation in _CURVES:
             return activation, 0.0, 0.0
-    elif isinstance(activation, tuple) and len(activation) == 2 and activation[0] <= activation[1]:
-        return "clamp", float(activation[0]), float(activation[1])
+    elif isinstance(activation, tuple) and len(activation) == 2:
+        low, high = (number("linear", "a bound of activation", bound) for bound in activation)
+        if low <= high:
+            return "clamp", low, high
     raise ArgumentValueError(
         "linear: activation must be None, 'relu', 'relu6', 'gelu', 'gelu_tanh', 'silu', 'swiglu' or a pair (lo, hi) "
         f"with lo <= hi, got {activation!r}"
@@ -140,17 +141,12 @@ def _activation(activation: Activation) -> tuple[str, float, float]:
 
 def _result_dtype(out_dtype: npt.DTypeLike, y_scale: float | None) -> np.dtype[np.generic]:
     allowed = ("uint8", "int8") if y_scale is not None else ("float32", "float16", "bfloat16")
-    try:
-        dtype = np.dtype(out_dtype)
-    except TypeError as error:
-        raise ArgumentTypeError(
-            f"linear: out_dtype {out_dtype!r} is no NumPy dtype; bfloat16 is ml_dtypes.bfloat16"
-        ) from error
-    if dtype.isnative and dtype.name in allowed:
-        return dtype
+    wanted = numpy_dtype("linear", "out_dtype", out_dtype)
+    if wanted.isnative and wanted.name in allowed:
+        return wanted
     remedy = "; leave y_scale out for a float result" if y_scale is not None else "; 8-bit results need y_scale"
     raise ArgumentTypeError(
-        f"linear: out_dtype must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {dtype}{remedy}"
+        f"linear: out_dtype must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {wanted}{remedy}"
     )
 
 
@@ -172,7 +168,7 @@ def interleave_gate_up(gate: npt.NDArray[_T], up: npt.NDArray[_T]) -> npt.NDArra
     ArgumentTypeError, ArgumentValueError
         When the two are not arrays of one dtype and shape.
     """
-    a, b = _array("interleave_gate_up", "gate", gate), _array("interleave_gate_up", "up", up)
+    a, b = numpy_array("interleave_gate_up", "gate", gate), numpy_array("interleave_gate_up", "up", up)
     if a.dtype != b.dtype:
         raise ArgumentTypeError(f"interleave_gate_up: up must be {a.dtype} as gate is, got {b.dtype}")
     if a.shape != b.shape or a.ndim == 0:
@@ -253,7 +249,7 @@ def linear(
     """
     if not isinstance(w, PackedWeights):
         raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
-    if x_quantization not in (None, "row", "group"):
+    if x_quantization is not None and string("linear", "x_quantization", x_quantization) not in ("row", "group"):
         raise ArgumentValueError(f"linear: x_quantization must be 'row' or 'group', got {x_quantization!r}")
     if x_quantization == "group" and w.bits == 8:
         raise ArgumentValueError("linear: x_quantization='group' needs 4-bit weights; 8-bit ones have no groups")
@@ -265,25 +261,25 @@ def linear(
         kind, half = dtype.name, dtype if dtype.itemsize == 2 else None
     target = out
     if half is not None and out is not None:
-        if _array("linear", "out", out).dtype != half:
+        if numpy_array("linear", "out", out).dtype != half:
             raise ArgumentTypeError(f"linear: out must be {half}, got {out.dtype}")
         target = out.view(np.uint16)
     result: npt.NDArray[np.generic] = _core.linear(
-        _array("linear", "x", x),
+        numpy_array("linear", "x", x),
         w,
         bias,
         curve,
         lo,
         hi,
         residual,
-        x_scale,
-        x_zero_point,
-        y_scale,
-        y_zero_point,
+        None if x_scale is None else number("linear", "x_scale", x_scale),
+        integer("linear", "x_zero_point", x_zero_point),
+        None if y_scale is None else number("linear", "y_scale", y_scale),
+        integer("linear", "y_zero_point", y_zero_point),
         kind,
         target,
         "",
-        _threads("linear", num_threads),
+        thread_count("linear", num_threads),
         x_quantization == "row",
     )
     if out is not None:
@@ -294,7 +290,7 @@ def linear(
 def _scales(function: str, scale: object) -> FloatArray:
     try:
         values = np.ascontiguousarray(scale, dtype=np.float32).reshape(-1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentTypeError(f"{function}: scale must be a number or an array of numbers") from error
     return values
 
@@ -311,8 +307,8 @@ def _zero_points(function: str, zero_point: object, count: int) -> Int32Array:
     ).astype(np.int32)
 
 
-def _axis_of(scale: object, axis: int | None) -> int | None:
-    return None if np.ndim(scale) == 0 else axis  # type: ignore[arg-type]
+def _axis_of(function: str, scale: object, axis: int | None) -> int | None:
+    return None if axis is None or np.ndim(scale) == 0 else integer(function, "axis", axis)  # type: ignore[arg-type]
 
 
 def quantize_linear(
@@ -355,19 +351,19 @@ def quantize_linear(
     if dtype is None:
         given = getattr(zero_point, "dtype", None)
         dtype = given if given in (np.dtype(np.int8), np.dtype(np.uint8)) else np.uint8
-    wanted = np.dtype(dtype)
+    wanted = numpy_dtype("quantize_linear", "dtype", dtype)
     if wanted not in (np.uint8, np.int8):
         raise ArgumentTypeError(f"quantize_linear: dtype must be uint8 or int8, got {wanted}")
     scales = _scales("quantize_linear", scale)
     return _core.quantize_linear(
-        _array("quantize_linear", "x", x),
+        numpy_array("quantize_linear", "x", x),
         scales,
         _zero_points("quantize_linear", zero_point, scales.size),
-        _axis_of(scale, axis),
+        _axis_of("quantize_linear", scale, axis),
         wanted == np.int8,
         out,
         "",
-        _threads("quantize_linear", num_threads),
+        thread_count("quantize_linear", num_threads),
     )
 
 
@@ -401,13 +397,13 @@ def dequantize_linear(
     """
     scales = _scales("dequantize_linear", scale)
     return _core.dequantize_linear(
-        _array("dequantize_linear", "x", x),
+        numpy_array("dequantize_linear", "x", x),
         scales,
         _zero_points("dequantize_linear", zero_point, scales.size),
-        _axis_of(scale, axis),
+        _axis_of("dequantize_linear", scale, axis),
         out,
         "",
-        _threads("dequantize_linear", num_threads),
+        thread_count("dequantize_linear", num_threads),
     )
 
 
@@ -428,7 +424,9 @@ def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[
     ------
     ArgumentTypeError, ArgumentValueError
     """
-    return _core.dynamic_quantize(_array("dynamic_quantize", "x", x), "", _threads("dynamic_quantize", num_threads))
+    return _core.dynamic_quantize(
+        numpy_array("dynamic_quantize", "x", x), "", thread_count("dynamic_quantize", num_threads)
+    )
 
 
 @dataclass(frozen=True)
@@ -522,7 +520,9 @@ def tile_plan(m: int, n: int, k: int, *, tile: int = 256, device: str = "host") 
         raise ArgumentValueError(f"tile_plan: tile must be a positive multiple of 64, got {tile!r}")
     blocks = tuple(
         TileBlock((row0, row1), (col0, col1), unit, (padded_rows, padded_cols), cost)
-        for row0, row1, col0, col1, unit, padded_rows, padded_cols, cost in _core.tile_plan(m, n, k, tile, device)
+        for row0, row1, col0, col1, unit, padded_rows, padded_cols, cost in _core.tile_plan(
+            m, n, k, tile, string("tile_plan", "device", device)
+        )
     )
     return TilePlan((m, n, k), tile, device, blocks)
 
@@ -566,4 +566,4 @@ def set_num_threads(num_threads: int) -> None:
     ------
     ArgumentValueError
     """
-    _core.set_num_threads(_threads("set_num_threads", num_threads))
+    _core.set_num_threads(thread_count("set_num_threads", num_threads))

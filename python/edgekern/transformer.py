@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import flag, integer, number, numpy_array, string, thread_count
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.ops import _threads
 
 __all__ = ["attention", "rms_norm", "rotary_embedding"]
 
@@ -18,14 +18,13 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def _floats(function: str, argument: str, value: object, ranks: tuple[int, ...]) -> FloatArray:
-    if not isinstance(value, np.ndarray):
-        raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {type(value).__name__}")
-    if value.dtype != np.float32:
-        raise ArgumentTypeError(f"{function}: {argument} must be float32, got {value.dtype}")
-    if value.ndim not in ranks:
+    given = numpy_array(function, argument, value)
+    if given.dtype != np.float32:
+        raise ArgumentTypeError(f"{function}: {argument} must be float32, got {given.dtype}")
+    if given.ndim not in ranks:
         wanted = " or ".join(map(str, ranks))
-        raise ArgumentValueError(f"{function}: {argument} must have {wanted} axes, got shape {value.shape}")
-    return np.ascontiguousarray(value)
+        raise ArgumentValueError(f"{function}: {argument} must have {wanted} axes, got shape {given.shape}")
+    return np.ascontiguousarray(given, dtype=np.float32)
 
 
 def _per_batch(argument: str, value: int | npt.ArrayLike, batch: int) -> list[int]:
@@ -41,16 +40,25 @@ def _per_batch(argument: str, value: int | npt.ArrayLike, batch: int) -> list[in
 
 def _mask(mask: object, shape: tuple[int, int, int, int]) -> FloatArray:
     """The mask as floats to add, with four axes; the first three may be 1."""
-    if not isinstance(mask, np.ndarray):
-        raise ArgumentTypeError(f"attention: mask must be a NumPy array, got {type(mask).__name__}")
-    if mask.dtype == np.bool_:
-        mask = np.where(mask, np.float32(0), np.float32(-math.inf))
-    if mask.dtype != np.float32:
-        raise ArgumentTypeError(f"attention: mask must be bool or float32, got {mask.dtype}")
-    four = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim <= 4 else mask
+    given = numpy_array("attention", "mask", mask)
+    if given.dtype == np.bool_:
+        given = np.where(given, np.float32(0), np.float32(-math.inf))
+    if given.dtype != np.float32:
+        raise ArgumentTypeError(f"attention: mask must be bool or float32, got {given.dtype}")
+    four = given.reshape((1,) * (4 - given.ndim) + given.shape) if given.ndim <= 4 else given
     if four.ndim != 4 or any(n not in (1, whole) for n, whole in zip(four.shape, shape, strict=True)):
-        raise ArgumentValueError(f"attention: mask must broadcast to {shape}, got shape {mask.shape}")
+        raise ArgumentValueError(f"attention: mask must broadcast to {shape}, got shape {given.shape}")
     return np.ascontiguousarray(np.broadcast_to(four, (*four.shape[:3], shape[3])))
+
+
+def _window(window: object) -> tuple[int, int]:
+    """Left and right, -1 for all."""
+    if not isinstance(window, Sequence) or len(window) != 2:
+        raise ArgumentTypeError(f"attention: window must be a pair (left, right), got {window!r}")
+    left, right = (-1 if side is None else integer("attention", "a side of window", side) for side in window)
+    if any(side is not None and side < 0 for side in window):
+        raise ArgumentValueError(f"attention: window must be None or not negative, got {window}")
+    return left, right
 
 
 def attention(
@@ -107,12 +115,11 @@ def attention(
     """
     q, k, v = (_floats("attention", name, x, (4,)) for name, x in (("q", q), ("k", k), ("v", v)))
     batch, heads, queries, head_dim = q.shape
-    left, right = (-1 if side is None else side for side in window)
-    if any(side is not None and side < 0 for side in window):
-        raise ArgumentValueError(f"attention: window must be None or not negative, got {window}")
-    if causal:
+    left, right = _window(window)
+    if flag("attention", "causal", causal):
         right = 0
-    factor = 1.0 / math.sqrt(max(1, head_dim)) if scale is None else float(scale)
+    factor = 1.0 / math.sqrt(max(1, head_dim)) if scale is None else number("attention", "scale", scale)
+    softcap = number("attention", "softcap", softcap)
     if not math.isfinite(factor) or not math.isfinite(softcap) or softcap < 0:
         raise ArgumentValueError(
             f"attention: scale must be finite and softcap finite and not negative, got {scale} and {softcap}"
@@ -128,8 +135,8 @@ def attention(
         right,
         factor,
         softcap,
-        _threads("attention", num_threads),
-        isa,
+        thread_count("attention", num_threads),
+        string("attention", "isa", isa),
     )
 
 
@@ -177,10 +184,10 @@ def rotary_embedding(
             )
         cosines, sines = cosines[rows], sines[rows]
     turned = 2 * cosines.shape[-1]
-    if interleaved:
+    if flag(name, "interleaved", interleaved):
         x = x.copy()
         x[..., :turned] = _deinterleaved(x[..., :turned])
-    y = _core.rotary(x, cosines, sines, _threads(name, num_threads), isa)
+    y = _core.rotary(x, cosines, sines, thread_count(name, num_threads), string(name, "isa", isa))
     if interleaved:
         pairs = y[..., :turned].reshape(*y.shape[:-1], 2, turned // 2)
         y[..., :turned] = np.swapaxes(pairs, -1, -2).reshape(*y.shape[:-1], turned)
@@ -223,9 +230,14 @@ def rms_norm(
     lead: Sequence[int] = x.shape[: x.ndim - weight.ndim]
     if (*lead, *weight.shape) != x.shape:
         raise ArgumentValueError(f"{name}: x must end with the axes of weight, {weight.shape}, got shape {x.shape}")
+    eps = number(name, "eps", eps)
     if not (math.isfinite(eps) and eps >= 0):
         raise ArgumentValueError(f"{name}: eps must be finite and not negative, got {eps}")
     rows = _core.rms_norm(
-        x.reshape(math.prod(lead), weight.size), weight.ravel(), eps, _threads(name, num_threads), isa
+        x.reshape(math.prod(lead), weight.size),
+        weight.ravel(),
+        eps,
+        thread_count(name, num_threads),
+        string(name, "isa", isa),
     )
     return rows.reshape(x.shape)

@@ -1,0 +1,177 @@
+"""Whatever a caller passes by mistake, the answer is a result or an error of edgekern that names the function."""
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgekern as ek
+from edgekern.errors import EdgekernError
+
+ODD: list[Any] = [
+    None,
+    True,
+    1.5,
+    float("nan"),
+    1 + 2j,
+    2**70,
+    -(2**70),
+    10**400,
+    "a",
+    b"a",
+    [],
+    [1, 2],
+    {},
+    object(),
+    len,
+    (1, 2),
+    ("a", "b"),
+    np.float32(2),
+    np.int64(3),
+    np.array([1, 2]),
+    np.array(["a"]),
+    np.zeros(0),
+    np.zeros((2, 2, 2), np.float32),
+    np.zeros((4, 8), np.float16),
+]
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((4, 8)).astype(np.float32)
+Q = RNG.integers(-128, 128, (4, 8)).astype(np.int8)
+W = RNG.integers(-8, 8, (8, 6)).astype(np.int8)
+PACKED = ek.pack_weights(W, scale=0.1)
+HEADS = RNG.standard_normal((1, 2, 3, 8)).astype(np.float32)
+ANGLES = RNG.standard_normal((9, 4)).astype(np.float32)
+TOKENS = RNG.standard_normal((1, 2, 2, 64)).astype(np.float32)
+
+
+def _cache(**given: Any) -> ek.RingKVCache:
+    return ek.RingKVCache(**{"num_layers": 1, "num_kv_heads": 2, "head_dim": 64, "window": 32, "max_chunk": 8, **given})
+
+
+def _staged(call: str, written: bool) -> Callable[..., Any]:
+    def run(**given: Any) -> Any:
+        cache = _cache()
+        cache.begin(2)
+        if written:
+            cache.write(0, TOKENS[0], TOKENS[0])
+        return getattr(cache, call)(**given)
+
+    return run
+
+
+LINEAR = {
+    "bias": None,
+    "activation": None,
+    "residual": None,
+    "x_zero_point": 0,
+    "y_zero_point": 0,
+    "out_dtype": None,
+    "out": None,
+}
+CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "matmul_integer": (
+        ek.matmul_integer,
+        {"a": Q, "b": W, "a_zero_point": 0, "b_zero_point": 0, "out": None, "num_threads": 1},
+    ),
+    "linear, float32": (
+        ek.linear,
+        dict(x=X, w=PACKED, x_scale=None, y_scale=None, x_quantization=None, num_threads=1, **LINEAR),
+    ),
+    "linear, int8": (ek.linear, dict(x=Q, w=PACKED, x_scale=0.1, y_scale=0.1, **LINEAR)),
+    "pack_weights, 8 bits": (
+        ek.pack_weights,
+        {"w": W, "scale": None, "zero_point": None, "bits": 8, "group_size": None},
+    ),
+    "pack_weights, 4 bits": (
+        ek.pack_weights,
+        {"w": W, "scale": np.ones((1, 6), np.float32), "zero_point": None, "bits": 4, "group_size": 32},
+    ),
+    "quantize_linear": (
+        ek.quantize_linear,
+        {
+            "x": X,
+            "scale": np.ones(8, np.float32),
+            "zero_point": 0,
+            "axis": 1,
+            "dtype": None,
+            "out": None,
+            "num_threads": 1,
+        },
+    ),
+    "dequantize_linear": (
+        ek.dequantize_linear,
+        {"x": Q, "scale": np.ones(8, np.float32), "zero_point": 0, "axis": 1, "out": None, "num_threads": 1},
+    ),
+    "dynamic_quantize": (ek.dynamic_quantize, {"x": X, "num_threads": 1}),
+    "interleave_gate_up": (ek.interleave_gate_up, {"gate": X, "up": X}),
+    "tile_plan": (ek.tile_plan, {"m": 4, "n": 5, "k": 6, "tile": 256, "device": "host"}),
+    "attention": (
+        ek.attention,
+        {
+            "q": HEADS,
+            "k": HEADS,
+            "v": HEADS,
+            "mask": None,
+            "causal": False,
+            "window": (None, None),
+            "position": 0,
+            "kv_lengths": None,
+        }
+        | {"scale": None, "softcap": 0.0, "num_threads": 1, "isa": ""},
+    ),
+    "rotary_embedding": (
+        ek.rotary_embedding,
+        {"x": HEADS, "cosines": ANGLES, "sines": ANGLES, "positions": np.array([[0, 1, 2]]), "interleaved": False}
+        | {"num_threads": 1, "isa": ""},
+    ),
+    "rms_norm": (ek.rms_norm, {"x": X, "weight": np.ones(8, np.float32), "eps": 1e-5, "num_threads": 1, "isa": ""}),
+    "RingKVCache": (
+        _cache,
+        {
+            "num_layers": 1,
+            "num_kv_heads": 2,
+            "num_heads": 4,
+            "head_dim": 64,
+            "window": 32,
+            "sinks": 4,
+            "max_chunk": 8,
+            "rewind": 4,
+        }
+        | {"k": "int8", "v": "int8", "kv": None, "query_bits": 8, "num_sequences": 1, "num_threads": 1, "isa": ""},
+    ),
+    "KVFormat": (
+        lambda **given: _cache(k=ek.KVFormat(**given)),
+        {"kind": "int8", "group_size": None, "symmetric": True, "rotated": False},
+    ),
+    "append": (lambda **given: _cache().append(**given), {"k": TOKENS, "v": TOKENS, "sequence": 0}),
+    "begin": (lambda **given: _cache().begin(**given), {"tokens": 2, "sequence": 0}),
+    "write": (_staged("write", False), {"layer": 0, "k": TOKENS[0], "v": TOKENS[0], "sequence": 0}),
+    "attend": (
+        _staged("attend", True),
+        {"layer": 0, "q": TOKENS[0], "q_sink": None, "scale": None, "out": None, "sequence": 0},
+    ),
+    "commit": (_staged("commit", True), {"accepted": 2, "sequence": 0}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_odd_arguments_give_a_result_or_an_error_that_names_the_function(name: str) -> None:
+    call, good = CALLS[name]
+    call(**good)
+    refused = []
+    for argument in good:
+        for value in ODD:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's, of dtypes that it drops
+                try:
+                    call(**{**good, argument: value})
+                except EdgekernError as error:
+                    refused.append(str(error))
+                except MemoryError:
+                    pass
+    assert len(refused) > len(good), "odd arguments are taken for good ones"
+    assert [message for message in refused if not re.match(r"([\w.]+|isa=\w+): ", message)] == []
