@@ -1,7 +1,7 @@
 """The loop that all benches share: limits before and after every case, answers first, a table, JSON lines.
 
-A case whose limits drifted, or in which somebody beat them, is measured again; if that does not help it is marked void,
-and so is the run.
+A case whose limits drifted, or in which somebody beat them, is measured again, and once more when all others are done:
+a loud minute is over by then. If that does not help it is marked void, and so is the run.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from bench.harness import Contender, Row, Timing, machine, measure, print_table,
 from bench.limits import Probe, Sample, last_level_cache_bytes, void_reasons
 from bench.peers import PACKAGES, peer_threads
 from bench.shapes import FASTEST_PEER
+from edgekern.calibration.progress import progress_bar
 
 ATTEMPTS = 3
 # Rotated weights fill so many last-level caches, and so does what the bandwidth is measured on. With four of them a
@@ -133,11 +134,8 @@ def run(
     for threads in options.threads:
         memory = (8 << 20) if options.quick else CACHES_TO_FILL * last_level_cache_bytes()
         probe = Probe(isa, threads, memory, seconds=0.005 if options.quick else 0.05)
-        results = []
         with peer_threads(threads):
-            for result in _measure_all(cases(threads), probe, options):
-                results.append(result)
-                write_json(options.json, [_record(bench, result, probe)])
+            results = _measure_all(bench, cases(threads), probe, options)
         summaries = list(_summaries(bench, threads, results))
         print_results(results, probe)
         for summary in summaries:
@@ -157,30 +155,49 @@ def run(
     return everything
 
 
-def _measure_all(cases: Iterable[Plan], probe: Probe, options: argparse.Namespace) -> Iterator[Result]:
+def _measure_all(bench: str, cases: Iterable[Plan], probe: Probe, options: argparse.Namespace) -> list[Result]:
+    """Results in the order of the cases; the JSON file gets them as they come, and the last one of a case counts."""
+    plans = [plan for plan in cases if not options.only or any(text in plan[0] for text in options.only)]
+    results: dict[int, Result] = {}
+
+    def measure_cases(what: list[int], description: str) -> None:
+        with progress_bar(description, len(what), enabled=True, ticking=False) as step:
+            for i in what:
+                result = _measure(plans[i][1], probe, options)
+                so_far = results[i].attempts if i in results else 0
+                results[i] = replace(result, attempts=so_far + result.attempts)
+                write_json(options.json, [_record(bench, results[i], probe)])
+                step()
+
+    measure_cases(list(range(len(plans))), f"{bench}, {probe.threads} thread(s)")
+    void = [i for i, result in results.items() if result.void]
+    if void and not options.quick:
+        measure_cases(void, "void rows again")
+    return list(results.values())
+
+
+def _measure(build: Callable[[], Case], probe: Probe, options: argparse.Namespace) -> Result:
+    case = build()
+    contenders = list(_right_ones(case))
+    rounds = min(case.rounds, 3) if options.quick else case.rounds
+    read = {contender.name: contender.read_bytes for contender in contenders}
+    rest()
     before = probe.sample()
-    for name, build in cases:
-        if options.only and not any(text in name for text in options.only):
-            continue
-        case = build()
-        contenders = list(_right_ones(case))
-        rounds = min(case.rounds, 3) if options.quick else case.rounds
-        read = {contender.name: contender.read_bytes for contender in contenders}
-        for attempt in range(1, ATTEMPTS + 1):
-            reads = [0.0]  # bandwidth wanders within a second: take it in every round, too
-            sample_reads = partial(_append_read, reads, probe) if case.rotated else _nothing
-            timings = measure(contenders, seconds=options.seconds, min_rounds=rounds, each_round=sample_reads)
-            rest()
-            after = probe.sample()
-            after = replace(after, bytes_per_second=max(after.bytes_per_second, *reads))
-            void = _void(case, timings, read, before, after)
-            result = Result(replace(case, contenders=()), timings, read, before, after, void, attempt, probe.threads)
-            before = after
-            if not void or options.quick:
-                break
-        del case, contenders
-        gc.collect()
-        yield result
+    for attempt in range(1, ATTEMPTS + 1):
+        reads = [0.0]  # bandwidth wanders within a second: take it in every round, too
+        sample_reads = partial(_append_read, reads, probe) if case.rotated else _nothing
+        timings = measure(contenders, seconds=options.seconds, min_rounds=rounds, each_round=sample_reads)
+        rest()
+        after = probe.sample()
+        after = replace(after, bytes_per_second=max(after.bytes_per_second, *reads))
+        void = _void(case, timings, read, before, after)
+        result = Result(replace(case, contenders=()), timings, read, before, after, void, attempt, probe.threads)
+        before = after
+        if not void or options.quick:
+            break
+    del case, contenders
+    gc.collect()
+    return result
 
 
 def _append_read(reads: list[float], probe: Probe) -> None:

@@ -17,6 +17,7 @@ from bench import (
     bench_formats,
     bench_gemm,
     bench_int4,
+    bench_kv,
     bench_linear,
     bench_report,
     harness,
@@ -202,19 +203,28 @@ def _instant(name, check=_fine, **given):
 
 def test_a_case_is_measured_again_until_the_limits_hold():
     probe = FakeProbe(1e12, 2e12, 3e12, 3e12)
-    [result] = suite._measure_all(_plan([_instant("edgekern")]), probe, _options())
+    [result] = suite._measure_all("gemm", _plan([_instant("edgekern")]), probe, _options())
     assert (result.attempts, result.void) == (3, [])
 
 
 def test_a_case_whose_limits_never_hold_stays_and_is_void():
-    probe = FakeProbe(1e12, 2e12, 4e12, 8e12, 16e12)
-    [result] = suite._measure_all(_plan([_instant("edgekern")]), probe, _options())
-    assert (result.attempts, result.void) == (suite.ATTEMPTS, ["the peak drifted by 100.0 %"])
+    probe = FakeProbe(*(2.0**i for i in range(40, 60)))
+    [result] = suite._measure_all("gemm", _plan([_instant("edgekern")]), probe, _options())
+    assert (result.attempts, result.void) == (2 * suite.ATTEMPTS, ["the peak drifted by 100.0 %"])
+
+
+def test_a_void_case_has_another_turn_when_all_others_are_done(tmp_path):
+    path, drifting = tmp_path / "run.json", [2.0**i for i in range(suite.ATTEMPTS + 1)]
+    plan = [(name, lambda name=name: suite.Case("group", name, [_instant("edgekern")])) for name in ("first", "second")]
+    results = suite._measure_all("gemm", plan, FakeProbe(*drifting, 1e12), _options(json=path))
+    assert [(r.case.name, r.attempts, r.void) for r in results] == [("first", 4, []), ("second", 1, [])]
+    _, cases, _ = bench_report.read_run(path)
+    assert [(case["case"], case["attempts"], case["void"]) for case in cases] == [("first", 4, []), ("second", 1, [])]
 
 
 def test_bandwidth_is_taken_in_every_round_of_a_rotated_case():
-    [rotated] = suite._measure_all(_plan([_instant("edgekern")], rotated=True), FakeProbe(1e12), _options())
-    [warm] = suite._measure_all(_plan([_instant("edgekern")]), FakeProbe(1e12), _options())
+    [rotated] = suite._measure_all("gemm", _plan([_instant("edgekern")], rotated=True), FakeProbe(1e12), _options())
+    [warm] = suite._measure_all("gemm", _plan([_instant("edgekern")]), FakeProbe(1e12), _options())
     assert (rotated.after.bytes_per_second, warm.after.bytes_per_second) == (9e10, 4e10)
 
 
@@ -223,11 +233,11 @@ def test_a_peer_with_a_wrong_answer_is_left_out_and_named(capsys):
         raise AssertionError
 
     everyone = [_instant("edgekern"), _instant("liar", refuse)]
-    [result] = suite._measure_all(_plan(everyone), FakeProbe(1e12), _options())
+    [result] = suite._measure_all("gemm", _plan(everyone), FakeProbe(1e12), _options())
     assert set(result.timings) == {"edgekern"}
     assert "liar gives a wrong answer" in capsys.readouterr().out
     with pytest.raises(AssertionError):
-        list(suite._measure_all(_plan([_instant("edgekern", refuse)]), FakeProbe(1e12), _options()))
+        list(suite._measure_all("gemm", _plan([_instant("edgekern", refuse)]), FakeProbe(1e12), _options()))
 
 
 def _result(case="case", void=(), references=(), **best):
@@ -438,11 +448,19 @@ def test_whole_networks_run(tmp_path, test_data):
     assert case["case"] == "keywords"
 
 
+def test_a_step_of_the_ring_cache_is_checked_against_its_stored_rows():
+    [ours] = bench_kv._step_case(2, 64, 1).contenders
+    found = ours.run()
+    ours.check(found)
+    with pytest.raises(AssertionError):
+        ours.check(found[:, ::-1])
+
+
 def test_only_named_cases_are_built():
     def build():
         raise AssertionError("nobody asked for this case")
 
-    assert list(suite._measure_all([("64x64x64", build)], FakeProbe(1e12), _options(only=["1x"]))) == []
+    assert list(suite._measure_all("gemm", [("64x64x64", build)], FakeProbe(1e12), _options(only=["1x"]))) == []
 
 
 def test_report_keeps_losing_and_void_rows(tmp_path):

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, *, enabled: bool) -> Iterator[Callable[[], None]]:
-    """Yield the function to call after each step. Draws on standard error when that is a terminal and rich is there."""
+def progress_bar(
+    description: str, total: int | None, *, enabled: bool, ticking: bool = True
+) -> Iterator[Callable[[], None]]:
+    """Yield the function to call after each step. Draws on standard error when that is a terminal and rich is there.
+
+    Unless it is ``ticking``, no thread redraws the clock between steps.
+    """
     console = _terminal() if enabled else None
     if console is None:
         yield lambda: None
@@ -27,9 +32,10 @@ def progress_bar(description: str, total: int | None, *, enabled: bool) -> Itera
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
+    clock = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *clock, console=console, auto_refresh=ticking) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda: bar.update(task, advance=1, refresh=not ticking)
 
 
 def _terminal() -> Console | None:
