@@ -217,6 +217,20 @@ EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finis
   });
 }
 
+/// Rows of S vectors whose bytes are packed at once.
+template <int S>
+constexpr int together = (S <= 2 && ByteStore::kStoresRows) ? 4 / S : 1;
+
+/// One row of S vectors, or some where the ISA packs them together.
+template <int S, int N, typename Bytes>
+EK_INLINE void store_rows(const Bytes& bytes, uint8_t* c, size_t ldc, const F32 (&x)[N], size_t cols) {
+  if constexpr (N > S) {
+    bytes.template store_rows<S>(c, ldc, x, cols);
+  } else {
+    bytes.store(c, x, cols);
+  }
+}
+
 /// Stores R rows x S strips of accumulators; finish_row(r) completes those of a row, then acc(r, s) gives one of them.
 template <int R, int S, typename Finish, typename Acc>
 EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_row, Acc&& acc) {
@@ -241,11 +255,17 @@ EK_INLINE void store_tile(const GemmTile& t, const Epilogue& e, Finish&& finish_
     unroll<S>([&](auto s) EK_LAMBDA { multiplier[s.value] = load_f32(e.multiplier + t.col0 + s.value * 16); });
     ByteStore bytes(e.lo, e.hi, e.out.zero_point, e.out.sign);
     bytes.expect(multiplier);
-    unroll<R>([&](auto r) EK_LAMBDA {
-      finish_row(r);
-      F32 x[S];
-      unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(to_f32(acc(r, s)), multiplier[s.value]); });
-      bytes.store(c + r.value * ldc, x, cols);
+    constexpr int kTogether = together<S>;
+    unroll<(R + kTogether - 1) / kTogether>([&](auto group) EK_LAMBDA {
+      constexpr int first = decltype(group)::value * kTogether, rows = R - first < kTogether ? R - first : kTogether;
+      F32 x[rows * S];
+      unroll<rows>([&](auto i) EK_LAMBDA {
+        constexpr Int<first + decltype(i)::value> r;
+        finish_row(r);
+        unroll<S>([&](auto s)
+                      EK_LAMBDA { x[i.value * S + s.value] = mul_f32(to_f32(acc(r, s)), multiplier[s.value]); });
+      });
+      store_rows<S>(bytes, c + first * ldc, ldc, x, cols);
       row_done();
     });
   } else if (e.kind == OutKind::kFloat32 && e.activation == Activation::kClamp && e.addend == nullptr) {

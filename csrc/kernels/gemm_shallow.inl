@@ -4,6 +4,7 @@
 //            as long as 4 to 8 quads of products. Here a row is its broadcasts, its products and its bytes.
 // Which      8-bit results without a residual, operands of the native sign, the depths of is_shallow(): 1x1 layers of 8
 //            to 32 channels, 3x3 layers on the three of an image.
+// Stores     one or two strips: four or two rows together, whose bytes then fill a register.
 // Registers  lines of B, as many strips at once as there is room for; starting values and multipliers of these.
 #pragma once
 
@@ -34,20 +35,30 @@ void shallow_strips(const GemmTile& t, const Epilogue& e, size_t first) {
   bytes.expect(multiplier);
   uint8_t* c = static_cast<uint8_t*>(t.c) + first * kStrip;
   const size_t rows = t.rows, ldc = t.ldc, left = t.cols - first * kStrip, cols = left < S * kStrip ? left : S * kStrip;
-  for (size_t r = 0; r < rows; ++r, c += ldc) {
-    I32 acc[S];
-    unroll<S>([&](auto s) EK_LAMBDA { acc[s.value] = init[s.value]; });
-    unroll<Taps>([&](auto tap) EK_LAMBDA {
-      const uint8_t* const a = t.a[tap.value * rows + r];
-      unroll<Quads>([&](auto q) EK_LAMBDA {
-        const Act x = load_act(a + 4 * q.value);
-        unroll<S>([&](auto s)
-                      EK_LAMBDA { acc[s.value] = dot(acc[s.value], x, w[tap.value * Quads + q.value][s.value]); });
+  const auto some_rows = [&](auto count, size_t row) EK_LAMBDA {
+    constexpr int kCount = decltype(count)::value;
+    F32 y[kCount * S];
+    unroll<kCount>([&](auto r) EK_LAMBDA {
+      I32 acc[S];
+      unroll<S>([&](auto s) EK_LAMBDA { acc[s.value] = init[s.value]; });
+      unroll<Taps>([&](auto tap) EK_LAMBDA {
+        const uint8_t* const a = t.a[tap.value * rows + row + r.value];
+        unroll<Quads>([&](auto q) EK_LAMBDA {
+          const Act x = load_act(a + 4 * q.value);
+          unroll<S>([&](auto s)
+                        EK_LAMBDA { acc[s.value] = dot(acc[s.value], x, w[tap.value * Quads + q.value][s.value]); });
+        });
       });
+      unroll<S>([&](auto s)
+                    EK_LAMBDA { y[r.value * S + s.value] = mul_f32(to_f32(acc[s.value]), multiplier[s.value]); });
     });
-    F32 y[S];
-    unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = mul_f32(to_f32(acc[s.value]), multiplier[s.value]); });
-    bytes.store(c, y, cols);
+    store_rows<S>(bytes, c + row * ldc, ldc, y, cols);
+  };
+  constexpr int kTogether = together<S>;
+  size_t row = 0;
+  for (; row + kTogether <= rows; row += kTogether) some_rows(Int<kTogether>{}, row);
+  if constexpr (kTogether > 1) {
+    for (; row < rows; ++row) some_rows(Int<1>{}, row);
   }
 }
 

@@ -223,6 +223,8 @@ struct ByteStore {
   __m512i zero_point, low_byte, high_byte, order;
   bool fits, bounded, flipped;
 
+  static constexpr bool kStoresRows = true;
+
   EK_INLINE ByteStore(float low, float high, int32_t zero, Sign sign, bool below_2_31 = false)
       : hi(_mm512_set1_ps(high)),
         zero_point(_mm512_set1_epi16(static_cast<int16_t>(zero + (sign == Sign::kS8 ? 128 : 0)))),
@@ -253,6 +255,24 @@ struct ByteStore {
     if (S == 4 && n >= 64) return _mm512_storeu_si512(p, natural);
     if (S == 1) return _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_castsi512_si128(natural));
     _mm512_mask_storeu_epi8(p, n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, natural);
+  }
+  /// The first n bytes of each of some rows of S vectors, four vectors at most together; rows are ld bytes apart.
+  template <int S, int N>
+  EK_INLINE void store_rows(uint8_t* p, size_t ld, const F32 (&x)[N], size_t n) const {
+    static_assert(S <= 2 && N <= 4);
+    const __m512i natural = _mm512_permutexvar_epi32(order, packed(x));
+    unroll<N / S>([&](auto r) EK_LAMBDA {
+      uint8_t* const to = p + r.value * ld;
+      if constexpr (S == 1) {
+        const __m128i row = _mm512_extracti32x4_epi32(natural, r.value);
+        if (n >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), row);
+        _mm_mask_storeu_epi8(to, first_lanes(n), row);
+      } else {
+        const __m256i row = _mm512_extracti64x4_epi64(natural, r.value);
+        if (n >= 32) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), row);
+        _mm256_mask_storeu_epi8(to, (__mmask32{1} << n) - 1, row);
+      }
+    });
   }
   /// Packing within lanes leads straight back from block order to the natural one.
   EK_INLINE void store_block(uint8_t* p, const F32 (&x)[4]) const { _mm512_storeu_si512(p, packed(x)); }

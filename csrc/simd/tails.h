@@ -76,6 +76,8 @@ struct ByteStore {
   F32 lo, hi;
   I32 zero_point;
 
+  static constexpr bool kStoresRows = false;
+
   EK_INLINE ByteStore(float low, float high, int32_t zero, Sign, bool /*fits*/ = false)
       : lo(set1_f32(low)), hi(set1_f32(high)), zero_point(set1_i32(zero)) {}
 
