@@ -164,6 +164,22 @@ def test_strided_inputs_are_taken(session, model):
     np.testing.assert_array_equal(session.run(None, feeds)[0], session.run(None, strided)[0])
 
 
+def unaligned(array):
+    result = np.frombuffer(bytearray(1 + array.nbytes), np.uint8, offset=1).view(array.dtype).reshape(array.shape)
+    result[...] = array
+    return result
+
+
+def test_arrays_that_are_not_aligned_are_taken(session, model):
+    feeds = feeds_of(model)
+    expected = session.run(None, feeds)
+    out = [unaligned(np.zeros_like(array)) for array in expected]
+    assert not out[0].flags.aligned
+    session.run(None, {name: unaligned(array) for name, array in feeds.items()}, out=out)
+    for got, want in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_file_bytes_and_program_are_all_sessions(program, model, tmp_path):
     program.save(tmp_path / "model.ekm")
     feeds = feeds_of(model)

@@ -222,7 +222,8 @@ py::array array_of(const TensorDef& tensor, const char* what, const std::string&
   return a;
 }
 
-bool is_dense(const py::array& a) { return (a.flags() & py::array::c_style) != 0; }
+/// What the core can read and write where it lies.
+bool is_plain(const py::array& a) { return (a.flags() & py::array::c_style) != 0 && is_aligned(a); }
 
 /// What a run reads and writes, checked: an array for each input of the program, an array or none for each output.
 struct Operands {
@@ -255,17 +256,17 @@ Operands checked_operands(const BoundSession& s, const py::list& inputs, const p
   return all;
 }
 
-/// False, and nothing is run, when an array is strided: that goes through the arena.
+/// False, and nothing is run, when an array is strided or unaligned: that goes through the arena.
 bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
   Operands given = checked_operands(s, inputs, outputs);
   std::vector<const void*> from;
   std::vector<void*> to;
   for (const py::array& x : given.inputs) {
-    if (!is_dense(x)) return false;
+    if (!is_plain(x)) return false;
     from.push_back(x.data());
   }
   for (py::array& y : given.outputs) {
-    if (y && !is_dense(y)) return false;
+    if (y && !is_plain(y)) return false;
     to.push_back(y ? y.mutable_data() : nullptr);
   }
   s.run([&] { s.session->run(from.data(), to.data()); });

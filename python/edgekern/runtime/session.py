@@ -60,9 +60,9 @@ class InferenceSession:
     -----
     The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
     steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
-    straight from the caller's arrays into the arena and back; what kernels read or write themselves, strided arrays,
-    and all of a program with host steps are copied. The GIL is released meanwhile. Of two callers of one session the
-    second waits.
+    straight from the caller's arrays into the arena and back; what kernels read or write themselves, strided and
+    unaligned arrays, and all of a program with host steps are copied. The GIL is released meanwhile. Of two
+    callers of one session the second waits.
     """
 
     def __init__(
@@ -209,7 +209,8 @@ class InferenceSession:
         return [feeds[name] for name in self._inputs]
 
     def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> None:
-        """Copies everything in and out: for host steps, which read and write the arena, and for strided arrays."""
+        """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
+        arrays."""
         self._core.check(arrays, targets)
         self._fill(arrays)
         for what, number in self._program.manifest.order:
