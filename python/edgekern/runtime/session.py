@@ -130,14 +130,15 @@ class InferenceSession:
             results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
         else:
             results = _given(out, names)
+        if output_names is None:
+            self._run(arrays, list(results))
+            return results
         result_of = dict(zip(names, results, strict=True))
         targets: list[Array | None] = list(map(result_of.get, self._outputs))
         if len(result_of) < len(results):  # a name is asked for twice
             for name, result in zip(names, results, strict=True):
                 self._core.check(arrays, [result if name == other else None for other in self._outputs])
-        with self._lock:
-            if self._hosts or not self._core.run(arrays, targets):
-                self._run_in_arena(arrays, targets)
+        self._run(arrays, targets)
         if len(result_of) < len(results):
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
@@ -198,6 +199,8 @@ class InferenceSession:
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
+        if type(feeds) is dict and feeds.keys() == self._inputs.keys():
+            return [feeds[name] for name in self._inputs]
         if not isinstance(feeds, Mapping):
             raise ArgumentTypeError(f"run: feeds must be a dict of arrays by input name, got {type(feeds).__name__}")
         for name in feeds:
@@ -207,6 +210,11 @@ class InferenceSession:
             if name not in feeds:
                 raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
         return [feeds[name] for name in self._inputs]
+
+    def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
+        with self._lock:
+            if self._hosts or not self._core.run(arrays, targets):
+                self._run_in_arena(arrays, targets)
 
     def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> None:
         """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
