@@ -476,7 +476,7 @@ def test_wrong_calls_are_refused(rng):
     with pytest.raises(ArgumentValueError, match="save: a transaction is open"):
         cache.save()
     cache.commit()
-    with pytest.raises(ArgumentValueError, match=r"RingKVCache\.read: position 7 is not resident"):
+    with pytest.raises(ArgumentValueError, match=r"RingKVCache\.keys: position 7 is not resident"):
         cache.keys(0, 7)
     with pytest.raises(ArgumentValueError, match=r"sequence must be below num_sequences \(1\), got 1"):
         cache.position(1)

@@ -73,7 +73,19 @@ def test_per_channel_runs_along_the_axis(data: st.DataObject, shape: tuple[int, 
         assert_array_equal(_core.dequantize_linear(got, scale, zero, axis, None, isa, threads), back)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 40000), 0), ((700, 300), 1), ((4, 6, 20000), 1), ((9000, 5, 3), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((3, 40000), 0),
+        ((700, 300), 1),
+        ((4, 6, 20000), 1),
+        ((9000, 5, 3), 1),
+        ((70000,), 0),
+        ((30000, 3), 0),
+        ((2, 40000), 1),
+        ((5, 40000, 1), 2),
+    ],
+)
 def test_channels_that_many_tasks_share(shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:
     x = rng.normal(size=shape).astype(np.float32)
     scale = rng.uniform(0.01, 0.05, shape[axis]).astype(np.float32)

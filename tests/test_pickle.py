@@ -82,6 +82,9 @@ def test_damaged_pickles_are_refused(kind: str, rng: np.random.Generator) -> Non
     ):
         with pytest.raises(ArgumentValueError, match="PackedWeights: what was pickled is damaged; pickle them again"):
             _core.restore_packed(*damaged(state, at, value))
+    if len(scale):
+        with pytest.raises(ArgumentValueError, match="scale must be positive and finite, got nan for column 0"):
+            _core.restore_packed(*damaged(state, 7, scale * np.float32(np.nan)))
     if group:
         with pytest.raises(ArgumentValueError, match="damaged"):
             _core.restore_packed(*damaged(state, 4, not asymmetric))

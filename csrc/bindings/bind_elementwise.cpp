@@ -13,26 +13,26 @@ namespace {
 
 /// Per tensor it is one channel.
 ChannelShape channels_of(const char* function, const py::array& x, const py::object& axis_arg, size_t num_scales) {
-  ChannelShape s = {1, 1, usize(x.size())};
+  const ChannelShape whole = {1, 1, usize(x.size())};
   if (axis_arg.is_none()) {
     if (num_scales != 1)
       fail(Code::kValue, std::string(function) + ": scale has " + std::to_string(num_scales) +
                              " values but axis is None; name the axis they belong to");
-    return s;
+    return whole;
   }
   const py::ssize_t given = axis_arg.cast<py::ssize_t>(), axis = given < 0 ? given + x.ndim() : given;
   if (axis < 0 || axis >= x.ndim()) {
     fail(Code::kValue,
          std::string(function) + ": axis " + std::to_string(given) + " is outside shape " + shape_name(x));
   }
-  s = {1, usize(x.shape(axis)), 1};
+  ChannelShape s = {1, usize(x.shape(axis)), 1};
   for (py::ssize_t i = 0; i < axis; ++i) s.outer *= usize(x.shape(i));
   for (py::ssize_t i = axis + 1; i < x.ndim(); ++i) s.inner *= usize(x.shape(i));
   if (num_scales != s.channels) {
     fail(Code::kValue, std::string(function) + ": scale has " + std::to_string(num_scales) + " values but axis " +
                            std::to_string(given) + " has length " + std::to_string(s.channels));
   }
-  return s;
+  return s.channels == 1 ? whole : s;
 }
 
 using Scales = py::array_t<float, py::array::c_style>;

@@ -128,6 +128,20 @@ void require_array(const char* argument, PyObject* value) {
   fail(Code::kType, std::string(kName) + ": " + argument + " must be a NumPy array, got " + Py_TYPE(value)->tp_name);
 }
 
+/// 0 for None, which is the package's setting.
+long threads_of(const py::object& given) {
+  if (given.is_none()) return 0;
+  const auto count =
+      py::reinterpret_steal<py::object>(PyBool_Check(given.ptr()) ? nullptr : PyNumber_Index(given.ptr()));
+  PyErr_Clear();
+  int overflow = 0;
+  const long value = count ? PyLong_AsLongAndOverflow(count.ptr(), &overflow) : 0;
+  if (overflow > 0) return kMaxThreads;
+  if (value >= 1) return value;
+  fail(Code::kValue,
+       std::string(kName) + ": num_threads must be an integer of at least 1, got " + std::string(py::repr(given)));
+}
+
 PyObject* run_general(const Args& args) {
   const auto given = [&args](Arg which, const py::object& missing) {
     PyObject* const value = args.values[which];
@@ -146,12 +160,7 @@ PyObject* run_general(const Args& args) {
     fail(Code::kValue,
          std::string(kName) + ": a_zero_point must lie in the 8 bits of a, got " + std::string(py::str(zero_point)));
   }
-  const py::object threads = given(kNumThreads, py::none());
-  long count = 0;
-  if (!threads.is_none() && (!small_int(threads.ptr(), 0, &count) || count < 1)) {
-    fail(Code::kValue,
-         std::string(kName) + ": num_threads must be an integer of at least 1, got " + std::string(py::repr(threads)));
-  }
+  const long count = threads_of(given(kNumThreads, py::none()));
   return py::handle(g_general)(given(kA, {}), given(kB, {}), zero_point, given(kBZeroPoint, py::int_(0)),
                                given(kOut, py::none()), "", std::min(count, long{kMaxThreads}))
       .release()

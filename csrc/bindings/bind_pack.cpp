@@ -1,4 +1,5 @@
 // pack_weights: int8 weights in the packed layout, once for many multiplications; and what pickle keeps of them.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -28,6 +29,12 @@ PackedWeights pack_weights_s8(const char* function, const char* argument, const 
 
 namespace {
 
+void check_scale(float scale, size_t column) {
+  if (std::isfinite(scale) && scale > 0) return;
+  fail(Code::kValue, "pack_weights: scale must be positive and finite, got " + std::to_string(scale) + " for column " +
+                         std::to_string(column));
+}
+
 PackedWeights pack_weights_array(const py::array& w, const py::object& scale) {
   PackedWeights packed = pack_weights_s8("pack_weights", "w", w);
   if (scale.is_none()) return packed;
@@ -43,12 +50,8 @@ PackedWeights pack_weights_array(const py::array& w, const py::object& scale) {
   }
   packed.scale.assign(packed.shape.padded_n(), 0.0f);
   for (size_t i = 0; i < n; ++i) {
-    const float s = values.data()[values.ndim() == 0 ? 0 : i];
-    if (!std::isfinite(s) || s <= 0) {
-      fail(Code::kValue, "pack_weights: scale must be positive and finite, got " + std::to_string(s) + " for column " +
-                             std::to_string(i));
-    }
-    packed.scale[i] = s;
+    packed.scale[i] = values.data()[values.ndim() == 0 ? 0 : i];
+    check_scale(packed.scale[i], i);
   }
   return packed;
 }
@@ -92,6 +95,7 @@ PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, 
   if (bytes != 0) std::memcpy(packed.data.data(), data.data(), bytes);
   packed.scale.resize(scales);
   if (scales != 0) std::memcpy(packed.scale.data(), scale.data(), scales * sizeof(float));
+  for (size_t i = 0; i < std::min(n, scales); ++i) check_scale(packed.scale[i], i);
   return packed;
 }
 

@@ -21,36 +21,41 @@ void for_each_chunk(const Runtime& rt, size_t n, Row row, Body&& body) {
   });
 }
 
-/// The maps of channels whose slices are shorter than a vector: a column each for the elements of a row.
+/// The maps of channels whose slices are shorter than a vector: one for each element of a row of all channels.
 class Columns {
  public:
-  Columns(const ChannelShape& shape, const QuantParams* maps)
+  Columns(const Runtime& rt, const ChannelShape& shape, const QuantParams* maps)
       : scale_(round_up(shape.channels * shape.inner, kStrip), 1.0f), zero_point_(scale_.size()), sign_(maps->sign) {
-    for (size_t i = 0; i < shape.channels * shape.inner; ++i) {
-      const QuantParams& map = maps[i / shape.inner];
-      scale_[i] = map.scale;
-      zero_point_[i] = static_cast<float>(map.zero_point);
-    }
+    const size_t per_task = ceil_div(kChunk, shape.inner);
+    parallel_for(ceil_div(shape.channels, per_task), rt.threads, [&](size_t task) {
+      for (size_t c = task * per_task; c < std::min(shape.channels, (task + 1) * per_task); ++c) {
+        const size_t at = c * shape.inner;
+        std::fill_n(&scale_[at], shape.inner, maps[c].scale);
+        std::fill_n(&zero_point_[at], shape.inner, static_cast<float>(maps[c].zero_point));
+      }
+    });
   }
-  ColumnMaps view() const { return {scale_.data(), zero_point_.data(), sign_}; }
+  /// From a column on, a multiple of kStrip.
+  ColumnMaps from(size_t column) const { return {&scale_[column], &zero_point_[column], sign_}; }
 
  private:
   std::vector<float> scale_, zero_point_;
   Sign sign_;
 };
 
-/// `slice(at, n, map)` takes the n elements from `at` on, `rows(at, rows, n, maps)` rows of n.
+/// `slice(at, n, map)` takes the n elements from `at` on, `rows(at, rows, n, maps)` dense rows of n.
 template <typename Slice, typename Rows>
 void by_channels(const Runtime& rt, const ChannelShape& shape, const QuantParams* maps, Row row, Slice&& slice,
                  Rows&& rows) {
   const size_t width = shape.channels * shape.inner;
   if (width == 0) return;
   if (shape.channels > 1 && shape.inner < kStrip) {
-    const Columns columns(shape, maps);
-    const size_t per_task = ceil_div(kChunk, width);
-    parallel_for(ceil_div(shape.outer, per_task), rt.threads, [&](size_t task) {
-      const size_t first = task * per_task;
-      rows(first * width, std::min(per_task, shape.outer - first), width, columns.view());
+    const Columns columns(rt, shape, maps);
+    const size_t parts = ceil_div(width, kChunk), per_task = ceil_div(kChunk, width);  // one of them is 1
+    parallel_for(ceil_div(shape.outer, per_task) * parts, rt.threads, [&](size_t task) {
+      const size_t first = task / parts * per_task, column = task % parts * kChunk;
+      rows(first * width + column, std::min(per_task, shape.outer - first), std::min(kChunk, width - column),
+           columns.from(column));
       count_row(rt, row);
     });
     return;

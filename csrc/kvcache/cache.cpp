@@ -373,10 +373,14 @@ Status RingCache::reset(size_t sequence, int64_t position) {
 }
 
 Status RingCache::read(size_t sequence, size_t layer, bool value, int64_t position, float* out) const {
-  if (sequence >= spec_.sequences || layer >= spec_.layers) return {Code::kValue, "RingKVCache.read: no such layer"};
+  const std::string name = value ? "RingKVCache.values: " : "RingKVCache.keys: ";
+  if (sequence >= spec_.sequences || layer >= spec_.layers) {
+    return {Code::kValue, name + "layer must be below num_layers (" + std::to_string(spec_.layers) + "), got " +
+                              std::to_string(layer)};
+  }
   const size_t slot = slot_of(position);
   if (position < 0 || sequences_[sequence].slot_pos[slot] != position) {
-    return {Code::kValue, "RingKVCache.read: position " + std::to_string(position) + " is not resident"};
+    return {Code::kValue, name + "position " + std::to_string(position) + " is not resident"};
   }
   const KvTile& tile = value ? v_tile_ : k_tile_;
   KvRow row;

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
 import operator
-from typing import Any, SupportsIndex, cast
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+
+_LARGEST_INT32 = 2**31 - 1
 
 
 def numpy_array(function: str, argument: str, value: object) -> npt.NDArray[Any]:
@@ -18,23 +19,30 @@ def numpy_array(function: str, argument: str, value: object) -> npt.NDArray[Any]
     raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {type(value).__name__}")
 
 
-def thread_count(function: str, num_threads: int | None) -> int:
-    """0 for None, which is the package's setting."""
+def thread_count(function: str, num_threads: object) -> int:
+    """0 for None, which is the package's setting; the core takes as many as it has at most."""
     if num_threads is None:
         return 0
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads < 2**31:
+    try:
+        count = 0 if isinstance(num_threads, (bool, np.bool_)) else operator.index(cast(SupportsIndex, num_threads))
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ArgumentValueError(f"{function}: num_threads must be an integer of at least 1, got {num_threads!r}")
-    return num_threads
+    return min(count, _LARGEST_INT32)
 
 
 def number(function: str, argument: str, value: object) -> float:
-    scalar = isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiu"
-    if not scalar and not isinstance(value, numbers.Real):
-        raise ArgumentTypeError(f"{function}: {argument} must be a number, got {_kind(value)}")
+    """Whatever becomes a float and is one number, NumPy's and others' scalars too."""
     try:
-        return float(cast(numbers.Real, value))
+        plain = not isinstance(value, (str, bytes, bytearray)) and not isinstance(value, (complex, np.complexfloating))
+        if plain and np.ndim(cast(npt.ArrayLike, value)) == 0:
+            return float(cast(SupportsFloat, value))
     except OverflowError as error:
         raise ArgumentValueError(f"{function}: {argument} is larger than any float") from error
+    except (TypeError, ValueError):
+        pass
+    raise ArgumentTypeError(f"{function}: {argument} must be a number, got {_kind(value)}")
 
 
 def integer(function: str, argument: str, value: object) -> int:
@@ -43,8 +51,19 @@ def integer(function: str, argument: str, value: object) -> int:
         given = operator.index(cast(SupportsIndex, value))
     except TypeError as error:
         raise ArgumentTypeError(f"{function}: {argument} must be an integer, got {_kind(value)}") from error
-    if not -(2**31) <= given < 2**31:
+    if not -_LARGEST_INT32 - 1 <= given <= _LARGEST_INT32:
         raise ArgumentValueError(f"{function}: {argument} must fit into 32 bits, got {given}")
+    return given
+
+
+def integers(function: str, argument: str, value: object) -> npt.NDArray[np.integer]:
+    """An array of them, or one."""
+    try:
+        given = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ArgumentTypeError(f"{function}: {argument} must be an array of integers") from error
+    if given.dtype.kind not in "iu":
+        raise ArgumentTypeError(f"{function}: {argument} must be integer, got {given.dtype}")
     return given
 
 
@@ -55,18 +74,17 @@ def string(function: str, argument: str, value: object) -> str:
 
 
 def flag(function: str, argument: str, value: object) -> bool:
-    if isinstance(value, (bool, np.bool_)):
+    """True or False, or 1 or 0 as ONNX has them."""
+    if isinstance(value, (int, np.integer, np.bool_)) and value in (0, 1):
         return bool(value)
     raise ArgumentTypeError(f"{function}: {argument} must be True or False, got {_kind(value)}")
 
 
-def numpy_dtype(function: str, argument: str, value: npt.DTypeLike) -> np.dtype[np.generic]:
+def numpy_dtype(function: str, argument: str, value: npt.DTypeLike, remedy: str = "") -> np.dtype[np.generic]:
     try:
         return np.dtype(value)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(
-            f"{function}: {argument} {value!r} is no NumPy dtype; bfloat16 is ml_dtypes.bfloat16"
-        ) from error
+        raise ArgumentTypeError(f"{function}: {argument} {value!r} is no NumPy dtype{remedy}") from error
 
 
 def _kind(value: object) -> str:

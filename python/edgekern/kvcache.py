@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import flag, integer, number, numpy_array, string
+from edgekern._arguments import flag, integer, number, numpy_array, string, thread_count
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, KVRewindError
 
 __all__ = ["KVFormat", "RingKVCache", "Transaction"]
@@ -83,6 +83,18 @@ def _count(argument: str, value: object, function: str = "RingKVCache") -> int:
     if value >= 2**63:
         raise ArgumentValueError(f"{function}: {argument} must be below 2^63, got {value}")
     return int(value)
+
+
+def _path(function: str, value: object) -> Path:
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    raise ArgumentTypeError(f"RingKVCache.{function}: a state is bytes or a path, got {type(value).__name__}")
+
+
+def _model(function: str, value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    raise ArgumentTypeError(f"RingKVCache.{function}: model must be bytes, got {type(value).__name__}")
 
 
 class Transaction:
@@ -172,9 +184,7 @@ class RingKVCache:
             self.k, self.v, bits = _named(kv)
             if kv == "article":
                 warnings.warn(_ARTICLE, EdgekernWarning, stacklevel=2)
-        if num_threads is not None and _count("num_threads", num_threads) == 0:
-            raise ArgumentValueError("RingKVCache: num_threads must be an integer of at least 1, got 0")
-        self._threads = num_threads or 0
+        self._threads = thread_count("RingKVCache", num_threads)
         self._isa = string("RingKVCache", "isa", isa)
         self.num_layers = _count("num_layers", num_layers)
         self.num_kv_heads = _count("num_kv_heads", num_kv_heads)
@@ -370,9 +380,10 @@ class RingKVCache:
 
     def save(self, path: str | os.PathLike[str] | None = None, *, model: bytes = b"", sequence: int = 0) -> bytes:
         """The sequence as bytes, also written to ``path``. ``model`` is any mark that tells models apart."""
-        state = self._cache.save(self._sequence("save", sequence), model)
-        if path is not None:
-            Path(path).write_bytes(state)
+        target = None if path is None else _path("save", path)
+        state = self._cache.save(self._sequence("save", sequence), _model("save", model))
+        if target is not None:
+            target.write_bytes(state)
         return state
 
     def load(self, state: bytes | str | os.PathLike[str], *, model: bytes = b"", sequence: int = 0) -> None:
@@ -385,8 +396,8 @@ class RingKVCache:
             is then as it was.
         """
         at = self._sequence("load", sequence)
-        data = bytes(state) if isinstance(state, (bytes, bytearray, memoryview)) else Path(state).read_bytes()
-        self._cache.load(at, model, data)
+        data = bytes(state) if isinstance(state, (bytes, bytearray, memoryview)) else _path("load", state).read_bytes()
+        self._cache.load(at, _model("load", model), data)
 
     def keys(self, layer: int, position: int, *, sequence: int = 0) -> FloatArray:
         """Stored K of one position, as floats: (num_kv_heads, head_dim)."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import integer, number, numpy_array, numpy_dtype, string, thread_count
+from edgekern._arguments import integer, integers, number, numpy_array, numpy_dtype, string, thread_count
 from edgekern._core import PackedWeights
 from edgekern._core import public_matmul_integer as matmul_integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
@@ -108,6 +108,7 @@ def _reduce_packed(packed: PackedWeights) -> tuple[Any, ...]:
     return _restore_packed, _core.packed_state(packed)
 
 
+# Pickles name this function, so it stays here: a builtin of the core has no name of its own in them.
 def _restore_packed(*state: Any) -> PackedWeights:
     return _core.restore_packed(*state)
 
@@ -141,7 +142,7 @@ def _activation(activation: Activation) -> tuple[str, float, float]:
 
 def _result_dtype(out_dtype: npt.DTypeLike, y_scale: float | None) -> np.dtype[np.generic]:
     allowed = ("uint8", "int8") if y_scale is not None else ("float32", "float16", "bfloat16")
-    wanted = numpy_dtype("linear", "out_dtype", out_dtype)
+    wanted = numpy_dtype("linear", "out_dtype", out_dtype, "; bfloat16 is ml_dtypes.bfloat16")
     if wanted.isnative and wanted.name in allowed:
         return wanted
     remedy = "; leave y_scale out for a float result" if y_scale is not None else "; 8-bit results need y_scale"
@@ -290,15 +291,15 @@ def linear(
 def _scales(function: str, scale: object) -> FloatArray:
     try:
         values = np.ascontiguousarray(scale, dtype=np.float32).reshape(-1)
-    except (TypeError, ValueError, OverflowError) as error:
+    except OverflowError as error:
+        raise ArgumentValueError(f"{function}: scale is larger than any float") from error
+    except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"{function}: scale must be a number or an array of numbers") from error
     return values
 
 
 def _zero_points(function: str, zero_point: object, count: int) -> Int32Array:
-    values = np.asarray(zero_point)
-    if values.dtype.kind not in "iu":
-        raise ArgumentTypeError(f"{function}: zero_point must be integer, got {values.dtype}")
+    values = integers(function, "zero_point", zero_point)
     for bound in (values.min(initial=0), values.max(initial=0)):
         if not -(2**31) <= int(bound) < 2**31:
             raise ArgumentValueError(f"{function}: zero_point must lie in the 8 bits of dtype, got {int(bound)}")

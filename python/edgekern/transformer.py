@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import flag, integer, number, numpy_array, string, thread_count
+from edgekern._arguments import flag, integers, number, numpy_array, string, thread_count
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 __all__ = ["attention", "rms_norm", "rotary_embedding"]
 
 FloatArray = npt.NDArray[np.float32]
+_FAR = 2**61  # beyond every key, and sums of two fit into 64 bits
 
 
 def _floats(function: str, argument: str, value: object, ranks: tuple[int, ...]) -> FloatArray:
@@ -24,13 +27,13 @@ def _floats(function: str, argument: str, value: object, ranks: tuple[int, ...])
     if given.ndim not in ranks:
         wanted = " or ".join(map(str, ranks))
         raise ArgumentValueError(f"{function}: {argument} must have {wanted} axes, got shape {given.shape}")
-    return np.ascontiguousarray(given, dtype=np.float32)
+    return np.require(given, np.float32, ("C", "A"))
 
 
 def _per_batch(argument: str, value: int | npt.ArrayLike, batch: int) -> list[int]:
-    given = np.asarray(value)
-    if given.dtype.kind not in "iu":
-        raise ArgumentTypeError(f"attention: {argument} must be integers, got {given.dtype}")
+    given = integers("attention", argument, value)
+    if given.size and not -_FAR < int(given.min()) <= int(given.max()) < _FAR:
+        raise ArgumentValueError(f"attention: {argument} must lie within 2^61, got {given.min()} to {given.max()}")
     if given.shape not in ((), (batch,)):
         raise ArgumentValueError(
             f"attention: {argument} must be one number or one for each batch ({batch}), got shape {given.shape}"
@@ -48,15 +51,18 @@ def _mask(mask: object, shape: tuple[int, int, int, int]) -> FloatArray:
     four = given.reshape((1,) * (4 - given.ndim) + given.shape) if given.ndim <= 4 else given
     if four.ndim != 4 or any(n not in (1, whole) for n, whole in zip(four.shape, shape, strict=True)):
         raise ArgumentValueError(f"attention: mask must broadcast to {shape}, got shape {given.shape}")
-    return np.ascontiguousarray(np.broadcast_to(four, (*four.shape[:3], shape[3])))
+    return np.require(np.broadcast_to(four, (*four.shape[:3], shape[3])), np.float32, ("C", "A"))
 
 
 def _window(window: object) -> tuple[int, int]:
     """Left and right, -1 for all."""
-    if not isinstance(window, Sequence) or len(window) != 2:
-        raise ArgumentTypeError(f"attention: window must be a pair (left, right), got {window!r}")
-    left, right = (-1 if side is None else integer("attention", "a side of window", side) for side in window)
-    if any(side is not None and side < 0 for side in window):
+    try:
+        left, right = (-1 if side is None else min(operator.index(side), _FAR) for side in cast(Iterable[Any], window))
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"attention: window must be a pair (left, right) of integers or None, got {window!r}"
+        ) from error
+    if any(side is not None and side < 0 for side in cast(Iterable[Any], window)):
         raise ArgumentValueError(f"attention: window must be None or not negative, got {window}")
     return left, right
 
@@ -175,9 +181,7 @@ def rotary_embedding(
     ranks = (3,) if positions is None else (2,)
     cosines, sines = _floats(name, "cosines", cosines, ranks), _floats(name, "sines", sines, ranks)
     if positions is not None:
-        rows = np.asarray(positions)
-        if rows.dtype.kind not in "iu":
-            raise ArgumentTypeError(f"{name}: positions must be integers, got {rows.dtype}")
+        rows = integers(name, "positions", positions)
         if rows.size and not 0 <= rows.min() <= rows.max() < min(len(cosines), len(sines)):
             raise ArgumentValueError(
                 f"{name}: positions must be 0 to {min(len(cosines), len(sines)) - 1}, got {rows.min()} to {rows.max()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ def progress_bar(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     clock = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *clock, console=console, auto_refresh=ticking) as bar:
+    with Progress(*columns, *clock, console=console, auto_refresh=ticking, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.update(task, advance=1, refresh=not ticking)
 

@@ -49,7 +49,7 @@ def decode(data: Bytes, encoding: Encoding, columns: int) -> FloatArray:
     """Real values of encoded rows: (rows, row_bytes) bytes to (rows, columns) float32."""
     rows = data.shape[0]
     if encoding is F32:
-        return np.ascontiguousarray(data).view("<f4").astype(np.float32, copy=False).reshape(rows, columns)
+        return np.require(np.ascontiguousarray(data).view("<f4"), np.float32, "A").reshape(rows, columns)
     if encoding is F16:
         return _halves(data).view("<f2").astype(np.float32).reshape(rows, columns)
     if encoding is BF16:
