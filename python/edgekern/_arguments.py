@@ -35,7 +35,7 @@ def thread_count(function: str, num_threads: object) -> int:
 def number(function: str, argument: str, value: object) -> float:
     """Whatever becomes a float and is one number, NumPy's and others' scalars too."""
     try:
-        plain = not isinstance(value, (str, bytes, bytearray)) and not isinstance(value, (complex, np.complexfloating))
+        plain = not isinstance(value, (str, bytes, bytearray, complex, np.complexfloating))
         if plain and np.ndim(cast(npt.ArrayLike, value)) == 0:
             return float(cast(SupportsFloat, value))
     except OverflowError as error:
