@@ -256,6 +256,7 @@ class RingKVCache:
         ArgumentValueError
             A value is not finite or does not fit its format. Tokens before the chunk that it lies in are stored.
         """
+        sequence = self._sequence("append", sequence)
         k, v = numpy_array("RingKVCache.append", "k", k), numpy_array("RingKVCache.append", "v", v)
         if k.ndim != 4 or k.shape[0] != self.num_layers or v.shape != k.shape:
             raise ArgumentValueError(

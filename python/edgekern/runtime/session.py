@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import string, thread_count
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
@@ -75,12 +76,8 @@ class InferenceSession:
     ) -> None:
         if verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
-        if isa is not None and not isinstance(isa, str):
-            raise ArgumentTypeError(f"InferenceSession: isa must be a string, got {type(isa).__name__}")
-        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-            raise ArgumentValueError(
-                f"InferenceSession: num_threads must be an integer of at least 1, got {num_threads!r}"
-            )
+        isa = "" if isa is None else string("InferenceSession", "isa", isa)
+        threads = thread_count("InferenceSession", num_threads)
         if not isinstance(model, Program):
             if not isinstance(model, (str, os.PathLike, bytes)):
                 raise ArgumentTypeError(
@@ -89,7 +86,7 @@ class InferenceSession:
             model = Program.load(model, verify=verify)
         self._program = model
         names = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
-        self._core = _core.Session(model.index, model.container.blobs.data, isa or "", num_threads or 0, *names)
+        self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, *names)
         self._hosts = [HostRunner(model, step, self._core, self._core.num_threads) for step in model.host_steps]
         self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
         self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
