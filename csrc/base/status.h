@@ -14,6 +14,7 @@ enum class Code {
   kUnsupportedIsa,  // the CPU lacks what was asked for   -> UnsupportedIsaError
   kNoMemory,        //                                    -> MemoryError
   kRewind,          // tokens that a cache no longer has  -> KVRewindError
+  kForked,          // torn by a fork in another's call   -> ForkError
 };
 
 class [[nodiscard]] Status {

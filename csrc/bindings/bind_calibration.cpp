@@ -3,17 +3,20 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <mutex>
+#include <functional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "base/fp_env.h"
 #include "bindings/bindings.h"
+#include "bindings/errors.h"
+#include "bindings/gil.h"
 #include "calibration/entropy.h"
 #include "calibration/error_search.h"
 #include "calibration/histogram.h"
 #include "threads/pool.h"
+#include "threads/turn.h"
 
 namespace ek {
 namespace {
@@ -27,47 +30,63 @@ Counts to_array(const std::vector<uint64_t>& counts) {
   return Counts(static_cast<py::ssize_t>(counts.size()), counts.data());
 }
 
-/// A histogram that several Python threads may touch: the GIL is released while values are counted.
+/// A histogram that several Python threads may touch: the GIL is released while values are counted. Methods throw
+/// Refusal where another thread was counting into it when this process was forked.
 class SharedHistogram {
+  template <typename Body>
+  auto alone(Body body) const {
+    const Turn::Guard guard(turn_);
+    torn_ = torn_ || guard.orphaned();
+    if (torn_) {
+      throw Refusal({Code::kForked,
+                     "Histogram: another thread was counting into it when the process was forked, so its copy in this "
+                     "process is half counted; make a new one here, or fork while no thread is inside"});
+    }
+    return body();
+  }
+
+  /// Both, in the order of their addresses, so that two threads cannot wait for each other.
+  template <typename Body>
+  auto with(const SharedHistogram& other, Body body) const {
+    if (&other == this) return alone(body);
+    const bool first = std::less<>()(this, &other);
+    return (first ? *this : other).alone([&] { return (first ? other : *this).alone(body); });
+  }
+
  public:
   /// Needs no GIL.
   void count(const float* x, size_t n) {
     const FpGuard guard;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    histogram_.update(x, n);
+    alone([&] { histogram_.update(x, n); });
   }
 
   void update(const Floats& x) {
     const float* data = x.data();
     const auto size = static_cast<size_t>(x.size());
-    py::gil_scoped_release release;
+    const WithoutGil released;
     count(data, size);
   }
 
   void merge(const SharedHistogram& other) {
-    py::gil_scoped_release release;
-    if (&other == this) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      histogram_.merge(histogram_);
-      return;
-    }
-    const std::scoped_lock lock(mutex_, other.mutex_);
-    histogram_.merge(other.histogram_);
+    const WithoutGil released;
+    with(other, [&] { histogram_.merge(other.histogram_); });
   }
 
   bool equals(const SharedHistogram& other) const {
-    if (&other == this) return true;
-    py::gil_scoped_release release;
-    const std::scoped_lock lock(mutex_, other.mutex_);
-    return histogram_ == other.histogram_;
+    const WithoutGil released;
+    return with(other, [&] { return histogram_ == other.histogram_; });
+  }
+
+  /// So that what is called next does not throw.
+  void require_whole() const {
+    alone([] {});
   }
 
   /// (keys, counts, num_zero, num_nan, num_inf, min, max)
   py::tuple state() const {
     std::vector<uint64_t> keys, counts;
     Histogram::Totals t{};
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
+    alone([&] {
       for (size_t key = 0; key < Histogram::kNumKeys; ++key) {
         const uint64_t n = histogram_.at(key);
         if (n == 0) continue;
@@ -79,7 +98,7 @@ class SharedHistogram {
         t.min = histogram_.min();
         t.max = histogram_.max();
       }
-    }
+    });
     return py::make_tuple(to_array(keys), to_array(counts), t.num_zero, t.num_nan, t.num_inf, t.min, t.max);
   }
 
@@ -87,29 +106,28 @@ class SharedHistogram {
     if (dense.size() != static_cast<py::ssize_t>(Histogram::kNumKeys)) {
       throw std::invalid_argument("counts must have one entry a key");
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!histogram_.restore(dense.data(), {num_zero, num_nan, num_inf, min, max})) {
+    if (!alone([&] { return histogram_.restore(dense.data(), {num_zero, num_nan, num_inf, min, max}); })) {
       throw std::invalid_argument("counts, minimum and maximum contradict each other");
     }
   }
 
   template <typename Get>
   auto read(Get get) const {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return get(histogram_);
+    return alone([&] { return get(histogram_); });
   }
 
   /// Runs `body` on the atoms without the GIL.
   template <typename Body>
   auto with_atoms(bool magnitude, Body body) const {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     const FpGuard guard;
     const std::vector<Atom> atoms = read([&](const Histogram& h) { return h.atoms(magnitude); });
     return body(atoms);
   }
 
  private:
-  mutable std::mutex mutex_;
+  mutable Turn turn_;
+  mutable bool torn_ = false;
   Histogram histogram_;
 };
 
@@ -120,7 +138,8 @@ void update_histograms(const std::vector<SharedHistogram*>& histograms, const st
   if (histograms.size() != arrays.size()) throw std::invalid_argument("one array a histogram");
   std::vector<std::pair<const float*, size_t>> spans;
   for (const Floats& x : arrays) spans.emplace_back(x.data(), static_cast<size_t>(x.size()));
-  py::gil_scoped_release release;
+  for (const SharedHistogram* histogram : histograms) histogram->require_whole();
+  const WithoutGil released;
   parallel_for(spans.size(), num_threads(), [&](size_t i) { histograms[i]->count(spans[i].first, spans[i].second); });
 }
 
@@ -194,7 +213,7 @@ void bind_calibration(pybind11::module_& m) {
         const uint64_t* data = counts.data();
         EntropyResult result{};
         {
-          py::gil_scoped_release release;
+          const WithoutGil released;
           const FpGuard guard;
           result = entropy_search(data, num_bins, num_levels);
         }

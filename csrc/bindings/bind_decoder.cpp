@@ -8,11 +8,13 @@
 #include "base/fp_env.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "bindings/gil.h"
 #include "bindings/kv_cache.h"
 #include "decoder/decoder.h"
 #include "decoder/quantize_groups.h"
 #include "decoder/rope.h"
 #include "decoder/sampler.h"
+#include "threads/turn.h"
 
 namespace ek {
 namespace {
@@ -30,7 +32,7 @@ PackedFloats pack_floats(const py::array& w) {
   PackedFloats packed{usize(w.shape(0)), usize(w.shape(1)), {}};
   packed.data = AlignedBuffer(packed_f32_bytes(packed.n, packed.k));
   const float* const from = static_cast<const float*>(w.data());
-  py::gil_scoped_release release;
+  const WithoutGil released;
   pack_f32(packed.n, packed.k, from, packed.k, reinterpret_cast<float*>(packed.data.data()));
   return packed;
 }
@@ -111,13 +113,13 @@ class PyDecoder {
   py::array forward(KvCache& cache, const std::vector<std::pair<size_t, std::vector<int32_t>>>& sequences,
                     bool every_row, const py::object& out, int threads) {
     const Runtime rt = make_runtime("", threads);
-    spans_.clear();
-    tokens_.clear();
-    for (const auto& [sequence, tokens] : sequences) {
-      spans_.push_back({sequence, tokens.size()});
-      tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    std::vector<Span> spans;
+    std::vector<int32_t> tokens;
+    for (const auto& [sequence, more] : sequences) {
+      spans.push_back({sequence, more.size()});
+      tokens.insert(tokens.end(), more.begin(), more.end());
     }
-    const size_t rows = every_row ? tokens_.size() : spans_.size();
+    const size_t rows = every_row ? tokens.size() : spans.size();
     if (rows > decoder_->spec().max_rows) {
       fail(Code::kValue, "decoder: a step takes 1 to " + std::to_string(decoder_->spec().max_rows) + " tokens, got " +
                              std::to_string(rows) + "; split the prompt");
@@ -125,9 +127,15 @@ class PyDecoder {
     py::array logits = out_or_new<float>(
         "decoder", out, {static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(decoder_->spec().vocab)});
     float* const to = static_cast<float*>(logits.mutable_data());
-    cache.run([&] {
-      return decoder_->forward(rt.threads, cache.cache.get(), spans_.data(), spans_.size(), tokens_.data(), every_row,
-                               to);
+    cache.run([&]() -> Status {
+      const Turn::Guard guard(turn_);  // its working memory is one, whatever the cache
+      torn_ = torn_ || guard.orphaned();
+      if (torn_) {
+        return {Code::kForked,
+                "decoder: another thread was inside when the process was forked; load the model again in this process, "
+                "or fork while no thread is inside"};
+      }
+      return decoder_->forward(rt.threads, cache.cache.get(), spans.data(), spans.size(), tokens.data(), every_row, to);
     });
     return logits;
   }
@@ -138,8 +146,8 @@ class PyDecoder {
  private:
   std::vector<py::object> kept_;  // what the views look at
   std::unique_ptr<Decoder> decoder_;
-  std::vector<Span> spans_;
-  std::vector<int32_t> tokens_;
+  Turn turn_;
+  bool torn_ = false;
   size_t work_bytes_ = 0;
 };
 
@@ -180,7 +188,7 @@ py::array product(const py::array& x, const py::object& w, const py::object& bia
   ThreadRoom room(multiply_scratch_bytes(matrix, rows));
   PlanCache plans;
   float* const to = y.mutable_data();
-  py::gil_scoped_release release;
+  const WithoutGil released;
   multiply(rt, matrix, source, rows, swiglu ? Activation::kSwiglu : Activation::kClamp, more, to, n, room.data(),
            &plans);
   return std::move(y);
@@ -200,7 +208,7 @@ py::tuple quantize_groups_array(const py::array& w, size_t group, int threads) {
   int8_t* const codes = q.mutable_data();
   float* const scales = scale.mutable_data();
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     quantize_groups(from, n, k, group, rt.threads, codes, scales);
   }
   return py::make_tuple(q, scale);
@@ -242,7 +250,7 @@ PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t
   const FpGuard guard;
   packed.unit = unit_of_scales(largest > 0 ? largest : 1.0f);
   packed.data = AlignedBuffer(bytes);
-  py::gil_scoped_release release;
+  const WithoutGil released;
   pack_weights4(packed.shape4, from, 1, static_cast<ptrdiff_t>(k), by_group.data(), packed.unit, nullptr,
                 packed.data.data());
   return packed;

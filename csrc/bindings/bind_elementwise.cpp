@@ -6,6 +6,7 @@
 #include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "elementwise/elementwise.h"
 
 namespace ek {
@@ -82,7 +83,7 @@ py::array quantize_linear(const py::array& x, const Scales& scale, const ZeroPoi
   require_apart(kName, x, y);
   const float* from = static_cast<const float*>(x.data());
   uint8_t* to = static_cast<uint8_t*>(y.mutable_data());
-  py::gil_scoped_release release;
+  const WithoutGil released;
   const FpGuard guard;
   quantize_channels(rt, from, shape, maps.data(), to);
   return y;
@@ -101,7 +102,7 @@ py::array dequantize_linear(const py::array& x, const Scales& scale, const ZeroP
   require_apart(kName, x, y);
   const uint8_t* from = static_cast<const uint8_t*>(x.data());
   float* to = static_cast<float*>(y.mutable_data());
-  py::gil_scoped_release release;
+  const WithoutGil released;
   const FpGuard guard;
   dequantize_channels(rt, from, shape, maps.data(), to);
   return y;
@@ -121,7 +122,7 @@ py::tuple dynamic_quantize(const py::array& x, const std::string& isa, int threa
   uint8_t* to = reinterpret_cast<uint8_t*>(q.mutable_data());
   float* scales = scale.mutable_data();
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     const FpGuard guard;
     dynamic_quantize_rows(rt, from, rows, cols, cols, Sign::kS8, to, cols, scales);
   }

@@ -9,6 +9,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/fastcall.h"
+#include "bindings/gil.h"
 #include "gemm/gemm.h"
 #include "gemm/workspace.h"
 #include "threads/pool.h"
@@ -115,7 +116,7 @@ PyObject* run_fast(const Args& args) {
   gemm_args.b = weights->view();
   gemm_args.c = py::detail::array_proxy(c.ptr())->data;
   gemm_args.ldc = n * sizeof(int32_t);
-  std::optional<py::gil_scoped_release> released;
+  std::optional<WithoutGil> released;
   if (static_cast<double>(m * k) * static_cast<double>(n) >= kReleaseMacs) released.emplace();
   Workspace work(*table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
   gemm({table, static_cast<int>(threads)}, gemm_args, work.plan());

@@ -7,6 +7,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "bindings/gil.h"
 #include "gemm/gemm.h"
 #include "gemm/workspace.h"
 #include "threads/pool.h"
@@ -132,7 +133,7 @@ py::array matmul_integer(const py::array& a, const py::object& b, int32_t a_zero
   args.ldc = n * sizeof(int32_t);
   int32_t* const c_values = static_cast<int32_t*>(args.c);
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     run_gemm(rt, args, a_zero_point, nullptr);
     if (shifted) subtract_weight_zero_points(args.a, lda, sign, a_zero_point, m, k, zw, n, c_values);
   }

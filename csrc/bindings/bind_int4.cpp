@@ -4,6 +4,7 @@
 #include "base/fp_env.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "bindings/gil.h"
 
 namespace ek {
 namespace {
@@ -97,7 +98,7 @@ PackedWeights pack_weights_int4(const py::array& w, const py::object& scale, con
   const float* const scale_data = scales.data();
   const ptrdiff_t stride_k = w.strides(0), stride_n = w.strides(1);
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     pack_weights4(shape, values, stride_k, stride_n, scale_data, packed.unit, zero_data, packed.data.data());
   }
   return packed;

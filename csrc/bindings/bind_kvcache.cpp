@@ -49,7 +49,7 @@ py::array attend(KvCache& self, size_t sequence, size_t layer, const py::array& 
 void write(KvCache& self, size_t sequence, size_t layer, const py::array& k, const py::array& v, int threads,
            const std::string& isa) {
   const KvSpec& spec = self.cache->spec();
-  const std::vector<size_t> shape{self.cache->staged(sequence), spec.kv_heads, spec.head_dim};
+  const std::vector<size_t> shape{self.whole().staged(sequence), spec.kv_heads, spec.head_dim};
   const float* const keys = floats("RingKVCache.write", "k", k, shape);
   const float* const values = floats("RingKVCache.write", "v", v, shape);
   const Runtime rt = make_runtime(isa, threads);
@@ -70,13 +70,13 @@ py::bytes save(KvCache& self, size_t sequence, const std::string& model) {
 py::array read(KvCache& self, size_t sequence, size_t layer, bool value, int64_t position) {
   const KvSpec& spec = self.cache->spec();
   py::array_t<float> out({static_cast<py::ssize_t>(spec.kv_heads), static_cast<py::ssize_t>(spec.head_dim)});
-  throw_if_error(self.cache->read(sequence, layer, value, position, out.mutable_data()));
+  throw_if_error(self.whole().read(sequence, layer, value, position, out.mutable_data()));
   return out;
 }
 
 py::array slot_positions(const KvCache& self, size_t sequence) {
   const auto slots = static_cast<py::ssize_t>(self.cache->spec().slots());
-  return py::array_t<int64_t>(slots, self.cache->slot_positions(sequence));
+  return py::array_t<int64_t>(slots, self.whole().slot_positions(sequence));
 }
 
 }  // namespace
@@ -108,7 +108,7 @@ void bind_kvcache(py::module_& m) {
       .def(
           "rewind_limit",
           [](const KvCache& c, size_t s, size_t n) {
-            const RewindLimit limit = c.cache->rewind_limit(s, n);
+            const RewindLimit limit = c.whole().rewind_limit(s, n);
             return py::make_tuple(limit.needed, limit.oldest_resident);
           },
           py::arg("sequence"), py::arg("tokens"))
@@ -130,9 +130,9 @@ void bind_kvcache(py::module_& m) {
       .def("read", &read, py::arg("sequence"), py::arg("layer"), py::arg("value"), py::arg("position"))
       .def("slot_positions", &slot_positions, py::arg("sequence"))
       .def(
-          "position", [](const KvCache& c, size_t s) { return c.cache->position(s); }, py::arg("sequence"))
+          "position", [](const KvCache& c, size_t s) { return c.whole().position(s); }, py::arg("sequence"))
       .def(
-          "staged", [](const KvCache& c, size_t s) { return c.cache->staged(s); }, py::arg("sequence"))
+          "staged", [](const KvCache& c, size_t s) { return c.whole().staged(s); }, py::arg("sequence"))
       .def_property_readonly("nbytes", [](const KvCache& c) { return c.cache->nbytes(); })
       .def_property_readonly("bytes_per_token", [](const KvCache& c) { return c.cache->bytes_per_token(); });
   m.def(

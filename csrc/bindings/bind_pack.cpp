@@ -6,6 +6,7 @@
 #include "base/buffer.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "bindings/gil.h"
 
 namespace ek {
 
@@ -22,7 +23,7 @@ PackedWeights pack_weights_s8(const char* function, const char* argument, const 
   packed.data = AlignedBuffer(bytes);
   const int8_t* from = static_cast<const int8_t*>(w.data());
   const ptrdiff_t stride_n = w.strides(1), stride_k = w.strides(0);
-  py::gil_scoped_release release;
+  const WithoutGil released;
   pack_weights(packed.shape, from, stride_n, 0, stride_k, packed.data.data());
   return packed;
 }

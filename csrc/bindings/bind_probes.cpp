@@ -7,6 +7,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
+#include "bindings/gil.h"
 #include "edgekern/edgekern.h"
 #include "gemm/gemm.h"
 #include "gemm/workspace.h"
@@ -22,7 +23,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 /// Best rate of several bursts, in int8 operations (2 per multiply-add) per second over all threads.
 double measure_dot_peak(const std::string& isa, int threads, double seconds) {
   const Runtime rt = make_runtime(isa, threads);
-  py::gil_scoped_release release;
+  const WithoutGil released;
   double best = 0;
   const auto start = std::chrono::steady_clock::now();
   do {
@@ -45,7 +46,7 @@ double measure_read_bandwidth(const py::array_t<uint8_t, py::array::c_style>& x,
   if (streams == 0 || part < streams * 4096) {
     fail(Code::kValue, "measure_read_bandwidth: x must hold 4096 bytes for each stream of each thread");
   }
-  py::gil_scoped_release release;
+  const WithoutGil released;
   std::vector<uint64_t> sums(parts);
   double best = 0;
   const auto start = std::chrono::steady_clock::now();
@@ -76,7 +77,7 @@ void gemm_on_unit(const py::array& a, const PackedWeights& b, const py::array& o
   if (unit != "cube" && unit != "vector") {
     fail(Code::kValue, "gemm_on_unit: unit must be 'cube' or 'vector', got '" + unit + "'");
   }
-  py::gil_scoped_release release;
+  const WithoutGil released;
   Workspace work(*rt.kernels, &args, 0, nullptr);
   TilePlan plan = work.plan();
   for (TileBlock& block : plan.blocks) block.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
@@ -109,7 +110,7 @@ void repeat_c_gemm(const py::array& a, const py::array_t<int8_t, py::array::c_st
   product.b = packed;
   ek_status status = EK_OK;
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     for (size_t i = 0; i < repeats && status == EK_OK; ++i)
       status = api->gemm_s32(&product, values, n * sizeof(int32_t));
   }

@@ -4,17 +4,18 @@
 
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "base/checked.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "gemm/pack.h"
 #include "memory/planner.h"
 #include "program/program.h"
 #include "program/session.h"
+#include "threads/turn.h"
 
 namespace ek {
 namespace {
@@ -57,7 +58,7 @@ template <typename Fill>
 py::bytes packed_bytes(size_t size, Fill&& fill) {
   AlignedBuffer buffer(round_up(size, 64));
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     fill(buffer.data());
   }
   return {reinterpret_cast<const char*>(buffer.data()), buffer.size()};
@@ -113,7 +114,7 @@ MemoryPlan plan(const std::vector<int64_t>& lower, const std::vector<int64_t>& u
   MemoryPlan made;
   Status status;
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     status = plan_memory(buffers, alignment, &made);
   }
   throw_if_error(status);
@@ -126,7 +127,7 @@ struct BoundSession {
   py::buffer_info data;
   AlignedBuffer copy;
   std::unique_ptr<Session> session;
-  std::mutex turn;
+  Turn turn;
   std::string isa;
   int threads = 1;
   std::vector<std::string> input_names, output_names;  // for errors
@@ -134,8 +135,9 @@ struct BoundSession {
   /// Calls body() without the GIL and alone.
   template <typename Body>
   void run(Body&& body) {
-    const py::gil_scoped_release release;
-    const std::lock_guard<std::mutex> lock(turn);
+    const WithoutGil released;
+    const Turn::Guard guard(turn);
+    if (guard.orphaned()) session->forget_run();
     body();
   }
 };
@@ -162,7 +164,7 @@ std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::
   bound->threads = rt.threads;
   Status status;
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     if (reinterpret_cast<uintptr_t>(from) % AlignedBuffer::kAlignment != 0) {
       bound->copy = AlignedBuffer(bytes);
       std::memcpy(bound->copy.data(), from, bytes);

@@ -8,6 +8,7 @@
 #include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "decoder/matrix.h"
 #include "kvcache/dense.h"
 #include "threads/pool.h"
@@ -66,7 +67,7 @@ py::array attention(const py::array& q, const py::array& k, const py::array& v, 
   const Runtime rt = make_runtime(isa, threads);
   Status status;
   {
-    py::gil_scoped_release release;
+    const WithoutGil released;
     status = attend_dense(rt, a, to);
   }
   throw_if_error(status);
@@ -91,7 +92,7 @@ py::array rotary(const py::array& x, const py::array& cosines, const py::array& 
   py::array out = new_array(py::dtype::of<float>(), {x.shape(0), x.shape(1), x.shape(2), x.shape(3)});
   float* const to = static_cast<float*>(out.mutable_data());
   const Runtime rt = make_runtime(isa, threads);
-  py::gil_scoped_release release;
+  const WithoutGil released;
   parallel_for(batch * heads, rt.threads, [&](size_t task) {
     const FpGuard guard;
     for (size_t token = 0; token < tokens; ++token) {
@@ -112,7 +113,7 @@ py::array rms_norm(const py::array& x, const py::array& gain, float eps, int thr
   py::array out = new_array(py::dtype::of<float>(), {x.shape(0), x.shape(1)});
   float* const to = static_cast<float*>(out.mutable_data());
   const Runtime rt = make_runtime(isa, threads);
-  py::gil_scoped_release release;
+  const WithoutGil released;
   parallel_for(ceil_div(rows, kRowsPerTask), rt.threads, [&](size_t task) {
     const FpGuard guard;
     for (size_t row = task * kRowsPerTask; row < rows && row < (task + 1) * kRowsPerTask; ++row) {

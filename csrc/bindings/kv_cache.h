@@ -1,29 +1,28 @@
 // RingKVCache's core as a Python object: what its own binding and the decoder's share.
 #pragma once
 
-#include <memory>
-#include <mutex>
-
 #include "bindings/arrays.h"
-#include "kvcache/cache.h"
+#include "bindings/gil.h"
+#include "kvcache/shared_cache.h"
 
 namespace ek {
 
-/// A cache and the lock that makes callers of several threads wait for each other.
-struct KvCache {
-  std::unique_ptr<RingCache> cache;
-  std::mutex busy;
-
-  /// Runs body without the GIL while holding the lock, and raises what it answers.
+struct KvCache : SharedCache {
+  /// Runs body without the GIL and alone on the cache, and raises what it answers.
   template <typename F>
   void run(F&& body) {
     Status status;
     {
-      py::gil_scoped_release release;
-      const std::lock_guard<std::mutex> lock(busy);
-      status = body();
+      const WithoutGil released;
+      status = alone(body);
     }
     throw_if_error(status);
+  }
+
+  /// The cache for a look that does not wait.
+  RingCache& whole() const {
+    throw_if_error(check_whole());
+    return *cache;
   }
 };
 

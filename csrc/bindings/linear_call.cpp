@@ -6,6 +6,7 @@
 
 #include "base/fp_env.h"
 #include "bindings/fastcall.h"
+#include "bindings/gil.h"
 #include "gemm/gemm4.h"
 #include "gemm/linear.h"
 
@@ -30,15 +31,15 @@ void fold_bias(const Kernels& kernels, const float* bias, const PackedWeights& w
 size_t column_bytes(const PackedShape& shape) { return round_up(shape.padded_n() * sizeof(float), 64); }
 
 /// Other Python threads run while this object lives, where the product takes long enough.
-class WithoutGil {
+class WithoutGilIfLong {
  public:
-  WithoutGil(size_t m, const PackedShape& shape) {
+  WithoutGilIfLong(size_t m, const PackedShape& shape) {
     const double macs = static_cast<double>(m) * static_cast<double>(shape.n) * static_cast<double>(shape.k_per_tap);
     if (macs >= kReleaseMacs) released_.emplace();
   }
 
  private:
-  std::optional<py::gil_scoped_release> released_;
+  std::optional<WithoutGil> released_;
 };
 
 void run_dynamic(const Runtime& rt, LinearArgs args) {
@@ -47,7 +48,7 @@ void run_dynamic(const Runtime& rt, LinearArgs args) {
   int32_t* const init = reinterpret_cast<int32_t*>(room.data());
   make_symmetric_init(*rt.kernels, args.gemm.b, init);
   args.gemm.init = init;
-  const WithoutGil released(args.gemm.m, args.gemm.b.shape);
+  const WithoutGilIfLong released(args.gemm.m, args.gemm.b.shape);
   linear(rt, args, room.data() + init_bytes);
 }
 
@@ -58,7 +59,7 @@ void run_int4(const Runtime& rt, const LinearArgs& args, const PackedWeights& w,
   size_t bytes = 0;
   if (!gemm4_scratch_bytes(args4, &bytes)) fail(Code::kValue, "linear: x is too large");
   ThreadRoom room(bytes);
-  const WithoutGil released(g.m, w.shape);
+  const WithoutGilIfLong released(g.m, w.shape);
   gemm4(rt, args4, room.data());
 }
 
@@ -75,7 +76,7 @@ void run_static(const Runtime& rt, GemmArgs args, const PackedWeights& w, const 
     bias = counts;
   }
   args.epilogue.multiplier = multiplier;
-  const WithoutGil released(args.m, w.shape);
+  const WithoutGilIfLong released(args.m, w.shape);
   run_gemm(rt, args, o.x_zero_point, bias);
 }
 

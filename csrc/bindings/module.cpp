@@ -26,6 +26,9 @@ void throw_if_error(const Status& status) {
     case Code::kRewind:
       name = "KVRewindError";
       break;
+    case Code::kForked:
+      name = "ForkError";
+      break;
     case Code::kUnsupportedIsa:
       name = "UnsupportedIsaError";
       break;
@@ -36,9 +39,22 @@ void throw_if_error(const Status& status) {
 
 }  // namespace ek
 
+// pybind11's entry point waits for ever for the GIL of a second interpreter, so ours stands before it.
+#define PyInit__core pybind11_entry_point
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of edgekern. Private: use edgekern's public names.";
   m.attr("__version__") = EDGEKERN_VERSION;
+  pybind11::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const ek::Refusal& refusal) {
+      try {
+        ek::throw_if_error(refusal.status);
+      } catch (pybind11::error_already_set& error) {
+        error.restore();
+      }
+    }
+  });
   ek::bind_cpu(m);
   ek::bind_pack(m);
   ek::bind_gemm(m);
@@ -54,4 +70,13 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_program(m);
   ek::bind_decoder(m);
   m.attr("_C_API") = pybind11::capsule(edgekern_get_api(EDGEKERN_ABI_VERSION), EDGEKERN_CAPSULE);
+}
+#undef PyInit__core
+
+PyMODINIT_FUNC PyInit__core() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return pybind11_entry_point();
+  PyErr_SetString(PyExc_ImportError,
+                  "edgekern: cannot be imported in a sub-interpreter, as NumPy and pybind11 cannot; use the main "
+                  "interpreter's threads, or a process");
+  return nullptr;
 }

@@ -1,19 +1,15 @@
 // The ring cache for C. One lock a cache: callers of several threads wait for each other.
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/checked.h"
 #include "capi/capi.h"
 #include "capi/failure.h"
-#include "kvcache/cache.h"
+#include "kvcache/shared_cache.h"
 #include "threads/pool.h"
 
-struct ek_kv {
-  std::unique_ptr<ek::RingCache> cache;
-  std::mutex busy;
-};
+struct ek_kv : ek::SharedCache {};
 
 namespace ek {
 namespace {
@@ -25,6 +21,7 @@ ek_status status_of(const char* function, const Status& status) {
   if (status.code() == Code::kNoMemory) code = EK_ERROR_MEMORY;
   if (status.code() == Code::kRewind) code = EK_ERROR_REWIND;
   if (status.code() == Code::kUnsupportedIsa) code = EK_ERROR_ISA;
+  if (status.code() == Code::kForked) code = EK_ERROR_FORKED;
   return fail(code, "%s: %s", function, status.message().c_str());
 }
 
@@ -33,8 +30,7 @@ template <typename Body>
 ek_status alone(const char* function, ek_kv* kv, Body&& body) {
   return no_throw(function, [&]() -> ek_status {
     if (kv == nullptr) return fail(EK_ERROR_NULL, "%s: kv is null", function);
-    const std::lock_guard<std::mutex> lock(kv->busy);
-    return status_of(function, body(*kv->cache));
+    return status_of(function, kv->alone([&] { return body(*kv->cache); }));
   });
 }
 

@@ -61,7 +61,7 @@ std::vector<Isa> detect() { return {Isa::kScalar}; }
 const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 const std::vector<Isa>& available_isas() {
-  static const std::vector<Isa> found = detect();
+  static const std::vector<Isa>& found = *new std::vector<Isa>(detect());  // threads may outlive main(): so does this
   return found;
 }
 

@@ -341,8 +341,12 @@ void Session::run(const void* const* inputs, void* const* outputs) noexcept {
       std::memmove(outputs[j], m.bytes(out[j]), m.size(out[j]));
     }
   }
-  for (const uint32_t id : in) m.places[id] = m.bytes(id);
-  for (const uint32_t id : out) m.places[id] = m.bytes(id);
+  forget_run();
+}
+
+void Session::forget_run() {
+  for (const uint32_t id : impl_->index.inputs) impl_->places[id] = impl_->bytes(id);
+  for (const uint32_t id : impl_->index.outputs) impl_->places[id] = impl_->bytes(id);
 }
 
 uint64_t Session::arena_bytes() const {

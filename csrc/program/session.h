@@ -31,6 +31,8 @@ class Session {
   // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
   void run_segment(size_t segment) noexcept;
   void run_step(size_t step) noexcept;
+  /// Makes it ready again where a run was begun and never ends: in the child of a fork.
+  void forget_run();
   uint64_t arena_bytes() const;  // arena + scratch + prepared accumulator starts: all that the session owns
 
  private:

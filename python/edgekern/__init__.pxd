@@ -21,6 +21,7 @@ cdef extern from "edgekern/edgekern.h" nogil:
     const ek_status EK_ERROR_MEMORY
     const ek_status EK_ERROR_INTERNAL
     const ek_status EK_ERROR_REWIND
+    const ek_status EK_ERROR_FORKED
 
     ctypedef int32_t ek_type
     const ek_type EK_U8

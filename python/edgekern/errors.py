@@ -54,6 +54,10 @@ class MemoryBudgetError(EdgekernError, MemoryError):
     """What was asked for does not fit in the memory that it may take."""
 
 
+class ForkError(EdgekernError, RuntimeError):
+    """An object was in use by another thread when this process was forked, and is half changed here."""
+
+
 class UnsupportedIsaError(EdgekernError, RuntimeError):
     """The ISA that was forced is not one this CPU has."""
 

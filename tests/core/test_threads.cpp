@@ -12,6 +12,7 @@
 
 #include "base/fp_env.h"
 #include "threads/pool.h"
+#include "threads/turn.h"
 
 using namespace ek;
 
@@ -110,6 +111,77 @@ TEST_CASE("a fork while other threads are in the pool leaves both sides working"
   }
   stop = true;
   busy.join();
+}
+
+TEST_CASE("a turn is one thread's at a time") {
+  Turn turn;
+  size_t count = 0;  // not atomic: lost or torn additions show
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&] {
+      for (int round = 0; round < 5000; ++round) {
+        const Turn::Guard guard(turn);
+        count += guard.orphaned() ? 1000000 : 1;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(count == 20000);
+  CHECK(!turn.orphaned());
+}
+
+TEST_CASE("the child of a fork takes over a turn that a thread of its parent holds, and is told so once") {
+  Turn held, free;
+  std::atomic<bool> inside{false}, stop{false};
+  std::thread holder([&] {
+    const Turn::Guard guard(held);
+    inside = true;
+    while (!stop) std::this_thread::yield();
+  });
+  std::thread waiter([&] { const Turn::Guard guard(held); });  // so that others wait for it when the fork comes
+  while (!inside) std::this_thread::yield();
+  for (int round = 0; round < 3; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(round));
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      alarm(10);
+      int right = held.orphaned() && !free.orphaned();
+      right = right && held.take();
+      right = right && !held.orphaned();
+      held.give_back();
+      right = right && !held.take();
+      held.give_back();
+      right = right && !free.take();
+      _exit(right ? 0 : 1);
+    }
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+  }
+  CHECK(!held.orphaned());
+  stop = true;
+  holder.join();
+  waiter.join();
+  CHECK(!held.take());
+  held.give_back();
+}
+
+TEST_CASE("workers that are sent to rest look out no longer, and come back for the next job") {
+  const auto soon = [](bool spinning) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while ((spinning_workers() != 0) != spinning && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    return (spinning_workers() != 0) == spinning;
+  };
+  set_worker_patience(60'000'000);
+  for (int round = 0; round < 3; ++round) {
+    CHECK(count_wrong(64, 2) == 0);
+    CHECK(soon(true));
+    rest_workers();
+    CHECK(soon(false));
+  }
+  set_worker_patience(50);
 }
 
 #if defined(__SSE__)

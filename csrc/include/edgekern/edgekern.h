@@ -38,7 +38,8 @@ enum {
   EK_ERROR_ISA = 7,      /* EDGEKERN_ISA names an instruction set that this CPU lacks */
   EK_ERROR_MEMORY = 8,   /* out of memory */
   EK_ERROR_INTERNAL = 9, /* a bug of edgekern */
-  EK_ERROR_REWIND = 10   /* tokens that a cache no longer has */
+  EK_ERROR_REWIND = 10,  /* tokens that a cache no longer has */
+  EK_ERROR_FORKED = 11   /* another thread was inside when this process was forked: make a new one */
 };
 typedef int32_t ek_status;
 

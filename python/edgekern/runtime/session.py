@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,13 @@ class InferenceSession:
         self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
         self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
         self._lock = threading.Lock()
+        _sessions.add(self)
+
+    def _after_fork(self) -> None:
+        """What threads of the parent process hold here, they never give back."""
+        self._lock = threading.Lock()
+        for host in self._hosts:
+            host.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
         """What :meth:`run` wants."""
@@ -230,6 +238,17 @@ class InferenceSession:
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self._inputs.values(), arrays, strict=True):
             np.copyto(place, array)
+
+
+_sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in _sessions:
+        session._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _given(out: Sequence[Array], names: Sequence[str]) -> list[Array]:
