@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -320,6 +322,30 @@ def test_host_step_that_fails_is_named(monkeypatch):
     monkeypatch.setattr(session._hosts[0], "_outputs", {"absent": np.zeros(1)})
     with pytest.raises(EdgekernError, match=r"run: host\.0 failed in onnxruntime"):
         session.run(None, {"x": np.zeros((2, 8), np.float32)})
+
+
+def test_no_worker_spins_while_the_host_computes(monkeypatch):
+    """Two libraries' threads on the same CPUs: who waits must not look busy."""
+    session, seen = ek.InferenceSession(host_program(), num_threads=2), []
+    host = session._hosts[0]
+    run = host._session.run
+
+    def watched(*arguments):
+        end = time.monotonic() + 10
+        while _core.spinning_workers() and time.monotonic() < end:
+            time.sleep(0.001)
+        seen.append(_core.spinning_workers())
+        return run(*arguments)
+
+    monkeypatch.setattr(host, "_session", SimpleNamespace(run=watched))
+    _core.set_worker_patience(60_000_000)
+    try:
+        a, b = np.ones((300, 300), np.int8), ek.pack_weights(np.ones((300, 300), np.int8))
+        ek.matmul_integer(a, b, num_threads=2)  # a worker looks out for more
+        session.run(None, {"x": np.zeros((2, 8), np.float32)})
+    finally:
+        _core.set_worker_patience(50)
+    assert seen == [0]
 
 
 def test_arrays_of_a_program_with_host_steps():

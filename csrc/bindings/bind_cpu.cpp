@@ -58,6 +58,9 @@ void bind_cpu(py::module_& m) {
   m.def("allowed_cpus", &allowed_cpus);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("num_threads"));
+  m.def("rest_workers", &rest_workers);
+  m.def("spinning_workers", &spinning_workers);
+  m.def("set_worker_patience", &set_worker_patience, py::arg("microseconds"));
   m.def("row_counts", &row_counts, py::arg("isa") = "");
   m.def("reset_row_counts", &reset_row_counts);
 }

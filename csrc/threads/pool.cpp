@@ -26,7 +26,7 @@ namespace {
 
 /// How long an idle worker looks for the next job before it sleeps: longer than what lies between two jobs of a
 /// network, steps that one thread does alone and a caller's own code.
-constexpr std::chrono::microseconds kPatience{50};
+std::atomic<int> g_patience_us{50};
 /// How often it looks before it asks the clock; and a caller, before it lets others run.
 constexpr int kSpins = 400;
 
@@ -78,6 +78,7 @@ class Pool {
       job_.queues[i].next.store(num_tasks * i / job_.threads);
       job_.queues[i].end = num_tasks * (i + 1) / job_.threads;
     }
+    resting_.store(false);
     state_.store((state_.load() / kJobUnit + 1) * kJobUnit | kOpen);
     wake_sleepers();
     job_.work(0);
@@ -88,6 +89,9 @@ class Pool {
     }
     return true;
   }
+
+  void rest() { resting_.store(true); }
+  int spinning() const { return spinning_.load(); }
 
   /// Ends the workers once the running job is done; from then on every caller works alone.
   void stop() {
@@ -116,16 +120,19 @@ class Pool {
     const uint64_t state = state_.load();
     return stopping_.load() || ((state & kOpen) != 0 && state / kJobUnit != seen);
   }
-  /// Looks out for news until patience ends.
-  bool expect_news(uint64_t seen) const {
-    const auto end = std::chrono::steady_clock::now() + kPatience;
+  /// Looks out for news until patience ends, or the pool is to rest.
+  bool expect_news(uint64_t seen) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(g_patience_us.load());
+    spinning_.fetch_add(1);
+    bool found = false;
     do {
-      for (int spin = 0; spin < kSpins; ++spin) {
-        if (news(seen)) return true;
+      for (int spin = 0; spin < kSpins && !found && !resting_.load(); ++spin) {
+        found = news(seen);
         cpu_relax();
       }
-    } while (std::chrono::steady_clock::now() < end);
-    return false;
+    } while (!found && !resting_.load() && std::chrono::steady_clock::now() < end);
+    spinning_.fetch_sub(1);
+    return found;
   }
   /// Enters the open job that is not `seen`, unless it closes first.
   bool join(uint64_t* seen) {
@@ -145,6 +152,8 @@ class Pool {
   std::atomic<int> caller_cpu_{-1};
   std::atomic<uint64_t> state_{0};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> resting_{false};  // from rest() until the next job
+  std::atomic<int> spinning_{0};
   Job job_;  // changed only while no worker is inside
   std::vector<std::thread> workers_;
 };
@@ -293,6 +302,17 @@ Status threads_from_env(int* threads) {
   *threads = static_cast<int>(value);
   return {};
 }
+
+void rest_workers() {
+  if (Pool* const current = g_pool.load(); current != nullptr) current->rest();
+}
+
+int spinning_workers() {
+  const Pool* const current = g_pool.load();
+  return current == nullptr ? 0 : current->spinning();
+}
+
+void set_worker_patience(int microseconds) { g_patience_us.store(microseconds); }
 
 void parallel_for(size_t num_tasks, int threads, TaskFn fn, void* context) {
   const size_t wanted = std::min(num_tasks, static_cast<size_t>(std::clamp(threads, 1, kMaxThreads)));

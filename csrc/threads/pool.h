@@ -19,6 +19,14 @@ void set_num_threads(int n);
 /// Reads EDGEKERN_NUM_THREADS; 0 when it is not set. Refuses what is no number in [1, kMaxThreads].
 Status threads_from_env(int* threads);
 
+/// Idle workers stop looking out for the next job and sleep until there is one: before a while in which something else
+/// wants the CPUs.
+void rest_workers();
+/// Workers that look out for the next job now, which costs a CPU each.
+int spinning_workers();
+/// How long an idle worker looks out before it sleeps. For tests.
+void set_worker_patience(int microseconds);
+
 using TaskFn = void (*)(void* context, size_t task);
 
 /// A host's own loop: runs task(task_context, 0 .. count-1) on at most `threads` threads and returns when all are done.
