@@ -161,6 +161,7 @@ FORGERIES = {
     "missing_entry": lambda i, m: m.pop("order"),
     "host_tensor_that_does_not_exist": lambda i, m: m["host_steps"][0]["inputs"].__setitem__(0, ["a", 99]),
     "host_blob_that_does_not_exist": lambda i, m: m["host_steps"][0].__setitem__("blob", "host.9"),
+    "host_blob_of_two_steps": lambda i, m: (m["host_steps"].append(m["host_steps"][0]), m["order"].append(["host", 1])),
     "order_that_repeats": lambda i, m: m.__setitem__("order", [["segment", 0]] * 3),
     "name_that_is_no_text": lambda i, m: m["host_steps"][0].__setitem__("name", 7),
     "quantization_that_is_no_text": lambda i, m: m.__setitem__("quantization", 7),

@@ -37,6 +37,10 @@ class ArtifactError(EdgekernError, ValueError):
     """A file is truncated, altered, or of an unknown version."""
 
 
+class HostTimeoutError(EdgekernError, TimeoutError):
+    """A host step has not ended within the time that it may take."""
+
+
 class KVRewindError(EdgekernError, ValueError):
     """A cache no longer has the tokens that a shorter sequence would see.
 

@@ -62,9 +62,13 @@ class Container:
 
     def blob(self, name: str) -> bytes:
         """A blob's bytes with their padding; KeyError when there is none of that name."""
+        return self.view(name).tobytes()
+
+    def view(self, name: str) -> memoryview:
+        """The same where they lie."""
         for entry in self.index.blobs:
             if entry.name == name:
-                return self.blobs[entry.offset : entry.offset + entry.bytes].tobytes()
+                return self.blobs[entry.offset : entry.offset + entry.bytes].data
         raise KeyError(name)
 
 

@@ -114,6 +114,9 @@ class Manifest:
             and all(0 <= number < tensors for number in self.layers)
             and all(0 <= step.blob_bytes <= blobs.get(step.blob, -1) for step in self.host_steps)
             and all(len(step.nodes) == len(step.operators) for step in self.host_steps)
+            and all(len(dict(side)) == len(side) for step in self.host_steps for side in (step.inputs, step.outputs))
+            and all(step.outputs for step in self.host_steps)
+            and len({step.blob for step in self.host_steps}) == len(self.host_steps)  # each is checked, once
             and all(type(value) is str for value in (self.method, self.quantization))
             and type(self.lower_bound) is int
         )

@@ -14,6 +14,7 @@ from edgekern import _core
 from edgekern._core import StepKind
 from edgekern.artifact import container
 from edgekern.artifact.container import ByteArray, Container, Verify
+from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest
 from edgekern.errors import ArtifactError
 
@@ -107,17 +108,21 @@ class Program:
         source : path, or the file's bytes
             A path is mapped, not read.
         verify : "full" or "lazy"
-            "lazy" leaves the hashes of weights unchecked; header, index and memory plan are always checked.
+            "lazy" leaves the hashes of weights unchecked; header, index, memory plan and the models of host steps are
+            always checked.
 
         Raises
         ------
         ArtifactError
-            When a byte is not as it was written.
+            When a byte is not as it was written, or the model of a host step is not one that the compiler writes.
         """
         opened = container.read(source, verify=verify)
         if opened.metadata.get("ekm.producer") != opened.index.producer or "ekm.manifest" not in opened.metadata:
             raise ArtifactError("artifact: header and index name different producers; write the file again")
-        return Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
+        program = Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
+        for step in program.host_steps:
+            check_host_model(program.host_model(step), step.name)
+        return program
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as an .ekm file, atomically."""
@@ -140,6 +145,10 @@ class Program:
     def host_steps(self) -> tuple[HostStep, ...]:
         """Runs of nodes that onnxruntime does, with reason and cost."""
         return self.manifest.host_steps
+
+    def host_model(self, step: HostStep) -> memoryview:
+        """The ONNX model of a host step, encoded, where it lies in the file."""
+        return self.container.view(step.blob)[: step.blob_bytes]
 
     @cached_property
     def steps(self) -> tuple[StepInfo, ...]:

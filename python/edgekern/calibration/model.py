@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from edgekern.calibration.external import refuse_external_data
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     Parameters
     ----------
     model : path, bytes or onnx.ModelProto
-        A ModelProto is not changed.
+        A ModelProto is not changed. External data is read for a path alone, from files in its folder.
     function : str. Named in errors.
 
     Returns
@@ -37,13 +38,16 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     ArgumentTypeError
         When ``model`` is none of the three.
     ArgumentValueError
-        When it is not ONNX, breaks ONNX's rules (an unknown operator, for one), or its opset is outside 7..23.
+        When it is not ONNX, breaks ONNX's rules (an unknown operator, for one), or its opset is outside 7..23. When it
+        is no path and has external data, or names files outside its folder.
     FileNotFoundError
         When the path leads nowhere.
     """
     import onnx
 
     proto = _parse(model, function)
+    # onnx's checker and onnxruntime would read it from the current folder.
+    refuse_external_data(proto, function, from_path=isinstance(model, (str, os.PathLike)))
     name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
     if proto.ir_version == 0 or not proto.HasField("graph"):
         raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")

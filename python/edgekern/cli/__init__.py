@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
+from edgekern.cli.terminal import printable
 from edgekern.errors import EdgekernError
 
 TOOLKIT_MODULES = {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime", "tokenizers"}
@@ -22,7 +23,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"edgekern: warning: {message}", file=sys.stderr)
+    print(printable(f"edgekern: warning: {message}"), file=sys.stderr)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
             message = f"{command} needs the module {error.name}; install it with: pip install 'edgekern[toolkit]'"
         except (EdgekernError, OSError) as error:
             message = str(error)
-        print(f"edgekern: error: {message}", file=sys.stderr)
+        print(printable(f"edgekern: error: {message}"), file=sys.stderr)
         return 1
 
 

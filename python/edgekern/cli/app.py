@@ -7,6 +7,7 @@ import typer
 
 from edgekern.calibration import Method
 from edgekern.cli import session
+from edgekern.runtime import HOST_TIMEOUT_S
 
 app = typer.Typer(
     help="Quantize a float model to INT8, see which layers it hurts, compile it to one file, and run it.",
@@ -18,6 +19,7 @@ app = typer.Typer(
 MAKE, USE, TEXT = "From a float model to a program", "Programs and this machine", "Language models"
 
 Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+AllowHost = Annotated[bool, typer.Option(help="Let onnxruntime run operators without a kernel.")]
 Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
 
 
@@ -63,7 +65,7 @@ def compile_(
     model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the program goes (.ekm).")],
     batch: Annotated[int, typer.Option(min=1, help="Rows that one run of the program takes.")] = 1,
-    allow_host: Annotated[bool, typer.Option(help="Let onnxruntime run operators without a kernel.")] = True,
+    allow_host: AllowHost = True,
 ) -> None:
     """Compile a QDQ ONNX model, ours or another tool's, to one file."""
     from edgekern.cli import toolkit
@@ -78,15 +80,26 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
+    allow_host: AllowHost = True,
+    host_timeout: Annotated[float, typer.Option(help="Seconds that a host step may take.")] = HOST_TIMEOUT_S,
 ) -> None:
     """Run a program on arrays."""
-    typer.echo(session.run(model, data, output=output, num_threads=threads, isa=isa))
+    result = session.run(
+        model,
+        data,
+        output=output,
+        num_threads=threads,
+        isa=isa,
+        allow_host=allow_host,
+        host_timeout_s=host_timeout,
+    )
+    typer.echo(result)
 
 
 @app.command(rich_help_panel=USE)
-def verify(model: Existing) -> None:
-    """Check every byte of a program against its hashes."""
-    typer.echo(session.verify(model))
+def verify(model: Existing, allow_host: AllowHost = True) -> None:
+    """Check every byte of a program against its hashes, and name the steps that onnxruntime would run."""
+    typer.echo(session.verify(model, allow_host=allow_host))
 
 
 @app.command(rich_help_panel=USE)

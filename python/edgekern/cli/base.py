@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from edgekern.cli import session
+from edgekern.runtime import HOST_TIMEOUT_S
 
 COMMANDS = ("run", "verify", "info")
 
@@ -26,16 +27,29 @@ def run(arguments: list[str]) -> int:
     runs.add_argument("-o", "--output", type=Path, help="write the outputs to this .npz")
     runs.add_argument("--threads", type=int)
     runs.add_argument("--isa")
-    commands.add_parser("verify", help="check every byte of an .ekm").add_argument("model", type=Path)
+    runs.add_argument("--host-timeout", type=float, default=HOST_TIMEOUT_S, help="seconds that a host step may take")
+    verifies = commands.add_parser("verify", help="check every byte of an .ekm, and name its host steps")
+    verifies.add_argument("model", type=Path)
+    for command in (runs, verifies):
+        command.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
     commands.add_parser("info", help="what edgekern sees of this machine")
     try:
         given = parser.parse_args(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 2
     if given.command == "run":
-        print(session.run(given.model, given.data, output=given.output, num_threads=given.threads, isa=given.isa))
+        result = session.run(
+            given.model,
+            given.data,
+            output=given.output,
+            num_threads=given.threads,
+            isa=given.isa,
+            allow_host=given.allow_host,
+            host_timeout_s=given.host_timeout,
+        )
+        print(result)
     elif given.command == "verify":
-        print(session.verify(given.model))
+        print(session.verify(given.model, allow_host=given.allow_host))
     else:
         print(session.info())
     return 0

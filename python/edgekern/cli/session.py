@@ -6,12 +6,25 @@ from pathlib import Path
 import numpy as np
 
 from edgekern import _core, ops, runtime
+from edgekern.artifact import Program
 from edgekern.cli.data import read_feeds
+from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
 
 
-def run(model: Path, data: Sequence[Path], *, output: Path | None, num_threads: int | None, isa: str | None) -> str:
-    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa)
+def run(
+    model: Path,
+    data: Sequence[Path],
+    *,
+    output: Path | None,
+    num_threads: int | None,
+    isa: str | None,
+    allow_host: bool,
+    host_timeout_s: float,
+) -> str:
+    session = runtime.InferenceSession(
+        model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s
+    )
     names = [node.name for node in session.get_outputs()]
     feeds = list(read_feeds(data, [node.name for node in session.get_inputs()]))
     if len(feeds) > 1 and output is not None:
@@ -25,20 +38,26 @@ def run(model: Path, data: Sequence[Path], *, output: Path | None, num_threads: 
         if output is not None:
             with output.open("wb") as file:
                 np.savez(file, allow_pickle=False, **dict(zip(names, results, strict=True)))
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
-def verify(model: Path) -> str:
-    runtime.InferenceSession(model, verify="full")
-    return f"{model}: every byte is as it was written ({model.stat().st_size} bytes)"
+def verify(model: Path, *, allow_host: bool) -> str:
+    """Reads the file alone: no session is made, so onnxruntime sees nothing of it."""
+    program = Program.load(model, verify="full")
+    if not allow_host:
+        runtime.refuse_host_steps(program, "verify")
+    lines = [f"{model}: every byte is as it was written ({program.nbytes} bytes)"]
+    lines += [f"host step {step.name}, for onnxruntime: {step}" for step in program.host_steps]
+    return printable("\n".join(lines))
 
 
 def inspect(model: Path) -> str:
-    session = runtime.InferenceSession(model)
-    lines = [f"{model}: {model.stat().st_size} bytes, arena {session.arena_bytes} bytes"]
-    lines += [f"input   {node.name} {node.type} {node.shape}" for node in session.get_inputs()]
-    lines += [f"output  {node.name} {node.type} {node.shape}" for node in session.get_outputs()]
-    return "\n".join([*lines, "", str(session.summary())])
+    """Reads the file alone, like :func:`verify`."""
+    program = Program.load(model)
+    lines = [f"{model}: {program.nbytes} bytes, arena {program.memory_plan.arena_bytes} bytes"]
+    lines += [f"input   {info.name} {info.dtype} {list(info.shape)}" for info in program.inputs]
+    lines += [f"output  {info.name} {info.dtype} {list(info.shape)}" for info in program.outputs]
+    return printable("\n".join([*lines, "", program.summary()]))
 
 
 def info() -> str:

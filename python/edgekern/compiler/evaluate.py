@@ -11,6 +11,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from edgekern._onnxruntime import run_to_end
+
 # The oldest file version that every onnxruntime of the last years reads, and that has all of opset 23.
 IR_VERSION = 10
 
@@ -46,8 +48,7 @@ def evaluate(
     )
     piece = helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
     piece.functions.extend(model.functions)
-    results: list[npt.NDArray[Any]] = new_session(piece.SerializeToString()).run(list(wanted), dict(feeds))
-    return results
+    return run_to_end(new_session(piece.SerializeToString()), wanted, feeds, timeout_s=None)
 
 
 def to_proto(array: npt.NDArray[Any], name: str) -> onnx.TensorProto:

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import string, thread_count
+from edgekern._arguments import flag, string, thread_count
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.runtime.host import HostRunner
+from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -46,6 +46,11 @@ class InferenceSession:
         The instruction set to use, one of ``cpu_info()["available"]``; None is the best, or EDGEKERN_ISA.
     verify : "full" or "lazy"
         "lazy" leaves the hashes of the weights unchecked.
+    allow_host : bool
+        Whether onnxruntime may compute what has no kernel. False keeps onnxruntime away from the file: the choice for
+        programs of strangers.
+    host_timeout_s : float, optional
+        Seconds that one run of one host step may take; None is no limit. Ctrl-C ends it at any time.
 
     Raises
     ------
@@ -55,6 +60,8 @@ class InferenceSession:
         When the file is truncated, altered, or of another version.
     UnsupportedIsaError
         When this CPU lacks ``isa``.
+    HostStepError
+        When the program has host steps and ``allow_host`` is False.
     EdgekernError
         When the program has host steps and onnxruntime is not installed.
 
@@ -74,21 +81,29 @@ class InferenceSession:
         num_threads: int | None = None,
         isa: str | None = None,
         verify: Verify = "full",
+        allow_host: bool = True,
+        host_timeout_s: float | None = HOST_TIMEOUT_S,
     ) -> None:
         if verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
         isa = "" if isa is None else string("InferenceSession", "isa", isa)
         threads = thread_count("InferenceSession", num_threads)
+        allow_host = flag("InferenceSession", "allow_host", allow_host)
+        timeout_s = host_timeout(host_timeout_s)
         if not isinstance(model, Program):
             if not isinstance(model, (str, os.PathLike, bytes)):
                 raise ArgumentTypeError(
                     f"InferenceSession: model must be a path, bytes or Program, got {type(model).__name__}"
                 )
             model = Program.load(model, verify=verify)
+        if not allow_host:
+            refuse_host_steps(model, "InferenceSession")
         self._program = model
         names = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
         self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, *names)
-        self._hosts = [HostRunner(model, step, self._core, self._core.num_threads) for step in model.host_steps]
+        self._hosts = [
+            HostRunner(model, step, self._core, self._core.num_threads, timeout_s) for step in model.host_steps
+        ]
         self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
         self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
         self._lock = threading.Lock()
@@ -128,6 +143,8 @@ class InferenceSession:
         ------
         ArgumentTypeError, ArgumentValueError
             When a name is unknown or missing, or an array has another dtype or shape; nothing is written then.
+        HostTimeoutError
+            When a host step takes longer than ``host_timeout_s``.
         """
         names = list(self._outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(feeds)

@@ -10,11 +10,12 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from edgekern.artifact.host_model import check_host_model
 from edgekern.compiler.evaluate import IR_VERSION, new_session
 from edgekern.compiler.graph import label, qualified, shape_of
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
-from edgekern.errors import CompileError
+from edgekern.errors import ArtifactError, CompileError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def extract_host(model: onnx.ModelProto, hosts: Sequence[HostNode]) -> HostRun:
     Raises
     ------
     CompileError
-        When onnxruntime cannot run it: nobody can.
+        When onnxruntime cannot run it: nobody can. When its sub-model has what no program may carry.
     """
     inputs = {value: tensor for host in hosts for value, tensor in host.inputs.items()}
     outputs = {value: tensor for host in hosts for value, tensor in host.outputs.items()}
@@ -62,12 +63,19 @@ def extract_host(model: onnx.ModelProto, hosts: Sequence[HostNode]) -> HostRun:
         constants,
     )
     piece = helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
-    piece.functions.extend(model.functions)
+    names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts)
+    if {(node.domain, node.op_type) for node in piece.graph.node} & {(f.domain, f.name) for f in model.functions}:
+        raise CompileError(
+            f"compile: {names} cannot be inlined, and a host step has no functions; export the model with one opset "
+            "for itself and its functions"
+        )
     content = piece.SerializeToString()
     try:
+        check_host_model(content, "host step")
         new_session(content)
+    except ArtifactError as error:
+        raise CompileError(f"compile: {names} cannot be a host step: {error}") from error
     except Exception as error:  # onnxruntime raises a class per status, all private
-        names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts)
         reason = " ".join(str(error).split())
         raise CompileError(f"compile: neither edgekern nor onnxruntime can run {names}: {reason}") from error
     return HostRun(

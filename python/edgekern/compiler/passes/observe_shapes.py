@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from edgekern._onnxruntime import run_to_end
 from edgekern.compiler.evaluate import new_session
 from edgekern.compiler.graph import known_shape, label, qualified, shape_of
 from edgekern.errors import CompileError
@@ -32,7 +33,7 @@ def observe_shapes(model: ir.Model) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     try:
         session = new_session(proto.SerializeToString())
-        first, second = (session.run(names, _feeds(model.graph, seed)) for seed in (0, 1))
+        first, second = (run_to_end(session, names, _feeds(model.graph, seed), timeout_s=None) for seed in (0, 1))
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
     for value, one, two in zip(unknown, first, second, strict=True):
