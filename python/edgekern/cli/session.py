@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekern import _core, ops, runtime
-from edgekern.cli.data import read_feeds
+from edgekern import _core, files, ops, runtime
+from edgekern.cli.data import data_files, read_feeds
 from edgekern.errors import ArgumentValueError
 
 
 def run(model: Path, data: Sequence[Path], *, output: Path | None, num_threads: int | None, isa: str | None) -> str:
+    inputs = [model, *data_files(data)]
+    if output is not None:
+        files.check_target(output, function="run", inputs=inputs)
     session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa)
     names = [node.name for node in session.get_outputs()]
     feeds = list(read_feeds(data, [node.name for node in session.get_inputs()]))
@@ -23,7 +26,7 @@ def run(model: Path, data: Sequence[Path], *, output: Path | None, num_threads: 
             with np.printoptions(threshold=12, precision=5, suppress=True):
                 lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
         if output is not None:
-            with output.open("wb") as file:
+            with files.atomic_write(output, function="run", inputs=inputs) as file:
                 np.savez(file, allow_pickle=False, **dict(zip(names, results, strict=True)))
     return "\n".join(lines)
 
