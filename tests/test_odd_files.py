@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import edgekern as ek
 from edgekern import _core, llm, quickstart
 from edgekern.artifact import container
 from edgekern.calibration import Ranges, TensorRange
-from edgekern.errors import ArtifactError, CalibrationError, MemoryBudgetError
+from edgekern.cli.data import read_feeds
+from edgekern.errors import ArgumentValueError, ArtifactError, CalibrationError, MemoryBudgetError
 
 from graphs import Graph
 from llm_files import SMALL, random_tensors, write_gguf, write_huggingface, write_llama2c
@@ -341,8 +343,6 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_loaded(sound):
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_an_array_larger_than_memory_is_a_typed_error(tmp_path, name):
-    from edgekern.cli.data import read_feeds
-
     path = tmp_path / name
     wide = np.lib.format.header_data_from_array_1_0(np.zeros(1, np.float32)) | {"shape": (1 << 46,)}
     with (tmp_path / "plain").open("wb") as file:
@@ -351,11 +351,19 @@ def test_an_array_larger_than_memory_is_a_typed_error(tmp_path, name):
     if name == "x.npy":
         (tmp_path / "plain").rename(path)
     else:
-        import zipfile
-
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(tmp_path / "plain", "x.npy")
     with pytest.raises(MemoryBudgetError, match=f"data: .*{name} has an array that memory cannot hold"):
+        list(read_feeds([path], ["x"]))
+
+
+def test_a_damaged_member_of_an_archive_is_a_typed_error(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, x=np.arange(1000))
+    damaged = bytearray(path.read_bytes())
+    damaged[60:400] = bytes(340)
+    path.write_bytes(damaged)
+    with pytest.raises(ArgumentValueError, match=r"data: .*x\.npz is not a \.npz or \.npy file"):
         list(read_feeds([path], ["x"]))
 
 
