@@ -4,10 +4,10 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "base/checked.h"
+#include "base/memory_limit.h"
 
 namespace ek {
 namespace {
@@ -23,9 +23,9 @@ constexpr size_t kPage = 4096;
 /// Zero pages that start on a huge-page boundary; `bytes` is a multiple of kPage.
 uint8_t* map_huge(size_t bytes) {
   size_t with_slack = 0;
-  if (!checked_add(bytes, kHugePage, &with_slack)) throw std::bad_alloc();
+  if (!checked_add(bytes, kHugePage, &with_slack)) throw NoMemory(bytes);
   void* p = mmap(nullptr, with_slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
+  if (p == MAP_FAILED) throw NoMemory(bytes);
   uint8_t* const begin = static_cast<uint8_t*>(p);
   uint8_t* const aligned = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<size_t>(begin), kHugePage));
   const size_t before = static_cast<size_t>(aligned - begin);
@@ -70,16 +70,17 @@ thread_local Share t_share;
 
 AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
   if (size >= kHugePage) {
+    require_memory(size);
     const size_t page = size >= kOwnPages ? kHugePage : kPage;
     size_t padded = 0;
-    if (!checked_add(size, page - 1, &padded)) throw std::bad_alloc();
+    if (!checked_add(size, page - 1, &padded)) throw NoMemory(size);
     const size_t bytes = padded / page * page;
     bytes_ = Bytes(size >= kOwnPages ? map_huge(bytes) : t_share.cut(bytes), Free{bytes});
     return;
   }
   const size_t bytes = round_up(size == 0 ? 1 : size, kAlignment);
   void* p = std::aligned_alloc(kAlignment, bytes);
-  if (p == nullptr) throw std::bad_alloc();
+  if (p == nullptr) throw NoMemory(bytes);
   std::memset(p, 0, bytes);
   bytes_ = Bytes(static_cast<uint8_t*>(p), Free{0});
 }

@@ -12,7 +12,8 @@ class AlignedBuffer {
   static constexpr size_t kAlignment = 64;
 
   AlignedBuffer() = default;
-  /// `size` bytes, zeroed; pages of a large one are not touched before they are used. Throws std::bad_alloc.
+  /// `size` bytes, zeroed; pages of a large one are not touched before they are used. Throws NoMemory,
+  /// also for more than this process can have.
   explicit AlignedBuffer(size_t size);
 
   uint8_t* data() { return bytes_.get(); }
@@ -33,7 +34,7 @@ class AlignedBuffer {
 /// that most of them allocate nothing. A call inside another one on the same thread gets room of its own.
 class ThreadRoom {
  public:
-  /// At least `size` bytes, 64-byte aligned, with whatever they held before. Throws std::bad_alloc.
+  /// At least `size` bytes, 64-byte aligned, with whatever they held before. Throws NoMemory.
   explicit ThreadRoom(size_t size);
   ~ThreadRoom();
   ThreadRoom(const ThreadRoom&) = delete;

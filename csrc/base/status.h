@@ -12,7 +12,7 @@ enum class Code {
   kValue,           // wrong shape, range or combination  -> ArgumentValueError
   kCorrupt,         // bytes of a file that cannot be     -> ArtifactError
   kUnsupportedIsa,  // the CPU lacks what was asked for   -> UnsupportedIsaError
-  kNoMemory,        //                                    -> MemoryError
+  kNoMemory,        // more than can be had               -> MemoryBudgetError
   kRewind,          // tokens that a cache no longer has  -> KVRewindError
   kForked,          // torn by a fork in another's call   -> ForkError
 };

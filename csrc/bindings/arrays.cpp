@@ -4,24 +4,38 @@
 #include <memory>
 #include <new>
 
-#include "base/buffer.h"
+#include "base/memory_limit.h"
 
 namespace ek {
 
-py::array new_array(const py::dtype& dtype, const std::vector<py::ssize_t>& shape) {
+namespace {
+[[noreturn]] void fail_for_memory(std::string_view function, uint64_t bytes) {
+  fail(Code::kNoMemory, std::string(function) + ": " + NoMemory(bytes).what());
+}
+}  // namespace
+
+AlignedBuffer new_buffer(std::string_view function, size_t bytes) {
+  try {
+    return AlignedBuffer(bytes);
+  } catch (const std::bad_alloc&) {
+    fail_for_memory(function, bytes);
+  }
+}
+
+py::array new_array(std::string_view function, const py::dtype& dtype, const std::vector<py::ssize_t>& shape) {
   size_t bytes = usize(dtype.itemsize());
   for (const py::ssize_t n : shape) {
-    if (!checked_mul(bytes, usize(n), &bytes)) throw std::bad_alloc();
+    if (!checked_mul(bytes, usize(n), &bytes)) fail_for_memory(function, SIZE_MAX);
   }
   if (bytes < kAlignedFrom) return py::array(dtype, shape);
   if (bytes >= kMappedFrom) {
-    auto buffer = std::make_unique<AlignedBuffer>(bytes);
+    auto buffer = std::make_unique<AlignedBuffer>(new_buffer(function, bytes));
     void* const data = buffer->data();
     const py::capsule owner(buffer.release(), [](void* p) { delete static_cast<AlignedBuffer*>(p); });
     return py::array(dtype, shape, data, owner);
   }
   void* const data = std::aligned_alloc(AlignedBuffer::kAlignment, round_up(bytes, AlignedBuffer::kAlignment));
-  if (data == nullptr) throw std::bad_alloc();
+  if (data == nullptr) fail_for_memory(function, bytes);
   return py::array(dtype, shape, data, py::capsule(data, std::free));
 }
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/checked.h"
 #include "bindings/errors.h"
 #include "kernels/kernels.h"
@@ -71,13 +72,16 @@ inline void require_contiguous(std::string_view function, std::string_view argum
 /// the system for each array of that size, too.
 constexpr size_t kAlignedFrom = size_t{64} << 10, kMappedFrom = size_t{32} << 20;
 
+/// Zeroed memory, or a MemoryBudgetError in the name of the function.
+AlignedBuffer new_buffer(std::string_view function, size_t bytes);
+
 /// A C-contiguous array of its own, not initialized.
-py::array new_array(const py::dtype& dtype, const std::vector<py::ssize_t>& shape);
+py::array new_array(std::string_view function, const py::dtype& dtype, const std::vector<py::ssize_t>& shape);
 
 /// `out` as given (dtype T, this shape, contiguous, writeable), or a new array.
 template <typename T>
 py::array out_or_new(std::string_view function, const py::object& out, const std::vector<py::ssize_t>& shape) {
-  if (out.is_none()) return new_array(py::dtype::of<T>(), shape);
+  if (out.is_none()) return new_array(function, py::dtype::of<T>(), shape);
   if (!py::isinstance<py::array>(out)) {
     fail(Code::kType, std::string(function) + ": out must be a NumPy array, got " +
                           std::string(py::str(py::type::of(out).attr("__name__"))));

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory_limit.h"
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
 #include "cpu/isa.h"
@@ -56,6 +57,7 @@ void bind_cpu(py::module_& m) {
       "resolve_isa", [](const std::string& name) { return std::string(isa_name(isa_by_name(name))); },
       py::arg("name") = "");
   m.def("allowed_cpus", &allowed_cpus);
+  m.def("memory_limit", &memory_limit);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("num_threads"));
   m.def("rest_workers", &rest_workers);

@@ -30,7 +30,7 @@ PackedFloats pack_floats(const py::array& w) {
   require_rank("pack_float32", "w", w, 2);
   require_contiguous("pack_float32", "w", w);
   PackedFloats packed{usize(w.shape(0)), usize(w.shape(1)), {}};
-  packed.data = AlignedBuffer(packed_f32_bytes(packed.n, packed.k));
+  packed.data = new_buffer("pack_float32", packed_f32_bytes(packed.n, packed.k));
   const float* const from = static_cast<const float*>(w.data());
   const WithoutGil released;
   pack_f32(packed.n, packed.k, from, packed.k, reinterpret_cast<float*>(packed.data.data()));
@@ -249,7 +249,7 @@ PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t
   if (!good) fail(Code::kValue, "pack_groups: codes must lie in [-8, 7] and scales be finite");
   const FpGuard guard;
   packed.unit = unit_of_scales(largest > 0 ? largest : 1.0f);
-  packed.data = AlignedBuffer(bytes);
+  packed.data = new_buffer(kName, bytes);
   const WithoutGil released;
   pack_weights4(packed.shape4, from, 1, static_cast<ptrdiff_t>(k), by_group.data(), packed.unit, nullptr,
                 packed.data.data());

@@ -128,7 +128,8 @@ PyObject* run_fast(PyObject* const (&values)[kNumArgs]) {
   if (table == nullptr) return nullptr;
   call.rt = {table, static_cast<int>(threads)};
   o.kind = o.y_scale ? OutKind::kQuantized : OutKind::kFloat32;
-  py::object y = plain_out(values[kOut], o.y_scale ? g_known.u8 : g_known.f32, call.m, n, call.x, call.m * call.ldx);
+  py::object y =
+      plain_out("linear", values[kOut], o.y_scale ? g_known.u8 : g_known.f32, call.m, n, call.x, call.m * call.ldx);
   if (!y) return nullptr;
   call.y = py::detail::array_proxy(y.ptr())->data;
   const size_t y_bytes = call.m * n * (o.y_scale ? 1 : sizeof(float));
@@ -146,8 +147,8 @@ PyObject* fast_linear(PyObject*, PyObject* const* given, Py_ssize_t num_position
     return PyObject_Vectorcall(g_general, given, static_cast<size_t>(num_positional), keywords);
   } catch (py::error_already_set& error) {
     error.restore();
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
+  } catch (const std::bad_alloc& error) {
+    set_no_memory(error);
   }
   return nullptr;
 }

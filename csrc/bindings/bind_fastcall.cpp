@@ -105,7 +105,7 @@ PyObject* run_fast(const Args& args) {
   }
   const Kernels* const table = plain_kernels();
   if (table == nullptr || !in_domain(sign, zero_point, b_zero_point) || k != weights->shape.k_per_tap) return nullptr;
-  py::object c = plain_out(args.values[kOut], g_known.i32, m, n, a->data, m * k);
+  py::object c = plain_out(kName, args.values[kOut], g_known.i32, m, n, a->data, m * k);
   if (!c) return nullptr;
 
   GemmArgs gemm_args;
@@ -179,19 +179,20 @@ PyObject* matmul_integer(PyObject*, PyObject* const* given, Py_ssize_t num_posit
     return result != nullptr ? result : run_general(args);
   } catch (py::error_already_set& error) {
     error.restore();
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
+  } catch (const std::bad_alloc& error) {
+    set_no_memory(error);
   }
   return nullptr;
 }
 
 }  // namespace
 
-py::object plain_out(PyObject* out, PyObject* descriptor, size_t m, size_t n, const void* x, size_t x_bytes) {
+py::object plain_out(const char* function, PyObject* out, PyObject* descriptor, size_t m, size_t n, const void* x,
+                     size_t x_bytes) {
   if (!is_given(out)) {
     if (n != 0 && m >= kAlignedFrom / sizeof(int32_t) / n) {
       const py::dtype dtype = py::reinterpret_borrow<py::dtype>(descriptor);
-      return new_array(dtype, {static_cast<py::ssize_t>(m), static_cast<py::ssize_t>(n)});
+      return new_array(function, dtype, {static_cast<py::ssize_t>(m), static_cast<py::ssize_t>(n)});
     }
     Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
     Py_INCREF(descriptor);  // the call takes it

@@ -93,7 +93,7 @@ PackedWeights pack_weights_int4(const py::array& w, const py::object& scale, con
   packed.shape = {shape.n, 1, shape.k};
   packed.shape4 = shape;
   packed.unit = unit_of_scales(largest_scale(scales, shape));
-  packed.data = AlignedBuffer(bytes);
+  packed.data = new_buffer(kName, bytes);
   const float* const zero_data = shape.asymmetric ? zero_points.data() : nullptr;
   const float* const scale_data = scales.data();
   const ptrdiff_t stride_k = w.strides(0), stride_n = w.strides(1);

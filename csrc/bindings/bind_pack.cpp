@@ -20,7 +20,7 @@ PackedWeights pack_weights_s8(const char* function, const char* argument, const 
   packed.shape = {usize(w.shape(1)), 1, usize(w.shape(0))};
   size_t bytes = 0;
   if (!packed.shape.bytes(&bytes)) fail(Code::kValue, std::string(function) + ": " + argument + " is too large");
-  packed.data = AlignedBuffer(bytes);
+  packed.data = new_buffer(function, bytes);
   const int8_t* from = static_cast<const int8_t*>(w.data());
   const ptrdiff_t stride_n = w.strides(1), stride_k = w.strides(0);
   const WithoutGil released;
@@ -92,7 +92,7 @@ PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, 
   if (!whole) fail(Code::kValue, "PackedWeights: what was pickled is damaged; pickle them again");
   require_contiguous(kName, "data", data);
   require_contiguous(kName, "scale", scale);
-  packed.data = AlignedBuffer(bytes);
+  packed.data = new_buffer(kName, bytes);
   if (bytes != 0) std::memcpy(packed.data.data(), data.data(), bytes);
   packed.scale.resize(scales);
   if (scales != 0) std::memcpy(packed.scale.data(), scale.data(), scales * sizeof(float));

@@ -55,8 +55,8 @@ py::bytes bytes_of(const std::array<uint8_t, 32>& digest) {
 
 /// Zero bytes of `size`, filled by `fill(data)` without the GIL, as a Python bytes object.
 template <typename Fill>
-py::bytes packed_bytes(size_t size, Fill&& fill) {
-  AlignedBuffer buffer(round_up(size, 64));
+py::bytes packed_bytes(const char* function, size_t size, Fill&& fill) {
+  AlignedBuffer buffer = new_buffer(function, round_up(size, 64));
   {
     const WithoutGil released;
     fill(buffer.data());
@@ -79,7 +79,7 @@ py::bytes pack_weights_blob(const py::array& w) {
   }
   const int8_t* from = static_cast<const int8_t*>(w.data());
   const ptrdiff_t stride[4] = {w.strides(0), w.strides(1), w.strides(2), w.strides(3)};
-  return packed_bytes(total, [&](uint8_t* out) {
+  return packed_bytes("pack_weights_blob", total, [&](uint8_t* out) {
     for (size_t g = 0; g < groups; ++g) {
       pack_weights(shape, from + static_cast<ptrdiff_t>(g) * stride[0], stride[1], stride[2], stride[3],
                    out + g * round_up(bytes, 64));
@@ -92,7 +92,7 @@ py::bytes pack_depthwise_blob(const py::array& w) {
   const size_t channels = usize(w.shape(0)), taps = usize(w.shape(1));
   const int8_t* from = static_cast<const int8_t*>(w.data());
   const ptrdiff_t stride_channel = w.strides(0), stride_tap = w.strides(1);
-  return packed_bytes(depthwise_packed_bytes(channels, taps),
+  return packed_bytes("pack_depthwise_blob", depthwise_packed_bytes(channels, taps),
                       [&](uint8_t* out) { pack_depthwise(channels, taps, from, stride_channel, stride_tap, out); });
 }
 
@@ -428,6 +428,16 @@ void bind_index(py::module_& m) {
             return index;
           },
           py::arg("data"))
+      .def_static(
+          "decode_front",
+          [](const py::array_t<uint8_t>& data) {
+            if (data.ndim() != 1) fail(Code::kValue, "decode_front: data must be bytes in one row");
+            ProgramIndex index;
+            size_t used = 0;
+            throw_if_error(decode_front(data.data(), usize(data.size()), &index, &used));
+            return py::make_tuple(std::move(index), used);
+          },
+          py::arg("data").noconvert())
       .def(
           "validate", [](const ProgramIndex& i, uint64_t data_bytes) { throw_if_error(validate(i, data_bytes)); },
           py::arg("data_bytes"));

@@ -62,7 +62,7 @@ py::array attention(const py::array& q, const py::array& k, const py::array& v, 
     a.bias_head = shape[1] > 1 ? shape[2] * a.keys : 0;
     a.bias_batch = shape[0] > 1 ? shape[1] * shape[2] * a.keys : 0;
   }
-  py::array out = new_array(py::dtype::of<float>(), {q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
+  py::array out = new_array(kName, py::dtype::of<float>(), {q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
   float* const to = static_cast<float*>(out.mutable_data());
   const Runtime rt = make_runtime(isa, threads);
   Status status;
@@ -89,7 +89,7 @@ py::array rotary(const py::array& x, const py::array& cosines, const py::array& 
     fail(Code::kValue, "rotary_embedding: " + std::to_string(half) + " cosines turn " + std::to_string(2 * half) +
                            " values, but x has " + std::to_string(dim));
   }
-  py::array out = new_array(py::dtype::of<float>(), {x.shape(0), x.shape(1), x.shape(2), x.shape(3)});
+  py::array out = new_array(kName, py::dtype::of<float>(), {x.shape(0), x.shape(1), x.shape(2), x.shape(3)});
   float* const to = static_cast<float*>(out.mutable_data());
   const Runtime rt = make_runtime(isa, threads);
   const WithoutGil released;
@@ -110,7 +110,7 @@ py::array rms_norm(const py::array& x, const py::array& gain, float eps, int thr
   require_rank(kName, "x", x, 2);
   const size_t rows = usize(x.shape(0)), n = usize(x.shape(1));
   const float *const from = floats(kName, "x", x, {rows, n}), *const by = floats(kName, "weight", gain, {n});
-  py::array out = new_array(py::dtype::of<float>(), {x.shape(0), x.shape(1)});
+  py::array out = new_array(kName, py::dtype::of<float>(), {x.shape(0), x.shape(1)});
   float* const to = static_cast<float*>(out.mutable_data());
   const Runtime rt = make_runtime(isa, threads);
   const WithoutGil released;

@@ -1,6 +1,7 @@
 // From Status to the exception classes of edgekern.errors.
 #pragma once
 
+#include <new>
 #include <utility>
 
 #include "base/status.h"
@@ -15,5 +16,8 @@ struct Refusal {
 
 /// Raises the class that belongs to the status' code; returns when it is ok. Needs the GIL.
 void throw_if_error(const Status& status);
+
+/// Sets MemoryBudgetError, with the size where it is known. Needs the GIL.
+void set_no_memory(const std::bad_alloc& error);
 
 }  // namespace ek

@@ -74,7 +74,8 @@ inline const PackedWeights* plain_weights(PyObject* value) {
 
 /// `out` (m, n) of that descriptor where it is plain and leaves alone what it must not overlap; a new array where none
 /// is given; null: not for the fast lane.
-py::object plain_out(PyObject* out, PyObject* descriptor, size_t m, size_t n, const void* x, size_t x_bytes);
+py::object plain_out(const char* function, PyObject* out, PyObject* descriptor, size_t m, size_t n, const void* x,
+                     size_t x_bytes);
 
 /// The package's kernels, or null where the environment asks for what this CPU has not.
 const Kernels* plain_kernels();

@@ -1,4 +1,5 @@
 // edgekern._core: a table of contents, and the mapping of errors.
+#include "base/memory_limit.h"
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
 #include "edgekern/edgekern.h"
@@ -13,7 +14,8 @@ void throw_if_error(const Status& status) {
     case Code::kOk:
       return;
     case Code::kNoMemory:
-      throw std::bad_alloc();
+      name = "MemoryBudgetError";
+      break;
     case Code::kType:
       name = "ArgumentTypeError";
       break;
@@ -37,6 +39,12 @@ void throw_if_error(const Status& status) {
   throw py::error_already_set();
 }
 
+void set_no_memory(const std::bad_alloc& error) {
+  const auto* const sized = dynamic_cast<const NoMemory*>(&error);
+  const std::string message = std::string("edgekern: ") + (sized == nullptr ? "no memory is left" : sized->what());
+  PyErr_SetString(py::module_::import("edgekern.errors").attr("MemoryBudgetError").ptr(), message.c_str());
+}
+
 }  // namespace ek
 
 // pybind11's entry point waits for ever for the GIL of a second interpreter, so ours stands before it.
@@ -46,13 +54,15 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = EDGEKERN_VERSION;
   pybind11::register_local_exception_translator([](std::exception_ptr thrown) {
     try {
-      if (thrown) std::rethrow_exception(thrown);
+      if (thrown) std::rethrow_exception(std::move(thrown));
     } catch (const ek::Refusal& refusal) {
       try {
         ek::throw_if_error(refusal.status);
       } catch (pybind11::error_already_set& error) {
         error.restore();
       }
+    } catch (const std::bad_alloc& error) {
+      ek::set_no_memory(error);
     }
   });
   ek::bind_cpu(m);

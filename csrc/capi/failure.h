@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 
+#include "base/memory_limit.h"
 #include "edgekern/edgekern.h"
 
 namespace ek {
@@ -17,6 +18,8 @@ template <typename Body>
 ek_status no_throw(const char* function, Body&& body) noexcept {
   try {
     return body();
+  } catch (const NoMemory& error) {
+    return fail(EK_ERROR_MEMORY, "%s: %s", function, error.what());
   } catch (const std::bad_alloc&) {
     return fail(EK_ERROR_MEMORY, "%s: out of memory", function);
   } catch (const std::exception& error) {

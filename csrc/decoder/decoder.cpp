@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <string>
 
 #include "base/checked.h"
@@ -73,7 +74,11 @@ Status Decoder::create(const DecoderSpec& spec, ModelWeights weights, const Kern
   EK_RETURN_IF_ERROR(check_weights(spec, weights));
   std::unique_ptr<Decoder> decoder(new Decoder(spec, std::move(weights), kernels));
   const Parts parts(spec);
-  decoder->work_ = AlignedBuffer(work_bytes(spec, decoder->weights_));
+  try {
+    decoder->work_ = AlignedBuffer(work_bytes(spec, decoder->weights_));
+  } catch (const std::bad_alloc& error) {
+    return {Code::kNoMemory, std::string("decoder: ") + error.what() + "; lower max_chunk"};
+  }
   float* at = reinterpret_cast<float*>(decoder->work_.data());
   const auto take = [&](float** part, size_t floats) {
     *part = at;

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/fp_env.h"
+#include "base/memory_limit.h"
 #include "kvcache/rows.h"
 #include "threads/pool.h"
 
@@ -144,6 +145,7 @@ Status RingCache::create(const KvSpec& spec, std::unique_ptr<RingCache>* out) {
   size_t bytes = 0;
   EK_RETURN_IF_ERROR(plan_bytes(spec, &bytes));
   try {
+    require_memory(bytes);
     std::unique_ptr<RingCache> cache(new RingCache(spec));
     Plan plan;
     if (!plan.make(spec, cache->k_tile_, cache->v_tile_)) return refuse("too large");
@@ -165,7 +167,8 @@ Status RingCache::create(const KvSpec& spec, std::unique_ptr<RingCache>* out) {
     }
     *out = std::move(cache);
   } catch (const std::bad_alloc&) {
-    return {Code::kNoMemory, "RingKVCache: no memory for " + std::to_string(bytes) + " bytes"};
+    return {Code::kNoMemory, "RingKVCache: no memory for " + std::to_string(bytes) +
+                                 " bytes; lower window, max_chunk or " + "num_sequences, or store fewer bits"};
   }
   return {};
 }

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/fp_env.h"
+#include "base/memory_limit.h"
 #include "conv/conv.h"
 #include "elementwise/elementwise.h"
 #include "gemm/gemm.h"
@@ -298,10 +299,12 @@ Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_by
     impl.steps.resize(impl.index.steps.size());
     for (size_t i = 0; i < impl.steps.size(); ++i)
       EK_RETURN_IF_ERROR(impl.prepare(impl.index.steps[i], &impl.steps[i]));
+    require_memory(impl.arena.size() + std::min(impl.scratch_bytes, SIZE_MAX - impl.arena.size()));
     impl.scratch = AlignedBuffer(impl.scratch_bytes);
     parallel_for(static_cast<size_t>(threads), threads, [](size_t) {});  // starts the pool's workers now, not in run
   } catch (const std::bad_alloc&) {
-    return {Code::kNoMemory, "session: no memory for an arena of " + std::to_string(impl.index.arena_bytes) + " bytes"};
+    return {Code::kNoMemory, "session: no memory for an arena of " + std::to_string(impl.index.arena_bytes) +
+                                 " bytes and scratch of " + std::to_string(impl.scratch_bytes)};
   }
   *out = std::move(session);
   return {};

@@ -55,7 +55,7 @@ class KVRewindError(EdgekernError, ValueError):
 
 
 class MemoryBudgetError(EdgekernError, MemoryError):
-    """What was asked for does not fit in the memory that it may take."""
+    """What was asked for does not fit in the memory that it may take, or that this process can have."""
 
 
 class ForkError(EdgekernError, RuntimeError):

@@ -18,13 +18,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgekern import _core
+from edgekern import _core, files
 from edgekern._arguments import flag, integer, number, numpy_array, string, thread_count
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, KVRewindError
 
 __all__ = ["KVFormat", "RingKVCache", "Transaction"]
 
 FloatArray = npt.NDArray[np.float32]
+_STATE_HEADER_BYTES = 1 << 12  # of a saved state, before what the cache itself holds
 Kind = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 _ARTICLE = (
     "kv='article' (K 4 bits, V 8 bits, query 4 bits) is the wrong way round: K is the sensitive one, and a query of 4 "
@@ -148,7 +149,7 @@ class RingKVCache:
     ------
     ArgumentValueError, ArgumentTypeError
         A parameter is out of range; the message names it.
-    MemoryError
+    MemoryBudgetError
         ``nbytes`` are not to be had.
 
     Notes
@@ -380,11 +381,12 @@ class RingKVCache:
         self._cache.reset(at, _count("position", position, "RingKVCache.reset"))
 
     def save(self, path: str | os.PathLike[str] | None = None, *, model: bytes = b"", sequence: int = 0) -> bytes:
-        """The sequence as bytes, also written to ``path``. ``model`` is any mark that tells models apart."""
+        """The sequence as bytes, and atomically in ``path``. ``model`` is any mark that tells models apart."""
         target = None if path is None else _path("save", path)
         state = self._cache.save(self._sequence("save", sequence), _model("save", model))
         if target is not None:
-            target.write_bytes(state)
+            with files.atomic_write(target, function="RingKVCache.save") as file:
+                file.write(state)
         return state
 
     def load(self, state: bytes | str | os.PathLike[str], *, model: bytes = b"", sequence: int = 0) -> None:
@@ -397,8 +399,13 @@ class RingKVCache:
             is then as it was.
         """
         at = self._sequence("load", sequence)
-        data = bytes(state) if isinstance(state, (bytes, bytearray, memoryview)) else _path("load", state).read_bytes()
-        self._cache.load(at, _model("load", model), data)
+        mark = _model("load", model)
+        if isinstance(state, (bytes, bytearray, memoryview)):
+            data = bytes(state)
+        else:
+            limit = self.nbytes + len(mark) + _STATE_HEADER_BYTES
+            data = files.read_bytes(_path("load", state), function="RingKVCache.load", limit=limit)
+        self._cache.load(at, mark, data)
 
     def keys(self, layer: int, position: int, *, sequence: int = 0) -> FloatArray:
         """Stored K of one position, as floats: (num_kv_heads, head_dim)."""

@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/checked.h"
 #include "base/fp_env.h"
+#include "base/memory_limit.h"
 #include "base/status.h"
 #include "cpu/isa.h"
 
@@ -38,6 +39,17 @@ TEST_CASE("aligned buffers are zeroed and aligned at every size") {
     CHECK(std::all_of(buffer.data(), buffer.data() + size, [](uint8_t b) { return b == 0; }));
   }
   CHECK_THROWS_AS(AlignedBuffer(std::numeric_limits<size_t>::max() - 10), std::bad_alloc);
+}
+
+TEST_CASE("more memory than this process can have is refused before the system grants it") {
+  REQUIRE(memory_limit() > size_t{64} << 20);
+  try {
+    const AlignedBuffer buffer(memory_limit() + 1);
+    FAIL("it was granted");
+  } catch (const NoMemory& error) {
+    const std::string said = error.what();
+    CHECK(said.find("no memory for " + std::to_string(memory_limit() + 1) + " bytes") != std::string::npos);
+  }
 }
 
 TEST_CASE("buffers of some megabytes share huge pages: zeroed, apart, freed in any order and by any thread") {

@@ -10,29 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from edgekern import _core
+from edgekern import _core, files
 from edgekern.errors import ArgumentTypeError, ArtifactError
+from edgekern.files import ByteArray
 
-ByteArray = npt.NDArray[np.uint8]
 Verify = Literal["full", "lazy"]
 
 FORMAT_VERSION = "1"
 BLOB_ALIGNMENT = 64
 PAGE = 4096
 DIGEST_BYTES = 32
-MAX_HEADER_BYTES = 1 << 28
 INDEX = "index"
+_OPENING = b'{"__metadata__":{"'
+_MOST_STRINGS = 32  # of metadata
 _REMEDY = "write it again with Program.save, or copy it again"
 
 
@@ -106,7 +103,7 @@ def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify =
         When the path leads nowhere.
     """
     if isinstance(source, (str, os.PathLike)):
-        return check(_map(Path(source)), f"'{os.fspath(source)}'", verify)
+        return check(files.map_file(source, function="Program.load"), f"'{os.fspath(source)}'", verify)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 1:
             raise ArgumentTypeError(f"artifact: source must hold bytes, got {source.dtype} of shape {source.shape}")
@@ -118,29 +115,11 @@ def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify =
     return check(_aligned(source), "the bytes given", verify)
 
 
-def write(path: str | os.PathLike[str], data: ByteArray) -> None:
-    """Write atomically: readers see the old file or the whole new one, also after a power cut."""
-    target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data.data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def check(data: ByteArray, source: str, verify: Verify) -> Container:
-    """Hold a file's bytes to the format, rule by rule."""
+    """Hold a file's bytes to the format, rule by rule.
+
+    The index comes first: what follows from it bounds the header, which is then the only one that fits.
+    """
 
     def refuse(fact: str) -> ArtifactError:
         return ArtifactError(f"artifact: {source} is not a sound .ekm file: {fact}; {_REMEDY}")
@@ -149,28 +128,27 @@ def check(data: ByteArray, source: str, verify: Verify) -> Container:
         raise refuse(f"it ends after {data.size} bytes")
     header_bytes = int.from_bytes(data[:8].tobytes(), "little")
     start = 8 + header_bytes
-    if header_bytes > MAX_HEADER_BYTES or start > data.size:
+    if start > data.size:
         raise refuse(f"its header of {header_bytes} bytes passes its end at {data.size}")
     if start % PAGE != 0:
         raise refuse(f"its data starts at {start}, which is no multiple of {PAGE}")
-    header = data[:start].tobytes()
-    metadata, index_bytes, encoded_bytes = _parse_header(header[8:], refuse)
-    if index_bytes > data.size - start or _round_up(encoded_bytes + DIGEST_BYTES, BLOB_ALIGNMENT) != index_bytes:
-        raise refuse(f"its index of {encoded_bytes} bytes does not fit its blob of {index_bytes}")
-    stored = data[start : start + index_bytes].tobytes()
-    encoded, digest = stored[:encoded_bytes], stored[encoded_bytes : encoded_bytes + DIGEST_BYTES]
-    if hashlib.sha256(encoded).digest() != digest or any(stored[encoded_bytes + DIGEST_BYTES :]):
-        raise refuse("its index does not match its sha256")
+    if data[8 : 8 + len(_OPENING)].tobytes() != _OPENING:
+        raise refuse("its header is not the JSON that edgekern writes")
     try:
-        index = _core.ProgramIndex.decode(encoded)
-        if index.header_sha256 != hashlib.sha256(header).digest():
-            raise refuse("its header does not match its sha256")
-        if header != _header(index, index_bytes, metadata):
-            raise refuse("its header lists other blobs than its index")
-        _check_blobs(index, data[start:], index_bytes, verify, refuse)
+        index, encoded_bytes = _core.ProgramIndex.decode_front(data[start:])
+    except (ValueError, RuntimeError) as error:
+        raise refuse(str(error)) from error
+    index_bytes = _round_up(encoded_bytes + DIGEST_BYTES, BLOB_ALIGNMENT)
+    stored = data[start : start + index_bytes]
+    digest, padding = stored[encoded_bytes : encoded_bytes + DIGEST_BYTES], stored[encoded_bytes + DIGEST_BYTES :]
+    if stored.size < index_bytes or _sha256(stored[:encoded_bytes]) != digest.tobytes() or padding.any():
+        raise refuse("its index does not match its sha256")
+    if index.header_sha256 != _sha256(data[:start]):
+        raise refuse("its header does not match its sha256")
+    metadata = _read_header(data[:start], index, encoded_bytes, refuse)
+    _check_blobs(index, data[start:], index_bytes, verify, refuse)
+    try:
         index.validate(data.size - start)
-    except ArtifactError:
-        raise
     except (ValueError, RuntimeError) as error:
         raise refuse(str(error)) from error
     return Container(data, start, index, metadata)
@@ -181,29 +159,46 @@ def _check_blobs(index: _core.ProgramIndex, data: ByteArray, end: int, verify: V
         if entry.offset != end or entry.bytes % BLOB_ALIGNMENT != 0 or entry.bytes > data.size - end:
             raise refuse(f"blob '{entry.name}' does not lie where the one before it ends")
         end += entry.bytes
-        if verify == "full" and hashlib.sha256(data[entry.offset : end].data).digest() != entry.sha256:
+        if verify == "full" and _sha256(data[entry.offset : end]) != entry.sha256:
             raise refuse(f"blob '{entry.name}' does not match its sha256")
     if end != data.size:
         raise refuse(f"{data.size - end} bytes follow its last blob")
 
 
-def _parse_header(text: bytes, refuse: Any) -> tuple[dict[str, str], int, int]:
-    """Metadata, and the sizes of the index: of its blob and of its encoding."""
+def _read_header(header: ByteArray, index: _core.ProgramIndex, encoded_bytes: int, refuse: Any) -> dict[str, str]:
+    """The metadata, of a header that is the one that fits the index."""
+    most = _most_header_bytes(index, encoded_bytes)
+    if header.size > most:
+        raise refuse(f"its header has {header.size} bytes, and its index calls for {most} at most")
     try:
-        header = json.loads(text.decode("utf-8"))
-        metadata = header["__metadata__"]
-        first, last = header[INDEX]["data_offsets"]
-        encoded_bytes = int(metadata["ekm.index"])
-        sound = first == 0 and type(last) is int and last >= 0 and encoded_bytes >= 0
-        sound = sound and all(type(value) is str for value in metadata.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        metadata = _metadata(header[8:].tobytes().decode("ascii"))
+    except (ValueError, IndexError) as error:
         raise refuse("its header is not the JSON that edgekern writes") from error
-    if not sound:
-        raise refuse("its header is not the JSON that edgekern writes")
-    if metadata.get("ekm.version") != FORMAT_VERSION:
-        version = metadata.get("ekm.version")
+    if (version := metadata.get("ekm.version")) != FORMAT_VERSION:
         raise refuse(f"it has format version {version!r}, and this edgekern reads {FORMAT_VERSION!r}")
-    return metadata, last, encoded_bytes
+    index_bytes = _round_up(encoded_bytes + DIGEST_BYTES, BLOB_ALIGNMENT)
+    fits = metadata.get("ekm.index") == str(encoded_bytes)
+    if not fits or header.tobytes() != _header(index, index_bytes, metadata):
+        raise refuse("its header lists other blobs than its index")
+    return metadata
+
+
+def _most_header_bytes(index: _core.ProgramIndex, encoded_bytes: int) -> int:
+    """What the header of an index may take: its table has a line for every blob of the index, and its manifest tells of
+    the index, of the nodes in the host's models and of channels, which all lie in blobs."""
+    return (1 << 16) + 8 * encoded_bytes + sum(blob.bytes for blob in index.blobs)
+
+
+def _metadata(text: str) -> dict[str, str]:
+    """The strings that a header opens with. Only strings are parsed: they take no more memory than their text, which
+    other JSON may exceed thirtyfold."""
+    decoder, found, at = json.JSONDecoder(), dict[str, str](), len(_OPENING) - 2
+    while text[at] in "{," and text[at + 1] == '"' and len(found) < _MOST_STRINGS:
+        key, at = decoder.raw_decode(text, at + 1)
+        if text[at : at + 2] != ':"':
+            raise ValueError("a string was expected")
+        found[key], at = decoder.raw_decode(text, at + 1)
+    return found
 
 
 def _header(index: _core.ProgramIndex, index_bytes: int, metadata: Mapping[str, str]) -> bytes:
@@ -219,14 +214,6 @@ def _entry(offset: int, size: int) -> dict[str, object]:
     return {"dtype": "U8", "shape": [size], "data_offsets": [offset, offset + size]}
 
 
-def _map(path: Path) -> ByteArray:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return np.zeros(0, np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
-
-
 def _aligned(content: bytes) -> ByteArray:
     """A page-aligned, read-only copy: blobs are used in place and want their alignment."""
     room = np.empty(len(content) + PAGE, np.uint8)
@@ -237,10 +224,8 @@ def _aligned(content: bytes) -> ByteArray:
     return data
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _sha256(content: ByteArray) -> bytes:
+    return hashlib.sha256(content.data).digest()
 
 
 def _round_up(value: int, unit: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgekern import _core
+from edgekern import _core, files
 from edgekern.errors import ArtifactError
 
 
@@ -84,7 +84,7 @@ class Manifest:
             When it is not what :meth:`to_json` wrote, or names what the index does not have.
         """
         try:
-            fields = json.loads(text)
+            fields = files.parse_json(text.encode(), most_values=_most_values(index))
             hosts = tuple(_host_step(entry) for entry in fields.pop("host_steps"))
             layers = {int(key): _names(value) for key, value in fields.pop("layers").items()}
             inputs, outputs, order = (_pairs(fields.pop(name)) for name in ("inputs", "outputs", "order"))
@@ -120,6 +120,13 @@ class Manifest:
             and all(type(value) is str for value in (self.method, self.quantization))
             and type(self.lower_bound) is int
         )
+
+
+def _most_values(index: _core.ProgramIndex) -> int:
+    """What a manifest may tell of an index: names of its tensors, order of its segments, the host's nodes and single
+    channels, which all lie in blobs."""
+    told = len(index.tensors) + len(index.segments) + len(index.inputs) + len(index.outputs)
+    return 4096 + 32 * told + sum(blob.bytes for blob in index.blobs) // 8
 
 
 def _host_step(fields: dict[str, Any]) -> HostStep:

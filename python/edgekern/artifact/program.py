@@ -10,13 +10,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from edgekern import _core
+from edgekern import _core, files
 from edgekern._core import StepKind
 from edgekern.artifact import container
-from edgekern.artifact.container import ByteArray, Container, Verify
+from edgekern.artifact.container import Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest
 from edgekern.errors import ArtifactError
+from edgekern.files import ByteArray
 
 DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.U8: np.uint8,
@@ -125,8 +126,9 @@ class Program:
         return program
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the program as an .ekm file, atomically."""
-        container.write(path, self.container.data)
+        """Write the program as an .ekm file, atomically. Raises as :func:`edgekern.files.atomic_write`."""
+        with files.atomic_write(path, function="Program.save") as file:
+            file.write(self.container.data.data)
 
     @property
     def index(self) -> _core.ProgramIndex:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekern import files
 from edgekern.calibration.external import refuse_external_data
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +69,7 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     return _without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19)
 
 
-def _parse(model: ModelLike, function: str) -> onnx.ModelProto:
+def _parse(model: ModelLike, function: str, *, external_data: bool = True) -> onnx.ModelProto:
     import onnx
 
     if isinstance(model, onnx.ModelProto):
@@ -76,13 +78,24 @@ def _parse(model: ModelLike, function: str) -> onnx.ModelProto:
         if isinstance(model, bytes):
             return onnx.load_model_from_string(model)
         if isinstance(model, (str, os.PathLike)):
-            return onnx.load_model(model)
-    except OSError:
+            with files.open_regular(model, function=function) as file:
+                # Its name says which format it has, and where its external data lies.
+                return onnx.load_model(file, load_external_data=external_data)
+    except (OSError, EdgekernError):
         raise
     except Exception as error:  # protobuf's, or a text format's own
         source = "the bytes given" if isinstance(model, bytes) else repr(os.fspath(model))
         raise ArgumentValueError(f"{function}: model must be ONNX, but {source} cannot be parsed ({error})") from error
     raise ArgumentTypeError(f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}")
+
+
+def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
+    """The files that a model is read from: its own, and those of its external data. Raises as :func:`load_model`."""
+    graph = _parse(path, function, external_data=False).graph
+    values = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
+    entries = [entry for tensor in (*graph.initializer, *values) for entry in tensor.external_data]
+    locations = dict.fromkeys(entry.value for entry in entries if entry.key == "location")
+    return [Path(path), *(Path(path).parent / location for location in locations)]
 
 
 def _without_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,13 +7,15 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
+from edgekern import files
 from edgekern.errors import ArgumentValueError, CalibrationError
 
 _FORMAT = "edgekern.ranges"
 _VERSION = 1
+_MAX_BYTES = 1 << 28
+_FEW_VALUES, _BYTES_PER_VALUE = 64, 4  # what floats and names take at least, however the text is laid out
 
 OptionValue = str | int | float | bool
 
@@ -88,7 +90,7 @@ class Ranges(Mapping[str, TensorRange]):
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON; floats are written so that :meth:`load` gives the same bits."""
+        """Write as JSON, atomically; floats are written so that :meth:`load` gives the same bits."""
         content = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -97,7 +99,9 @@ class Ranges(Mapping[str, TensorRange]):
             "options": self.options,
             "tensors": {name: asdict(r) for name, r in self.items()},
         }
-        Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        with files.atomic_write(path, function="Ranges.save") as file:
+            file.write(text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -107,9 +111,12 @@ class Ranges(Mapping[str, TensorRange]):
         ------
         CalibrationError
             When the file is not one that :meth:`save` wrote.
+        ArtifactError, ArgumentValueError
+            When it is larger than any ranges are, or no regular file.
         """
+        text = files.read_bytes(path, function="Ranges.load", limit=_MAX_BYTES)
         try:
-            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+            content: Any = files.parse_json(text, most_values=_FEW_VALUES + len(text) // _BYTES_PER_VALUE)
             if content["format"] != _FORMAT or content["version"] != _VERSION:
                 raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
             return cls(
@@ -118,7 +125,7 @@ class Ranges(Mapping[str, TensorRange]):
                 method=str(content["method"]),
                 options=content["options"],
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CalibrationError(
                 f"Ranges.load: {os.fspath(path)!r} is not a version {_VERSION} ranges file ({error!r}); "
                 "write it with Ranges.save"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekern import _core, ops, runtime
+from edgekern import _core, files, ops, runtime
 from edgekern.artifact import Program
-from edgekern.cli.data import read_feeds
+from edgekern.cli.data import data_files, read_feeds
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
 
@@ -22,6 +22,9 @@ def run(
     allow_host: bool,
     host_timeout_s: float,
 ) -> str:
+    inputs = [model, *data_files(data)]
+    if output is not None:
+        files.check_target(output, function="run", inputs=inputs)
     session = runtime.InferenceSession(
         model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s
     )
@@ -36,7 +39,7 @@ def run(
             with np.printoptions(threshold=12, precision=5, suppress=True):
                 lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
         if output is not None:
-            with output.open("wb") as file:
+            with files.atomic_write(output, function="run", inputs=inputs) as file:
                 np.savez(file, allow_pickle=False, **dict(zip(names, results, strict=True)))
     return printable("\n".join(lines))
 

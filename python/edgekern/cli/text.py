@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgekern import llm
+from edgekern import files, llm
 from edgekern.calibration.progress import progress_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.llm.evaluation import Evaluation, evaluate
 from edgekern.llm.packing import weight_kind
+
+_MAX_TEXT_BYTES = 1 << 28
 
 Weights = Literal["int8", "int4", "float32"]
 
@@ -77,6 +79,12 @@ def perplexity(
     tokens: int | None,
     num_threads: int | None,
 ) -> str:
+    try:
+        read = files.read_bytes(text, function="perplexity", limit=_MAX_TEXT_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise ArgumentValueError(f"perplexity: {text} is not UTF-8: {error}") from error
+    whole = read.replace("\r\n", "\n").replace("\r", "\n")
+
     def load(form: str, storage: str) -> llm.Decoder:
         return llm.load(
             model,
@@ -91,7 +99,6 @@ def perplexity(
     reference = load("float32", "float32")
     pairs = [(form, storage) for form in weights for storage in kv if (form, storage) != ("float32", "float32")]
     candidates = {f"{form} weights, {storage} KV": load(form, storage) for form, storage in pairs}
-    whole = text.read_text(encoding="utf-8")
     parts = [part.strip() for part in (whole.split(separator) if separator else [whole])]
     ids = [reference.encode(part)[:tokens] for part in [part for part in parts if part][:texts]]
     with progress_bar("texts", len(ids), enabled=sys.stderr.isatty()) as advance:

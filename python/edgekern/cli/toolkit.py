@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-import onnx
-
-from edgekern import calibration, compiler, quantization
+from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
-from edgekern.cli.data import read_feeds
+from edgekern.calibration.model import model_files
+from edgekern.cli.data import data_files, read_feeds
 
 
 def quickstart(save: Path | None) -> str:
@@ -17,6 +16,8 @@ def quickstart(save: Path | None) -> str:
 def calibrate(
     model: Path, data: list[Path], output: Path, *, method: calibration.Method | None, batch: int | None
 ) -> str:
+    inputs = [*model_files(model, function="calibrate"), *data_files(data)]
+    files.check_target(output, function="calibrate", inputs=inputs)
     calibrator = calibration.Calibrator(model)
     calibrator.collect_many(read_feeds(data, calibrator.input_names, batch=batch))
     ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
@@ -25,13 +26,17 @@ def calibrate(
 
 
 def quantize(model: Path, ranges: Path, output: Path, *, activations: Literal["u8", "s8"]) -> str:
+    inputs = [*model_files(model, function="quantize"), ranges]
+    files.check_target(output, function="quantize", inputs=inputs)
     config = quantization.QuantConfig(activations=activations)
     qdq = quantization.quantize(model, calibration.Ranges.load(ranges), config)
-    onnx.save(qdq, output)
+    with files.atomic_write(output, function="quantize", inputs=inputs) as file:
+        file.write(qdq.SerializeToString())
     return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
 
 
 def compile(model: Path, output: Path, *, batch: int, allow_host: bool) -> str:
+    files.check_target(output, function="compile", inputs=model_files(model, function="compile"))
     program = compiler.compile(model, batch=batch, allow_host=allow_host)
     program.save(output)
     return f"{program.summary()}\n{output}: {output.stat().st_size} bytes"

@@ -10,6 +10,7 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
+from edgekern import files
 from edgekern.artifact import Program
 from edgekern.calibration import load_model
 from edgekern.compiler.emit import emit_program
@@ -127,7 +128,7 @@ def _content(qdq: ModelLike) -> bytes:
     if isinstance(qdq, bytes):
         return qdq
     assert not isinstance(qdq, onnx.ModelProto)
-    with open(qdq, "rb") as file:
+    with files.open_regular(qdq, function="compile") as file:
         return file.read()
 
 

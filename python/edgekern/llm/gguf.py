@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.llm.config import ModelConfig, RopeScaling
 from edgekern.llm.encodings import BF16, F16, F32, Q4_0, Q8_0, Bytes, Encoding
-from edgekern.llm.mapped import map_file
 from edgekern.llm.weights import (
     EMBEDDING,
     FINAL_NORM,
@@ -37,7 +37,9 @@ _NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4"
     12: "<f8"
 }
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-_MAX_KEYS, _MAX_TENSORS, _MAX_STRING, _MAX_ITEMS = 1 << 16, 1 << 17, 1 << 26, 1 << 24
+_MAX_KEYS, _MAX_TENSORS, _MAX_STRING, _MAX_ITEMS = 1 << 16, 1 << 16, 1 << 26, 1 << 24
+# What each takes in the file at least: a count is held to the bytes that are left before memory is spent on it.
+_KEY_BYTES, _TENSOR_BYTES, _STRING_BYTES = 13, 32, 8
 
 _TOP = {"token_embd.weight": EMBEDDING, "output_norm.weight": FINAL_NORM, "output.weight": HEAD}
 _IN_LAYER = {
@@ -77,8 +79,10 @@ class _Reader:
         value: int | float = self.take(dtype.itemsize).view(dtype)[0].item()
         return value
 
-    def count(self, limit: int, what: str) -> int:
+    def count(self, limit: int, what: str, *, item_bytes: int = 0) -> int:
         value = int(self.number(10))
+        if value * item_bytes > self.data.size - self.at:
+            raise self.fail(f"{what} {value} needs more than the {self.data.size - self.at} bytes that are left")
         if value > limit:
             raise self.fail(f"{what} {value} is more than {limit}")
         return value
@@ -105,13 +109,14 @@ class _Reader:
         return bool(number) if kind == _BOOL else number
 
     def _array(self) -> Value:
-        kind, count = int(self.number(4)), self.count(_MAX_ITEMS, "an array's length")
+        kind = int(self.number(4))
         if kind == _STRING:
+            count = self.count(_MAX_ITEMS, "an array's length", item_bytes=_STRING_BYTES)
             return [self.string() for _ in range(count)]
         if kind not in _NUMBERS:
             raise self.fail(f"an array of type {kind} in its metadata")
         dtype = np.dtype(_NUMBERS[kind])
-        return self.take(count * dtype.itemsize).view(dtype)
+        return self.take(self.count(_MAX_ITEMS, "an array's length") * dtype.itemsize).view(dtype)
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ def read_gguf(path: Path) -> GgufFile:
     ArtifactError
         No GGUF file, an unknown version, a count or offset that does not fit the file, or a tensor type not read here.
     """
-    data = map_file(path)
+    data = files.map_file(path, function="llm.load")
     reader = _Reader(path, data)
     if data[:4].tobytes() != b"GGUF":
         raise reader.fail("it does not begin with 'GGUF'")
@@ -187,8 +192,8 @@ def read_gguf(path: Path) -> GgufFile:
     if version not in (2, 3):
         order = "; it is big-endian" if version & 0xFFFF == 0 else ""
         raise reader.fail(f"version {version} is not 2 or 3{order}")
-    num_tensors = reader.count(_MAX_TENSORS, "the number of tensors")
-    num_keys = reader.count(_MAX_KEYS, "the number of keys")
+    num_tensors = reader.count(_MAX_TENSORS, "the number of tensors", item_bytes=_TENSOR_BYTES)
+    num_keys = reader.count(_MAX_KEYS, "the number of keys", item_bytes=_KEY_BYTES)
     values: dict[str, Value] = {}
     for _ in range(num_keys):
         key = reader.name()

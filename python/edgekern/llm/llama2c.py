@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.llm.config import ModelConfig
 from edgekern.llm.encodings import F32, Bytes
-from edgekern.llm.mapped import map_file
 from edgekern.llm.weights import EMBEDDING, FINAL_NORM, HEAD, Stored, Weights, as_pairs, expected_shapes, layer_name
 
 _HEADER = struct.Struct("<7i")
@@ -45,7 +45,7 @@ def load_llama2c(path: Path) -> Weights:
     ArtifactError
         The header is impossible, or the file's size is not what the header says.
     """
-    data = map_file(path)
+    data = files.map_file(path, function="llm.load")
     if data.size < _HEADER.size:
         raise ArtifactError(f"llm.load: {path} has {data.size} bytes; a llama2.c header has {_HEADER.size}")
     header = data[: _HEADER.size].tobytes()

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgekern import _core
+from edgekern import _core, files
 from edgekern.errors import ArgumentValueError, ArtifactError, MemoryBudgetError
 from edgekern.kvcache import RingKVCache
 from edgekern.llm import vocabulary
@@ -48,7 +48,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]
         stops = vocabulary.folder_stops(folder)
         vocab = weights.config.vocab
         return weights, vocabulary.file_tokenizer(beside, vocab, stops=stops) if beside.exists() else None
-    with file.open("rb") as opened:
+    with files.open_regular(file, function="llm.load") as opened:
         magic = opened.read(4)
     if magic == b"GGUF":
         gguf = read_gguf(file)
@@ -131,7 +131,8 @@ def load(
     ArtifactError
         The file is damaged or of a kind that is not implemented; the message names the tensor or the key.
     MemoryBudgetError
-        The plan, made before anything is loaded, passes the budget; the message says what needs how much.
+        The plan, made before anything is loaded, passes the budget or this machine's memory; the message says what
+        needs how much.
     ArgumentValueError, OSError
     """
     group = 32 if weights == "int4" and group_size is None else group_size
@@ -156,10 +157,9 @@ def load(
         "rewind": rewind,
         "num_sequences": num_sequences,
     }
-    if memory_budget is not None:
-        k, v, query_bits = _core.kv_formats(kv) or _unknown(kv)
-        kv_bytes = _core.kv_plan_bytes({**spec, "k": k, "v": v, "query_bits": query_bits})
-        _check_budget(plan(config, form, kv_bytes, max_chunk), memory_budget, form)
+    k, v, query_bits = _core.kv_formats(kv) or _unknown(kv)
+    kv_bytes = _core.kv_plan_bytes({**spec, "k": k, "v": v, "query_bits": query_bits})
+    _check_budget(plan(config, form, kv_bytes, max_chunk), memory_budget, form)
     cache = RingKVCache(**spec, kv=kv)
     core = pack_model(model, form, max_chunk=max_chunk, isa=isa)
     return Decoder(core, config, form, cache, found, num_threads or 0)
@@ -169,14 +169,16 @@ def _unknown(kv: str) -> NoReturn:
     raise ArgumentValueError(f"llm.load: kv must be the name of a cache's storage, as RingKVCache has it, got {kv!r}")
 
 
-def _check_budget(needs: dict[str, int], budget: int, form: WeightFormat) -> None:
-    total = sum(needs.values())
+def _check_budget(needs: dict[str, int], given: int | None, form: WeightFormat) -> None:
+    total, most = sum(needs.values()), _core.memory_limit()
+    budget = most if given is None else min(given, most)
     if total <= budget:
         return
+    rule = "memory_budget =" if budget == given else "what this process can have,"
     listed = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in needs.items())
     smaller = {"float32": "weights='int8'", "int8": "weights='int4'", "int4": "a smaller window"}[form.kind]
     raise MemoryBudgetError(
-        f"llm.load: {listed}: {total / 1e6:.1f} MB in all pass memory_budget = {budget / 1e6:.1f} MB; {smaller} or "
+        f"llm.load: {listed}: {total / 1e6:.1f} MB in all pass {rule} {budget / 1e6:.1f} MB; {smaller} or "
         "kv='k8v4' takes less"
     )
 

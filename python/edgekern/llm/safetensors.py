@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.llm.config import ModelConfig, RopeScaling
 from edgekern.llm.encodings import BF16, F16, F32
-from edgekern.llm.mapped import map_file
 from edgekern.llm.weights import (
     EMBEDDING,
     FINAL_NORM,
@@ -25,7 +24,9 @@ from edgekern.llm.weights import (
 
 _T = TypeVar("_T")
 _ENCODINGS = {"F32": F32, "F16": F16, "BF16": BF16}
-_MAX_HEADER_BYTES = 100_000_000
+# What a config may take, and what a list of tensors may: a little, and so much for each that the config calls for.
+_CONFIG_BYTES, _CONFIG_VALUES = 1 << 20, 1 << 16
+_TENSOR_BYTES, _TENSOR_VALUES = 512, 16
 _TOP = {"model.embed_tokens.weight": EMBEDDING, "model.norm.weight": FINAL_NORM, "lm_head.weight": HEAD}
 _IN_LAYER = {
     "input_layernorm.weight": "attention_norm",
@@ -44,8 +45,15 @@ _IN_LAYER = {
 _FAMILIES = ("llama", "mistral", "qwen2")
 
 
-def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
-    """A JSON object from a file, or from bytes of it; an ArtifactError when it is none or a key comes twice."""
+def read_json(path: Path, *, tensors: int = 0) -> dict[str, Any]:
+    """The JSON object in a file that names so many tensors; an ArtifactError when it is none, a key comes twice, or it
+    is larger than such a file can be."""
+    limit = _CONFIG_BYTES + tensors * _TENSOR_BYTES
+    return _object(path, files.read_bytes(path, function="llm.load", limit=limit), tensors)
+
+
+def _object(path: Path, text: bytes, tensors: int) -> dict[str, Any]:
+    """The JSON object in a text that names so many tensors; what it may hold is counted before it is parsed."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
@@ -53,7 +61,8 @@ def read_json(path: Path, raw: bytes | None = None) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        loaded = json.loads(path.read_bytes() if raw is None else raw, object_pairs_hook=unique)
+        most = _CONFIG_VALUES + tensors * _TENSOR_VALUES
+        loaded = files.parse_json(text, most_values=most, pairs=unique)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"llm.load: {path} is no valid JSON: {error}") from error
     if not isinstance(loaded, dict):
@@ -154,16 +163,21 @@ def read_config(path: Path) -> ModelConfig:
         raise ArtifactError(f"llm.load: {path} is impossible: {error}") from error
 
 
-def read_safetensors(path: Path) -> dict[str, Stored]:
-    """Map a .safetensors file. Raises ArtifactError when its header does not describe its bytes exactly."""
-    data = map_file(path)
+def read_safetensors(path: Path, *, tensors: int) -> dict[str, Stored]:
+    """Map a .safetensors file of a model with so many tensors. Raises ArtifactError when its header does not describe
+    its bytes exactly."""
+    data = files.map_file(path, function="llm.load")
     length = int.from_bytes(data[:8].tobytes(), "little") if data.size >= 8 else -1
-    if not 2 <= length <= min(_MAX_HEADER_BYTES, data.size - 8):
-        raise ArtifactError(f"llm.load: {path} is no safetensors file: its header would have {length} bytes")
+    most = _CONFIG_BYTES + tensors * _TENSOR_BYTES
+    if not 2 <= length <= min(most, data.size - 8):
+        raise ArtifactError(
+            f"llm.load: {path} is no safetensors file of this model: its header would have {length} bytes of "
+            f"{data.size}, and {tensors} tensors need {most} at most"
+        )
     start, size = 8 + length, data.size - 8 - length
-    tensors: dict[str, Stored] = {}
+    found: dict[str, Stored] = {}
     spans = []
-    for name, entry in read_json(path, data[8:start].tobytes()).items():
+    for name, entry in _object(path, data[8:start].tobytes(), tensors).items():
         if name == "__metadata__":
             continue
         if not isinstance(entry, dict):
@@ -185,22 +199,22 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
                 f"{dtype} needs {rows * row_bytes}"
             )
         spans.append((first, end, name))
-        tensors[name] = Stored(name, (rows, columns), encoding, data[start + first : start + end].reshape(rows, -1))
+        found[name] = Stored(name, (rows, columns), encoding, data[start + first : start + end].reshape(rows, -1))
     check_disjoint(path, spans)
-    return tensors
+    return found
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, tensors: int) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return [folder / "model.safetensors"]
-    names = set(field(index, read_json(index), "weight_map", dict).values())
+    names = field(index, read_json(index, tensors=tensors), "weight_map", dict).values()
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise ArtifactError(
                 f"llm.load: {index} names the file {name!r}; a plain name in its own folder is expected"
             )
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(names))]
 
 
 def load_huggingface(folder: Path) -> Weights:
@@ -214,16 +228,16 @@ def load_huggingface(folder: Path) -> Weights:
         A file is absent.
     """
     config = read_config(folder / "config.json")
+    known = expected_shapes(config).keys()
     found: dict[str, Stored] = {}
-    for path in _files(folder):
-        for name, stored in read_safetensors(path).items():
+    for path in _files(folder, len(known)):
+        for name, stored in read_safetensors(path, tensors=len(known)).items():
             if name in found:
                 raise ArtifactError(f"llm.load: tensor {name!r} comes twice in {folder}")
             found[name] = stored
     if config.tied:
         found.pop("lm_head.weight", None)  # some writers keep a copy
     tensors: dict[str, Stored] = {}
-    known = expected_shapes(config).keys()
     for name, stored in found.items():
         ours = _TOP.get(name)
         layer = re.fullmatch(r"model\.layers\.(\d{1,5})\.(.+)", name)

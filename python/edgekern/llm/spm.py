@@ -13,9 +13,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgekern import files
 from edgekern.errors import ArtifactError
 
 _MAX_PIECE_BYTES = 1 << 16
+_FILE_BYTES, _TOKEN_BYTES = 1 << 20, 256  # what a tokenizer.bin may take, and for each token on average
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
 
 
@@ -118,7 +120,7 @@ def load_tokenizer_bin(path: Path, vocab: int) -> SpmTokenizer:
     ArtifactError
         The file does not hold exactly ``vocab`` pieces.
     """
-    data = path.read_bytes()
+    data = files.read_bytes(path, function="tokenizer", limit=_FILE_BYTES + vocab * _TOKEN_BYTES)
     at = 4
     pieces: list[bytes] = []
     scores: list[float] = []

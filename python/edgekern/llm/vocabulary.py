@@ -95,7 +95,6 @@ def folder_stops(folder: Path) -> frozenset[int]:
 def file_tokenizer(path: Path, vocab: int, *, stops: frozenset[int] = frozenset()) -> Tokenizer:
     """Read a tokenizer.json, or a tokenizer.bin of llama2.c. Raises ArtifactError, OSError."""
     if path.suffix == ".json":
-        path.stat()
         from edgekern.llm.bpe import load_tokenizer_json
 
         return load_tokenizer_json(path, vocab, stops=stops)

@@ -11,6 +11,8 @@ FOLDER = Path(__file__).parent
 
 #: The trained float model: input ``image`` (N, 1, 8, 8) float32 in [0, 1], output ``logits`` (N, 10).
 MODEL = FOLDER / "digits.onnx"
+DATA = FOLDER / "digits.npz"
+INPUTS = (MODEL, DATA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ def load_digits() -> tuple[Digits, Digits]:
     (train, held_out)
         1197 digits that the model was trained on, and that calibration may see; 600 that neither has seen.
     """
-    with np.load(FOLDER / "digits.npz") as data:
+    with np.load(DATA) as data:
 
         def part(name: str) -> Digits:
             return Digits(data[f"{name}_images"][:, None].astype(np.float32) / 16, data[f"{name}_labels"])

@@ -10,13 +10,14 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from edgekern import files
 from edgekern.analysis import compare
 from edgekern.calibration import Calibrator
 from edgekern.compiler import compile as compile_program
 from edgekern.errors import EdgekernError
 from edgekern.ops import cpu_info
 from edgekern.quantization import quantize
-from edgekern.quickstart.digits import MODEL, Digits, load_digits
+from edgekern.quickstart.digits import INPUTS, MODEL, Digits, load_digits
 from edgekern.runtime import InferenceSession
 
 CALIBRATION_BATCH = 64
@@ -104,6 +105,8 @@ def run(*, save: Path | str | None = None, num_threads: int = 1) -> QuickstartRe
     EdgekernError
         When the toolkit extra is absent, or the file cannot be written.
     """
+    if save is not None:
+        files.check_target(save, function="quickstart", inputs=INPUTS)
     start = time.perf_counter()
     train, held_out = load_digits()
     calibrator = Calibrator(MODEL, progress=False)

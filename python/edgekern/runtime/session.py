@@ -58,6 +58,8 @@ class InferenceSession:
         When an argument has the wrong type or value.
     ArtifactError
         When the file is truncated, altered, or of another version.
+    MemoryBudgetError
+        When the arena is larger than the memory that this process can have.
     UnsupportedIsaError
         When this CPU lacks ``isa``.
     HostStepError
