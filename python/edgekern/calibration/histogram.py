@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arrays import lent
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
 Method = Literal["max", "percentile", "mse", "entropy"]
@@ -352,7 +353,7 @@ def update_all(pairs: Iterable[tuple[Histogram, npt.ArrayLike]]) -> None:
 
 
 def _float32(function: str, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    array = np.asarray(x)
+    array = np.asarray(lent(function, "x", x))
     if array.dtype != np.float32:
         if array.dtype.name not in ("float16", "float64", "bfloat16"):
             raise ArgumentTypeError(

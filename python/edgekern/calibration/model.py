@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from edgekern._arguments import file_path
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     """
     import onnx
 
+    if isinstance(model, os.PathLike):
+        model = str(file_path(function, "model", model))
     proto = _parse(model, function)
-    name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
+    name = f" {model!r}" if isinstance(model, str) else ""
     if proto.ir_version == 0 or not proto.HasField("graph"):
         raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
@@ -71,12 +74,12 @@ def _parse(model: ModelLike, function: str) -> onnx.ModelProto:
     try:
         if isinstance(model, bytes):
             return onnx.load_model_from_string(model)
-        if isinstance(model, (str, os.PathLike)):
+        if isinstance(model, str):
             return onnx.load_model(model)
     except OSError:
         raise
     except Exception as error:  # protobuf's, or a text format's own
-        source = "the bytes given" if isinstance(model, bytes) else repr(os.fspath(model))
+        source = "the bytes given" if isinstance(model, bytes) else repr(model)
         raise ArgumentValueError(f"{function}: model must be ONNX, but {source} cannot be parsed ({error})") from error
     raise ArgumentTypeError(f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}")
 

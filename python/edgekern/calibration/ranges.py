@@ -7,9 +7,9 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
+from edgekern._arguments import file_path
 from edgekern.errors import ArgumentValueError, CalibrationError
 
 _FORMAT = "edgekern.ranges"
@@ -97,7 +97,9 @@ class Ranges(Mapping[str, TensorRange]):
             "options": self.options,
             "tensors": {name: asdict(r) for name, r in self.items()},
         }
-        Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        file_path("Ranges.save", "path", path).write_text(
+            json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -108,8 +110,9 @@ class Ranges(Mapping[str, TensorRange]):
         CalibrationError
             When the file is not one that :meth:`save` wrote.
         """
+        file = file_path("Ranges.load", "path", path)
         try:
-            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+            content: Any = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT or content["version"] != _VERSION:
                 raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
             return cls(
@@ -120,7 +123,7 @@ class Ranges(Mapping[str, TensorRange]):
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CalibrationError(
-                f"Ranges.load: {os.fspath(path)!r} is not a version {_VERSION} ranges file ({error!r}); "
+                f"Ranges.load: {str(file)!r} is not a version {_VERSION} ranges file ({error!r}); "
                 "write it with Ranges.save"
             ) from error
 

@@ -94,6 +94,11 @@ class Decoder:
         self.config, self.weights, self.cache, self.tokenizer = config, weights, cache, tokenizer
         self.figures: Figures | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        raise ArgumentTypeError(
+            "Decoder: a decoder cannot be pickled or copied; call llm.load where it is needed, and send its cache"
+        )
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that one step reads; rows of the embedding table are not counted."""
