@@ -406,22 +406,10 @@ class RingKVCache:
         self._cache.load(at, _model("load", model), data)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {
-            "num_layers": self.num_layers,
-            "num_kv_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "num_heads": self.num_heads,
-            "window": self.window,
-            "sinks": self.sinks,
-            "max_chunk": self.max_chunk,
-            "rewind": self.max_rewind,
-            "k": self.k,
-            "v": self.v,
-            "query_bits": self.query_bits,
-            "num_sequences": self.num_sequences,
-            "num_threads": self._threads or None,
-            "isa": self._isa,
-        }
+        names = ["num_layers", "num_kv_heads", "head_dim", "num_heads", "window", "sinks", "max_chunk", "k", "v"]
+        names += ["query_bits", "num_sequences"]
+        options = {name: getattr(self, name) for name in names}
+        options |= {"rewind": self.max_rewind, "num_threads": self._threads or None, "isa": self._isa}
         return _restored, (options, [self.save(sequence=sequence) for sequence in range(self.num_sequences)])
 
     def keys(self, layer: int, position: int, *, sequence: int = 0) -> FloatArray:
