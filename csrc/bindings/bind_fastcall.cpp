@@ -123,7 +123,8 @@ PyObject* run_fast(const Args& args) {
   return c.release().ptr();
 }
 
-/// The array itself, or what edgekern._arrays makes of another library's: a view, or the error that says why not.
+/// The array itself, or what `make` of edgekern._arrays makes of another library's: a view, or the error that says why
+/// not.
 py::object array_of(const char* make, const char* argument, PyObject* value) {
   if (PyObject_TypeCheck(value, g_known.array)) return py::reinterpret_borrow<py::object>(value);
   return py::module_::import("edgekern._arrays").attr(make)(kName, argument, py::handle(value));
@@ -164,8 +165,9 @@ PyObject* run_general(const Args& args) {
   }
   const long count = threads_of(given(kNumThreads, py::none()));
   const py::object target = out.is_none() ? out : array_of("written_array", "out", out.ptr());
-  py::object c = py::handle(g_general)(a, b, zero_point, given(kBZeroPoint, py::int_(0)), target, "",
-                                       std::min(count, long{kMaxThreads}));
+  py::object b_zero_point = given(kBZeroPoint, py::int_(0));
+  if (!PyLong_Check(b_zero_point.ptr())) b_zero_point = array_of("lent", "b_zero_point", b_zero_point.ptr());
+  py::object c = py::handle(g_general)(a, b, zero_point, b_zero_point, target, "", std::min(count, long{kMaxThreads}));
   return (out.is_none() ? c : out).release().ptr();
 }
 

@@ -91,7 +91,7 @@ def _view(function: str, argument: str, value: Any, *, may_copy: bool) -> Array:
     what = f"{function}: {argument} is a {_name(value)}"
     if not is_array(value):
         raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {_name(value)}")
-    _check_readable(what, argument, value)
+    _check_readable(what, value)
     failed: Exception | None = None
     for take in (_by_dlpack, _by_array, _by_interface, _by_buffer):
         try:
@@ -163,25 +163,25 @@ def _by_buffer(value: Any, may_copy: bool) -> tuple[Array, bool]:
     return np.asarray(memoryview(value)), False
 
 
-def _check_readable(what: str, argument: str, value: Any) -> None:
+def _check_readable(what: str, value: Any) -> None:
     """Refuse what only its own library can turn into plain values, with the name of the method that does so."""
     if getattr(value, "is_sparse", False) is True or "sparse" in str(getattr(value, "layout", "")):
-        raise ArgumentTypeError(f"{what} that is sparse; pass {argument}.to_dense()")
+        raise ArgumentTypeError(f"{what} that is sparse; call .to_dense() on it")
     if getattr(value, "is_quantized", False) is True:
-        raise ArgumentTypeError(f"{what} that is quantized; pass {argument}.int_repr() with its scale and zero point")
+        raise ArgumentTypeError(f"{what} that is quantized; take .int_repr() of it, with its scale and zero point")
     if getattr(value, "requires_grad", False) is True:
-        raise ArgumentTypeError(f"{what} that requires grad; pass {argument}.detach()")
+        raise ArgumentTypeError(f"{what} that requires grad; call .detach() on it")
     for name, method in (("is_conj", "resolve_conj"), ("is_neg", "resolve_neg")):
         asked = getattr(value, name, None)
         if callable(asked) and asked() is True:
-            raise ArgumentTypeError(f"{what} whose values are still to be changed; pass {argument}.{method}()")
+            raise ArgumentTypeError(f"{what} whose values are still to be changed; call .{method}() on it")
     if str(getattr(getattr(value, "device", None), "type", "")) == "meta":
         raise ArgumentTypeError(f"{what} on the device meta, which holds no values; pass one that was computed")
     device = _device(value)
     if device not in (None, _CPU, _PINNED):
-        raise ArgumentTypeError(f"{what} on the device {_DEVICES.get(device, device)}; pass {argument}.cpu()")
+        raise ArgumentTypeError(f"{what} on the device {_DEVICES.get(device, device)}; call .cpu() on it")
     if str(getattr(value, "dtype", "")).rpartition(".")[2] == "bfloat16":
-        raise ArgumentTypeError(f"{what} of bfloat16, which NumPy lacks; pass {argument}.float()")
+        raise ArgumentTypeError(f"{what} of bfloat16, which NumPy lacks; call .float() on it")
 
 
 def _device(value: Any) -> Any:
