@@ -39,7 +39,7 @@ def number(function: str, argument: str, value: object) -> float:
             return float(cast(SupportsFloat, value))
     except OverflowError as error:
         raise ArgumentValueError(f"{function}: {argument} is larger than any float") from error
-    except (TypeError, ValueError):
+    except Exception:  # whatever a class of another library raises
         pass
     raise ArgumentTypeError(f"{function}: {argument} must be a number, got {_kind(value)}")
 

@@ -69,8 +69,10 @@ class Calibrator:
 
     def __init__(self, model: ModelLike, *, tensors: Sequence[str] | None = None, progress: bool = True) -> None:
         proto = load_model(model, function="Calibrator")
+        if tensors is not None and (isinstance(tensors, str) or not isinstance(tensors, Iterable)):
+            raise ArgumentTypeError(f"Calibrator: tensors must be a list of names, got {type(tensors).__name__}")
         known = observed_tensors(proto)
-        names = known if tensors is None else list(dict.fromkeys(tensors))
+        names = known if tensors is None else list(dict.fromkeys(map(str, tensors)))
         for name in names:
             if name not in known:
                 raise ArgumentValueError(

@@ -353,7 +353,10 @@ def update_all(pairs: Iterable[tuple[Histogram, npt.ArrayLike]]) -> None:
 
 
 def _float32(function: str, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    array = np.asarray(lent(function, "x", x))
+    try:
+        array = np.asarray(lent(function, "x", x))
+    except ValueError as error:  # rows of different lengths
+        raise ArgumentTypeError(f"{function}: x must be an array of numbers") from error
     if array.dtype != np.float32:
         if array.dtype.name not in ("float16", "float64", "bfloat16"):
             raise ArgumentTypeError(

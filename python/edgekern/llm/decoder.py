@@ -266,6 +266,10 @@ class Decoder:
         ArgumentTypeError, ArgumentValueError
             At the call, not at the first token.
         """
+        if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes)):
+            raise ArgumentTypeError(
+                f"generate_batch: prompts must be a list of lists of token ids, got {type(prompts).__name__}"
+            )
         texts = [self._prompt(prompt) for prompt in prompts]
         if len(texts) > self.cache.num_sequences:
             raise ArgumentValueError(

@@ -115,8 +115,9 @@ def load(
         change fits.
     ArgumentValueError, OSError
     """
-    group = 32 if weights == "int4" and group_size is None else group_size
-    form = WeightFormat(weight_kind(string(_NAME, "weights", weights)), group)
+    kind = weight_kind(string(_NAME, "weights", weights))
+    group = None if group_size is None else integer(_NAME, "group_size", group_size)
+    form = WeightFormat(kind, 32 if kind == "int4" and group is None else group)
     string(_NAME, "kv", kv)
     max_chunk, rewind, num_sequences = (
         integer(_NAME, name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgekern.runtime.host import HostRunner
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, npt.NDArray[Any]]
 
+_MOST_THREADS = 1024  # the pool's, which any larger number means
 _TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -78,11 +79,11 @@ class InferenceSession:
         isa: str | None = None,
         verify: Verify = "full",
     ) -> None:
-        if verify not in ("full", "lazy"):
+        if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
         self._options: dict[str, Any] = {"num_threads": num_threads, "isa": isa}
         isa = isa_name("InferenceSession", isa)
-        threads = thread_count("InferenceSession", num_threads)
+        threads = min(thread_count("InferenceSession", num_threads), _MOST_THREADS)
         if not isinstance(model, Program):
             if not isinstance(model, (str, os.PathLike, bytes)):
                 raise ArgumentTypeError(
@@ -209,10 +210,14 @@ class InferenceSession:
     def _wanted(self, output_names: Sequence[str]) -> list[str]:
         if isinstance(output_names, str):
             raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
-        for name in output_names:
+        if not isinstance(output_names, Iterable):
+            raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(output_names).__name__}")
+        for name in (output_names := list(output_names)):
+            if not isinstance(name, str):
+                raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(name).__name__} in it")
             if name not in self._outputs:
                 raise ArgumentValueError(f"run: there is no output {name!r}; the outputs are {list(self._outputs)}")
-        return list(output_names)
+        return output_names
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
