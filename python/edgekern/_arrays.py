@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 
 _CPU, _PINNED = 1, 3  # DLPack's devices whose memory the CPU reads
 _DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed", 14: "oneAPI"}
+_NO_ARRAYS = (int, float, complex, str, bytes, list, tuple, dict, set, type, np.generic)  # bytes are files' and texts'
 _LENDING = np.lib.NumpyVersion(np.__version__) >= "2.1.0"  # from_dlpack knows copy=
 
 
@@ -76,7 +77,7 @@ def report_copy(function: str, argument: str, array: Array, reason: str = "") ->
 
 def is_array(value: object) -> bool:
     """Whether it is an array at all, of whichever library."""
-    if isinstance(value, (str, bytes, type, np.generic)):
+    if isinstance(value, _NO_ARRAYS):
         return False
     if any(hasattr(value, name) for name in ("__dlpack__", "__array__", "__array_interface__")):
         return True

@@ -264,6 +264,10 @@ def linear(
     if out_dtype is not None:
         dtype = _result_dtype(out_dtype, y_scale)
         kind, half = dtype.name, dtype if dtype.itemsize == 2 else None
+    if not (bias is None or type(bias) is np.ndarray):
+        bias = lent("linear", "bias", bias)
+    if not (residual is None or type(residual) is np.ndarray):
+        residual = lent("linear", "residual", residual)
     target = None if out is None else written_array("linear", "out", out)
     if half is not None and target is not None:
         if target.dtype != half:
@@ -272,11 +276,11 @@ def linear(
     result: npt.NDArray[np.generic] = _core.linear(
         as_array("linear", "x", x),
         w,
-        lent("linear", "bias", bias),
+        bias,
         curve,
         lo,
         hi,
-        lent("linear", "residual", residual),
+        residual,
         None if x_scale is None else number("linear", "x_scale", x_scale),
         integer("linear", "x_zero_point", x_zero_point),
         None if y_scale is None else number("linear", "y_scale", y_scale),

@@ -221,8 +221,14 @@ class InferenceSession:
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
-        if type(feeds) is dict and feeds.keys() == self._inputs.keys():
-            return [_array(name, feeds[name]) for name in self._inputs]
+        if type(feeds) is not dict or feeds.keys() != self._inputs.keys():
+            self._check_names(feeds)
+        return [
+            given if type(given := feeds[name]) is np.ndarray else as_array("run", f"input {name!r}", given)
+            for name in self._inputs
+        ]
+
+    def _check_names(self, feeds: Feeds) -> None:
         if not isinstance(feeds, Mapping):
             raise unnamed("run", "feeds", feeds, list(self._inputs))
         for name in feeds:
@@ -231,7 +237,6 @@ class InferenceSession:
         for name in self._inputs:
             if name not in feeds:
                 raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
-        return [_array(name, feeds[name]) for name in self._inputs]
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
         if not self._hosts:
@@ -278,10 +283,6 @@ def _given(out: Sequence[Array], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _array(name: str, given: Any) -> Array:
-    return given if type(given) is np.ndarray else as_array("run", f"input {name!r}", given)
 
 
 def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
