@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,17 @@ import numpy.typing as npt
 from edgekern.errors import ArgumentTypeError, EdgekernWarning
 
 Array = npt.NDArray[Any]
+
+
+class SupportsDLPack(Protocol):
+    def __dlpack__(self, *given: Any, **options: Any) -> Any: ...
+
+
+class SupportsArray(Protocol):
+    def __array__(self, *given: Any, **options: Any) -> Any: ...
+
+
+Lent = SupportsDLPack | SupportsArray | memoryview | bytearray  # NumPy's arrays are the first two
 
 _CPU, _PINNED = 1, 3  # DLPack's devices whose memory the CPU reads
 _DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed", 14: "oneAPI"}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from edgekern._arrays import as_array, is_array, unnamed
+from edgekern._arrays import Lent, as_array, is_array, unnamed
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
 from edgekern.calibration import load_model
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekern.calibration.model import ModelLike
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Lent]
 
 # Steps that compute something; the others move bytes and repeat their input's error.
 _MOVES = frozenset({StepKind.SLICE, StepKind.PAD, StepKind.TRANSPOSE, StepKind.DEQUANTIZE, StepKind.DEQUANTIZE_NCHW})

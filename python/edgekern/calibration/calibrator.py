@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import file_path
-from edgekern._arrays import is_array, lent, plain, unnamed
+from edgekern._arrays import Lent, is_array, lent, plain, unnamed
 from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
 from edgekern.calibration.means import ChannelMeans
 from edgekern.calibration.model import load_model, model_hash, observed_tensors, weighted_inputs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgekern.calibration.model import ModelLike
 
-Feeds = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Lent]
 
 _FORMAT = "edgekern.calibrator"
 _VERSION = 1

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import file_path, isa_name, thread_count
-from edgekern._arrays import as_array, report_copy, unnamed, written_array
+from edgekern._arrays import Lent, as_array, report_copy, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.host import HostRunner
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
 _TYPES = {"float32": "float", "float64": "double"}
@@ -108,7 +108,7 @@ class InferenceSession:
         return [_node_arg(info) for info in self._program.outputs]
 
     def run(
-        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Array] | None = None
+        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
     ) -> list[Array]:
         """Compute outputs from inputs.
 
@@ -135,7 +135,7 @@ class InferenceSession:
             results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
         else:
             results = _given(out, names)
-        returned = results if out is None else list(out)
+        returned: list[Any] = results if out is None else list(out)
         if output_names is None:
             self._run(arrays, list(results))
             return returned
@@ -277,7 +277,7 @@ def _reopen(program: Program, options: Mapping[str, Any]) -> InferenceSession:
     return InferenceSession(program, **options)
 
 
-def _given(out: Sequence[Array], names: Sequence[str]) -> list[Array]:
+def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
     """Where to write: an array, or a view of one of another library, for each name."""
     if not isinstance(out, (list, tuple)) or len(out) != len(names):
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
