@@ -1,6 +1,7 @@
 """What callers bring: arrays of any library where arrays are taken, each as it is or copied once and reported."""
 
 import array
+import re
 import warnings
 
 import numpy as np
@@ -235,6 +236,7 @@ def test_every_call_refuses_what_it_cannot_read_by_its_name(name):
             with pytest.raises(EdgekernError) as refused:
                 call(*given)
             assert name.partition(",")[0] in str(refused.value)
+            assert re.search(r"call \.(detach|cpu|float)\(\) on it", str(refused.value))
 
 
 # --- sessions, calibrators, compare

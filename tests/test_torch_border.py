@@ -128,6 +128,9 @@ def test_a_calibrator_and_compare_take_tensors():
 def test_scalars_and_ids_are_tensors_too():
     q = ek.quantize_linear(X, torch.tensor(0.1), torch.tensor(3))
     assert_array_equal(q, ek.quantize_linear(X, 0.1, 3))
+    signed = ek.quantize_linear(X, 0.1, torch.tensor(3, dtype=torch.int8))  # whose type is the result's
+    assert_array_equal(signed, ek.quantize_linear(X, 0.1, np.int8(3)))
+    assert signed.dtype == np.int8
     assert_array_equal(
         ek.linear(Q, PACKED, x_scale=torch.tensor(0.5, dtype=torch.bfloat16)), ek.linear(Q, PACKED, x_scale=0.5)
     )

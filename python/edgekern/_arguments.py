@@ -57,8 +57,9 @@ def integer(function: str, argument: str, value: object) -> int:
 
 def integers(function: str, argument: str, value: object) -> npt.NDArray[np.integer]:
     """An array of them, or one."""
+    value = lent(function, argument, value)
     try:
-        given = np.asarray(lent(function, argument, value))
+        given = np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of different lengths, or of other libraries' values
         raise ArgumentTypeError(f"{function}: {argument} must be an array of integers") from error
     if given.dtype.kind not in "iu":

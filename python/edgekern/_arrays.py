@@ -105,25 +105,23 @@ def _view(function: str, argument: str, value: Any, *, may_copy: bool) -> Array:
         raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {_name(value)}")
     _check_readable(what, value)
     failed: Exception | None = None
+    refused = f"{what}{_dtype(value)} that NumPy cannot read"
     for take in (_by_dlpack, _by_array, _by_interface, _by_buffer):
         try:
-            array, copied = take(value, may_copy)
+            array, copied = take(value)
         except Exception as error:  # a provider's own, of any class; perhaps it lends in another way
             failed = failed or error
             continue
-        if copied and not may_copy:
-            break
-        if copied:
+        if not copied:
+            return array
+        if may_copy:
             report_copy(function, argument, array, f"a {_name(value)} lends no memory; pass a NumPy array")
-        return array
-    else:
-        dtype = getattr(value, "dtype", None)
-        of = "" if dtype is None else f" of {dtype}"
-        raise ArgumentTypeError(f"{what}{of} that NumPy cannot read; pass a NumPy array") from failed
-    raise ArgumentTypeError(f"{what}, which gives copies and cannot be written; pass a NumPy array")
+            return array
+        refused = f"{what}, which gives copies and cannot be written"
+    raise ArgumentTypeError(f"{refused}; pass a NumPy array") from failed
 
 
-def _by_dlpack(value: Any, may_copy: bool) -> tuple[Array, bool]:
+def _by_dlpack(value: Any) -> tuple[Array, bool]:
     if not _LENDING:
         return np.from_dlpack(value), False
     try:
@@ -134,7 +132,7 @@ def _by_dlpack(value: Any, may_copy: bool) -> tuple[Array, bool]:
         return np.from_dlpack(value, copy=True), True
 
 
-def _by_array(value: Any, may_copy: bool) -> tuple[Array, bool]:
+def _by_array(value: Any) -> tuple[Array, bool]:
     try:
         return _checked(value.__array__(copy=False)), False
     except (TypeError, ValueError):  # it knows no copy=, or has to copy
@@ -165,13 +163,13 @@ class _Fresh:
 _ALONE = _made(_Fresh())[1]
 
 
-def _by_interface(value: Any, may_copy: bool) -> tuple[Array, bool]:
+def _by_interface(value: Any) -> tuple[Array, bool]:
     if not hasattr(value, "__array_interface__"):
         raise TypeError("no array interface")
     return _checked(np.asarray(value)), False
 
 
-def _by_buffer(value: Any, may_copy: bool) -> tuple[Array, bool]:
+def _by_buffer(value: Any) -> tuple[Array, bool]:
     return np.asarray(memoryview(value)), False
 
 
@@ -205,6 +203,11 @@ def _device(value: Any) -> Any:
 
 def _name(value: object) -> str:
     return type(value).__name__
+
+
+def _dtype(value: object) -> str:
+    dtype = getattr(value, "dtype", None)
+    return "" if dtype is None else f" of {dtype}"
 
 
 def unnamed(function: str, argument: str, given: object, names: Sequence[str]) -> ArgumentTypeError:

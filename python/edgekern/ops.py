@@ -357,6 +357,7 @@ def quantize_linear(
     The division is a division (a product with the reciprocal rounds differently), ties go to even, and the zero point
     is added after rounding, as ONNX defines it. NaN becomes the smallest value.
     """
+    zero_point = lent("quantize_linear", "zero_point", zero_point)
     if dtype is None:
         given = getattr(zero_point, "dtype", None)
         dtype = given if given in (np.dtype(np.int8), np.dtype(np.uint8)) else np.uint8

@@ -91,7 +91,7 @@ class WeightFormat:
 def _room(shape: tuple[int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """An array whose memory goes back to the system with it: malloc would keep as much as the largest one."""
     size = shape[0] * shape[1] * dtype.itemsize
-    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE), dtype).reshape(shape)
 
 
 def _blocks(parts: Sequence[Stored], interleaved: bool, block_bytes: int) -> Iterator[tuple[Stored, int, int, slice]]:
