@@ -87,9 +87,7 @@ class Interface:
 
 LENDERS = [Lender, OldLender, Viewer, Interface, memoryview]
 COPIERS, WRITABLE = [Maker, Honest], [Viewer, Interface, memoryview]
-if (
-    np.lib.NumpyVersion(np.__version__) >= "2.1.0"
-):  # before, it asks for no copy, and takes DLPack's memory as read-only
+if np.lib.NumpyVersion(np.__version__) >= "2.1.0":  # before, DLPack's memory is read-only and nobody asks for a copy
     COPIERS, WRITABLE = [Copier, *COPIERS], [Lender, *WRITABLE]
 
 

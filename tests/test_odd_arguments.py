@@ -159,6 +159,16 @@ def _decoder() -> llm.Decoder:
     return llm.load(_model_file(), window=32, max_chunk=8)
 
 
+@functools.cache
+def _collected() -> ek.Calibrator:
+    return _calibrator().collect({"x": X})
+
+
+def _staged_tokens(**given: Any) -> None:
+    _decoder().stage(**given)
+    _decoder().abort()
+
+
 LINEAR = {
     "bias": None,
     "activation": None,
@@ -311,6 +321,17 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         ek.compare,
         {"float_model": _qdq_model(), "program": _program(), "data": {"x": X}},
     ),
+    "cross_entropies": (lambda **given: _decoder().cross_entropies(**given), {"ids": [1, 2], "sequence": 0}),
+    "perplexity": (lambda **given: _decoder().perplexity(**given), {"text": [1, 2]}),  # a text takes a tokenizer
+    "stage": (lambda **given: _staged_tokens(**given), {"ids": [1, 2], "sequence": 0}),
+    "Program.load": (ek.Program.load, {"source": _program().container.data, "verify": "full"}),
+    "compile": (ek.compile, {"qdq": _qdq_model(), "batch": 1, "allow_host": True}),
+    "quantize": (ek.quantize, {"model": _float_model(), "ranges": _collected().compute_ranges(), "config": None}),
+    "compute_ranges": (
+        lambda **given: _collected().compute_ranges(**given),
+        {"method": "mse", "symmetric": False, "num_bits": 8, "num_bins": "auto", "percentile": 99.9, "exponent": 2.0}
+        | {"skip_zeros": True},
+    ),
     "Histogram": (lambda x: ek.Histogram().update(x), {"x": X}),
 }
 
@@ -325,14 +346,18 @@ OTHERS = {
     "InferenceSession": "artifact",
     "collect_many": "Calibrator.collect",
     "compare": "run",
+    "perplexity": "cross_entropies, encode",
+    "compute_ranges": "Histogram.range",
+    "Program.load": "artifact",
 }
 
 
 def names_of(call: str) -> list[str]:
     own = call.split(",")[0]
     classes = [f"{name}.{own}" for name in ("RingKVCache", "Calibrator")]
-    steps = ["Decoder", "decoder", "RingKVCache.reset"] if own in ("generate", "logits", "prefill", "step") else []
-    return [own, *classes, *steps, f"{own}.update", OTHERS.get(own, own), "isa=a" if "isa" in CALLS[call][1] else own]
+    steps = ["Decoder", "decoder", "RingKVCache.reset"] if "sequence" in CALLS[call][1] or own == "step" else []
+    others = OTHERS.get(own, own).split(", ")
+    return [own, *classes, *steps, f"{own}.update", *others, "isa=a" if "isa" in CALLS[call][1] else own]
 
 
 @pytest.mark.parametrize("name", CALLS)

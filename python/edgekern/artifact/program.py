@@ -17,7 +17,7 @@ from edgekern._core import StepKind
 from edgekern.artifact import container
 from edgekern.artifact.container import ByteArray, Container, Verify
 from edgekern.artifact.manifest import HostStep, Manifest
-from edgekern.errors import ArtifactError
+from edgekern.errors import ArgumentValueError, ArtifactError
 
 DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.U8: np.uint8,
@@ -117,6 +117,8 @@ class Program:
         ArtifactError
             When a byte is not as it was written.
         """
+        if not isinstance(verify, str) or verify not in ("full", "lazy"):
+            raise ArgumentValueError(f"Program.load: verify must be 'full' or 'lazy', got {verify!r}")
         if isinstance(source, os.PathLike):
             source = file_path("Program.load", "source", source)
         opened = container.read(source, verify=verify)
