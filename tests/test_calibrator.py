@@ -223,7 +223,7 @@ def test_sequence_lengths_may_vary(rng: np.random.Generator) -> None:
     [
         ({}, ArgumentValueError, r"feeds lacks 'x'; the model's inputs are \['x'\]"),
         ({"x": None, "z": None}, ArgumentValueError, r"feeds has 'z', but the model's inputs are \['x'\]"),
-        ([1], ArgumentTypeError, "feeds must map input names to arrays, got list"),
+        ([1], ArgumentTypeError, "feeds must be a dict of arrays by input name, got list; pass {'x': array}"),
         ({"x": np.zeros((1, 3, 8, 8))}, ArgumentTypeError, r"feeds\['x'\] must be float32, got float64"),
         ({"x": np.zeros((3, 8, 8), np.float32)}, ArgumentValueError, r"has shape \(3, 8, 8\), .* takes \(n, 3, h, w\)"),
         ({"x": np.zeros((1, 4, 8, 8), np.float32)}, ArgumentValueError, r"has shape \(1, 4, 8, 8\)"),

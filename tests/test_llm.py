@@ -7,10 +7,10 @@ import pytest
 
 from edgekern import _core, cli, llm
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, KVRewindError, MemoryBudgetError
+from edgekern.llm.budget import Settings, plan
 from edgekern.llm.config import ModelConfig, RopeScaling
 from edgekern.llm.evaluation import evaluate
-from edgekern.llm.loading import plan, read_model
-from edgekern.llm.packing import WeightFormat
+from edgekern.llm.loading import read_model
 from edgekern.llm.spm import SpmTokenizer
 
 from guarded import guarded
@@ -293,11 +293,17 @@ def test_bad_options_are_refused(small, options, words):
         llm.load(small, **options)
 
 
+def settings_of(decoder, weights="int8"):
+    cache = decoder.cache
+    return Settings(cache.max_chunk, weights, "int8", cache.window, cache.num_sequences, cache.sinks, 16, None)
+
+
 def test_a_budget_is_a_cap_that_says_what_needs_how_much(small):
     config = read_model(small)[0].config
     decoder = llm.load(small, weights="int8")
-    needs = plan(config, WeightFormat("int8"), decoder.cache.nbytes, 256)
+    needs = plan(config, settings_of(decoder), 4096)  # with the smallest blocks
     assert needs["weights"] >= decoder.weight_bytes
+    assert needs["KV cache"] >= decoder.cache.nbytes
     total = sum(needs.values())
     llm.load(small, weights="int8", memory_budget=total)
     with pytest.raises(MemoryBudgetError, match=r"weights .* KV cache .* working memory .* packing"):

@@ -1,16 +1,50 @@
 """Whatever a caller passes by mistake, the answer is a result or an error of edgekern that names the function."""
 
+import array
+import atexit
+import functools
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import edgekern as ek
-from edgekern.errors import EdgekernError
+from edgekern import llm
+from edgekern.errors import EdgekernError, EdgekernWarning
+
+from graphs import Graph
+from llm_files import SMALL, random_tensors, write_llama2c
+
+
+class Foreign:
+    """A tensor of another library: on this CPU, on another device, part of a graph, or of a type that NumPy lacks."""
+
+    def __init__(self, **facts: Any) -> None:
+        self.__dict__.update(facts)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return np.ones((4, 8), np.float32).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (getattr(self, "kind", 1), 0)
+
+
+class Named:
+    def __fspath__(self) -> str:
+        return "no/such/file"
+
+
+class Failing:
+    def __array__(self, *given: Any, **named: Any) -> Any:
+        raise RuntimeError("another library's words")
+
 
 ODD: list[Any] = [
     None,
@@ -40,7 +74,23 @@ ODD: list[Any] = [
     np.zeros(0),
     np.zeros((2, 2, 2), np.float32),
     np.zeros((4, 8), np.float16),
+    Foreign(),
+    Foreign(kind=2),
+    Foreign(requires_grad=True),
+    Foreign(dtype="torch.bfloat16"),
+    Named(),
+    Failing(),
+    memoryview(b"abcd"),
+    bytearray(b"ab"),
+    array.array("f", [1.0, 2.0]),
+    np.zeros((4, 8), np.int64),
 ]
+try:
+    import ml_dtypes
+
+    ODD.append(np.zeros((4, 8), ml_dtypes.bfloat16))
+except ImportError:
+    pass
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((4, 8)).astype(np.float32)
@@ -74,6 +124,49 @@ def _staged(call: str, written: bool) -> Callable[..., Any]:
         return getattr(cache, call)(**given)
 
     return run
+
+
+@functools.cache
+def _qdq_model() -> Any:
+    g = Graph()
+    return g.model(g.op("Gemm", g.qdq(g.input("x", (4, 8))), g.weights(8, 6, axis=1)))
+
+
+@functools.cache
+def _float_model() -> Any:
+    g = Graph()
+    return g.model(g.op("Gemm", g.input("x", (4, 8)), g.const(W, np.float32)))
+
+
+@functools.cache
+def _program() -> ek.Program:
+    return ek.compile(_qdq_model(), allow_host=False)
+
+
+def _calibrator() -> ek.Calibrator:
+    return ek.Calibrator(_float_model(), progress=False)
+
+
+@functools.cache
+def _model_file() -> Any:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return write_llama2c(Path(folder) / "small.bin", SMALL, random_tensors(SMALL))
+
+
+@functools.cache
+def _decoder() -> llm.Decoder:
+    return llm.load(_model_file(), window=32, max_chunk=8)
+
+
+@functools.cache
+def _collected() -> ek.Calibrator:
+    return _calibrator().collect({"x": X})
+
+
+def _staged_tokens(**given: Any) -> None:
+    _decoder().stage(**given)
+    _decoder().abort()
 
 
 LINEAR = {
@@ -175,16 +268,96 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "fork": (lambda **given: _filled().fork(**given), {"source": 0, "target": 1}),
     "save": (lambda **given: _filled().save(**given), {"model": b"", "sequence": 0}),
     "load": (lambda **given: _filled().load(**given), {"state": STATE, "model": b"", "sequence": 0}),
+    "llm.load": (
+        llm.load,
+        {
+            "path": _model_file(),
+            "weights": "int8",
+            "group_size": None,
+            "kv": "int8",
+            "window": 32,
+            "sinks": 4,
+            "max_chunk": 8,
+        }
+        | {"rewind": 4, "num_sequences": 1, "tokenizer": None, "memory_budget": "1G", "num_threads": 1, "isa": None},
+    ),
+    "generate": (
+        lambda **given: list(_decoder().generate(**given)),
+        {"prompt_ids": [1, 2], "max_new_tokens": 2, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+        | {"stop": [3], "sequence": 0},
+    ),
+    "generate_batch": (
+        lambda **given: list(_decoder().generate_batch(**given)),
+        {
+            "prompts": [[1, 2]],
+            "max_new_tokens": 2,
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "seed": 0,
+            "stop": [3],
+        },
+    ),
+    "logits": (lambda **given: _decoder().logits(**given), {"ids": [1, 2], "sequence": 0}),
+    "prefill": (lambda **given: _decoder().prefill(**given), {"ids": [1, 2], "sequence": 0}),
+    "step": (lambda **given: _decoder().step(**given), {"tokens": {0: 1}, "out": None}),
+    "InferenceSession": (
+        ek.InferenceSession,
+        {"model": _program(), "num_threads": 1, "isa": None, "verify": "full"},
+    ),
+    "run": (
+        ek.InferenceSession(_program()).run,
+        {"output_names": None, "feeds": {"x": X}, "out": None},
+    ),
+    "run, one input": (lambda x: ek.InferenceSession(_program()).run(None, {"x": x}), {"x": X}),
+    "Calibrator": (
+        ek.Calibrator,
+        {"model": _float_model(), "tensors": None, "progress": False},
+    ),
+    "collect": (lambda feeds: _calibrator().collect(feeds), {"feeds": {"x": X}}),
+    "collect, one input": (lambda x: _calibrator().collect({"x": x}), {"x": X}),
+    "collect_many": (lambda batches: _calibrator().collect_many(batches), {"batches": [{"x": X}]}),
+    "compare": (
+        ek.compare,
+        {"float_model": _qdq_model(), "program": _program(), "data": {"x": X}},
+    ),
+    "cross_entropies": (lambda **given: _decoder().cross_entropies(**given), {"ids": [1, 2], "sequence": 0}),
+    "perplexity": (lambda **given: _decoder().perplexity(**given), {"text": [1, 2]}),  # a text takes a tokenizer
+    "stage": (lambda **given: _staged_tokens(**given), {"ids": [1, 2], "sequence": 0}),
+    "Program.load": (ek.Program.load, {"source": _program().container.data, "verify": "full"}),
+    "compile": (ek.compile, {"qdq": _qdq_model(), "batch": 1, "allow_host": True}),
+    "quantize": (ek.quantize, {"model": _float_model(), "ranges": _collected().compute_ranges(), "config": None}),
+    "compute_ranges": (
+        lambda **given: _collected().compute_ranges(**given),
+        {"method": "mse", "symmetric": False, "num_bits": 8, "num_bins": "auto", "percentile": 99.9, "exponent": 2.0}
+        | {"skip_zeros": True},
+    ),
+    "Histogram": (lambda x: ek.Histogram().update(x), {"x": X}),
 }
 
 
 # What else a message may begin with: what a call makes on its way, and what it is a part of.
-OTHERS = {"KVFormat": "RingKVCache", "RingKVCache": "KVFormat", "begin": "RingKVCache.stage"}
+OTHERS = {
+    "KVFormat": "RingKVCache",
+    "RingKVCache": "KVFormat",
+    "begin": "RingKVCache.stage",
+    "llm.load": "RingKVCache",
+    "generate_batch": "generate",
+    "InferenceSession": "artifact",
+    "collect_many": "Calibrator.collect",
+    "compare": "run",
+    "perplexity": "cross_entropies, encode",
+    "compute_ranges": "Histogram.range",
+    "Program.load": "artifact",
+}
 
 
 def names_of(call: str) -> list[str]:
     own = call.split(",")[0]
-    return [own, f"RingKVCache.{own}", OTHERS.get(own, own), "isa=a" if "isa" in CALLS[call][1] else own]
+    classes = [f"{name}.{own}" for name in ("RingKVCache", "Calibrator")]
+    steps = ["Decoder", "decoder", "RingKVCache.reset"] if "sequence" in CALLS[call][1] or own == "step" else []
+    others = OTHERS.get(own, own).split(", ")
+    return [own, *classes, *steps, f"{own}.update", *others, "isa=a" if "isa" in CALLS[call][1] else own]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -231,4 +404,6 @@ def test_operators_take_arrays_that_are_not_aligned() -> None:
     aside = np.frombuffer(b"\0" + HEADS.tobytes(), np.float32, HEADS.size, offset=1).reshape(HEADS.shape)
     assert not aside.flags.aligned
     mask = np.frombuffer(bytes(1 + 9 * 4), np.float32, 9, offset=1).reshape(3, 3)
-    np.testing.assert_array_equal(ek.attention(aside, aside, aside, mask), ek.attention(HEADS, HEADS, HEADS))
+    with pytest.warns(EdgekernWarning, match="attention: . is copied, 192 bytes: it is not aligned"):
+        got = ek.attention(aside, aside, aside, mask)
+    np.testing.assert_array_equal(got, ek.attention(HEADS, HEADS, HEADS))

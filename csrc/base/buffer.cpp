@@ -85,6 +85,10 @@ AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
   bytes_ = Bytes(static_cast<uint8_t*>(p), Free{0});
 }
 
+size_t AlignedBuffer::taken_bytes(size_t size) {
+  return round_up(size, size >= kOwnPages ? kHugePage : size >= kHugePage ? kPage : kAlignment);
+}
+
 void AlignedBuffer::Free::operator()(uint8_t* p) const {
   mapped == 0 ? std::free(p) : static_cast<void>(munmap(p, mapped));
 }

@@ -20,6 +20,9 @@ class AlignedBuffer {
   const uint8_t* data() const { return bytes_.get(); }
   size_t size() const { return size_; }
 
+  /// What a buffer of `size` bytes takes of the system at most: to the end of its last huge page, where it has its own.
+  static size_t taken_bytes(size_t size);
+
  private:
   struct Free {
     size_t mapped;  // bytes; 0: from aligned_alloc

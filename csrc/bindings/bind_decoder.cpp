@@ -256,6 +256,12 @@ PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t
   return packed;
 }
 
+/// What matrix_of() and the packing functions hold of one.
+size_t held_bytes(const Matrix& matrix) {
+  const size_t columns = round_up(matrix.n, kPanel) * sizeof(float);
+  return AlignedBuffer::taken_bytes(matrix.bytes()) + (matrix.bits == 8 ? 2 * columns : 0);  // scales and starts
+}
+
 /// Bytes of weights and of working memory that a model of these sizes takes.
 py::tuple plan_bytes(const DecoderSpec& spec, int bits, size_t group) {
   const auto shaped = [&](size_t n, size_t k) {
@@ -274,9 +280,10 @@ py::tuple plan_bytes(const DecoderSpec& spec, int bits, size_t group) {
   layer.gate_up = shaped(2 * spec.hidden, spec.dim);
   layer.down = shaped(spec.dim, spec.hidden);
   weights.head = shaped(spec.vocab, spec.dim);
-  const size_t one = layer.qkv.bytes() + layer.o.bytes() + layer.gate_up.bytes() + layer.down.bytes();
+  const size_t one = held_bytes(layer.qkv) + held_bytes(layer.o) + held_bytes(layer.gate_up) + held_bytes(layer.down);
   const size_t norms = (2 * spec.layers + 1) * spec.dim * sizeof(float);
-  return py::make_tuple(weights.head.bytes() + spec.layers * one + norms, Decoder::work_bytes(spec, weights));
+  const size_t work = AlignedBuffer::taken_bytes(Decoder::work_bytes(spec, weights));
+  return py::make_tuple(held_bytes(weights.head) + spec.layers * one + norms, work);
 }
 
 struct PySampler {

@@ -25,7 +25,7 @@ Multiply 8-bit matrices into int32 (ONNX ``MatMulInteger``).
 
 Parameters
 ----------
-a : (M, K) uint8 or int8 array
+a : (M, K) uint8 or int8 array, NumPy's or another library's on the CPU (DLPack, the buffer protocol)
     Rows must be contiguous; they may lie any distance apart.
 b : (K, N) int8 array, or the result of :func:`pack_weights`
     An array is packed first, on every call.
@@ -124,9 +124,11 @@ PyObject* run_fast(const Args& args) {
   return c.release().ptr();
 }
 
-void require_array(const char* argument, PyObject* value) {
-  if (PyObject_TypeCheck(value, g_known.array)) return;
-  fail(Code::kType, std::string(kName) + ": " + argument + " must be a NumPy array, got " + Py_TYPE(value)->tp_name);
+/// The array itself, or what `make` of edgekern._arrays makes of another library's: a view, or the error that says why
+/// not.
+py::object array_of(const char* make, const char* argument, PyObject* value) {
+  if (PyObject_TypeCheck(value, g_known.array)) return py::reinterpret_borrow<py::object>(value);
+  return py::module_::import("edgekern._arrays").attr(make)(kName, argument, py::handle(value));
 }
 
 /// 0 for None, which is the package's setting.
@@ -148,8 +150,9 @@ PyObject* run_general(const Args& args) {
     PyObject* const value = args.values[which];
     return value == nullptr ? missing : py::reinterpret_borrow<py::object>(value);
   };
-  if (!PyObject_TypeCheck(args.values[kB], g_known.packed)) require_array("b", args.values[kB]);
-  require_array("a", args.values[kA]);
+  py::object b = given(kB, {}), out = given(kOut, py::none());
+  if (!PyObject_TypeCheck(b.ptr(), g_known.packed)) b = array_of("as_array", "b", b.ptr());
+  const py::object a = array_of("as_array", "a", args.values[kA]);
   const py::object wanted = given(kAZeroPoint, py::int_(0));
   const auto zero_point = py::reinterpret_steal<py::object>(PyNumber_Index(wanted.ptr()));
   if (!zero_point) {
@@ -162,10 +165,11 @@ PyObject* run_general(const Args& args) {
          std::string(kName) + ": a_zero_point must lie in the 8 bits of a, got " + std::string(py::str(zero_point)));
   }
   const long count = threads_of(given(kNumThreads, py::none()));
-  return py::handle(g_general)(given(kA, {}), given(kB, {}), zero_point, given(kBZeroPoint, py::int_(0)),
-                               given(kOut, py::none()), "", std::min(count, long{kMaxThreads}))
-      .release()
-      .ptr();
+  const py::object target = out.is_none() ? out : array_of("written_array", "out", out.ptr());
+  py::object b_zero_point = given(kBZeroPoint, py::int_(0));
+  if (!PyLong_Check(b_zero_point.ptr())) b_zero_point = array_of("lent", "b_zero_point", b_zero_point.ptr());
+  py::object c = py::handle(g_general)(a, b, zero_point, b_zero_point, target, "", std::min(count, long{kMaxThreads}));
+  return (out.is_none() ? c : out).release().ptr();
 }
 
 PyObject* matmul_integer(PyObject*, PyObject* const* given, Py_ssize_t num_positional, PyObject* keywords) {

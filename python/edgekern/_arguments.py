@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, SupportsFloat, SupportsIndex, cast
+import os
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import SupportsFloat, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekern._arrays import lent
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 _LARGEST_INT32 = 2**31 - 1
-
-
-def numpy_array(function: str, argument: str, value: object) -> npt.NDArray[Any]:
-    if isinstance(value, np.ndarray):
-        return value
-    raise ArgumentTypeError(f"{function}: {argument} must be a NumPy array, got {type(value).__name__}")
 
 
 def thread_count(function: str, num_threads: object) -> int:
@@ -40,7 +39,7 @@ def number(function: str, argument: str, value: object) -> float:
             return float(cast(SupportsFloat, value))
     except OverflowError as error:
         raise ArgumentValueError(f"{function}: {argument} is larger than any float") from error
-    except (TypeError, ValueError):
+    except Exception:  # whatever a class of another library raises
         pass
     raise ArgumentTypeError(f"{function}: {argument} must be a number, got {_kind(value)}")
 
@@ -58,9 +57,10 @@ def integer(function: str, argument: str, value: object) -> int:
 
 def integers(function: str, argument: str, value: object) -> npt.NDArray[np.integer]:
     """An array of them, or one."""
+    value = lent(function, argument, value)
     try:
         given = np.asarray(value)
-    except ValueError as error:  # rows of different lengths
+    except (TypeError, ValueError) as error:  # rows of different lengths, or of other libraries' values
         raise ArgumentTypeError(f"{function}: {argument} must be an array of integers") from error
     if given.dtype.kind not in "iu":
         raise ArgumentTypeError(f"{function}: {argument} must be integer, got {given.dtype}")
@@ -85,6 +85,54 @@ def numpy_dtype(function: str, argument: str, value: npt.DTypeLike, remedy: str 
         return np.dtype(value)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"{function}: {argument} {value!r} is no NumPy dtype{remedy}") from error
+
+
+def isa_name(function: str, isa: object) -> str:
+    """The empty name for None: the best that this CPU has, or EDGEKERN_ISA."""
+    return "" if isa is None else string(function, "isa", isa)
+
+
+def file_path(function: str, argument: str, value: object) -> Path:
+    """Of whatever names a file: a string, bytes as the system has them, or an object with ``__fspath__``."""
+    try:
+        path = os.fsdecode(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ArgumentTypeError(f"{function}: {argument} must be a path, got {type(value).__name__}") from error
+    if "\0" in path:
+        raise ArgumentValueError(f"{function}: {argument} must be a path, got one with a null byte: {path!r}")
+    return Path(path)
+
+
+_UNITS = {"": 1} | {
+    f"{letter}{mark}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for mark, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
+
+
+def byte_count(function: str, argument: str, value: object) -> int:
+    """Bytes of a number of them or of a size as people write it.
+
+    Units are those of the GNU tools: ``512M`` and ``512MiB`` are powers of 1024, ``512MB`` of 1000; K, M, G and T, in
+    either case, with fractions and a space where one likes.
+    """
+    if not isinstance(value, str):
+        try:
+            count = -1 if isinstance(value, (bool, np.bool_)) else operator.index(cast(SupportsIndex, value))
+        except TypeError as error:
+            raise ArgumentTypeError(
+                f"{function}: {argument} must be a number of bytes or a size such as '1G', got {_kind(value)}"
+            ) from error
+    else:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?b?|b?)\s*", value.lower(), re.ASCII)
+        unit = None if found is None else _UNITS.get("" if found[2] == "b" else found[2])
+        count = -1 if found is None or unit is None else int(Fraction(found[1].rstrip(".")) * unit)
+    if count < 1:
+        raise ArgumentValueError(
+            f"{function}: {argument} must be at least one byte, as a number or a size such as '1G' or '512MiB' (powers "
+            f"of 1024) or '300MB' (of 1000), got {value!r}"
+        )
+    return count
 
 
 def _kind(value: object) -> str:

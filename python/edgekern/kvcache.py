@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core, files
-from edgekern._arguments import flag, integer, number, numpy_array, string, thread_count
+from edgekern._arguments import file_path, flag, integer, isa_name, number, string, thread_count
+from edgekern._arrays import as_array, written_array
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, KVRewindError
 
 __all__ = ["KVFormat", "RingKVCache", "Transaction"]
@@ -88,7 +89,7 @@ def _count(argument: str, value: object, function: str = "RingKVCache") -> int:
 
 def _path(function: str, value: object) -> Path:
     if isinstance(value, (str, os.PathLike)):
-        return Path(value)
+        return file_path(f"RingKVCache.{function}", "a state's path", value)
     raise ArgumentTypeError(f"RingKVCache.{function}: a state is bytes or a path, got {type(value).__name__}")
 
 
@@ -157,6 +158,8 @@ class RingKVCache:
     A sequence has ``sinks + window + max(max_chunk - 1, rewind)`` slots. Keys are stored after RoPE at their absolute
     position. To run past the trained length as StreamingLLM does (Xiao et al., 2023), hand ``attend`` a second query
     for the sinks, rotated to ``min(position, sinks + window - 1)``.
+
+    A pickle or a copy holds the committed tokens of all sequences; none may have staged ones.
     """
 
     def __init__(
@@ -176,7 +179,7 @@ class RingKVCache:
         query_bits: Literal[8, 4] = 8,
         num_sequences: int = 1,
         num_threads: int | None = None,
-        isa: str = "",
+        isa: str | None = None,
     ) -> None:
         self.k = k if isinstance(k, KVFormat) else KVFormat(k)
         self.v = v if isinstance(v, KVFormat) else KVFormat(v)
@@ -186,7 +189,7 @@ class RingKVCache:
             if kv == "article":
                 warnings.warn(_ARTICLE, EdgekernWarning, stacklevel=2)
         self._threads = thread_count("RingKVCache", num_threads)
-        self._isa = string("RingKVCache", "isa", isa)
+        self._isa = isa_name("RingKVCache", isa)
         self.num_layers = _count("num_layers", num_layers)
         self.num_kv_heads = _count("num_kv_heads", num_kv_heads)
         self.num_heads = self.num_kv_heads if num_heads is None else _count("num_heads", num_heads)
@@ -258,7 +261,7 @@ class RingKVCache:
             A value is not finite or does not fit its format. Tokens before the chunk that it lies in are stored.
         """
         sequence = self._sequence("append", sequence)
-        k, v = numpy_array("RingKVCache.append", "k", k), numpy_array("RingKVCache.append", "v", v)
+        k, v = as_array("RingKVCache.append", "k", k), as_array("RingKVCache.append", "v", v)
         if k.ndim != 4 or k.shape[0] != self.num_layers or v.shape != k.shape:
             raise ArgumentValueError(
                 f"RingKVCache.append: k and v must have shape ({self.num_layers}, tokens, {self.num_kv_heads}, "
@@ -304,7 +307,7 @@ class RingKVCache:
         """
         layer = _count("layer", layer, "RingKVCache.write")
         at = self._sequence("write", sequence)
-        k, v = numpy_array("RingKVCache.write", "k", k), numpy_array("RingKVCache.write", "v", v)
+        k, v = as_array("RingKVCache.write", "k", k), as_array("RingKVCache.write", "v", v)
         self._cache.write(at, layer, k, v, self._threads, self._isa)
 
     def attend(
@@ -336,13 +339,15 @@ class RingKVCache:
         """
         layer = _count("layer", layer, "RingKVCache.attend")
         at = self._sequence("attend", sequence)
-        q = numpy_array("RingKVCache.attend", "q", q)
+        q = as_array("RingKVCache.attend", "q", q)
         if q_sink is not None:
-            q_sink = numpy_array("RingKVCache.attend", "q_sink", q_sink)
+            q_sink = as_array("RingKVCache.attend", "q_sink", q_sink)
+        target = None if out is None else written_array("RingKVCache.attend", "out", out)
         factor = 1.0 / math.sqrt(self.head_dim) if scale is None else number("RingKVCache.attend", "scale", scale)
         if not math.isfinite(factor):
             raise ArgumentValueError(f"RingKVCache.attend: scale must be finite, got {scale}")
-        return self._cache.attend(at, layer, q, q_sink, factor, out, self._threads, self._isa)
+        result = self._cache.attend(at, layer, q, q_sink, factor, target, self._threads, self._isa)
+        return result if out is None else out
 
     def commit(self, accepted: int | None = None, *, sequence: int = 0) -> None:
         """Keep the first ``accepted`` staged tokens (default: all) and close the transaction."""
@@ -407,6 +412,13 @@ class RingKVCache:
             data = files.read_bytes(_path("load", state), function="RingKVCache.load", limit=limit)
         self._cache.load(at, mark, data)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = ["num_layers", "num_kv_heads", "head_dim", "num_heads", "window", "sinks", "max_chunk", "k", "v"]
+        names += ["query_bits", "num_sequences"]
+        options = {name: getattr(self, name) for name in names}
+        options |= {"rewind": self.max_rewind, "num_threads": self._threads or None, "isa": self._isa}
+        return _restored, (options, [self.save(sequence=sequence) for sequence in range(self.num_sequences)])
+
     def keys(self, layer: int, position: int, *, sequence: int = 0) -> FloatArray:
         """Stored K of one position, as floats: (num_kv_heads, head_dim)."""
         return self._read("keys", layer, False, position, sequence)
@@ -427,3 +439,10 @@ class RingKVCache:
                 f"RingKVCache.{function}: sequence must be below num_sequences ({self.num_sequences}), got {at}"
             )
         return at
+
+
+def _restored(options: dict[str, Any], states: list[bytes]) -> RingKVCache:
+    cache = RingKVCache(**options)
+    for sequence, state in enumerate(states):
+        cache.load(state, sequence=sequence)
+    return cache

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import integer, integers, number, numpy_array, numpy_dtype, string, thread_count
+from edgekern._arguments import integer, integers, number, numpy_dtype, string, thread_count
+from edgekern._arrays import as_array, lent, written_array
 from edgekern._core import PackedWeights
 from edgekern._core import public_matmul_integer as matmul_integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
@@ -88,7 +89,10 @@ def pack_weights(
     4-bit weights keep scales and zero points in float16 (11 significant bits; scales of any float32 size, see
     docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight.
     """
-    array = numpy_array("pack_weights", "w", w)
+    array = as_array("pack_weights", "w", w)
+    scale, zero_point = (
+        lent("pack_weights", name, given) for name, given in (("scale", scale), ("zero_point", zero_point))
+    )
     if integer("pack_weights", "bits", bits) == 4:
         if scale is None or group_size is None:
             missing = "scale" if scale is None else "group_size"
@@ -169,14 +173,14 @@ def interleave_gate_up(gate: npt.NDArray[_T], up: npt.NDArray[_T]) -> npt.NDArra
     ArgumentTypeError, ArgumentValueError
         When the two are not arrays of one dtype and shape.
     """
-    a, b = numpy_array("interleave_gate_up", "gate", gate), numpy_array("interleave_gate_up", "up", up)
+    a, b = as_array("interleave_gate_up", "gate", gate), as_array("interleave_gate_up", "up", up)
     if a.dtype != b.dtype:
         raise ArgumentTypeError(f"interleave_gate_up: up must be {a.dtype} as gate is, got {b.dtype}")
     if a.shape != b.shape or a.ndim == 0:
         raise ArgumentValueError(
             f"interleave_gate_up: gate and up must have one shape of at least one axis, got {a.shape} and {b.shape}"
         )
-    return np.stack([gate, up], axis=-1).reshape(*gate.shape[:-1], 2 * gate.shape[-1])
+    return np.stack([a, b], axis=-1).reshape(*a.shape[:-1], 2 * a.shape[-1])
 
 
 @_core.fast_linear
@@ -260,13 +264,17 @@ def linear(
     if out_dtype is not None:
         dtype = _result_dtype(out_dtype, y_scale)
         kind, half = dtype.name, dtype if dtype.itemsize == 2 else None
-    target = out
-    if half is not None and out is not None:
-        if numpy_array("linear", "out", out).dtype != half:
-            raise ArgumentTypeError(f"linear: out must be {half}, got {out.dtype}")
-        target = out.view(np.uint16)
+    if not (bias is None or type(bias) is np.ndarray):
+        bias = lent("linear", "bias", bias)
+    if not (residual is None or type(residual) is np.ndarray):
+        residual = lent("linear", "residual", residual)
+    target = None if out is None else written_array("linear", "out", out)
+    if half is not None and target is not None:
+        if target.dtype != half:
+            raise ArgumentTypeError(f"linear: out must be {half}, got {target.dtype}")
+        target = target.view(np.uint16)
     result: npt.NDArray[np.generic] = _core.linear(
-        numpy_array("linear", "x", x),
+        as_array("linear", "x", x),
         w,
         bias,
         curve,
@@ -349,23 +357,26 @@ def quantize_linear(
     The division is a division (a product with the reciprocal rounds differently), ties go to even, and the zero point
     is added after rounding, as ONNX defines it. NaN becomes the smallest value.
     """
+    zero_point = lent("quantize_linear", "zero_point", zero_point)
     if dtype is None:
         given = getattr(zero_point, "dtype", None)
         dtype = given if given in (np.dtype(np.int8), np.dtype(np.uint8)) else np.uint8
     wanted = numpy_dtype("quantize_linear", "dtype", dtype)
     if wanted not in (np.uint8, np.int8):
         raise ArgumentTypeError(f"quantize_linear: dtype must be uint8 or int8, got {wanted}")
+    scale = lent("quantize_linear", "scale", scale)
     scales = _scales("quantize_linear", scale)
-    return _core.quantize_linear(
-        numpy_array("quantize_linear", "x", x),
+    result = _core.quantize_linear(
+        as_array("quantize_linear", "x", x),
         scales,
         _zero_points("quantize_linear", zero_point, scales.size),
         _axis_of("quantize_linear", scale, axis),
         wanted == np.int8,
-        out,
+        None if out is None else written_array("quantize_linear", "out", out),
         "",
         thread_count("quantize_linear", num_threads),
     )
+    return result if out is None else out
 
 
 def dequantize_linear(
@@ -396,16 +407,18 @@ def dequantize_linear(
     ------
     ArgumentTypeError, ArgumentValueError
     """
+    scale = lent("dequantize_linear", "scale", scale)
     scales = _scales("dequantize_linear", scale)
-    return _core.dequantize_linear(
-        numpy_array("dequantize_linear", "x", x),
+    result = _core.dequantize_linear(
+        as_array("dequantize_linear", "x", x),
         scales,
         _zero_points("dequantize_linear", zero_point, scales.size),
         _axis_of("dequantize_linear", scale, axis),
-        out,
+        None if out is None else written_array("dequantize_linear", "out", out),
         "",
         thread_count("dequantize_linear", num_threads),
     )
+    return result if out is None else out
 
 
 def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[Int8Array, FloatArray]:
@@ -426,7 +439,7 @@ def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[
     ArgumentTypeError, ArgumentValueError
     """
     return _core.dynamic_quantize(
-        numpy_array("dynamic_quantize", "x", x), "", thread_count("dynamic_quantize", num_threads)
+        as_array("dynamic_quantize", "x", x), "", thread_count("dynamic_quantize", num_threads)
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import flag, integers, number, numpy_array, string, thread_count
+from edgekern._arguments import flag, integers, isa_name, number, thread_count
+from edgekern._arrays import as_array, plain
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 __all__ = ["attention", "rms_norm", "rotary_embedding"]
@@ -21,13 +22,13 @@ _FAR = 2**61  # beyond every key, and sums of two fit into 64 bits
 
 
 def _floats(function: str, argument: str, value: object, ranks: tuple[int, ...]) -> FloatArray:
-    given = numpy_array(function, argument, value)
+    given = as_array(function, argument, value)
     if given.dtype != np.float32:
         raise ArgumentTypeError(f"{function}: {argument} must be float32, got {given.dtype}")
     if given.ndim not in ranks:
         wanted = " or ".join(map(str, ranks))
         raise ArgumentValueError(f"{function}: {argument} must have {wanted} axes, got shape {given.shape}")
-    return np.require(given, np.float32, ("C", "A"))
+    return plain(function, argument, given)
 
 
 def _per_batch(argument: str, value: int | npt.ArrayLike, batch: int) -> list[int]:
@@ -43,7 +44,7 @@ def _per_batch(argument: str, value: int | npt.ArrayLike, batch: int) -> list[in
 
 def _mask(mask: object, shape: tuple[int, int, int, int]) -> FloatArray:
     """The mask as floats to add, with four axes; the first three may be 1."""
-    given = numpy_array("attention", "mask", mask)
+    given = as_array("attention", "mask", mask)
     if given.dtype == np.bool_:
         given = np.where(given, np.float32(0), np.float32(-math.inf))
     if given.dtype != np.float32:
@@ -80,7 +81,7 @@ def attention(
     scale: float | None = None,
     softcap: float = 0.0,
     num_threads: int | None = None,
-    isa: str = "",
+    isa: str | None = None,
 ) -> FloatArray:
     """softmax(scale * q k^T + mask) v, with the semantics of ONNX's Attention (opsets 23 to 25).
 
@@ -142,7 +143,7 @@ def attention(
         factor,
         softcap,
         thread_count("attention", num_threads),
-        string("attention", "isa", isa),
+        isa_name("attention", isa),
     )
 
 
@@ -154,7 +155,7 @@ def rotary_embedding(
     *,
     interleaved: bool = False,
     num_threads: int | None = None,
-    isa: str = "",
+    isa: str | None = None,
 ) -> FloatArray:
     """Turn pairs of values by their position's angles, as ONNX's RotaryEmbedding (opset 23) does.
 
@@ -191,7 +192,7 @@ def rotary_embedding(
     if flag(name, "interleaved", interleaved):
         x = x.copy()
         x[..., :turned] = _deinterleaved(x[..., :turned])
-    y = _core.rotary(x, cosines, sines, thread_count(name, num_threads), string(name, "isa", isa))
+    y = _core.rotary(x, cosines, sines, thread_count(name, num_threads), isa_name(name, isa))
     if interleaved:
         pairs = y[..., :turned].reshape(*y.shape[:-1], 2, turned // 2)
         y[..., :turned] = np.swapaxes(pairs, -1, -2).reshape(*y.shape[:-1], turned)
@@ -209,7 +210,7 @@ def rms_norm(
     *,
     eps: float = 1e-5,
     num_threads: int | None = None,
-    isa: str = "",
+    isa: str | None = None,
 ) -> FloatArray:
     """x / sqrt(mean(x^2) + eps) * weight over the last axes, those of ``weight`` (Zhang and Sennrich, 2019).
 
@@ -242,6 +243,6 @@ def rms_norm(
         weight.ravel(),
         eps,
         thread_count(name, num_threads),
-        string(name, "isa", isa),
+        isa_name(name, isa),
     )
     return rows.reshape(x.shape)

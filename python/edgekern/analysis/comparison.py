@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from edgekern._arrays import Lent, as_array, is_array, unnamed
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
 from edgekern.calibration import load_model
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from edgekern.calibration.model import ModelLike
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Lent]
 
 # Steps that compute something; the others move bytes and repeat their input's error.
 _MOVES = frozenset({StepKind.SLICE, StepKind.PAD, StepKind.TRANSPOSE, StepKind.DEQUANTIZE, StepKind.DEQUANTIZE_NCHW})
@@ -149,6 +150,9 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
             f"compare: program must be a Program, got {type(program).__name__}; see edgekern.compile"
         )
     model = load_model(float_model, function="compare")
+    names = [info.name for info in program.inputs]
+    if is_array(data) or not isinstance(data, Iterable):
+        raise unnamed("compare", "data", data, names)
     layers = _common_layers(model, program)
     if not layers:
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
@@ -156,8 +160,12 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     reference, session = _tapped(model, wanted), InferenceSession(program)
     count = 0
     for feeds in [data] if isinstance(data, Mapping) else data:
-        real = dict(zip(wanted, reference.run(wanted, dict(feeds)), strict=True))
-        for step, stored in session.trace(feeds):
+        if not isinstance(feeds, Mapping):
+            raise unnamed("compare", "each of data", feeds, names)
+        arrays = {name: as_array("compare", f"input {name!r}", array) for name, array in feeds.items()}
+        steps = session.trace(arrays)  # says what is wrong with them before onnxruntime does
+        real = dict(zip(wanted, _float_run(reference, wanted, arrays), strict=True))
+        for step, stored in steps:
             if step in layers:
                 _add(layers[step], real, stored)
         count += 1
@@ -165,6 +173,16 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         raise ArgumentValueError("compare: data is empty; give at least one feed")
     rows = [_row(program, layer) for layer in layers.values()]
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
+
+
+def _float_run(reference: onnxruntime.InferenceSession, wanted: list[str], feeds: Feeds) -> list[Array]:
+    try:
+        results: list[Array] = reference.run(wanted, dict(feeds))
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        raise ArgumentValueError(
+            f"compare: float_model cannot run the feeds that program takes: {' '.join(str(error).split())}"
+        ) from error
+    return results
 
 
 def _add(layer: _Layer, real: Mapping[str, Array], stored: Array) -> None:

@@ -6,17 +6,19 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core, files
+from edgekern._arguments import file_path
 from edgekern._core import StepKind
 from edgekern.artifact import container
 from edgekern.artifact.container import Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest
-from edgekern.errors import ArtifactError
+from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
 
 DTYPES: dict[_core.DType, npt.DTypeLike] = {
@@ -88,7 +90,8 @@ class ArenaPlan:
 class Program:
     """A compiled model: kernel steps over one planned arena, host steps where there is no kernel.
 
-    Made by :func:`edgekern.compile` and :meth:`load`. Two programs are equal when their files are.
+    Made by :func:`edgekern.compile` and :meth:`load`. Two programs are equal when their files are. A copy is the
+    program itself; a pickle holds its bytes (out of band with protocol 5), all of which are checked again.
     """
 
     container: Container
@@ -117,6 +120,10 @@ class Program:
         ArtifactError
             When a byte is not as it was written, or the model of a host step is not one that the compiler writes.
         """
+        if not isinstance(verify, str) or verify not in ("full", "lazy"):
+            raise ArgumentValueError(f"Program.load: verify must be 'full' or 'lazy', got {verify!r}")
+        if isinstance(source, os.PathLike):
+            source = file_path("Program.load", "source", source)
         opened = container.read(source, verify=verify)
         if opened.metadata.get("ekm.producer") != opened.index.producer or "ekm.manifest" not in opened.metadata:
             raise ArtifactError("artifact: header and index name different producers; write the file again")
@@ -127,7 +134,7 @@ class Program:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as an .ekm file, atomically. Raises as :func:`edgekern.files.atomic_write`."""
-        with files.atomic_write(path, function="Program.save") as file:
+        with files.atomic_write(file_path("Program.save", "path", path), function="Program.save") as file:
             file.write(self.container.data.data)
 
     @property
@@ -217,6 +224,15 @@ class Program:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and bool(np.array_equal(self.container.data, other.container.data))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Program.load, (self.container.data,)
+
+    def __copy__(self) -> Program:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Program:
+        return self
 
     def __hash__(self) -> int:
         return hash(self.index.header_sha256)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import file_path
+from edgekern._arrays import Lent, is_array, lent, plain, unnamed
 from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
 from edgekern.calibration.means import ChannelMeans
 from edgekern.calibration.model import load_model, model_hash, observed_tensors, weighted_inputs
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgekern.calibration.model import ModelLike
 
-Feeds = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Lent]
 
 _FORMAT = "edgekern.calibrator"
 _VERSION = 1
@@ -41,7 +44,8 @@ class Calibrator:
 
     The model runs in onnxruntime with the observed tensors as extra outputs. Each is counted into its
     :class:`Histogram` and freed (where weights multiply it, the mean of each channel is kept too), so memory holds one
-    batch at a time however many there are; the result does not depend on their order.
+    batch at a time however many there are; the result does not depend on their order. A pickle or a copy holds the
+    model and what was counted.
 
     Parameters
     ----------
@@ -65,14 +69,17 @@ class Calibrator:
 
     def __init__(self, model: ModelLike, *, tensors: Sequence[str] | None = None, progress: bool = True) -> None:
         proto = load_model(model, function="Calibrator")
+        if tensors is not None and (isinstance(tensors, str) or not isinstance(tensors, Iterable)):
+            raise ArgumentTypeError(f"Calibrator: tensors must be a list of names, got {type(tensors).__name__}")
         known = observed_tensors(proto)
-        names = known if tensors is None else list(dict.fromkeys(tensors))
+        names = known if tensors is None else list(dict.fromkeys(map(str, tensors)))
         for name in names:
             if name not in known:
                 raise ArgumentValueError(
                     f"Calibrator: tensors names {name!r}, which is no float activation of this model; "
                     "observed_tensors(model) lists those"
                 )
+        self._source = file_path("Calibrator", "model", model).absolute() if _is_path(model) else model
         self._model_hash = model_hash(proto)
         self._progress = progress
         self._num_batches = 0
@@ -104,6 +111,23 @@ class Calibrator:
         """The histogram of each observed tensor, by name."""
         return self._histograms
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With the model itself, read again where it came from: the receiver may have no such file."""
+        proto = load_model(self._source, function="Calibrator")
+        if model_hash(proto) != self._model_hash:
+            raise CalibrationError(
+                "Calibrator: the model has changed since it was given, and a pickle or a copy would be of another; "
+                "send state_dict() and load it into a Calibrator of the first model"
+            )
+        try:
+            model = proto.SerializeToString()
+        except ValueError as error:  # protobuf's limit of 2 GB
+            raise CalibrationError(
+                "Calibrator: a model of 2 GB and more cannot be pickled or copied; send state_dict() and load it into "
+                "a Calibrator of the same model"
+            ) from error
+        return _restored, (model, list(self._histograms), self._progress, self.state_dict())
+
     def __repr__(self) -> str:
         return f"Calibrator({len(self._histograms)} tensors, num_batches={self._num_batches})"
 
@@ -112,7 +136,9 @@ class Calibrator:
 
         Parameters
         ----------
-        feeds : mapping of input name to array, as for onnxruntime. A batch with an empty array counts nothing.
+        feeds : mapping of input name to array, as for onnxruntime: NumPy's, or of whichever library lends its memory
+            (torch on the CPU, DLPack, ``__array__``, the buffer protocol). Strided ones are copied, with an
+            EdgekernWarning. A batch with an empty array counts nothing.
 
         Raises
         ------
@@ -148,6 +174,8 @@ class Calibrator:
         """Run every batch of an iterable, with progress; see :meth:`collect`."""
         if isinstance(batches, Mapping):
             raise ArgumentTypeError("Calibrator.collect_many: batches must hold feeds, got one feeds; call collect")
+        if is_array(batches) or not isinstance(batches, Iterable):
+            raise unnamed("Calibrator.collect_many", "each of batches", batches, self.input_names)
         total = len(batches) if isinstance(batches, Sequence) else None
         with progress_bar("calibrating", total, enabled=self._progress) as step:
             for feeds in batches:
@@ -277,9 +305,9 @@ class Calibrator:
 
     def _check_feeds(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
         function = "Calibrator.collect"
-        if not isinstance(feeds, Mapping):
-            raise ArgumentTypeError(f"{function}: feeds must map input names to arrays, got {type(feeds).__name__}")
         names = self.input_names
+        if not isinstance(feeds, Mapping):
+            raise unnamed(function, "feeds", feeds, names)
         for name in feeds:
             if name not in names:
                 raise ArgumentValueError(f"{function}: feeds has {name!r}, but the model's inputs are {names}")
@@ -287,7 +315,7 @@ class Calibrator:
         for value in self._inputs:
             if value.name not in feeds:
                 raise ArgumentValueError(f"{function}: feeds lacks {value.name!r}; the model's inputs are {names}")
-            array = np.asarray(feeds[value.name])
+            array = self._array(f"feeds[{value.name!r}]", feeds[value.name])
             wanted = _INPUT_DTYPES.get(value.type)
             if wanted is not None and array.dtype != wanted:
                 raise ArgumentTypeError(
@@ -301,8 +329,17 @@ class Calibrator:
                 raise ArgumentValueError(
                     f"{function}: feeds[{value.name!r}] has shape {array.shape}, but the model takes {shape}"
                 )
-            arrays[value.name] = np.ascontiguousarray(array)
+            arrays[value.name] = plain(function, f"feeds[{value.name!r}]", array)
         return arrays
+
+    @staticmethod
+    def _array(argument: str, given: object) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(lent("Calibrator.collect", argument, given))
+        except ValueError as error:  # lists of different lengths
+            raise ArgumentTypeError(
+                f"Calibrator.collect: {argument} must be an array, got {type(given).__name__}"
+            ) from error
 
     @staticmethod
     def _report(name: str, histogram: Histogram) -> None:
@@ -318,6 +355,14 @@ class Calibrator:
         if histogram.absmax == 0:
             message = f"tensor {name!r}: all {histogram.count} values were 0, so its scale will be 1.0"
             warnings.warn(message, EdgekernWarning, stacklevel=3)
+
+
+def _is_path(model: ModelLike) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(model, (str, os.PathLike))
+
+
+def _restored(model: bytes, tensors: Sequence[str], progress: bool, state: Mapping[str, Any]) -> Calibrator:
+    return Calibrator(model, tensors=tensors, progress=progress).load_state_dict(state)
 
 
 def _open_session(proto: onnx.ModelProto, names: Sequence[str]) -> Any:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import flag, number
+from edgekern._arrays import lent
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
 Method = Literal["max", "percentile", "mse", "entropy"]
@@ -225,7 +227,7 @@ class Histogram:
         self._check("range", method, percentile, exponent)
         if not _is_int(num_bits) or not 2 <= num_bits <= 8:
             raise ArgumentValueError(f"Histogram.range: num_bits must be an integer in [2, 8], got {num_bits!r}")
-        if symmetric:
+        if flag("Histogram.range", "symmetric", symmetric):
             t = self.threshold(
                 method,
                 num_bins=num_bins,
@@ -312,8 +314,9 @@ class Histogram:
         absmax = self.absmax
         if absmax == 0:
             return 0.0
-        skipped = self.num_zero if skip_zeros else 0
-        bins = self._auto_bins(num_levels, skipped) if num_bins == "auto" else num_bins
+        skipped = self.num_zero if flag(f"Histogram.{function}", "skip_zeros", skip_zeros) else 0
+        auto = isinstance(num_bins, str) and num_bins == "auto"  # an array is equal in parts
+        bins: Any = self._auto_bins(num_levels, skipped) if auto else num_bins
         if not _is_int(bins) or not num_levels <= bins <= _MAX_BINS:
             raise ArgumentValueError(
                 f'Histogram.{function}: num_bins must be "auto" or an integer in [{num_levels}, {_MAX_BINS}] '
@@ -322,7 +325,7 @@ class Histogram:
         counts = self._keys.linear(0.0, absmax, bins, True)
         counts[0] -= np.uint64(skipped)
         kept, _ = _core.entropy_search(counts, num_levels)
-        return min(absmax, (kept + 0.5) * (absmax / bins))
+        return min(absmax, float((kept + 0.5) * (absmax / bins)))
 
     def _auto_bins(self, num_levels: int, skipped: int) -> int:
         below = skipped + 0.999 * (self.count - skipped)
@@ -352,7 +355,10 @@ def update_all(pairs: Iterable[tuple[Histogram, npt.ArrayLike]]) -> None:
 
 
 def _float32(function: str, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    array = np.asarray(x)
+    try:
+        array = np.asarray(lent(function, "x", x))
+    except ValueError as error:  # rows of different lengths
+        raise ArgumentTypeError(f"{function}: x must be an array of numbers") from error
     if array.dtype != np.float32:
         if array.dtype.name not in ("float16", "float64", "bfloat16"):
             raise ArgumentTypeError(
@@ -366,12 +372,12 @@ def _float32(function: str, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def check_options(function: str, method: str, percentile: float, exponent: float) -> None:
     """Refuse a method or an option that no histogram could use."""
-    if method not in get_args(Method):
+    if not isinstance(method, str) or method not in get_args(Method):
         known = ", ".join(repr(m) for m in get_args(Method))
         raise ArgumentValueError(f"{function}: method must be one of {known}, got {method!r}")
-    if not 0 < percentile <= 100:
+    if not 0 < number(function, "percentile", percentile) <= 100:
         raise ArgumentValueError(f"{function}: percentile must lie in (0, 100], got {percentile!r}")
-    if not 1 <= exponent <= 8:
+    if not 1 <= number(function, "exponent", exponent) <= 8:
         raise ArgumentValueError(f"{function}: exponent must lie in [1, 8], got {exponent!r}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekern import files
+from edgekern._arguments import file_path
 from edgekern.calibration.external import refuse_external_data
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 
@@ -47,10 +48,12 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     """
     import onnx
 
+    if isinstance(model, os.PathLike):
+        model = str(file_path(function, "model", model))
     proto = _parse(model, function)
     # onnx's checker and onnxruntime would read it from the current folder.
-    refuse_external_data(proto, function, from_path=isinstance(model, (str, os.PathLike)))
-    name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
+    refuse_external_data(proto, function, from_path=isinstance(model, str))
+    name = f" {model!r}" if isinstance(model, str) else ""
     if proto.ir_version == 0 or not proto.HasField("graph"):
         raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
@@ -84,7 +87,7 @@ def _parse(model: ModelLike, function: str, *, external_data: bool = True) -> on
     except (OSError, EdgekernError):
         raise
     except Exception as error:  # protobuf's, or a text format's own
-        source = "the bytes given" if isinstance(model, bytes) else repr(os.fspath(model))
+        source = "the bytes given" if isinstance(model, bytes) else repr(model)
         raise ArgumentValueError(f"{function}: model must be ONNX, but {source} cannot be parsed ({error})") from error
     raise ArgumentTypeError(f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}")
 

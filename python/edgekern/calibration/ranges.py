@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from edgekern import files
+from edgekern._arguments import file_path
 from edgekern.errors import ArgumentValueError, CalibrationError
 
 _FORMAT = "edgekern.ranges"
@@ -100,7 +101,7 @@ class Ranges(Mapping[str, TensorRange]):
             "tensors": {name: asdict(r) for name, r in self.items()},
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        with files.atomic_write(path, function="Ranges.save") as file:
+        with files.atomic_write(file_path("Ranges.save", "path", path), function="Ranges.save") as file:
             file.write(text.encode())
 
     @classmethod
@@ -114,7 +115,8 @@ class Ranges(Mapping[str, TensorRange]):
         ArtifactError, ArgumentValueError
             When it is larger than any ranges are, or no regular file.
         """
-        text = files.read_bytes(path, function="Ranges.load", limit=_MAX_BYTES)
+        file = file_path("Ranges.load", "path", path)
+        text = files.read_bytes(file, function="Ranges.load", limit=_MAX_BYTES)
         try:
             content: Any = files.parse_json(text, most_values=_FEW_VALUES + len(text) // _BYTES_PER_VALUE)
             if content["format"] != _FORMAT or content["version"] != _VERSION:
@@ -127,7 +129,7 @@ class Ranges(Mapping[str, TensorRange]):
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CalibrationError(
-                f"Ranges.load: {os.fspath(path)!r} is not a version {_VERSION} ranges file ({error!r}); "
+                f"Ranges.load: {str(file)!r} is not a version {_VERSION} ranges file ({error!r}); "
                 "write it with Ranges.save"
             ) from error
 

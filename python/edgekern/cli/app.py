@@ -140,7 +140,10 @@ def generate(
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw among the likeliest that reach it.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text on every machine.")] = 0,
     threads: Threads = None,
-    memory_budget: Annotated[int | None, typer.Option(min=1, help="Bytes that all of it may take.")] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What all of it may take: bytes, 512M or 1GiB (1024s), 300MB (1000s)."),
+    ] = None,
 ) -> None:
     """Continue a text, token by token."""
     from edgekern.cli import text

@@ -37,7 +37,7 @@ def generate(
     top_p: float,
     seed: int,
     num_threads: int | None,
-    memory_budget: int | None,
+    memory_budget: str | None,
 ) -> str:
     decoder = llm.load(
         model,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
+from edgekern._arguments import integer, number
+from edgekern._arrays import lent, written_array
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.kvcache import RingKVCache
 from edgekern.llm.config import ModelConfig
 from edgekern.llm.encodings import FloatArray
 from edgekern.llm.packing import WeightFormat
+from edgekern.llm.stops import Stops, Watch
 from edgekern.llm.tokenizer import Tokenizer
 
 _Draw = Callable[[FloatArray], int]
@@ -94,6 +98,11 @@ class Decoder:
         self.config, self.weights, self.cache, self.tokenizer = config, weights, cache, tokenizer
         self.figures: Figures | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        raise ArgumentTypeError(
+            "Decoder: a decoder cannot be pickled or copied; call llm.load where it is needed, and send its cache"
+        )
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that one step reads; rows of the embedding table are not counted."""
@@ -161,8 +170,12 @@ class Decoder:
         -------
         (len(tokens), vocab) float32, in the order of ``tokens``
         """
+        if not isinstance(tokens, Mapping):
+            raise ArgumentTypeError(f"step: tokens must map sequences to tokens, got {type(tokens).__name__}")
         spans = [(sequence, _ids("step", [token])) for sequence, token in tokens.items()]
-        return self._forward(spans, every_row=False, out=out)
+        target = None if out is None else written_array("step", "out", out)
+        result = self._forward(spans, every_row=False, out=target)
+        return result if out is None else out
 
     def stage(self, ids: Sequence[int], *, sequence: int = 0) -> FloatArray:
         """Try tokens, as speculative decoding does: like :meth:`logits`, but nothing is kept before :meth:`commit`.
@@ -188,7 +201,7 @@ class Decoder:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Collection[int] | None = None,
+        stop: Collection[int | str] | str | int | None = None,
         sequence: int = 0,
         reset: bool = True,
     ) -> Iterator[int]:
@@ -202,7 +215,9 @@ class Decoder:
         top_k : draw among so many of the likeliest; 0 is all
         top_p : draw among the fewest of the likeliest whose probabilities reach it
         seed : of the draws; the same seed gives the same tokens on every machine
-        stop : tokens that end the text and are not given out; default: the tokenizer's
+        stop : what ends the text and is not given out: token ids, and strings where the model has a tokenizer, such as
+            ``[2, "."]``; default: the tokenizer's tokens. A token in which a string begins is not given out, and tokens
+            are held back while one may be beginning in them
         sequence : which of the cache's sequences
         reset : begin a new text; False continues the sequence as it stands
 
@@ -218,9 +233,10 @@ class Decoder:
         """
         prompt = self._prompt(prompt_ids)
         draw = self._draw(max_new_tokens, temperature, top_k, top_p, seed)
+        watch = Stops.of(stop, self.tokenizer).watch(prompt)
         if reset:
             self.cache.reset(sequence=sequence)
-        return self._generate(prompt, max_new_tokens, draw, self._stops(stop), sequence)
+        return self._generate(prompt, integer("generate", "max_new_tokens", max_new_tokens), draw, watch, sequence)
 
     def generate_batch(
         self,
@@ -231,7 +247,7 @@ class Decoder:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Collection[int] | None = None,
+        stop: Collection[int | str] | str | int | None = None,
     ) -> Iterator[tuple[int, int]]:
         """Continue several prompts side by side, each with the tokens that :meth:`generate` would give it.
 
@@ -250,29 +266,42 @@ class Decoder:
         ArgumentTypeError, ArgumentValueError
             At the call, not at the first token.
         """
+        if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes)):
+            raise ArgumentTypeError(
+                f"generate_batch: prompts must be a list of lists of token ids, got {type(prompts).__name__}"
+            )
         texts = [self._prompt(prompt) for prompt in prompts]
         if len(texts) > self.cache.num_sequences:
             raise ArgumentValueError(
                 f"generate_batch: got {len(texts)} prompts for {self.cache.num_sequences} sequences; load the model "
                 f"with num_sequences={len(texts)}"
             )
-        draws = [self._draw(max_new_tokens, temperature, top_k, top_p, seed + index) for index in range(len(texts))]
-        return self._generate_batch(texts, max_new_tokens, draws, self._stops(stop))
+        draws = [self._draw(max_new_tokens, temperature, top_k, top_p, seed, index) for index in range(len(texts))]
+        stops = Stops.of(stop, self.tokenizer)
+        return self._generate_batch(texts, integer("generate", "max_new_tokens", max_new_tokens), draws, stops)
 
     def _generate_batch(
-        self, texts: list[list[int]], count: int, draws: list[_Draw], stop: frozenset[int]
+        self, texts: list[list[int]], count: int, draws: list[_Draw], stops: Stops
     ) -> Iterator[tuple[int, int]]:
         rows: dict[int, FloatArray] = {}
+        watches = [stops.watch(ids) for ids in texts]
         for index, ids in enumerate(texts):
             self.cache.reset(sequence=index)
             rows[index] = self.prefill(ids, sequence=index)
         for _ in range(count):
-            tokens = {index: draws[index](row) for index, row in rows.items()}
-            tokens = {index: token for index, token in tokens.items() if token not in stop}
-            yield from tokens.items()
+            drawn = {index: draws[index](row) for index, row in rows.items()}
+            tokens: dict[int, int] = {}
+            for index, token in drawn.items():
+                given, ended = watches[index].push(token)
+                if not ended:
+                    tokens[index] = token
+                yield from ((index, one) for one in given)
+            rows = {}
             if not tokens:
                 return
             rows = dict(zip(tokens, self.step(tokens), strict=True))
+        for index in rows:
+            yield from ((index, one) for one in watches[index].rest())
 
     def _prompt(self, ids: Sequence[int]) -> list[int]:
         prompt = _ids("generate", ids)
@@ -283,12 +312,13 @@ class Decoder:
                 )
         return prompt
 
-    def _stops(self, stop: Collection[int] | None) -> frozenset[int]:
-        if stop is None:
-            return self.tokenizer.stops if self.tokenizer is not None else frozenset()
-        return frozenset(stop)
-
-    def _draw(self, count: int, temperature: float, top_k: int, top_p: float, seed: int) -> _Draw:
+    def _draw(self, count: int, temperature: float, top_k: int, top_p: float, seed: int, later: int = 0) -> _Draw:
+        count, top_k = integer("generate", "max_new_tokens", count), integer("generate", "top_k", top_k)
+        temperature, top_p = number("generate", "temperature", temperature), number("generate", "top_p", top_p)
+        try:
+            seed = operator.index(seed) + later
+        except TypeError as error:
+            raise ArgumentTypeError(f"generate: seed must be an integer, got {type(seed).__name__}") from error
         if count < 0 or top_k < 0 or not temperature >= 0 or not 0 < top_p <= 1:
             raise ArgumentValueError(
                 "generate: max_new_tokens, temperature and top_k must not be negative and top_p lie in (0, 1], got "
@@ -297,9 +327,7 @@ class Decoder:
         sampler = _core.Sampler(self.config.vocab, seed & 0xFFFFFFFFFFFFFFFF)
         return lambda logits: sampler.draw(logits, temperature, top_k, top_p)
 
-    def _generate(
-        self, prompt: list[int], count: int, draw: _Draw, stop: frozenset[int], sequence: int
-    ) -> Iterator[int]:
+    def _generate(self, prompt: list[int], count: int, draw: _Draw, watch: Watch, sequence: int) -> Iterator[int]:
         begin = time.perf_counter()
         logits = self.prefill(prompt, sequence=sequence)
         prefilled = first = last = time.perf_counter()
@@ -308,14 +336,18 @@ class Decoder:
         try:
             while made < count:
                 token = draw(logits)
-                if token in stop:
+                given, ended = watch.push(token)
+                if not ended:
+                    made += 1
+                    last = time.perf_counter()
+                    first = last if made == 1 else first
+                yield from given
+                if ended:
                     break
-                made += 1
-                last = time.perf_counter()
-                first = last if made == 1 else first
-                yield token
                 if made < count:
                     logits = self._forward([(sequence, [token])], every_row=False, out=row)[0]
+            else:
+                yield from watch.rest()
         finally:
             self.figures = Figures(
                 len(prompt), made, prefilled - begin, first - begin, last - first, self.cache.nbytes, self.weight_bytes
@@ -351,6 +383,9 @@ class Decoder:
         return self.tokenizer
 
     def _run(self, spans: list[tuple[int, list[int]]], *, every_row: bool, out: FloatArray | None) -> FloatArray:
+        for sequence, _ in spans:
+            if integer("Decoder", "sequence", sequence) < 0:
+                raise ArgumentValueError(f"Decoder: sequence must not be negative, got {sequence}")
         return self._core.forward(self.cache.core, spans, every_row, out, self._num_threads)
 
     def _forward(self, spans: list[tuple[int, list[int]]], *, every_row: bool, out: FloatArray | None) -> FloatArray:
@@ -369,7 +404,12 @@ def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _ids(function: str, ids: Sequence[int]) -> list[int]:
-    tokens = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    given = lent(function, "token ids", ids)
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ArgumentTypeError(f"{function}: token ids must be a list of integers, got {type(ids).__name__} {ids!r}")
+    tokens = list(given)
     for token in tokens:
         if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
             raise ArgumentTypeError(f"{function}: token ids must be integers, got {token!r}")

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
 
 from edgekern import _core, files
-from edgekern.errors import ArgumentValueError, ArtifactError, MemoryBudgetError
+from edgekern._arguments import byte_count, file_path, integer, isa_name, string, thread_count
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError
 from edgekern.kvcache import RingKVCache
 from edgekern.llm import vocabulary
-from edgekern.llm.config import ModelConfig
+from edgekern.llm.budget import Settings, block_within, cache_spec, sizes_of
 from edgekern.llm.decoder import Decoder
 from edgekern.llm.encodings import BF16, F16, F32, Q4_0, Q8_0
 from edgekern.llm.gguf import read_gguf, weights_of
 from edgekern.llm.llama2c import load_llama2c
-from edgekern.llm.packing import Kind, WeightFormat
+from edgekern.llm.packing import BLOCK_BYTES, Kind, Packed, WeightFormat, weight_kind
 from edgekern.llm.safetensors import load_huggingface
 from edgekern.llm.tokenizer import Tokenizer
-from edgekern.llm.weights import BIAS_NAMES, EMBEDDING, FINAL_NORM, Weights
+from edgekern.llm.weights import BIAS_NAMES, EMBEDDING, FINAL_NORM, Stored, Weights
 
 _CODES = {F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q4_0: 4}
 _DEFAULT_WINDOW = 4096
+_NAME = "llm.load"
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]:
@@ -40,7 +40,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]
     OSError
         It cannot be opened.
     """
-    file = Path(path)
+    file = file_path(_NAME, "path", path)
     if file.is_dir() or file.suffix == ".safetensors":
         folder = file if file.is_dir() else file.parent
         weights = load_huggingface(folder)
@@ -59,26 +59,6 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]
     return load_llama2c(file), None
 
 
-def plan(config: ModelConfig, weights: WeightFormat, cache_bytes: int, max_chunk: int) -> dict[str, int]:
-    """Bytes that a decoder takes, by what for. The embedding table stays in the mapped file and is not counted."""
-    packed, work = _core.decoder_plan_bytes(
-        **_sizes(config), max_rows=max_chunk, bits=weights.bits, group=weights.group_size or 0
-    )
-    widest = max(
-        (config.q_width + 2 * config.kv_width, config.dim),
-        (2 * config.hidden, config.dim),
-        (config.dim, config.hidden),
-        (config.vocab, config.dim),
-        key=lambda shape: shape[0] * shape[1],
-    )
-    return {
-        "weights": packed,
-        "KV cache": cache_bytes,
-        "working memory": work,
-        "packing, while loading": weights.packing_bytes(*widest),
-    }
-
-
 def load(
     path: str | os.PathLike[str],
     *,
@@ -91,9 +71,9 @@ def load(
     rewind: int = 16,
     num_sequences: int = 1,
     tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
-    memory_budget: int | None = None,
+    memory_budget: int | str | None = None,
     num_threads: int | None = None,
-    isa: str = "",
+    isa: str | None = None,
 ) -> Decoder:
     """Load a LLaMA-family model and make it ready to run.
 
@@ -116,11 +96,11 @@ def load(
     rewind : committed tokens that can always be taken back
     num_sequences : texts that run side by side
     tokenizer : path of a tokenizer.json or llama2.c's tokenizer.bin, or an object; default: the model's
-    memory_budget : int, optional
-        Bytes that all of it may take, while loading too. Rows of the embedding table are read from the mapped file and
-        count for nothing: their pages can be dropped at any time.
+    memory_budget : int or str, optional
+        Bytes that all of it may take, while loading too; "1G" and "512MiB" are powers of 1024, "300MB" of 1000. The
+        mapped file counts for nothing, rows of the embedding table among it: its pages can be dropped at any time.
     num_threads : int, optional
-    isa : force an instruction set
+    isa : force an instruction set; None is the best, or EDGEKERN_ISA
 
     Returns
     -------
@@ -131,66 +111,71 @@ def load(
     ArtifactError
         The file is damaged or of a kind that is not implemented; the message names the tensor or the key.
     MemoryBudgetError
-        The plan, made before anything is loaded, passes the budget or this machine's memory; the message says what
-        needs how much.
+        The plan, made before anything is loaded, passes the budget or what this process can have; the message says what
+        needs how much, and which change fits.
     ArgumentValueError, OSError
     """
-    group = 32 if weights == "int4" and group_size is None else group_size
-    form = WeightFormat(weights, group)
+    kind = weight_kind(string(_NAME, "weights", weights))
+    group = None if group_size is None else integer(_NAME, "group_size", group_size)
+    form = WeightFormat(kind, 32 if kind == "int4" and group is None else group)
+    string(_NAME, "kv", kv)
+    max_chunk, rewind, num_sequences = (
+        integer(_NAME, name, value)
+        for name, value in (("max_chunk", max_chunk), ("rewind", rewind), ("num_sequences", num_sequences))
+    )
+    window = None if window is None else integer(_NAME, "window", window)
+    sinks = None if sinks is None else integer(_NAME, "sinks", sinks)
+    for name, least, value in (
+        ("max_chunk", 1, max_chunk),
+        ("rewind", 0, rewind),
+        ("num_sequences", 1, num_sequences),
+        ("window", 1, window),
+        ("sinks", 0, sinks),
+    ):
+        if value is not None and value < least:
+            raise ArgumentValueError(f"{_NAME}: {name} must be at least {least}, got {value}")
+    budget = None if memory_budget is None else byte_count(_NAME, "memory_budget", memory_budget)
+    threads = thread_count(_NAME, num_threads)
+    resolved_isa = isa_name(_NAME, isa)
     model, found = read_model(path)
     config = model.config
-    if isinstance(tokenizer, (str, os.PathLike)):
+    if isinstance(tokenizer, (str, bytes, os.PathLike)):
         stops = found.stops if found is not None else frozenset()
-        found = vocabulary.file_tokenizer(Path(tokenizer), config.vocab, stops=stops)
+        found = vocabulary.file_tokenizer(file_path(_NAME, "tokenizer", tokenizer), config.vocab, stops=stops)
     elif tokenizer is not None:
+        if not all(hasattr(tokenizer, name) for name in ("vocab", "stops", "encode", "decode")):
+            raise ArgumentTypeError(
+                f"{_NAME}: tokenizer must be a path or have vocab, stops, encode and decode, got "
+                f"{type(tokenizer).__name__}"
+            )
         found = tokenizer
     if found is not None and found.vocab > config.vocab:
         raise ArgumentValueError(f"llm.load: the tokenizer has {found.vocab} tokens; the model has {config.vocab}")
-    spec: dict[str, Any] = {
-        "num_layers": config.layers,
-        "num_kv_heads": config.kv_heads,
-        "num_heads": config.heads,
-        "head_dim": config.head_dim,
-        "window": window if window is not None else config.window or min(config.context, _DEFAULT_WINDOW),
-        "sinks": sinks if sinks is not None else 0 if config.window else 4,
-        "max_chunk": max_chunk,
-        "rewind": rewind,
-        "num_sequences": num_sequences,
-    }
-    k, v, query_bits = _core.kv_formats(kv) or _unknown(kv)
-    kv_bytes = _core.kv_plan_bytes({**spec, "k": k, "v": v, "query_bits": query_bits})
-    _check_budget(plan(config, form, kv_bytes, max_chunk), memory_budget, form)
-    cache = RingKVCache(**spec, kv=kv)
-    core = pack_model(model, form, max_chunk=max_chunk, isa=isa)
-    return Decoder(core, config, form, cache, found, num_threads or 0)
-
-
-def _unknown(kv: str) -> NoReturn:
-    raise ArgumentValueError(f"llm.load: kv must be the name of a cache's storage, as RingKVCache has it, got {kv!r}")
-
-
-def _check_budget(needs: dict[str, int], given: int | None, form: WeightFormat) -> None:
-    total, most = sum(needs.values()), _core.memory_limit()
-    budget = most if given is None else min(given, most)
-    if total <= budget:
-        return
-    rule = "memory_budget =" if budget == given else "what this process can have,"
-    listed = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in needs.items())
-    smaller = {"float32": "weights='int8'", "int8": "weights='int4'", "int4": "a smaller window"}[form.kind]
-    raise MemoryBudgetError(
-        f"llm.load: {listed}: {total / 1e6:.1f} MB in all pass {rule} {budget / 1e6:.1f} MB; {smaller} or "
-        "kv='k8v4' takes less"
+    settings = Settings(
+        max_chunk=max_chunk,
+        weights=form.kind,
+        kv=kv,
+        window=window if window is not None else config.window or min(config.context, _DEFAULT_WINDOW),
+        num_sequences=num_sequences,
+        sinks=sinks if sinks is not None else 0 if config.window else 4,
+        rewind=rewind,
+        group_size=form.group_size,
     )
+    block = block_within(config, settings, budget)
+    cache = RingKVCache(**cache_spec(config, settings), kv=kv)
+    core = pack_model(model, form, max_chunk=max_chunk, isa=resolved_isa, block_bytes=block)
+    return Decoder(core, config, form, cache, found, threads)
 
 
-def _sizes(config: ModelConfig) -> dict[str, int]:
-    names = ("dim", "hidden", "layers", "heads", "kv_heads", "head_dim", "vocab")
-    return {name: getattr(config, name) for name in names}
-
-
-def pack_model(model: Weights, form: WeightFormat, *, max_chunk: int, isa: str) -> _core.Decoder:
+def pack_model(
+    model: Weights, form: WeightFormat, *, max_chunk: int, isa: str, block_bytes: int = BLOCK_BYTES
+) -> _core.Decoder:
     """Pack all matrices of a model and hand them to the core; the embedding table stays in the file."""
     config = model.config
+
+    def pack(*parts: Stored, interleaved: bool = False) -> Packed:
+        return form.pack(parts, interleaved=interleaved, block_bytes=block_bytes)
+
     layers = []
     for index in range(config.layers):
         part = {name: model.of_layer(index, name) for name in ("q", "k", "v", "o", "gate", "up", "down")}
@@ -201,17 +186,17 @@ def pack_model(model: Weights, form: WeightFormat, *, max_chunk: int, isa: str) 
         layers.append(
             (
                 model.of_layer(index, "attention_norm").vector(),
-                form.pack([part["q"], part["k"], part["v"]]),
+                pack(part["q"], part["k"], part["v"]),
                 bias,
-                form.pack([part["o"]]),
+                pack(part["o"]),
                 model.of_layer(index, "ffn_norm").vector(),
-                form.pack([part["gate"], part["up"]], interleaved=True),
-                form.pack([part["down"]]),
+                pack(part["gate"], part["up"], interleaved=True),
+                pack(part["down"]),
             )
         )
     embedding = model[EMBEDDING]
     return _core.Decoder(
-        **_sizes(config),
+        **sizes_of(config),
         eps=config.eps,
         rope_magnitude=config.rope_attention,
         rope_phases=list(config.rope_phases()),
@@ -220,6 +205,6 @@ def pack_model(model: Weights, form: WeightFormat, *, max_chunk: int, isa: str) 
         embedding_code=_CODES[embedding.encoding],
         layer_weights=layers,
         final_norm=model[FINAL_NORM].vector(),
-        head=form.pack([model.head]),
+        head=pack(model.head),
         isa=isa,
     )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
 from edgekern.errors import ArgumentValueError, ArtifactError
-from edgekern.llm.encodings import Q4_0, FloatArray, q4_0_codes
+from edgekern.llm.encodings import Q4_0, q4_0_codes
 from edgekern.llm.weights import Stored
 
 Kind = Literal["float32", "int8", "int4"]
 Packed = _core.PackedWeights | _core.PackedFloats
-KINDS: tuple[Kind, ...] = ("float32", "int8", "int4")
-_BLOCK_BYTES = 8 << 20
+KINDS: tuple[Kind, ...] = ("float32", "int8", "int4")  # the largest first
+BLOCK_BYTES = 1 << 20  # of float32 that are read and quantized at a time
+_BLOCKS_ALIVE = 4  # a decoded block, what it was decoded from, and what malloc keeps of those before it
 
 
 def weight_kind(name: str) -> Kind:
@@ -49,61 +51,57 @@ class WeightFormat:
     def bits(self) -> int:
         return {"float32": 32, "int8": 8, "int4": 4}[self.kind]
 
-    def packing_bytes(self, rows: int, columns: int) -> int:
+    def packing_bytes(self, rows: int, columns: int, block_bytes: int) -> int:
         """What packing one matrix takes besides the packed one."""
-        return rows * columns * (4 if self.kind == "float32" else 1) + 3 * _BLOCK_BYTES
+        values = rows * columns
+        block = min(max(block_bytes, 4 * columns), 4 * values)
+        whole = values * (4 if self.kind == "float32" else 1)
+        scales = 4 * rows * (1 if self.group_size is None else 2 * -(-columns // self.group_size))
+        return whole + scales + _BLOCKS_ALIVE * block
 
-    def pack(self, parts: Sequence[Stored], *, interleaved: bool = False) -> Packed:
+    def pack(self, parts: Sequence[Stored], *, interleaved: bool = False, block_bytes: int = BLOCK_BYTES) -> Packed:
         """Pack matrices with the same columns as one: one after the other, or row by row in turn."""
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        blocks = _blocks(parts, interleaved, block_bytes)
         if self.kind == "float32":
-            whole = np.empty((rows, columns), np.float32)
-            for first, block in _blocks(parts, interleaved):
-                whole[first : first + len(block)] = block
+            whole = _room((rows, columns), np.dtype(np.float32))
+            for part, first, last, at in blocks:
+                whole[at] = part.read(first, last)
             return _core.pack_float32(whole)
-        codes = np.empty((rows, columns), np.int8)
+        codes = _room((rows, columns), np.dtype(np.int8))
         if self.kind == "int8":
             scale = np.empty(rows, np.float32)
-            for first, block in _blocks(parts, interleaved):
-                last = first + len(block)
-                codes[first:last], scale[first:last] = _core.dynamic_quantize(block, "", 0)
+            for part, first, last, at in blocks:
+                codes[at], scale[at] = _core.dynamic_quantize(part.read(first, last), "", 0)
             return _core.pack_weights(codes.T, scale)
         group = self.group_size or 32
-        scales = np.empty((rows, -(-columns // group)), np.float32)
-        if group == Q4_0.block and all(part.encoding is Q4_0 for part in parts):  # as they are
-            _copy_q4_0(parts, codes, scales, interleaved)
-        else:
-            for first, block in _blocks(parts, interleaved):
-                last = first + len(block)
-                codes[first:last], scales[first:last] = _core.quantize_groups(block, group, 0)
+        scales = _room((rows, -(-columns // group)), np.dtype(np.float32))
+        as_they_are = group == Q4_0.block and all(part.encoding is Q4_0 for part in parts)
+        for part, first, last, at in blocks:
+            if as_they_are:
+                codes[at], scales[at] = q4_0_codes(part.raw(first, last), columns)
+            else:
+                codes[at], scales[at] = _core.quantize_groups(part.read(first, last), group, 0)
+        if as_they_are and not np.isfinite(scales).all():
+            names = ", ".join(part.source for part in parts)
+            raise ArtifactError(f"llm.load: one of the tensors {names} holds NaN or infinity; the file is damaged")
         return _core.pack_groups(codes, scales, group)
 
 
-def _copy_q4_0(parts: Sequence[Stored], codes: npt.NDArray[np.int8], scales: FloatArray, interleaved: bool) -> None:
-    start, step = 0, len(parts) if interleaved else 1
+def _room(shape: tuple[int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array whose memory goes back to the system with it: malloc would keep as much as the largest one."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE), dtype).reshape(shape)
+
+
+def _blocks(parts: Sequence[Stored], interleaved: bool, block_bytes: int) -> Iterator[tuple[Stored, int, int, slice]]:
+    """A part, its rows from first to last, and where they lie in the matrix that the parts make together."""
+    step = max(1, block_bytes // (4 * parts[0].shape[1]))
+    start, apart = 0, len(parts)
     for index, part in enumerate(parts):
         rows = part.shape[0]
-        at = slice(index, None, step) if interleaved else slice(start, start + rows)
-        codes[at], scales[at] = q4_0_codes(part.raw(0, rows), part.shape[1])
+        for first in range(0, rows, step):
+            last = min(rows, first + step)
+            in_turn = slice(first * apart + index, last * apart, apart)
+            yield part, first, last, in_turn if interleaved else slice(start + first, start + last)
         start += rows
-    if not np.isfinite(scales).all():
-        names = ", ".join(part.source for part in parts)
-        raise ArtifactError(f"llm.load: one of the tensors {names} holds NaN or infinity; the file is damaged")
-
-
-def _blocks(parts: Sequence[Stored], interleaved: bool) -> Iterator[tuple[int, FloatArray]]:
-    """First row and rows of each block of the matrix that the parts make together."""
-    columns = parts[0].shape[1]
-    step = max(1, _BLOCK_BYTES // (4 * columns))
-    if interleaved:
-        step = max(1, step // len(parts))
-        for first in range(0, parts[0].shape[0], step):
-            last = min(parts[0].shape[0], first + step)
-            stacked = np.stack([part.read(first, last) for part in parts], axis=1)
-            yield first * len(parts), stacked.reshape(-1, columns)
-        return
-    start = 0
-    for part in parts:
-        for first in range(0, part.shape[0], step):
-            yield start + first, part.read(first, min(part.shape[0], first + step))
-        start += part.shape[0]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import files
+from edgekern._arguments import file_path
 from edgekern.analysis import compare
 from edgekern.calibration import Calibrator
 from edgekern.compiler import compile as compile_program
@@ -114,7 +115,7 @@ def run(*, save: Path | str | None = None, num_threads: int = 1) -> QuickstartRe
     program = compile_program(quantize(MODEL, calibrator.compute_ranges()), allow_host=False)
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(save) if save is not None else Path(folder) / "digits.ekm"
+        path = file_path("quickstart", "save", save) if save is not None else Path(folder) / "digits.ekm"
         program.save(path)
         ekm_bytes = path.stat().st_size
         session = InferenceSession(path, num_threads=num_threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
-from edgekern._arguments import flag, string, thread_count
+from edgekern._arguments import file_path, flag, isa_name, thread_count
+from edgekern._arrays import Lent, as_array, report_copy, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Lent]
 
+_MOST_THREADS = 1024  # the pool's, which any larger number means
 _TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -71,9 +73,12 @@ class InferenceSession:
     -----
     The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
     steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
-    straight from the caller's arrays into the arena and back; what kernels read or write themselves, strided and
-    unaligned arrays, and all of a program with host steps are copied. The GIL is released meanwhile. Of two
-    callers of one session the second waits.
+    straight from the caller's arrays into the arena and back; what kernels read or write themselves, and all of a
+    program with host steps, is copied. So are strided and unaligned arrays, with an EdgekernWarning. The GIL is
+    released meanwhile. Of two callers of one session the second waits.
+
+    A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own;
+    the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -86,10 +91,12 @@ class InferenceSession:
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
     ) -> None:
-        if verify not in ("full", "lazy"):
+        if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
-        isa = "" if isa is None else string("InferenceSession", "isa", isa)
-        threads = thread_count("InferenceSession", num_threads)
+        self._options: dict[str, Any] = {"num_threads": num_threads, "isa": isa}
+        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s}
+        isa = isa_name("InferenceSession", isa)
+        threads = min(thread_count("InferenceSession", num_threads), _MOST_THREADS)
         allow_host = flag("InferenceSession", "allow_host", allow_host)
         timeout_s = host_timeout(host_timeout_s)
         if not isinstance(model, Program):
@@ -97,7 +104,8 @@ class InferenceSession:
                 raise ArgumentTypeError(
                     f"InferenceSession: model must be a path, bytes or Program, got {type(model).__name__}"
                 )
-            model = Program.load(model, verify=verify)
+            source = model if isinstance(model, bytes) else file_path("InferenceSession", "model", model)
+            model = Program.load(source, verify=verify)
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
@@ -126,16 +134,17 @@ class InferenceSession:
         return [_node_arg(info) for info in self._program.outputs]
 
     def run(
-        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Array] | None = None
+        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
     ) -> list[Array]:
         """Compute outputs from inputs.
 
         Parameters
         ----------
         output_names : names of the outputs wanted, in the order wanted; None is all of them
-        feeds : an array per input name, of the very dtype and shape that :meth:`get_inputs` states
-        out : arrays to write, one for each output wanted, of the dtype and shape that :meth:`get_outputs` states;
-            None makes new ones
+        feeds : an array per input name, of the very dtype and shape that :meth:`get_inputs` states: NumPy's, or of
+            whichever library lends its memory (torch on the CPU, DLPack, ``__array__``, the buffer protocol)
+        out : arrays of the same kinds to write, one for each output wanted, of the dtype and shape that
+            :meth:`get_outputs` states; None makes new ones
 
         Returns
         -------
@@ -154,9 +163,10 @@ class InferenceSession:
             results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
         else:
             results = _given(out, names)
+        returned: list[Any] = results if out is None else list(out)
         if output_names is None:
             self._run(arrays, list(results))
-            return results
+            return returned
         result_of = dict(zip(names, results, strict=True))
         targets: list[Array | None] = list(map(result_of.get, self._outputs))
         if len(result_of) < len(results):  # a name is asked for twice
@@ -166,7 +176,7 @@ class InferenceSession:
         if len(result_of) < len(results):
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
-        return results
+        return returned
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
@@ -175,9 +185,18 @@ class InferenceSession:
         ------
         (number of the step, its result in the arena as it is stored)
             The array is a view that later steps may overwrite. The session is locked until the last step is taken.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`run`, at the call.
         """
-        arrays, index = self._ordered(feeds), self._program.index
+        arrays = self._ordered(feeds)
         self._core.check(arrays, [None] * len(self._outputs))
+        return self._trace(arrays)
+
+    def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
+        index = self._program.index
         segments, steps = index.segments, index.steps
         with self._lock:
             self._fill(arrays)
@@ -213,32 +232,55 @@ class InferenceSession:
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._program, self._options)
+
     def _wanted(self, output_names: Sequence[str]) -> list[str]:
         if isinstance(output_names, str):
             raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
-        for name in output_names:
+        if not isinstance(output_names, Iterable):
+            raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(output_names).__name__}")
+        for name in (output_names := list(output_names)):
+            if not isinstance(name, str):
+                raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(name).__name__} in it")
             if name not in self._outputs:
                 raise ArgumentValueError(f"run: there is no output {name!r}; the outputs are {list(self._outputs)}")
-        return list(output_names)
+        return output_names
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
-        if type(feeds) is dict and feeds.keys() == self._inputs.keys():
-            return [feeds[name] for name in self._inputs]
+        if type(feeds) is not dict or feeds.keys() != self._inputs.keys():
+            self._check_names(feeds)
+        return [
+            given if type(given := feeds[name]) is np.ndarray else as_array("run", f"input {name!r}", given)
+            for name in self._inputs
+        ]
+
+    def _check_names(self, feeds: Feeds) -> None:
         if not isinstance(feeds, Mapping):
-            raise ArgumentTypeError(f"run: feeds must be a dict of arrays by input name, got {type(feeds).__name__}")
+            raise unnamed("run", "feeds", feeds, list(self._inputs))
         for name in feeds:
             if name not in self._inputs:
                 raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._inputs)}")
         for name in self._inputs:
             if name not in feeds:
                 raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
-        return [feeds[name] for name in self._inputs]
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
+        if not self._hosts:
+            with self._lock:
+                if self._core.run(arrays, targets):
+                    return
+            self._report_copies(arrays, targets)
         with self._lock:
-            if self._hosts or not self._core.run(arrays, targets):
-                self._run_in_arena(arrays, targets)
+            self._run_in_arena(arrays, targets)
+
+    def _report_copies(self, arrays: list[Array], targets: list[Array | None]) -> None:
+        inputs, outputs = zip(self._inputs, arrays, strict=True), zip(self._outputs, targets, strict=True)
+        for what, pairs in (("input", inputs), ("out for", outputs)):
+            for name, array in pairs:
+                if array is not None and not (array.flags.c_contiguous and array.flags.aligned):
+                    report_copy("run", f"{what} {name!r}", array)
 
     def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> None:
         """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
@@ -270,15 +312,16 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _given(out: Sequence[Array], names: Sequence[str]) -> list[Array]:
-    """The arrays to write, one for each name."""
+def _reopen(program: Program, options: Mapping[str, Any]) -> InferenceSession:
+    return InferenceSession(program, **options)
+
+
+def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
+    """Where to write: an array, or a view of one of another library, for each name."""
     if not isinstance(out, (list, tuple)) or len(out) != len(names):
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
-    for name, array in zip(names, out, strict=True):
-        if not isinstance(array, np.ndarray):
-            raise ArgumentTypeError(f"run: out for {name!r} must be a NumPy array, got {type(array).__name__}")
-    return list(out)
+    return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
 
 
 def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
