@@ -45,6 +45,25 @@ void set_no_memory(const std::bad_alloc& error) {
   PyErr_SetString(py::module_::import("edgekern.errors").attr("MemoryBudgetError").ptr(), message.c_str());
 }
 
+namespace {
+
+/// Only calling a class makes an object of it. pybind11 leaves the value to __init__; an object from __new__ alone, or
+/// of a subclass whose __init__ forgets its parent's, would have one in memory that was never written, or none. Python
+/// itself refuses a __new__ whose function is not the one that it was looked up for.
+void seal_classes(py::module_& m) {
+  auto* const base = reinterpret_cast<PyTypeObject*>(py::detail::get_internals().instance_base);
+  for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(m.attr("__dict__"))) {
+    auto* const type = reinterpret_cast<PyTypeObject*>(value.ptr());
+    if (!PyType_Check(value.ptr()) || !PyType_IsSubtype(type, base)) continue;
+    if (type->tp_new == base->tp_new) {
+      type->tp_new = [](PyTypeObject* cls, PyObject*, PyObject*) { return py::detail::make_new_instance(cls); };
+    }
+    type->tp_flags &= ~Py_TPFLAGS_BASETYPE;
+    PyType_Modified(type);
+  }
+}
+
+}  // namespace
 }  // namespace ek
 
 // pybind11's entry point waits for ever for the GIL of a second interpreter, so ours stands before it.
@@ -79,6 +98,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_transformer(m);
   ek::bind_program(m);
   ek::bind_decoder(m);
+  ek::seal_classes(m);
   m.attr("_C_API") = pybind11::capsule(edgekern_get_api(EDGEKERN_ABI_VERSION), EDGEKERN_CAPSULE);
 }
 #undef PyInit__core

@@ -46,8 +46,9 @@ inline void fill_row_pointers(const Window& w, size_t pixel, size_t count, const
     const bool clear = x0 < w.in_w && x0 + reach < w.in_w;
     const uint8_t** to = table.at + i * table.pixel_stride;
     if (clear && clear_before && out_x != 0) {
+      const uint8_t* const* const last = to - table.pixel_stride;  // the pixel before, which `i` has passed
       for (size_t tap = 0; tap < taps; ++tap) {
-        const uint8_t* before = to[tap * table.tap_stride - table.pixel_stride];
+        const uint8_t* before = last[tap * table.tap_stride];
         to[tap * table.tap_stride] = before == zeros ? zeros : before + move;
       }
     } else {

@@ -31,6 +31,7 @@ void pack_weights(const PackedShape& shape, const int8_t* w, ptrdiff_t stride_n,
   EK_ASSERT(fits);
   (void)fits;
   std::memset(out, 0, bytes);
+  if (shape.taps * shape.k_per_tap == 0) return;  // `w` may be null, which takes no offset
   int32_t* colsum = reinterpret_cast<int32_t*>(out + shape.colsum_offset());
   const size_t quads_per_tap = ceil_div(shape.k_per_tap, kQuad);
   for (size_t n = 0; n < shape.n; ++n) {

@@ -228,10 +228,10 @@ Status RingCache::stage(size_t sequence, size_t tokens) {
                               "], got " + std::to_string(tokens)};
   }
   Sequence& s = sequences_[sequence];
-  const int64_t end = s.position + static_cast<int64_t>(tokens);
   if (s.position > INT64_MAX - static_cast<int64_t>(tokens)) {
     return {Code::kValue, "RingKVCache.stage: positions end at 2^63 - 1"};
   }
+  const int64_t end = s.position + static_cast<int64_t>(tokens);
   for (int64_t p = s.position; p < end; ++p) s.slot_pos[slot_of(p)] = p;
   s.staged = tokens;
   const int64_t oldest = end - static_cast<int64_t>(spec_.ring());

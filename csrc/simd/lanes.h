@@ -11,6 +11,13 @@
 
 #include "simd/unroll.h"
 
+// Bytes of a and b by number. Clang has not the one built-in, GCC before 12 not the other.
+#ifdef __clang__
+#define EK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define EK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Bytes{__VA_ARGS__})
+#endif
+
 namespace ek {
 namespace {
 
@@ -30,10 +37,10 @@ struct Lanes<1> {
     return x;
   }
   static EK_INLINE Lanes low(Lanes a, Lanes b) {
-    return {__builtin_shuffle(a.v, b.v, Bytes{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})};
+    return {EK_SHUFFLE(a.v, b.v, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)};
   }
   static EK_INLINE Lanes high(Lanes a, Lanes b) {
-    return {__builtin_shuffle(a.v, b.v, Bytes{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})};
+    return {EK_SHUFFLE(a.v, b.v, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)};
   }
   EK_INLINE void store(uint8_t* p) const { __builtin_memcpy(p, &v, sizeof v); }
 };

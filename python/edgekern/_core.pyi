@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 # --- calibration
+@final
 class KeyHistogram:
     @property
     def count(self) -> int: ...
@@ -46,6 +47,7 @@ def entropy_search(counts: npt.NDArray[np.uint64], num_levels: int) -> tuple[int
 # --- keys and values
 _KvFormat = tuple[str, int, bool, bool]  # kind, group, asymmetric, rotated
 
+@final
 class KvCache:
     @property
     def nbytes(self) -> int: ...

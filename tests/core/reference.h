@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <random>
 #include <vector>
 
@@ -12,6 +14,7 @@
 namespace ek::test {
 
 using Bytes = std::vector<uint8_t>;
+using Sizes = std::initializer_list<size_t>;  // to loop over: a list of literals alone would be one of ints
 
 /// The tables to test: every one that this machine runs, best first. The count of an ISA's rows is not asked of them.
 std::vector<const Kernels*> tables();

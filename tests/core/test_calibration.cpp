@@ -91,7 +91,7 @@ TEST_CASE("a linear histogram keeps every count and stays inside the data") {
     for (const bool magnitude : {false, true}) {
       const std::vector<ek::Atom> atoms = h.atoms(magnitude);
       const double lo = magnitude ? 0.0 : h.min(), hi = std::max<double>(-h.min(), h.max());
-      for (const size_t bins : {1, 3, 1000}) {
+      for (const size_t bins : {size_t{1}, size_t{3}, size_t{1000}}) {
         uint64_t total = 0;
         for (const uint64_t n : ek::linear_histogram(atoms, lo, magnitude ? hi : h.max(), bins)) total += n;
         CHECK(total == h.count());
@@ -108,7 +108,7 @@ TEST_CASE("the entropy search equals the definition") {
   h.update(x.data(), x.size());
   const double absmax = std::max(-h.min(), h.max());
   const std::vector<uint64_t> counts = ek::linear_histogram(h.atoms(true), 0.0, absmax, 300);
-  for (const size_t levels : {1, 16, 127, 300}) {
+  for (const size_t levels : {size_t{1}, size_t{16}, size_t{127}, size_t{300}}) {
     const ek::EntropyResult found = ek::entropy_search(counts.data(), counts.size(), levels);
     double least = std::numeric_limits<double>::infinity();
     for (size_t kept = levels; kept <= counts.size(); ++kept) {

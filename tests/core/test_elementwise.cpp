@@ -110,7 +110,7 @@ TEST_CASE("add and lookup equal their definition") {
 
 TEST_CASE("the NCHW borders move every value to its place") {
   for (const Kernels* table : tables()) {
-    for (const size_t channels : {1, 3, 35}) {
+    for (const size_t channels : Sizes{1, 3, 35}) {
       const Runtime rt{table, 2};
       const size_t batch = 2, pixels = 300;
       const QuantParams q = channels == 3 ? QuantParams{0.2f, -28, Sign::kS8} : QuantParams{0.2f, 100, Sign::kU8};
@@ -221,7 +221,8 @@ TEST_CASE("the transpose of every ISA moves each byte, and touches nothing else"
   const size_t shapes[][2] = {{1, 1},   {3, 15},   {3, 16},  {3, 50},   {16, 16},   {15, 40},   {40, 15},   {17, 16},
                               {33, 31}, {64, 100}, {95, 49}, {130, 17}, {2048, 16}, {70, 2048}, {16, 4096}, {80, 63}};
   for (const Isa isa : available_isas()) {
-    for (const auto& [rows, cols] : shapes) {
+    for (const auto& shape : shapes) {
+      const size_t rows = shape[0], cols = shape[1];
       CAPTURE(isa_name(isa));
       CAPTURE(rows);
       CAPTURE(cols);

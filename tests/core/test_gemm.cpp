@@ -204,7 +204,7 @@ TEST_CASE("small shapes: gemm_tile over taps and few columns, gemm_thin over any
   for (const Kernels* table : tables()) {
     for (const bool flip : {false, true}) {
       const size_t whole = table->tile_strips * kStrip;
-      for (const size_t taps : {1, 2, 3}) {
+      for (const size_t taps : Sizes{1, 2, 3}) {
         for (size_t k = 1; k <= 21; ++k) {
           for (const size_t cols : {whole, whole - 3}) {
             check_small(*table, false, taps, k, 1, cols, flip);
@@ -212,14 +212,14 @@ TEST_CASE("small shapes: gemm_tile over taps and few columns, gemm_thin over any
           }
         }
       }
-      for (const size_t k : {79, 80, 93, 95, 96, 97, 131}) {  // few columns, several quads of them at once
-        for (const size_t cols : {1, 4, 5}) {
+      for (const size_t k : Sizes{79, 80, 93, 95, 96, 97, 131}) {  // few columns, several quads of them at once
+        for (const size_t cols : Sizes{1, 4, 5}) {
           for (size_t rows = 1; rows <= table->tile_rows; ++rows) check_small(*table, false, 2, k, rows, cols, flip);
         }
       }
       for (size_t k = 1; k <= 4; ++k) {
-        for (const size_t cols : {1, 16, 17, 64, 70, 200}) {
-          for (const size_t rows : {1, 3, 6}) check_small(*table, true, 1, k, rows, cols, flip);
+        for (const size_t cols : Sizes{1, 16, 17, 64, 70, 200}) {
+          for (const size_t rows : Sizes{1, 3, 6}) check_small(*table, true, 1, k, rows, cols, flip);
         }
       }
     }
@@ -230,7 +230,7 @@ TEST_CASE("gemv gives the bits of gemm_tile, some panels at a time, and stays in
   std::vector<float> multiplier(kGemvPanels * kPanel), row_scale = {0.75f};
   for (auto& v : multiplier) v = uniform(1e-5f, 3e-3f);
   for (const Kernels* table : tables()) {
-    for (const size_t k : {0, 1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 37, 64, 1000}) {
+    for (const size_t k : Sizes{0, 1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 37, 64, 1000}) {
       for (const bool flip : {false, true}) {
         for (const OutKind kind : {OutKind::kInt32, OutKind::kQuantized, OutKind::kFloat32, OutKind::kBfloat16}) {
           CAPTURE(isa_name(table->isa));

@@ -87,7 +87,7 @@ const Shape kShapes[] = {{1, 1, 1},   {1, 64, 32},  {1, 200, 130}, {2, 65, 64}, 
 TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per group and per row") {
   for (const Kernels* table : tables()) {
     for (const Shape& s : kShapes) {
-      for (const size_t group : {32, 64, 128}) {
+      for (const size_t group : Sizes{32, 64, 128}) {
         for (const bool asymmetric : {false, true}) {
           CAPTURE(isa_name(table->isa));
           CAPTURE(s.m);

@@ -73,7 +73,7 @@ std::vector<float> run(RingCache& cache, const Runtime& rt, const Text& text, si
 
 TEST_CASE("every format of the cache has one result for all ISAs, chunks and threads") {
   for (const char* formats : {"float32", "float16", "bfloat16", "int8", "k8v4", "int4", "article"}) {
-    for (const size_t head_dim : {8, 64}) {
+    for (const size_t head_dim : Sizes{8, 64}) {
       CAPTURE(formats);
       CAPTURE(head_dim);
       const KvSpec spec = small(formats, head_dim);
@@ -163,4 +163,13 @@ TEST_CASE("a state that was cut or altered is refused by the cache and changes n
   REQUIRE(cache->save(0, "model", &again).ok());
   CHECK(again == state);
   CHECK(cache->load(0, "model", state.data(), state.size()).ok());
+}
+
+TEST_CASE("the cache refuses to count past the last position") {
+  const auto cache = make(small("int8", 8));
+  REQUIRE(cache->reset(0, INT64_MAX).ok());
+  CHECK(cache->stage(0, 1).code() == Code::kValue);
+  REQUIRE(cache->reset(0, INT64_MAX - 2).ok());
+  CHECK(cache->stage(0, 3).code() == Code::kValue);
+  CHECK(cache->stage(0, 2).ok());
 }

@@ -153,7 +153,7 @@ TEST_CASE("a clamp keeps a NaN and bounds the rest") {
 TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart") {
   constexpr size_t kRows = 7;
   for (const float size : {0.0f, 1.0f, 1e-44f, 0x1p-111f, 0x1p-110f, 1e-27f, 1e29f, 1e30f, 3e38f}) {
-    for (const size_t n : {1, 15, 16, 17, 64, 65, 147, 200, 255, 256, 257, 320, 1024, 1025}) {
+    for (const size_t n : Sizes{1, 15, 16, 17, 64, 65, 147, 200, 255, 256, 257, 320, 1024, 1025}) {
       const size_t ldx = n + (n < 256 ? 3 : 16 - n % 16 + 4), ldy = n + 5;  // long rows start on a line, too
       std::vector<float> x((kRows - 1) * ldx + n), peak(kRows);
       for (size_t row = 0; row < kRows; ++row) {

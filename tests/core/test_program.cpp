@@ -224,11 +224,11 @@ TEST_CASE("validate refuses every broken promise") {
       {"dtype of an output", [&](ProgramIndex& i) { i.tensors[i.outputs[0]].dtype = DType::kBool; }},
       {"kind", [&](ProgramIndex& i) { i.steps[0].kind = static_cast<StepKind>(99); }},
   };
-  for (const auto& [what, change] : changes) {
+  for (const auto& change : changes) {
     ProgramIndex broken = good.index;
-    change(broken);
+    change.second(broken);
     const Status status = validate(broken, data);
-    CAPTURE(what);
+    CAPTURE(change.first);
     CHECK(status.code() == Code::kCorrupt);
     CHECK(says(status, "program index: "));
   }
