@@ -21,6 +21,7 @@ import onnxruntime
 import edgekern as ek
 from bench.datasets import DATA_ROOT, TASKS, Array, Float32Array, Fold, Task
 from bench.harness import Row, machine, print_table, write_json
+from bench.peers import NO_SATURATION
 from edgekern.errors import EdgekernWarning
 
 BATCH = 25
@@ -48,6 +49,7 @@ def _batches(samples: Float32Array) -> Iterator[Float32Array]:
 def _onnxruntime(model: onnx.ModelProto | Path) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(*NO_SATURATION)
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
+from bench.peers import NO_SATURATION  # noqa: E402
 from edgekern.calibration import Calibrator, Ranges, TensorRange, model_hash, observed_tensors  # noqa: E402
 from edgekern.errors import (  # noqa: E402
     ArgumentTypeError,
@@ -98,6 +99,7 @@ def run(model: Any, x: Array) -> list[Array]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    options.add_session_config_entry(*NO_SATURATION)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return list(session.run(None, {session.get_inputs()[0].name: x}))
 
