@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
-from edgekern.calibration import load_model
+from edgekern.calibration.model import open_model
+from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime import InferenceSession
 
@@ -148,15 +148,19 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         raise ArgumentTypeError(
             f"compare: program must be a Program, got {type(program).__name__}; see edgekern.compile"
         )
-    model = load_model(float_model, function="compare")
-    layers = _common_layers(model, program)
+    model = open_model(float_model, function="compare")
+    layers = _common_layers(model.proto, program)
     if not layers:
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
     wanted = sorted({layer.tensor for layer in layers.values()})
-    reference, session = _tapped(model, wanted), InferenceSession(program)
+    fed = {value.name for value in model.inputs}
+    reference = FloatRunner(model, [name for name in wanted if name not in fed])
+    session = InferenceSession(program)
     count = 0
     for feeds in [data] if isinstance(data, Mapping) else data:
-        real = dict(zip(wanted, reference.run(wanted, dict(feeds)), strict=True))
+        real = dict(feeds)
+        for values in reference.run(feeds):
+            real |= {name: array.copy() for name, array in values.items()}
         for step, stored in session.trace(feeds):
             if step in layers:
                 _add(layers[step], real, stored)
@@ -216,19 +220,3 @@ def _clamped(model: onnx.ModelProto) -> dict[str, str]:
         for name, nodes in readers.items()
         if len(nodes) == 1 and nodes[0].op_type in ("Relu", "Clip") and name not in outputs
     }
-
-
-def _tapped(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
-    """The float model with ``names`` as its outputs."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(_outputs(model, names))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _outputs(model: onnx.ModelProto, names: Iterable[str]) -> Iterator[onnx.ValueInfoProto]:
-    for name in names:
-        yield onnx.ValueInfoProto(name=name)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgekern import _core
 from edgekern._core import StepKind
 from edgekern.artifact import container
-from edgekern.artifact.container import ByteArray, Container, Verify
+from edgekern.artifact.container import Blob, ByteArray, Container, Verify
 from edgekern.artifact.manifest import HostStep, Manifest
 from edgekern.errors import ArtifactError
 
@@ -93,8 +93,8 @@ class Program:
     manifest: Manifest
 
     @staticmethod
-    def build(index: _core.ProgramIndex, blobs: list[tuple[str, bytes]], manifest: Manifest) -> Program:
-        """Assemble a program; the result has passed the same checks as a file."""
+    def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], manifest: Manifest) -> Program:
+        """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file."""
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
         return Program.load(container.build(index, blobs, metadata))
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import new_session
 from edgekern.compiler.graph import known_shape, label, qualified, shape_of
 from edgekern.errors import CompileError
@@ -26,13 +27,15 @@ def observe_shapes(model: ir.Model) -> None:
     unknown = [value for value in values if shape_of(value) is None or value.dtype is None]
     if not unknown:
         return
-    proto = ir.to_proto(model)
+    skeleton = Skeleton.of_ir(model)
+    proto = skeleton.proto
     names = [str(value.name) for value in unknown]
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     try:
         session = new_session(proto.SerializeToString())
-        first, second = (session.run(names, _feeds(model.graph, seed)) for seed in (0, 1))
+        weights = {name: weight.array() for name, weight in skeleton.weights.items()}
+        first, second = (session.run(names, weights | _feeds(model.graph, seed)) for seed in (0, 1))
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
     for value, one, two in zip(unknown, first, second, strict=True):
