@@ -18,7 +18,7 @@ def calibrate(
     model: Path, data: list[Path], output: Path, *, method: calibration.Method | None, batch: int | None
 ) -> str:
     calibrator = calibration.Calibrator(model)
-    calibrator.collect_many(read_feeds(data, calibrator.input_names, batch=batch))
+    calibrator.collect_many(read_feeds(data, calibrator.input_shapes, batch=batch))
     ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
     ranges.save(output)
     return f"{output}: {len(ranges)} ranges by {ranges.method}"
