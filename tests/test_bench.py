@@ -410,9 +410,19 @@ def test_blocks_that_run_are_the_plans():
 
 def test_dispatcher_knows_its_benches(capsys):
     everything = {"accuracy", "attention", "call", "conv", "cube", "decode", "formats", "gemm", "int4", "kv", "linear"}
-    assert set(names()) == everything | {"models", "report"}
+    assert set(names()) == everything | {"memory", "models", "report"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
+
+
+def test_memory_measures_every_step(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    assert main(["memory", "--quick", "--json", str(path)]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()][1:]
+    steps = ["onnxruntime float", "calibrate", "quantize", "compile", "compile float"]
+    assert [(row["model"], row["step"]) for row in rows] == [(name, step) for name in ("cnn", "bert") for step in steps]
+    assert all(row["growth_mb"] > 0 for row in rows)
+    assert "growth_mb" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["attention", "call", "conv", "cube", "decode", "gemm", "int4", "kv", "linear"])

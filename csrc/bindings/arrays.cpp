@@ -14,6 +14,10 @@ namespace {
 }
 }  // namespace
 
+void require_memory_for(std::string_view function, size_t bytes) {
+  if (bytes > memory_limit()) fail_for_memory(function, bytes);
+}
+
 AlignedBuffer new_buffer(std::string_view function, size_t bytes) {
   try {
     return AlignedBuffer(bytes);

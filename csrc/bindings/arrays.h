@@ -74,6 +74,8 @@ constexpr size_t kAlignedFrom = size_t{64} << 10, kMappedFrom = size_t{32} << 20
 
 /// Zeroed memory, or a MemoryBudgetError in the name of the function.
 AlignedBuffer new_buffer(std::string_view function, size_t bytes);
+/// Refuses in the function's name what memory cannot hold.
+void require_memory_for(std::string_view function, size_t bytes);
 
 /// A C-contiguous array of its own, not initialized.
 py::array new_array(std::string_view function, const py::dtype& dtype, const std::vector<py::ssize_t>& shape);

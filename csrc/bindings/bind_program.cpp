@@ -53,15 +53,20 @@ py::bytes bytes_of(const std::array<uint8_t, 32>& digest) {
   return {reinterpret_cast<const char*>(digest.data()), digest.size()};
 }
 
-/// Zero bytes of `size`, filled by `fill(data)` without the GIL, as a Python bytes object.
+/// A Python bytes object of `size`, rounded up to 64: zeros, then filled in place by `fill(data)` without the GIL.
 template <typename Fill>
 py::bytes packed_bytes(const char* function, size_t size, Fill&& fill) {
-  AlignedBuffer buffer = new_buffer(function, round_up(size, 64));
+  const size_t rounded = round_up(size, 64);
+  require_memory_for(function, rounded);
+  auto packed = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(rounded)));
+  if (!packed) throw py::error_already_set();
+  auto* data = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(packed.ptr()));
   {
     const WithoutGil released;
-    fill(buffer.data());
+    std::memset(data, 0, rounded);
+    fill(data);
   }
-  return {reinterpret_cast<const char*>(buffer.data()), buffer.size()};
+  return packed;
 }
 
 void require_weights(const char* function, const py::array& w, py::ssize_t rank) {

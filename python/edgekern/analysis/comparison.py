@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from edgekern._arrays import Lent, as_array, is_array, unnamed
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
-from edgekern.calibration import load_model
+from edgekern.calibration.model import open_model
+from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime import InferenceSession
 
@@ -149,22 +149,24 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         raise ArgumentTypeError(
             f"compare: program must be a Program, got {type(program).__name__}; see edgekern.compile"
         )
-    model = load_model(float_model, function="compare")
+    model = open_model(float_model, function="compare")
     names = [info.name for info in program.inputs]
     if is_array(data) or not isinstance(data, Iterable):
         raise unnamed("compare", "data", data, names)
-    layers = _common_layers(model, program)
+    layers = _common_layers(model.proto, program)
     if not layers:
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
     wanted = sorted({layer.tensor for layer in layers.values()})
-    reference, session = _tapped(model, wanted), InferenceSession(program)
+    fed = {value.name for value in model.inputs}
+    reference = FloatRunner(model, [name for name in wanted if name not in fed])
+    session = InferenceSession(program)
     count = 0
     for feeds in [data] if isinstance(data, Mapping) else data:
         if not isinstance(feeds, Mapping):
             raise unnamed("compare", "each of data", feeds, names)
         arrays = {name: as_array("compare", f"input {name!r}", array) for name, array in feeds.items()}
         steps = session.trace(arrays)  # says what is wrong with them before onnxruntime does
-        real = dict(zip(wanted, _float_run(reference, wanted, arrays), strict=True))
+        real = {**arrays, **_float_run(reference, arrays)}
         for step, stored in steps:
             if step in layers:
                 _add(layers[step], real, stored)
@@ -175,14 +177,13 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
 
 
-def _float_run(reference: onnxruntime.InferenceSession, wanted: list[str], feeds: Feeds) -> list[Array]:
+def _float_run(reference: FloatRunner, feeds: Mapping[str, Array]) -> dict[str, Array]:
     try:
-        results: list[Array] = reference.run(wanted, dict(feeds))
+        return {name: array.copy() for values in reference.run(feeds) for name, array in values.items()}
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise ArgumentValueError(
             f"compare: float_model cannot run the feeds that program takes: {' '.join(str(error).split())}"
         ) from error
-    return results
 
 
 def _add(layer: _Layer, real: Mapping[str, Array], stored: Array) -> None:
@@ -234,19 +235,3 @@ def _clamped(model: onnx.ModelProto) -> dict[str, str]:
         for name, nodes in readers.items()
         if len(nodes) == 1 and nodes[0].op_type in ("Relu", "Clip") and name not in outputs
     }
-
-
-def _tapped(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
-    """The float model with ``names`` as its outputs."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(_outputs(model, names))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _outputs(model: onnx.ModelProto, names: Iterable[str]) -> Iterator[onnx.ValueInfoProto]:
-    for name in names:
-        yield onnx.ValueInfoProto(name=name)

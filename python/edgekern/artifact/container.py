@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -69,25 +69,61 @@ class Container:
         raise KeyError(name)
 
 
-def build(index: _core.ProgramIndex, blobs: Sequence[tuple[str, bytes]], metadata: Mapping[str, str]) -> ByteArray:
-    """Lay out a file in memory; ``index`` gets its blob table and the header's hash."""
-    stored = [(name, content + bytes(-len(content) % BLOB_ALIGNMENT)) for name, content in blobs]
+class Content(Protocol):
+    """A blob that is nowhere in one piece before it is written."""
+
+    def __len__(self) -> int: ...
+
+    def write_to(self, room: ByteArray) -> None:
+        """Fill ``room``, which has as many bytes."""
+
+
+Blob = bytes | Content
+
+
+def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], metadata: Mapping[str, str]) -> ByteArray:
+    """Lay out a file in memory; ``index`` gets its blob table and the header's hash.
+
+    ``blobs`` is empty afterwards: each one goes when its bytes are in the file, so that both are there only once.
+    """
+    sizes = [_round_up(len(content), BLOB_ALIGNMENT) for _, content in blobs]
     # Lengths do not depend on values, so a first encoding says where the blobs will lie.
-    index.blobs = [_core.BlobDef(name=name, offset=0, bytes=len(content), sha256=bytes(32)) for name, content in stored]
+    index.blobs = [
+        _core.BlobDef(name=name, offset=0, bytes=size, sha256=bytes(DIGEST_BYTES))
+        for (name, _), size in zip(blobs, sizes, strict=True)
+    ]
     encoded_bytes = len(index.encode())
     index_bytes = _round_up(encoded_bytes + DIGEST_BYTES, BLOB_ALIGNMENT)
-    table, offset = [], index_bytes
-    for name, content in stored:
-        digest = hashlib.sha256(content).digest()
-        table.append(_core.BlobDef(name=name, offset=offset, bytes=len(content), sha256=digest))
-        offset += len(content)
+    table, end = index.blobs, index_bytes
+    for entry in table:
+        entry.offset, end = end, end + entry.bytes
     index.blobs = table
     header = _header(index, index_bytes, {**metadata, "ekm.version": FORMAT_VERSION, "ekm.index": str(encoded_bytes)})
+    start = len(header)
+    room = _aligned_room(start + end)
+    blobs.reverse()
+    for entry in table:
+        place = room[start + entry.offset : start + entry.offset + entry.bytes]
+        entry.sha256 = _fill(place, blobs.pop()[1])
+    index.blobs = table
     index.header_sha256 = hashlib.sha256(header).digest()
     encoded = index.encode()
     encoded += hashlib.sha256(encoded).digest()
-    content = b"".join([header, encoded, bytes(index_bytes - len(encoded)), *(blob for _, blob in stored)])
-    return _aligned(content)
+    room[:start] = np.frombuffer(header, np.uint8)
+    _fill(room[start : start + index_bytes], encoded)
+    room.flags.writeable = False
+    return room
+
+
+def _fill(place: ByteArray, content: Blob) -> bytes:
+    """Write a blob and the zeros behind it; its sha256."""
+    size = len(content)
+    if isinstance(content, bytes):
+        place[:size] = np.frombuffer(content, np.uint8)
+    else:
+        content.write_to(place[:size])
+    place[size:] = 0
+    return hashlib.sha256(place.data).digest()
 
 
 def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify = "full") -> Container:
@@ -216,12 +252,16 @@ def _entry(offset: int, size: int) -> dict[str, object]:
 
 def _aligned(content: bytes) -> ByteArray:
     """A page-aligned, read-only copy: blobs are used in place and want their alignment."""
-    room = np.empty(len(content) + PAGE, np.uint8)
-    first = -room.ctypes.data % PAGE
-    data = room[first : first + len(content)]
+    data = _aligned_room(len(content))
     data[:] = np.frombuffer(content, np.uint8)
     data.flags.writeable = False
     return data
+
+
+def _aligned_room(size: int) -> ByteArray:
+    room = np.empty(size + PAGE, np.uint8)
+    first = -room.ctypes.data % PAGE
+    return room[first : first + size]
 
 
 def _sha256(content: ByteArray) -> bytes:

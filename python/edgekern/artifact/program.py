@@ -15,7 +15,7 @@ from edgekern import _core, files
 from edgekern._arguments import file_path
 from edgekern._core import StepKind
 from edgekern.artifact import container
-from edgekern.artifact.container import Container, Verify
+from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest
 from edgekern.errors import ArgumentValueError, ArtifactError
@@ -98,8 +98,8 @@ class Program:
     manifest: Manifest
 
     @staticmethod
-    def build(index: _core.ProgramIndex, blobs: list[tuple[str, bytes]], manifest: Manifest) -> Program:
-        """Assemble a program; the result has passed the same checks as a file."""
+    def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], manifest: Manifest) -> Program:
+        """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file."""
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
         return Program.load(container.build(index, blobs, metadata))
 

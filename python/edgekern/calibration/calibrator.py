@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekern import _core
 from edgekern._arguments import file_path
 from edgekern._arrays import Lent, is_array, lent, plain, unnamed
 from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
 from edgekern.calibration.means import ChannelMeans
-from edgekern.calibration.model import load_model, model_hash, observed_tensors, weighted_inputs
+from edgekern.calibration.model import load_model, model_hash, observed_tensors, open_model, weighted_inputs
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
 
 if TYPE_CHECKING:
-    import onnx
-
     from edgekern.calibration.model import ModelLike
+    from edgekern.calibration.runner import FloatRunner
+    from edgekern.calibration.skeleton import Skeleton
 
 Feeds = Mapping[str, Lent]
 
@@ -42,10 +41,11 @@ _INPUT_DTYPES = {
 class Calibrator:
     """Observe the activations of a float model, batch by batch.
 
-    The model runs in onnxruntime with the observed tensors as extra outputs. Each is counted into its
-    :class:`Histogram` and freed (where weights multiply it, the mean of each channel is kept too), so memory holds one
-    batch at a time however many there are; the result does not depend on their order. A pickle or a copy holds the
-    model and what was counted.
+    The model runs in onnxruntime as it is written, with the observed tensors as extra outputs. Each is counted into its
+    :class:`Histogram` and freed (where weights multiply it, the mean of each channel is kept too), so memory holds the
+    weights once and 64 MB of one batch (what later nodes read, if that is more); the result does not depend on the
+    order of the batches, on what else is observed, or on where a large batch is cut. A pickle or a copy holds the model
+    and what was counted.
 
     Parameters
     ----------
@@ -68,10 +68,10 @@ class Calibrator:
     """
 
     def __init__(self, model: ModelLike, *, tensors: Sequence[str] | None = None, progress: bool = True) -> None:
-        proto = load_model(model, function="Calibrator")
+        opened = open_model(model, function="Calibrator")
         if tensors is not None and (isinstance(tensors, str) or not isinstance(tensors, Iterable)):
             raise ArgumentTypeError(f"Calibrator: tensors must be a list of names, got {type(tensors).__name__}")
-        known = observed_tensors(proto)
+        known = observed_tensors(opened)
         names = known if tensors is None else list(dict.fromkeys(map(str, tensors)))
         for name in names:
             if name not in known:
@@ -80,16 +80,15 @@ class Calibrator:
                     "observed_tensors(model) lists those"
                 )
         self._source = file_path("Calibrator", "model", model).absolute() if _is_path(model) else model
-        self._model_hash = model_hash(proto)
+        self._model_hash = model_hash(opened)
         self._progress = progress
         self._num_batches = 0
         self._histograms = {name: Histogram() for name in names}
-        self._means = {name: ChannelMeans() for name in weighted_inputs(proto) if name in self._histograms}
-        self._session = _open_session(proto, names)
-        self._inputs = self._session.get_inputs()
-        fed = {value.name for value in self._inputs}
+        self._means = {name: ChannelMeans() for name in weighted_inputs(opened) if name in self._histograms}
+        fed = {value.name for value in opened.inputs}
         self._fed = [name for name in names if name in fed]
-        self._tapped = [name for name in names if name not in fed]
+        self._runner = _open_runner(opened, [name for name in names if name not in fed])
+        self._inputs = self._runner.inputs
 
     @property
     def model_hash(self) -> str:
@@ -100,6 +99,11 @@ class Calibrator:
     def input_names(self) -> list[str]:
         """Names of the arrays that :meth:`collect` takes."""
         return [value.name for value in self._inputs]
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int | str | None, ...]]:
+        """Shapes of the arrays that :meth:`collect` takes; a free size is a name or None."""
+        return {value.name: tuple(value.shape) for value in self._inputs}
 
     @property
     def num_batches(self) -> int:
@@ -147,26 +151,22 @@ class Calibrator:
         CalibrationError
             When onnxruntime fails on this batch.
         """
-        import onnxruntime
-
         arrays = self._check_feeds(feeds)
         if any(array.size == 0 for array in arrays.values()):
             return self
-        values: Sequence[Any] = []
-        if self._tapped:
-            try:
-                inputs = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in arrays.items()}
-                values = self._session.run_with_ort_values(self._tapped, inputs)
-            except Exception as error:
-                raise CalibrationError(
-                    f"Calibrator.collect: onnxruntime could not run this batch: {_one_line(error)}"
-                ) from error
-
-        seen = {name: arrays[name] for name in self._fed}
-        seen |= {name: _array(value) for name, value in zip(self._tapped, values, strict=True) if value.has_value()}
-        update_all((self._histograms[name], array) for name, array in seen.items())
-        for name in self._means.keys() & seen.keys():
-            self._means[name].update(seen[name])
+        # Counted apart and added when all of the model has run: a batch that fails counts nothing.
+        histograms: dict[str, Histogram] = {}
+        means: dict[str, ChannelMeans] = {}
+        for values in self._run(arrays):
+            fresh = {name: Histogram() for name in values}
+            update_all((fresh[name], array) for name, array in values.items())
+            histograms |= fresh
+            means |= {name: ChannelMeans().update(values[name]) for name in self._means.keys() & values.keys()}
+            del values  # else they would live while the next ones are computed
+        for name, histogram in histograms.items():
+            self._histograms[name].merge(histogram)
+        for name, seen in means.items():
+            self._means[name].merge(seen)
         self._num_batches += 1
         return self
 
@@ -303,6 +303,15 @@ class Calibrator:
                 f"Calibrator.{function}: {argument} observes other tensors; {min(different)!r} is in one of them only"
             )
 
+    def _run(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """What is observed of a batch, some tensors at a time."""
+        yield {name: arrays[name] for name in self._fed}
+        try:
+            yield from self._runner.run(arrays)
+        except Exception as error:  # onnxruntime raises a class per status, all private
+            message = f"Calibrator.collect: onnxruntime could not run this batch: {_one_line(error)}"
+            raise CalibrationError(message) from error
+
     def _check_feeds(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
         function = "Calibrator.collect"
         names = self.input_names
@@ -365,29 +374,15 @@ def _restored(model: bytes, tensors: Sequence[str], progress: bool, state: Mappi
     return Calibrator(model, tensors=tensors, progress=progress).load_state_dict(state)
 
 
-def _open_session(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
-    """Open an onnxruntime session that also returns the named tensors."""
-    import onnx
-    import onnxruntime
+def _open_runner(model: Skeleton, names: Sequence[str]) -> FloatRunner:
+    from edgekern.calibration.runner import FloatRunner
 
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
-    outputs = {value.name for value in tapped.graph.output} | {value.name for value in tapped.graph.input}
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = _core.num_threads()
     try:
-        return onnxruntime.InferenceSession(
-            tapped.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
+        return FloatRunner(model, names)
+    except OSError:
+        raise
+    except Exception as error:  # onnxruntime raises a class per status, all private
         raise CalibrationError(f"Calibrator: onnxruntime cannot run the model: {_one_line(error)}") from error
-
-
-def _array(value: Any) -> npt.NDArray[Any]:
-    """View of an OrtValue; a copy in versions of onnxruntime that cannot lend."""
-    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value.numpy())
 
 
 def _one_line(error: Exception) -> str:

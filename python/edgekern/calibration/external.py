@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def refuse_external_data(proto: onnx.ModelProto, function: str, *, from_path: bool) -> None:
+def refuse_external_data(proto: onnx.ModelProto | onnx.TensorProto, function: str, *, from_path: bool) -> None:
     """A model in memory has no folder, so nothing may be read for it: not from the current folder, not from elsewhere.
 
     Parameters
@@ -35,7 +35,7 @@ def refuse_external_data(proto: onnx.ModelProto, function: str, *, from_path: bo
     )
 
 
-def external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def external_tensors(proto: onnx.ModelProto | onnx.TensorProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a model, wherever it is, whose data lies elsewhere."""
     import onnx
 

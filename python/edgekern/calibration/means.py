@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 # A sample's mean is rounded to this step before it is summed, so that the sums are integers.
 _STEP = 2.0**-32
+# Elements that are widened to float64 at a time.
+_ELEMENTS = 1 << 18
 
 
 class ChannelMeans:
@@ -28,9 +30,11 @@ class ChannelMeans:
             return self
         assert self._sums is not None
         for sample in x:
-            rows = np.ascontiguousarray(sample.reshape(x.shape[1], -1), dtype=np.float64)
-            means = np.where(np.isfinite(rows), rows, 0.0).mean(axis=1) / _STEP
-            self._sums = [total + round(mean) for total, mean in zip(self._sums, means.tolist(), strict=True)]
+            rows = sample.reshape(x.shape[1], -1)
+            together = max(1, _ELEMENTS // max(1, rows.shape[1]))
+            pieces = [_means(rows[start : start + together]) for start in range(0, len(rows), together)]
+            means = [mean for piece in pieces for mean in piece]
+            self._sums = [total + round(mean) for total, mean in zip(self._sums, means, strict=True)]
             self._samples += 1
         return self
 
@@ -69,3 +73,10 @@ class ChannelMeans:
         if self._sums is not None and len(self._sums) != channels:
             self._sums = None
         return bool(self._sums)
+
+
+def _means(rows: npt.NDArray[Any]) -> list[float]:
+    """Of each row, in steps."""
+    wide = np.ascontiguousarray(rows, dtype=np.float64)
+    means: list[float] = (np.where(np.isfinite(wide), wide, 0.0).mean(axis=1) / _STEP).tolist()
+    return means

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from edgekern import files
 from edgekern._arguments import file_path
-from edgekern.calibration.external import refuse_external_data
+from edgekern.calibration.external import external_tensors, refuse_external_data
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 
 if TYPE_CHECKING:
     import onnx
 
-    ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto
+    from edgekern.calibration.skeleton import Skeleton
+
+    ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Skeleton
 
 OLDEST_OPSET = 7
 NEWEST_OPSET = 23
@@ -46,14 +48,20 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     FileNotFoundError
         When the path leads nowhere.
     """
+    return open_model(model, function=function).to_proto()
+
+
+def open_model(model: ModelLike, *, function: str) -> Skeleton:
+    """What :func:`load_model` returns, with the large weights aside: no message of the model's size is made."""
     import onnx
 
-    if isinstance(model, os.PathLike):
-        model = str(file_path(function, "model", model))
-    proto = _parse(model, function)
-    # onnx's checker and onnxruntime would read it from the current folder.
-    refuse_external_data(proto, function, from_path=isinstance(model, str))
-    name = f" {model!r}" if isinstance(model, str) else ""
+    from edgekern.calibration.skeleton import Skeleton
+
+    if isinstance(model, Skeleton):
+        return model
+    skeleton = parse_model(model, function=function)
+    proto = skeleton.proto
+    name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
     if proto.ir_version == 0 or not proto.HasField("graph"):
         raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
@@ -69,34 +77,55 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArgumentValueError(f"{function}: model{name} is not valid ONNX: {reason}") from error
-    return _without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19)
+    return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
 
 
-def _parse(model: ModelLike, function: str, *, external_data: bool = True) -> onnx.ModelProto:
+def parse_model(model: ModelLike, *, function: str) -> Skeleton:
+    """Read a model and check nothing but that it can be parsed, and names no files that may not be read for it."""
     import onnx
 
-    if isinstance(model, onnx.ModelProto):
-        return model
+    from edgekern.calibration import opening
+
+    from_path = isinstance(model, (str, os.PathLike))
     try:
-        if isinstance(model, bytes):
-            return onnx.load_model_from_string(model)
-        if isinstance(model, (str, os.PathLike)):
-            with files.open_regular(model, function=function) as file:
-                # Its name says which format it has, and where its external data lies.
-                return onnx.load_model(file, load_external_data=external_data)
+        if isinstance(model, onnx.ModelProto):
+            skeleton = opening.from_proto(model)
+        elif isinstance(model, bytes):
+            skeleton = opening.from_bytes(model)
+        elif from_path:
+            path = file_path(function, "model", model)
+            with files.open_regular(path, function=function) as file:
+                skeleton = opening.from_file(path, file)
+        else:
+            raise ArgumentTypeError(
+                f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}"
+            )
     except (OSError, EdgekernError):
         raise
     except Exception as error:  # protobuf's, or a text format's own
-        source = "the bytes given" if isinstance(model, bytes) else repr(model)
+        source = {bytes: "the bytes given", onnx.ModelProto: "the ModelProto given"}.get(type(model), repr(str(model)))
         raise ArgumentValueError(f"{function}: model must be ONNX, but {source} cannot be parsed ({error})") from error
-    raise ArgumentTypeError(f"{function}: model must be a path, bytes or onnx.ModelProto, got {type(model).__name__}")
+    # onnx's checker and onnxruntime would read it from the current folder.
+    refuse_external_data(skeleton.proto, function, from_path=from_path)
+    for weight in skeleton.weights.values():
+        refuse_external_data(weight.header, function, from_path=from_path)
+    return skeleton
 
 
 def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
     """The files that a model is read from: its own, and those of its external data. Raises as :func:`load_model`."""
-    graph = _parse(path, function, external_data=False).graph
-    values = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
-    entries = [entry for tensor in (*graph.initializer, *values) for entry in tensor.external_data]
+    from edgekern.calibration import opening
+
+    try:
+        with files.open_regular(path, function=function) as file:
+            proto = opening.without_data(Path(path), file)
+    except (OSError, EdgekernError):
+        raise
+    except Exception as error:  # protobuf's, or a text format's own
+        raise ArgumentValueError(
+            f"{function}: model must be ONNX, but {str(path)!r} cannot be parsed ({error})"
+        ) from error
+    entries = [entry for tensor in external_tensors(proto) for entry in tensor.external_data]
     locations = dict.fromkeys(entry.value for entry in entries if entry.key == "location")
     return [Path(path), *(Path(path).parent / location for location in locations)]
 
@@ -132,28 +161,32 @@ def model_hash(model: ModelLike) -> str:
     """Identity of a model: sha256, in hex, of what it computes.
 
     Covers opsets, inputs, outputs, nodes, initializers and functions of the model as :func:`load_model` returns it, so
-    a path, its bytes and its ModelProto agree. Doc strings, metadata, producer and inferred shapes do not count.
+    a path, its bytes and its ModelProto agree, wherever the weights lie. Doc strings, metadata, producer and inferred
+    shapes do not count.
     """
-    proto = load_model(model, function="model_hash")
-    graph = proto.graph
+    from edgekern.calibration.skeleton import Weight, without_story
+
+    skeleton = open_model(model, function="model_hash")
+    proto, graph = skeleton.proto, skeleton.proto.graph
     digest = hashlib.sha256()
     for part in (
         proto.opset_import,
-        graph.input,
+        skeleton.inputs,
         graph.output,
         graph.node,
-        graph.initializer,
+        list(skeleton.initializers()),
         graph.sparse_initializer,
         proto.functions,
     ):
         digest.update(len(part).to_bytes(8, "little"))
         for message in part:
-            if getattr(message, "doc_string", ""):
-                plain = type(message)()
-                plain.CopyFrom(message)
-                plain.ClearField("doc_string")
-                message = plain
-            encoded = message.SerializeToString(deterministic=True)
+            if isinstance(message, Weight):
+                before, after = message.encoded_around()
+                digest.update((len(before) + message.nbytes + len(after)).to_bytes(8, "little"))
+                for piece in (before, *message.pieces(), after):
+                    digest.update(piece)
+                continue
+            encoded = without_story(message).SerializeToString(deterministic=True)
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
     return digest.hexdigest()
@@ -167,18 +200,18 @@ def observed_tensors(model: ModelLike) -> list[str]:
     """
     import onnx
 
-    proto = load_model(model, function="observed_tensors")
+    skeleton = open_model(model, function="observed_tensors")
     float_types = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-    graph = onnx.shape_inference.infer_shapes(proto).graph
+    graph = onnx.shape_inference.infer_shapes(skeleton.proto).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     is_float = {value.name: value.type.tensor_type.elem_type in float_types for value in values}
-    names = [value.name for value in graph.input]
+    names = [value.name for value in skeleton.inputs]
     names += [name for node in graph.node if node.op_type != "Constant" for name in node.output]
     return [name for name in dict.fromkeys(names) if is_float.get(name, False)]
 
 
 def weighted_inputs(model: ModelLike) -> list[str]:
     """Names of the activations that weights may multiply: what bias correction needs the channel means of."""
-    proto = load_model(model, function="weighted_inputs")
+    graph = open_model(model, function="weighted_inputs").proto.graph
     operators = {"Conv", "Gemm", "MatMul", "BatchNormalization"}
-    return list(dict.fromkeys(node.input[0] for node in proto.graph.node if node.op_type in operators))
+    return list(dict.fromkeys(node.input[0] for node in graph.node if node.op_type in operators))

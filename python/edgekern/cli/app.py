@@ -39,7 +39,12 @@ def calibrate(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the ranges go (JSON).")],
     method: Annotated[Method | None, typer.Option(help="How thresholds are chosen; default: the package's.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Cut the arrays into batches of so many rows.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Rows that run at a time; 0: a whole file. Default: the model's batch, 8 where that is free."
+        ),
+    ] = None,
 ) -> None:
     """Run a float ONNX model on data and write the range of every activation."""
     from edgekern.cli import toolkit
@@ -83,7 +88,7 @@ def run(
     allow_host: AllowHost = True,
     host_timeout: Annotated[float, typer.Option(help="Seconds that a host step may take.")] = HOST_TIMEOUT_S,
 ) -> None:
-    """Run a program on arrays."""
+    """Run a program on arrays, as many rows at a time as it was compiled for."""
     result = session.run(
         model,
         data,

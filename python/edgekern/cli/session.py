@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekern import _core, files, ops, runtime
 from edgekern.artifact import Program
 from edgekern.cli.data import data_files, read_feeds
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
+
+Array = npt.NDArray[Any]
 
 
 def run(
@@ -22,26 +26,41 @@ def run(
     allow_host: bool,
     host_timeout_s: float,
 ) -> str:
-    inputs = [model, *data_files(data)]
+    sources = list(data_files(data))
+    inputs = [model, *sources]
     if output is not None:
         files.check_target(output, function="run", inputs=inputs)
     session = runtime.InferenceSession(
         model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s
     )
     names = [node.name for node in session.get_outputs()]
-    feeds = list(read_feeds(data, [node.name for node in session.get_inputs()]))
-    if len(feeds) > 1 and output is not None:
-        raise ArgumentValueError(f"run: --output holds the outputs of one file, got {len(feeds)}; run them one by one")
-    lines = []
-    for number, feed in enumerate(feeds):
+    if len(sources) > 1 and output is not None:
+        raise ArgumentValueError(
+            f"run: --output holds the outputs of one file, got {len(sources)}; run them one by one"
+        )
+    lines: list[str] = []
+    kept: dict[str, list[Array]] = {name: [] for name in names}
+    for number, feed in enumerate(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})):
         results = session.run(names, feed)
         for name, result in zip(names, results, strict=True):
             with np.printoptions(threshold=12, precision=5, suppress=True):
                 lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
-        if output is not None:
-            with files.atomic_write(output, function="run", inputs=inputs) as file:
-                np.savez(file, allow_pickle=False, **dict(zip(names, results, strict=True)))
+            if output is not None:
+                kept[name].append(result)
+    if output is not None:
+        outputs = {name: _joined(name, pieces) for name, pieces in kept.items()}
+        with files.atomic_write(output, function="run", inputs=inputs) as file:
+            np.savez(file, allow_pickle=False, **outputs)
     return printable("\n".join(lines))
+
+
+def _joined(name: str, pieces: Sequence[Array]) -> Array:
+    """The rows of all runs."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if not pieces or not pieces[0].ndim:
+        raise ArgumentValueError(f"run: output '{name}' has no rows, so those of {len(pieces)} runs are not joined")
+    return np.concatenate(pieces)
 
 
 def verify(model: Path, *, allow_host: bool) -> str:

@@ -19,7 +19,7 @@ def calibrate(
     inputs = [*model_files(model, function="calibrate"), *data_files(data)]
     files.check_target(output, function="calibrate", inputs=inputs)
     calibrator = calibration.Calibrator(model)
-    calibrator.collect_many(read_feeds(data, calibrator.input_names, batch=batch))
+    calibrator.collect_many(read_feeds(data, calibrator.input_shapes, batch=batch))
     ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
     ranges.save(output)
     return f"{output}: {len(ranges)} ranges by {ranges.method}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from edgekern import _core
 from edgekern._core import StepKind, StepUnit
 from edgekern.artifact import HostStep, Manifest, Program
+from edgekern.artifact.container import Blob
 from edgekern.compiler.memory import Plan
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
@@ -28,7 +29,7 @@ def emit_program(
 ) -> Program:
     """Number tensors and blobs, and write index and manifest."""
     number = {tensor: at for at, tensor in enumerate(plan.tensors)}
-    blobs: list[tuple[str, bytes]] = []
+    blobs: list[tuple[str, Blob]] = []
     same: dict[bytes, int] = {}  # equal tables and constants are stored once
     steps: list[_core.Step] = []
     segments: list[_core.Segment] = []
@@ -51,6 +52,8 @@ def emit_program(
                     blobs.append((f"{len(blobs)}.{step.kind.name.lower()}", content))
                 ids.append(same[content])
             steps.append(_step(step, number, ids))
+            step.blobs.clear()  # they belong to the program now
+    same.clear()
     blobs += [(host.blob, run.model) for host, run in zip(hosts, runs, strict=True)]
     index = _core.ProgramIndex(
         producer=f"edgekern {_core.__version__}",

@@ -12,6 +12,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edgekern._onnxruntime import run_to_end
+from edgekern.calibration.skeleton import Skeleton
 
 # The oldest file version that every onnxruntime of the last years reads, and that has all of opset 23.
 IR_VERSION = 10
@@ -27,15 +28,16 @@ def new_session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def evaluate(
-    model: onnx.ModelProto,
+    model: Skeleton,
     nodes: Sequence[onnx.NodeProto],
     constants: Mapping[str, onnx.TensorProto],
     wanted: Sequence[str],
     feeds: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> list[npt.NDArray[Any]]:
     """Run ``nodes`` of ``model`` with the constants they read, and the feeds, and return the tensors ``wanted``."""
-    feeds = feeds or {}
     read = {name for node in nodes for name in node.input} | set(wanted)
+    weights = [name for name in model.weights if name in read and name not in constants]
+    feeds = {name: model.weights[name].array() for name in weights} | dict(feeds or {})
     graph = helper.make_graph(
         nodes,
         "constants",
@@ -46,8 +48,8 @@ def evaluate(
         [onnx.ValueInfoProto(name=name) for name in wanted],
         [constants[name] for name in sorted(read & set(constants) - set(feeds))],
     )
-    piece = helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
-    piece.functions.extend(model.functions)
+    piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
+    piece.functions.extend(model.proto.functions)
     return run_to_end(new_session(piece.SerializeToString()), wanted, feeds, timeout_s=None)
 
 

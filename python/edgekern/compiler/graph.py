@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,7 @@ def float_constant(value: ir.Value | None) -> FloatArray | None:
     """The float32 array of an initializer or of a dequantized one, else None."""
     array = constant(value)
     if array is not None:
-        return array.astype(np.float32) if array.dtype == np.float32 else None
+        return array if array.dtype == np.float32 else None
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
@@ -99,12 +100,15 @@ def float_constant(value: ir.Value | None) -> FloatArray | None:
     zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
     zero = np.zeros(scale.shape, np.int64) if zero_point is None else zero_point.astype(np.int64)
     axis = int_attribute(producer, "axis", 1)
-    steps = (q.astype(np.int64) - _along(zero, q.ndim, axis)).astype(np.float32)
+    wide = np.int32 if q.dtype.itemsize < 4 else np.int64
+    steps = (q.astype(wide) - _along(zero, q.ndim, axis).astype(wide)).astype(np.float32)
     return np.asarray(steps * _along(scale, q.ndim, axis), np.float32)
 
 
 def scalar(value: ir.Value | None) -> float | None:
     """The number in a constant of one element, quantized or not, else None."""
+    if value is not None and value.shape is not None and math.prod(shape_of(value) or ()) != 1:
+        return None
     real = float_constant(value)
     array = constant(value) if real is None else real
     return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
@@ -135,7 +139,8 @@ def quantized_weights(value: ir.Value | None) -> Weights | str:
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         return "a scale of its weights is not positive"
     axis = int_attribute(producer, "axis", 1) % q.ndim if q.ndim else 0
-    return Weights((q.astype(np.int16) - neutral).astype(np.int8), scale.astype(np.float32).reshape(-1), axis)
+    values = q if q.dtype == np.int8 else (q ^ np.uint8(neutral)).view(np.int8)  # minus 128 turns the top bit
+    return Weights(values, scale.astype(np.float32).reshape(-1), axis)
 
 
 def quantization(node: ir.Node) -> Quant | str:

@@ -10,9 +10,9 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
-from edgekern import files
 from edgekern.artifact import Program
-from edgekern.calibration import load_model
+from edgekern.calibration.model import open_model, parse_model
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.graph import label, mark_constants, qualified
 from edgekern.compiler.memory import plan_memory
@@ -72,13 +72,13 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
         raise ArgumentTypeError(f"compile: batch must be an integer, got {type(batch).__name__}")
     if batch < 1:
         raise ArgumentValueError(f"compile: batch must be at least 1, got {batch}")
-    proto = onnx.ModelProto()
-    proto.CopyFrom(_load(qdq))
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
-    fix_batch(proto, batch)
-    fold_constants(proto)
-    model = ir.from_proto(proto)
+    opened = _open(qdq)
+    if opened.proto.functions:
+        opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
+    proto = opened.proto
+    fix_batch(opened, batch)
+    fold_constants(opened)
+    model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)
     mark_constants(model.graph)
@@ -87,7 +87,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
         raise HostStepError(
             _refusal([(node, placement.reasons[node]) for node in model.graph if node in placement.hosts])
         )
-    simplified = ir.to_proto(model)
+    simplified = Skeleton.of_ir(model)
     lowering = Lowering(model.graph, placement, simplified)
     # Simplifying may leave one tensor under one name where the graph returns it under two.
     outputs = dict(zip((value.name for value in proto.graph.output), lowering.outputs, strict=True))
@@ -102,9 +102,9 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
 
 
-def _load(qdq: ModelLike) -> onnx.ModelProto:
+def _open(qdq: ModelLike) -> Skeleton:
     try:
-        return load_model(qdq, function="compile")
+        return open_model(qdq, function="compile")
     except ArgumentValueError as error:
         unknown = _unknown_operators(qdq)
         if not unknown:
@@ -115,21 +115,13 @@ def _load(qdq: ModelLike) -> onnx.ModelProto:
 def _unknown_operators(qdq: ModelLike) -> list[str]:
     """Nodes of ONNX's own domain whose operator ONNX does not know."""
     try:
-        proto = qdq if isinstance(qdq, onnx.ModelProto) else onnx.load_from_string(_content(qdq))
-    except Exception:  # not ONNX at all: the first error says so
+        proto = parse_model(qdq, function="compile").proto
+    except (ArgumentValueError, OSError):  # not ONNX at all: the first error says so
         return []
     known = {schema.name for schema in onnx.defs.get_all_schemas()}
     functions = {function.name for function in proto.functions}
     unknown = [n for n in proto.graph.node if n.domain in ("", "ai.onnx") and n.op_type not in known | functions]
     return [f"{node.op_type} '{node.name or node.output[0]}'" for node in unknown]
-
-
-def _content(qdq: ModelLike) -> bytes:
-    if isinstance(qdq, bytes):
-        return qdq
-    assert not isinstance(qdq, onnx.ModelProto)
-    with files.open_regular(qdq, function="compile") as file:
-        return file.read()
 
 
 def _refusal(nodes: Sequence[tuple[ir.Node, str]]) -> str:

@@ -16,6 +16,7 @@ from edgekern.compiler.graph import (
     int_attribute,
     quantized_weights,
 )
+from edgekern.quantization.scales import blocks
 
 STRIP = 16  # columns that kernels store at once; bias and multipliers are padded to it
 # The accumulator stays in int32 below this.
@@ -59,7 +60,9 @@ def accumulator_reason(node: ir.Node, x: Quant, bias: ir.Value | None) -> str | 
     """Why a product cannot be computed in int32: |bias| + max |sum| passes 2**31."""
     product = Product.of(node, x, bias)
     reach = max(x.hi - x.zero_point, x.zero_point - x.lo)
-    sums = np.abs(product.weights.astype(np.int32)).reshape(product.weights.shape[0], -1).sum(axis=1, dtype=np.int64)
+    rows = product.weights.reshape(product.weights.shape[0], -1)
+    wide = (rows[cut].astype(np.int32) for cut in blocks(rows.shape))
+    sums = np.concatenate([np.abs(block).sum(axis=1, dtype=np.int64) for block in wide] or [np.zeros(0, np.int64)])
     worst = (sums * reach).astype(np.float64) + np.abs(product.bias.astype(np.float64))
     return None if float(worst.max(initial=0)) < ACCUMULATOR_LIMIT else "its int32 accumulator can pass 2**31"
 

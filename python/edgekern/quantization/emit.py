@@ -9,7 +9,7 @@ import onnx_ir as ir
 from edgekern.errors import QuantizationError
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.placement import Placement, bounds
-from edgekern.quantization.prepare import attribute, float_constant, new_initializer
+from edgekern.quantization.prepare import attribute, float_constant, is_float_constant, new_initializer
 from edgekern.quantization.scales import (
     Affine,
     FloatArray,
@@ -55,7 +55,7 @@ class Emitter:
     def run(self) -> None:
         """Quantize weights and biases, then activations."""
         for node in self.placement.weighted:
-            if float_constant(node.inputs[1]) is not None:
+            if is_float_constant(node.inputs[1]):
                 self._quantize_weights(node)
         for value in list(self.placement.source):
             if value.is_initializer():

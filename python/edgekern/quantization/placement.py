@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekern.quantization.prepare import constant, float_constant, sole_consumer
+from edgekern.quantization.prepare import constant, is_float_constant, sole_consumer
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 # One 8-bit input and one 8-bit output: the compiler turns each into a table of 256 bytes.
@@ -84,12 +84,11 @@ def _kind(node: ir.Node) -> str:
     op = node.op_type
     if op in ("Conv", "Gemm"):
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        vector = None if bias is None else float_constant(bias)
-        if bias is not None and (vector is None or vector.ndim != 1):
+        if bias is not None and not _is_vector(bias):
             return ""
-        return "weighted" if _has_weights(node) and float_constant(node.inputs[0]) is None else ""
+        return "weighted" if is_float_constant(node.inputs[1]) and not is_float_constant(node.inputs[0]) else ""
     if op == "MatMul":
-        return "weighted" if float_constant(node.inputs[0]) is None else ""
+        return "" if is_float_constant(node.inputs[0]) else "weighted"
     if op == "Clip" and not all(_is_fixed(node, index) for index in (1, 2)):
         return ""
     if op in _MOVING:
@@ -97,8 +96,9 @@ def _kind(node: ir.Node) -> str:
     return "arithmetic" if op in _ARITHMETIC else ""
 
 
-def _has_weights(node: ir.Node) -> bool:
-    return float_constant(node.inputs[1]) is not None
+def _is_vector(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return is_float_constant(value) and tensor is not None and len(tensor.shape) == 1
 
 
 def _is_fixed(node: ir.Node, index: int) -> bool:
@@ -160,7 +160,7 @@ def _quantized_tensors(nodes: list[ir.Node], integer: set[ir.Node]) -> set[ir.Va
         folded = folds_into_producer(node)
         if not folded:
             operands = float_inputs(node)
-            quantized.update(v for v in operands if float_constant(v) is None or node.op_type not in _WEIGHTED)
+            quantized.update(v for v in operands if not is_float_constant(v) or node.op_type not in _WEIGHTED)
         if node.op_type not in _WEIGHTED and not (folded and _gives_float(node)):
             quantized.add(node.outputs[0])
     reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]

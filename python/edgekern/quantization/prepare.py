@@ -1,9 +1,13 @@
 """Bring a float graph into the form that quantization expects: constants as initializers, BatchNormalization folded."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
+
+from edgekern.quantization.scales import blocks
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -47,14 +51,32 @@ def float_constant(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
     return array.astype(np.float32, copy=False) if array is not None and array.dtype == np.float32 else None
 
 
+def is_float_constant(value: ir.Value | None) -> bool:
+    """Whether :func:`float_constant` gives an array; it is not read."""
+    tensor = None if value is None or not value.is_initializer() else value.const_value
+    return tensor is not None and tensor.dtype == ir.DataType.FLOAT
+
+
 def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
+    return _register(graph, name, ir.tensor(array))
+
+
+def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callable[[], FloatArray]) -> ir.Value:
+    """Add a float32 constant of the shape of ``like`` that is computed each time that it is read, and never kept."""
+    shape = ir.Shape(_shape(like))
+    return _register(graph, name, ir.LazyTensor(lambda: ir.tensor(compute()), ir.DataType.FLOAT, shape))
+
+
+def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     taken, unique, count = graph.initializers, name, 0
     while unique in taken:
         count += 1
         unique = f"{name}_{count}"
-    tensor = ir.tensor(array, name=unique)
-    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tensor.name = unique
+    value = ir.Value(
+        name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
@@ -86,6 +108,12 @@ def _bypass(node: ir.Node) -> None:
     _graph(node).remove(node, safe=True)
 
 
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    """Of a constant."""
+    assert value.const_value is not None
+    return tuple(value.const_value.shape.numpy())
+
+
 def _take_over(node: ir.Node, later: ir.Node) -> None:
     """Let ``node`` give what ``later`` gave, under the same name, and remove ``later``."""
     old, new = later.outputs[0], node.outputs[0]
@@ -95,14 +123,31 @@ def _take_over(node: ir.Node, later: ir.Node) -> None:
     new.name = name
 
 
-def _weights_of(node: ir.Node) -> tuple[npt.NDArray[np.float32], int] | None:
+def _weights_of(node: ir.Node) -> tuple[ir.Value, int] | None:
     """The constant float weights of a Conv or Gemm and their output-channel axis."""
     if node.domain != "" or node.op_type not in ("Conv", "Gemm"):
         return None
-    weights = float_constant(node.inputs[1])
-    if weights is None:
+    weights = node.inputs[1]
+    if weights is None or not is_float_constant(weights):
         return None
     return weights, 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
+
+
+def _scaled(weights: ir.Value, factor: FloatArray, axis: int) -> Callable[[], FloatArray]:
+    """``weights`` times a factor for each index of ``axis``, in float64, a few of them at a time."""
+    tensor = weights.const_value
+    assert tensor is not None
+
+    def compute() -> FloatArray:
+        values = tensor.numpy()
+        scaled = np.empty(values.shape, np.float32)
+        source, target = np.moveaxis(values, axis, 0), np.moveaxis(scaled, axis, 0)
+        factors = np.broadcast_to(factor, source.shape[:1]).reshape(-1, *[1] * (values.ndim - 1))
+        for rows in blocks(source.shape):
+            target[rows] = source[rows] * factors[rows]
+        return scaled
+
+    return compute
 
 
 def _fold_batch_normalization(node: ir.Node) -> None:
@@ -128,12 +173,10 @@ def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: Fl
     if found is None or bias is None or (before.op_type == "Gemm" and attribute(before, "beta", 1.0) != 1.0):
         return False
     weights, axis = found
-    along = [-1 if i == axis else 1 for i in range(weights.ndim)]
     graph, name = _graph(node), node.outputs[0].name
-    folded = (weights * factor.reshape(along)).astype(np.float32)
     shifted = ((bias - mean) * factor + beta).astype(np.float32)
     before.resize_inputs(3)
-    before.replace_input_with(1, new_initializer(graph, f"{name}_weight", folded))
+    before.replace_input_with(1, lazy_initializer(graph, f"{name}_weight", weights, _scaled(weights, factor, axis)))
     before.replace_input_with(2, new_initializer(graph, f"{name}_bias", shifted))
     _take_over(before, node)
     return True
@@ -156,10 +199,11 @@ def _fuse_matmul_bias(node: ir.Node) -> None:
         before = None if product is None else product.producer()
         if before is None or product is None or before.op_type != "MatMul" or sole_consumer(product) is not node:
             continue
-        weights, bias, x = float_constant(before.inputs[1]), float_constant(addend), before.inputs[0]
-        if weights is None or bias is None or x is None or x.shape is None:
+        weights, x = before.inputs[1], before.inputs[0]
+        if weights is None or x is None or x.shape is None or not is_float_constant(weights):
             continue
-        if len(x.shape) != 2 or weights.ndim != 2 or bias.shape not in ((weights.shape[1],), (1, weights.shape[1])):
+        shape, bias = _shape(weights), float_constant(addend)
+        if len(x.shape) != 2 or len(shape) != 2 or bias is None or bias.shape not in ((shape[1],), (1, shape[1])):
             continue
         gemm = ir.Node("", "Gemm", [x, before.inputs[1], addend], name=before.name)
         graph = _graph(node)
@@ -175,10 +219,10 @@ def _normalize_gemm(node: ir.Node) -> None:
     if found is None:
         return
     weights, axis = found
-    graph, channels = _graph(node), weights.shape[axis]
+    graph, channels = _graph(node), _shape(weights)[axis]
     if (alpha := attribute(node, "alpha", 1.0)) != 1.0:
-        scaled = (weights * np.float64(alpha)).astype(np.float32)
-        node.replace_input_with(1, new_initializer(graph, f"{node.outputs[0].name}_weight", scaled))
+        compute = _scaled(weights, np.array([alpha]), axis)
+        node.replace_input_with(1, lazy_initializer(graph, f"{node.outputs[0].name}_weight", weights, compute))
         node.attributes.pop("alpha")
     bias = float_constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None or (bias.ndim == 2 and bias.shape[0] != 1):

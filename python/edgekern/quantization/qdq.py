@@ -14,7 +14,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekern.calibration import Ranges, load_model, model_hash
+from edgekern.calibration import Ranges, model_hash
+from edgekern.calibration.model import open_model
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.emit import Emitter
@@ -23,6 +24,7 @@ from edgekern.quantization.prepare import attribute, prepare
 
 if TYPE_CHECKING:
     from edgekern.calibration.model import ModelLike
+    from edgekern.calibration.skeleton import Skeleton
 
 METADATA_KEY = "edgekern.quantization"
 
@@ -68,13 +70,13 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     if config is not None and not isinstance(config, QuantConfig):
         raise ArgumentTypeError(f"quantize: config must be a QuantConfig, got {type(config).__name__}")
     config = config or QuantConfig()
-    proto = load_model(model, function="quantize")
-    _require_same_model(proto, ranges)
+    opened = open_model(model, function="quantize")
+    _require_same_model(opened, ranges)
 
-    graph_model = ir.serde.deserialize_model(proto)
+    graph_model = opened.to_ir()
     prepare(graph_model)
     placement = place(graph_model.graph)
-    _require_something_to_do(proto, placement)
+    _require_something_to_do(opened.proto, placement)
     means = _channel_means(placement, ranges) if config.bias_correction else {}
     emitter = Emitter(graph_model.graph, placement, _range_of(ranges), config, means)
     emitter.run()
@@ -95,8 +97,8 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     return ir.serde.serialize_model(graph_model)
 
 
-def _require_same_model(proto: onnx.ModelProto, ranges: Ranges) -> None:
-    found = model_hash(proto)
+def _require_same_model(model: Skeleton, ranges: Ranges) -> None:
+    found = model_hash(model)
     if ranges.model_hash != found:
         raise QuantizationError(
             f"quantize: ranges are of another model (hash {ranges.model_hash[:12]}..., "

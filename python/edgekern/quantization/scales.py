@@ -1,6 +1,9 @@
 """Scales and zero points: from ranges for activations, from values for weights and biases."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,8 @@ _MIN_SCALE = float(np.finfo(np.float32).tiny)
 _MAX_SCALE = float(np.finfo(np.float32).max)
 _MAX_ACCUMULATOR = 2**31 - 1
 _WEIGHT_MAX = 127
+# Elements of a layer that are computed on at a time.
+BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -43,27 +48,15 @@ class WeightLayout:
     groups: int = 1
     taps_are_summed: bool = True
 
-    def by_channel(self, weights: FloatArray) -> FloatArray:
+    def by_channel(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View as (output channel, input channel of its group, taps)."""
         moved = np.moveaxis(weights, (self.axis, self.input_axis), (0, 1))
         return moved.reshape(*moved.shape[:2], -1)
-
-    def restore(self, values: npt.NDArray[np.int8], shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
-        """Undo :meth:`by_channel`."""
-        taps = [size for i, size in enumerate(shape) if i not in (self.axis, self.input_axis)]
-        moved = values.reshape(*values.shape[:2], *taps)
-        return np.ascontiguousarray(np.moveaxis(moved, (0, 1), (self.axis, self.input_axis)))
 
     def largest_sum(self, values: FloatArray) -> FloatArray:
         """The largest ``sum |w|`` over what one accumulator sums, for each output channel."""
         sums = np.abs(values).sum(axis=1)
         result: FloatArray = sums.sum(axis=1) if self.taps_are_summed else sums.max(axis=1, initial=0.0)
-        return result
-
-    def mean_response(self, weights: FloatArray, input_means: FloatArray) -> FloatArray:
-        """What each output channel gives for an input that is constant in each of its channels."""
-        response = weights.sum(axis=2).reshape(self.groups, -1, weights.shape[1])
-        result: FloatArray = (response @ input_means.reshape(self.groups, -1, 1)).reshape(-1)
         return result
 
 
@@ -148,7 +141,51 @@ def quantize_weights(
     a small error, a wrapped accumulator a large one. The bound is of the integers as written, over every input
     that the activation's type can hold.
     """
-    wide = layout.by_channel(weights.astype(np.float64))
+    by_channel = layout.by_channel(weights)
+    channels = by_channel.shape[0]
+    values = np.empty(weights.shape, np.int8)
+    stored = layout.by_channel(values)
+    assert np.shares_memory(stored, values) or not values.size
+    first, scale = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    steps = np.zeros(channels)
+    means = None if input_means is None else input_means.reshape(layout.groups, -1)
+    for rows in blocks(by_channel.shape):
+        wide = by_channel[rows].astype(np.float64)
+        groups = np.arange(channels)[rows] * layout.groups // channels
+        first[rows], scale[rows], rounded, steps[rows] = _quantize_block(
+            wide,
+            layout,
+            inputs,
+            bias=None if bias is None else bias[rows].astype(np.float64),
+            means=None if means is None else means[groups],
+            keep_filter_sums=keep_filter_sums,
+        )
+        stored[rows] = rounded
+    return QuantizedWeights(
+        values,
+        scale,
+        None if bias is None else steps.astype(np.int32),
+        (float(inputs.scale) * scale.astype(np.float64)).astype(np.float32),
+        tuple(int(i) for i in np.flatnonzero(scale != first)),
+    )
+
+
+def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Cut the first axis so that a piece has about :data:`BLOCK` elements: what is computed in float64 is wide."""
+    step = max(1, BLOCK // max(1, math.prod(shape[1:])))
+    yield from (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def _quantize_block(
+    wide: FloatArray,
+    layout: WeightLayout,
+    inputs: Affine,
+    *,
+    bias: FloatArray | None,
+    means: FloatArray | None,
+    keep_filter_sums: bool,
+) -> tuple[Float32Array, Float32Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Some channels of :func:`quantize_weights`: first scale, scale, weights, bias; ``means`` has a row a channel."""
     first = channel_scales(wide, 0)
     input_scale = float(inputs.scale)
     scale = np.maximum(first, np.float32(_MIN_SCALE / input_scale))  # s_x * s_w stays a normal float32
@@ -159,23 +196,17 @@ def quantize_weights(
         values = np.clip(rounded, -_WEIGHT_MAX, _WEIGHT_MAX)
         bias_values = np.zeros(len(step))
         if bias is not None:
-            offset = bias.astype(np.float64)
-            if input_means is not None:
-                offset = offset + layout.mean_response(wide - values * step.reshape(-1, 1, 1), input_means)
+            offset = bias
+            if means is not None:
+                error = (wide - values * step.reshape(-1, 1, 1)).sum(axis=2)
+                offset = offset + (error * means).sum(axis=1)
             bias_values = np.rint(offset / (input_scale * step))
         reach = np.abs(bias_values) + inputs.max_distance * layout.largest_sum(values)
         over = reach > _MAX_ACCUMULATOR
         if not over.any():
-            break
+            return first, scale, values, bias_values
         # 1e-3 more than needed, so that rounding cannot make a second step out of it.
         scale[over] = (step[over] * (reach[over] / _MAX_ACCUMULATOR) * 1.001).astype(np.float32)
-    return QuantizedWeights(
-        layout.restore(values.astype(np.int8), weights.shape),
-        scale,
-        None if bias is None else bias_values.astype(np.int32),
-        (input_scale * step).astype(np.float32),
-        tuple(int(i) for i in np.flatnonzero(scale != first)),
-    )
 
 
 def round_keeping_sums(ratio: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -11,11 +11,14 @@ import onnx_ir as ir
 from onnx import helper
 
 from edgekern.artifact.host_model import check_host_model
+from edgekern.calibration.skeleton import Encoded, Skeleton
 from edgekern.compiler.evaluate import IR_VERSION, new_session
 from edgekern.compiler.graph import label, qualified, shape_of
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
+
+_MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class HostRun:
     """A sub-model, and the tensors it reads and writes by their names in it."""
 
     nodes: tuple[HostNode, ...]
-    model: bytes
+    model: Encoded
     inputs: tuple[tuple[str, Tensor], ...]
     outputs: tuple[tuple[str, Tensor], ...]
     macs: int
@@ -44,7 +47,7 @@ def connect_hosts(stages: Sequence[Stage], border: Callable[[ir.Value], Tensor])
                     host.inputs[value] = border(value)
 
 
-def extract_host(model: onnx.ModelProto, hosts: Sequence[HostNode]) -> HostRun:
+def extract_host(model: Skeleton, hosts: Sequence[HostNode]) -> HostRun:
     """The sub-model of one run.
 
     Raises
@@ -54,25 +57,33 @@ def extract_host(model: onnx.ModelProto, hosts: Sequence[HostNode]) -> HostRun:
     """
     inputs = {value: tensor for host in hosts for value, tensor in host.inputs.items()}
     outputs = {value: tensor for host in hosts for value, tensor in host.outputs.items()}
-    nodes, constants = _with_constants(model, [host.node for host in hosts])
+    nodes, constants, weights = _with_constants(model, [host.node for host in hosts])
+    stand_ins = {value.name: value for value in model.proto.graph.input}
     graph = helper.make_graph(
         nodes,
         "host",
-        [ir.to_proto(value) for value in inputs],
+        [*(ir.to_proto(value) for value in inputs), *(stand_ins[name] for name in weights)],
         [ir.to_proto(value) for value in outputs],
         constants,
     )
-    piece = helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
-    names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts)
-    if {(node.domain, node.op_type) for node in piece.graph.node} & {(f.domain, f.name) for f in model.functions}:
+    piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
+    names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts[:4])
+    names += f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""
+    functions = {(f.domain, f.name) for f in model.proto.functions}
+    if {(node.domain, node.op_type) for node in piece.graph.node} & functions:
         raise CompileError(
             f"compile: {names} cannot be inlined, and a host step has no functions; export the model with one opset "
             "for itself and its functions"
         )
-    content = piece.SerializeToString()
+    content = Encoded.of(Skeleton(piece, {name: model.weights[name] for name in weights}))
+    if len(content) > _MAX_MESSAGE_BYTES:
+        raise CompileError(
+            f"compile: {names} go to the host with {len(content)} bytes of constants, and one ONNX message ends at "
+            f"{_MAX_MESSAGE_BYTES}; quantize them, or split the model"
+        )
     try:
-        check_host_model(content, "host step")
-        new_session(content)
+        check_host_model(piece.SerializeToString(), "host step")
+        new_session(piece.SerializeToString())
     except ArtifactError as error:
         raise CompileError(f"compile: {names} cannot be a host step: {error}") from error
     except Exception as error:  # onnxruntime raises a class per status, all private
@@ -88,34 +99,30 @@ def extract_host(model: onnx.ModelProto, hosts: Sequence[HostNode]) -> HostRun:
 
 
 def _with_constants(
-    model: onnx.ModelProto, nodes: list[ir.Node]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes, those that only dequantize constants for them, and the initializers that all read."""
+    model: Skeleton, nodes: list[ir.Node]
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], list[str]]:
+    """The nodes, those that only dequantize constants for them, and the initializers and weights that all read."""
     own = {name for node in nodes for value in node.outputs if (name := value.name)}
     chosen = set(own)
     wanted = _names_read([ir.to_proto(node) for node in nodes])
-    made = {name: node for node in model.graph.node for name in node.output}
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    graph = model.proto.graph
+    made = {name: node for node in graph.node for name in node.output}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {*stored, *model.weights}
+    for node in graph.node:  # in the order in which they compute
+        if node.input and all(not name or name in constants for name in node.input):
+            constants.update(node.output)
     waiting = sorted(wanted - own)
     constant_nodes: set[str] = set()
     while waiting:
-        name = waiting.pop()
-        maker = made.get(name)
-        if maker is None or name in constant_nodes or not _only_constants(maker, made, stored):
+        maker = made.get(name := waiting.pop())
+        if maker is None or name in constant_nodes or name not in constants:
             continue
         constant_nodes.update(maker.output)
         waiting += [source for source in maker.input if source]
-    protos = [node for node in model.graph.node if chosen & set(node.output) or constant_nodes & set(node.output)]
+    protos = [node for node in graph.node if chosen & set(node.output) or constant_nodes & set(node.output)]
     read = _names_read(protos)
-    return protos, [stored[name] for name in sorted(read & set(stored))]
-
-
-def _only_constants(node: onnx.NodeProto, made: dict[str, onnx.NodeProto], stored: dict[str, onnx.TensorProto]) -> bool:
-    return bool(node.input) and all(
-        not name or name in stored or (name in made and _only_constants(made[name], made, stored))
-        for name in node.input
-        if name not in stored
-    )
+    return protos, [stored[name] for name in sorted(read & set(stored))], sorted(read & set(model.weights))
 
 
 def _names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:

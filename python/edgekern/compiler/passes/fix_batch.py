@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import onnx
-
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.errors import CompileError
 
 
-def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+def fix_batch(model: Skeleton, batch: int) -> None:
     """Set free leading dimensions of the inputs to ``batch`` and forget shapes that were inferred before.
 
     Raises
@@ -15,8 +14,8 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> None:
     CompileError
         When another dimension is free, or a batch is asked for and no dimension is free.
     """
-    fixed = 0
-    for value in model.graph.input:
+    fixed, graph = 0, model.proto.graph
+    for value in model.inputs:
         for axis, side in enumerate(value.type.tensor_type.shape.dim):
             if side.HasField("dim_value") and side.dim_value > 0:
                 continue
@@ -29,14 +28,14 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> None:
             side.dim_value = batch
             fixed += 1
     if fixed == 0 and batch != 1:
-        sizes = [[side.dim_value for side in value.type.tensor_type.shape.dim] for value in model.graph.input]
+        sizes = [[side.dim_value for side in value.type.tensor_type.shape.dim] for value in model.inputs]
         raise CompileError(
             f"compile: batch is {batch}, but the inputs have fixed shapes {sizes}; export the model with a free first "
             "dimension, or leave batch out"
         )
-    del model.graph.value_info[:]
-    inputs = {value.name: value for value in model.graph.input}
-    for value in model.graph.output:
+    del graph.value_info[:]
+    inputs = {value.name: value for value in graph.input}
+    for value in graph.output:
         if value.name in inputs:
             value.CopyFrom(inputs[value.name])
         else:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import evaluate
 
 # Random results are no constants; a dequantized weight stays what it is, so that later passes see its int8.
@@ -16,22 +17,22 @@ _KEPT = frozenset(
 _ROUNDS = 16
 
 
-def fold_constants(model: onnx.ModelProto) -> None:
+def fold_constants(model: Skeleton) -> None:
     """Infer shapes and replace constant nodes by initializers, until nothing changes."""
     for _ in range(_ROUNDS):
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        model.graph.CopyFrom(inferred.graph)
+        inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
+        model.proto.graph.CopyFrom(inferred.graph)
         if not _fold_once(model):
             return
 
 
-def _fold_once(model: onnx.ModelProto) -> bool:
-    graph = model.graph
+def _fold_once(model: Skeleton) -> bool:
+    graph = model.proto.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
     shapes = _shapes(graph)
     folded: list[onnx.NodeProto] = []
     arrays: dict[str, npt.NDArray[np.generic]] = {}
-    names = set(known)
+    names = {*known, *model.weights}
     for node in graph.node:
         if node.op_type in ("Shape", "Size") and node.domain == "" and node.input[0] in shapes:
             arrays[node.output[0]] = _shape_result(node, shapes[node.input[0]])
@@ -51,7 +52,8 @@ def _fold_once(model: onnx.ModelProto) -> bool:
     kept = [node for node in graph.node if not set(node.output) <= gone]
     del graph.node[:]
     graph.node.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items())
+    for name, array in arrays.items():
+        model.add_constant(np.asarray(array), name)
     return True
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import evaluate, to_proto
 from edgekern.compiler.graph import (
     Quant,
@@ -51,7 +51,7 @@ def lookup(
 
 
 def table_of(
-    model: onnx.ModelProto, value: ir.Value, root: ir.Value, source: Quant, quant: Quant
+    model: Skeleton, value: ir.Value, root: ir.Value, source: Quant, quant: Quant
 ) -> tuple[Codes, list[ir.Node]]:
     """Codes of the function that leads from ``root`` to ``value``: onnxruntime computes it on the 256 values."""
     nodes = _between(root, value)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import onnx
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.graph import Quant, is_code, known_shape, label, operands, shape_of
 from edgekern.compiler.passes.lower_arithmetic import add_step, concat_step, lookup, pool_step, table_of
 from edgekern.compiler.passes.lower_moves import in_onnx_order, move, to_nhwc, view
@@ -34,7 +34,7 @@ class Lowering:
     inputs, outputs : tensors of the graph's borders, as ONNX has them
     """
 
-    def __init__(self, graph: ir.Graph, placement: Placement, model: onnx.ModelProto) -> None:
+    def __init__(self, graph: ir.Graph, placement: Placement, model: Skeleton) -> None:
         self.graph, self.placement, self.model = graph, placement, model
         self.items: list[Item] = []
         self._stored: dict[ir.Value, Tensor] = {}

@@ -69,10 +69,10 @@ def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape:
     in_c = x.shape[3]
     depthwise = groups > 1 and groups == in_c == out_c
     if depthwise:
-        packed = _core.pack_depthwise_blob(np.ascontiguousarray(weights.reshape(out_c, height * width)))
+        packed = _core.pack_depthwise_blob(weights.reshape(out_c, height * width))
     else:
         taps = weights.reshape(groups, out_c // groups, in_per_group, height * width).transpose(0, 1, 3, 2)
-        packed = _core.pack_weights_blob(np.ascontiguousarray(taps))
+        packed = _core.pack_weights_blob(taps)
     blobs = [packed, pad_strips(product.bias.astype(np.int32), 1 if depthwise else groups)]
     y = Tensor("", DType.F32, tuple(shape[axis] for axis in NHWC), order=NHWC)
     kind = StepKind.DEPTHWISE if depthwise else StepKind.CONV
@@ -86,7 +86,7 @@ def _gemm(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: tu
     else:
         x = in_onnx_order(lowering, x)
     n, k = weights.shape
-    packed = _core.pack_weights_blob(np.ascontiguousarray(weights.reshape(1, n, 1, k)))
+    packed = _core.pack_weights_blob(weights.reshape(1, n, 1, k))
     blobs = [packed, pad_strips(product.bias.astype(np.int32))]
     rows = math.prod(shape[:-1])
     return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, [rows, k, n])

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekern._onnxruntime import run_to_end
+from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import new_session
 from edgekern.compiler.graph import known_shape, label, qualified, shape_of
 from edgekern.errors import CompileError
@@ -27,13 +28,17 @@ def observe_shapes(model: ir.Model) -> None:
     unknown = [value for value in values if shape_of(value) is None or value.dtype is None]
     if not unknown:
         return
-    proto = ir.to_proto(model)
+    skeleton = Skeleton.of_ir(model)
+    proto = skeleton.proto
     names = [str(value.name) for value in unknown]
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     try:
         session = new_session(proto.SerializeToString())
-        first, second = (run_to_end(session, names, _feeds(model.graph, seed), timeout_s=None) for seed in (0, 1))
+        weights = {name: weight.array() for name, weight in skeleton.weights.items()}
+        first, second = (
+            run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=None) for seed in (0, 1)
+        )
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
     for value, one, two in zip(unknown, first, second, strict=True):
