@@ -34,28 +34,32 @@ def model(nodes: Iterable[NodeProto], x: Array, outputs: Iterable[Output], const
 
 
 def matmul_integer(x: Array, weights: Sequence[Array]) -> bytes:
-    nodes = [helper.make_node("MatMulInteger", ["x", f"w{i}"], [f"y{i}"]) for i in range(len(weights))]
+    nodes = [helper.make_node("MatMulInteger", ["x", f"w{i}", "", f"zw{i}"], [f"y{i}"]) for i in range(len(weights))]
     shape = (x.shape[0], weights[0].shape[1])
     outputs: list[Output] = [(f"y{i}", np.int32, shape) for i in range(len(weights))]
-    return model(nodes, x, outputs, {f"w{i}": w for i, w in enumerate(weights)})
+    return model(nodes, x, outputs, _numbered(weights, np.zeros((), np.int8)))
+
+
+def _numbered(weights: Sequence[Array], zero_point: Array) -> dict[str, Array]:
+    """Weights and their zero points, one a product: onnxruntime makes other weights of each pair on some machines."""
+    return {f"w{i}": w for i, w in enumerate(weights)} | {f"zw{i}": zero_point for i in range(len(weights))}
 
 
 def _maps(x: Array, scales: Scales, zero_points: tuple[int, int]) -> dict[str, Array]:
-    """Scales and zero points of x, w and y as constants."""
+    """Scales of x, w and y and zero points of x and y as constants."""
     values = {f"s{key}": np.asarray(scale, np.float32) for key, scale in zip("xwy", scales, strict=True)}
-    zeros = (np.array(zero_points[0], x.dtype), np.zeros_like(values["sw"], np.int8), np.array(zero_points[1], x.dtype))
-    return values | {f"z{key}": zero for key, zero in zip("xwy", zeros, strict=True)}
+    return values | {f"z{key}": np.array(zero, x.dtype) for key, zero in zip("xy", zero_points, strict=True)}
 
 
 def qlinear_matmul(x: Array, weights: Sequence[Array], scales: Scales, zero_points: tuple[int, int]) -> bytes:
     """Scales of x, w and y; zero points of x and y."""
     constants = _maps(x, scales, zero_points)
     nodes = [
-        helper.make_node("QLinearMatMul", ["x", "sx", "zx", f"w{i}", "sw", "zw", "sy", "zy"], [f"y{i}"])
+        helper.make_node("QLinearMatMul", ["x", "sx", "zx", f"w{i}", "sw", f"zw{i}", "sy", "zy"], [f"y{i}"])
         for i in range(len(weights))
     ]
     outputs: list[Output] = [(f"y{i}", x.dtype.type, (x.shape[0], weights[0].shape[1])) for i in range(len(weights))]
-    return model(nodes, x, outputs, constants | {f"w{i}": w for i, w in enumerate(weights)})
+    return model(nodes, x, outputs, constants | _numbered(weights, np.zeros_like(constants["sw"], np.int8)))
 
 
 def dynamic_linear(x: Array, weights: Sequence[Array], scale: Array, bias: Array) -> bytes:
@@ -66,13 +70,13 @@ def dynamic_linear(x: Array, weights: Sequence[Array], scale: Array, bias: Array
     ]
     for i in range(len(weights)):
         nodes += [
-            helper.make_node("MatMulInteger", ["q", f"w{i}", "zx"], [f"acc{i}"]),
+            helper.make_node("MatMulInteger", ["q", f"w{i}", "zx", f"zw{i}"], [f"acc{i}"]),
             helper.make_node("Cast", [f"acc{i}"], [f"f{i}"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"f{i}", "s"], [f"p{i}"]),
             helper.make_node("Add", [f"p{i}", "b"], [f"y{i}"]),
         ]
     outputs: list[Output] = [(f"y{i}", np.float32, (x.shape[0], weights[0].shape[1])) for i in range(len(weights))]
-    return model(nodes, x, outputs, {"sw": scale, "b": bias} | {f"w{i}": w for i, w in enumerate(weights)})
+    return model(nodes, x, outputs, {"sw": scale, "b": bias} | _numbered(weights, np.zeros((), np.int8)))
 
 
 def qdq_linear(x: Array, weights: Sequence[Array], scales: Scales, zero_points: tuple[int, int], bias: Array) -> bytes:
@@ -80,14 +84,14 @@ def qdq_linear(x: Array, weights: Sequence[Array], scales: Scales, zero_points: 
     nodes = [helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["xf"])]
     for i in range(len(weights)):
         nodes += [
-            helper.make_node("DequantizeLinear", [f"w{i}", "sw", "zw"], [f"wf{i}"], axis=1),
+            helper.make_node("DequantizeLinear", [f"w{i}", "sw", f"zw{i}"], [f"wf{i}"], axis=1),
             helper.make_node("MatMul", ["xf", f"wf{i}"], [f"p{i}"]),
             helper.make_node("Add", [f"p{i}", "b"], [f"f{i}"]),
             helper.make_node("QuantizeLinear", [f"f{i}", "sy", "zy"], [f"y{i}"]),
         ]
     outputs: list[Output] = [(f"y{i}", x.dtype.type, (x.shape[0], weights[0].shape[1])) for i in range(len(weights))]
     constants = _maps(x, scales, zero_points) | {"b": bias}
-    return model(nodes, x, outputs, constants | {f"w{i}": w for i, w in enumerate(weights)})
+    return model(nodes, x, outputs, constants | _numbered(weights, np.zeros_like(constants["sw"], np.int8)))
 
 
 def matmul_4bits(x: Array, w: Array, copies: int, scale: Array, group: int) -> bytes:

@@ -60,7 +60,13 @@ def writers(folder: Path) -> dict[str, Save]:
         "Ranges.save": lambda path, i: ranges[i].save(path),
         "Program.save": lambda path, i: programs[i].save(path),
         "run -o": lambda path, i: session.run(
-            folder / "model.ekm", [folder / f"{i}.npy"], output=path, num_threads=1, isa=None
+            folder / "model.ekm",
+            [folder / f"{i}.npy"],
+            output=path,
+            num_threads=1,
+            isa=None,
+            allow_host=True,
+            host_timeout_s=60.0,
         ),
         "calibrate -o": lambda path, i: toolkit.calibrate(model, [data], path, method=methods[i], batch=None),
         "quantize -o": lambda path, i: toolkit.quantize(

@@ -243,7 +243,7 @@ WRITERS = {
     "Program.save": lambda path, folder: ek.Program.load(folder / "p.ekm").save(path),
     "quickstart": lambda path, folder: quickstart.run(save=path),
     "run": lambda path, folder: cli.session.run(
-        folder / "p.ekm", [folder / "x.npz"], output=path, num_threads=1, isa=None
+        folder / "p.ekm", [folder / "x.npz"], output=path, num_threads=1, isa=None, allow_host=True, host_timeout_s=60.0
     ),
     "calibrate": lambda path, folder: toolkit.calibrate(
         folder / "m.onnx", [folder / "x.npz"], path, method=None, batch=None
