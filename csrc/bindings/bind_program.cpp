@@ -9,6 +9,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "program/program.h"
+#include "program/steps/step.h"
 
 namespace ek {
 namespace {
@@ -36,6 +37,73 @@ auto assign_to(std::vector<T> ProgramIndex::*list) {
   return [list](ProgramIndex& index, std::vector<T> items) { index.*list = std::move(items); };
 }
 
+/// Arguments by name, as the step's kind has them; of a damaged step, those that are there.
+py::dict arguments_of_step(const Step& step) {
+  py::dict found;
+  size_t ints = 0, floats = 0;
+  for (const ArgumentName& argument : find_step_type(step.kind)->arguments) {
+    const size_t left = argument.real ? step.floats.size() - floats : step.ints.size() - ints;
+    const size_t count = argument.count == 0 ? left : std::min(argument.count, left);
+    py::list values;
+    for (size_t i = 0; i < count; ++i) {
+      argument.real ? values.append(step.floats[floats++]) : values.append(step.ints[ints++]);
+    }
+    if (argument.count == 1 && count == 1) {
+      found[argument.name] = values[0];
+    } else {
+      found[argument.name] = values;
+    }
+  }
+  return found;
+}
+
+/// "rows, k, columns"
+std::string names_of(const StepType& type) {
+  std::string names;
+  for (const ArgumentName& argument : type.arguments) names += (names.empty() ? "" : ", ") + std::string(argument.name);
+  return names.empty() ? "none" : names;
+}
+
+/// What an argument must be, in words.
+const char* described(const ArgumentName& argument) {
+  return argument.real ? "a number" : argument.count == 1 ? "an integer" : "a list of integers";
+}
+
+/// Replaces a step's arguments by those given: all that its kind has, and no others.
+void set_arguments(Step* step, const py::dict& given) {
+  const StepType& type = *find_step_type(step->kind);
+  const auto of = [&](const std::string& name) { return "'" + name + "' of " + type.name; };
+  std::vector<int64_t> ints;
+  std::vector<float> floats;
+  py::dict left = given.attr("copy")();
+  for (const ArgumentName& argument : type.arguments) {
+    if (!left.contains(argument.name)) fail(Code::kValue, "Step: the argument " + of(argument.name) + " is missing");
+    const py::object value = left.attr("pop")(argument.name);
+    try {
+      if (argument.real) {
+        floats.push_back(value.cast<float>());
+      } else if (argument.count == 1) {
+        ints.push_back(value.cast<int64_t>());
+      } else {
+        const auto values = value.cast<std::vector<int64_t>>();
+        if (argument.count != 0 && values.size() != argument.count) {
+          fail(Code::kValue, "Step: " + of(argument.name) + " must have " + std::to_string(argument.count) +
+                                 " numbers, got " + std::to_string(values.size()));
+        }
+        ints.insert(ints.end(), values.begin(), values.end());
+      }
+    } catch (const py::cast_error&) {
+      fail(Code::kType,
+           "Step: " + of(argument.name) + " must be " + described(argument) + ", got " + std::string(py::repr(value)));
+    }
+  }
+  for (const auto& [name, value] : left) {
+    fail(Code::kValue, "Step: there is no argument " + of(py::str(name)) + "; it takes " + names_of(type));
+  }
+  step->ints = std::move(ints);
+  step->floats = std::move(floats);
+}
+
 }  // namespace
 
 void bind_program(py::module_& m) {
@@ -48,27 +116,9 @@ void bind_program(py::module_& m) {
       .value("BOOL", DType::kBool)
       .value("F64", DType::kF64)
       .finalize();
-  py::native_enum<StepKind>(m, "StepKind", "enum.IntEnum")
-      .value("QUANTIZE", StepKind::kQuantize)
-      .value("QUANTIZE_NCHW", StepKind::kQuantizeNchw)
-      .value("DEQUANTIZE", StepKind::kDequantize)
-      .value("DEQUANTIZE_NCHW", StepKind::kDequantizeNchw)
-      .value("CONV", StepKind::kConv)
-      .value("DEPTHWISE", StepKind::kDepthwise)
-      .value("GEMM", StepKind::kGemm)
-      .value("ADD", StepKind::kAdd)
-      .value("LOOKUP", StepKind::kLookup)
-      .value("MAX_POOL", StepKind::kMaxPool)
-      .value("AVERAGE_POOL", StepKind::kAveragePool)
-      .value("CONCAT", StepKind::kConcat)
-      .value("SLICE", StepKind::kSlice)
-      .value("PAD", StepKind::kPad)
-      .value("TRANSPOSE", StepKind::kTranspose)
-      .finalize();
-  py::native_enum<StepUnit>(m, "StepUnit", "enum.IntEnum")
-      .value("CUBE", StepUnit::kCube)
-      .value("VECTOR", StepUnit::kVector)
-      .finalize();
+  py::native_enum<StepKind> kinds(m, "StepKind", "enum.IntEnum");
+  for (const StepType& type : step_types()) kinds.value(type.name, type.kind);
+  kinds.finalize();
 
   using Shape = std::vector<int64_t>;
   using Ids = std::vector<uint32_t>;
@@ -98,30 +148,22 @@ void bind_program(py::module_& m) {
           "sha256", [](const BlobDef& b) { return bytes_of(b.sha256); },
           [](BlobDef& b, const py::bytes& sha256) { b.sha256 = digest_of(sha256); });
   py::class_<Step>(m, "Step", py::is_final(), plain_type())
-      .def(py::init([](StepKind kind, StepUnit unit, std::string name, std::string op, Ids in, Ids out, Ids blobs,
-                       Shape ints, std::vector<float> floats) {
-             return Step{kind,
-                         unit,
-                         std::move(name),
-                         std::move(op),
-                         std::move(in),
-                         std::move(out),
-                         std::move(blobs),
-                         std::move(ints),
-                         std::move(floats)};
+      .def(py::init([](StepKind kind, std::string name, std::string op, Ids in, Ids out, Ids blobs,
+                       const py::dict& arguments) {
+             Step step{kind, std::move(name), std::move(op), std::move(in), std::move(out), std::move(blobs), {}, {}};
+             set_arguments(&step, arguments);
+             return step;
            }),
-           py::kw_only(), py::arg("kind"), py::arg("unit"), py::arg("name"), py::arg("op"), py::arg("inputs"),
-           py::arg("outputs"), py::arg("blobs") = Ids{}, py::arg("ints") = Shape{},
-           py::arg("floats") = std::vector<float>{})
+           py::kw_only(), py::arg("kind"), py::arg("name"), py::arg("op"), py::arg("inputs"), py::arg("outputs"),
+           py::arg("blobs") = Ids{}, py::arg("arguments") = py::dict())
       .def_readwrite("kind", &Step::kind)
-      .def_readwrite("unit", &Step::unit)
       .def_readwrite("name", &Step::name)
       .def_readwrite("op", &Step::op)
       .def_readwrite("inputs", &Step::in)
       .def_readwrite("outputs", &Step::out)
       .def_readwrite("blobs", &Step::blobs)
-      .def_readwrite("ints", &Step::ints)
-      .def_readwrite("floats", &Step::floats);
+      .def_property("arguments", &arguments_of_step, &set_arguments)
+      .def_property_readonly("macs", [](const Step& step) { return find_step_type(step.kind)->macs(step); });
   py::class_<Segment>(m, "Segment", py::is_final(), plain_type())
       .def(py::init([](uint32_t begin, uint32_t end) {
              return Segment{begin, end};
@@ -191,6 +233,16 @@ void bind_program(py::module_& m) {
             return py::make_tuple(std::move(index), used);
           },
           py::arg("data").noconvert())
+      .def(
+          "work",
+          [](const ProgramIndex& i, size_t step) {
+            if (step >= i.steps.size()) fail(Code::kValue, "ProgramIndex: there is no step " + std::to_string(step));
+            throw_if_error(check_ids(i, i.steps[step]));
+            throw_if_error(check_step(i, i.steps[step]));
+            const Work work = work_of(i, i.steps[step]);
+            return py::make_tuple(work.macs, work.bytes);
+          },
+          py::arg("step"))
       .def(
           "validate", [](const ProgramIndex& i, uint64_t data_bytes) { throw_if_error(validate(i, data_bytes)); },
           py::arg("data_bytes"));

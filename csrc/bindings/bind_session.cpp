@@ -220,6 +220,14 @@ void bind_session(py::module_& m) {
           py::arg("inputs"), py::arg("outputs"))
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
       .def("tensor", &view, py::arg("id"))
+      .def(
+          "path",
+          [](const BoundSession& s, size_t i) {
+            if (i >= s.session->index().steps.size())
+              fail(Code::kValue, "session: there is no step " + std::to_string(i));
+            return s.session->path(i);
+          },
+          py::arg("step"))
       .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session->arena_bytes(); })
       .def_property_readonly("bytes_copied", [](const BoundSession& s) { return s.copy.size(); })
       .def_readonly("isa", &BoundSession::isa)
