@@ -39,7 +39,8 @@ def test_report_has_a_row_a_layer_worst_first(report_and_program):
     figures = [row.sqnr_db for row in report.rows]
     assert figures == sorted(figures)
     assert {row.name for row in report.rows} == {step.name for step in program.steps}
-    assert all(row.unit in ("Cube", "Vector") for row in report.rows)
+    path_of = dict(zip([step.name for step in program.steps], program.paths(), strict=True))
+    assert {row.name: row.path for row in report.rows} == path_of
     assert all(20 < row.sqnr_db < 80 and 0.99 < row.cosine <= 1 for row in report.rows)
     assert report.feeds == 4
 

@@ -1,6 +1,9 @@
 """Every operator in every form that other tools write: compiled, run, and held to the NumPy reference and the graph."""
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +16,7 @@ from edgekern.errors import (
     CompileError,
     EdgekernWarning,
     HostStepError,
+    UnsupportedIsaError,
 )
 
 from graphs import Graph, feeds_of, onnxruntime_session
@@ -106,11 +110,50 @@ def test_flattened_image_is_not_transposed():
     assert "TRANSPOSE" not in {step.kind for step in ek.compile(channels_last()).steps if step.dtype == np.uint8}
 
 
-def test_units_follow_the_work():
-    units = {step.name.split("_")[1]: step.unit for step in ek.compile(residual()).steps}
-    assert set(units.values()) == {"Vector"}
-    big = ek.compile(conv_model(64, 64, 3, 3, channels=64))
-    assert [step.unit for step in big.steps if step.kind == "CONV"] == ["Cube"]
+def test_paths_name_what_runs(isa):
+    program = ek.compile(residual())
+    paths = dict(zip([step.op for step in program.steps], program.paths(isa=isa), strict=True))
+    assert paths["QuantizeLinear"] == paths["DequantizeLinear"] == "quantize"
+    assert paths["Conv+Add+Relu"] == "tile"
+    wide = ek.compile(conv_model(64, 64, 3, 3, channels=64))
+    assert "tile" in wide.paths(isa=isa)
+    assert ek.InferenceSession(program, isa=isa, num_threads=2).paths == program.paths(isa=isa)
+    assert program.paths() == program.paths(isa=ek.cpu_info()["isa"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "columns", "path"), [(1, 300, 300, "gemv"), (1, 300, 40, "tile"), (5, 300, 300, "tile")]
+)
+def test_path_of_a_product_follows_its_shape(rows, k, columns, path, isa):
+    g = Graph()
+    model = g.model(g.op("Gemm", image(g, rows, k), g.weights(k, columns, axis=1)))
+    program = ek.compile(model, allow_host=False)
+    [taken] = [taken for step, taken in zip(program.steps, program.paths(isa=isa), strict=True) if step.kind == "GEMM"]
+    assert taken == path
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_asking_for_paths_starts_no_thread(tmp_path):
+    ek.compile(residual()).save(tmp_path / "p.ekm")
+    child = """
+import os, sys
+import edgekern as ek
+program = ek.Program.load(sys.argv[1])
+before = len(os.listdir("/proc/self/task"))
+program.paths(), program.summary()
+assert len(os.listdir("/proc/self/task")) == before
+ek.InferenceSession(program, num_threads=2)
+assert len(os.listdir("/proc/self/task")) == before + 1, "a session's worker is not seen"
+"""
+    subprocess.run([sys.executable, "-c", child, str(tmp_path / "p.ekm")], check=True, timeout=120)
+
+
+def test_paths_refuse_an_isa_that_is_none():
+    program = ek.compile(residual())
+    with pytest.raises(UnsupportedIsaError, match="sse9"):
+        program.paths(isa="sse9")
+    with pytest.raises(ArgumentTypeError, match=r"Program\.paths: isa must be"):
+        program.paths(isa=3)
 
 
 def test_batch_fills_the_free_dimension():
@@ -251,9 +294,10 @@ def test_compiling_twice_gives_equal_programs_and_leaves_the_model():
 def test_summary_shows_every_step_and_the_arena():
     program = ek.compile(residual())
     table = program.summary()
-    for step in program.steps:
-        assert step.name in table
-        assert f"{step.macs:,}" in table
+    for step, path in zip(program.steps, program.paths(), strict=True):
+        [line] = [line for line in table.splitlines() if line.startswith(f"{step.name} ")]
+        assert path in line.split()
+        assert f"{step.macs:,}" in line.split()
     assert f"arena {program.memory_plan.arena_bytes:,} bytes" in table
     assert repr(program).startswith("Program(x[1, 8, 9, 7] -> ")
 

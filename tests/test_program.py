@@ -2,16 +2,19 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError, UnsupportedIsaError
 
-DType, StepKind, StepUnit = _core.DType, _core.StepKind, _core.StepUnit
+DType, StepKind = _core.DType, _core.StepKind
+GOLDEN = Path(__file__).parent / "golden" / "every_step.ekm"
 TABLE = np.arange(256, dtype=np.uint8)[::-1].copy()
 
 
@@ -34,9 +37,7 @@ def mirror_index() -> _core.ProgramIndex:
 
     def step(kind: _core.StepKind, tensor_in: int, tensor_out: int, blobs: list[int]) -> _core.Step:
         name = kind.name.lower()
-        return _core.Step(
-            kind=kind, unit=StepUnit.VECTOR, name=name, op=name, inputs=[tensor_in], outputs=[tensor_out], blobs=blobs
-        )
+        return _core.Step(kind=kind, name=name, op=name, inputs=[tensor_in], outputs=[tensor_out], blobs=blobs)
 
     return _core.ProgramIndex(
         producer="tests",
@@ -196,6 +197,115 @@ def test_encode_refuses_what_decode_would():
     index.producer = "x" * 5000
     with pytest.raises(ArgumentValueError, match="producer: a count of 5000 passes the limit of 4096"):
         index.encode()
+
+
+@pytest.fixture(scope="module")
+def golden() -> _core.ProgramIndex:
+    """An index with a step of every kind."""
+    return ek.Program.load(GOLDEN).index
+
+
+@pytest.fixture(scope="module")
+def step_of(golden) -> dict[_core.StepKind, _core.Step]:
+    return {step.kind: step for step in golden.steps}
+
+
+def step_with(step: _core.Step, arguments: dict) -> _core.Step:
+    """A step like another one, with other arguments."""
+    return _core.Step(
+        kind=step.kind,
+        name=step.name,
+        op=step.op,
+        inputs=step.inputs,
+        outputs=step.outputs,
+        blobs=step.blobs,
+        arguments=arguments,
+    )
+
+
+def test_a_step_is_made_of_the_arguments_that_it_states(golden, step_of):
+    assert set(step_of) == set(StepKind)
+    made = _core.ProgramIndex.decode(golden.encode())
+    made.steps = [step_with(step, step.arguments) for step in golden.steps]
+    assert made == golden
+    backwards = [step_with(step, dict(reversed(step.arguments.items()))) for step in golden.steps]
+    assert [step.arguments for step in backwards] == [step.arguments for step in golden.steps]
+
+
+@pytest.mark.parametrize("kind", StepKind, ids=lambda kind: kind.name)
+def test_a_step_takes_the_arguments_of_its_kind_and_no_others(step_of, kind):
+    step = step_of[kind]
+    known = step.arguments
+    with pytest.raises(ArgumentValueError, match=f"no argument 'unheard_of' of {kind.name}; it takes"):
+        step_with(step, known | {"unheard_of": 1})
+    for name, value in known.items():
+        others = {other: known[other] for other in known if other != name}
+        with pytest.raises(ArgumentValueError, match=f"the argument '{name}' of {kind.name} is missing"):
+            step_with(step, others)
+        for wrong in ("3", None, [value], *([] if isinstance(value, float) else [1.5])):
+            with pytest.raises(ArgumentTypeError, match=f"'{name}' of {kind.name} must be an? "):
+                step_with(step, known | {name: wrong})
+        if isinstance(value, list) and name != "bytes":  # as many as there are pieces
+            with pytest.raises(ArgumentValueError, match=f"'{name}' of {kind.name} must have 4 numbers, got 3"):
+                step_with(step, known | {name: value[:3]})
+
+
+def test_arguments_are_replaced_whole_or_not_at_all(step_of):
+    step = step_of[StepKind.TRANSPOSE]
+    before = step.arguments
+    with pytest.raises(ArgumentValueError, match="'item_bytes' of TRANSPOSE is missing"):
+        step.arguments = {"x_shape": [1, 2, 3, 4], "perm": [3, 2, 1, 0]}
+    assert step.arguments == before
+    step.arguments = {"x_shape": (1, 2, 3, np.int64(4)), "perm": np.array([3, 2, 1, 0]), "item_bytes": 1}
+    assert step.arguments == {"x_shape": [1, 2, 3, 4], "perm": [3, 2, 1, 0], "item_bytes": 1}
+    step.arguments = before
+
+
+def test_kinds_that_the_enum_lacks_are_no_steps():
+    """The number of a kind stands where two indices differ that differ in one kind."""
+    index, other = mirror_index(), mirror_index()
+    other.steps = [other.steps[0], other.steps[1], mirror_index().steps[0]]
+    renamed = index.steps
+    renamed[2].name, renamed[2].op, renamed[2].inputs, renamed[2].outputs = "quantize", "quantize", [0], [1]
+    index.steps = renamed
+    data = index.encode()
+    [at] = [i for i, (a, b) in enumerate(zip(data, other.encode(), strict=True)) if a != b]
+    for number in range(256):
+        changed = data[:at] + bytes([number]) + data[at + 1 :]
+        if number in set(StepKind):
+            assert _core.ProgramIndex.decode(changed).steps[2].kind == StepKind(number)
+        else:
+            with pytest.raises(ArtifactError, match=f"unknown step kind {number}"):
+                _core.ProgramIndex.decode(changed)
+
+
+def test_work_is_multiply_adds_and_bytes():
+    index = mirror_index()
+    assert [index.work(step) for step in range(3)] == [(0, 24 + 6), (0, 6 + 6 + 256), (0, 6 + 24)]
+    with pytest.raises(ArgumentValueError, match="there is no step 3"):
+        index.work(3)
+    steps = index.steps
+    steps[1].inputs = [9]
+    index.steps = steps
+    assert index.work(0) == (0, 30)
+    with pytest.raises(ArtifactError, match="names a tensor or blob that does not exist"):
+        index.work(1)
+    steps[1].inputs = [0]
+    index.steps = steps
+    with pytest.raises(ArtifactError, match=r"step 'lookup' \(lookup\): damaged arguments"):
+        index.work(1)
+
+
+def test_work_of_a_product_is_that_of_its_formula(golden):
+    for number, step in enumerate(golden.steps):
+        a = step.arguments
+        pixels = a.get("batch", 0) * a.get("out_h", 0) * a.get("out_w", 0) * a.get("kernel_h", 0) * a.get("kernel_w", 0)
+        expected = {
+            StepKind.GEMM: a.get("rows", 0) * a.get("k", 0) * a.get("columns", 0),
+            StepKind.CONV: pixels * a.get("in_channels", 0) // a.get("groups", 1) * a.get("out_channels", 0),
+            StepKind.DEPTHWISE: pixels * a.get("channels", 0),
+        }.get(step.kind, 0)
+        assert step.macs == golden.work(number)[0] == expected
 
 
 @given(at=st.integers(0, 10_000), flip=st.integers(1, 255))

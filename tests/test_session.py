@@ -292,7 +292,7 @@ def test_trace_gives_every_step(session, program, model):
 
 def test_session_states_its_memory(session, program):
     assert session.arena_bytes >= program.memory_plan.arena_bytes
-    assert session.summary() == program.summary()
+    assert session.summary() == program.summary(isa=session.isa)
     assert "num_threads=1" in repr(session)
 
 

@@ -192,6 +192,10 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
 
 }  // namespace
 
+const char* conv_path(const Runtime& rt, const ConvArgs& args) {
+  return make_plan(*rt.kernels, args).shallow ? "shallow" : "tile";
+}
+
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Plan plan = make_plan(*rt.kernels, args);
   const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), rt.kernels->tile_rows);

@@ -193,15 +193,28 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   return grid;
 }
 
+/// What a product's blocks are multiplied by. A gemv leaves its last columns, fewer than it takes, to the tiles.
+enum class Path { kThin, kGemv, kShallow, kTile };
+
+bool runs_shallow(const Kernels& kernels, const GemmArgs& args) {
+  return args.a_sign == kernels.native_sign && is_shallow(kernels, 1, depth(args), args.epilogue);
+}
+
+Path path_of(const Kernels& kernels, const GemmArgs& args, const TilePlan& plan) {
+  if (is_thin(args)) return Path::kThin;
+  if (args.m == 1 && plan.n >= plan.tile && plan.blocks[0].unit == Unit::kCube) return Path::kGemv;
+  return runs_shallow(kernels, args) ? Path::kShallow : Path::kTile;
+}
+
 /// The blocks of the plan, or what lies of them in `unit`. Neighbors of one kind are one part: along a row of C the
 /// caches know what comes next.
 void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, const Rect& unit) {
   const Kernels& kernels = *rt.kernels;
   const size_t across = ceil_div(plan.n, plan.tile);
   const Rect whole_blocks = {unit.row0, unit.row1, unit.col0, std::min(unit.col1, plan.n / plan.tile * plan.tile)};
-  const bool thin = is_thin(args);
-  const bool shallow = args.a_sign == kernels.native_sign && is_shallow(kernels, 1, depth(args), args.epilogue);
-  const bool gemv = !thin && args.m == 1 && whole_blocks.col0 < whole_blocks.col1 && plan.blocks[0].unit == Unit::kCube;
+  const Path path = path_of(kernels, args, plan);
+  const bool gemv = path == Path::kGemv && whole_blocks.col0 < whole_blocks.col1;
+  const bool shallow = path != Path::kThin && runs_shallow(kernels, args);
   const size_t done = gemv ? run_gemv(kernels, args, whole_blocks) : unit.col0;
   for (size_t i = unit.row0 / plan.tile; i * plan.tile < unit.row1; ++i) {
     const TileBlock* const row = plan.blocks.data() + i * across;
@@ -215,7 +228,7 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
         if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
       }
       if (part.col0 >= part.col1) continue;
-      if (thin) {
+      if (path == Path::kThin) {
         run_thin(kernels, args, part);
       } else if (shallow) {
         run_shallow(kernels, args, part);
@@ -227,6 +240,20 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
 }
 
 }  // namespace
+
+const char* gemm_path(const Runtime& rt, const GemmArgs& args, const TilePlan& plan) {
+  switch (path_of(*rt.kernels, args, plan)) {
+    case Path::kThin:
+      return "thin";
+    case Path::kGemv:
+      return "gemv";
+    case Path::kShallow:
+      return "shallow";
+    case Path::kTile:
+      break;
+  }
+  return "tile";
+}
 
 void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan) {
   const Grid grid = make_grid(rt, args);

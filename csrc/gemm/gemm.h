@@ -26,4 +26,7 @@ struct GemmArgs {
 /// Runs exactly the blocks of `plan` (made for the same m, n, k).
 void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan);
 
+/// The code that gemm() will run: "thin", "gemv", "shallow" or "tile".
+const char* gemm_path(const Runtime& rt, const GemmArgs& args, const TilePlan& plan);
+
 }  // namespace ek

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "program/program.h"
+#include "program/steps/step.h"
 
 namespace ek {
 namespace {
@@ -24,7 +25,7 @@ void fields(Archive& ar, T& record) {
   using Record = std::remove_const_t<T>;
   if constexpr (std::is_same_v<Record, TensorDef>) {
     ar.text("tensor name", record.name);
-    ar.choice("dtype", record.dtype, 0, 6);
+    ar.choice("dtype", record.dtype, [](DType dtype) { return dtype <= kLastDType; });
     ar.list("tensor shape", record.shape, kMaxRank);
     ar.number(record.scale);
     ar.number(record.zero_point);
@@ -36,8 +37,7 @@ void fields(Archive& ar, T& record) {
     ar.number(record.bytes);
     ar.bytes(record.sha256.data(), record.sha256.size());
   } else if constexpr (std::is_same_v<Record, Step>) {
-    ar.choice("step kind", record.kind, 1, 15);
-    ar.choice("step unit", record.unit, 0, 1);
+    ar.choice("step kind", record.kind, [](StepKind kind) { return find_step_type(kind) != nullptr; });
     ar.text("step name", record.name);
     ar.text("step operators", record.op);
     ar.list("step inputs", record.in, kMaxArguments);
@@ -78,8 +78,8 @@ class Writer {
     std::memcpy(&bits, &value, sizeof value);
     for (size_t i = 0; i < sizeof value; ++i) out_.push_back(static_cast<char>(bits >> (8 * i) & 0xFF));
   }
-  template <typename T>
-  void choice(const char*, T value, int, int) {
+  template <typename T, typename Known>
+  void choice(const char*, T value, Known) {
     number(value);
   }
   void bytes(const void* data, size_t n) { out_.append(static_cast<const char*>(data), n); }
@@ -129,12 +129,12 @@ class Reader {
     for (size_t i = 0; i < sizeof raw; ++i) bits = static_cast<Bits<T>>(bits | static_cast<Bits<T>>(raw[i]) << (8 * i));
     std::memcpy(&value, &bits, sizeof value);
   }
-  template <typename T>
-  void choice(const char* what, T& value, int lowest, int highest) {
+  template <typename T, typename Known>
+  void choice(const char* what, T& value, Known known) {
     std::underlying_type_t<T> raw = 0;
     number(raw);
-    if (raw < lowest || raw > highest) fail(std::string("unknown ") + what + " " + std::to_string(raw));
-    value = static_cast<T>(ok() ? raw : lowest);
+    if (!known(static_cast<T>(raw))) return fail(std::string("unknown ") + what + " " + std::to_string(raw));
+    if (ok()) value = static_cast<T>(raw);
   }
   void bytes(void* out, size_t n) {
     if (n > left_) return fail("the bytes end in the middle of a record");
@@ -169,7 +169,7 @@ class Reader {
   template <typename T>
   static constexpr size_t kLeastBytes = std::is_same_v<T, TensorDef> ? 29
                                         : std::is_same_v<T, BlobDef> ? 52
-                                        : std::is_same_v<T, Step>    ? 31
+                                        : std::is_same_v<T, Step>    ? 30
                                         : std::is_same_v<T, Segment> ? 8
                                                                      : sizeof(T);
 

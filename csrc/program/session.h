@@ -25,6 +25,8 @@ class Session {
   const ProgramIndex& index() const;
   uint8_t* tensor(uint32_t id);  // its bytes in the arena
   uint64_t tensor_bytes(uint32_t id) const;
+  /// The code that a step runs: "tile", "thin", "shallow", "gemv", "depthwise", "lookup", "move", ...
+  const char* path(size_t step) const;
   /// All segments on the caller's arrays, in the order of the index; an output that is null is not wanted. What is only
   /// converted or transposed at the border is read and written there, the rest is copied to and from the arena.
   void run(const void* const* inputs, void* const* outputs) noexcept;

@@ -4,7 +4,7 @@
 
 #include "memory/planner.h"
 #include "program/program.h"
-#include "program/step_args.h"
+#include "program/steps/checks.h"
 
 namespace ek {
 namespace {
@@ -53,18 +53,15 @@ Status check_blobs(const ProgramIndex& index, uint64_t data_bytes) {
   return {};
 }
 
-Status check_ids(const ProgramIndex& index) {
-  const auto inside = [](const std::vector<uint32_t>& ids, size_t count) {
-    return std::all_of(ids.begin(), ids.end(), [&](uint32_t id) { return id < count; });
-  };
+bool inside(const std::vector<uint32_t>& ids, size_t count) {
+  return std::all_of(ids.begin(), ids.end(), [&](uint32_t id) { return id < count; });
+}
+
+Status check_all_ids(const ProgramIndex& index) {
   const size_t tensors = index.tensors.size();
   if (!inside(index.inputs, tensors) || !inside(index.outputs, tensors))
     return bad("an input or output does not exist");
-  for (const Step& s : index.steps) {
-    if (!inside(s.in, tensors) || !inside(s.out, tensors) || !inside(s.blobs, index.blobs.size())) {
-      return bad("step '" + s.name + "' names a tensor or blob that does not exist");
-    }
-  }
+  for (const Step& step : index.steps) EK_RETURN_IF_ERROR(check_ids(index, step));
   uint32_t at = 0;
   for (const Segment& s : index.segments) {
     if (s.begin != at || s.end < s.begin) return bad("segments do not cover the steps");
@@ -129,10 +126,16 @@ Status check_memory(const ProgramIndex& index) {
 
 }  // namespace
 
+Status check_ids(const ProgramIndex& index, const Step& step) {
+  const size_t tensors = index.tensors.size();
+  const bool exist = inside(step.in, tensors) && inside(step.out, tensors) && inside(step.blobs, index.blobs.size());
+  return exist ? Status() : bad("step '" + step.name + "' names a tensor or blob that does not exist");
+}
+
 Status validate(const ProgramIndex& index, uint64_t data_bytes) {
   EK_RETURN_IF_ERROR(check_tensors(index));
   EK_RETURN_IF_ERROR(check_blobs(index, data_bytes));
-  EK_RETURN_IF_ERROR(check_ids(index));
+  EK_RETURN_IF_ERROR(check_all_ids(index));
   for (const Step& step : index.steps) EK_RETURN_IF_ERROR(check_step(index, step));
   return check_memory(index);
 }

@@ -133,10 +133,6 @@ class StepKind(enum.IntEnum):
     PAD = 14
     TRANSPOSE = 15
 
-class StepUnit(enum.IntEnum):
-    CUBE = 0
-    VECTOR = 1
-
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final
 class TensorDef:
@@ -170,26 +166,24 @@ class BlobDef:
 @final
 class Step:
     kind: StepKind
-    unit: StepUnit
     name: str
     op: str
     inputs: list[int]
     outputs: list[int]
     blobs: list[int]
-    ints: list[int]
-    floats: list[float]
+    arguments: dict[str, Any]
+    @property
+    def macs(self) -> int: ...
     def __init__(
         self,
         *,
         kind: StepKind,
-        unit: StepUnit,
         name: str,
         op: str,
         inputs: Sequence[int],
         outputs: Sequence[int],
         blobs: Sequence[int] = [],
-        ints: Sequence[int] = [],
-        floats: Sequence[float] = [],
+        arguments: dict[str, Any] = {},
     ) -> None: ...
 
 @final
@@ -227,6 +221,7 @@ class ProgramIndex:
     def decode(data: builtins.bytes) -> ProgramIndex: ...
     @staticmethod
     def decode_front(data: npt.NDArray[np.uint8]) -> tuple[ProgramIndex, int]: ...
+    def work(self, step: int) -> tuple[int, int]: ...
     def validate(self, data_bytes: int) -> None: ...
 
 def pack_weights_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
@@ -270,6 +265,7 @@ class Session:
     def check(self, inputs: list[npt.NDArray[Any]], outputs: list[npt.NDArray[Any] | None]) -> None: ...
     def run(self, inputs: list[npt.NDArray[Any]], outputs: list[npt.NDArray[Any] | None]) -> bool: ...
     def tensor(self, id: int) -> npt.NDArray[Any]: ...
+    def path(self, step: int) -> str: ...
     @property
     def arena_bytes(self) -> int: ...
     @property

@@ -13,10 +13,59 @@
 #include "gemm/pack.h"
 #include "memory/planner.h"
 #include "program/program.h"
-#include "program/step_args.h"
+#include "program/steps/checks.h"
 #include "reference.h"
 
 namespace ek::test {
+
+/// An argument of a step: its name and its numbers.
+struct Argument {
+  template <typename T>
+  Argument(const char* its_name, T value) : name(its_name) {
+    if constexpr (std::is_floating_point_v<T>) {
+      floats = {value};
+    } else {
+      ints = {static_cast<int64_t>(value)};
+    }
+  }
+  Argument(const char* its_name, std::vector<int64_t> values) : name(its_name), ints(std::move(values)) {}
+
+  std::string name;
+  std::vector<int64_t> ints;
+  std::vector<float> floats;
+};
+using Arguments = std::vector<Argument>;
+
+/// Gives a step all arguments of its kind, which come in any order.
+inline void set_arguments(Step& s, const Arguments& arguments) {
+  for (const ArgumentName& wanted : find_step_type(s.kind)->arguments) {
+    const auto given = std::find_if(arguments.begin(), arguments.end(), [&](const Argument& a) {
+      return a.name == wanted.name && (wanted.count == 0 || a.ints.size() + a.floats.size() == wanted.count);
+    });
+    if (given == arguments.end() || given->floats.empty() == wanted.real) std::abort();
+    s.ints.insert(s.ints.end(), given->ints.begin(), given->ints.end());
+    s.floats.insert(s.floats.end(), given->floats.begin(), given->floats.end());
+  }
+  if (arguments.size() != find_step_type(s.kind)->arguments.size()) std::abort();
+}
+
+/// The number of an argument, or the i-th of its numbers.
+inline int64_t& integer(Step& s, const std::string& name, size_t i = 0) {
+  size_t at = 0;
+  for (const ArgumentName& argument : find_step_type(s.kind)->arguments) {
+    if (name == argument.name && !argument.real) return s.ints.at(at + i);
+    at += argument.real ? 0 : argument.count;
+  }
+  std::abort();
+}
+inline float& real(Step& s, const std::string& name) {
+  size_t at = 0;
+  for (const ArgumentName& argument : find_step_type(s.kind)->arguments) {
+    if (name == argument.name && argument.real) return s.floats.at(at);
+    at += argument.real ? 1 : 0;
+  }
+  std::abort();
+}
 
 class SmallProgram {
  public:
@@ -48,16 +97,14 @@ class SmallProgram {
     return static_cast<uint32_t>(index.blobs.size() - 1);
   }
 
-  Step& step(StepKind kind, std::vector<uint32_t> in, uint32_t out, std::vector<int64_t> ints = {},
-             std::vector<float> floats = {}) {
+  Step& step(StepKind kind, std::vector<uint32_t> in, uint32_t out, const Arguments& arguments = {}) {
     Step s;
     s.kind = kind;
     s.name = "n" + std::to_string(index.steps.size());
     s.op = "Op" + std::to_string(static_cast<int>(kind));
     s.in = std::move(in);
     s.out = {out};
-    s.ints = std::move(ints);
-    s.floats = std::move(floats);
+    set_arguments(s, arguments);
     index.steps.push_back(std::move(s));
     return index.steps.back();
   }
@@ -75,7 +122,7 @@ class SmallProgram {
     const auto s = index.tensors[x].shape;
     const uint32_t y = tensor(dtype, {s[0], s[2], s[3], s[1]}, scale, zero_point);
     const auto pixels = static_cast<size_t>(s[2] * s[3]), channels = static_cast<size_t>(s[1]);
-    step(StepKind::kQuantizeNchw, {x}, y, {s[0], s[1], s[2] * s[3]});
+    step(StepKind::kQuantizeNchw, {x}, y, {{"batch", s[0]}, {"channels", s[1]}, {"pixels", s[2] * s[3]}});
     for (size_t c = 0; c < channels; ++c) {
       for (size_t p = 0; p < pixels; ++p) set(y, p * channels + c, get<float>(x, c * pixels + p));
     }
@@ -108,10 +155,13 @@ class SmallProgram {
     args.x = expected[x].data();
     args.x_q = quant_of(index.tensors[x]);
     const uint32_t y = tensor(c.out, {1, out_h, out_w, c.out_c}, 0.05f, c.out == DType::kU8 ? 120 : -3);
-    Step& s = step(c.depthwise ? StepKind::kDepthwise : StepKind::kConv, {x}, y,
-                   {1, in[1], in[2], out_h, out_w, c.kernel, c.kernel, c.stride, c.stride, 1, 1, c.pad, c.pad, in[3],
-                    c.out_c, c.groups});
-    finish_product(s, args, c, y);
+    Arguments arguments = window_arguments(w);
+    if (c.depthwise) {
+      arguments.emplace_back("channels", c.out_c);
+    } else {
+      arguments.insert(arguments.end(), {{"in_channels", in[3]}, {"out_channels", c.out_c}, {"groups", c.groups}});
+    }
+    finish_product(c.depthwise ? StepKind::kDepthwise : StepKind::kConv, x, std::move(arguments), args, c, y);
     return y;
   }
 
@@ -125,7 +175,7 @@ class SmallProgram {
     args.x = expected[x].data();
     args.x_q = quant_of(index.tensors[x]);
     const uint32_t y = tensor(c.out, {rows, c.out_c}, 0.04f, c.out == DType::kU8 ? 128 : 0);
-    finish_product(step(StepKind::kGemm, {x}, y, {rows, k, c.out_c}), args, c, y);
+    finish_product(StepKind::kGemm, x, {{"rows", rows}, {"k", k}, {"columns", c.out_c}}, args, c, y);
     return y;
   }
 
@@ -135,9 +185,17 @@ class SmallProgram {
     const int64_t out_h = (in[1] - kernel) / stride + 1, out_w = (in[2] - kernel) / stride + 1;
     const uint32_t y = average ? tensor(index.tensors[x].dtype, {1, out_h, out_w, in[3]}, xq.scale / 2, xq.zero_point)
                                : tensor(index.tensors[x].dtype, {1, out_h, out_w, in[3]}, xq.scale, xq.zero_point);
-    Step& s = step(average ? StepKind::kAveragePool : StepKind::kMaxPool, {x}, y,
-                   {1, in[1], in[2], out_h, out_w, kernel, kernel, stride, stride, 1, 1, 0, 0, in[3]});
-    if (average) s.ints.push_back(0);
+    Window w;
+    w.in_h = static_cast<size_t>(in[1]);
+    w.in_w = static_cast<size_t>(in[2]);
+    w.out_h = static_cast<size_t>(out_h);
+    w.out_w = static_cast<size_t>(out_w);
+    w.kernel_h = w.kernel_w = static_cast<size_t>(kernel);
+    w.stride_h = w.stride_w = static_cast<size_t>(stride);
+    Arguments arguments = window_arguments(w);
+    arguments.emplace_back("channels", in[3]);
+    if (average) arguments.emplace_back("count_include_pad", 0);
+    step(average ? StepKind::kAveragePool : StepKind::kMaxPool, {x}, y, arguments);
     const QuantParams yq = quant_of(index.tensors[y]);
     const auto multiplier =
         static_cast<float>(double{xq.scale} / (double{yq.scale} * static_cast<double>(kernel * kernel)));
@@ -160,7 +218,7 @@ class SmallProgram {
   uint32_t add(uint32_t a, uint32_t b) {
     const uint32_t y = tensor(DType::kS8, index.tensors[a].shape, 0.08f, 5);
     const QuantParams q = quant_of(index.tensors[y]);
-    step(StepKind::kAdd, {a, b}, y, {}, {0.0f, low(q) + 255});  // a ReLU follows
+    step(StepKind::kAdd, {a, b}, y, {{"lo", 0.0f}, {"hi", low(q) + 255}});  // a ReLU follows
     for (size_t i = 0; i < size(y); ++i) {
       const float sum =
           real(expected[a][i], quant_of(index.tensors[a])) + real(expected[b][i], quant_of(index.tensors[b]));
@@ -183,7 +241,7 @@ class SmallProgram {
     const uint32_t y = tensor(index.tensors[a].dtype, {1, sa[1], sa[2], sa[3] + sb[3]});
     const auto rows = static_cast<size_t>(sa[1] * sa[2]), na = static_cast<size_t>(sa[3]),
                nb = static_cast<size_t>(sb[3]);
-    step(StepKind::kConcat, {a, b}, y, {sa[1] * sa[2], sa[3], sb[3]});
+    step(StepKind::kConcat, {a, b}, y, {{"rows", sa[1] * sa[2]}, {"bytes", {sa[3], sb[3]}}});
     for (size_t r = 0; r < rows; ++r) {
       for (size_t i = 0; i < na + nb; ++i) {
         expected[y][r * (na + nb) + i] = i < na ? expected[a][r * na + i] : expected[b][r * nb + i - na];
@@ -197,7 +255,11 @@ class SmallProgram {
     const auto s = index.tensors[x].shape;
     const int64_t rows = (s[1] + 1) / 2;
     const uint32_t y = tensor(index.tensors[x].dtype, {1, rows, s[2], s[3]});
-    step(StepKind::kSlice, {x}, y, {1, s[1], s[2], s[3], 1, rows, s[2], s[3], 0, s[1] - 1, 0, 0, 1, -2, 1, 1});
+    step(StepKind::kSlice, {x}, y,
+         {{"x_shape", {1, s[1], s[2], s[3]}},
+          {"y_shape", {1, rows, s[2], s[3]}},
+          {"start", {0, s[1] - 1, 0, 0}},
+          {"stride", {1, -2, 1, 1}}});
     const auto line = static_cast<size_t>(s[2] * s[3]);
     for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
       std::memcpy(expected[y].data() + r * line, expected[x].data() + (static_cast<size_t>(s[1]) - 1 - 2 * r) * line,
@@ -210,7 +272,11 @@ class SmallProgram {
   uint32_t pad(uint32_t x, uint8_t fill) {
     const auto s = index.tensors[x].shape;
     const uint32_t y = tensor(index.tensors[x].dtype, {1, s[1] + 2, s[2], s[3]});
-    step(StepKind::kPad, {x}, y, {1, s[1], s[2], s[3], 1, s[1] + 2, s[2], s[3], 0, 1, 0, 0, fill});
+    step(StepKind::kPad, {x}, y,
+         {{"x_shape", {1, s[1], s[2], s[3]}},
+          {"y_shape", {1, s[1] + 2, s[2], s[3]}},
+          {"before", {0, 1, 0, 0}},
+          {"value", fill}});
     std::fill(expected[y].begin(), expected[y].end(), fill);
     std::memcpy(expected[y].data() + s[2] * s[3], expected[x].data(), size(x));
     return y;
@@ -221,7 +287,7 @@ class SmallProgram {
     const auto s = index.tensors[x].shape;
     const uint32_t y =
         tensor(index.tensors[x].dtype, {1, s[3], s[1], s[2]}, index.tensors[x].scale, index.tensors[x].zero_point);
-    step(StepKind::kTranspose, {x}, y, {1, s[1], s[2], s[3], 0, 3, 1, 2, 1});
+    step(StepKind::kTranspose, {x}, y, {{"x_shape", {1, s[1], s[2], s[3]}}, {"perm", {0, 3, 1, 2}}, {"item_bytes", 1}});
     const auto pixels = static_cast<size_t>(s[1] * s[2]), channels = static_cast<size_t>(s[3]);
     for (size_t i = 0; i < size(y); ++i) expected[y][i] = expected[x][i % pixels * channels + i / pixels];
     return y;
@@ -231,7 +297,11 @@ class SmallProgram {
     const auto s = index.tensors[x].shape;
     const uint32_t y = nchw ? tensor(DType::kF32, {s[0], s[3], s[1], s[2]}) : tensor(DType::kF32, s);
     const size_t channels = nchw ? static_cast<size_t>(s[3]) : 1, pixels = size(x) / channels;
-    nchw ? step(StepKind::kDequantizeNchw, {x}, y, {1, s[3], s[1] * s[2]}) : step(StepKind::kDequantize, {x}, y);
+    if (nchw) {
+      step(StepKind::kDequantizeNchw, {x}, y, {{"batch", 1}, {"channels", s[3]}, {"pixels", s[1] * s[2]}});
+    } else {
+      step(StepKind::kDequantize, {x}, y);
+    }
     for (size_t i = 0; i < size(y); ++i) {
       put(y, i, real(expected[x][i % pixels * channels + i / pixels], quant_of(index.tensors[x])));
     }
@@ -303,8 +373,24 @@ class SmallProgram {
   static float low(const QuantParams& q) { return static_cast<float>((q.sign == Sign::kU8 ? 0 : -128) - q.zero_point); }
   size_t size(uint32_t id) const { return expected[id].size() / dtype_bytes(index.tensors[id].dtype); }
 
-  /// Weights, blobs, clamps, residual and the expected output of a convolution or a product.
-  void finish_product(Step& s, ConvArgs& args, const Conv& c, uint32_t y) {
+  static Arguments window_arguments(const Window& w) {
+    return {{"batch", w.batch},
+            {"in_h", w.in_h},
+            {"in_w", w.in_w},
+            {"out_h", w.out_h},
+            {"out_w", w.out_w},
+            {"kernel_h", w.kernel_h},
+            {"kernel_w", w.kernel_w},
+            {"stride_h", w.stride_h},
+            {"stride_w", w.stride_w},
+            {"dilation_h", w.dilation_h},
+            {"dilation_w", w.dilation_w},
+            {"pad_top", w.pad_top},
+            {"pad_left", w.pad_left}};
+  }
+
+  /// The step of a convolution or a product, whose sizes are given: weights, blobs, clamps, residual, expected output.
+  void finish_product(StepKind kind, uint32_t x, Arguments arguments, ConvArgs& args, const Conv& c, uint32_t y) {
     const size_t taps = args.window.taps(), group_in = args.in_c / args.groups, group_out = args.out_c / args.groups;
     // Arrays over channels are padded group by group; depthwise counts as one group.
     const size_t parts = c.depthwise ? 1 : args.groups, part = args.out_c / parts, padded = round_up(part, kStrip);
@@ -331,8 +417,9 @@ class SmallProgram {
                      static_cast<ptrdiff_t>(group_in), 1, packed.data() + g * round_up(bytes, 64));
       }
     }
-    s.blobs = {blob(packed.data(), packed.size()), blob(padded_bias.data(), padded_bias.size() * sizeof(int32_t)),
-               blob(multiplier.data(), multiplier.size() * sizeof(float))};
+    const std::vector<uint32_t> blobs = {blob(packed.data(), packed.size()),
+                                         blob(padded_bias.data(), padded_bias.size() * sizeof(int32_t)),
+                                         blob(multiplier.data(), multiplier.size() * sizeof(float))};
 
     Epilogue e;
     e.multiplier = multiplier.data();
@@ -340,6 +427,7 @@ class SmallProgram {
     e.kind = c.out == DType::kI32 ? OutKind::kInt32 : c.out == DType::kF32 ? OutKind::kFloat32 : OutKind::kQuantized;
     e.lo = e.kind == OutKind::kQuantized ? low(e.out) : -1e6f;
     e.hi = e.kind == OutKind::kQuantized ? low(e.out) + 255 : 1e6f;
+    std::vector<uint32_t> in = {x};
     if (c.residual >= 0) {
       const auto r = static_cast<uint32_t>(c.residual);
       e.sum_q = e.out;
@@ -351,12 +439,17 @@ class SmallProgram {
       e.residual_q = quant_of(index.tensors[r]);
       e.sum_lo = 0;  // a ReLU follows
       e.sum_hi = low(e.sum_q) + 255;
-      s.in.push_back(r);
-      s.ints.insert(s.ints.end(), {-9, 1});
-      s.floats = {e.lo, e.hi, 0.06f, e.sum_lo, e.sum_hi};
-    } else {
-      s.floats = {e.lo, e.hi};
+      in.push_back(r);
     }
+    const bool residual = in.size() == 2;
+    arguments.insert(arguments.end(), {{"lo", e.lo},
+                                       {"hi", e.hi},
+                                       {"mid_scale", residual ? e.out.scale : 1.0f},
+                                       {"mid_zero_point", residual ? e.out.zero_point : 0},
+                                       {"mid_signed", residual},
+                                       {"sum_lo", residual ? e.sum_lo : 0.0f},
+                                       {"sum_hi", residual ? e.sum_hi : 0.0f}});
+    step(kind, std::move(in), y, arguments).blobs = blobs;
     for (size_t i = 0; i < size(y); ++i) {
       const size_t n = i % args.out_c, pixel = i / args.out_c;
       const Stored stored = store(conv_acc(args, w, bias, pixel, n), e, pixel, n / part * padded + n % part, n);

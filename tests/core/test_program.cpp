@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <limits>
+#include <set>
 
 #include "small_program.h"
 
@@ -45,7 +46,7 @@ TEST_CASE("an index is read back as it was written") {
 TEST_CASE("the first bytes of an index never change") {
   const std::string bytes = encode({});
   CHECK(bytes.substr(0, 8) == std::string("EKPROG\0\1", 8));
-  CHECK(bytes.substr(8, 4) == std::string("\1\0\0\0", 4));
+  CHECK(bytes.substr(8, 4) == std::string("\2\0\0\0", 4));
   CHECK(bytes.size() == 8 + 4 + 4 + 6 * 4 + 8 + 32);
 }
 
@@ -99,8 +100,8 @@ TEST_CASE("decode says what it found") {
   bytes[0] = 'X';
   CHECK(says(decode_exactly(bytes, &index), "no edgekern program"));
   bytes = encode({});
-  bytes[8] = 2;
-  CHECK(says(decode_exactly(bytes, &index), "format version 2"));
+  bytes[8] = 3;
+  CHECK(says(decode_exactly(bytes, &index), "format version 3"));
   ProgramIndex with_text;
   with_text.producer = std::string(5000, 'x');
   CHECK(says(decode_exactly(encode(with_text), &index), "limit of 4096"));
@@ -182,44 +183,50 @@ TEST_CASE("validate refuses every broken promise") {
       {"ints missing", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints.pop_back(); }},
       {"ints too many", [&](ProgramIndex& i) { first(i, StepKind::kMaxPool).ints.push_back(1); }},
       {"floats missing", [&](ProgramIndex& i) { first(i, StepKind::kAdd).floats.pop_back(); }},
-      {"stride zero", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[7] = 0; }},
-      {"dilation zero", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[9] = 0; }},
-      {"padding negative", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[11] = -1; }},
-      {"stride huge", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[7] = int64_t{1} << 62; }},
-      {"padding huge", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[11] = 1 << 20; }},
-      {"image size", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[1] += 1; }},
-      {"groups", [&](ProgramIndex& i) { first(i, StepKind::kConv).ints[15] = 2; }},
-      {"depthwise groups", [&](ProgramIndex& i) { first(i, StepKind::kDepthwise).ints[15] = 1; }},
-      {"gemm depth", [&](ProgramIndex& i) { first(i, StepKind::kGemm).ints[1] += 1; }},
-      {"gemm rows", [&](ProgramIndex& i) { first(i, StepKind::kGemm).ints[0] = -1; }},
-      {"clamp NaN", [&](ProgramIndex& i) { first(i, StepKind::kConv).floats[0] = nan; }},
-      {"clamp below", [&](ProgramIndex& i) { first(i, StepKind::kConv).floats[0] = -1000; }},
-      {"clamp above", [&](ProgramIndex& i) { first(i, StepKind::kConv).floats[1] = 1000; }},
+      {"stride zero", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "stride_h") = 0; }},
+      {"dilation zero", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "dilation_h") = 0; }},
+      {"padding negative", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "pad_top") = -1; }},
+      {"stride huge", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "stride_h") = int64_t{1} << 62; }},
+      {"padding huge", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "pad_top") = 1 << 20; }},
+      {"image size", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "in_h") += 1; }},
+      {"groups", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "groups") = 2; }},
+      {"no groups", [&](ProgramIndex& i) { integer(first(i, StepKind::kConv), "groups") = 0; }},
+      {"depthwise channels", [&](ProgramIndex& i) { integer(first(i, StepKind::kDepthwise), "channels") -= 1; }},
+      {"no depthwise channels", [&](ProgramIndex& i) { integer(first(i, StepKind::kDepthwise), "channels") = 0; }},
+      {"gemm depth", [&](ProgramIndex& i) { integer(first(i, StepKind::kGemm), "k") += 1; }},
+      {"gemm rows", [&](ProgramIndex& i) { integer(first(i, StepKind::kGemm), "rows") = -1; }},
+      {"clamp NaN", [&](ProgramIndex& i) { real(first(i, StepKind::kConv), "lo") = nan; }},
+      {"clamp below", [&](ProgramIndex& i) { real(first(i, StepKind::kConv), "lo") = -1000; }},
+      {"clamp above", [&](ProgramIndex& i) { real(first(i, StepKind::kConv), "hi") = 1000; }},
       {"clamp crossed",
-       [&](ProgramIndex& i) {
-         first(i, StepKind::kAdd).floats = {100, 50};
-       }},
-      {"float clamp NaN", [&](ProgramIndex& i) { first(i, StepKind::kGemm).floats[1] = nan; }},
-      {"mid scale", [&](ProgramIndex& i) { with_residual(i).floats[2] = 0; }},
-      {"mid sign", [&](ProgramIndex& i) { with_residual(i).ints.back() = 2; }},
-      {"mid zero point", [&](ProgramIndex& i) { *(with_residual(i).ints.end() - 2) = 128; }},
-      {"sum clamp", [&](ProgramIndex& i) { with_residual(i).floats[4] = 300; }},
+       [&](ProgramIndex& i) { real(first(i, StepKind::kAdd), "lo") = 100, real(first(i, StepKind::kAdd), "hi") = 50; }},
+      {"float clamp NaN", [&](ProgramIndex& i) { real(first(i, StepKind::kGemm), "hi") = nan; }},
+      {"mid scale", [&](ProgramIndex& i) { real(with_residual(i), "mid_scale") = 0; }},
+      {"mid sign", [&](ProgramIndex& i) { integer(with_residual(i), "mid_signed") = 2; }},
+      {"mid zero point", [&](ProgramIndex& i) { integer(with_residual(i), "mid_zero_point") = 128; }},
+      {"sum clamp", [&](ProgramIndex& i) { real(with_residual(i), "sum_hi") = 300; }},
       {"residual size", [&](ProgramIndex& i) { with_residual(i).in[1] = 1; }},
-      {"pool of padding alone", [&](ProgramIndex& i) { first(i, StepKind::kMaxPool).ints[11] = 2; }},
-      {"pool past the end", [&](ProgramIndex& i) { first(i, StepKind::kMaxPool).ints[7] = 9; }},
+      {"mid scale without a residual", [&](ProgramIndex& i) { real(first(i, StepKind::kConv), "mid_scale") = 0.5f; }},
+      {"mid sign without a residual", [&](ProgramIndex& i) { integer(first(i, StepKind::kGemm), "mid_signed") = 1; }},
+      {"mid zero point without a residual",
+       [&](ProgramIndex& i) { integer(first(i, StepKind::kDepthwise), "mid_zero_point") = 1; }},
+      {"sum clamp without a residual", [&](ProgramIndex& i) { real(first(i, StepKind::kConv), "sum_hi") = 1; }},
+      {"pool of padding alone", [&](ProgramIndex& i) { integer(first(i, StepKind::kMaxPool), "pad_top") = 2; }},
+      {"pool past the end", [&](ProgramIndex& i) { integer(first(i, StepKind::kMaxPool), "stride_h") = 9; }},
       {"pool changes scale", [&](ProgramIndex& i) { i.tensors[first(i, StepKind::kMaxPool).out[0]].scale *= 2; }},
-      {"count_include_pad", [&](ProgramIndex& i) { first(i, StepKind::kAveragePool).ints[14] = 2; }},
-      {"concat piece", [&](ProgramIndex& i) { first(i, StepKind::kConcat).ints[1] += 1; }},
-      {"concat rows", [&](ProgramIndex& i) { first(i, StepKind::kConcat).ints[0] = 0; }},
-      {"slice start", [&](ProgramIndex& i) { first(i, StepKind::kSlice).ints[9] = 99; }},
-      {"slice step zero", [&](ProgramIndex& i) { first(i, StepKind::kSlice).ints[13] = 0; }},
-      {"slice step forward", [&](ProgramIndex& i) { first(i, StepKind::kSlice).ints[13] = 2; }},
-      {"slice step huge", [&](ProgramIndex& i) { first(i, StepKind::kSlice).ints[13] = INT64_MIN; }},
-      {"pad before", [&](ProgramIndex& i) { first(i, StepKind::kPad).ints[9] = 3; }},
-      {"pad value", [&](ProgramIndex& i) { first(i, StepKind::kPad).ints[12] = 256; }},
-      {"perm twice", [&](ProgramIndex& i) { first(i, StepKind::kTranspose).ints[4] = 1; }},
-      {"perm outside", [&](ProgramIndex& i) { first(i, StepKind::kTranspose).ints[4] = 4; }},
-      {"item size", [&](ProgramIndex& i) { first(i, StepKind::kTranspose).ints[8] = 4; }},
+      {"count_include_pad",
+       [&](ProgramIndex& i) { integer(first(i, StepKind::kAveragePool), "count_include_pad") = 2; }},
+      {"concat piece", [&](ProgramIndex& i) { integer(first(i, StepKind::kConcat), "bytes") += 1; }},
+      {"concat rows", [&](ProgramIndex& i) { integer(first(i, StepKind::kConcat), "rows") = 0; }},
+      {"slice start", [&](ProgramIndex& i) { integer(first(i, StepKind::kSlice), "start", 1) = 99; }},
+      {"slice step zero", [&](ProgramIndex& i) { integer(first(i, StepKind::kSlice), "stride", 1) = 0; }},
+      {"slice step forward", [&](ProgramIndex& i) { integer(first(i, StepKind::kSlice), "stride", 1) = 2; }},
+      {"slice step huge", [&](ProgramIndex& i) { integer(first(i, StepKind::kSlice), "stride", 1) = INT64_MIN; }},
+      {"pad before", [&](ProgramIndex& i) { integer(first(i, StepKind::kPad), "before", 1) = 3; }},
+      {"pad value", [&](ProgramIndex& i) { integer(first(i, StepKind::kPad), "value") = 256; }},
+      {"perm twice", [&](ProgramIndex& i) { integer(first(i, StepKind::kTranspose), "perm") = 1; }},
+      {"perm outside", [&](ProgramIndex& i) { integer(first(i, StepKind::kTranspose), "perm") = 4; }},
+      {"item size", [&](ProgramIndex& i) { integer(first(i, StepKind::kTranspose), "item_bytes") = 4; }},
       {"dtype of an input", [&](ProgramIndex& i) { i.tensors[i.inputs[0]].dtype = DType::kI32; }},
       {"dtype of an output", [&](ProgramIndex& i) { i.tensors[i.outputs[0]].dtype = DType::kBool; }},
       {"kind", [&](ProgramIndex& i) { i.steps[0].kind = static_cast<StepKind>(99); }},
@@ -231,6 +238,44 @@ TEST_CASE("validate refuses every broken promise") {
     CAPTURE(change.first);
     CHECK(status.code() == Code::kCorrupt);
     CHECK(says(status, "program index: "));
+  }
+}
+
+TEST_CASE("the table is the list of kinds: ascending, each with a name of its own, and no other kind is read") {
+  std::set<std::string> names;
+  for (const StepType& type : step_types()) {
+    CAPTURE(type.name);
+    CHECK(find_step_type(type.kind) == &type);
+    CHECK(names.insert(type.name).second);
+    CHECK((&type == &step_types().front() || (&type)[-1].kind < type.kind));
+  }
+  std::set<StepKind> kinds;
+  for (const Step& step : every_kind().index.steps) kinds.insert(step.kind);
+  CHECK(kinds.size() == step_types().size());  // every_kind() has them all
+  ProgramIndex one, back;
+  size_t read = 0;
+  for (int kind = 0; kind <= 0xFFFF; ++kind) {
+    one.steps = {Step()};
+    one.steps[0].kind = static_cast<StepKind>(kind);
+    const Status status = decode_exactly(encode(one), &back);
+    read += status.ok();
+    CHECK(status.ok() == (find_step_type(one.steps[0].kind) != nullptr));
+    CHECK((status.ok() || says(status, "unknown step kind " + std::to_string(kind))));
+  }
+  CHECK(read == step_types().size());
+}
+
+TEST_CASE("a step without arguments, or with damaged ones, has no work, and asking divides by nothing") {
+  const SmallProgram p = every_kind();
+  for (Step step : p.index.steps) {
+    CAPTURE(step.op);
+    const StepType& type = *find_step_type(step.kind);
+    CHECK((type.macs(step) > 0) ==
+          (step.kind == StepKind::kConv || step.kind == StepKind::kDepthwise || step.kind == StepKind::kGemm));
+    std::fill(step.ints.begin(), step.ints.end(), 0);
+    CHECK(type.macs(step) == 0);
+    step.ints.clear();
+    CHECK(type.macs(step) == 0);
   }
 }
 

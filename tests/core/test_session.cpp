@@ -204,20 +204,54 @@ TEST_CASE("a step that writes nothing takes no time, however large its other siz
   const uint32_t x = p.tensor(DType::kU8, {0});
   p.index.inputs = {x};
   std::vector<uint32_t> outputs;
-  const auto step = [&](StepKind kind, std::vector<int64_t> ints) {
+  const auto step = [&](StepKind kind, const Arguments& arguments) {
     outputs.push_back(p.tensor(DType::kU8, {0}));
-    p.step(kind, {x}, outputs.back(), std::move(ints));
+    p.step(kind, {x}, outputs.back(), arguments);
   };
-  step(StepKind::kSlice, {kMost, kMost, 0, 0, kMost, kMost, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1});
-  step(StepKind::kPad, {kMost, kMost, 0, 0, kMost, kMost, 0, 0, 0, 0, 0, 0, 7});
-  step(StepKind::kTranspose, {kMost, kMost, 0, 0, 1, 0, 2, 3, 1});
-  step(StepKind::kConcat, {kMost, 0});
+  const std::vector<int64_t> shape = {kMost, kMost, 0, 0}, none(4, 0), ones(4, 1);
+  step(StepKind::kSlice, {{"x_shape", shape}, {"y_shape", shape}, {"start", none}, {"stride", ones}});
+  step(StepKind::kPad, {{"x_shape", shape}, {"y_shape", shape}, {"before", none}, {"value", 7}});
+  step(StepKind::kTranspose, {{"x_shape", shape}, {"perm", {1, 0, 2, 3}}, {"item_bytes", 1}});
+  step(StepKind::kConcat, {{"rows", kMost}, {"bytes", std::vector<int64_t>{0}}});
   p.finish(outputs);
   const AlignedBuffer data = p.data();
   std::unique_ptr<Session> session;
   REQUIRE(Session::create(p.index, data.data(), data.size(), available_isas().front(), 1, &session).ok());
   session->run_segment(0);  // or never comes back
   CHECK(session->arena_bytes() == 0);
+  for (size_t i = 0; i < p.index.steps.size(); ++i) CHECK(std::string(session->path(i)) == "none");
+}
+
+TEST_CASE("a step says which code it runs") {
+  SmallProgram p;
+  const uint32_t deep = p.quantize(p.input({1, 300})), flat = p.quantize(p.input({1, 8})),
+                 thin = p.quantize(p.input({5, 4}));
+  const auto out = [](int64_t columns, DType dtype) {
+    return SmallProgram::Conv{columns, 1, 1, 0, 1, false, -1, dtype};
+  };
+  const std::pair<uint32_t, const char*> products[] = {
+      {p.gemm(deep, 1, out(600, DType::kU8)), "gemv"},  {p.gemm(deep, 1, out(256, DType::kF32)), "gemv"},
+      {p.gemm(deep, 1, out(255, DType::kU8)), "tile"},  {p.gemm(deep, 3, out(600, DType::kU8)), "tile"},
+      {p.gemm(flat, 1, out(256, DType::kF32)), "tile"},  // too little work for the plan to make it a block of its own
+      {p.gemm(thin, 5, out(20, DType::kI32)), "thin"},  {p.gemm(thin, 5, out(20, DType::kF32)), "tile"}};
+  std::vector<uint32_t> outputs;
+  for (const auto& product : products) outputs.push_back(product.first);
+  p.finish(outputs);
+  const AlignedBuffer data = p.data();
+  for (const Isa isa : available_isas()) {
+    for (const int threads : {1, 3}) {
+      const auto session = make_session(p, data, isa, threads);
+      session->run_segment(0);
+      for (size_t i = 0; i < p.index.steps.size(); ++i) {
+        for (const auto& product : products) {
+          if (p.index.steps[i].out[0] != product.first) continue;
+          CAPTURE(i);
+          CHECK(std::string(session->path(i)) == product.second);
+          CHECK(wrong_bytes(p, *session, product.first) == 0);
+        }
+      }
+    }
+  }
 }
 
 #ifdef EK_TEST_COUNTS_ALLOCATIONS

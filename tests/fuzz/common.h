@@ -11,7 +11,7 @@
 #include "base/buffer.h"
 #include "program/program.h"
 #include "program/session.h"
-#include "program/step_args.h"
+#include "small_program.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
@@ -35,15 +35,24 @@ constexpr uint64_t kMostBytes = uint64_t{1} << 20, kMostWork = uint64_t{1} << 23
 /// Whether a valid program is small enough to be run thousands of times.
 inline bool is_small(const ProgramIndex& index) {
   uint64_t work = 0;
-  for (const Step& step : index.steps) {
+  for (Step step : index.steps) {
     uint64_t bytes = 0, each = 64;
     if (!tensor_bytes(index.tensors[step.out[0]], &bytes)) return false;
-    if (step.kind == StepKind::kGemm) each = static_cast<uint64_t>(step.ints[1]);
-    if (step.kind == StepKind::kConv || step.kind == StepKind::kDepthwise) {
-      each = static_cast<uint64_t>(step.ints[5] * step.ints[6] * (step.ints[13] / step.ints[15]));
-    }
-    if (step.kind == StepKind::kMaxPool || step.kind == StepKind::kAveragePool) {
-      each = static_cast<uint64_t>(step.ints[5] * step.ints[6]);
+    const auto argument = [&](const char* name) { return static_cast<uint64_t>(test::integer(step, name)); };
+    switch (step.kind) {
+      case StepKind::kGemm:
+        each = argument("k");
+        break;
+      case StepKind::kConv:
+        each = argument("kernel_h") * argument("kernel_w") * (argument("in_channels") / argument("groups"));
+        break;
+      case StepKind::kDepthwise:
+      case StepKind::kMaxPool:
+      case StepKind::kAveragePool:
+        each = argument("kernel_h") * argument("kernel_w");
+        break;
+      default:
+        break;
     }
     if (each > kMostWork || bytes > kMostWork) return false;
     work += bytes * each;

@@ -58,7 +58,7 @@ void change(std::mt19937& random, ProgramIndex& p) {
       p.arena_bytes += 64 * (random() % 64);
       return;
     case 7:
-      if (step != nullptr) step->kind = static_cast<StepKind>(1 + random() % 15);
+      if (step != nullptr) step->kind = step_types()[random() % step_types().size()].kind;
       return;
     case 8:
       if (step != nullptr) change(random, random() % 2 == 0 ? step->in : step->blobs);

@@ -16,7 +16,6 @@ Array = npt.NDArray[Any]
 
 DTYPES = [np.uint8, np.int8, np.int32, np.float32, np.int64, np.bool_, np.float64]  # in the order of DType
 STRIP, PANEL, QUAD = 16, 64, 4
-WINDOW = 13
 
 
 def run_program(index: Any, data: Array, inputs: Sequence[Array]) -> list[Array]:
@@ -60,24 +59,24 @@ class Machine:
         return quantize_linear(x[0], y.scale, y.zero_point, DTYPES[int(y.dtype)])
 
     def _quantize_nchw(self, step: Any, x: list[Array], y: Any) -> Array:
-        return self._quantize(step, [x[0].reshape(step.ints).transpose(0, 2, 1)], y)
+        return self._quantize(step, [x[0].reshape(image_shape(step)).transpose(0, 2, 1)], y)
 
     def _dequantize(self, step: Any, x: list[Array], y: Any) -> Array:
         return self._real(step, 0)
 
     def _dequantize_nchw(self, step: Any, x: list[Array], y: Any) -> Array:
-        batch, channels, pixels = step.ints
+        batch, channels, pixels = image_shape(step)
         return self._real(step, 0).reshape(batch, pixels, channels).transpose(0, 2, 1)
 
     def _gemm(self, step: Any, x: list[Array], y: Any) -> Array:
-        rows, k, n = step.ints[:3]
+        rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
         zero_point = self.tensors[step.inputs[0]].zero_point
         weights = unpack_weights(self._blob(step, 0), n, 1, k)[:, 0].T
         acc = matmul_integer(x[0].reshape(rows, k), weights, zero_point)
-        return self._finish(step, acc, n, 1, y, 3)
+        return self._finish(step, acc, n, 1, y)
 
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
-        in_c, out_c, groups = step.ints[WINDOW : WINDOW + 3]
+        in_c, out_c, groups = (step.arguments[name] for name in ("in_channels", "out_channels", "groups"))
         windows = self._windows(step, x[0])  # (pixels, taps, in_c), zero point already subtracted
         size = self._blob(step, 0).size // groups
         columns = []
@@ -87,36 +86,39 @@ class Machine:
             taken = windows[:, :, group * in_c // groups : (group + 1) * in_c // groups]
             flat = taken.reshape(taken.shape[0], -1)
             columns.append(matmul_integer(flat, weights.reshape(weights.shape[0], -1).T))
-        return self._finish(step, np.concatenate(columns, axis=1), out_c, groups, y, WINDOW + 3)
+        return self._finish(step, np.concatenate(columns, axis=1), out_c, groups, y)
 
     def _depthwise(self, step: Any, x: list[Array], y: Any) -> Array:
         windows = self._windows(step, x[0])
         weights = unpack_depthwise(self._blob(step, 0), windows.shape[2], windows.shape[1])
         acc = (windows.astype(np.int64) * weights.T).sum(axis=1).astype(np.int32)
-        return self._finish(step, acc, windows.shape[2], 1, y, WINDOW + 3)
+        return self._finish(step, acc, windows.shape[2], 1, y)
 
-    def _finish(self, step: Any, acc: Array, channels: int, groups: int, y: Any, ints_at: int) -> Array:
+    def _finish(self, step: Any, acc: Array, channels: int, groups: int, y: Any) -> Array:
         """Bias, multiplier, clamp, and the residual: what follows a product."""
         bias, multiplier = (
             strips(self._blob(step, at, dtype), channels, groups) for at, dtype in ((1, "<i4"), (2, "<f4"))
         )
         with np.errstate(over="ignore"):
             acc = acc + bias
-        lo, hi = np.float32(step.floats[0]), np.float32(step.floats[1])
+        arguments = step.arguments
+        lo, hi = np.float32(arguments["lo"]), np.float32(arguments["hi"])
         if y.dtype.name == "F32":
             return np.clip(acc.astype(np.float32) * multiplier, lo, hi)
         if y.dtype.name == "I32":
             return acc
         if len(step.inputs) == 1:
             return requantize(acc, multiplier, y.zero_point, lo, hi)
-        zero_point = step.ints[ints_at]
+        zero_point = arguments["mid_zero_point"]
         inner = dequantize_linear(
-            requantize(acc, multiplier, zero_point, lo, hi), np.float32(step.floats[2]), zero_point
+            requantize(acc, multiplier, zero_point, lo, hi), np.float32(arguments["mid_scale"]), zero_point
         )
-        return self._sum(inner, self._real(step, 1).reshape(inner.shape), step.floats[3:], y)
+        limits = arguments["sum_lo"], arguments["sum_hi"]
+        return self._sum(inner, self._real(step, 1).reshape(inner.shape), limits, y)
 
     def _add(self, step: Any, x: list[Array], y: Any) -> Array:
-        return self._sum(self._real(step, 0).reshape(-1), self._real(step, 1).reshape(-1), step.floats, y)
+        limits = step.arguments["lo"], step.arguments["hi"]
+        return self._sum(self._real(step, 0).reshape(-1), self._real(step, 1).reshape(-1), limits, y)
 
     @staticmethod
     def _sum(a: Array, b: Array, clamp: Sequence[float], y: Any) -> Array:
@@ -135,34 +137,34 @@ class Machine:
         source = self.tensors[step.inputs[0]]
         values, inside = self._gathered(step, x[0].astype(np.int32) - source.zero_point)
         taps = values.shape[1]
-        count = np.full((values.shape[0], 1), taps) if step.ints[-1] else inside.sum(axis=1)
+        count = np.full((values.shape[0], 1), taps) if step.arguments["count_include_pad"] else inside.sum(axis=1)
         multiplier = np.float64(source.scale) / (np.float64(y.scale) * count)
         lo, hi = bounds(DTYPES[int(y.dtype)])
         total = np.where(inside, values, 0).sum(axis=1).astype(np.int32)
         return requantize(total, multiplier.astype(np.float32), y.zero_point, lo - y.zero_point, hi - y.zero_point)
 
     def _concat(self, step: Any, x: list[Array], y: Any) -> Array:
-        rows = step.ints[0]
+        rows = step.arguments["rows"]
         return np.concatenate([piece.reshape(rows, -1).view(np.uint8) for piece in x], axis=1).view(
             DTYPES[int(y.dtype)]
         )
 
     def _slice(self, step: Any, x: list[Array], y: Any) -> Array:
-        shape, result, start, stride = (step.ints[at : at + 4] for at in (0, 4, 8, 12))
+        shape, result, start, stride = (step.arguments[name] for name in ("x_shape", "y_shape", "start", "stride"))
         taken = x[0].reshape(shape)
         for axis in range(4):
             taken = taken.take([start[axis] + i * stride[axis] for i in range(result[axis])], axis=axis)
         return taken
 
     def _pad(self, step: Any, x: list[Array], y: Any) -> Array:
-        shape, result, before = (step.ints[at : at + 4] for at in (0, 4, 8))
-        padded = np.full(result, step.ints[12], np.uint8)
+        shape, result, before = (step.arguments[name] for name in ("x_shape", "y_shape", "before"))
+        padded = np.full(result, step.arguments["value"], np.uint8)
         inside = tuple(slice(lead, lead + side) for lead, side in zip(before, shape, strict=True))
         padded[inside] = x[0].reshape(shape).view(np.uint8)
         return padded.view(DTYPES[int(y.dtype)])
 
     def _transpose(self, step: Any, x: list[Array], y: Any) -> Array:
-        return np.ascontiguousarray(x[0].reshape(step.ints[:4]).transpose(step.ints[4:8]))
+        return np.ascontiguousarray(x[0].reshape(step.arguments["x_shape"]).transpose(step.arguments["perm"]))
 
     def _windows(self, step: Any, x: Array) -> Array:
         """Input pixels under every output pixel, as (pixels, taps, channels); the padding is real zero."""
@@ -172,14 +174,20 @@ class Machine:
 
     @staticmethod
     def _gathered(step: Any, x: Array) -> tuple[Array, Array]:
-        batch, in_h, in_w, out_h, out_w, kernel_h, kernel_w = step.ints[:7]
-        stride_h, stride_w, dilation_h, dilation_w, top, left = step.ints[7:WINDOW]
-        shape = (batch, out_h, out_w, kernel_h, kernel_w)
-        n, oy, ox, ky, kx = np.indices(shape).reshape(5, batch * out_h * out_w, kernel_h * kernel_w)
-        row, column = oy * stride_h + ky * dilation_h - top, ox * stride_w + kx * dilation_w - left
+        a = step.arguments
+        batch, in_h, in_w, taps = a["batch"], a["in_h"], a["in_w"], a["kernel_h"] * a["kernel_w"]
+        shape = (batch, a["out_h"], a["out_w"], a["kernel_h"], a["kernel_w"])
+        n, oy, ox, ky, kx = np.indices(shape).reshape(5, batch * a["out_h"] * a["out_w"], taps)
+        row = oy * a["stride_h"] + ky * a["dilation_h"] - a["pad_top"]
+        column = ox * a["stride_w"] + kx * a["dilation_w"] - a["pad_left"]
         inside = (row >= 0) & (row < in_h) & (column >= 0) & (column < in_w)
         pixels = x.reshape(batch, in_h, in_w, -1)
         return pixels[n, row.clip(0, in_h - 1), column.clip(0, in_w - 1)], inside[:, :, None]
+
+
+def image_shape(step: Any) -> tuple[int, int, int]:
+    """Of a step between the orders of an image's axes."""
+    return step.arguments["batch"], step.arguments["channels"], step.arguments["pixels"]
 
 
 def strips(values: Array, channels: int, groups: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class ErrorRow:
     name : name of the ONNX node
     tensor : the float tensor that was compared
     op : the ONNX operators that the step does
-    unit : "Cube" or "Vector"
+    path : the code that ran: "tile", "thin", "gemv", "lookup", ...
     sqnr_db : signal to quantization noise in dB; infinite where nothing differs
     cosine : cosine of the angle between float and integer result
     max_error : largest absolute difference
@@ -48,7 +48,7 @@ class ErrorRow:
     name: str
     tensor: str
     op: str
-    unit: str
+    path: str
     sqnr_db: float
     cosine: float
     max_error: float
@@ -67,9 +67,9 @@ class ErrorReport:
     def __str__(self) -> str:
         names = max((len(row.name) for row in self.rows), default=5)
         ops = max((len(row.op) for row in self.rows), default=9)
-        head = f"{'layer':<{names}}  {'operators':<{ops}}  unit    SQNR dB    cosine  max error"
+        head = f"{'layer':<{names}}  {'operators':<{ops}}  path         SQNR dB    cosine  max error"
         lines = [
-            f"{row.name:<{names}}  {row.op:<{ops}}  {row.unit:<6}{row.sqnr_db:>9.2f}{row.cosine:>10.6f}"
+            f"{row.name:<{names}}  {row.op:<{ops}}  {row.path:<11}{row.sqnr_db:>9.2f}{row.cosine:>10.6f}"
             f"{row.max_error:>11.4g}"
             for row in self.rows
         ]
@@ -173,7 +173,8 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         count += 1
     if count == 0:
         raise ArgumentValueError("compare: data is empty; give at least one feed")
-    rows = [_row(program, layer) for layer in layers.values()]
+    paths = session.paths
+    rows = [_row(program, paths, layer) for layer in layers.values()]
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
 
 
@@ -196,9 +197,9 @@ def _add(layer: _Layer, real: Mapping[str, Array], stored: Array) -> None:
     layer.sums.add(expected, ours)
 
 
-def _row(program: Program, layer: _Layer) -> ErrorRow:
+def _row(program: Program, paths: Sequence[str], layer: _Layer) -> ErrorRow:
     info, sums = program.steps[layer.step], layer.sums
-    return ErrorRow(info.name, layer.tensor, info.op, info.unit, sums.sqnr_db, sums.cosine, sums.max_error)
+    return ErrorRow(info.name, layer.tensor, info.op, paths[layer.step], sums.sqnr_db, sums.cosine, sums.max_error)
 
 
 def _common_layers(model: onnx.ModelProto, program: Program) -> dict[int, _Layer]:

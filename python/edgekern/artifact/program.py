@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core, files
-from edgekern._arguments import file_path
-from edgekern._core import StepKind
+from edgekern._arguments import file_path, isa_name
 from edgekern.artifact import container
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
@@ -30,7 +29,6 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.BOOL: np.bool_,
     _core.DType.F64: np.float64,
 }
-_WINDOW = 13  # attributes of a window, before those of the operator
 
 
 @dataclass(frozen=True)
@@ -51,20 +49,20 @@ class StepInfo:
     name : name of the first ONNX node in it
     op : the ONNX operators it does, such as "Conv+Relu+Add"
     kind : the kernel, such as "CONV"
-    unit : "Cube" or "Vector"
     shape : of its result, in the order of memory (images: NHWC)
     dtype : of its result
     macs : multiply-adds
+    nbytes : of its tensors and constants, that it reads or writes
     offset : of its result in the arena, in bytes
     """
 
     name: str
     op: str
     kind: str
-    unit: str
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     macs: int
+    nbytes: int
     offset: int
 
 
@@ -164,13 +162,30 @@ class Program:
         """Kernel steps in the order in which they run."""
         tensors = self.index.tensors
         steps = []
-        for step in self.index.steps:
+        for number, step in enumerate(self.index.steps):
             result = tensors[step.outputs[0]]
             shape, dtype = tuple(result.shape), np.dtype(DTYPES[result.dtype])
-            unit = "Cube" if step.unit == _core.StepUnit.CUBE else "Vector"
-            macs = _macs(step.kind, step.ints)
-            steps.append(StepInfo(step.name, step.op, step.kind.name, unit, shape, dtype, macs, result.offset))
+            macs, nbytes = self.index.work(number)
+            steps.append(StepInfo(step.name, step.op, step.kind.name, shape, dtype, macs, nbytes, result.offset))
         return tuple(steps)
+
+    def paths(self, *, isa: str | None = None) -> tuple[str, ...]:
+        """The code that each kernel step runs on this machine: "tile", "thin", "shallow", "gemv", "depthwise",
+        "lookup", "move", ... It is asked of the core, which prepares the program for that.
+
+        Parameters
+        ----------
+        isa : one of ``cpu_info()["available"]``; None is the best
+
+        Raises
+        ------
+        UnsupportedIsaError
+            When this CPU lacks ``isa``.
+        MemoryBudgetError
+            When the arena is larger than the memory that this process can have.
+        """
+        core = _core.Session(self.index, self.container.blobs.data, isa_name("Program.paths", isa), 1)
+        return tuple(core.path(step) for step in range(len(self.steps)))
 
     @cached_property
     def memory_plan(self) -> ArenaPlan:
@@ -183,11 +198,16 @@ class Program:
         """Size of the file."""
         return int(self.container.data.size)
 
-    def summary(self) -> str:
-        """A table of the steps, and what the program costs."""
-        rows = [("step", "operators", "unit", "output", "MACs", "offset")]
+    def summary(self, *, isa: str | None = None) -> str:
+        """A table of the steps with the paths they take on this machine, and what the program costs.
+
+        Parameters
+        ----------
+        isa : as of :meth:`paths`, which raises the same errors
+        """
+        rows, paths = [("step", "operators", "path", "output", "MACs", "offset")], self.paths(isa=isa)
         for place in self.manifest.order:
-            rows += self._rows(*place)
+            rows += self._rows(*place, paths)
         width = [max(len(row[column]) for row in rows) for column in range(6)]
         lines = [
             f"{row[0]:<{width[0]}}  {row[1]:<{width[1]}}  {row[2]:<{width[2]}}  {row[3]:<{width[3]}}"
@@ -204,15 +224,17 @@ class Program:
         ]
         return "\n".join(lines)
 
-    def _rows(self, what: str, number: int) -> list[tuple[str, str, str, str, str, str]]:
+    def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
         if what == "host":
             step = self.host_steps[number]
             shapes = " ".join(_shape(self.index.tensors[i].shape) for _, i in step.outputs)
             return [(step.name, "+".join(step.operators), "host", shapes, f"{step.macs:,}", "")]
         segment = self.index.segments[number]
         return [
-            (info.name, info.op, info.unit, f"{info.dtype}{_shape(info.shape)}", f"{info.macs:,}", f"{info.offset}")
-            for info in self.steps[segment.begin : segment.end]
+            (info.name, info.op, path, f"{info.dtype}{_shape(info.shape)}", f"{info.macs:,}", f"{info.offset}")
+            for info, path in zip(
+                self.steps[segment.begin : segment.end], paths[segment.begin : segment.end], strict=True
+            )
         ]
 
     def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
@@ -245,13 +267,3 @@ class Program:
 
 def _shape(shape: list[int] | tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
-
-
-def _macs(kind: StepKind, ints: list[int]) -> int:
-    if kind == StepKind.GEMM:
-        return math.prod(ints[:3])
-    if kind in (StepKind.CONV, StepKind.DEPTHWISE):
-        batch, _, _, out_h, out_w, kernel_h, kernel_w = ints[:7]
-        in_c, out_c, groups = ints[_WINDOW : _WINDOW + 3]
-        return batch * out_h * out_w * kernel_h * kernel_w * (in_c // groups) * out_c
-    return 0

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from edgekern import _core
-from edgekern._core import StepKind, StepUnit
 from edgekern.artifact import HostStep, Manifest, Program
 from edgekern.artifact.container import Blob
 from edgekern.compiler.memory import Plan
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
-
-# A product smaller than this, or of fewer columns, is not worth a block of the Cube.
-CUBE_MACS = 32 * 1024
-CUBE_COLUMNS = 16
 
 
 def emit_program(
@@ -35,12 +30,11 @@ def emit_program(
     segments: list[_core.Segment] = []
     order: list[tuple[str, int]] = []
     hosts: list[HostStep] = []
-    total = sum(step_macs(step) for stage in stages for step in stage.steps) + sum(run.macs for run in runs)
     for stage in stages:
         if stage.hosts:
             run = runs[len(hosts)]
             order.append(("host", len(hosts)))
-            hosts.append(_host_step(run, f"host.{len(hosts)}", number, total))
+            hosts.append(_host_step(run, f"host.{len(hosts)}", number))
             continue
         order.append(("segment", len(segments)))
         segments.append(_core.Segment(begin=len(steps), end=len(steps) + len(stage.steps)))
@@ -64,6 +58,8 @@ def emit_program(
         outputs=[number[tensor] for tensor in outputs.values()],
         arena_bytes=plan.peak,
     )
+    macs = sum(step.macs for step in steps) + sum(run.macs for run in runs)
+    hosts = [replace(host, macs_share=host.macs / macs if macs else 0.0) for host in hosts]
     manifest = Manifest(
         inputs=tuple((name, number[tensor]) for name, tensor in inputs.items()),
         outputs=tuple((name, number[tensor]) for name, tensor in outputs.items()),
@@ -77,36 +73,15 @@ def emit_program(
     return Program.build(index, blobs, manifest)
 
 
-def step_macs(step: KernelStep) -> int:
-    """Multiply-adds of a step."""
-    if step.kind == StepKind.GEMM:
-        return math.prod(step.ints[:3])
-    if step.kind in (StepKind.CONV, StepKind.DEPTHWISE):
-        batch, _, _, out_h, out_w, kernel_h, kernel_w = step.ints[:7]
-        in_c, out_c, groups = step.ints[13:16]
-        return batch * out_h * out_w * kernel_h * kernel_w * (in_c // groups) * out_c
-    return 0
-
-
-def unit_of(step: KernelStep) -> StepUnit:
-    """Products with enough work for a block go to the Cube, all else is Vector work."""
-    if step.kind not in (StepKind.CONV, StepKind.GEMM):
-        return StepUnit.VECTOR
-    columns = step.ints[2] if step.kind == StepKind.GEMM else step.ints[14] // step.ints[15]
-    return StepUnit.CUBE if step_macs(step) >= CUBE_MACS and columns >= CUBE_COLUMNS else StepUnit.VECTOR
-
-
 def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _core.Step:
     return _core.Step(
         kind=step.kind,
-        unit=unit_of(step),
         name=step.name,
         op=step.op,
         inputs=[number[x] for x in step.inputs],
         outputs=[number[step.output]],
         blobs=blobs,
-        ints=step.ints,
-        floats=step.floats,
+        arguments=step.arguments,
     )
 
 
@@ -123,7 +98,7 @@ def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.Tens
     )
 
 
-def _host_step(run: HostRun, blob: str, number: dict[Tensor, int], total_macs: int) -> HostStep:
+def _host_step(run: HostRun, blob: str, number: dict[Tensor, int]) -> HostStep:
     return HostStep(
         name=blob,
         nodes=tuple(host.node.name or str(host.node.outputs[0].name) for host in run.nodes),
@@ -131,7 +106,7 @@ def _host_step(run: HostRun, blob: str, number: dict[Tensor, int], total_macs: i
         reason="; ".join(dict.fromkeys(host.reason for host in run.nodes)),
         elements=run.elements,
         macs=run.macs,
-        macs_share=run.macs / total_macs if total_macs else 0.0,
+        macs_share=0.0,  # of all, once the index knows them
         inputs=tuple((name, number[tensor]) for name, tensor in run.inputs),
         outputs=tuple((name, number[tensor]) for name, tensor in run.outputs),
         blob=blob,

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
 
@@ -14,6 +15,7 @@ from edgekern.compiler.graph import Quant
 
 NHWC = (0, 2, 3, 1)
 NCHW = (0, 3, 1, 2)
+PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
 _BYTES = {
     DType.U8: 1,
     DType.S8: 1,
@@ -71,7 +73,12 @@ class Tensor:
 
 @dataclass(eq=False)
 class KernelStep:
-    """A kernel call; ``ints`` and ``floats`` are those of StepKind (csrc/program/program.h)."""
+    """A kernel call.
+
+    Attributes
+    ----------
+    arguments : by the names that the step's kind has in csrc/program/steps
+    """
 
     kind: StepKind
     name: str
@@ -79,13 +86,19 @@ class KernelStep:
     inputs: list[Tensor]
     output: Tensor
     blobs: list[bytes] = field(default_factory=list)
-    ints: list[int] = field(default_factory=list)
-    floats: list[float] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
 
     @property
     def has_residual(self) -> bool:
-        return self.kind in (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM) and len(self.inputs) == 2
+        return self.kind in PRODUCTS and len(self.inputs) == 2
+
+    @property
+    def clamp(self) -> tuple[str, str] | None:
+        """The names of the limits that its 8-bit result is clamped to last, where it has some."""
+        if self.has_residual:
+            return "sum_lo", "sum_hi"
+        return ("lo", "hi") if self.kind in (*PRODUCTS, StepKind.ADD) else None
 
 
 @dataclass(eq=False)

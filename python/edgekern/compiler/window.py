@@ -70,10 +70,12 @@ class Window:
         return self.batch * self.output[0] * self.output[1]
 
     @property
-    def ints(self) -> list[int]:
-        """WINDOW of csrc/program/program.h."""
-        pairs = (self.image, self.output, self.kernel, self.stride, self.dilation, self.pad)
-        return [self.batch, *(side for pair in pairs for side in pair)]
+    def arguments(self) -> dict[str, int]:
+        """Those of a step."""
+        pairs = {"in": self.image, "out": self.output, "kernel": self.kernel, "stride": self.stride}
+        pairs["dilation"] = self.dilation
+        sides = {f"{name}_{side}": pair[i] for name, pair in pairs.items() for i, side in enumerate("hw")}
+        return {"batch": self.batch, **sides, "pad_top": self.pad[0], "pad_left": self.pad[1]}
 
 
 def _pair(values: list[int]) -> Pair:

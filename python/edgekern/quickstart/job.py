@@ -39,7 +39,7 @@ class LayerRow:
 
     name: str
     op: str
-    unit: str
+    path: str
     sqnr_db: float
 
 
@@ -77,8 +77,8 @@ class QuickstartResult:
                 *(f"{name:<28}{before:>24}{after:>20}" for name, before, after in rows),
                 "",
                 "INT8 against float, layer by layer as it ran, worst first",
-                f"{'layer':<{width}}  {'operator':<20}{'SQNR dB':>8}  unit",
-                *(f"{row.name:<{width}}  {row.op:<20}{row.sqnr_db:>8.1f}  {row.unit}" for row in self.layers),
+                f"{'layer':<{width}}  {'operator':<20}{'SQNR dB':>8}  path",
+                *(f"{row.name:<{width}}  {row.op:<20}{row.sqnr_db:>8.1f}  {row.path}" for row in self.layers),
                 "",
                 f"calibrated, quantized, compiled and measured in {self.seconds:.1f} s; the same in Python:",
                 "",
@@ -139,7 +139,7 @@ def run(*, save: Path | str | None = None, num_threads: int = 1) -> QuickstartRe
         onnxruntime_us=float_us,
         edgekern_us=int8_us,
         isa=str(cpu_info()["isa"]),
-        layers=tuple(LayerRow(row.name, row.op, row.unit, row.sqnr_db) for row in report.rows),
+        layers=tuple(LayerRow(row.name, row.op, row.path, row.sqnr_db) for row in report.rows),
         seconds=time.perf_counter() - start,
     )
 

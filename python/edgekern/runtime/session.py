@@ -209,8 +209,13 @@ class InferenceSession:
                     yield step, self._core.tensor(steps[step].outputs[0])
 
     def summary(self) -> str:
-        """The program's table."""
-        return self._program.summary()
+        """The program's table, with the paths of this session."""
+        return self._program.summary(isa=self.isa)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The code that each kernel step runs here; see :meth:`Program.paths`."""
+        return tuple(self._core.path(step) for step in range(len(self._program.steps)))
 
     @property
     def program(self) -> Program:

@@ -9,9 +9,6 @@ import numpy as np
 from edgekern._core import StepKind
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
 
-# Kinds whose floats begin with a clamp around the zero point; with a residual the sum's clamp comes last.
-_CLAMPING = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM, StepKind.ADD)
-
 
 def fold_lookups(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
     """Fold each table whose input nobody else reads into the step before it."""
@@ -39,14 +36,14 @@ def _fold(source: KernelStep, lookup: KernelStep) -> bool:
         source.op = f"{source.op}+{lookup.op}"
         return True
     before, after = source.output.quant, lookup.output.quant
-    if source.kind not in _CLAMPING or before is None or before != after:
+    if source.clamp is None or before is None or before != after:
         return False
     codes = before.codes()
     mapped = codes[table]
     if not np.array_equal(mapped, codes.clip(mapped.min(), mapped.max())):
         return False
     lo, hi = float(mapped.min() - before.zero_point), float(mapped.max() - before.zero_point)
-    first, last = source.floats[-2:]
-    source.floats[-2:] = [min(max(first, lo), hi), min(max(last, lo), hi)]
+    for limit in source.clamp:
+        source.arguments[limit] = min(max(source.arguments[limit], lo), hi)
     source.op = f"{source.op}+{lookup.op}"
     return True

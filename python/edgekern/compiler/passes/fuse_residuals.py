@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekern._core import StepKind
-from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
-
-_PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
+from edgekern.compiler.steps import PRODUCTS, Item, KernelStep, Tensor, readers_of
 
 
 def fuse_residuals(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
@@ -32,7 +30,7 @@ def fuse_residuals(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Ite
 
 def _fusable(product: KernelStep, add: KernelStep) -> bool:
     same = all(x.size == product.output.size and x.order == product.output.order for x in add.inputs)
-    return product.kind in _PRODUCTS and not product.has_residual and product.op != "Constant" and same
+    return product.kind in PRODUCTS and not product.has_residual and product.op != "Constant" and same
 
 
 def _fuse(product: KernelStep, add: KernelStep) -> None:
@@ -41,5 +39,11 @@ def _fuse(product: KernelStep, add: KernelStep) -> None:
     other = add.inputs[1] if add.inputs[0] is inner else add.inputs[0]
     add.kind, add.name, add.op = product.kind, product.name, f"{product.op}+{add.op}"
     add.inputs, add.blobs = [product.inputs[0], other], product.blobs
-    add.ints = [*product.ints, inner.q.zero_point, int(inner.q.signed)]
-    add.floats = [*product.floats, inner.q.scale, *add.floats]
+    add.arguments = {
+        **product.arguments,
+        "mid_scale": inner.q.scale,
+        "mid_zero_point": inner.q.zero_point,
+        "mid_signed": int(inner.q.signed),
+        "sum_lo": add.arguments["lo"],
+        "sum_hi": add.arguments["hi"],
+    }

@@ -24,7 +24,7 @@ from edgekern.compiler.graph import (
     quantization,
 )
 from edgekern.compiler.passes.lower_moves import view
-from edgekern.compiler.passes.lower_products import clamp
+from edgekern.compiler.passes.lower_products import NO_RESIDUAL, clamp
 from edgekern.compiler.placement import Chain
 from edgekern.compiler.products import pad_strips
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
@@ -92,7 +92,8 @@ def add_step(lowering: Lowering, chain: Chain, quant: Quant) -> Tensor:
     first = lowering.native(variable)
     inputs = [_constant(lowering, v, shape) if is_constant(v) else lowering.native(v) for v in values]
     y = Tensor(str(chain.nodes[-1].outputs[0].name), dtype_of(quant), first.shape, quant, first.order)
-    return lowering.emit(KernelStep(StepKind.ADD, label(node), chain.op, inputs, y, floats=clamp(chain.clamps, quant)))
+    limits = clamp(chain.clamps, quant)
+    return lowering.emit(KernelStep(StepKind.ADD, label(node), chain.op, inputs, y, arguments={**limits}))
 
 
 def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...]) -> Tensor:
@@ -116,9 +117,8 @@ def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...]) -> Te
     packed = _core.pack_weights_blob(np.zeros((1, columns, 1, 0), np.int8))
     blobs = [packed, pad_strips(bias.astype(np.int32)), pad_strips(np.ones(columns, np.float32))]
     y = Tensor(str(value.name), dtype_of(quant), stored.shape, quant, NHWC if image else ())
-    limits = clamp([], quant)
-    step = KernelStep(StepKind.GEMM, label(producer), "Constant", [nothing], y, blobs, [rows, 0, columns], limits)
-    return lowering.emit(step)
+    arguments = {"rows": rows, "k": 0, "columns": columns} | clamp([], quant) | NO_RESIDUAL
+    return lowering.emit(KernelStep(StepKind.GEMM, label(producer), "Constant", [nothing], y, blobs, arguments))
 
 
 def pool_step(
@@ -126,19 +126,19 @@ def pool_step(
 ) -> Tensor:
     """MaxPool keeps the scale of its input; an average goes to ``quant``."""
     window = Window.of(node)
-    ints = [*window.ints, x.shape[3]]
+    arguments = {**window.arguments, "channels": x.shape[3]}
     shape = (window.batch, *window.output, x.shape[3])
     op = "+".join(item.op_type for item in nodes)
     name = str(nodes[-1].outputs[0].name)
     if not average:
         y = Tensor(name, x.dtype, shape, x.quant, NHWC)
-        return lowering.emit(KernelStep(StepKind.MAX_POOL, label(node), op, [x], y, ints=ints))
-    ints.append(int_attribute(node, "count_include_pad", 0))
+        return lowering.emit(KernelStep(StepKind.MAX_POOL, label(node), op, [x], y, arguments=arguments))
+    arguments["count_include_pad"] = int_attribute(node, "count_include_pad", 0)
     # The kernel's result has the sign of its input; the other sign is the same value 128 codes away.
     offset = 0 if quant.signed == x.q.signed else 128 if quant.signed else -128
     own = Quant(quant.scale, quant.zero_point + offset, x.q.signed)
     y = Tensor(name, x.dtype, shape, own, NHWC)
-    lowering.emit(KernelStep(StepKind.AVERAGE_POOL, label(node), op, [x], y, ints=ints))
+    lowering.emit(KernelStep(StepKind.AVERAGE_POOL, label(node), op, [x], y, arguments=arguments))
     return lookup(lowering, y, quant, None, node, nodes[:1]) if offset else y
 
 
@@ -151,7 +151,7 @@ def concat_step(lowering: Lowering, node: ir.Node, nodes: list[ir.Node], pieces:
     shape = list(pieces[0].shape)
     shape[axis] = sum(piece.shape[axis] for piece in pieces)
     rows = math.prod(shape[:axis])
-    ints = [rows, *(math.prod(piece.shape[axis:]) for piece in pieces)]
+    arguments = {"rows": rows, "bytes": [math.prod(piece.shape[axis:]) * piece.item_bytes for piece in pieces]}
     y = Tensor(str(value.name), pieces[0].dtype, tuple(shape), quant, pieces[0].order)
     op = "+".join(item.op_type for item in nodes)
-    return lowering.emit(KernelStep(StepKind.CONCAT, label(node), op, pieces, y, ints=ints))
+    return lowering.emit(KernelStep(StepKind.CONCAT, label(node), op, pieces, y, arguments=arguments))

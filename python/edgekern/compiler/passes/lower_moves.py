@@ -37,9 +37,10 @@ def transposed(lowering: Lowering, x: Tensor, perm: tuple[int, ...], order: tupl
     if x.size == 0 or merged == list(range(len(merged))):
         return view(x, shape=shape, order=order)
     lead = MAX_RANK - len(sides)
-    ints = [1] * lead + sides + list(range(lead)) + [lead + axis for axis in merged] + [x.item_bytes]
+    perm4 = [*range(lead), *(lead + axis for axis in merged)]
+    arguments = {"x_shape": _four(sides), "perm": perm4, "item_bytes": x.item_bytes}
     y = Tensor(x.name, x.dtype, shape, x.quant, order)
-    return lowering.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, ints=ints))
+    return lowering.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, arguments=arguments))
 
 
 def to_nhwc(lowering: Lowering, x: Tensor) -> Tensor:
@@ -76,9 +77,9 @@ def pad(lowering: Lowering, x: Tensor, before: list[int], after: list[int], code
     if not any(before) and not any(after):
         return view(x)
     shape = tuple(side + lead + tail for side, lead, tail in zip(x.shape, before, after, strict=True))
-    ints = [*_four(x.shape), *_four(shape), *_four(before, 0), code & 0xFF]
+    arguments = {"x_shape": _four(x.shape), "y_shape": _four(shape), "before": _four(before, 0), "value": code & 0xFF}
     y = Tensor(x.name, x.dtype, shape, x.quant, x.order)
-    return lowering.emit(KernelStep(StepKind.PAD, label(node), "Pad", [x], y, ints=ints))
+    return lowering.emit(KernelStep(StepKind.PAD, label(node), "Pad", [x], y, arguments=arguments))
 
 
 def _reshape(lowering: Lowering, value: ir.Value, x: Tensor) -> Tensor:
@@ -138,10 +139,14 @@ def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Ten
     stored = tuple(shape[axis] for axis in order)
     if stored == x.shape and all(one == 1 for one in step):
         return view(x)
-    ints = [*_four(x.shape), *_four(stored)]
-    ints += [*_four([start[axis] for axis in order], 0), *_four([step[axis] for axis in order])]
+    arguments = {
+        "x_shape": _four(x.shape),
+        "y_shape": _four(stored),
+        "start": _four([start[axis] for axis in order], 0),
+        "stride": _four([step[axis] for axis in order]),
+    }
     y = Tensor(x.name, x.dtype, stored, x.quant, x.order)
-    return lowering.emit(KernelStep(StepKind.SLICE, label(node), node.op_type, [x], y, ints=ints))
+    return lowering.emit(KernelStep(StepKind.SLICE, label(node), node.op_type, [x], y, arguments=arguments))
 
 
 def _four(sides: list[int] | tuple[int, ...], filler: int = 1) -> list[int]:

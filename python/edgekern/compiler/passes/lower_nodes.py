@@ -190,8 +190,8 @@ class Lowering:
         if not image:
             return self.emit(KernelStep(StepKind.QUANTIZE, label(node), node.op_type, [x], y))
         batch, channels, height, width = x.shape
-        ints = [batch, channels, height * width]
-        return self.emit(KernelStep(StepKind.QUANTIZE_NCHW, label(node), node.op_type, [x], y, ints=ints))
+        sizes = {"batch": batch, "channels": channels, "pixels": height * width}
+        return self.emit(KernelStep(StepKind.QUANTIZE_NCHW, label(node), node.op_type, [x], y, arguments=sizes))
 
     def _dequantized(self, x: Tensor, value: ir.Value) -> Tensor:
         name, shape = str(value.name), known_shape(value)
@@ -203,5 +203,5 @@ class Lowering:
         if x.order != NHWC:
             return self.emit(KernelStep(StepKind.DEQUANTIZE, name, "DequantizeLinear", [x], y))
         batch, height, width, channels = x.shape
-        ints = [batch, channels, height * width]
-        return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, ints=ints))
+        sizes = {"batch": batch, "channels": channels, "pixels": height * width}
+        return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))

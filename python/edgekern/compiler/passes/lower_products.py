@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgekern.compiler.passes.lower_nodes import Lowering
 
 Clamps = list[tuple[float, float]]
+# What fuse_residuals fills in.
+NO_RESIDUAL = {"mid_scale": 1.0, "mid_zero_point": 0, "mid_signed": 0, "sum_lo": 0.0, "sum_hi": 0.0}
 
 
 def product_step(lowering: Lowering, chain: Chain, value: ir.Value, x: Tensor, quant: Quant | None) -> Tensor:
@@ -35,8 +37,8 @@ def product_step(lowering: Lowering, chain: Chain, value: ir.Value, x: Tensor, q
     shape = known_shape(value)
     step = (_conv if node.op_type == "Conv" else _gemm)(lowering, node, product, x, shape)
     step.name, step.op, step.output.name = label(node), chain.op, str(value.name)
-    step.floats = clamp(chain.clamps, quant)
-    step.blobs.append(pad_strips(product.multiplier(quant), _blob_groups(step)))
+    step.arguments |= clamp(chain.clamps, quant) | NO_RESIDUAL
+    step.blobs.append(pad_strips(product.multiplier(quant), step.arguments.get("groups", 1)))
     if quant is not None:
         step.output.dtype, step.output.quant = dtype_of(quant), quant
     step.output.names.append(str(value.name))
@@ -44,18 +46,18 @@ def product_step(lowering: Lowering, chain: Chain, value: ir.Value, x: Tensor, q
     return in_onnx_order(lowering, y) if quant is None else y
 
 
-def clamp(clamps: Clamps, quant: Quant | None) -> list[float]:
+def clamp(clamps: Clamps, quant: Quant | None) -> dict[str, float]:
     """Limits around the zero point of an 8-bit result, or of a float one; clamps in a row become one."""
     if quant is None:
         lo, hi = -math.inf, math.inf
         for low, high in clamps:
             lo, hi = min(max(lo, low), high), min(max(hi, low), high)
-        return [lo, hi]
+        return {"lo": lo, "hi": hi}
     first, last = quant.lo, quant.hi
     for low, high in clamps:
         codes = int(quant.quantize(low)), int(quant.quantize(high))
         first, last = min(max(first, codes[0]), codes[1]), min(max(last, codes[0]), codes[1])
-    return [float(first - quant.zero_point), float(last - quant.zero_point)]
+    return {"lo": float(first - quant.zero_point), "hi": float(last - quant.zero_point)}
 
 
 def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
@@ -75,8 +77,10 @@ def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape:
         packed = _core.pack_weights_blob(taps)
     blobs = [packed, pad_strips(product.bias.astype(np.int32), 1 if depthwise else groups)]
     y = Tensor("", DType.F32, tuple(shape[axis] for axis in NHWC), order=NHWC)
-    kind = StepKind.DEPTHWISE if depthwise else StepKind.CONV
-    return KernelStep(kind, "", "", [x], y, blobs, [*window.ints, in_c, out_c, groups])
+    if depthwise:
+        return KernelStep(StepKind.DEPTHWISE, "", "", [x], y, blobs, {**window.arguments, "channels": out_c})
+    sizes = {"in_channels": in_c, "out_channels": out_c, "groups": groups}
+    return KernelStep(StepKind.CONV, "", "", [x], y, blobs, window.arguments | sizes)
 
 
 def _gemm(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
@@ -89,13 +93,10 @@ def _gemm(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: tu
     packed = _core.pack_weights_blob(weights.reshape(1, n, 1, k))
     blobs = [packed, pad_strips(product.bias.astype(np.int32))]
     rows = math.prod(shape[:-1])
-    return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, [rows, k, n])
+    sizes = {"rows": rows, "k": k, "columns": n}
+    return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, sizes)
 
 
 def _permuted(weights: npt.NDArray[np.int8], flat: tuple[int, int, int]) -> npt.NDArray[np.int8]:
     """Weights over flattened (C, H, W) features, for features in the order (H, W, C)."""
     return weights.reshape(-1, *flat).transpose(0, 2, 3, 1).reshape(weights.shape)
-
-
-def _blob_groups(step: KernelStep) -> int:
-    return step.ints[-1] if step.kind == StepKind.CONV else 1

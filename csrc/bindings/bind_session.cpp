@@ -1,0 +1,237 @@
+// A program that runs, for Python: arrays in place where they can be read and written there.
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "program/session.h"
+#include "threads/turn.h"
+
+namespace ek {
+namespace {
+
+py::dtype numpy_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::kU8:
+      return py::dtype::of<uint8_t>();
+    case DType::kS8:
+      return py::dtype::of<int8_t>();
+    case DType::kI32:
+      return py::dtype::of<int32_t>();
+    case DType::kF32:
+      return py::dtype::of<float>();
+    case DType::kI64:
+      return py::dtype::of<int64_t>();
+    case DType::kBool:
+      return py::dtype::of<bool>();
+    case DType::kF64:
+      return py::dtype::of<double>();
+  }
+  return py::dtype::of<uint8_t>();
+}
+
+/// A session and the file bytes that its weights lie in: the caller's own, or a copy where those do not start on a
+/// cache line. Running takes turns: the GIL is released meanwhile, and the arena is one.
+struct BoundSession {
+  py::buffer_info data;
+  AlignedBuffer copy;
+  std::unique_ptr<Session> session;
+  Turn turn;
+  std::string isa;
+  int threads = 1;
+  std::vector<std::string> input_names, output_names;  // for errors
+
+  /// Calls body() without the GIL and alone.
+  template <typename Body>
+  void run(Body&& body) {
+    const WithoutGil released;
+    const Turn::Guard guard(turn);
+    if (guard.orphaned()) session->forget_run();
+    body();
+  }
+};
+
+/// The names that a caller knows, else those of the tensors.
+std::vector<std::string> border_names(const ProgramIndex& index, const std::vector<uint32_t>& ids,
+                                      std::vector<std::string> names) {
+  if (names.size() == ids.size()) return names;
+  names.clear();
+  for (const uint32_t id : ids) names.push_back(index.tensors[id].name);
+  return names;
+}
+
+std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
+                                           int threads, std::vector<std::string> input_names,
+                                           std::vector<std::string> output_names) {
+  auto bound = std::make_unique<BoundSession>();
+  bound->data = data.request();
+  if (PyBuffer_IsContiguous(bound->data.view(), 'C') == 0) fail(Code::kValue, "Session: data must be C-contiguous");
+  const auto bytes = static_cast<size_t>(bound->data.size * bound->data.itemsize);
+  const auto* from = static_cast<const uint8_t*>(bound->data.ptr);
+  const Runtime rt = make_runtime(isa, threads);
+  bound->isa = isa_name(rt.kernels->isa);
+  bound->threads = rt.threads;
+  Status status;
+  {
+    const WithoutGil released;
+    if (reinterpret_cast<uintptr_t>(from) % AlignedBuffer::kAlignment != 0) {
+      bound->copy = AlignedBuffer(bytes);
+      std::memcpy(bound->copy.data(), from, bytes);
+      from = bound->copy.data();
+    }
+    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session);
+  }
+  throw_if_error(status);
+  bound->input_names = border_names(index, index.inputs, std::move(input_names));
+  bound->output_names = border_names(index, index.outputs, std::move(output_names));
+  return bound;
+}
+
+uint32_t checked_tensor(const BoundSession& s, uint32_t id) {
+  if (id < s.session->index().tensors.size()) return id;
+  fail(Code::kValue, "session: there is no tensor " + std::to_string(id));
+}
+
+std::vector<py::ssize_t> shape_of(const TensorDef& tensor) { return {tensor.shape.begin(), tensor.shape.end()}; }
+
+/// The tensor's bytes in the arena as an array that keeps the session alive.
+py::array view(const py::object& self, uint32_t id) {
+  BoundSession& s = self.cast<BoundSession&>();
+  const TensorDef& tensor = s.session->index().tensors[checked_tensor(s, id)];
+  return {numpy_dtype(tensor.dtype), shape_of(tensor), s.session->tensor(id), self};
+}
+
+std::string shape_text(const TensorDef& tensor) {
+  std::string text = "(";
+  for (const int64_t n : tensor.shape) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
+  return text + (tensor.shape.size() == 1 ? ",)" : ")");
+}
+
+/// `given` as an array with the tensor's dtype and shape, or an error that names it as `border` does.
+py::array array_of(const TensorDef& tensor, const char* what, const std::string& border, py::handle given) {
+  const auto name = [&] { return std::string("run: ") + what + " '" + border + "'"; };
+  if (!py::isinstance<py::array>(given)) {
+    fail(Code::kType,
+         name() + " must be a NumPy array, got " + std::string(py::str(py::type::of(given).attr("__name__"))));
+  }
+  py::array a = py::reinterpret_borrow<py::array>(given);
+  const py::dtype wanted = numpy_dtype(tensor.dtype);
+  if (!a.dtype().is(wanted) && !a.dtype().equal(wanted)) {
+    fail(Code::kType,
+         name() + " must be " + std::string(py::str(wanted)) + ", got " + dtype_name(a) + "; convert it with astype");
+  }
+  const size_t rank = tensor.shape.size();
+  if (static_cast<size_t>(a.ndim()) != rank) {
+    fail(Code::kValue, name() + " must have " + std::to_string(rank) + " dimensions " + shape_text(tensor) + ", got " +
+                           std::to_string(a.ndim()) + " " + shape_name(a));
+  }
+  for (size_t i = 0; i < rank; ++i) {
+    if (a.shape(static_cast<py::ssize_t>(i)) == tensor.shape[i]) continue;
+    fail(Code::kValue, name() + " must have shape " + shape_text(tensor) + ", got " + shape_name(a) +
+                           "; the batch is fixed by compile(batch=...)");
+  }
+  return a;
+}
+
+/// What the core can read and write where it lies.
+bool is_plain(const py::array& a) { return (a.flags() & py::array::c_style) != 0 && is_aligned(a); }
+
+/// What a run reads and writes, checked: an array for each input of the program, an array or none for each output.
+struct Operands {
+  std::vector<py::array> inputs, outputs;
+};
+
+Operands checked_operands(const BoundSession& s, const py::list& inputs, const py::list& outputs) {
+  const ProgramIndex& index = s.session->index();
+  if (inputs.size() != index.inputs.size() || outputs.size() != index.outputs.size()) {
+    fail(Code::kValue, "run: takes " + std::to_string(index.inputs.size()) + " inputs and " +
+                           std::to_string(index.outputs.size()) + " outputs, got " + std::to_string(inputs.size()) +
+                           " and " + std::to_string(outputs.size()));
+  }
+  Operands all;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    all.inputs.push_back(array_of(index.tensors[index.inputs[i]], "input", s.input_names[i], inputs[i]));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const py::object given = outputs[i];
+    if (given.is_none()) {
+      all.outputs.push_back(py::reinterpret_steal<py::array>(py::handle()));
+      continue;
+    }
+    const TensorDef& tensor = index.tensors[index.outputs[i]];
+    all.outputs.push_back(array_of(tensor, "out for", s.output_names[i], given));
+    if (!all.outputs.back().writeable()) {
+      fail(Code::kValue, "run: out for '" + s.output_names[i] + "' is read-only; pass a writeable array");
+    }
+  }
+  return all;
+}
+
+/// False, and nothing is run, when an array is strided or unaligned: that goes through the arena.
+bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
+  Operands given = checked_operands(s, inputs, outputs);
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  for (const py::array& x : given.inputs) {
+    if (!is_plain(x)) return false;
+    from.push_back(x.data());
+  }
+  for (py::array& y : given.outputs) {
+    if (y && !is_plain(y)) return false;
+    to.push_back(y ? y.mutable_data() : nullptr);
+  }
+  s.run([&] { s.session->run(from.data(), to.data()); });
+  return true;
+}
+
+}  // namespace
+
+void bind_session(py::module_& m) {
+  py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
+      .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
+           py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>())
+      .def(
+          "run_segment",
+          [](BoundSession& s, size_t i) {
+            if (i >= s.session->index().segments.size())
+              fail(Code::kValue, "session: there is no segment " + std::to_string(i));
+            s.run([&] { s.session->run_segment(i); });
+          },
+          py::arg("segment"))
+      .def(
+          "run_step",
+          [](BoundSession& s, size_t i) {
+            if (i >= s.session->index().steps.size())
+              fail(Code::kValue, "session: there is no step " + std::to_string(i));
+            s.run([&] { s.session->run_step(i); });
+          },
+          py::arg("step"))
+      .def(
+          "check",
+          [](const BoundSession& s, const py::list& inputs, const py::list& outputs) {
+            checked_operands(s, inputs, outputs);
+          },
+          py::arg("inputs"), py::arg("outputs"))
+      .def("run", &run, py::arg("inputs"), py::arg("outputs"))
+      .def("tensor", &view, py::arg("id"))
+      .def(
+          "path",
+          [](const BoundSession& s, size_t i) {
+            if (i >= s.session->index().steps.size())
+              fail(Code::kValue, "session: there is no step " + std::to_string(i));
+            return s.session->path(i);
+          },
+          py::arg("step"))
+      .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session->arena_bytes(); })
+      .def_property_readonly("bytes_copied", [](const BoundSession& s) { return s.copy.size(); })
+      .def_readonly("isa", &BoundSession::isa)
+      .def_readonly("num_threads", &BoundSession::threads);
+}
+
+}  // namespace ek

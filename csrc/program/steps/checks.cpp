@@ -1,0 +1,99 @@
+#include "program/steps/checks.h"
+
+#include <cmath>
+
+#include "base/checked.h"
+
+namespace ek {
+namespace {
+
+/// Padding beyond this is damage; checking a pooling window walks over it.
+constexpr size_t kMaxPad = 65535;
+/// Kernel positions; also keeps the sum of an average inside int32.
+constexpr size_t kMaxTaps = size_t{1} << 20;
+
+bool axis_fits(size_t in, size_t out, size_t kernel, size_t stride, size_t dilation, size_t pad) {
+  return pad <= kMaxPad && kernel <= kMaxTaps && (out - 1) * stride + (kernel - 1) * dilation < in + pad + kMaxPad;
+}
+
+/// Dilation can step over a small image. Windows that start inside it see it; those that start before are as many as
+/// the padding.
+bool axis_covers(size_t in, size_t out, size_t kernel, size_t stride, size_t dilation, size_t pad) {
+  for (size_t o = 0; o < out && o * stride < pad; ++o) {
+    const size_t missing = pad - o * stride, tap = ceil_div(missing, dilation);
+    if (tap >= kernel || tap * dilation - missing >= in) return false;
+  }
+  return (out - 1) * stride < in + pad;
+}
+
+}  // namespace
+
+Status bad_step(const Step& step, const std::string& what) {
+  return {Code::kCorrupt, "program index: step '" + step.name + "' (" + step.op + "): " + what};
+}
+
+bool tensor_bytes(const TensorDef& tensor, uint64_t* bytes) {
+  size_t n = dtype_bytes(tensor.dtype);
+  for (const int64_t side : tensor.shape) {
+    if (side < 0 || !checked_mul(n, static_cast<size_t>(side), &n)) return false;
+  }
+  *bytes = n;
+  return n < (uint64_t{1} << 48);
+}
+
+bool is_quantized(DType dtype) { return dtype == DType::kU8 || dtype == DType::kS8; }
+
+QuantParams quant_of(const TensorDef& tensor) {
+  return {tensor.scale, tensor.zero_point, tensor.dtype == DType::kS8 ? Sign::kS8 : Sign::kU8};
+}
+
+uint64_t bytes_of(const TensorDef& tensor) {
+  uint64_t bytes = 0;
+  return tensor_bytes(tensor, &bytes) ? bytes : UINT64_MAX;
+}
+
+uint64_t elements_of(const TensorDef& tensor) { return bytes_of(tensor) / dtype_bytes(tensor.dtype); }
+
+bool has(const Step& step, size_t inputs, size_t blobs) {
+  return step.in.size() == inputs && step.out.size() == 1 && step.blobs.size() == blobs;
+}
+
+bool product(std::initializer_list<size_t> factors, size_t* out) {
+  *out = 1;
+  for (const size_t f : factors) {
+    if (!checked_mul(*out, f, out)) return false;
+  }
+  return true;
+}
+
+bool holds(const TensorDef& tensor, std::initializer_list<size_t> shape) {
+  size_t elements = 0;
+  return product(shape, &elements) && elements_of(tensor) == elements;
+}
+
+bool blob_is(const ProgramIndex& index, const Step& step, size_t i, size_t bytes) {
+  size_t padded = 0;
+  return checked_add(bytes, 63, &padded) && index.blobs[step.blobs[i]].bytes == padded / 64 * 64;
+}
+
+bool clamp_inside(float lo, float hi, const QuantParams& q) {
+  const float low = static_cast<float>((q.sign == Sign::kU8 ? 0 : -128) - q.zero_point);
+  return lo >= low && hi <= low + 255.0f && lo <= hi && lo == std::nearbyint(lo) && hi == std::nearbyint(hi);
+}
+
+bool zero_point_inside(int64_t zero_point, Sign sign) {
+  const int64_t low = sign == Sign::kU8 ? 0 : -128;
+  return zero_point >= low && zero_point <= low + 255;
+}
+
+bool window_fits(const Window& w) {
+  return axis_fits(w.in_h, w.out_h, w.kernel_h, w.stride_h, w.dilation_h, w.pad_top) &&
+         axis_fits(w.in_w, w.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left) && w.taps() <= kMaxTaps;
+}
+
+bool window_covers(const Window& w) {
+  return axis_covers(w.in_h, w.out_h, w.kernel_h, w.stride_h, w.dilation_h, w.pad_top) &&
+         axis_covers(w.in_w, w.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left);
+}
+
+}  // namespace ek

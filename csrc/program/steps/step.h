@@ -1,0 +1,108 @@
+// What a kind of step is: its arguments, what it refuses, how it is prepared, what it costs. One file a family beside
+// this one; table.cpp lists them.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "program/program.h"
+#include "program/steps/arguments.h"
+
+namespace ek {
+
+/// What a step may ask of the session that it is prepared for. Addresses hold as long as the session; nothing is read
+/// or written before it runs.
+class StepSite {
+ public:
+  virtual const Runtime& runtime() const = 0;
+  virtual const TensorDef& tensor(uint32_t id) const = 0;
+  /// A tensor's bytes in the arena.
+  virtual uint8_t* bytes(uint32_t id) = 0;
+  /// Where to look for a tensor's bytes at each run: in the arena, or in the caller's memory (StepType::at_border).
+  virtual uint8_t* const* place(uint32_t id) = 0;
+  virtual const uint8_t* blob(uint32_t id) const = 0;
+  /// Where to look for at least `bytes` of memory that all steps share: it holds nothing from one step to the next.
+  virtual uint8_t* const* scratch(size_t bytes) = 0;
+  /// Memory of the step's own.
+  virtual int32_t* keep(size_t count) = 0;
+
+ protected:
+  ~StepSite() = default;
+};
+
+/// A step that is ready: calling it allocates nothing. `path` names the code that it will run.
+struct Prepared {
+  const char* path;
+  std::function<void()> run;
+};
+
+struct Work {
+  uint64_t macs = 0;   // multiply-adds
+  uint64_t bytes = 0;  // of its tensors and blobs
+};
+
+struct StepType {
+  StepKind kind;
+  const char* name;
+  std::vector<ArgumentName> arguments;
+  bool at_border;  // reads and writes where place() says: the caller's arrays need no copy
+  Status (*check)(const ProgramIndex& index, const Step& step);
+  uint64_t (*macs)(const Step& step);                     // multiply-adds; 0 where the arguments are damaged
+  Prepared (*prepare)(const Step& step, StepSite& site);  // of a step that check() lets pass
+};
+
+/// All kinds, in ascending order.
+const std::vector<StepType>& step_types();
+/// Null for a kind that there is not.
+const StepType* find_step_type(StepKind kind);
+
+/// Ids must have been checked. Refuses arguments that do not match the step's tensors and blobs: what it lets pass, a
+/// session may run.
+Status check_step(const ProgramIndex& index, const Step& step);
+/// Of a step that passes check_step().
+Work work_of(const ProgramIndex& index, const Step& step);
+
+/// "program index: step 'conv1' (Conv): what".
+Status bad_step(const Step& step, const std::string& what);
+
+/// The arguments of a step that passes check_step().
+template <typename T>
+T arguments_of(const Step& step) {
+  T arguments;
+  ReadArguments reader(step);
+  arguments.each(reader);
+  return arguments;
+}
+
+/// The row of a kind whose arguments are a T, with members
+///   Status check(const ProgramIndex&, const Step&) const;   (of what each() has read)
+///   uint64_t macs() const;
+///   Prepared prepare(const Step&, StepSite&) const;
+template <typename T>
+StepType step_type(StepKind kind, const char* name, bool at_border = false) {
+  NameArguments named;
+  T().each(named);
+  return {kind,
+          name,
+          named.names,
+          at_border,
+          [](const ProgramIndex& index, const Step& step) -> Status {
+            T arguments;
+            ReadArguments reader(step);
+            arguments.each(reader);
+            if (std::string wrong = reader.wrong(); !wrong.empty()) return bad_step(step, wrong);
+            return arguments.check(index, step);
+          },
+          [](const Step& step) -> uint64_t {
+            T arguments;
+            ReadArguments reader(step);
+            arguments.each(reader);
+            return reader.wrong().empty() ? arguments.macs() : 0;
+          },
+          [](const Step& step, StepSite& site) { return arguments_of<T>(step).prepare(step, site); }};
+}
+
+}  // namespace ek
