@@ -7,29 +7,20 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from edgekern.compiler.graph import (
+from edgekern.compiler.window import Window
+from edgekern.graph.families import MOVES, RESHAPES, UNARY, WITH_CONSTANT
+from edgekern.graph.values import (
     constant,
     float_attribute,
     float_constant,
     int_attribute,
     ints_attribute,
-    known_shape,
     quantized_weights,
     scalar,
     shape_of,
     text_attribute,
 )
-from edgekern.compiler.window import Window
 
-# One value in, one value out, element by element: 256 bytes say all about them.
-_SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
-_CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan", "Tanh")
-_LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
-_SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
-UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
-WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
-RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 MAX_RANK = 4
 
 
@@ -169,47 +160,6 @@ def merge_axes(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], li
     ranks = sorted(range(len(groups)), key=lambda i: groups[i][0])
     sides = [math.prod(shape[axis] for axis in groups[i]) for i in ranks]
     return sides, [ranks.index(i) for i in range(len(groups))]
-
-
-def limits(node: ir.Node) -> tuple[float, float] | None:
-    """The interval of a Relu, or of a Clip with constant limits."""
-    if node.domain != "" or node.op_type not in ("Relu", "Clip"):
-        return None
-    if node.op_type == "Relu":
-        return 0.0, math.inf
-    bounds = [-math.inf, math.inf]
-    for at in (1, 2):
-        value = node.inputs[at] if len(node.inputs) > at else None
-        if value is None:
-            continue
-        limit = scalar(value)
-        if limit is None or math.isnan(limit):
-            return None
-        bounds[at - 1] = limit
-    return bounds[0], bounds[1]
-
-
-def is_scalar(value: ir.Value | None, rank: int) -> bool:
-    """Whether a value is a constant of one element that does not raise the rank of what it meets."""
-    real = float_constant(value)
-    array = constant(value) if real is None else real
-    return array is not None and array.size == 1 and array.ndim <= rank
-
-
-def elementwise_operands(node: ir.Node) -> list[ir.Value] | None:
-    """The operands of an element-wise function of one tensor, constants left out; None for any other operator."""
-    if node.domain != "" or len(node.outputs) != 1 or shape_of(node.outputs[0]) is None:
-        return None
-    if node.op_type in UNARY:
-        if node.op_type == "Clip" and limits(node) is None:
-            return None
-        return [value for value in node.inputs[:1] if value is not None]
-    if node.op_type not in WITH_CONSTANT:
-        return None
-    rank = len(known_shape(node.outputs[0]))
-    found = [value for value in node.inputs if value is not None and not is_scalar(value, rank)]
-    same = all(shape_of(value) == shape_of(node.outputs[0]) for value in found)
-    return found if same and found else None
 
 
 REASONS: dict[str, Callable[[ir.Node], str | None]] = {

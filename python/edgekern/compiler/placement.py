@@ -12,7 +12,10 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from edgekern.compiler.graph import (
+from edgekern.compiler.operators import KERNELS, REASONS
+from edgekern.compiler.products import accumulator_reason
+from edgekern.graph.families import MOVES, RESHAPES, elementwise_operands, limits
+from edgekern.graph.values import (
     Quant,
     float_constant,
     is_code,
@@ -23,8 +26,6 @@ from edgekern.compiler.graph import (
     shape_of,
     sole_consumer,
 )
-from edgekern.compiler.operators import KERNELS, MOVES, REASONS, RESHAPES, elementwise_operands, limits
-from edgekern.compiler.products import accumulator_reason
 
 
 class Role(Enum):

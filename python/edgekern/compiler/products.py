@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.compiler.graph import (
+from edgekern.graph.values import (
     Quant,
     constant,
     float_attribute,

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
-from edgekern.compiler.graph import Quant
+from edgekern.graph.values import Quant
 
 NHWC = (0, 2, 3, 1)
 NCHW = (0, 3, 1, 2)

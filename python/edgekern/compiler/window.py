@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from edgekern.compiler.graph import ints_attribute, known_shape, text_attribute
+from edgekern.graph.values import ints_attribute, known_shape, text_attribute
 
 Pair = tuple[int, int]
 

@@ -2,15 +2,17 @@
 
 Operators fall into four kinds. *Weighted* ones (Conv, Gemm, MatMul) read int8 and may give int8 or float32.
 *Arithmetic* ones read and give int8. *Moving* ones copy bytes, so their output has the parameters of their input.
-All others stay in float32 and read dequantized values.
+A function of one tensor that several nodes write out (SiLU, GELU) is one operator, which reads and gives int8. All
+others stay in float32 and read dequantized values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from edgekern.graph.families import Formula, formulas, is_scalar
 from edgekern.quantization.prepare import constant, is_float_constant, sole_consumer
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
@@ -38,17 +40,34 @@ class Placement:
 
 def place(graph: ir.Graph) -> Placement:
     """Place quantization in a prepared graph (``prepare``)."""
-    nodes = [node for node in graph if _kind(node)]
-    integer = _integer_nodes(nodes)
+    written_out = _written_out(graph)
+    inner = {node for formula in written_out.values() for node in formula.nodes}
+    nodes = [node for node in graph if node in written_out or (node not in inner and _kind(node))]
+    integer = _integer_nodes(nodes, written_out)
     candidates = [node for node in graph if node.domain == "" and node.op_type in _WEIGHTED]
-    quantized = _quantized_tensors(nodes, integer)
+    quantized = _quantized_tensors(nodes, integer, written_out)
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     return Placement(
         _share(nodes, [value for value in values if value in quantized]),
         tuple(node for node in candidates if node in integer),
         tuple(node for node in candidates if node not in integer),
-        frozenset(integer),
+        frozenset(integer - written_out.keys()),
     )
+
+
+def _written_out(graph: ir.Graph) -> dict[ir.Node, Formula]:
+    """Functions of one tensor that the compiler makes a table of, by their last nodes; nothing within becomes 8-bit.
+
+    Operators of ``_ARITHMETIC`` alone are placed one by one. These are SiLU as ``x * Sigmoid(x)``, Erf-GELU,
+    ``x * 0.5``, Gelu itself.
+    """
+    folded = [node.outputs[0] for node in graph if folds_into_producer(node) and not _adds_number(node.inputs[0])]
+    return {
+        node: formula
+        for node, formula in formulas(graph, folded).items()
+        if any(inner.op_type not in _ARITHMETIC for inner in formula.nodes)
+        and all(value.dtype == ir.DataType.FLOAT for value in (formula.root, *(n.outputs[0] for n in formula.nodes)))
+    }
 
 
 def bounds(node: ir.Node | None) -> tuple[float, float]:
@@ -122,21 +141,38 @@ def folds_into_producer(node: ir.Node) -> bool:
     )
 
 
-def _integer_nodes(nodes: list[ir.Node]) -> set[ir.Node]:
+def _adds_number(value: ir.Value | None) -> bool:
+    """Whether a value is a sum with a constant of one element, as hard-swish begins."""
+    node = None if value is None else value.producer()
+    rank = 0 if value is None or value.shape is None else len(value.shape)
+    return node is not None and node.op_type == "Add" and any(is_scalar(operand, rank) for operand in node.inputs)
+
+
+def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula]) -> set[ir.Node]:
     """The nodes that compute on int8: all weighted ones, and the others where int8 comes in or is wanted.
 
-    An operator between two float operators stays in float: there it would only lose accuracy.
+    An operator between two float operators stays in float: there it would only lose accuracy. A formula that is written
+    out has to have both, int8 that comes in and int8 that is wanted.
     """
-    integer = {node for node in nodes if _kind(node) == "weighted"}
+    integer = {node for node in nodes if _kind(node) == "weighted" and node not in written_out}
+    last: dict[ir.Node, list[ir.Node]] = {}
+    for end, formula in written_out.items():
+        for node in formula.nodes:
+            last.setdefault(node, []).append(end)
     for _ in nodes:
         before = len(integer)
         for node in nodes:
+            if node in written_out:
+                continue
             operands = list(float_inputs(node))
             computed = any(not value.is_initializer() for value in operands)
             if computed and all(_supplies(value, integer) for value in operands):
                 integer.add(node)
         for node in reversed(nodes):
-            if any(use.node in integer for use in node.outputs[0].uses()):
+            if node in written_out and not _supplies(written_out[node].root, integer):
+                continue
+            readers = (end for use in node.outputs[0].uses() for end in last.get(use.node, [use.node]))
+            if any(reader in integer for reader in readers):
                 integer.add(node)
         if len(integer) == before:
             break
@@ -148,7 +184,9 @@ def _supplies(value: ir.Value, integer: set[ir.Node]) -> bool:
     return producer in integer if producer is not None else value.is_initializer() or value.is_graph_input()
 
 
-def _quantized_tensors(nodes: list[ir.Node], integer: set[ir.Node]) -> set[ir.Value]:
+def _quantized_tensors(
+    nodes: list[ir.Node], integer: set[ir.Node], written_out: Mapping[ir.Node, Formula]
+) -> set[ir.Value]:
     """Inputs of integer nodes and outputs of arithmetic ones, but none that is folded away.
 
     Reshaping operators only pass on what they get, so the float result of the last Conv or Gemm stays float behind one.
@@ -156,6 +194,9 @@ def _quantized_tensors(nodes: list[ir.Node], integer: set[ir.Node]) -> set[ir.Va
     quantized: set[ir.Value] = set()
     for node in nodes:
         if node not in integer or node.op_type in _RESHAPING:
+            continue
+        if node in written_out:
+            quantized.update((written_out[node].root, node.outputs[0]))
             continue
         folded = folds_into_producer(node)
         if not folded:
@@ -172,7 +213,8 @@ def _quantized_tensors(nodes: list[ir.Node], integer: set[ir.Node]) -> set[ir.Va
                 quantized.update((source, node.outputs[0]))
         if len(quantized) == before:
             break
-    folded_away = {node.inputs[0] for node in nodes if node in integer and folds_into_producer(node)}
+    computing = [node for node in nodes if node in integer and node not in written_out]
+    folded_away = {node.inputs[0] for node in computing if folds_into_producer(node)}
     return {value for value in quantized if value not in folded_away}
 
 

@@ -13,7 +13,13 @@ from edgekern import _core
 from edgekern._core import StepKind
 from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import evaluate, to_proto
-from edgekern.compiler.graph import (
+from edgekern.compiler.passes.lower_moves import view
+from edgekern.compiler.passes.lower_products import NO_RESIDUAL, clamp
+from edgekern.compiler.placement import Chain
+from edgekern.compiler.products import pad_strips
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
+from edgekern.compiler.window import Window
+from edgekern.graph.values import (
     Quant,
     constant,
     float_constant,
@@ -23,12 +29,6 @@ from edgekern.compiler.graph import (
     label,
     quantization,
 )
-from edgekern.compiler.passes.lower_moves import view
-from edgekern.compiler.passes.lower_products import NO_RESIDUAL, clamp
-from edgekern.compiler.placement import Chain
-from edgekern.compiler.products import pad_strips
-from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
-from edgekern.compiler.window import Window
 
 if TYPE_CHECKING:
     from edgekern.compiler.passes.lower_nodes import Lowering

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.graph import (
+from edgekern.compiler.operators import MAX_RANK, merge_axes, pad_widths, slice_ranges
+from edgekern.compiler.placement import Role
+from edgekern.compiler.steps import NCHW, NHWC, KernelStep, Tensor
+from edgekern.graph.families import RESHAPES, elementwise_operands
+from edgekern.graph.values import (
     consumers,
     int_attribute,
     ints_attribute,
@@ -17,9 +21,6 @@ from edgekern.compiler.graph import (
     label,
     scalar,
 )
-from edgekern.compiler.operators import MAX_RANK, RESHAPES, elementwise_operands, merge_axes, pad_widths, slice_ranges
-from edgekern.compiler.placement import Role
-from edgekern.compiler.steps import NCHW, NHWC, KernelStep, Tensor
 
 if TYPE_CHECKING:
     from edgekern.compiler.passes.lower_nodes import Lowering

@@ -6,13 +6,13 @@ import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
 from edgekern.calibration.skeleton import Skeleton
-from edgekern.compiler.graph import Quant, is_code, known_shape, label, operands, shape_of
 from edgekern.compiler.passes.lower_arithmetic import add_step, concat_step, lookup, pool_step, table_of
 from edgekern.compiler.passes.lower_moves import in_onnx_order, move, to_nhwc, view
 from edgekern.compiler.passes.lower_products import product_step
 from edgekern.compiler.placement import Placement, Role, host_operands
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor, dtype_of
 from edgekern.errors import CompileError
+from edgekern.graph.values import Quant, is_code, known_shape, label, operands, shape_of
 
 _DTYPES = {
     ir.DataType.UINT8: DType.U8,

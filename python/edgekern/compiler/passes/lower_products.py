@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import DType, StepKind
-from edgekern.compiler.graph import Quant, int_attribute, known_shape, label
 from edgekern.compiler.passes.lower_moves import in_onnx_order, pad, view
 from edgekern.compiler.placement import Chain
 from edgekern.compiler.products import Product, pad_strips
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
 from edgekern.compiler.window import Window
+from edgekern.graph.values import Quant, int_attribute, known_shape, label
 
 if TYPE_CHECKING:
     from edgekern.compiler.passes.lower_nodes import Lowering

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from edgekern._onnxruntime import run_to_end
 from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import new_session
-from edgekern.compiler.graph import known_shape, label, qualified, shape_of
 from edgekern.errors import CompileError
+from edgekern.graph.values import known_shape, label, qualified, shape_of
 
 
 def observe_shapes(model: ir.Model) -> None:

@@ -1,0 +1,145 @@
+"""The families of operators, and which nodes are a function of one tensor, element by element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgekern.graph.values import constant, float_constant, scalar, shape_of
+
+# One value in, one value out, element by element: 256 bytes say all about them.
+_SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
+_CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan", "Tanh")
+_LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
+_SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
+UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
+WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
+RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
+
+
+def limits(node: ir.Node) -> tuple[float, float] | None:
+    """The interval of a Relu, or of a Clip with constant limits."""
+    if node.domain != "" or node.op_type not in ("Relu", "Clip"):
+        return None
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    bounds = [-math.inf, math.inf]
+    for at in (1, 2):
+        value = node.inputs[at] if len(node.inputs) > at else None
+        if value is None:
+            continue
+        limit = scalar(value)
+        if limit is None or math.isnan(limit):
+            return None
+        bounds[at - 1] = limit
+    return bounds[0], bounds[1]
+
+
+def is_scalar(value: ir.Value | None, rank: int) -> bool:
+    """Whether a value is a constant of one element that does not raise the rank of what it meets."""
+    real = float_constant(value)
+    array = constant(value) if real is None else real
+    return array is not None and array.size == 1 and array.ndim <= rank
+
+
+def elementwise_operands(node: ir.Node) -> list[ir.Value] | None:
+    """The operands of an element-wise function of one tensor, constants left out; None for any other operator."""
+    found, shape = _operands(node), shape_of(node.outputs[0])
+    if not found or shape is None:
+        return None
+    return found if node.op_type in UNARY or all(shape_of(value) == shape for value in found) else None
+
+
+def _operands(node: ir.Node) -> list[ir.Value] | None:
+    """The same, where nothing is known of the shapes but their number of axes."""
+    if node.domain != "" or len(node.outputs) != 1:
+        return None
+    if node.op_type in UNARY:
+        if node.op_type == "Clip" and limits(node) is None:
+            return None
+        return [value for value in node.inputs[:1] if value is not None]
+    if node.op_type not in WITH_CONSTANT:
+        return None
+    shape = node.outputs[0].shape
+    rank = 0 if shape is None else len(shape)
+    return [value for value in node.inputs if value is not None and not is_scalar(value, rank)] or None
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Nodes that together compute a function of one tensor, element by element.
+
+    Attributes
+    ----------
+    root : what it is a function of
+    nodes : in the order of the graph; the last one gives the result
+    """
+
+    root: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+
+def formulas(graph: ir.Graph, borders: Iterable[ir.Value] = ()) -> dict[ir.Node, Formula]:
+    """Every function of one tensor, whether one node computes it or several, by its last node.
+
+    What lies within one is read by its own nodes only: a result that others read as well ends one, and begins the next.
+
+    Parameters
+    ----------
+    borders : results that end a formula in any case
+    """
+    elementwise = {node: found for node in graph if (found := _operands(node))}
+    ends = set(borders)
+    while True:
+        root, base = _roots(elementwise, ends)
+        mixed = set()
+        for node, of in root.items():
+            result = node.outputs[0]
+            readers = [root.get(reader) is of for reader, _ in result.uses()]
+            if result not in ends and any(readers) and (result.is_graph_output() or not all(readers)):
+                mixed.add(result)
+        if not mixed:
+            break
+        ends |= mixed
+    order = {node: at for at, node in enumerate(elementwise)}
+    made = {}
+    for node, of in root.items():
+        result = node.outputs[0]
+        if result in ends or not any(root.get(reader) is of for reader, _ in result.uses()):
+            nodes = _nodes_of(node, of, elementwise, base)
+            made[node] = Formula(of, tuple(sorted(nodes, key=order.__getitem__)))
+    return made
+
+
+def _roots(
+    elementwise: Mapping[ir.Node, list[ir.Value]], ends: set[ir.Value]
+) -> tuple[dict[ir.Node, ir.Value], dict[ir.Value, ir.Value]]:
+    """What each node is a function of, and what its result is one of for those who read it."""
+    root: dict[ir.Node, ir.Value] = {}
+    base: dict[ir.Value, ir.Value] = {}
+    for node, found in elementwise.items():
+        roots = {base.get(value, value) for value in found}
+        if len(roots) == 1:
+            result = node.outputs[0]
+            root[node] = roots.pop()
+            base[result] = result if result in ends else root[node]
+    return root, base
+
+
+def _nodes_of(
+    last: ir.Node, root: ir.Value, elementwise: Mapping[ir.Node, list[ir.Value]], base: Mapping[ir.Value, ir.Value]
+) -> set[ir.Node]:
+    """The nodes that lead from a root to a result."""
+    nodes, waiting = set(), [last]
+    while waiting:
+        node = waiting.pop()
+        if node in nodes:
+            continue
+        nodes.add(node)
+        producers = (value.producer() for value in elementwise[node] if value is not root and base[value] is root)
+        waiting += [producer for producer in producers if producer is not None]
+    return nodes
