@@ -105,6 +105,12 @@ def float_constant(value: ir.Value | None) -> FloatArray | None:
     return np.asarray(steps * _along(scale, q.ndim, axis), np.float32)
 
 
+def is_float_constant(value: ir.Value | None) -> bool:
+    """Whether a value is a float32 initializer; its data is not read."""
+    tensor = None if value is None or not value.is_initializer() else value.const_value
+    return tensor is not None and tensor.dtype == ir.DataType.FLOAT
+
+
 def scalar(value: ir.Value | None) -> float | None:
     """The number in a constant of one element, quantized or not, else None."""
     if value is not None and value.shape is not None and math.prod(shape_of(value) or ()) != 1:
@@ -200,6 +206,12 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
 def operands(node: ir.Node) -> Iterator[ir.Value]:
     """Inputs that are given and computed at run time."""
     yield from (value for value in node.inputs if value is not None and not is_constant(value))
+
+
+def attribute(node: ir.Node, name: str, default: float) -> float:
+    """A float or int attribute of ``node``."""
+    found = node.attributes.get(name)
+    return default if found is None else float(found.value)
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:

@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern.errors import QuantizationError
+from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.placement import Placement, bounds
-from edgekern.quantization.prepare import attribute, float_constant, is_float_constant, new_initializer
+from edgekern.quantization.prepare import new_initializer
 from edgekern.quantization.scales import (
     Affine,
     FloatArray,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern.graph.families import Formula, formulas, is_scalar
-from edgekern.quantization.prepare import constant, is_float_constant, sole_consumer
+from edgekern.graph.values import constant, is_float_constant, sole_consumer
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 # One 8-bit input and one 8-bit output: the compiler turns each into a table of 256 bytes.

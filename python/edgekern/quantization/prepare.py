@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
 from edgekern.quantization.scales import blocks
 
 FloatArray = npt.NDArray[np.floating]
@@ -38,25 +39,6 @@ def prepare(model: ir.Model) -> None:
     passes.RemoveUnusedNodesPass()(model)
 
 
-def constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
-    """The array behind a value that is an initializer, else None."""
-    if value is None or not value.is_initializer() or value.const_value is None:
-        return None
-    return value.const_value.numpy()
-
-
-def float_constant(value: ir.Value | None) -> npt.NDArray[np.float32] | None:
-    """The float32 array behind a value that is an initializer, else None."""
-    array = constant(value)
-    return array.astype(np.float32, copy=False) if array is not None and array.dtype == np.float32 else None
-
-
-def is_float_constant(value: ir.Value | None) -> bool:
-    """Whether :func:`float_constant` gives an array; it is not read."""
-    tensor = None if value is None or not value.is_initializer() else value.const_value
-    return tensor is not None and tensor.dtype == ir.DataType.FLOAT
-
-
 def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
     return _register(graph, name, ir.tensor(array))
@@ -79,18 +61,6 @@ def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value
     )
     graph.register_initializer(value)
     return value
-
-
-def sole_consumer(value: ir.Value) -> ir.Node | None:
-    """The node that alone reads ``value``; None where there are more, or where the graph returns it."""
-    uses = tuple(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-
-
-def attribute(node: ir.Node, name: str, default: float) -> float:
-    """A float or int attribute of ``node``."""
-    found = node.attributes.get(name)
-    return default if found is None else float(found.value)
 
 
 def _graph(node: ir.Node) -> ir.Graph:

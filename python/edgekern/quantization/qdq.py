@@ -17,10 +17,11 @@ from onnx_ir.passes import common as passes
 from edgekern.calibration import Ranges, model_hash
 from edgekern.calibration.model import open_model
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.graph.values import attribute
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.emit import Emitter
 from edgekern.quantization.placement import Placement, place
-from edgekern.quantization.prepare import attribute, prepare
+from edgekern.quantization.prepare import prepare
 
 if TYPE_CHECKING:
     from edgekern.calibration.model import ModelLike
