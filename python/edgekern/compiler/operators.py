@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from edgekern.compiler.layout import MAX_RANK, merge_axes
 from edgekern.compiler.window import Window
 from edgekern.graph.families import MOVES, RESHAPES, UNARY, WITH_CONSTANT
 from edgekern.graph.values import (
@@ -20,8 +20,6 @@ from edgekern.graph.values import (
     shape_of,
     text_attribute,
 )
-
-MAX_RANK = 4
 
 
 def conv_reason(node: ir.Node) -> str | None:
@@ -144,22 +142,6 @@ def slice_ranges(node: ir.Node, shape: Sequence[int]) -> tuple[list[int], list[i
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         begin[axis], _, stride[axis] = slice(start, end, step).indices(shape[axis])
     return begin, stride
-
-
-def merge_axes(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Write a transposition with as few axes as it can have: unit axes go, axes that stay neighbors become one."""
-    kept = [axis for axis in perm if shape[axis] != 1]
-    groups: list[list[int]] = []
-    for axis in kept:
-        last = groups[-1][-1] if groups else -2
-        between = range(last + 1, axis)
-        if last >= 0 and axis > last and all(shape[skipped] == 1 for skipped in between):
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    ranks = sorted(range(len(groups)), key=lambda i: groups[i][0])
-    sides = [math.prod(shape[axis] for axis in groups[i]) for i in ranks]
-    return sides, [ranks.index(i) for i in range(len(groups))]
 
 
 REASONS: dict[str, Callable[[ir.Node], str | None]] = {

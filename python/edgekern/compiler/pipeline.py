@@ -20,7 +20,7 @@ from edgekern.compiler.passes.fix_batch import fix_batch
 from edgekern.compiler.passes.fold_constants import fold_constants
 from edgekern.compiler.passes.fold_lookups import fold_lookups
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
-from edgekern.compiler.passes.lower_nodes import Lowering
+from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
@@ -88,16 +88,16 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
             _refusal([(node, placement.reasons[node]) for node in model.graph if node in placement.hosts])
         )
     simplified = Skeleton.of_ir(model)
-    lowering = Lowering(model.graph, placement, simplified)
+    lowering, results = lower_graph(model.graph, placement, simplified)
     # Simplifying may leave one tensor under one name where the graph returns it under two.
-    outputs = dict(zip((value.name for value in proto.graph.output), lowering.outputs, strict=True))
-    items = fold_lookups(lowering.items, lowering.outputs)
-    items = fuse_residuals(items, lowering.outputs)
+    outputs = dict(zip((value.name for value in proto.graph.output), results, strict=True))
+    items = fold_lookups(lowering.items, results)
+    items = fuse_residuals(items, results)
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)
     runs = [extract_host(simplified, stage.hosts) for stage in stages if stage.hosts]
     _warn(runs)
-    plan = plan_memory(stages, list(lowering.inputs.values()), lowering.outputs)
+    plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
     return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
 

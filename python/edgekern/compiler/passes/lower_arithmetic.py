@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,8 @@ from edgekern import _core
 from edgekern._core import StepKind
 from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import evaluate, to_proto
-from edgekern.compiler.passes.lower_moves import view
+from edgekern.compiler.layout import view
+from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.passes.lower_products import NO_RESIDUAL, clamp
 from edgekern.compiler.placement import Chain
 from edgekern.compiler.products import pad_strips
@@ -29,9 +29,6 @@ from edgekern.graph.values import (
     label,
     quantization,
 )
-
-if TYPE_CHECKING:
-    from edgekern.compiler.passes.lower_nodes import Lowering
 
 Codes = npt.NDArray[np.int64]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.operators import MAX_RANK, merge_axes, pad_widths, slice_ranges
+from edgekern.compiler.layout import four, in_onnx_order, merge_axes, transposed, view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators import pad_widths, slice_ranges
 from edgekern.compiler.placement import Role
-from edgekern.compiler.steps import NCHW, NHWC, KernelStep, Tensor
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor
 from edgekern.graph.families import RESHAPES, elementwise_operands
 from edgekern.graph.values import (
     consumers,
@@ -21,41 +19,6 @@ from edgekern.graph.values import (
     label,
     scalar,
 )
-
-if TYPE_CHECKING:
-    from edgekern.compiler.passes.lower_nodes import Lowering
-
-
-def view(x: Tensor, **changes: Any) -> Tensor:
-    """The same bytes under another name, shape, type or scale."""
-    return replace(x, view_of=x, **{"names": [], **changes})
-
-
-def transposed(lowering: Lowering, x: Tensor, perm: tuple[int, ...], order: tuple[int, ...], name: str) -> Tensor:
-    """Permute the stored axes of ``x``; where only axes of one element move, the bytes stay."""
-    shape = tuple(x.shape[axis] for axis in perm)
-    sides, merged = merge_axes(x.shape, perm)
-    if x.size == 0 or merged == list(range(len(merged))):
-        return view(x, shape=shape, order=order)
-    lead = MAX_RANK - len(sides)
-    perm4 = [*range(lead), *(lead + axis for axis in merged)]
-    arguments = {"x_shape": _four(sides), "perm": perm4, "item_bytes": x.item_bytes}
-    y = Tensor(x.name, x.dtype, shape, x.quant, order)
-    return lowering.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, arguments=arguments))
-
-
-def to_nhwc(lowering: Lowering, x: Tensor) -> Tensor:
-    """An image in ONNX's order, stored as NHWC."""
-    return transposed(lowering, x, NHWC, NHWC, f"{x.name} to NHWC")
-
-
-def in_onnx_order(lowering: Lowering, x: Tensor) -> Tensor:
-    """The inverse of :func:`to_nhwc`, for flattened images too."""
-    if x.flat is not None:
-        channels, height, width = x.flat
-        image = view(x, shape=(x.size // math.prod(x.flat), height, width, channels), order=NHWC, flat=None)
-        return view(transposed(lowering, image, NCHW, (), f"{x.name} to NCHW"), shape=x.shape)
-    return x if x.order == () else transposed(lowering, x, NCHW, (), f"{x.name} to NCHW")
 
 
 def move(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
@@ -78,7 +41,7 @@ def pad(lowering: Lowering, x: Tensor, before: list[int], after: list[int], code
     if not any(before) and not any(after):
         return view(x)
     shape = tuple(side + lead + tail for side, lead, tail in zip(x.shape, before, after, strict=True))
-    arguments = {"x_shape": _four(x.shape), "y_shape": _four(shape), "before": _four(before, 0), "value": code & 0xFF}
+    arguments = {"x_shape": four(x.shape), "y_shape": four(shape), "before": four(before, 0), "value": code & 0xFF}
     y = Tensor(x.name, x.dtype, shape, x.quant, x.order)
     return lowering.emit(KernelStep(StepKind.PAD, label(node), "Pad", [x], y, arguments=arguments))
 
@@ -141,14 +104,10 @@ def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Ten
     if stored == x.shape and all(one == 1 for one in step):
         return view(x)
     arguments = {
-        "x_shape": _four(x.shape),
-        "y_shape": _four(stored),
-        "start": _four([start[axis] for axis in order], 0),
-        "stride": _four([step[axis] for axis in order]),
+        "x_shape": four(x.shape),
+        "y_shape": four(stored),
+        "start": four([start[axis] for axis in order], 0),
+        "stride": four([step[axis] for axis in order]),
     }
     y = Tensor(x.name, x.dtype, stored, x.quant, x.order)
     return lowering.emit(KernelStep(StepKind.SLICE, label(node), node.op_type, [x], y, arguments=arguments))
-
-
-def _four(sides: list[int] | tuple[int, ...], filler: int = 1) -> list[int]:
-    return [filler] * (MAX_RANK - len(sides)) + list(sides)

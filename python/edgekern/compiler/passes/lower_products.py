@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +10,14 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import DType, StepKind
-from edgekern.compiler.passes.lower_moves import in_onnx_order, pad, view
+from edgekern.compiler.layout import in_onnx_order, view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.passes.lower_moves import pad
 from edgekern.compiler.placement import Chain
 from edgekern.compiler.products import Product, pad_strips
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
 from edgekern.compiler.window import Window
 from edgekern.graph.values import Quant, int_attribute, known_shape, label
-
-if TYPE_CHECKING:
-    from edgekern.compiler.passes.lower_nodes import Lowering
 
 Clamps = list[tuple[float, float]]
 # What fuse_residuals fills in.

@@ -1,0 +1,74 @@
+"""The orders in which tensors lie: views, and transpositions between ONNX's order and that of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from edgekern._core import StepKind
+from edgekern.compiler.steps import NCHW, NHWC, KernelStep, Tensor
+
+MAX_RANK = 4  # axes that a moving kernel takes
+
+
+class Emitter(Protocol):
+    """What takes steps: the lowering."""
+
+    def emit(self, step: KernelStep) -> Tensor:
+        """Append a step; its result."""
+        ...
+
+
+def view(x: Tensor, **changes: Any) -> Tensor:
+    """The same bytes under another name, shape, type or scale."""
+    return replace(x, view_of=x, **{"names": [], **changes})
+
+
+def merge_axes(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Write a transposition with as few axes as it can have: unit axes go, axes that stay neighbors become one."""
+    kept = [axis for axis in perm if shape[axis] != 1]
+    groups: list[list[int]] = []
+    for axis in kept:
+        last = groups[-1][-1] if groups else -2
+        between = range(last + 1, axis)
+        if last >= 0 and axis > last and all(shape[skipped] == 1 for skipped in between):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    ranks = sorted(range(len(groups)), key=lambda i: groups[i][0])
+    sides = [math.prod(shape[axis] for axis in groups[i]) for i in ranks]
+    return sides, [ranks.index(i) for i in range(len(groups))]
+
+
+def four(sides: Sequence[int], filler: int = 1) -> list[int]:
+    """Sides of four axes, those in front filled up."""
+    return [filler] * (MAX_RANK - len(sides)) + list(sides)
+
+
+def transposed(steps: Emitter, x: Tensor, perm: tuple[int, ...], order: tuple[int, ...], name: str) -> Tensor:
+    """Permute the stored axes of ``x``; where only axes of one element move, the bytes stay."""
+    shape = tuple(x.shape[axis] for axis in perm)
+    sides, merged = merge_axes(x.shape, perm)
+    if x.size == 0 or merged == list(range(len(merged))):
+        return view(x, shape=shape, order=order)
+    lead = MAX_RANK - len(sides)
+    perm4 = [*range(lead), *(lead + axis for axis in merged)]
+    arguments = {"x_shape": four(sides), "perm": perm4, "item_bytes": x.item_bytes}
+    y = Tensor(x.name, x.dtype, shape, x.quant, order)
+    return steps.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, arguments=arguments))
+
+
+def to_nhwc(steps: Emitter, x: Tensor) -> Tensor:
+    """An image in ONNX's order, stored as NHWC."""
+    return transposed(steps, x, NHWC, NHWC, f"{x.name} to NHWC")
+
+
+def in_onnx_order(steps: Emitter, x: Tensor) -> Tensor:
+    """The inverse of :func:`to_nhwc`, for flattened images too."""
+    if x.flat is not None:
+        channels, height, width = x.flat
+        image = view(x, shape=(x.size // math.prod(x.flat), height, width, channels), order=NHWC, flat=None)
+        return view(transposed(steps, image, NCHW, (), f"{x.name} to NCHW"), shape=x.shape)
+    return x if x.order == () else transposed(steps, x, NCHW, (), f"{x.name} to NCHW")

@@ -1,0 +1,122 @@
+"""What lowering knows while it walks: steps made so far, and the tensor that each value has become."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekern._core import DType, StepKind
+from edgekern.calibration.skeleton import Skeleton
+from edgekern.compiler.layout import in_onnx_order, to_nhwc, view
+from edgekern.compiler.placement import Placement, Role, host_operands
+from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
+from edgekern.errors import CompileError
+from edgekern.graph.values import is_code, known_shape, shape_of
+
+_DTYPES = {
+    ir.DataType.UINT8: DType.U8,
+    ir.DataType.INT8: DType.S8,
+    ir.DataType.INT32: DType.I32,
+    ir.DataType.FLOAT: DType.F32,
+    ir.DataType.INT64: DType.I64,
+    ir.DataType.BOOL: DType.BOOL,
+    ir.DataType.DOUBLE: DType.F64,
+}
+
+
+class Lowering:
+    """Every value that is needed becomes a tensor once.
+
+    Attributes
+    ----------
+    items : kernel steps and host nodes, each after those it reads
+    inputs : tensors of the graph's inputs, as ONNX has them
+    """
+
+    def __init__(self, graph: ir.Graph, placement: Placement, model: Skeleton) -> None:
+        self.graph, self.placement, self.model = graph, placement, model
+        self.items: list[Item] = []
+        self._stored: dict[ir.Value, Tensor] = {}
+        self._images: dict[Tensor, Tensor] = {}
+        self._plain: dict[ir.Value, Tensor] = {}
+        self._hosts: dict[ir.Node, HostNode] = {}
+        self.inputs = {str(value.name): self._border(value) for value in graph.inputs}
+
+    def emit(self, step: KernelStep) -> Tensor:
+        self.items.append(step)
+        return step.output
+
+    def native(self, value: ir.Value) -> Tensor:
+        """A value as 8-bit, images as NHWC."""
+        x = self.stored(value)
+        if len(x.shape) != 4 or x.order == NHWC:
+            return x
+        if x not in self._images:
+            self._images[x] = to_nhwc(self, x)
+        return self._images[x]
+
+    def stored(self, value: ir.Value) -> Tensor:
+        """A value as 8-bit, in the order in which it was made."""
+        return self._stored[value] if value in self._stored else self.plain(value)
+
+    def plain(self, value: ir.Value) -> Tensor:
+        """A value as ONNX has it."""
+        if value in self._plain:
+            return self._plain[value]
+        role = self.placement.role_of(value)
+        if role is Role.BYTES:
+            native = self._stored[value]
+            tensor = in_onnx_order(self, native) if is_code(value) else self._dequantized(native, value)
+        elif value.producer() in self._hosts:
+            tensor = self._border(value)
+        else:
+            raise CompileError(f"compile: output '{value.name}' does not depend on the inputs; there is nothing to run")
+        self._plain[value] = tensor
+        return tensor
+
+    def keep_stored(self, value: ir.Value, tensor: Tensor) -> None:
+        """A value has become this 8-bit tensor."""
+        self._stored[value] = tensor
+
+    def keep_plain(self, value: ir.Value, tensor: Tensor) -> None:
+        """A value has become this tensor, as ONNX has it."""
+        self._plain[value] = tensor
+
+    def add_host(self, node: ir.Node) -> None:
+        """Leave a node to the host, behind what it reads."""
+        hosts = self.placement.hosts
+        host = HostNode(node, self.placement.reasons[node], reads=tuple(host_operands(node)))
+        for value in host.reads:
+            if value.producer() not in hosts or value in self._plain:
+                host.inputs[value] = self.plain(value)
+        self._hosts[node] = host
+        self.items.append(host)
+
+    def _border(self, value: ir.Value) -> Tensor:
+        """A tensor that the caller or a host step fills."""
+        shape = shape_of(value)
+        if shape is None:
+            raise CompileError(
+                f"compile: the shape of '{value.name}' is not known before the model runs; a program needs fixed shapes"
+            )
+        if value.dtype not in _DTYPES:
+            kind = "unknown" if value.dtype is None else value.dtype.name
+            raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold")
+        tensor = Tensor(str(value.name), _DTYPES[value.dtype], shape)
+        self._plain[value] = tensor
+        producer = value.producer()
+        if producer is not None:
+            self._hosts[producer].outputs[value] = tensor
+        return tensor
+
+    def _dequantized(self, x: Tensor, value: ir.Value) -> Tensor:
+        name, shape = str(value.name), known_shape(value)
+        if x.quant is None:
+            x = view(x, quant=self.placement.quant[value])
+        if x.flat is not None:
+            x = in_onnx_order(self, x)
+        y = Tensor(name, DType.F32, shape)
+        if x.order != NHWC:
+            return self.emit(KernelStep(StepKind.DEQUANTIZE, name, "DequantizeLinear", [x], y))
+        batch, height, width, channels = x.shape
+        sizes = {"batch": batch, "channels": channels, "pixels": height * width}
+        return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))
