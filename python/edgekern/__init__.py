@@ -12,22 +12,10 @@ from typing import TYPE_CHECKING
 from edgekern import errors
 from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
-from edgekern.ops import (
-    PackedWeights,
-    TileBlock,
-    TilePlan,
-    cpu_info,
-    dequantize_linear,
-    dynamic_quantize,
-    get_num_threads,
-    interleave_gate_up,
-    linear,
-    matmul_integer,
-    pack_weights,
-    quantize_linear,
-    set_num_threads,
-    tile_plan,
-)
+from edgekern.machine import cpu_info, get_num_threads, set_num_threads
+from edgekern.ops import dequantize_linear, dynamic_quantize, linear, matmul_integer, quantize_linear
+from edgekern.packing import PackedWeights, interleave_gate_up, pack_weights
+from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 
 if TYPE_CHECKING:
     from edgekern import llm

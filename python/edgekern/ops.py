@@ -6,10 +6,8 @@ result has the same bits on every CPU and for any number of threads.
 
 from __future__ import annotations
 
-import copyreg
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +20,11 @@ from edgekern._core import public_matmul_integer as matmul_integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 __all__ = [
-    "PackedWeights",
-    "TileBlock",
-    "TilePlan",
-    "cpu_info",
     "dequantize_linear",
     "dynamic_quantize",
-    "get_num_threads",
-    "interleave_gate_up",
     "linear",
     "matmul_integer",
-    "pack_weights",
     "quantize_linear",
-    "set_num_threads",
-    "tile_plan",
 ]
 
 Int8Array = npt.NDArray[np.int8]
@@ -45,79 +34,6 @@ FloatArray = npt.NDArray[np.float32]
 Activation = Literal["relu", "relu6", "gelu", "gelu_tanh", "silu", "swiglu"] | tuple[float, float] | None
 _T = TypeVar("_T", bound=np.generic)
 
-
-def pack_weights(
-    w: Int8Array,
-    *,
-    scale: float | npt.NDArray[np.floating] | None = None,
-    zero_point: npt.NDArray[np.number] | None = None,
-    bits: Literal[8, 4] = 8,
-    group_size: Literal[32, 64, 128] | None = None,
-) -> PackedWeights:
-    """Pack weights once for many multiplications.
-
-    Parameters
-    ----------
-    w : (K, N) int8 array
-        Any strides: ``w.T`` of an (N, K) matrix is taken without a copy. With ``bits=8`` the full range is allowed,
-        -128 included; with ``bits=4`` the values lie in [-8, 7] (from unsigned ones subtract 8, and from
-        ``zero_point`` too).
-    scale : float or (N,) float32 array, optional; (ceil(K / group_size), N) array with ``bits=4``
-        Real value of one step: for the whole matrix or per column, and :func:`linear` needs it; with 4 bits for every
-        group of ``group_size`` rows and every column.
-    zero_point : array like ``scale``, optional
-        With ``bits=4``: real = (w - zero_point) * scale. Fractions are allowed. Without it the map is symmetric.
-    bits : {8, 4}
-    group_size : {32, 64, 128}
-        With ``bits=4``: how many rows of ``w`` share a scale; the last group may be short.
-
-    Returns
-    -------
-    PackedWeights
-        Immutable; ``shape`` is (K, N), ``nbytes`` the packed size, ``bits`` and ``group_size`` as given. With 8 bits N
-        is padded to 16 and K to 4; with 4 bits to 64 and 8. A copy is the object itself; a pickle holds the packed
-        bytes (out of band with protocol 5) and is read by versions of the same layout.
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        When ``w`` is not a 2-D int8 array or has values that 4 bits cannot hold, or when scales or zero points have
-        the wrong shape or are not finite.
-
-    Notes
-    -----
-    4-bit weights keep scales and zero points in float16 (11 significant bits; scales of any float32 size, see
-    docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight.
-    """
-    array = as_array("pack_weights", "w", w)
-    scale, zero_point = (
-        lent("pack_weights", name, given) for name, given in (("scale", scale), ("zero_point", zero_point))
-    )
-    if integer("pack_weights", "bits", bits) == 4:
-        if scale is None or group_size is None:
-            missing = "scale" if scale is None else "group_size"
-            raise ArgumentValueError(f"pack_weights: bits=4 needs {missing}")
-        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size not in (32, 64, 128):
-            raise ArgumentValueError(f"pack_weights: group_size must be 32, 64 or 128, got {group_size!r}")
-        return _core.pack_weights_int4(array, scale, zero_point, group_size)
-    if bits != 8:
-        raise ArgumentValueError(f"pack_weights: bits must be 8 or 4, got {bits!r}")
-    if zero_point is not None or group_size is not None:
-        extra = "group_size" if zero_point is None else "zero_point"
-        raise ArgumentValueError(f"pack_weights: {extra} is for bits=4; 8-bit weights are symmetric, per column")
-    return _core.pack_weights(array, scale)
-
-
-def _reduce_packed(packed: PackedWeights) -> tuple[Any, ...]:
-    return _restore_packed, _core.packed_state(packed)
-
-
-# Pickles name this function, so it stays here: a builtin of the core has no name of its own in them.
-def _restore_packed(*state: Any) -> PackedWeights:
-    return _core.restore_packed(*state)
-
-
-copyreg.pickle(PackedWeights, _reduce_packed)
 
 _CLAMPS: dict[str | None, tuple[float, float]] = {
     None: (-math.inf, math.inf),
@@ -153,34 +69,6 @@ def _result_dtype(out_dtype: npt.DTypeLike, y_scale: float | None) -> np.dtype[n
     raise ArgumentTypeError(
         f"linear: out_dtype must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {wanted}{remedy}"
     )
-
-
-def interleave_gate_up(gate: npt.NDArray[_T], up: npt.NDArray[_T]) -> npt.NDArray[_T]:
-    """Put the columns of ``gate`` and ``up`` side by side in pairs, as :func:`linear` takes them for ``"swiglu"``.
-
-    Parameters
-    ----------
-    gate, up : arrays of one shape and dtype
-        Weights (K, N), or their scales or biases (N,).
-
-    Returns
-    -------
-    (K, 2 N) or (2 N,) array
-        ``gate[..., j]`` in column ``2 j``, ``up[..., j]`` in column ``2 j + 1``.
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        When the two are not arrays of one dtype and shape.
-    """
-    a, b = as_array("interleave_gate_up", "gate", gate), as_array("interleave_gate_up", "up", up)
-    if a.dtype != b.dtype:
-        raise ArgumentTypeError(f"interleave_gate_up: up must be {a.dtype} as gate is, got {b.dtype}")
-    if a.shape != b.shape or a.ndim == 0:
-        raise ArgumentValueError(
-            f"interleave_gate_up: gate and up must have one shape of at least one axis, got {a.shape} and {b.shape}"
-        )
-    return np.stack([a, b], axis=-1).reshape(*a.shape[:-1], 2 * a.shape[-1])
 
 
 @_core.fast_linear
@@ -441,143 +329,3 @@ def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[
     return _core.dynamic_quantize(
         as_array("dynamic_quantize", "x", x), "", thread_count("dynamic_quantize", num_threads)
     )
-
-
-@dataclass(frozen=True)
-class TileBlock:
-    """One block of C = A @ B: rows and columns (half-open), the unit that runs it, what it computes, what it costs."""
-
-    rows: tuple[int, int]
-    cols: tuple[int, int]
-    unit: Literal["cube", "vector"]
-    padded: tuple[int, int]
-    cost_us: float
-
-
-@dataclass(frozen=True)
-class TilePlan:
-    """How a matrix product is cut: which 256-blocks go to the Cube, which edges to the Vector path."""
-
-    shape: tuple[int, int, int]
-    tile: int
-    device: str
-    blocks: tuple[TileBlock, ...]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Blocks along M and along N."""
-        m, n, _ = self.shape
-        return -(-m // self.tile), -(-n // self.tile)
-
-    @property
-    def num_cube(self) -> int:
-        """Blocks that run on the Cube path."""
-        return sum(block.unit == "cube" for block in self.blocks)
-
-    @property
-    def num_vector(self) -> int:
-        """Blocks that run on the Vector path."""
-        return len(self.blocks) - self.num_cube
-
-    @property
-    def padding(self) -> float:
-        """Share of the computed products that is padding, 0 to 1."""
-        m, n, _ = self.shape
-        computed = sum(block.padded[0] * block.padded[1] for block in self.blocks)
-        return 1.0 - m * n / computed if computed else 0.0
-
-    @property
-    def cost_us(self) -> float:
-        """Predicted time on one core of the device, microseconds."""
-        return sum(block.cost_us for block in self.blocks)
-
-    def __str__(self) -> str:
-        m, n, k = self.shape
-        rows, cols = self.grid
-        return (
-            f"[{m}, {k}] x [{k}, {n}] on {self.device}: {rows} x {cols} blocks of {self.tile}, {self.num_cube} Cube, "
-            f"{self.num_vector} Vector, {self.padding:.1%} padding, {self.cost_us:.1f} us predicted"
-        )
-
-
-def tile_plan(m: int, n: int, k: int, *, tile: int = 256, device: str = "host") -> TilePlan:
-    """Plan C[m, n] = A[m, k] @ B[k, n] in ``tile`` x ``tile`` blocks.
-
-    A whole block runs on the Cube. A tail block is padded to the Cube's granule or sent to the Vector path, whichever
-    is predicted to cost less. For ``device="host"`` and ``tile=256`` this is the plan that :func:`matmul_integer`
-    executes.
-
-    Parameters
-    ----------
-    m, n, k : int
-        Sizes, at least 0.
-    tile : int
-        Side of a block; a multiple of 64.
-    device : {"host", "ascend310p3", "kirin990", "sm8650"}
-        Whose granules and rates to plan with.
-
-    Returns
-    -------
-    TilePlan
-
-    Raises
-    ------
-    ArgumentValueError
-        A negative size, a tile that is not a multiple of 64, an unknown device.
-    """
-    for name, value in (("m", m), ("n", n), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-            raise ArgumentValueError(
-                f"tile_plan: {name} must be an integer of at least 0 and below 2^63, got {value!r}"
-            )
-    if isinstance(tile, bool) or not isinstance(tile, int) or not 1 <= tile < 2**63:
-        raise ArgumentValueError(f"tile_plan: tile must be a positive multiple of 64, got {tile!r}")
-    blocks = tuple(
-        TileBlock((row0, row1), (col0, col1), unit, (padded_rows, padded_cols), cost)
-        for row0, row1, col0, col1, unit, padded_rows, padded_cols, cost in _core.tile_plan(
-            m, n, k, tile, string("tile_plan", "device", device)
-        )
-    )
-    return TilePlan((m, n, k), tile, device, blocks)
-
-
-def cpu_info() -> dict[str, object]:
-    """What this machine is to edgekern.
-
-    Returns
-    -------
-    dict
-        ``isa`` (the one in use: ``EDGEKERN_ISA`` as it was at the first call, or the best), ``available`` (best first),
-        ``cores`` (CPUs this process may use), ``num_threads`` (the package's setting).
-
-    Raises
-    ------
-    UnsupportedIsaError
-        ``EDGEKERN_ISA`` names an ISA that this CPU lacks.
-    """
-    return {
-        "isa": _core.resolve_isa(""),
-        "available": _core.available_isas(),
-        "cores": _core.allowed_cpus(),
-        "num_threads": _core.num_threads(),
-    }
-
-
-def get_num_threads() -> int:
-    """Threads that a call uses when it does not say; ``EDGEKERN_NUM_THREADS`` or the allowed CPUs at first."""
-    return _core.num_threads()
-
-
-def set_num_threads(num_threads: int) -> None:
-    """Set how many threads a call uses when it does not say.
-
-    Parameters
-    ----------
-    num_threads : int
-        At least 1.
-
-    Raises
-    ------
-    ArgumentValueError
-    """
-    _core.set_num_threads(thread_count("set_num_threads", num_threads))

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekern import _core, files, ops, runtime
+from edgekern import _core, files, runtime
 from edgekern.artifact import Program
 from edgekern.cli.data import data_files, read_feeds
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
+from edgekern.machine import cpu_info
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +84,7 @@ def inspect(model: Path) -> str:
 
 
 def info() -> str:
-    facts = {"edgekern": _core.__version__, "numpy": np.__version__, **ops.cpu_info()}
+    facts = {"edgekern": _core.__version__, "numpy": np.__version__, **cpu_info()}
     return "\n".join(
         f"{name:<12} {', '.join(fact) if isinstance(fact, list) else fact}" for name, fact in facts.items()
     )

@@ -16,7 +16,7 @@ from edgekern.analysis import compare
 from edgekern.calibration import Calibrator
 from edgekern.compiler import compile as compile_program
 from edgekern.errors import EdgekernError
-from edgekern.ops import cpu_info
+from edgekern.machine import cpu_info
 from edgekern.quantization import quantize
 from edgekern.quickstart.digits import INPUTS, MODEL, Digits, load_digits
 from edgekern.runtime import InferenceSession
