@@ -13,6 +13,10 @@
 
 namespace ek {
 
+/// Threads that a session starts before its first run, where more are asked for than there are CPUs: a thousand of
+/// them, hired for a number given by mistake, would wake at every job of the process.
+constexpr int kMostAtOnce = 64;
+
 struct Session::Impl final : StepSite {
   ProgramIndex index;
   const uint8_t* data = nullptr;
@@ -111,7 +115,8 @@ Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_by
     require_memory(impl.arena.size() + std::min(impl.shared_bytes, SIZE_MAX - impl.arena.size()));
     impl.shared = AlignedBuffer(impl.shared_bytes);
     impl.shared_at = impl.shared.data();
-    parallel_for(static_cast<size_t>(threads), threads, [](size_t) {});  // starts the pool's workers now, not in run
+    const int workers = std::min(threads, std::max(allowed_cpus(), kMostAtOnce));
+    parallel_for(static_cast<size_t>(workers), workers, [](size_t) {});  // starts the pool's workers now, not in run
   } catch (const std::bad_alloc&) {
     return {Code::kNoMemory, "session: no memory for an arena of " + std::to_string(impl.index.arena_bytes) +
                                  " bytes and scratch of " + std::to_string(impl.shared_bytes)};
