@@ -276,9 +276,7 @@ void add_integers(const KvTile& tile, const uint8_t* v, const Weights* weights, 
   constexpr int32_t kZero = Nibbles ? -8 : 0;  // int8 codes are stored less 128
   I32 acc[R][T], column[T];
   unroll<R>([&](auto r) EK_LAMBDA {
-    // The sum of a damaged state's weights may be anything: it wraps, as sums in vectors do.
-    const uint32_t sum = static_cast<uint32_t>(weights[r.value].sum);
-    const I32 start = set1_i32(static_cast<int32_t>(static_cast<uint32_t>(kZero) * sum));
+    const I32 start = set1_i32(kZero * weights[r.value].sum);
     unroll<T>([&](auto t) EK_LAMBDA { acc[r.value][t.value] = start; });
   });
   unroll<T>([&](auto t) EK_LAMBDA { column[t.value] = set1_i32(0); });

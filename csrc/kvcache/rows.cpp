@@ -130,6 +130,25 @@ void unpack_row(const KvTile& tile, const uint8_t* bytes, KvRow* row) {
   if (tile.asymmetric) std::memcpy(row->offset, bytes + scale_bytes, scale_bytes);
 }
 
+bool is_storable(const KvTile& tile, const KvRow& row) {
+  constexpr uint16_t kF16Infinity = 0x7C00, kUpperInfinity = 0x7F80;  // the latter: of bfloat16 and float32
+  const auto below = [](uint16_t bits, uint16_t infinity) { return (bits & infinity) != infinity; };
+  if (is_float(tile.kind)) {
+    const size_t item = item_bytes(tile.kind);
+    const uint16_t infinity = tile.kind == KvKind::kFloat16 ? kF16Infinity : kUpperInfinity;
+    for (size_t d = 1; d <= tile.head_dim; ++d) {
+      uint16_t upper;  // the half with sign and exponent
+      std::memcpy(&upper, row.codes + d * item - sizeof(upper), sizeof(upper));
+      if (!below(upper, infinity)) return false;
+    }
+  }
+  for (size_t g = 0; g < tile.groups(); ++g) {
+    if (row.scale[g] >= kF16Infinity) return false;  // or negative
+    if (tile.asymmetric && !below(row.offset[g], kF16Infinity)) return false;
+  }
+  return true;
+}
+
 void dequantize_row(const KvTile& tile, const KvRow& row, float* x) {
   for (size_t d = 0; d < tile.head_dim; ++d) {
     if (tile.kind == KvKind::kFloat32) {

@@ -25,6 +25,9 @@ size_t row_bytes(const KvTile& tile);
 void pack_row(const KvTile& tile, const KvRow& row, uint8_t* bytes);
 void unpack_row(const KvTile& tile, const uint8_t* bytes, KvRow* row);
 
+/// Whether a write may leave this row: what is not finite and what is not a scale are refused there (kv_store.inl).
+bool is_storable(const KvTile& tile, const KvRow& row);
+
 /// The values that a row stands for.
 void dequantize_row(const KvTile& tile, const KvRow& row, float* x);
 

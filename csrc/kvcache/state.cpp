@@ -149,7 +149,7 @@ Status RingCache::load(size_t sequence, std::string_view model, const uint8_t* b
       in.left != occupied * token_bytes) {
     return corrupt("the state's counts contradict each other");
   }
-  // Positions are checked before the sequence is touched: each must belong to its slot, slots ascending.
+  // All is checked before the sequence is touched. A position must belong to its slot, slots ascending.
   size_t last = 0;
   for (uint64_t i = 0; i < occupied; ++i) {
     int64_t p;
@@ -158,6 +158,15 @@ Status RingCache::load(size_t sequence, std::string_view model, const uint8_t* b
     const size_t slot = slot_of(p);
     if (i > 0 && slot <= last) return corrupt("positions are out of order");
     last = slot;
+  }
+  KvRow row;
+  const uint8_t* at = in.at + occupied * sizeof(int64_t);
+  for (size_t i = 0; i < 2 * heads; ++i) {
+    const KvTile& tile = i % 2 != 0 ? v_tile_ : k_tile_;
+    for (uint64_t token = 0; token < occupied; ++token, at += row_bytes(tile)) {
+      unpack_row(tile, at, &row);
+      if (!is_storable(tile, row)) return corrupt("a value or a scale is not finite, or a scale is negative");
+    }
   }
   EK_RETURN_IF_ERROR(reset(sequence, static_cast<int64_t>(begin)));
   Sequence& s = sequences_[sequence];
@@ -168,7 +177,6 @@ Status RingCache::load(size_t sequence, std::string_view model, const uint8_t* b
     in.take(&p, sizeof(p));
     s.slot_pos[slot_of(p)] = p;
   }
-  KvRow row;
   for (size_t i = 0; i < 2 * heads; ++i) {
     const bool value = i % 2 != 0;
     const KvTile& tile = value ? v_tile_ : k_tile_;

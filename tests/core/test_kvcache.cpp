@@ -9,6 +9,7 @@
 
 #include "allocations.h"
 #include "guarded.h"
+#include "kv_state.h"
 #include "kvcache/cache.h"
 #include "reference.h"
 
@@ -163,6 +164,36 @@ TEST_CASE("a state that was cut or altered is refused by the cache and changes n
   REQUIRE(cache->save(0, "model", &again).ok());
   CHECK(again == state);
   CHECK(cache->load(0, "model", state.data(), state.size()).ok());
+}
+
+TEST_CASE("a state with a value that no write may leave is refused, also under its right checksum") {
+  for (const char* formats : {"float32", "float16", "bfloat16", "int8", "k8v4", "int4", "article"}) {
+    const KvSpec spec = small(formats, 8);
+    const auto cache = make(spec);
+    run(*cache, {tables().front(), 1}, random_text(spec), 7);
+    std::vector<uint8_t> state, again;
+    REQUIRE(cache->save(0, "model", &state).ok());
+    // A row ends with the upper half of a float, a scale or, after it, an offset.
+    const auto altered = [&](uint16_t bits, size_t from_end) {
+      std::vector<uint8_t> other = state;
+      std::memcpy(other.data() + other.size() - 8 - 2 * from_end, &bits, 2);
+      seal(&other);
+      return cache->load(0, "model", other.data(), other.size()).code();
+    };
+    const bool scaled = spec.v.kind >= KvKind::kInt8;
+    const size_t last = scaled && spec.v.asymmetric ? 2 : 1;
+    for (size_t from_end = 1; from_end <= last; ++from_end) {
+      for (const int bits : {0x7FFF, 0xFFFF, spec.v.kind == KvKind::kFloat16 || scaled ? 0x7C00 : 0x7F80}) {
+        CAPTURE(formats);
+        CAPTURE(bits);
+        CHECK(altered(static_cast<uint16_t>(bits), from_end) == Code::kCorrupt);
+      }
+    }
+    if (scaled) CHECK(altered(0x8001, last) == Code::kCorrupt);  // a scale below zero
+    REQUIRE(cache->save(0, "model", &again).ok());
+    CHECK(again == state);
+    CHECK(altered(0x3C00, last) == Code::kOk);  // the alteration alone is not what is refused
+  }
 }
 
 TEST_CASE("the cache refuses to count past the last position") {

@@ -4,6 +4,7 @@
 
 #include "common.h"
 #include "kv_specs.h"
+#include "kv_state.h"
 
 namespace {
 
@@ -11,18 +12,6 @@ using namespace ek;
 
 constexpr char kModel[] = "model";
 constexpr size_t kFront = 8 + 17 * 8 + 8 + sizeof kModel - 1, kCounts = 4 * 8;
-
-/// As csrc/kvcache/state.cpp has it.
-uint64_t checksum(const uint8_t* bytes, size_t size) {
-  uint64_t sum = 0x9E3779B97F4A7C15u ^ size;
-  for (size_t i = 0; i < size; i += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, bytes + i, std::min<size_t>(size - i, 8));
-    sum = (sum ^ word) * 0xD6E8FEB86659FD93u;
-    sum ^= sum >> 32;
-  }
-  return sum;
-}
 
 void mend(RingCache& cache, bool front, std::vector<uint8_t>* state) {
   if (front && state->size() >= kFront + kCounts + 8) {
@@ -41,9 +30,7 @@ void mend(RingCache& cache, bool front, std::vector<uint8_t>* state) {
     const uint64_t count = tokens;
     std::memcpy(state->data() + kFront + kCounts - 8, &count, 8);
   }
-  if (state->size() < 8) return;
-  const uint64_t sum = checksum(state->data(), state->size() - 8);
-  std::memcpy(state->data() + state->size() - 8, &sum, 8);
+  test::seal(state);
 }
 
 void go_on(RingCache& cache, const Runtime& rt) {
