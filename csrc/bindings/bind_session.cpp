@@ -190,6 +190,10 @@ bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
   return true;
 }
 
+void check_number(const char* what, size_t i, size_t count) {
+  if (i >= count) fail(Code::kValue, std::string("session: there is no ") + what + " " + std::to_string(i));
+}
+
 }  // namespace
 
 void bind_session(py::module_& m) {
@@ -199,16 +203,14 @@ void bind_session(py::module_& m) {
       .def(
           "run_segment",
           [](BoundSession& s, size_t i) {
-            if (i >= s.session->index().segments.size())
-              fail(Code::kValue, "session: there is no segment " + std::to_string(i));
+            check_number("segment", i, s.session->index().segments.size());
             s.run([&] { s.session->run_segment(i); });
           },
           py::arg("segment"))
       .def(
           "run_step",
           [](BoundSession& s, size_t i) {
-            if (i >= s.session->index().steps.size())
-              fail(Code::kValue, "session: there is no step " + std::to_string(i));
+            check_number("step", i, s.session->index().steps.size());
             s.run([&] { s.session->run_step(i); });
           },
           py::arg("step"))
@@ -223,8 +225,7 @@ void bind_session(py::module_& m) {
       .def(
           "path",
           [](const BoundSession& s, size_t i) {
-            if (i >= s.session->index().steps.size())
-              fail(Code::kValue, "session: there is no step " + std::to_string(i));
+            check_number("step", i, s.session->index().steps.size());
             return s.session->path(i);
           },
           py::arg("step"))

@@ -176,7 +176,9 @@ TEST_CASE("a state with a value that no write may leave is refused, also under i
     // A row ends with the upper half of a float, a scale or, after it, an offset.
     const auto altered = [&](uint16_t bits, size_t from_end) {
       std::vector<uint8_t> other = state;
-      std::memcpy(other.data() + other.size() - 8 - 2 * from_end, &bits, 2);
+      const size_t at = other.size() - 8 - 2 * from_end;
+      other.at(at) = static_cast<uint8_t>(bits & 255);
+      other.at(at + 1) = static_cast<uint8_t>(bits >> 8);
       seal(&other);
       return cache->load(0, "model", other.data(), other.size()).code();
     };

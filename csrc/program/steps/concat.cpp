@@ -8,7 +8,7 @@
 namespace ek {
 namespace {
 
-struct Concat {
+struct Concat : NoMacs {
   size_t rows = 0;
   std::vector<size_t> bytes;
 
@@ -17,8 +17,6 @@ struct Concat {
     a.size("rows", rows);
     a.list("bytes", bytes);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
     if (!has(step, bytes.size(), 0)) return bad_step(step, "wrong number of arguments");

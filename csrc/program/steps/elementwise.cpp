@@ -18,7 +18,7 @@ Status check_bytes(const ProgramIndex& index, const Step& step, size_t inputs, s
   return codes ? Status() : bad_step(step, "damaged arguments");
 }
 
-struct Add {
+struct Add : NoMacs {
   float lo = 0, hi = 0;  // around the result's zero point
 
   template <typename Arguments>
@@ -26,8 +26,6 @@ struct Add {
     a.real("lo", lo);
     a.real("hi", hi);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
     EK_RETURN_IF_ERROR(check_bytes(index, step, 2, 0));
@@ -44,11 +42,7 @@ struct Add {
   }
 };
 
-struct Lookup {
-  template <typename Arguments>
-  void each(Arguments&) {}
-  uint64_t macs() const { return 0; }
-
+struct Lookup : NoArguments {
   Status check(const ProgramIndex& index, const Step& step) const {
     EK_RETURN_IF_ERROR(check_bytes(index, step, 1, 1));
     return blob_is(index, step, 0, 256) ? Status() : bad_step(step, "damaged arguments");

@@ -17,7 +17,7 @@ Status check_shapes(const ProgramIndex& index, const Step& step, const Shape& x,
   return fits ? Status() : bad_step(step, "shapes do not match its tensors");
 }
 
-struct Slice {
+struct Slice : NoMacs {
   Shape x_shape{}, y_shape{};
   std::array<int64_t, 4> start{}, stride{};
 
@@ -28,8 +28,6 @@ struct Slice {
     a.integers("start", start);
     a.integers("stride", stride);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
     for (size_t i = 0; i < 4; ++i) {
@@ -53,7 +51,7 @@ struct Slice {
   }
 };
 
-struct Pad {
+struct Pad : NoMacs {
   Shape x_shape{}, y_shape{}, before{};
   size_t value = 0;
 
@@ -64,8 +62,6 @@ struct Pad {
     a.sizes("before", before);
     a.size("value", value);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
     if (value > 255) return bad_step(step, "damaged pad value");
@@ -84,7 +80,7 @@ struct Pad {
   }
 };
 
-struct Transpose {
+struct Transpose : NoMacs {
   Shape x_shape{}, perm{};
   size_t item_bytes = 0;
 
@@ -94,8 +90,6 @@ struct Transpose {
     a.sizes("perm", perm);
     a.size("item_bytes", item_bytes);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
     unsigned seen = 0;

@@ -4,7 +4,7 @@
 namespace ek {
 namespace {
 
-struct Pool {
+struct Pool : NoMacs {
   Window window;
   size_t channels = 0;
 
@@ -13,8 +13,6 @@ struct Pool {
     each_of_window(a, window);
     a.size("channels", channels, 1);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check_pool(const ProgramIndex& index, const Step& step) const {
     const Window& w = window;

@@ -17,10 +17,7 @@ Status check_pair(const ProgramIndex& index, const Step& step, bool quantizes) {
 
 float* floats(uint8_t* bytes) { return reinterpret_cast<float*>(bytes); }
 
-struct Quantize {
-  template <typename Arguments>
-  void each(Arguments&) {}
-  uint64_t macs() const { return 0; }
+struct Quantize : NoArguments {
   Status check(const ProgramIndex& index, const Step& step) const { return check_pair(index, step, true); }
 
   Prepared prepare(const Step& step, StepSite& site) const {
@@ -31,10 +28,7 @@ struct Quantize {
   }
 };
 
-struct Dequantize {
-  template <typename Arguments>
-  void each(Arguments&) {}
-  uint64_t macs() const { return 0; }
+struct Dequantize : NoArguments {
   Status check(const ProgramIndex& index, const Step& step) const { return check_pair(index, step, false); }
 
   Prepared prepare(const Step& step, StepSite& site) const {
@@ -45,7 +39,7 @@ struct Dequantize {
   }
 };
 
-struct Image {
+struct Image : NoMacs {
   size_t batch = 0, channels = 0, pixels = 0;
 
   template <typename Arguments>
@@ -54,8 +48,6 @@ struct Image {
     a.size("channels", channels);
     a.size("pixels", pixels);
   }
-
-  uint64_t macs() const { return 0; }
 
   Status check_image(const ProgramIndex& index, const Step& step, bool quantizes) const {
     EK_RETURN_IF_ERROR(check_pair(index, step, quantizes));

@@ -77,6 +77,17 @@ T arguments_of(const Step& step) {
   return arguments;
 }
 
+/// Base of the arguments of a kind that multiplies nothing.
+struct NoMacs {
+  uint64_t macs() const { return 0; }
+};
+
+/// Base of a kind that besides has no arguments.
+struct NoArguments : NoMacs {
+  template <typename Arguments>
+  void each(Arguments&) {}
+};
+
 /// The row of a kind whose arguments are a T, with members
 ///   Status check(const ProgramIndex&, const Step&) const;   (of what each() has read)
 ///   uint64_t macs() const;

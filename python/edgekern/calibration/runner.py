@@ -112,6 +112,7 @@ def plan_pieces(model: Skeleton, names: Sequence[str], shapes: Mapping[str, tupl
     nodes = [node for node in inferred.graph.node if not _is_constant(node)]
     last_read = {name: at for at, node in enumerate(nodes) for name in _reads(node)}
     borders = list(_cut(nodes, sizes, last_read, types, everywhere))
+    outer = {value.name for value in inferred.graph.input}
     pieces = []
     for start, stop in pairwise(borders):
         inside = nodes[start:stop]
@@ -120,7 +121,6 @@ def plan_pieces(model: Skeleton, names: Sequence[str], shapes: Mapping[str, tupl
         reads = [name for name in read if name in types and name not in everywhere]
         wanted = [name for name in made if name in sizes]
         gives = [name for name in made if name in sizes or last_read.get(name, -1) >= stop]
-        outer = {value.name for value in inferred.graph.input}
         done = [name for name in (*reads, *gives) if last_read.get(name, -1) < stop and name not in outer]
         graph = onnx.GraphProto(name="piece")
         graph.node.extend([*(node for node in constants if set(node.output) & set(read)), *inside])

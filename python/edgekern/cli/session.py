@@ -29,16 +29,16 @@ def run(
 ) -> str:
     sources = list(data_files(data))
     inputs = [model, *sources]
+    if len(sources) > 1 and output is not None:
+        raise ArgumentValueError(
+            f"run: --output holds the outputs of one file, got {len(sources)}; run them one by one"
+        )
     if output is not None:
         files.check_target(output, function="run", inputs=inputs)
     session = runtime.InferenceSession(
         model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s
     )
     names = [node.name for node in session.get_outputs()]
-    if len(sources) > 1 and output is not None:
-        raise ArgumentValueError(
-            f"run: --output holds the outputs of one file, got {len(sources)}; run them one by one"
-        )
     lines: list[str] = []
     kept: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})):
