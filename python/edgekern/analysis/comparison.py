@@ -14,13 +14,13 @@ import onnx
 from edgekern._arrays import Lent, as_array, is_array, unnamed
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
-from edgekern.calibration.model import open_model
 from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.graph.model import open_model
 from edgekern.runtime import InferenceSession
 
 if TYPE_CHECKING:
-    from edgekern.calibration.model import ModelLike
+    from edgekern.graph.model import ModelLike
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]

@@ -5,8 +5,9 @@
 
 from edgekern.calibration.calibrator import Calibrator, Feeds
 from edgekern.calibration.histogram import Histogram, Method
-from edgekern.calibration.model import load_model, model_hash, observed_tensors, weighted_inputs
+from edgekern.calibration.observed import observed_tensors, weighted_inputs
 from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.graph.model import load_model, model_hash
 
 __all__ = [
     "Calibrator",

@@ -14,15 +14,16 @@ from edgekern._arguments import file_path
 from edgekern._arrays import Lent, is_array, lent, plain, unnamed
 from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
 from edgekern.calibration.means import ChannelMeans
-from edgekern.calibration.model import load_model, model_hash, observed_tensors, open_model, weighted_inputs
+from edgekern.calibration.observed import observed_tensors, weighted_inputs
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
+from edgekern.graph.model import load_model, model_hash, open_model
 
 if TYPE_CHECKING:
-    from edgekern.calibration.model import ModelLike
     from edgekern.calibration.runner import FloatRunner
-    from edgekern.calibration.skeleton import Skeleton
+    from edgekern.graph.model import ModelLike
+    from edgekern.graph.skeleton import Skeleton
 
 Feeds = Mapping[str, Lent]
 

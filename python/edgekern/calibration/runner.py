@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 
 from edgekern import _core
-from edgekern.calibration.skeleton import Skeleton
+from edgekern.graph.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
 

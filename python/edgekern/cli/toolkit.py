@@ -5,8 +5,8 @@ from typing import Literal
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
-from edgekern.calibration.model import model_files
 from edgekern.cli.data import data_files, read_feeds
+from edgekern.graph.model import model_files
 
 
 def quickstart(save: Path | None) -> str:

@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edgekern._onnxruntime import run_to_end
-from edgekern.calibration.skeleton import Skeleton
+from edgekern.graph.skeleton import Skeleton
 
 # The oldest file version that every onnxruntime of the last years reads, and that has all of opset 23.
 IR_VERSION = 10

@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
-from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.layout import in_onnx_order, to_nhwc, view
 from edgekern.compiler.placement import Placement, Role, host_operands
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
 from edgekern.errors import CompileError
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_code, known_shape, shape_of
 
 _DTYPES = {

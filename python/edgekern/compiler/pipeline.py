@@ -11,8 +11,6 @@ import onnx.inliner
 import onnx_ir as ir
 
 from edgekern.artifact import Program
-from edgekern.calibration.model import open_model, parse_model
-from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory
 from edgekern.compiler.passes.extract_hosts import HostRun, connect_hosts, extract_host
@@ -26,10 +24,12 @@ from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.placement import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+from edgekern.graph.model import open_model, parse_model
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
 
 if TYPE_CHECKING:
-    from edgekern.calibration.model import ModelLike
+    from edgekern.graph.model import ModelLike
 
 _QUANTIZATION = "edgekern.quantization"
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from edgekern.compiler.operators import KERNELS, REASONS
 from edgekern.compiler.products import accumulator_reason
-from edgekern.graph.families import MOVES, RESHAPES, elementwise_operands, limits
+from edgekern.graph.families import MOVES, PRODUCTS, RESHAPES, elementwise_operands, limits
 from edgekern.graph.values import (
     Quant,
     float_constant,
@@ -160,11 +160,11 @@ def _bytes_role(p: Placement, node: ir.Node, inputs: list[ir.Value]) -> str | No
     codes = any(is_code(value) for value in inputs)
     if codes and (op not in MOVES | {"MaxPool", "Concat"} or op == "Pad"):
         return "it computes on integers"
-    if op in ("Conv", "Gemm", "MatMul") and inputs != [node.inputs[0]]:
+    if op in PRODUCTS and inputs != [node.inputs[0]]:
         return "a product of two activations has no kernel"
     if op in REASONS and (reason := REASONS[op](node)) is not None:
         return reason
-    if op in ("Conv", "Gemm", "MatMul"):
+    if op in PRODUCTS:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if (reason := accumulator_reason(node, quant, bias)) is not None:
             return reason

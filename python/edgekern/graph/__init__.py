@@ -1,5 +1,5 @@
-"""What a graph says: constants, shapes and attributes of its values, and the families that its operators belong to.
+"""What a model says: its messages, constants, shapes and attributes, and the families that its operators belong to.
 
-The only reader of ONNX values and the only list of element-wise operators: quantization places 8-bit tensors by it, and
-the compiler gives them to kernels by it.
+The only reader of ONNX files and values and the only list of operator families: calibration watches tensors by it,
+quantization places 8-bit tensors by it, and the compiler gives operators to kernels by it.
 """

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekern.graph.families import Formula, formulas, is_scalar
+from edgekern.graph.families import PRODUCTS, Formula, formulas, is_scalar
 from edgekern.graph.values import constant, is_float_constant, sole_consumer
 
-_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 # One 8-bit input and one 8-bit output: the compiler turns each into a table of 256 bytes.
 _LOOKUP = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
 _ARITHMETIC = _LOOKUP | {"Add", "AveragePool", "GlobalAveragePool", "Concat"}
@@ -44,7 +43,7 @@ def place(graph: ir.Graph) -> Placement:
     inner = {node for formula in written_out.values() for node in formula.nodes}
     nodes = [node for node in graph if node in written_out or (node not in inner and _kind(node))]
     integer = _integer_nodes(nodes, written_out)
-    candidates = [node for node in graph if node.domain == "" and node.op_type in _WEIGHTED]
+    candidates = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
     quantized = _quantized_tensors(nodes, integer, written_out)
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     return Placement(
@@ -135,7 +134,7 @@ def folds_into_producer(node: ir.Node) -> bool:
     return (
         source is not None
         and before is not None
-        and (before.op_type in _WEIGHTED or before.op_type == "Add")
+        and (before.op_type in PRODUCTS or before.op_type == "Add")
         and _kind(before) != ""
         and sole_consumer(source) is node
     )
@@ -201,8 +200,8 @@ def _quantized_tensors(
         folded = folds_into_producer(node)
         if not folded:
             operands = float_inputs(node)
-            quantized.update(v for v in operands if not is_float_constant(v) or node.op_type not in _WEIGHTED)
-        if node.op_type not in _WEIGHTED and not (folded and _gives_float(node)):
+            quantized.update(v for v in operands if not is_float_constant(v) or node.op_type not in PRODUCTS)
+        if node.op_type not in PRODUCTS and not (folded and _gives_float(node)):
             quantized.add(node.outputs[0])
     reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]
     for _ in range(len(reshaping) + 1):
@@ -222,7 +221,7 @@ def _gives_float(node: ir.Node) -> bool:
     """Whether a folded activation ends a weighted operator whose result may stay in float32."""
     source = node.inputs[0]
     before = None if source is None else source.producer()
-    return before is not None and before.op_type in _WEIGHTED
+    return before is not None and before.op_type in PRODUCTS
 
 
 def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir.Value]:

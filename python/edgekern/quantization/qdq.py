@@ -15,8 +15,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgekern.calibration import Ranges, model_hash
-from edgekern.calibration.model import open_model
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.graph.model import open_model
 from edgekern.graph.values import attribute
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.emit import Emitter
@@ -24,8 +24,8 @@ from edgekern.quantization.placement import Placement, place
 from edgekern.quantization.prepare import prepare
 
 if TYPE_CHECKING:
-    from edgekern.calibration.model import ModelLike
-    from edgekern.calibration.skeleton import Skeleton
+    from edgekern.graph.model import ModelLike
+    from edgekern.graph.skeleton import Skeleton
 
 METADATA_KEY = "edgekern.quantization"
 

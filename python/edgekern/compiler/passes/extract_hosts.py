@@ -11,11 +11,11 @@ import onnx_ir as ir
 from onnx import helper
 
 from edgekern.artifact.host_model import check_host_model
-from edgekern.calibration.skeleton import Encoded, Skeleton
 from edgekern.compiler.evaluate import IR_VERSION, new_session
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
+from edgekern.graph.skeleton import Encoded, Skeleton
 from edgekern.graph.values import label, qualified, shape_of
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit

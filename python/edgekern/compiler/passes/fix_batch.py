@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekern.calibration.skeleton import Skeleton
 from edgekern.errors import CompileError
+from edgekern.graph.skeleton import Skeleton
 
 
 def fix_batch(model: Skeleton, batch: int) -> None:

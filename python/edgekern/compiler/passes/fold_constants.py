@@ -7,8 +7,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import evaluate
+from edgekern.graph.skeleton import Skeleton
 
 # Random results are no constants; a dequantized weight stays what it is, so that later passes see its int8.
 _KEPT = frozenset(

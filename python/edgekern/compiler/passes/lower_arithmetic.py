@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
-from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.evaluate import evaluate, to_proto
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
@@ -19,6 +18,7 @@ from edgekern.compiler.placement import Chain
 from edgekern.compiler.products import pad_strips
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
 from edgekern.compiler.window import Window
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import (
     Quant,
     constant,

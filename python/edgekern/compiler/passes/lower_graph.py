@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.calibration.skeleton import Skeleton
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.passes.lower_arithmetic import add_step, concat_step, lookup, pool_step, table_of
@@ -13,6 +12,7 @@ from edgekern.compiler.passes.lower_moves import move
 from edgekern.compiler.passes.lower_products import product_step
 from edgekern.compiler.placement import Placement, Role
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import Quant, is_code, known_shape, label, operands
 
 

@@ -11,8 +11,8 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 
-from edgekern.calibration.skeleton import LARGE, NUMPY_TYPES, Reader, Skeleton, Weight, as_input, copy_fields
-from edgekern.calibration.wire import strip_weights
+from edgekern.graph.skeleton import LARGE, NUMPY_TYPES, Reader, Skeleton, Weight, as_input, copy_fields
+from edgekern.graph.wire import strip_weights
 
 
 def from_proto(proto: onnx.ModelProto) -> Skeleton:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from edgekern import files
 from edgekern._arguments import file_path
-from edgekern.calibration.external import external_tensors, refuse_external_data
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
+from edgekern.graph.external import external_tensors, refuse_external_data
 
 if TYPE_CHECKING:
     import onnx
 
-    from edgekern.calibration.skeleton import Skeleton
+    from edgekern.graph.skeleton import Skeleton
 
     ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Skeleton
 
@@ -55,7 +55,7 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
     """What :func:`load_model` returns, with the large weights aside: no message of the model's size is made."""
     import onnx
 
-    from edgekern.calibration.skeleton import Skeleton
+    from edgekern.graph.skeleton import Skeleton
 
     if isinstance(model, Skeleton):
         return model
@@ -84,7 +84,7 @@ def parse_model(model: ModelLike, *, function: str) -> Skeleton:
     """Read a model and check nothing but that it can be parsed, and names no files that may not be read for it."""
     import onnx
 
-    from edgekern.calibration import opening
+    from edgekern.graph import opening
 
     from_path = isinstance(model, (str, os.PathLike))
     try:
@@ -114,7 +114,7 @@ def parse_model(model: ModelLike, *, function: str) -> Skeleton:
 
 def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
     """The files that a model is read from: its own, and those of its external data. Raises as :func:`load_model`."""
-    from edgekern.calibration import opening
+    from edgekern.graph import opening
 
     try:
         with files.open_regular(path, function=function) as file:
@@ -164,7 +164,7 @@ def model_hash(model: ModelLike) -> str:
     a path, its bytes and its ModelProto agree, wherever the weights lie. Doc strings, metadata, producer and inferred
     shapes do not count.
     """
-    from edgekern.calibration.skeleton import Weight, without_story
+    from edgekern.graph.skeleton import Weight, without_story
 
     skeleton = open_model(model, function="model_hash")
     proto, graph = skeleton.proto, skeleton.proto.graph
@@ -190,28 +190,3 @@ def model_hash(model: ModelLike) -> str:
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
     return digest.hexdigest()
-
-
-def observed_tensors(model: ModelLike) -> list[str]:
-    """Names of the tensors that calibration observes: float graph inputs, and float outputs of nodes, in graph order.
-
-    Outputs of Constant nodes are weights, not activations, and are left out; so is what lies inside the bodies of If,
-    Loop and Scan.
-    """
-    import onnx
-
-    skeleton = open_model(model, function="observed_tensors")
-    float_types = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-    graph = onnx.shape_inference.infer_shapes(skeleton.proto).graph
-    values = [*graph.input, *graph.value_info, *graph.output]
-    is_float = {value.name: value.type.tensor_type.elem_type in float_types for value in values}
-    names = [value.name for value in skeleton.inputs]
-    names += [name for node in graph.node if node.op_type != "Constant" for name in node.output]
-    return [name for name in dict.fromkeys(names) if is_float.get(name, False)]
-
-
-def weighted_inputs(model: ModelLike) -> list[str]:
-    """Names of the activations that weights may multiply: what bias correction needs the channel means of."""
-    graph = open_model(model, function="weighted_inputs").proto.graph
-    operators = {"Conv", "Gemm", "MatMul", "BatchNormalization"}
-    return list(dict.fromkeys(node.input[0] for node in graph.node if node.op_type in operators))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from edgekern.calibration.wire import encode_field, encode_initializers
+from edgekern.graph.wire import encode_field, encode_initializers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
