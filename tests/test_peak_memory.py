@@ -331,6 +331,16 @@ def test_counts_do_not_depend_on_where_the_model_is_cut(monkeypatch):
         assert cut.compute_ranges() == whole.compute_ranges()
 
 
+def test_batches_of_any_size_go_through_the_pieces_of_the_first(monkeypatch):
+    """A smaller one failed: the pieces were held to the shapes that they had been planned for."""
+    sizes = (25, 7, 1, 30)
+    whole = Calibrator(_mlp(6), progress=False).collect_many([_feed(rows) for rows in sizes])
+    monkeypatch.setattr(runner, "PIECE_BYTES", 0)
+    cut = Calibrator(_mlp(6), progress=False).collect_many([_feed(rows) for rows in sizes])
+    assert cut._runner.num_pieces > 1
+    assert cut.histograms == whole.histograms
+
+
 def test_counts_do_not_depend_on_what_else_is_observed():
     everything = Calibrator(_mlp(), progress=False).collect(_feed())
     alone = Calibrator(_mlp(), tensors=["p2"], progress=False).collect(_feed())

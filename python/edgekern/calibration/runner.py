@@ -124,7 +124,7 @@ def plan_pieces(model: Skeleton, names: Sequence[str], shapes: Mapping[str, tupl
         done = [name for name in (*reads, *gives) if last_read.get(name, -1) < stop and name not in outer]
         graph = onnx.GraphProto(name="piece")
         graph.node.extend([*(node for node in constants if set(node.output) & set(read)), *inside])
-        graph.input.extend(types[name] for name in reads)
+        graph.input.extend(_of_any_shape(types[name]) for name in reads)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in gives)
         graph.initializer.extend(tensor for tensor in inferred.graph.initializer if tensor.name in read)
         graph.sparse_initializer.extend(t for t in inferred.graph.sparse_initializer if t.values.name in read)
@@ -200,6 +200,14 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 
 def _is_constant(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and node.domain == ""
+
+
+def _of_any_shape(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """The same value without the shape of the batch that pieces were planned for: the next one may be smaller."""
+    free = onnx.ValueInfoProto()
+    free.CopyFrom(value)
+    free.type.tensor_type.ClearField("shape")
+    return free
 
 
 def _is_tensor(value: onnx.ValueInfoProto | None) -> bool:
