@@ -410,7 +410,7 @@ def test_blocks_that_run_are_the_plans():
 
 def test_dispatcher_knows_its_benches(capsys):
     everything = {"accuracy", "attention", "call", "conv", "cube", "decode", "formats", "gemm", "host", "int4"}
-    assert set(names()) == everything | {"kv", "linear", "memory", "models", "report"}
+    assert set(names()) == everything | {"kv", "linear", "memory", "models", "report", "versus"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 
