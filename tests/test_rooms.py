@@ -16,7 +16,7 @@ from edgekern import _core
 # Lowest first: a room includes itself and the rooms before it.
 CPP_ROOMS = [
     *("base", "cpu", "threads", "simd", "kernels", "hash", "elementwise", "gemm", "conv", "calibration", "memory"),
-    *("kvcache", "program", "decoder", "capi", "bindings"),
+    *("weights", "kvcache", "program", "decoder", "capi", "bindings"),
 ]
 # MXCSR can be set by intrinsic only; it is state of the floating-point unit and no vector code.
 TOUCHES_MXCSR = "base/fp_env.h"
