@@ -1,6 +1,8 @@
 // A whole .ekm file. An odd first byte has the target put a header before the rest and all hashes right, so that what
 // stands behind them is reached.
-#include <cstring>
+#include <algorithm>
+#include <string>
+#include <vector>
 
 #include "common.h"
 #include "ekm_file.h"
@@ -10,21 +12,26 @@ namespace {
 
 using namespace ek;
 
-/// Puts the header's hash and those of blobs into the index that `data` starts with, and its own behind it.
-void mend(const std::string& header, uint8_t* data, size_t size) {
+/// Lays the blobs of the index that `data` starts with behind it, as far as they are sound, and puts all hashes right.
+void mend(const std::string& header, std::vector<uint8_t>* data) {
   ProgramIndex index;
   size_t used = 0;
-  if (!decode_front(data, size, &index, &used).ok() || round_up(used + sizeof(Sha256), 64) > size) return;
+  if (!decode_front(data->data(), data->size(), &index, &used).ok()) return;
   index.header_sha256 = test::sha256_of(header);
+  uint64_t end = round_up(used + sizeof(Sha256), 64);
   for (BlobDef& b : index.blobs) {
-    if (b.offset <= size && b.bytes <= size - b.offset) b.sha256 = sha256(data + b.offset, b.bytes);
+    if (b.bytes > fuzz::kMostBytes || end + b.bytes > fuzz::kMostBytes) return;
+    b.offset = end;
+    end += b.bytes;
   }
-  const std::string encoded = encode(index);
-  fuzz::require(encoded.size() == used, "hashes change no length");
-  std::memcpy(data, encoded.data(), used);
-  const Sha256 digest = sha256(data, used);
-  std::memset(data + used, 0, round_up(used + digest.size(), 64) - used);
-  std::memcpy(data + used, digest.data(), digest.size());
+  data->resize(static_cast<size_t>(end));
+  for (BlobDef& b : index.blobs) b.sha256 = sha256(data->data() + b.offset, static_cast<size_t>(b.bytes));
+  std::string encoded = encode(index);
+  fuzz::require(encoded.size() == used, "hashes and places change no length");
+  const Sha256 digest = test::sha256_of(encoded);
+  encoded.append(reinterpret_cast<const char*>(digest.data()), digest.size());
+  encoded.resize(round_up(encoded.size(), 64));
+  std::copy(encoded.begin(), encoded.end(), data->begin());
 }
 
 }  // namespace
@@ -32,10 +39,11 @@ void mend(const std::string& header, uint8_t* data, size_t size) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   if (size == 0) return 0;
   const std::string header = bytes[0] % 2 != 0 ? test::ekm_header() : "";
-  AlignedBuffer file(header.size() + size - 1);
+  std::vector<uint8_t> data(bytes + 1, bytes + size);
+  if (!header.empty()) mend(header, &data);
+  AlignedBuffer file(header.size() + data.size());
   std::copy(header.begin(), header.end(), file.data());
-  std::copy(bytes + 1, bytes + size, file.data() + header.size());
-  if (!header.empty()) mend(header, file.data() + header.size(), size - 1);
+  std::copy(data.begin(), data.end(), file.data() + header.size());
   ContainerView view;
   const Verify verify = bytes[0] % 4 < 2 ? Verify::kFull : Verify::kLazy;
   if (!open_container(file.data(), file.size(), "the input", verify, &view).ok()) return 0;
