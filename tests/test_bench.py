@@ -410,7 +410,7 @@ def test_blocks_that_run_are_the_plans():
 
 def test_dispatcher_knows_its_benches(capsys):
     everything = {"accuracy", "attention", "call", "conv", "cube", "decode", "formats", "gemm", "host", "int4"}
-    assert set(names()) == everything | {"kv", "linear", "memory", "models", "report", "versus"}
+    assert set(names()) == everything | {"kv", "linear", "load", "memory", "models", "report", "versus"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 
@@ -425,7 +425,10 @@ def test_memory_measures_every_step(tmp_path, capsys):
     assert "growth_mb" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["attention", "call", "conv", "cube", "decode", "gemm", "int4", "kv", "linear"])
+PLAIN = ["attention", "call", "conv", "cube", "decode", "gemm", "int4", "kv", "linear", "load"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_every_command_runs_and_keeps_every_row(name, tmp_path, capsys):
     path = tmp_path / "run.json"
     assert main([name, "--quick", "--seconds", "0", "--json", str(path)]) == 0

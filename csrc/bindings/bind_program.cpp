@@ -223,16 +223,6 @@ void bind_program(py::module_& m) {
             return index;
           },
           py::arg("data"))
-      .def_static(
-          "decode_front",
-          [](const py::array_t<uint8_t>& data) {
-            if (data.ndim() != 1) fail(Code::kValue, "decode_front: data must be bytes in one row");
-            ProgramIndex index;
-            size_t used = 0;
-            throw_if_error(decode_front(data.data(), usize(data.size()), &index, &used));
-            return py::make_tuple(std::move(index), used);
-          },
-          py::arg("data").noconvert())
       .def(
           "work",
           [](const ProgramIndex& i, size_t step) {

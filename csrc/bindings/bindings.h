@@ -29,6 +29,7 @@ void bind_calibration(pybind11::module_& m);
 void bind_kvcache(pybind11::module_& m);
 void bind_transformer(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
+void bind_container(pybind11::module_& m);
 void bind_blobs(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);
 void bind_session(pybind11::module_& m);

@@ -97,6 +97,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_kvcache(m);
   ek::bind_transformer(m);
   ek::bind_program(m);
+  ek::bind_container(m);
   ek::bind_blobs(m);
   ek::bind_memory(m);
   ek::bind_session(m);

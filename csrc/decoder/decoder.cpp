@@ -18,7 +18,7 @@ constexpr size_t kLine = 64;
 constexpr size_t kRotatedPerTask = 32768;
 
 Status check_matrix(const char* name, const Matrix& matrix, size_t n, size_t k) {
-  if (matrix.n == n && matrix.k == k && matrix.data != nullptr) return {};
+  if (matrix.n == n && matrix.k == k && (matrix.data != nullptr || matrix.source != nullptr)) return {};
   return {Code::kValue, std::string("decoder: ") + name + " has shape (" + std::to_string(matrix.n) + ", " +
                             std::to_string(matrix.k) + "); the sizes call for (" + std::to_string(n) + ", " +
                             std::to_string(k) + ")"};
@@ -170,12 +170,13 @@ Status Decoder::run(const Runtime& rt, RingCache* cache, const Span* spans, size
   }
   make_rotations(*cache, spans, num_spans);
   const size_t dim = spec_.dim, hidden = spec_.hidden, wide = spec_.q_width() + 2 * spec_.kv_width();
-  const auto product = [&](const Matrix& w, const float* from, const float* gain, Activation activation,
-                           const float* addend, float* to, size_t to_ld) {
+  const auto product = [&](Matrix& w, const float* from, const float* gain, Activation activation, const float* addend,
+                           float* to, size_t to_ld) {
+    const PinnedMatrix pinned(w);
     multiply(rt, w, {from, w.k, gain, spec_.eps}, rows, activation, addend, to, to_ld, scratch_, &plans_);
   };
   for (size_t i = 0; i < spec_.layers; ++i) {
-    const LayerWeights& layer = weights_.layers[i];
+    LayerWeights& layer = weights_.layers[i];
     product(layer.qkv, x_, layer.attention_norm, Activation::kClamp, nullptr, wide_, wide);
     split_heads(rt, rows, sinks_apart_);
     EK_RETURN_IF_ERROR(attend(rt, cache, spans, num_spans, i));

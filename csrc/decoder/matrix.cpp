@@ -122,8 +122,14 @@ void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out) {
 size_t Matrix::bytes() const {
   if (bits == 32) return packed_f32_bytes(n, k);
   if (bits == 4) return shape4.panels() * shape4.panel_bytes();
+  return packed_bytes();
+}
+
+size_t Matrix::packed_bytes() const {
+  if (bits == 32) return packed_f32_bytes(n, k);
   size_t bytes = 0;
-  return PackedShape{n, 1, k}.bytes(&bytes) ? bytes : 0;
+  const bool fits = bits == 4 ? shape4.bytes(&bytes) : PackedShape{n, 1, k}.bytes(&bytes);
+  return fits ? bytes : 0;
 }
 
 const TilePlan& PlanCache::find(size_t m, size_t n, size_t k) {

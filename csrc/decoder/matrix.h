@@ -9,6 +9,7 @@
 #include "gemm/pack4.h"
 #include "gemm/tile_plan.h"
 #include "kernels/kernels.h"
+#include "weights/source.h"
 
 namespace ek {
 
@@ -20,14 +21,35 @@ void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out);
 struct Matrix {
   int bits = 0;  // 32, 8, 4
   size_t n = 0, k = 0;
-  const uint8_t* data = nullptr;
-  const float* scale = nullptr;  // 8: [n padded to kStrip]
-  AlignedBuffer init;            // 8: from make_symmetric_init for the decoder's ISA
-  PackedShape4 shape4;           // 4
-  float unit = 1.0f;             // 4: of the scales
-  const float* bias = nullptr;   // [n], or null
+  const uint8_t* data = nullptr;   // of a source: only while it is pinned
+  WeightSource* source = nullptr;  // null: data stays where it is
+  uint64_t offset = 0;             // in the source
+  const float* scale = nullptr;    // 8: [n padded to kStrip]
+  AlignedBuffer init;              // 8: from make_symmetric_init for the decoder's ISA
+  PackedShape4 shape4;             // 4
+  float unit = 1.0f;               // 4: of the scales
+  const float* bias = nullptr;     // [n], or null
 
-  size_t bytes() const;  // of the weights, read once a product
+  size_t bytes() const;         // of the weights, read once a product
+  size_t packed_bytes() const;  // of all that data points at
+};
+
+/// A matrix is where it can be multiplied by as long as this lives.
+class PinnedMatrix {
+ public:
+  explicit PinnedMatrix(Matrix& matrix) : matrix_(matrix) {
+    if (matrix_.source != nullptr) matrix_.data = matrix_.source->pin(matrix_.offset, matrix_.packed_bytes());
+  }
+  ~PinnedMatrix() {
+    if (matrix_.source == nullptr) return;
+    matrix_.source->unpin(matrix_.offset, matrix_.packed_bytes());
+    matrix_.data = nullptr;
+  }
+  PinnedMatrix(const PinnedMatrix&) = delete;
+  PinnedMatrix& operator=(const PinnedMatrix&) = delete;
+
+ private:
+  Matrix& matrix_;
 };
 
 /// Bytes of scratch that multiply() needs for so many rows.

@@ -1,20 +1,103 @@
 #include "program/container.h"
 
-namespace ek {
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <vector>
 
-Status open_container(const uint8_t* file, size_t size, ContainerView* view) {
+#include "base/checked.h"
+#include "hash/sha256.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+constexpr size_t kPage = 4096, kBlobAlignment = 64;
+constexpr char kOpening[] = R"({"__metadata__":{")";
+
+/// Blobs of so many bytes together take longer than waking a thread; two of them hash as fast as most disks read.
+constexpr uint64_t kSerialBytes = uint64_t{1} << 20;
+constexpr int kMostThreads = 2;
+
+bool matches(const uint8_t* data, size_t size, const Sha256& wanted) { return sha256(data, size) == wanted; }
+
+/// The first blob in the order of the file whose bytes are not those that were hashed, or their number.
+size_t first_damaged(const ContainerView& view) {
+  const std::vector<BlobDef>& blobs = view.index.blobs;
+  std::vector<size_t> largest_first(blobs.size());
+  std::iota(largest_first.begin(), largest_first.end(), size_t{0});
+  std::stable_sort(largest_first.begin(), largest_first.end(),
+                   [&](size_t a, size_t b) { return blobs[a].bytes > blobs[b].bytes; });
+  const int threads = view.data_bytes < kSerialBytes ? 1 : std::min(kMostThreads, num_threads());
+  std::atomic<size_t> next{0}, damaged{blobs.size()};
+  parallel_for(static_cast<size_t>(threads), threads, [&](size_t) {
+    for (size_t i = next++; i < blobs.size(); i = next++) {
+      const size_t number = largest_first[i];
+      const BlobDef& b = blobs[number];
+      if (matches(view.data + b.offset, static_cast<size_t>(b.bytes), b.sha256)) continue;
+      for (size_t found = damaged; number < found && !damaged.compare_exchange_weak(found, number);) continue;
+    }
+  });
+  return damaged;
+}
+
+/// What is wrong, as the end of a sentence; empty when nothing is.
+std::string find_damage(const uint8_t* file, size_t size, Verify verify, ContainerView* view) {
   uint64_t header_bytes = 0;
-  if (size < sizeof header_bytes) return {Code::kCorrupt, "container: shorter than its own header"};
+  if (size < sizeof header_bytes) return "it ends after " + std::to_string(size) + " bytes";
   for (size_t i = 0; i < sizeof header_bytes; ++i) header_bytes |= uint64_t{file[i]} << (8 * i);
-  if (header_bytes > size - sizeof header_bytes)
-    return {Code::kCorrupt, "container: the header passes the end of the file"};
+  if (header_bytes > size - sizeof header_bytes) {
+    return "its header of " + std::to_string(header_bytes) + " bytes passes its end at " + std::to_string(size);
+  }
   const size_t start = sizeof header_bytes + static_cast<size_t>(header_bytes);
-  if (start % 64 != 0) return {Code::kCorrupt, "container: the data section is not aligned"};
-  size_t index_bytes = 0;
-  EK_RETURN_IF_ERROR(decode_front(file + start, size - start, &view->index, &index_bytes));
+  if (start % kPage != 0) {
+    return "its data starts at " + std::to_string(start) + ", which is no multiple of " + std::to_string(kPage);
+  }
+  if (std::memcmp(file + sizeof header_bytes, kOpening, sizeof kOpening - 1) != 0) {
+    return "its header is not the JSON that edgekern writes";
+  }
+  view->start = start;
   view->data = file + start;
   view->data_bytes = size - start;
-  return {};
+  const Status decoded = decode_front(view->data, size - start, &view->index, &view->index_bytes);
+  if (!decoded.ok()) return decoded.message();
+
+  const ProgramIndex& index = view->index;
+  const uint8_t* const stored = view->data + view->index_bytes;
+  const size_t padded = round_up(view->index_bytes + sizeof(Sha256), kBlobAlignment);
+  Sha256 digest;
+  bool sound = padded <= view->data_bytes;
+  if (sound) {
+    std::memcpy(digest.data(), stored, digest.size());
+    sound = matches(view->data, view->index_bytes, digest) &&
+            std::all_of(stored + digest.size(), view->data + padded, [](uint8_t byte) { return byte == 0; });
+  }
+  if (!sound) return "its index does not match its sha256";
+  if (!matches(file, start, index.header_sha256)) return "its header does not match its sha256";
+
+  uint64_t at = padded;
+  for (const BlobDef& b : index.blobs) {
+    if (b.offset != at || b.bytes % kBlobAlignment != 0 || b.bytes > view->data_bytes - at) {
+      return "blob '" + b.name + "' does not lie where the one before it ends";
+    }
+    at += b.bytes;
+  }
+  if (at != view->data_bytes) return std::to_string(view->data_bytes - at) + " bytes follow its last blob";
+  if (verify == Verify::kFull) {
+    const size_t damaged = first_damaged(*view);
+    if (damaged < index.blobs.size()) return "blob '" + index.blobs[damaged].name + "' does not match its sha256";
+  }
+  return validate(index, view->data_bytes).message();
+}
+
+}  // namespace
+
+Status open_container(const uint8_t* file, size_t size, const std::string& source, Verify verify, ContainerView* view) {
+  const std::string damage = find_damage(file, size, verify, view);
+  if (damage.empty()) return {};
+  return {Code::kCorrupt, "artifact: " + source + " is not a sound .ekm file: " + damage +
+                              "; write it again with Program.save, or copy it again"};
 }
 
 }  // namespace ek

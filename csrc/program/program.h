@@ -106,6 +106,8 @@ Status decode_front(const uint8_t* bytes, size_t size, ProgramIndex* index, size
 /// arena, no two live tensors overlapping (the plan is untrusted input), blobs inside `data_bytes` and of the size the
 /// step needs.
 Status validate(const ProgramIndex& index, uint64_t data_bytes);
+/// Of a valid index: whether a step or a caller reads what neither a step nor a caller writes, as host steps do.
+bool needs_host(const ProgramIndex& index);
 /// Only that the tensors and blobs of a step exist.
 Status check_ids(const ProgramIndex& index, const Step& step);
 

@@ -10,6 +10,7 @@
 #include "base/memory_limit.h"
 #include "program/steps/checks.h"
 #include "threads/pool.h"
+#include "weights/mapped.h"
 
 namespace ek {
 
@@ -19,7 +20,8 @@ constexpr int kMostAtOnce = 64;
 
 struct Session::Impl final : StepSite {
   ProgramIndex index;
-  const uint8_t* data = nullptr;
+  std::unique_ptr<WeightSource> weights;
+  std::vector<const uint8_t*> blobs;  // where they are pinned; null where they are not
   Runtime rt{nullptr, 1};
   AlignedBuffer arena, shared;
   size_t shared_bytes = 0;
@@ -33,7 +35,7 @@ struct Session::Impl final : StepSite {
   const TensorDef& tensor(uint32_t id) const override { return index.tensors[id]; }
   uint8_t* bytes(uint32_t id) override { return arena.data() + index.tensors[id].offset; }
   uint8_t* const* place(uint32_t id) override { return &places[id]; }
-  const uint8_t* blob(uint32_t id) const override { return data + index.blobs[id].offset; }
+  const uint8_t* const* blob(uint32_t id) const override { return &blobs[id]; }
   uint8_t* const* scratch(size_t n) override {
     shared_bytes = std::max(shared_bytes, n);
     return &shared_at;
@@ -44,6 +46,29 @@ struct Session::Impl final : StepSite {
     uint64_t n = 0;
     const bool fits = ek::tensor_bytes(tensor(id), &n);
     return fits ? n : 0;
+  }
+
+  void pin(uint32_t id) { blobs[id] = weights->pin(index.blobs[id].offset, index.blobs[id].bytes); }
+  void unpin(uint32_t id) {
+    weights->unpin(index.blobs[id].offset, index.blobs[id].bytes);
+    blobs[id] = nullptr;
+  }
+  /// Calls body() with the step's blobs pinned: those of a source that stays were pinned when the session was created.
+  template <typename Body>
+  void with_blobs(const Step& step, Body&& body) {
+    if (weights->stays()) return body();
+    for (const uint32_t id : step.blobs) pin(id);
+    body();
+    for (const uint32_t id : step.blobs) unpin(id);
+  }
+  void prepare(const Step& step) {
+    const bool idle = size(step.out[0]) == 0;  // however large its other sizes: walking them could take forever
+    with_blobs(step, [&] {
+      steps.push_back(idle ? Prepared{"none", [] {}} : find_step_type(step.kind)->prepare(step, *this));
+    });
+  }
+  void run_step(size_t step) {
+    with_blobs(index.steps[step], [&] { steps[step].run(); });
   }
 
   void find_movable();
@@ -83,9 +108,9 @@ void Session::Impl::find_movable() {
 Session::Session() = default;
 Session::~Session() = default;
 
-Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
+Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
                        std::unique_ptr<Session>* out) {
-  EK_RETURN_IF_ERROR(validate(index, data_bytes));
+  EK_RETURN_IF_ERROR(validate(index, weights->size()));
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
     return {Code::kUnsupportedIsa, std::string("session: this CPU does not run ") + isa_name(isa)};
@@ -94,24 +119,22 @@ Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_by
     return {Code::kValue,
             "session: num_threads must be in [1, " + std::to_string(kMaxThreads) + "], got " + std::to_string(threads)};
   }
-  if (reinterpret_cast<uintptr_t>(data) % AlignedBuffer::kAlignment != 0) {
-    return {Code::kValue, "session: data must start at a multiple of 64 bytes"};
-  }
   std::unique_ptr<Session> session(new Session);
   session->impl_ = std::make_unique<Impl>();
   Impl& impl = *session->impl_;
   impl.index = std::move(index);
-  impl.data = data;
+  impl.weights = std::move(weights);
   impl.rt = {&kernels(isa), threads};
   try {
     impl.arena = AlignedBuffer(impl.index.arena_bytes);
     for (uint32_t id = 0; id < impl.index.tensors.size(); ++id) impl.places.push_back(impl.bytes(id));
     impl.find_movable();
-    impl.steps.reserve(impl.index.steps.size());
-    for (const Step& step : impl.index.steps) {
-      const bool idle = impl.size(step.out[0]) == 0;  // however large its other sizes: walking them could take forever
-      impl.steps.push_back(idle ? Prepared{"none", [] {}} : find_step_type(step.kind)->prepare(step, impl));
+    impl.blobs.resize(impl.index.blobs.size());
+    if (impl.weights->stays()) {
+      for (uint32_t id = 0; id < impl.blobs.size(); ++id) impl.pin(id);
     }
+    impl.steps.reserve(impl.index.steps.size());
+    for (const Step& step : impl.index.steps) impl.prepare(step);
     require_memory(impl.arena.size() + std::min(impl.shared_bytes, SIZE_MAX - impl.arena.size()));
     impl.shared = AlignedBuffer(impl.shared_bytes);
     impl.shared_at = impl.shared.data();
@@ -125,6 +148,47 @@ Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_by
   return {};
 }
 
+Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
+                       std::unique_ptr<Session>* out) {
+  if (reinterpret_cast<uintptr_t>(data) % AlignedBuffer::kAlignment != 0) {
+    return {Code::kValue, "session: data must start at a multiple of 64 bytes"};
+  }
+  return create(std::move(index), std::make_unique<ResidentWeights>(data, data_bytes), isa, threads, out);
+}
+
+namespace {
+
+/// What open() asks beyond open_container().
+Status open_checked(const uint8_t* file, size_t size, const std::string& source, Verify verify, ContainerView* view) {
+  try {
+    EK_RETURN_IF_ERROR(open_container(file, size, source, verify, view));
+  } catch (const std::bad_alloc&) {
+    return {Code::kNoMemory, "session: no memory for the index of " + source};
+  }
+  if (!needs_host(view->index)) return {};
+  return {Code::kValue, "session: " + source +
+                            " has host steps, which Python's InferenceSession runs; compile the model with "
+                            "allow_host=False to see which nodes they are"};
+}
+
+}  // namespace
+
+Status Session::open(const std::string& path, Verify verify, Isa isa, int threads, std::unique_ptr<Session>* out) {
+  MappedFile file;
+  ContainerView view;
+  EK_RETURN_IF_ERROR(MappedFile::open(path, "session", &file));
+  EK_RETURN_IF_ERROR(open_checked(file.data(), file.size(), "'" + path + "'", verify, &view));
+  auto weights = std::make_unique<MappedWeights>(std::move(file), view.start);
+  return create(std::move(view.index), std::move(weights), isa, threads, out);
+}
+
+Status Session::open(const uint8_t* file, size_t size, Verify verify, Isa isa, int threads,
+                     std::unique_ptr<Session>* out) {
+  ContainerView view;
+  EK_RETURN_IF_ERROR(open_checked(file, size, "the bytes given", verify, &view));
+  return create(std::move(view.index), view.data, view.data_bytes, isa, threads, out);
+}
+
 const ProgramIndex& Session::index() const { return impl_->index; }
 uint8_t* Session::tensor(uint32_t id) { return impl_->bytes(id); }
 const char* Session::path(size_t step) const { return impl_->steps[step].path; }
@@ -132,13 +196,14 @@ uint64_t Session::tensor_bytes(uint32_t id) const { return impl_->size(id); }
 
 void Session::run_segment(size_t segment) noexcept {
   const FpGuard guard;
-  for (size_t i = impl_->index.segments[segment].begin; i < impl_->index.segments[segment].end; ++i)
-    impl_->steps[i].run();
+  for (size_t i = impl_->index.segments[segment].begin; i < impl_->index.segments[segment].end; ++i) {
+    impl_->run_step(i);
+  }
 }
 
 void Session::run_step(size_t step) noexcept {
   const FpGuard guard;
-  impl_->steps[step].run();
+  impl_->run_step(step);
 }
 
 void Session::run(const void* const* inputs, void* const* outputs) noexcept {

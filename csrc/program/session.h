@@ -5,19 +5,31 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/buffer.h"
 #include "base/status.h"
 #include "kernels/kernels.h"
+#include "program/container.h"
 #include "program/program.h"
+#include "weights/source.h"
 
 namespace ek {
 
 class Session {
  public:
-  /// Validates `index` against `data` (the file's data section, 64-byte aligned; must outlive the session) and prepares
-  /// every step for an ISA that available_isas() lists.
+  /// Opens an .ekm file, which is mapped and held to its format and hashes (open_container()). Refuses programs with
+  /// host steps, which Python's InferenceSession runs.
+  static Status open(const std::string& path, Verify verify, Isa isa, int threads, std::unique_ptr<Session>* out);
+  /// The same for a file in memory, which starts at a multiple of 64 and outlives the session.
+  static Status open(const uint8_t* file, size_t size, Verify verify, Isa isa, int threads,
+                     std::unique_ptr<Session>* out);
+  /// Validates `index` against its weights, a file's data section, and prepares every step for an ISA that
+  /// available_isas() lists. Compares no hashes: open() does. Host steps are the caller's.
+  static Status create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
+                       std::unique_ptr<Session>* out);
+  /// The same on weights in memory, which start at a multiple of 64 and outlive the session.
   static Status create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
                        std::unique_ptr<Session>* out);
   ~Session();

@@ -132,6 +132,19 @@ Status check_ids(const ProgramIndex& index, const Step& step) {
   return exist ? Status() : bad("step '" + step.name + "' names a tensor or blob that does not exist");
 }
 
+bool needs_host(const ProgramIndex& index) {
+  const std::vector<size_t> root_of = owners(index);
+  std::vector<bool> known(index.tensors.size(), false);
+  for (const uint32_t id : index.inputs) known[root_of[id]] = true;
+  for (const Step& s : index.steps) {
+    for (const uint32_t id : s.out) known[root_of[id]] = true;
+  }
+  const auto unknown = [&](uint32_t id) { return !known[root_of[id]]; };
+  return std::any_of(index.outputs.begin(), index.outputs.end(), unknown) ||
+         std::any_of(index.steps.begin(), index.steps.end(),
+                     [&](const Step& s) { return std::any_of(s.in.begin(), s.in.end(), unknown); });
+}
+
 Status validate(const ProgramIndex& index, uint64_t data_bytes) {
   EK_RETURN_IF_ERROR(check_tensors(index));
   EK_RETURN_IF_ERROR(check_blobs(index, data_bytes));

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "allocations.h"
@@ -10,6 +11,7 @@
 #include "decoder/quantize_groups.h"
 #include "decoder/rope.h"
 #include "gemm/pack.h"
+#include "moving_weights.h"
 #include "reference.h"
 
 using namespace ek;
@@ -102,21 +104,29 @@ struct Model {
     packed.push_back(pack(bits, kVocab, spec.dim));
   }
 
-  std::unique_ptr<Decoder> decoder(const Kernels& kernels) const {
+  /// Its matrices lie still, or come from `sources`, which then has one for each.
+  std::unique_ptr<Decoder> decoder(const Kernels& kernels, std::deque<MovingWeights>* sources = nullptr) const {
+    const auto matrix = [&](size_t i) {
+      Matrix m = packed[i].matrix(kernels);
+      if (sources != nullptr) {
+        m.data = nullptr;
+        m.source = &(*sources)[i];
+      }
+      return m;
+    };
     ModelWeights w;
     w.embedding = {reinterpret_cast<const uint8_t*>(embedding.data()), spec.dim * 4, kVocab, spec.dim, RowCode::kF32};
     for (size_t layer = 0; layer < spec.layers; ++layer) {
-      const Packed* const p = &packed[4 * layer];
       LayerWeights l;
       l.attention_norm = l.ffn_norm = norm.data();
-      l.qkv = p[0].matrix(kernels);
-      l.o = p[1].matrix(kernels);
-      l.gate_up = p[2].matrix(kernels);
-      l.down = p[3].matrix(kernels);
+      l.qkv = matrix(4 * layer);
+      l.o = matrix(4 * layer + 1);
+      l.gate_up = matrix(4 * layer + 2);
+      l.down = matrix(4 * layer + 3);
       w.layers.push_back(std::move(l));
     }
     w.final_norm = norm.data();
-    w.head = packed.back().matrix(kernels);
+    w.head = matrix(packed.size() - 1);
     std::unique_ptr<Decoder> decoder;
     const Status status = Decoder::create(spec, std::move(w), kernels, &decoder);
     REQUIRE_MESSAGE(status.ok(), status.message());
@@ -134,8 +144,9 @@ struct Model {
 };
 
 /// Logits after each of 40 tokens, past a window of 12, in chunks of so many.
-std::vector<float> run(const Model& model, const Kernels& kernels, int threads, size_t chunk) {
-  const auto decoder = model.decoder(kernels);
+std::vector<float> run(const Model& model, const Kernels& kernels, int threads, size_t chunk,
+                       std::deque<MovingWeights>* sources = nullptr) {
+  const auto decoder = model.decoder(kernels, sources);
   const auto cache = model.cache(12);
   std::vector<float> logits(40 * kVocab);
   for (size_t at = 0; at < 40; at += chunk) {
@@ -164,6 +175,20 @@ TEST_CASE("a decoder gives one result on every ISA, for any threads and chunks")
         }
       }
     }
+  }
+}
+
+TEST_CASE("a decoder keeps no address of its weights from one product to the next") {
+  for (const int bits : {32, 8, 4}) {
+    const Model model(bits);
+    MovingWeights::Counts counts;
+    std::deque<MovingWeights> sources;
+    for (const Packed& packed : model.packed) sources.emplace_back(packed.data, &counts);
+    const std::vector<float> expected = run(model, *tables().front(), 2, 5);
+    const std::vector<float> got = run(model, *tables().front(), 2, 5, &sources);
+    CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
+    CHECK(counts.pins == 8 * model.packed.size());  // of the eight chunks of 40 tokens
+    CHECK(counts.pinned_now == 0);
   }
 }
 

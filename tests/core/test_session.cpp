@@ -6,6 +6,7 @@
 
 #include "allocations.h"
 #include "base/fp_env.h"
+#include "moving_weights.h"
 #include "program/session.h"
 #include "small_program.h"
 
@@ -118,6 +119,40 @@ TEST_CASE("a run on the caller's arrays gives the outputs that are wanted, where
       for (size_t i = 0; i < p.index.segments.size(); ++i) session->run_segment(i);
       for (const uint32_t id : p.index.outputs) CHECK(wrong_bytes(p, *session, id) == 0);
     }
+  }
+}
+
+TEST_CASE("no step keeps the address of its weights from one run to the next") {
+  const SmallProgram p = every_kind();
+  const AlignedBuffer data = p.data();
+  size_t blobs = 0;  // that steps name
+  for (const Step& step : p.index.steps) blobs += step.blobs.size();
+  for (const Isa isa : available_isas()) {
+    CAPTURE(isa_name(isa));
+    MovingWeights::Counts counts;
+    std::unique_ptr<Session> session;
+    const Status made = Session::create(p.index, std::make_unique<MovingWeights>(data, &counts), isa, 2, &session);
+    REQUIRE_MESSAGE(made.ok(), made.message());
+    CHECK(counts.pins == blobs);
+    CHECK(counts.pinned_now == 0);
+    const auto fill_inputs = [&] {
+      for (const uint32_t id : p.index.inputs) {
+        std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
+      }
+    };
+    for (int run = 0; run < 2; ++run) {
+      fill_inputs();
+      for (size_t i = 0; i < p.index.steps.size(); ++i) {
+        CAPTURE(p.index.steps[i].op);
+        session->run_step(i);
+        CHECK(wrong_bytes(p, *session, p.index.steps[i].out[0]) == 0);
+        CHECK(counts.pinned_now == 0);
+      }
+    }
+    fill_inputs();
+    session->run_segment(0);
+    for (const uint32_t id : p.index.outputs) CHECK(wrong_bytes(p, *session, id) == 0);
+    CHECK(counts.pins == 4 * blobs);
   }
 }
 

@@ -1,5 +1,5 @@
-// An index as bytes: decode, encode, validate, run. No hash stands in the way here: Python's artifact room has checked
-// them by then. The mutator changes fields, so that most inputs decode.
+// An index as bytes: decode, encode, validate, run. No hash stands in the way here: open_container() has checked them
+// by then. The mutator changes fields, so that most inputs decode.
 #include <cstring>
 #include <limits>
 #include <random>

@@ -23,8 +23,8 @@ void program(const std::string& name, const SmallProgram& p, bool file) {
   const std::string index = encode(p.index);
   write("index", name, index);
   if (!file) return;
-  SmallProgram moved = p;  // blobs count from the start of the index, and come after it
-  const size_t start = round_up(index.size(), 64);
+  SmallProgram moved = p;  // blobs count from the start of the index, and come after it and its hash
+  const size_t start = round_up(index.size() + 32, 64);
   for (BlobDef& b : moved.index.blobs) b.offset += start;
   const AlignedBuffer data = p.data();
   std::string bytes = "\1" + encode(moved.index);

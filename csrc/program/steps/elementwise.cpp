@@ -51,7 +51,7 @@ struct Lookup : NoArguments {
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
     return {"lookup", [&rt, n = elements_of(site.tensor(step.out[0])), x = site.bytes(step.in[0]),
-                       table = site.blob(step.blobs[0]), y = site.bytes(step.out[0])] { lookup(rt, x, n, table, y); }};
+                       table = site.blob(step.blobs[0]), y = site.bytes(step.out[0])] { lookup(rt, x, n, *table, y); }};
   }
 };
 

@@ -66,7 +66,6 @@ struct EpilogueArguments {
     e.lo = lo;
     e.hi = hi;
     e.kind = is_quantized(y.dtype) ? OutKind::kQuantized : y.dtype == DType::kF32 ? OutKind::kFloat32 : OutKind::kInt32;
-    e.multiplier = reinterpret_cast<const float*>(site.blob(step.blobs[2]));
     if (e.kind == OutKind::kQuantized) e.out = quant_of(y);
     if (step.in.size() < 2) return e;
     e.sum_q = e.out;
@@ -78,6 +77,17 @@ struct EpilogueArguments {
     e.residual_ld = out_c;
     return e;
   }
+};
+
+/// What a product reads of its blobs in each run.
+struct Constants {
+  Constants(const Step& step, StepSite& site)
+      : weights_at(site.blob(step.blobs[0])), multiplier_at(site.blob(step.blobs[2])) {}
+
+  const uint8_t* weights() const { return *weights_at; }
+  const float* multiplier() const { return reinterpret_cast<const float*>(*multiplier_at); }
+
+  const uint8_t *const *weights_at, *const *multiplier_at;
 };
 
 /// What all three have.
@@ -122,14 +132,14 @@ struct Product {
   const int32_t* starts(const Step& step, StepSite& site) const {
     const QuantParams x = quant_of(site.tensor(step.in[0]));
     const PackedShape shape = packed();
-    const auto* const bias = reinterpret_cast<const int32_t*>(site.blob(step.blobs[1]));
+    const auto* const bias = reinterpret_cast<const int32_t*>(*site.blob(step.blobs[1]));
     int32_t* const init = site.keep(shape.padded_n() * groups);
     size_t group_bytes = 0;
     const bool fits = shape.bytes(&group_bytes);
     EK_ASSERT(fits);
     static_cast<void>(fits);
     for (size_t g = 0; g < groups; ++g) {
-      const PackedView view{shape, site.blob(step.blobs[0]) + g * round_up(group_bytes, 64)};
+      const PackedView view{shape, *site.blob(step.blobs[0]) + g * round_up(group_bytes, 64)};
       const size_t at = g * shape.padded_n();
       make_init(*site.runtime().kernels, x.sign, x.zero_point, view.colsum(), bias + at, shape.n, init + at);
     }
@@ -144,7 +154,6 @@ struct Product {
     args.groups = groups;
     args.x = site.bytes(step.in[0]);
     args.x_q = quant_of(site.tensor(step.in[0]));
-    args.weights = site.blob(step.blobs[0]);
     args.y = site.bytes(step.out[0]);
     args.epilogue = epilogue.prepared(step, site, out_c);
     return args;
@@ -158,14 +167,18 @@ struct Product {
     args.a = conv.x;
     args.lda = in_c;
     args.a_sign = conv.x_q.sign;
-    args.b = {{out_c, 1, in_c}, conv.weights};
+    args.b.shape = {out_c, 1, in_c};
     args.init = starts(step, site);
     args.c = conv.y;
     args.ldc = out_bytes(conv.epilogue, out_c);
     args.epilogue = conv.epilogue;
     const TilePlan plan = make_tile_plan(args.m, out_c, in_c, kPlanTile, *find_device("host"));
     const Runtime& rt = site.runtime();
-    return {gemm_path(rt, args, plan), [&rt, args, plan] { gemm(rt, args, plan); }};
+    return {gemm_path(rt, args, plan), [&rt, args, plan, constants = Constants(step, site)]() mutable {
+              args.b.data = constants.weights();
+              args.epilogue.multiplier = constants.multiplier();
+              gemm(rt, args, plan);
+            }};
   }
 };
 
@@ -197,7 +210,11 @@ struct ConvStep : Product {
     ConvArgs args = arguments(step, site);
     args.init = starts(step, site);
     uint8_t* const* const scratch = site.scratch(conv_scratch_bytes(rt, args));
-    return {conv_path(rt, args), [&rt, args, scratch] { conv(rt, args, *scratch); }};
+    return {conv_path(rt, args), [&rt, args, scratch, constants = Constants(step, site)]() mutable {
+              args.weights = constants.weights();
+              args.epilogue.multiplier = constants.multiplier();
+              conv(rt, args, *scratch);
+            }};
   }
 };
 
@@ -219,11 +236,16 @@ struct DepthwiseStep : Product {
     const Runtime& rt = site.runtime();
     ConvArgs args = arguments(step, site);
     int32_t* const init = site.keep(round_up(out_c, kStrip));
-    make_init(*rt.kernels, args.x_q.sign, args.x_q.zero_point, depthwise_colsum(args.weights, out_c, window.taps()),
-              reinterpret_cast<const int32_t*>(site.blob(step.blobs[1])), out_c, init);
+    make_init(*rt.kernels, args.x_q.sign, args.x_q.zero_point,
+              depthwise_colsum(*site.blob(step.blobs[0]), out_c, window.taps()),
+              reinterpret_cast<const int32_t*>(*site.blob(step.blobs[1])), out_c, init);
     args.init = init;
     uint8_t* const* const scratch = site.scratch(depthwise_scratch_bytes(rt, args));
-    return {"depthwise", [&rt, args, scratch] { depthwise_conv(rt, args, *scratch); }};
+    return {"depthwise", [&rt, args, scratch, constants = Constants(step, site)]() mutable {
+              args.weights = constants.weights();
+              args.epilogue.multiplier = constants.multiplier();
+              depthwise_conv(rt, args, *scratch);
+            }};
   }
 };
 

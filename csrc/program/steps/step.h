@@ -13,7 +13,7 @@
 
 namespace ek {
 
-/// What a step may ask of the session that it is prepared for. Addresses hold as long as the session; nothing is read
+/// What a step may ask of the session that it is prepared for. Addresses hold as long as the session; no tensor is read
 /// or written before it runs.
 class StepSite {
  public:
@@ -23,7 +23,9 @@ class StepSite {
   virtual uint8_t* bytes(uint32_t id) = 0;
   /// Where to look for a tensor's bytes at each run: in the arena, or in the caller's memory (StepType::at_border).
   virtual uint8_t* const* place(uint32_t id) = 0;
-  virtual const uint8_t* blob(uint32_t id) const = 0;
+  /// Where to look for a blob's bytes, while the step is prepared and at each run: in between they may be elsewhere, or
+  /// nowhere.
+  virtual const uint8_t* const* blob(uint32_t id) const = 0;
   /// Where to look for at least `bytes` of memory that all steps share: it holds nothing from one step to the next.
   virtual uint8_t* const* scratch(size_t bytes) = 0;
   /// Memory of the step's own.

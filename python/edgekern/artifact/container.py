@@ -152,7 +152,7 @@ def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify =
 
 
 def check(data: ByteArray, source: str, verify: Verify) -> Container:
-    """Hold a file's bytes to the format, rule by rule.
+    """Hold a file's bytes to the format: the core to all that it says of bytes, this to what it says of the JSON.
 
     The index comes first: what follows from it bounds the header, which is then the only one that fits.
     """
@@ -160,45 +160,9 @@ def check(data: ByteArray, source: str, verify: Verify) -> Container:
     def refuse(fact: str) -> ArtifactError:
         return ArtifactError(f"artifact: {source} is not a sound .ekm file: {fact}; {_REMEDY}")
 
-    if data.size < 8:
-        raise refuse(f"it ends after {data.size} bytes")
-    header_bytes = int.from_bytes(data[:8].tobytes(), "little")
-    start = 8 + header_bytes
-    if start > data.size:
-        raise refuse(f"its header of {header_bytes} bytes passes its end at {data.size}")
-    if start % PAGE != 0:
-        raise refuse(f"its data starts at {start}, which is no multiple of {PAGE}")
-    if data[8 : 8 + len(_OPENING)].tobytes() != _OPENING:
-        raise refuse("its header is not the JSON that edgekern writes")
-    try:
-        index, encoded_bytes = _core.ProgramIndex.decode_front(data[start:])
-    except (ValueError, RuntimeError) as error:
-        raise refuse(str(error)) from error
-    index_bytes = _round_up(encoded_bytes + DIGEST_BYTES, BLOB_ALIGNMENT)
-    stored = data[start : start + index_bytes]
-    digest, padding = stored[encoded_bytes : encoded_bytes + DIGEST_BYTES], stored[encoded_bytes + DIGEST_BYTES :]
-    if stored.size < index_bytes or _sha256(stored[:encoded_bytes]) != digest.tobytes() or padding.any():
-        raise refuse("its index does not match its sha256")
-    if index.header_sha256 != _sha256(data[:start]):
-        raise refuse("its header does not match its sha256")
+    index, start, encoded_bytes = _core.open_container(data, source, verify == "full")
     metadata = _read_header(data[:start], index, encoded_bytes, refuse)
-    _check_blobs(index, data[start:], index_bytes, verify, refuse)
-    try:
-        index.validate(data.size - start)
-    except (ValueError, RuntimeError) as error:
-        raise refuse(str(error)) from error
     return Container(data, start, index, metadata)
-
-
-def _check_blobs(index: _core.ProgramIndex, data: ByteArray, end: int, verify: Verify, refuse: Any) -> None:
-    for entry in index.blobs:
-        if entry.offset != end or entry.bytes % BLOB_ALIGNMENT != 0 or entry.bytes > data.size - end:
-            raise refuse(f"blob '{entry.name}' does not lie where the one before it ends")
-        end += entry.bytes
-        if verify == "full" and _sha256(data[entry.offset : end]) != entry.sha256:
-            raise refuse(f"blob '{entry.name}' does not match its sha256")
-    if end != data.size:
-        raise refuse(f"{data.size - end} bytes follow its last blob")
 
 
 def _read_header(header: ByteArray, index: _core.ProgramIndex, encoded_bytes: int, refuse: Any) -> dict[str, str]:
@@ -262,10 +226,6 @@ def _aligned_room(size: int) -> ByteArray:
     room = np.empty(size + PAGE, np.uint8)
     first = -room.ctypes.data % PAGE
     return room[first : first + size]
-
-
-def _sha256(content: ByteArray) -> bytes:
-    return hashlib.sha256(content.data).digest()
 
 
 def _round_up(value: int, unit: int) -> int:
