@@ -26,7 +26,7 @@ from edgekern.calibration import (
     observed_tensors,
     weighted_inputs,
 )
-from edgekern.calibration.means import ChannelMeans
+from edgekern.calibration.observers.means import ChannelMeans
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
 
 onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")

@@ -4,8 +4,8 @@
 """
 
 from edgekern.calibration.calibrator import Calibrator, Feeds
-from edgekern.calibration.histogram import Histogram, Method
 from edgekern.calibration.observed import observed_tensors, weighted_inputs
+from edgekern.calibration.observers.histogram import Histogram, Method
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.graph.model import load_model, model_hash
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from edgekern._arguments import file_path
 from edgekern._arrays import Lent, is_array, lent, plain, unnamed
-from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
-from edgekern.calibration.means import ChannelMeans
 from edgekern.calibration.observed import observed_tensors, weighted_inputs
+from edgekern.calibration.observers.histogram import Histogram, Method, check_options, update_all
+from edgekern.calibration.observers.means import ChannelMeans
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning

@@ -4,6 +4,6 @@ Needs ``edgekern[toolkit]``.
 """
 
 from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.qdq import quantize
+from edgekern.quantization.quantize_model import quantize
 
 __all__ = ["QuantConfig", "quantize"]

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from edgekern.errors import QuantizationError
 from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.placement import Placement, bounds
+from edgekern.quantization.place_qdq import Placement, bounds
 from edgekern.quantization.prepare import new_initializer
-from edgekern.quantization.scales import (
+from edgekern.quantization.schemes import (
     Affine,
     FloatArray,
     QuantizedWeights,

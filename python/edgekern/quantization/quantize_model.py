@@ -19,9 +19,9 @@ from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationErro
 from edgekern.graph.model import open_model
 from edgekern.graph.values import attribute
 from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.emit import Emitter
-from edgekern.quantization.placement import Placement, place
+from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.prepare import prepare
+from edgekern.quantization.write_qdq import Emitter
 
 if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike

@@ -11,7 +11,7 @@ from reference.rounding import round_keeping_sum
 for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
     pytest.importorskip(toolkit, reason="needs edgekern[toolkit]")
 
-from edgekern.quantization.scales import (  # noqa: E402
+from edgekern.quantization.schemes import (  # noqa: E402
     Affine,
     WeightLayout,
     affine_s8,

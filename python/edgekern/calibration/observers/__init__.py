@@ -1,0 +1,1 @@
+"""Observers: what is kept of the activations that pass through one tensor."""
