@@ -19,6 +19,7 @@ for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
 from edgekern.calibration import model_hash  # noqa: E402
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, QuantizationError  # noqa: E402
 from edgekern.quantization import Encoding, Encodings, QuantConfig, compute_encodings, quantize  # noqa: E402
+
 from float_models import View, build, f32, helper, ranges_of, samples, small_cnn  # noqa: E402
 
 Array = npt.NDArray[Any]

@@ -22,6 +22,7 @@ from edgekern.quantization.methods import Rows, methods_of
 from edgekern.quantization.methods.bias_correction import correct_bias
 from edgekern.quantization.methods.rounding import keep_filter_sums, round_keeping_sums
 from edgekern.quantization.weights import WeightLayout, quantize_weights
+
 from float_models import build, f32, helper, ranges_of, run, samples, small_cnn
 
 CONV = WeightLayout(0, 1)

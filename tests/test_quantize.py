@@ -16,6 +16,7 @@ pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 from edgekern.calibration import Calibrator, Ranges, TensorRange, model_hash, observed_tensors  # noqa: E402
 from edgekern.errors import EdgekernWarning  # noqa: E402
 from edgekern.quantization import QuantConfig, quantize  # noqa: E402
+
 from float_models import View, build, f32, fused_operators, helper, ranges_of, run, samples, small_cnn, sqnr_db  # noqa: E402
 
 # ---- the model that comes out ----

@@ -13,6 +13,7 @@ pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 from edgekern.calibration import Ranges, TensorRange, model_hash, observed_tensors
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, QuantizationError
 from edgekern.quantization import QuantConfig, quantize
+
 from float_models import build, f32, helper, ranges_of, samples, small_cnn
 
 
