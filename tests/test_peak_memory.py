@@ -24,8 +24,9 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern import cli  # noqa: E402
-from edgekern.calibration import Calibrator, load_model, model_hash, observed_tensors, runner, skeleton  # noqa: E402
+from edgekern.calibration import Calibrator, load_model, model_hash, observed_tensors, runner  # noqa: E402
 from edgekern.errors import ArgumentValueError, CalibrationError, CompileError, EdgekernWarning  # noqa: E402
+from edgekern.graph import skeleton  # noqa: E402
 from edgekern.graph.model import open_model  # noqa: E402
 
 LAYERS, WIDTH, ROWS = 8, 1024, 64

@@ -1,4 +1,4 @@
-"""Encodings: what the integers of each tensor stand for. Methods and other tools' files exchange nothing else."""
+"""Encodings: what the integers of each tensor stand for, and what quantization and other tools' files exchange."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Encoding:
         if different := names ^ set(saved):
             odd = min(map(str, different))
             raise ArgumentValueError(
-                f"Encoding: a saved one has the keys {sorted(names)}; {odd!r} is in one of them only"
+                f"Encoding: a saved one has the keys {sorted(names)}, and {odd!r} is missing or unknown"
             )
         return cls(**saved)
 

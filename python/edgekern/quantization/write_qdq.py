@@ -34,7 +34,7 @@ class QdqWriter:
         assert source is not None
         assert weights_value is not None
         bias_value = rest[0] if rest else None
-        self._parameters_of(source)
+        self._parameters_of(source)  # first, so that they stand before the weights in the file
         node.replace_input_with(1, self._restored_weights(node, str(weights_value.name), layer))
         if layer.bias is not None:
             name = f"{node.outputs[0].name}_bias" if bias_value is None else str(bias_value.name)
