@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 import edgekern as ek
 from edgekern import llm
-from edgekern.calibration.means import ChannelMeans
+from edgekern.calibration.observers.means import ChannelMeans
 from edgekern.errors import ArgumentTypeError, ArtifactError, CalibrationError, EdgekernError
 
 from graphs import Graph, feeds_of

@@ -2,148 +2,22 @@
 
 import json
 import warnings
-from collections import Counter
-from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
+pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
-from bench.peers import NO_SATURATION  # noqa: E402
 from edgekern.calibration import Calibrator, Ranges, TensorRange, model_hash, observed_tensors  # noqa: E402
-from edgekern.errors import (  # noqa: E402
-    ArgumentTypeError,
-    ArgumentValueError,
-    EdgekernWarning,
-    QuantizationError,
-)
+from edgekern.errors import EdgekernWarning  # noqa: E402
 from edgekern.quantization import QuantConfig, quantize  # noqa: E402
 
-helper, numpy_helper = onnx.helper, onnx.numpy_helper
-FLOAT = onnx.TensorProto.FLOAT
-
-Array = npt.NDArray[Any]
-
-
-def build(
-    nodes: list[Any], weights: dict[str, Array], shape: list[Any], outputs: tuple[str, ...] = ("y",), opset: int = 17
-) -> Any:
-    """A model from ``x`` to ``outputs``."""
-    graph = helper.make_graph(
-        nodes,
-        "test",
-        [helper.make_tensor_value_info("x", FLOAT, shape)],
-        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def f32(array: Array) -> npt.NDArray[np.float32]:
-    return array.astype(np.float32)
-
-
-def small_cnn(opset: int = 17) -> Any:
-    """Conv+BN+Relu, max pooling, a depthwise Conv with Clip, a residual Add, a Concat, global pooling, Gemm."""
-    rng = np.random.default_rng(5)
-    norm = {"gamma": rng.uniform(0.5, 2, 8), "beta": rng.normal(size=8), "mean": rng.normal(size=8)}
-    weights = {name: f32(array) for name, array in norm.items()} | {
-        "var": f32(rng.uniform(0.2, 3, 8)),
-        "w0": f32(rng.normal(size=(8, 3, 3, 3)) / 5),
-        "w1": f32(rng.normal(size=(8, 1, 3, 3)) / 3),
-        "b1": f32(rng.normal(size=8)),
-        "w2": f32(rng.normal(size=(8, 8, 1, 1)) / 3),
-        "w3": f32(rng.normal(size=(5, 16)) / 4),
-        "b3": f32(rng.normal(size=5)),
-    }
-    clip_inputs = ["dw"]
-    clip: dict[str, Any] = {"min": 0.0, "max": 6.0}
-    if opset >= 11:
-        weights |= {"zero": np.float32(0), "six": np.float32(6)}
-        clip_inputs, clip = ["dw", "zero", "six"], {}
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]),
-        node("BatchNormalization", ["c0", "gamma", "beta", "mean", "var"], ["n0"]),
-        node("Relu", ["n0"], ["r0"]),
-        node("MaxPool", ["r0"], ["p0"], kernel_shape=[2, 2], strides=[2, 2]),
-        node("Conv", ["p0", "w1", "b1"], ["dw"], pads=[1, 1, 1, 1], group=8),
-        node("Clip", clip_inputs, ["d0"], **clip),
-        node("Conv", ["d0", "w2"], ["c2"]),
-        node("Add", ["c2", "p0"], ["sum"]),
-        node("Relu", ["sum"], ["s0"]),
-        node("Concat", ["s0", "d0"], ["cat"], axis=1),
-        node("GlobalAveragePool", ["cat"], ["g0"]),
-        node("Flatten", ["g0"], ["f0"]),
-        node("Gemm", ["f0", "w3", "b3"], ["y"], transB=1),
-    ]
-    return build(nodes, weights, ["n", 3, 12, 12], opset=opset)
-
-
-def samples(rng: np.random.Generator, n: int = 16, shape: tuple[int, ...] = (3, 12, 12)) -> npt.NDArray[np.float32]:
-    return f32(rng.normal(size=(n, *shape)))
-
-
-def ranges_of(model: Any, x: Array, **options: Any) -> Ranges:
-    return Calibrator(model, progress=False).collect({"x": x}).compute_ranges(**options)
-
-
-def run(model: Any, x: Array) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry(*NO_SATURATION)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, {session.get_inputs()[0].name: x}))
-
-
-def sqnr_db(expected: Array, found: Array) -> float:
-    noise = np.subtract(expected, found, dtype=np.float64)
-    return float(10 * np.log10((expected.astype(np.float64) ** 2).sum() / max((noise**2).sum(), 1e-300)))
-
-
-def fused_operators(model: Any, folder: Path) -> Counter[str]:
-    """What onnxruntime makes of a QDQ model."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
-
-
-class View:
-    """A QDQ model, easy to ask."""
-
-    def __init__(self, model: Any) -> None:
-        onnx.checker.check_model(model, full_check=True)
-        self.nodes = list(model.graph.node)
-        self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.producer = {name: node for node in self.nodes for name in node.output}
-
-    def of(self, op: str) -> list[Any]:
-        return [node for node in self.nodes if node.op_type == op]
-
-    def integers(self, name: str) -> tuple[Array | None, Array, Array | None, int]:
-        """Behind a DequantizeLinear: the constant or None, its scale, its zero point, the axis."""
-        node = self.producer[name]
-        assert node.op_type == "DequantizeLinear", f"{name} comes from {node.op_type}"
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        zero = self.constants[node.input[2]] if len(node.input) > 2 else None
-        return self.constants.get(node.input[0]), self.constants[node.input[1]], zero, axis
-
-    def parameters(self, name: str) -> tuple[float, int]:
-        """Scale and zero point that tensor ``name`` of the float model is quantized with."""
-        [node] = [n for n in self.of("QuantizeLinear") if n.input[0] == name]
-        return float(self.constants[node.input[1]]), int(self.constants[node.input[2]])
-
+from float_models import View, build, f32, fused_operators, helper, ranges_of, run, samples, small_cnn, sqnr_db  # noqa: E402
 
 # ---- the model that comes out ----
 
@@ -377,112 +251,6 @@ def test_widened_channels_are_reported() -> None:
     assert json.loads(qdq.metadata_props[0].value)["widened"] == {"y": [1]}
     x = np.ones((1, 3, 4, 4), np.float32)
     assert_allclose(run(qdq, x)[0], run(model, x)[0], rtol=0.01)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_bias_correction_takes_the_mean_error_of_the_weights_back(bias: bool, rng: np.random.Generator) -> None:
-    weights = {"w": f32(rng.normal(size=(8, 32, 1, 1)))} | ({"b": f32(rng.normal(size=8))} if bias else {})
-    model = build([helper.make_node("Conv", ["x", *weights], ["y"])], weights, ["n", 32, 6, 6])
-    x = f32(rng.uniform(2, 3, (16, 32, 6, 6)))
-    ranges = ranges_of(model, x, method="max")
-
-    def mean_error(qdq: Any) -> float:
-        return float(np.abs((run(qdq, x)[0] - run(model, x)[0]).mean(axis=(0, 2, 3))).max())
-
-    plain, corrected = quantize(model, ranges, QuantConfig(bias_correction=False)), quantize(model, ranges)
-    assert mean_error(corrected) < mean_error(plain) / 5
-
-
-def test_bias_correction_needs_means_and_survives_nan(rng: np.random.Generator) -> None:
-    model, x = small_cnn(), samples(rng)
-    ranges = ranges_of(model, x)
-    without = Ranges({n: replace(r, channel_means=None) for n, r in ranges.items()}, ranges.model_hash, ranges.method)
-    off = QuantConfig(bias_correction=False)
-    assert quantize(model, without).graph == quantize(model, ranges, off).graph
-    assert quantize(model, ranges).graph != quantize(model, ranges, off).graph
-    odd = x.copy()
-    odd[0, 0, 0, 0] = np.nan
-    with pytest.warns(EdgekernWarning, match="NaN"):
-        ranges = ranges_of(model, odd)
-    assert np.isfinite(run(quantize(model, ranges), x)[0]).all()
-
-
-# ---- bad input ----
-
-
-def test_unknown_config_values_are_refused() -> None:
-    with pytest.raises(ArgumentValueError, match=r"QuantConfig: activations must be one of \['u8', 's8'\], got 'int8'"):
-        QuantConfig(activations="int8")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentValueError, match=r"QuantConfig: rounding must be one of .*, got 'up'"):
-        QuantConfig(rounding="up")  # type: ignore[arg-type]
-    with pytest.raises(FrozenInstanceError):
-        QuantConfig().activations = "s8"  # type: ignore[misc]
-    assert QuantConfig() == QuantConfig(activations="u8", rounding="filter_sum")
-
-
-def test_ranges_of_another_model_are_refused(rng: np.random.Generator) -> None:
-    model = small_cnn()
-    ranges = replace(ranges_of(model, samples(rng)), model_hash="0" * 64)
-    with pytest.raises(QuantizationError, match=r"ranges are of another model \(hash 000000000000"):
-        quantize(model, ranges)
-
-
-def test_missing_range_is_named(rng: np.random.Generator) -> None:
-    model = small_cnn()
-    ranges = ranges_of(model, samples(rng))
-    fewer = replace(ranges, tensors={name: r for name, r in ranges.items() if name != "g0"})
-    with pytest.raises(QuantizationError, match="ranges lack tensor 'g0'"):
-        quantize(model, fewer)
-
-
-def test_wrong_types_are_refused(rng: np.random.Generator) -> None:
-    model = small_cnn()
-    ranges = ranges_of(model, samples(rng))
-    with pytest.raises(ArgumentTypeError, match="quantize: ranges must be Ranges, got dict"):
-        quantize(model, dict(ranges))  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="quantize: config must be a QuantConfig, got str"):
-        quantize(model, ranges, "s8")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match=r"quantize: model must be a path, bytes or onnx\.ModelProto, got int"):
-        quantize(3, ranges)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08"])
-def test_a_file_that_is_not_onnx_is_refused(content: bytes, tmp_path: Path, rng: np.random.Generator) -> None:
-    ranges = ranges_of(small_cnn(), samples(rng))
-    (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ArgumentValueError, match="quantize: model"):
-        quantize(tmp_path / "model.onnx", ranges)
-
-
-@pytest.mark.parametrize("opset", [6, 24])
-def test_opset_outside_7_to_23_is_refused(opset: int, rng: np.random.Generator) -> None:
-    ranges = ranges_of(small_cnn(), samples(rng))
-    model = small_cnn()
-    model.opset_import[0].version = opset
-    with pytest.raises(ArgumentValueError, match=rf"quantize: model has opset {opset}, which is outside 7\.\.23"):
-        quantize(model, ranges)
-
-
-def test_a_quantized_model_is_refused(rng: np.random.Generator) -> None:
-    model, x = small_cnn(), samples(rng)
-    qdq = quantize(model, ranges_of(model, x))
-    with pytest.raises(QuantizationError, match="QuantizeLinear or DequantizeLinear already"):
-        quantize(qdq, ranges_of(qdq, x))
-
-
-def test_a_model_without_anything_to_quantize_is_refused(rng: np.random.Generator) -> None:
-    model, x = build([helper.make_node("Exp", ["x"], ["y"])], {}, [2, 2]), f32(rng.normal(size=(2, 2)))
-    with pytest.raises(QuantizationError, match="no operator to quantize"):
-        quantize(model, ranges_of(model, x))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
-    weights = {"w": np.array([[[[bad]], [[1.0]]]], np.float32)}
-    model = build([helper.make_node("Conv", ["x", "w"], ["y"])], weights, ["n", 2, 4, 4])
-    ranges = Ranges({name: TensorRange(-1.0, 1.0) for name in observed_tensors(model)}, model_hash(model), "max")
-    with pytest.raises(QuantizationError, match="Conv 'y': 'w' holds NaN or Inf"):
-        quantize(model, ranges)
 
 
 # ---- real models ----

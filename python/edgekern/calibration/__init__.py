@@ -3,9 +3,10 @@
 :class:`Histogram` needs NumPy alone. :class:`Calibrator` and the functions on models need ``edgekern[toolkit]``.
 """
 
-from edgekern.calibration.calibrator import Calibrator, Feeds
-from edgekern.calibration.histogram import Histogram, Method
+from edgekern.calibration.calibrator import Calibrator
+from edgekern.calibration.feeds import Feeds
 from edgekern.calibration.observed import observed_tensors, weighted_inputs
+from edgekern.calibration.observers.histogram import Histogram, Method
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.graph.model import load_model, model_hash
 

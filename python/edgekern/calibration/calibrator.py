@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
+import operator
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from edgekern._arguments import file_path
-from edgekern._arrays import Lent, is_array, lent, plain, unnamed
-from edgekern.calibration.histogram import Histogram, Method, check_options, update_all
-from edgekern.calibration.means import ChannelMeans
-from edgekern.calibration.observed import observed_tensors, weighted_inputs
+from edgekern._arrays import is_array, unnamed
+from edgekern.calibration.choose_ranges import choose_ranges
+from edgekern.calibration.feeds import Feeds, check_feeds
+from edgekern.calibration.observed import observed_tensors
+from edgekern.calibration.observers.histogram import Histogram, Method, check_options
+from edgekern.calibration.observers.kinds import DEFAULT, HISTOGRAM, KINDS
+from edgekern.calibration.observers.observer_set import ObserverSet
 from edgekern.calibration.progress import progress_bar
-from edgekern.calibration.ranges import Ranges, TensorRange
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
+from edgekern.calibration.ranges import Ranges
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 from edgekern.graph.model import load_model, model_hash, open_model
 
 if TYPE_CHECKING:
+    from edgekern.calibration.observers.base import Observer
     from edgekern.calibration.runner import FloatRunner
     from edgekern.graph.model import ModelLike
     from edgekern.graph.skeleton import Skeleton
 
-Feeds = Mapping[str, Lent]
-
 _FORMAT = "edgekern.calibrator"
-_VERSION = 1
-
-_INPUT_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(bool)": "bool",
-    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
+_VERSION = 2
 
 
 class Calibrator:
     """Observe the activations of a float model, batch by batch.
 
-    The model runs in onnxruntime as it is written, with the observed tensors as extra outputs. Each is counted into its
-    :class:`Histogram` and freed (where weights multiply it, the mean of each channel is kept too), so memory holds the
-    weights once and 64 MB of one batch (what later nodes read, if that is more); the result does not depend on the
+    The model runs in onnxruntime as it is written, with the observed tensors as extra outputs. Each is shown to its
+    observers and freed: a :class:`Histogram`, and where weights multiply it the mean of each channel. So memory holds
+    the weights once and 64 MB of one batch (what later nodes read, if that is more); the result does not depend on the
     order of the batches, on what else is observed, or on where a large batch is cut. A pickle or a copy holds the model
     and what was counted.
 
@@ -52,6 +45,9 @@ class Calibrator:
     ----------
     model : path, bytes or onnx.ModelProto
     tensors : names to observe, optional. None is :func:`edgekern.calibration.observed_tensors`.
+    observers : kinds to keep beside the histogram, optional. Names of
+        :data:`edgekern.calibration.observers.kinds.KINDS`. None is ``["channel_means"]``, which the bias correction of
+        quantization uses; ``[]`` leaves it out.
     progress : bool. Show a bar with the time left when standard error is a terminal.
 
     Raises
@@ -68,24 +64,32 @@ class Calibrator:
     >>> ranges = calibrator.compute_ranges(method="entropy")        # doctest: +SKIP
     """
 
-    def __init__(self, model: ModelLike, *, tensors: Sequence[str] | None = None, progress: bool = True) -> None:
+    def __init__(
+        self,
+        model: ModelLike,
+        *,
+        tensors: Sequence[str] | None = None,
+        observers: Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> None:
         opened = open_model(model, function="Calibrator")
-        if tensors is not None and (isinstance(tensors, str) or not isinstance(tensors, Iterable)):
-            raise ArgumentTypeError(f"Calibrator: tensors must be a list of names, got {type(tensors).__name__}")
         known = observed_tensors(opened)
-        names = known if tensors is None else list(dict.fromkeys(map(str, tensors)))
+        names = known if tensors is None else _names("tensors", tensors)
         for name in names:
             if name not in known:
                 raise ArgumentValueError(
                     f"Calibrator: tensors names {name!r}, which is no float activation of this model; "
                     "observed_tensors(model) lists those"
                 )
+        kinds = list(DEFAULT if observers is None else dict.fromkeys([HISTOGRAM, *_names("observers", observers)]))
+        for kind in kinds:
+            if kind not in KINDS:
+                raise ArgumentValueError(f"Calibrator: observers names {kind!r}; known are {sorted(KINDS)}")
         self._source = file_path("Calibrator", "model", model).absolute() if _is_path(model) else model
         self._model_hash = model_hash(opened)
         self._progress = progress
         self._num_batches = 0
-        self._histograms = {name: Histogram() for name in names}
-        self._means = {name: ChannelMeans() for name in weighted_inputs(opened) if name in self._histograms}
+        self._observers = ObserverSet.of_model(opened, names, kinds)
         fed = {value.name for value in opened.inputs}
         self._fed = [name for name in names if name in fed]
         self._runner = _open_runner(opened, [name for name in names if name not in fed])
@@ -114,7 +118,12 @@ class Calibrator:
     @property
     def histograms(self) -> Mapping[str, Histogram]:
         """The histogram of each observed tensor, by name."""
-        return self._histograms
+        return {name: cast(Histogram, kept[HISTOGRAM]) for name, kept in self._observers.items()}
+
+    @property
+    def observers(self) -> Mapping[str, Mapping[str, Observer]]:
+        """All that is kept of each observed tensor, by name and kind."""
+        return self._observers
 
     def __reduce__(self) -> tuple[Any, ...]:
         """With the model itself, read again where it came from: the receiver may have no such file."""
@@ -131,10 +140,10 @@ class Calibrator:
                 "Calibrator: a model of 2 GB and more cannot be pickled or copied; send state_dict() and load it into "
                 "a Calibrator of the same model"
             ) from error
-        return _restored, (model, list(self._histograms), self._progress, self.state_dict())
+        return _restored, (model, list(self._observers), self._observers.kinds, self._progress, self.state_dict())
 
     def __repr__(self) -> str:
-        return f"Calibrator({len(self._histograms)} tensors, num_batches={self._num_batches})"
+        return f"Calibrator({len(self._observers)} tensors, num_batches={self._num_batches})"
 
     def collect(self, feeds: Feeds) -> Self:
         """Run one batch and count its activations.
@@ -152,22 +161,15 @@ class Calibrator:
         CalibrationError
             When onnxruntime fails on this batch.
         """
-        arrays = self._check_feeds(feeds)
+        arrays = check_feeds("Calibrator.collect", feeds, self._inputs)
         if any(array.size == 0 for array in arrays.values()):
             return self
         # Counted apart and added when all of the model has run: a batch that fails counts nothing.
-        histograms: dict[str, Histogram] = {}
-        means: dict[str, ChannelMeans] = {}
+        seen: dict[str, Mapping[str, Observer]] = {}
         for values in self._run(arrays):
-            fresh = {name: Histogram() for name in values}
-            update_all((fresh[name], array) for name, array in values.items())
-            histograms |= fresh
-            means |= {name: ChannelMeans().update(values[name]) for name in self._means.keys() & values.keys()}
+            seen |= self._observers.of(values)
             del values  # else they would live while the next ones are computed
-        for name, histogram in histograms.items():
-            self._histograms[name].merge(histogram)
-        for name, seen in means.items():
-            self._means[name].merge(seen)
+        self._observers.merge(seen)
         self._num_batches += 1
         return self
 
@@ -218,14 +220,12 @@ class Calibrator:
             raise CalibrationError(
                 "Calibrator.compute_ranges: no batch was collected; call collect with sample data first"
             )
-        seen = {n: h for n, h in self._histograms.items() if h.count or h.num_nan or h.num_inf}
-        for name, h in seen.items():
-            self._report(name, h)
+        total = sum(histogram.count > 0 for histogram in self.histograms.values())
+        with progress_bar("choosing ranges", total, enabled=self._progress) as step:
 
-        with progress_bar("choosing ranges", len(seen), enabled=self._progress) as step:
-
-            def choose(name: str, histogram: Histogram) -> TensorRange:
-                lo, hi = histogram.range(
+            def range_of(histogram: Histogram) -> tuple[float, float]:
+                step()
+                return histogram.range(
                     method,
                     symmetric=symmetric,
                     num_bits=num_bits,
@@ -234,12 +234,8 @@ class Calibrator:
                     exponent=exponent,
                     skip_zeros=skip_zeros,
                 )
-                step()
-                clipped = histogram.fraction_outside(lo, hi)
-                means = self._means[name].values() if name in self._means else None
-                return TensorRange(lo, hi, histogram.count, histogram.num_nan, histogram.num_inf, clipped, means)
 
-            tensors = {name: choose(name, histogram) for name, histogram in seen.items()}
+            tensors = choose_ranges("Calibrator.compute_ranges", self._observers, range_of)
         used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
         used |= {"percentile": percentile} if method == "percentile" else {}
         used |= {"exponent": exponent} if method == "mse" else {}
@@ -250,11 +246,8 @@ class Calibrator:
         """Add what another calibrator of the same model counted."""
         if not isinstance(other, Calibrator):
             raise ArgumentTypeError(f"Calibrator.merge: other must be a Calibrator, got {type(other).__name__}")
-        self._require_same("merge", "other", other._model_hash, other._histograms)
-        for name, histogram in other._histograms.items():
-            self._histograms[name].merge(histogram)
-        for name, means in other._means.items():
-            self._means[name].merge(means)
+        self._require_same("merge", "other", other._model_hash, other._observers)
+        self._observers.merge(other._observers)
         self._num_batches += other._num_batches
         return self
 
@@ -265,8 +258,7 @@ class Calibrator:
             "version": _VERSION,
             "model_hash": self._model_hash,
             "num_batches": self._num_batches,
-            "tensors": {name: histogram.state_dict() for name, histogram in self._histograms.items()},
-            "means": {name: means.state_dict() for name, means in self._means.items()},
+            "tensors": self._observers.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Self:
@@ -275,34 +267,35 @@ class Calibrator:
         Raises
         ------
         CalibrationError
-            When the state is of another model, of other tensors, or not a state.
+            When the state is of another model, of other tensors or observers, or not a state.
         """
         try:
             if state["format"] != _FORMAT or state["version"] != _VERSION:
                 raise ValueError(f"format {state['format']!r}, version {state['version']!r}")
-            self._require_same("load_state_dict", "state", str(state["model_hash"]), state["tensors"])
-            histograms = {name: Histogram.from_state_dict(state["tensors"][name]) for name in self._histograms}
-            means = {name: ChannelMeans.from_state_dict(state["means"][name]) for name in self._means}
-            num_batches = int(state["num_batches"])
+            saved, num_batches = state["tensors"], operator.index(state["num_batches"])
+            self._require_same("load_state_dict", "state", str(state["model_hash"]), saved)
+            if num_batches < 0:
+                raise ValueError(f"{num_batches} batches")
+            observers = self._observers.loaded("Calibrator.load_state_dict", saved)
         except CalibrationError:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(
                 f"Calibrator.load_state_dict: state is not one that state_dict() made ({error!r})"
             ) from error
-        self._histograms, self._means, self._num_batches = histograms, means, num_batches
+        self._observers, self._num_batches = observers, num_batches
         return self
 
-    def _require_same(self, function: str, argument: str, other_hash: str, names: Iterable[str]) -> None:
+    def _require_same(
+        self, function: str, argument: str, other_hash: str, tensors: Mapping[str, Iterable[str]]
+    ) -> None:
         if other_hash != self._model_hash:
             raise CalibrationError(
                 f"Calibrator.{function}: {argument} is of another model ({other_hash[:12]}..., "
                 f"this is {self._model_hash[:12]}...)"
             )
-        if different := set(names) ^ set(self._histograms):
-            raise CalibrationError(
-                f"Calibrator.{function}: {argument} observes other tensors; {min(different)!r} is in one of them only"
-            )
+        if (difference := self._observers.difference(tensors)) is not None:
+            raise CalibrationError(f"Calibrator.{function}: {argument} {difference}")
 
     def _run(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """What is observed of a batch, some tensors at a time."""
@@ -313,66 +306,21 @@ class Calibrator:
             message = f"Calibrator.collect: onnxruntime could not run this batch: {_one_line(error)}"
             raise CalibrationError(message) from error
 
-    def _check_feeds(self, feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
-        function = "Calibrator.collect"
-        names = self.input_names
-        if not isinstance(feeds, Mapping):
-            raise unnamed(function, "feeds", feeds, names)
-        for name in feeds:
-            if name not in names:
-                raise ArgumentValueError(f"{function}: feeds has {name!r}, but the model's inputs are {names}")
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for value in self._inputs:
-            if value.name not in feeds:
-                raise ArgumentValueError(f"{function}: feeds lacks {value.name!r}; the model's inputs are {names}")
-            array = self._array(f"feeds[{value.name!r}]", feeds[value.name])
-            wanted = _INPUT_DTYPES.get(value.type)
-            if wanted is not None and array.dtype != wanted:
-                raise ArgumentTypeError(
-                    f"{function}: feeds[{value.name!r}] must be {wanted}, got {array.dtype}; convert it with astype"
-                )
-            fits = array.ndim == len(value.shape) and all(
-                not isinstance(want, int) or have == want for have, want in zip(array.shape, value.shape, strict=True)
-            )
-            if not fits:
-                shape = "(" + ", ".join(str(d) if d is not None else "?" for d in value.shape) + ")"
-                raise ArgumentValueError(
-                    f"{function}: feeds[{value.name!r}] has shape {array.shape}, but the model takes {shape}"
-                )
-            arrays[value.name] = plain(function, f"feeds[{value.name!r}]", array)
-        return arrays
-
-    @staticmethod
-    def _array(argument: str, given: object) -> npt.NDArray[Any]:
-        try:
-            return np.asarray(lent("Calibrator.collect", argument, given))
-        except ValueError as error:  # lists of different lengths
-            raise ArgumentTypeError(
-                f"Calibrator.collect: {argument} must be an array, got {type(given).__name__}"
-            ) from error
-
-    @staticmethod
-    def _report(name: str, histogram: Histogram) -> None:
-        odd = histogram.num_nan + histogram.num_inf
-        counts = f"{histogram.num_nan} NaN and {histogram.num_inf} infinite of {histogram.count + odd} values"
-        if histogram.count == 0:
-            raise CalibrationError(
-                f"Calibrator.compute_ranges: tensor {name!r} had no finite value ({counts}); "
-                "look for a division by zero or an overflow before it"
-            )
-        if odd:
-            warnings.warn(f"tensor {name!r}: {counts} were left out of its range", EdgekernWarning, stacklevel=3)
-        if histogram.absmax == 0:
-            message = f"tensor {name!r}: all {histogram.count} values were 0, so its scale will be 1.0"
-            warnings.warn(message, EdgekernWarning, stacklevel=3)
-
 
 def _is_path(model: ModelLike) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(model, (str, os.PathLike))
 
 
-def _restored(model: bytes, tensors: Sequence[str], progress: bool, state: Mapping[str, Any]) -> Calibrator:
-    return Calibrator(model, tensors=tensors, progress=progress).load_state_dict(state)
+def _names(argument: str, given: object) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ArgumentTypeError(f"Calibrator: {argument} must be a list of names, got {type(given).__name__}")
+    return list(dict.fromkeys(map(str, given)))
+
+
+def _restored(
+    model: bytes, tensors: Sequence[str], observers: Sequence[str], progress: bool, state: Mapping[str, Any]
+) -> Calibrator:
+    return Calibrator(model, tensors=tensors, observers=observers, progress=progress).load_state_dict(state)
 
 
 def _open_runner(model: Skeleton, names: Sequence[str]) -> FloatRunner:

@@ -16,7 +16,7 @@ from edgekern.graph.values import (
     int_attribute,
     quantized_weights,
 )
-from edgekern.quantization.scales import blocks
+from edgekern.quantization.weights import blocks
 
 STRIP = 16  # columns that kernels store at once; bias and multipliers are padded to it
 # The accumulator stays in int32 below this.

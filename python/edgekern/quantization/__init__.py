@@ -4,6 +4,7 @@ Needs ``edgekern[toolkit]``.
 """
 
 from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.qdq import quantize
+from edgekern.quantization.encodings import Encoding, Encodings
+from edgekern.quantization.quantize_model import compute_encodings, quantize
 
-__all__ = ["QuantConfig", "quantize"]
+__all__ = ["Encoding", "Encodings", "QuantConfig", "compute_encodings", "quantize"]

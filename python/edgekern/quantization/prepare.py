@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
-from edgekern.quantization.scales import blocks
+from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
 

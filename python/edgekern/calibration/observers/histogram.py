@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from edgekern import _core
 from edgekern._arguments import flag, number
 from edgekern._arrays import lent
+from edgekern.calibration.observers.base import reading_state, whole_numbers
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
 Method = Literal["max", "percentile", "mse", "entropy"]
@@ -268,7 +270,7 @@ class Histogram:
         return self._keys.quantization_error(scale, -zero_point, last - zero_point, exponent)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as NumPy arrays and numbers; :meth:`from_state_dict` is the way back."""
+        """Everything, as NumPy arrays and numbers; :meth:`load_state_dict` is the way back."""
         keys, counts, num_zero, num_nan, num_inf, lowest, highest = self._keys.state()
         return {
             "keys": keys.astype(np.uint16),
@@ -280,30 +282,28 @@ class Histogram:
             "max": highest,
         }
 
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Rebuild a histogram.
+    def load_state_dict(self, state: Mapping[str, Any]) -> Self:
+        """Count what a saved state had counted, instead.
 
         Raises
         ------
         CalibrationError
             When the state was not made by :meth:`state_dict`.
         """
-        histogram = cls()
-        try:
-            keys = np.asarray(state["keys"], np.uint16)
-            counts = np.asarray(state["counts"], np.uint64)
-            if keys.shape != counts.shape or keys.ndim != 1 or np.unique(keys).size != keys.size:
+        with reading_state("Histogram"):
+            keys, counts = whole_numbers(state["keys"], np.uint16), whole_numbers(state["counts"], np.uint64)
+            if keys.shape != counts.shape or np.unique(keys).size != keys.size:
                 raise ValueError(f"{keys.shape} keys do not fit {counts.shape} counts")
             dense = np.zeros(_NUM_KEYS, np.uint64)
             dense[keys] = counts
-            totals = (int(state["num_zero"]), int(state["num_nan"]), int(state["num_inf"]))
-            histogram._keys.restore(dense, *totals, float(state["min"]), float(state["max"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CalibrationError(
-                f"Histogram.from_state_dict: state is not one that state_dict() made ({error!r})"
-            ) from error
-        return histogram
+            num_zero, num_nan, num_inf = (operator.index(state[name]) for name in ("num_zero", "num_nan", "num_inf"))
+            self._keys.restore(dense, num_zero, num_nan, num_inf, float(state["min"]), float(state["max"]))
+        return self
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """A histogram of a saved state; see :meth:`load_state_dict`."""
+        return cls().load_state_dict(state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Histogram.from_state_dict, (self.state_dict(),)

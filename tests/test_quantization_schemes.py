@@ -1,4 +1,4 @@
-"""Scales, zero points and rounding of quantization, on arrays."""
+"""Ranges become encodings, weights and biases integers: quantization on arrays."""
 
 import numpy as np
 import pytest
@@ -6,23 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from reference.rounding import round_keeping_sum
-
 for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
     pytest.importorskip(toolkit, reason="needs edgekern[toolkit]")
 
-from edgekern.quantization.scales import (  # noqa: E402
-    Affine,
-    WeightLayout,
-    affine_s8,
-    affine_u8,
-    channel_scales,
-    quantize_weights,
-    round_keeping_sums,
-)
+from edgekern.quantization import Encoding  # noqa: E402
+from edgekern.quantization.methods.rounding import keep_filter_sums  # noqa: E402
+from edgekern.quantization.schemes import affine_s8, affine_u8  # noqa: E402
+from edgekern.quantization.weights import WeightLayout, channel_scales, quantize_weights  # noqa: E402
 
 CONV = WeightLayout(0, 1)
-U8 = Affine(np.float32(0.02), 0, np.dtype(np.uint8))
+U8 = Encoding(0.02, signed=False)
+TOGETHER = (keep_filter_sums,)
 
 
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
@@ -63,24 +57,10 @@ def test_weight_scale_is_the_largest_magnitude_over_127_and_one_for_a_zero_chann
 
 def test_nearest_rounding_errs_by_half_a_step_at_most(rng: np.random.Generator) -> None:
     weights = rng.normal(size=(6, 4, 3, 3)).astype(np.float32)
-    result = quantize_weights(weights, CONV, U8, keep_filter_sums=False)
-    step = result.scale[:, None, None, None]
+    result = quantize_weights(weights, CONV, U8, methods=())
+    step = result.encoding.scale[:, None, None, None]
     assert np.abs(weights - result.values * step).max() <= 0.5001 * step.max()
     assert_array_equal(np.abs(result.values).reshape(6, -1).max(axis=1), 127)
-
-
-@given(st.lists(st.floats(-126, 126), min_size=1, max_size=7))
-def test_rounding_together_keeps_the_sum_at_the_least_error(values: list[float]) -> None:
-    ratio = np.array(values)
-    wanted, least = round_keeping_sum(ratio)
-    rounded = round_keeping_sums(ratio[None])[0]
-    assert rounded.sum() == wanted
-    assert ((rounded - ratio) ** 2).sum() <= least + 1e-9
-
-
-def test_rounding_together_leaves_single_taps_alone(rng: np.random.Generator) -> None:
-    ratio = rng.uniform(-126, 126, (5, 4, 1))
-    assert_array_equal(round_keeping_sums(ratio), np.rint(ratio))
 
 
 @pytest.mark.parametrize("layout", [WeightLayout(0, 1), WeightLayout(1, 0), WeightLayout(3, 2)])
@@ -94,7 +74,7 @@ def test_what_is_written_by_channel_lies_where_the_weights_do(layout: WeightLayo
 def test_channel_that_could_overflow_is_widened_and_no_other() -> None:
     weights = np.full((3, 2, 1, 1), 0.5, np.float32)
     weights[1] = 1e-12  # a dead channel: its bias alone would pass 2**31
-    result = quantize_weights(weights, CONV, U8, bias=np.array([1.0, 1.0, -1.0], np.float32))
+    result = quantize_weights(weights, CONV, U8, methods=TOGETHER, bias=np.array([1.0, 1.0, -1.0], np.float32))
     assert result.widened == (1,)
     assert result.bias is not None
     reach = np.abs(result.bias.astype(np.int64)) + 255 * np.abs(result.values.astype(np.int64)).sum(axis=(1, 2, 3))
@@ -104,8 +84,8 @@ def test_channel_that_could_overflow_is_widened_and_no_other() -> None:
 
 def test_deep_sum_that_could_overflow_is_widened() -> None:
     weights = np.full((1, 80_000), 1.0, np.float32)
-    result = quantize_weights(weights, CONV, U8)
+    result = quantize_weights(weights, CONV, U8, methods=TOGETHER)
     assert result.widened == (0,)
     assert 255 * np.abs(result.values.astype(np.int64)).sum() <= 2**31 - 1
     independent = WeightLayout(2, 1, taps_are_summed=False)
-    assert quantize_weights(np.ones((3, 40_000, 1), np.float32), independent, U8).widened == ()
+    assert quantize_weights(np.ones((3, 40_000, 1), np.float32), independent, U8, methods=TOGETHER).widened == ()

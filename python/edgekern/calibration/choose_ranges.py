@@ -1,0 +1,58 @@
+"""From what observers kept to the range of every tensor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from edgekern.calibration.observers.kinds import CHANNEL_MEANS, HISTOGRAM
+from edgekern.calibration.ranges import TensorRange
+from edgekern.errors import CalibrationError, EdgekernWarning
+
+if TYPE_CHECKING:
+    from edgekern.calibration.observers.histogram import Histogram
+    from edgekern.calibration.observers.means import ChannelMeans
+    from edgekern.calibration.observers.observer_set import ObserverSet
+
+
+def choose_ranges(
+    function: str, observers: ObserverSet, range_of: Callable[[Histogram], tuple[float, float]]
+) -> dict[str, TensorRange]:
+    """The range of every tensor that had an element, by ``range_of``; odd tensors are warned about by name."""
+    histograms = {name: cast("Histogram", kept[HISTOGRAM]) for name, kept in observers.items()}
+    seen = {name: h for name, h in histograms.items() if h.count or h.num_nan or h.num_inf}
+    for name, h in seen.items():
+        _report(function, name, h)
+    ranges = {}
+    for name, h in seen.items():
+        lo, hi = range_of(h)
+        means = cast("ChannelMeans | None", observers[name].get(CHANNEL_MEANS))
+        ranges[name] = TensorRange(
+            lo,
+            hi,
+            h.count,
+            h.num_nan,
+            h.num_inf,
+            clipped_fraction=h.fraction_outside(lo, hi),
+            channel_means=None if means is None else means.values(),
+        )
+    return ranges
+
+
+def _report(function: str, name: str, histogram: Histogram) -> None:
+    odd = histogram.num_nan + histogram.num_inf
+    counts = f"{histogram.num_nan} NaN and {histogram.num_inf} infinite of {histogram.count + odd} values"
+    if histogram.count == 0:
+        raise CalibrationError(
+            f"{function}: tensor {name!r} had no finite value ({counts}); "
+            "look for a division by zero or an overflow before it"
+        )
+    if odd:
+        _warn(f"tensor {name!r}: {counts} were left out of its range")
+    if histogram.absmax == 0:
+        _warn(f"tensor {name!r}: all {histogram.count} values were 0, so its scale will be 1.0")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, EdgekernWarning, stacklevel=5)  # whoever called compute_ranges

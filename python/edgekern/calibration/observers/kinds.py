@@ -1,0 +1,18 @@
+"""The list of all kinds of observers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekern.calibration.observed import weighted_inputs
+from edgekern.calibration.observers.base import Kind
+from edgekern.calibration.observers.histogram import Histogram, update_all
+from edgekern.calibration.observers.means import ChannelMeans
+
+HISTOGRAM, CHANNEL_MEANS = "histogram", "channel_means"
+
+KINDS: dict[str, Kind[Any]] = {
+    HISTOGRAM: Kind(Histogram, update_all=update_all),
+    CHANNEL_MEANS: Kind(ChannelMeans, watches=weighted_inputs),
+}
+DEFAULT = (HISTOGRAM, CHANNEL_MEANS)

@@ -1,0 +1,84 @@
+"""Choose the encodings of a prepared graph: of activations by their ranges, of weights by their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekern.calibration import Ranges
+from edgekern.errors import QuantizationError
+from edgekern.graph.values import attribute, float_constant
+from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.encodings import Encoding
+from edgekern.quantization.methods import Method
+from edgekern.quantization.methods.bias_correction import STATISTIC
+from edgekern.quantization.place_qdq import Placement, bounds
+from edgekern.quantization.schemes import encode_range
+from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
+
+
+def encode_activations(
+    placement: Placement, ranges: Ranges, config: QuantConfig, *, function: str
+) -> dict[ir.Value, Encoding]:
+    """The encoding of every tensor that becomes 8-bit; those that share one have the same object."""
+    owners = dict.fromkeys(placement.source.values())
+    encodings = {owner: encode_range(*_limits(owner, ranges, function), config.activations) for owner in owners}
+    return {value: encodings[owner] for value, owner in placement.source.items()}
+
+
+def quantize_layer(
+    node: ir.Node, inputs: Encoding, ranges: Ranges, methods: Sequence[Method], *, function: str
+) -> QuantizedWeights:
+    """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
+    source, weights_value, *rest = node.inputs
+    assert source is not None
+    bias_value = rest[0] if rest else None
+    weights, bias = float_constant(weights_value), float_constant(bias_value)
+    assert weights is not None
+    for value, array in ((weights_value, weights), (bias_value, bias)):
+        if value is not None and array is not None and not np.isfinite(array).all():
+            raise QuantizationError(
+                f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf"
+            )
+    return quantize_weights(
+        weights,
+        _layout(node, weights.ndim),
+        inputs,
+        methods=methods,
+        bias=bias,
+        takes_bias=node.op_type != "MatMul",
+        statistics=_statistics(node, str(source.name), ranges),
+    )
+
+
+def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, float]:
+    values = float_constant(owner)
+    if values is not None:
+        if not np.isfinite(values).all():
+            raise QuantizationError(f"{function}: constant {owner.name!r} holds NaN or Inf; it has no scale")
+        return float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    name = str(owner.name)
+    if name not in ranges:
+        raise QuantizationError(
+            f"{function}: ranges lack tensor {name!r}, which becomes 8-bit; observe it when calibrating, "
+            "with data that reaches it"
+        )
+    low, high = bounds(owner.producer())
+    return max(ranges[name].lo, low), min(ranges[name].hi, high)
+
+
+def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:
+    """What calibration kept of a layer's input, where its axis 1 is what the weights multiply."""
+    by_channel = node.op_type == "Conv" or (node.op_type == "Gemm" and not attribute(node, "transA", 0))
+    means = ranges[source].channel_means if by_channel and source in ranges else None
+    return {} if means is None else {STATISTIC: np.array(means, np.float64)}
+
+
+def _layout(node: ir.Node, rank: int) -> WeightLayout:
+    if node.op_type == "Conv":
+        return WeightLayout(0, 1, groups=int(attribute(node, "group", 1)))
+    if node.op_type == "Gemm":
+        return WeightLayout(0, 1) if attribute(node, "transB", 0) else WeightLayout(1, 0)
+    return WeightLayout(rank - 1, rank - 2, taps_are_summed=False)

@@ -1,0 +1,177 @@
+"""Float ONNX and ranges in; QDQ ONNX, or the encodings alone, out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from edgekern.calibration import Ranges, model_hash
+from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.graph.model import open_model
+from edgekern.graph.values import is_float_constant
+from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
+from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.encodings import Encoding, Encodings
+from edgekern.quantization.methods import methods_of
+from edgekern.quantization.place_qdq import Placement, place
+from edgekern.quantization.prepare import prepare
+from edgekern.quantization.write_qdq import QdqWriter
+
+if TYPE_CHECKING:
+    from edgekern.graph.model import ModelLike
+    from edgekern.graph.skeleton import Skeleton
+
+METADATA_KEY = "edgekern.quantization"
+
+
+def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None) -> onnx.ModelProto:
+    """Write a float model as a standard QDQ model: int8 weights and activations, int32 biases.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        Float32, opset 7..23 (below 13 it is upgraded first). It is not changed.
+    ranges : Ranges
+        Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`.
+    config : QuantConfig, optional
+
+    Returns
+    -------
+    onnx.ModelProto
+        With the names of the float model for its inputs, outputs and activations. BatchNormalization is folded. What
+        was done stands as JSON in its metadata, under ``edgekern.quantization``.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When an argument has the wrong type, the model is not ONNX, or its opset is outside 7..23.
+    QuantizationError
+        When the ranges are of another model or lack a tensor, or a weight is NaN or infinite.
+
+    Warns
+    -----
+    EdgekernWarning
+        When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``, and for each Conv, Gemm
+        or MatMul that stays float32, because its weights are computed.
+
+    Notes
+    -----
+    The scheme, the choice of defaults and their accuracy: docs/quantization.md.
+    """
+    done = _quantized(model, ranges, config, "quantize")
+    passes.RemoveUnusedNodesPass()(done.model)  # the float weights
+    passes.NameFixPass()(done.model)  # a tensor of the model may have had a name such as x_quantized
+    done.model.metadata_props[METADATA_KEY] = json.dumps(
+        {
+            "config": asdict(done.config),
+            "ranges": {"method": ranges.method, **ranges.options},
+            "widened": done.widened,
+        },
+        sort_keys=True,
+    )
+    done.warn("quantize")
+    return ir.serde.serialize_model(done.model)
+
+
+def compute_encodings(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None) -> Encodings:
+    """What :func:`quantize` writes into the model, as values: the encoding of every 8-bit activation and weight.
+
+    Parameters, errors and warnings are those of :func:`quantize`.
+    """
+    done = _quantized(model, ranges, config, "compute_encodings")
+    done.warn("compute_encodings")
+    return Encodings(done.encodings, ranges.model_hash)
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow."""
+
+    model: ir.Model
+    config: QuantConfig
+    encodings: dict[str, Encoding]
+    widened: dict[str, list[int]]
+    left_float: tuple[ir.Node, ...]
+
+    def warn(self, function: str) -> None:
+        for node in self.left_float:
+            _warn(
+                f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
+                "float32 constants"
+            )
+        if self.widened:
+            _warn(f"{function}: {_describe_widened(self.widened)}")
+
+
+def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, function: str) -> _Quantized:
+    if not isinstance(ranges, Ranges):
+        raise ArgumentTypeError(
+            f"{function}: ranges must be Ranges, got {type(ranges).__name__}; Calibrator.compute_ranges gives them"
+        )
+    if config is not None and not isinstance(config, QuantConfig):
+        raise ArgumentTypeError(f"{function}: config must be a QuantConfig, got {type(config).__name__}")
+    config = config or QuantConfig()
+    opened = open_model(model, function=function)
+    _require_same_model(opened, ranges, function)
+
+    graph_model = opened.to_ir()
+    prepare(graph_model)
+    placement = place(graph_model.graph)
+    _require_something_to_do(opened.proto, placement, function)
+    activations = encode_activations(placement, ranges, config, function=function)
+    encodings = {str(value.name): encoding for value, encoding in activations.items()}
+    widened: dict[str, list[int]] = {}
+    writer, methods = QdqWriter(graph_model.graph, placement, activations), methods_of(config)
+    for node in placement.weighted:
+        source, weights = node.inputs[:2]
+        if source is None or weights is None or not is_float_constant(weights):
+            continue
+        layer = quantize_layer(node, activations[source], ranges, methods, function=function)
+        result = str(node.outputs[0].name)
+        if encodings.setdefault(str(weights.name), layer.encoding) != layer.encoding:
+            encodings[f"{weights.name}:{result}"] = layer.encoding
+        if layer.widened:
+            widened[result] = list(layer.widened)
+        writer.write_weights(node, layer)
+    writer.write_activations()
+    return _Quantized(graph_model, config, encodings, widened, placement.left_float)
+
+
+def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
+    found = model_hash(model)
+    if ranges.model_hash != found:
+        raise QuantizationError(
+            f"{function}: ranges are of another model (hash {ranges.model_hash[:12]}..., "
+            f"this model has {found[:12]}...); calibrate this model"
+        )
+
+
+def _require_something_to_do(proto: onnx.ModelProto, placement: Placement, function: str) -> None:
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
+        raise QuantizationError(
+            f"{function}: model holds QuantizeLinear or DequantizeLinear already; give the float model"
+        )
+    if not placement.source:
+        raise QuantizationError(
+            f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
+            "with constant weights"
+        )
+
+
+def _describe_widened(widened: dict[str, list[int]]) -> str:
+    channels = sum(len(indices) for indices in widened.values())
+    operators = ", ".join(f"{name!r} ({len(indices)})" for name, indices in widened.items())
+    return (
+        f"{channels} channels got a wider weight scale, so that no accumulator can pass 2**31: {operators}; "
+        "their weights are tiny beside their bias, or sum over too many inputs"
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, EdgekernWarning, stacklevel=4)

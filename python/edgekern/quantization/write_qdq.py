@@ -1,0 +1,120 @@
+"""Write QuantizeLinear and DequantizeLinear into a prepared float graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from edgekern.graph.values import float_constant
+from edgekern.quantization.encodings import Encoding
+from edgekern.quantization.place_qdq import Placement
+from edgekern.quantization.prepare import new_initializer
+from edgekern.quantization.weights import QuantizedWeights
+
+
+class QdqWriter:
+    """Rewrites one graph in place.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+        Prepared by :func:`~edgekern.quantization.prepare.prepare`.
+    placement : Placement
+    encodings : mapping of the tensors that become 8-bit to their encodings
+    """
+
+    def __init__(self, graph: ir.Graph, placement: Placement, encodings: Mapping[ir.Value, Encoding]) -> None:
+        self._graph, self._placement, self._encodings = graph, placement, encodings
+        self._parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+
+    def write_weights(self, node: ir.Node, layer: QuantizedWeights) -> None:
+        """Let a Conv, Gemm or MatMul read its weights and bias as integers and their DQ."""
+        source, weights_value, *rest = node.inputs
+        assert source is not None
+        assert weights_value is not None
+        bias_value = rest[0] if rest else None
+        self._parameters_of(source)  # first, so that they stand before the weights in the file
+        node.replace_input_with(1, self._restored_weights(node, str(weights_value.name), layer))
+        if layer.bias is not None:
+            name = f"{node.outputs[0].name}_bias" if bias_value is None else str(bias_value.name)
+            stored = new_initializer(self._graph, f"{name}_quantized", layer.bias)
+            scale = new_initializer(self._graph, f"{stored.name}_scale", layer.bias_scale)
+            node.resize_inputs(3)
+            node.replace_input_with(2, self._restored_constant(node, [stored, scale], 0))
+
+    def write_activations(self) -> None:
+        """Put Q and DQ behind every activation, and 8 bits in the place of constants that arithmetic operators read."""
+        for value in self._placement.source:
+            if value.is_initializer():
+                self._quantize_constant(value)
+            else:
+                self._quantize_activation(value)
+
+    def _parameters_of(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point of a tensor as initializers: one pair for all that share it."""
+        owner = self._placement.source[value]
+        if owner not in self._parameters:
+            encoding = self._encodings[owner]
+            scale = new_initializer(self._graph, f"{owner.name}_scale", encoding.scale)
+            zero = encoding.zero_point.astype(encoding.dtype)
+            self._parameters[owner] = scale, new_initializer(self._graph, f"{owner.name}_zero_point", zero)
+        return self._parameters[owner]
+
+    def _quantize_activation(self, value: ir.Value) -> None:
+        """Put Q and DQ behind a tensor, and let everybody read the result; a graph output keeps its name."""
+        scale, zero_point = self._parameters_of(value)
+        name, producer = str(value.name), value.producer()
+        is_output = value.is_graph_output() and producer is not None
+        if is_output:
+            value.name = f"{name}_float"
+        quantize = self._node("QuantizeLinear", [value, scale, zero_point], f"{name}_quantized", value.shape)
+        quantize.outputs[0].dtype = zero_point.dtype or ir.DataType.UINT8
+        restored = self._node(
+            "DequantizeLinear",
+            [quantize.outputs[0], scale, zero_point],
+            name if is_output else f"{name}_dequantized",
+            value.shape,
+        )
+        restored.outputs[0].dtype = ir.DataType.FLOAT
+        value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=is_output)
+        quantize.replace_input_with(0, value)
+        if producer is None:
+            self._graph.insert_before(self._graph[0], (quantize, restored))
+        else:
+            self._graph.insert_after(producer, (quantize, restored))
+
+    def _quantize_constant(self, value: ir.Value) -> None:
+        """Replace a float constant, where an arithmetic operator reads it, by an 8-bit one and its DQ."""
+        scale, zero_point = self._parameters_of(value)
+        values = float_constant(value)
+        assert values is not None
+        codes = self._encodings[value].quantize(values)
+        stored = new_initializer(self._graph, f"{value.name}_quantized", codes)
+        restored = self._node("DequantizeLinear", [stored, scale, zero_point], f"{value.name}_dequantized", value.shape)
+        for node, index in list(value.uses()):
+            if node in self._placement.integer and node not in self._placement.weighted:
+                node.replace_input_with(index, restored.outputs[0])
+        self._graph.insert_before(self._graph[0], restored)
+
+    def _restored_weights(self, node: ir.Node, name: str, layer: QuantizedWeights) -> ir.Value:
+        encoding = layer.encoding
+        stored = new_initializer(self._graph, f"{name}_quantized", layer.values)
+        scale = new_initializer(self._graph, f"{stored.name}_scale", encoding.scale)
+        zeros = encoding.zero_point.astype(encoding.dtype)
+        zero_point = new_initializer(self._graph, f"{stored.name}_zero_point", zeros)
+        return self._restored_constant(node, [stored, scale, zero_point], encoding.axis)
+
+    def _restored_constant(self, node: ir.Node, operands: list[ir.Value], axis: int | None) -> ir.Value:
+        name = str(operands[0].name).replace("_quantized", "_dequantized")
+        restored = self._node("DequantizeLinear", operands, name, operands[0].shape, axis=axis)
+        restored.outputs[0].dtype = ir.DataType.FLOAT
+        self._graph.insert_before(node, restored)
+        return restored.outputs[0]
+
+    def _node(
+        self, op: str, operands: list[ir.Value], name: str, shape: ir.Shape | None, axis: int | None = None
+    ) -> ir.Node:
+        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+        result = ir.Value(name=name, shape=shape)
+        return ir.Node("", op, operands, attributes, outputs=[result], name=f"{name}_{op}")

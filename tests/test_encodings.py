@@ -1,0 +1,215 @@
+"""Encodings: what the integers of a tensor stand for, checked once, unchangeable, plain when asked."""
+
+import copy
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
+    pytest.importorskip(toolkit, reason="needs edgekern[toolkit]")
+
+from edgekern.calibration import model_hash  # noqa: E402
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, QuantizationError  # noqa: E402
+from edgekern.quantization import Encoding, Encodings, QuantConfig, compute_encodings, quantize  # noqa: E402
+
+from float_models import View, build, f32, helper, ranges_of, samples, small_cnn  # noqa: E402
+
+Array = npt.NDArray[Any]
+
+
+@st.composite
+def encodings(draw: st.DrawFn) -> tuple[Encoding, tuple[int, ...]]:
+    """An encoding and the shape of a tensor that it fits."""
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
+    axis = draw(st.sampled_from([None, *range(len(shape))]))
+    group_size = None if axis is None else draw(st.sampled_from([None, 1, 2, 3]))
+    scales: tuple[int, ...] = ()
+    if axis is not None:
+        scales = (shape[axis],)
+        if group_size is not None:
+            scales = (*shape[:axis], -(-shape[axis] // group_size), *shape[axis + 1 :])
+    rng, signed = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.booleans())
+    lowest = -128 if signed else 0
+    zero_point = rng.integers(lowest, lowest + 256, scales)
+    scale = np.exp2(rng.uniform(-126, 127, scales))
+    return Encoding(scale, zero_point, signed=signed, axis=axis, group_size=group_size), shape
+
+
+@given(encodings())
+def test_an_encoding_becomes_plain_and_comes_back_with_the_same_bits(drawn: tuple[Encoding, tuple[int, ...]]) -> None:
+    encoding, _ = drawn
+    plain = json.loads(json.dumps(encoding.to_dict()))
+    for again in (Encoding.from_dict(plain), pickle.loads(pickle.dumps(encoding)), copy.deepcopy(encoding)):
+        assert again == encoding
+        assert hash(again) == hash(encoding)
+        assert not again.scale.flags.writeable
+
+
+@given(encodings(), st.integers(0, 2**32 - 1))
+def test_codes_are_those_of_each_element_alone(drawn: tuple[Encoding, tuple[int, ...]], seed: int) -> None:
+    encoding, shape = drawn
+    values = (np.random.default_rng(seed).normal(size=shape) * np.exp2(60)).astype(np.float32)
+    codes = encoding.quantize(values)
+    assert codes.dtype == encoding.dtype
+    lowest, highest = encoding.limits
+    for index in np.ndindex(shape):
+        at: tuple[int, ...] = ()
+        if encoding.axis is not None:
+            at = (index[encoding.axis],)
+            if encoding.group_size is not None:
+                axis = encoding.axis
+                at = (*index[:axis], index[axis] // encoding.group_size, *index[axis + 1 :])
+        code = round(float(values[index]) / float(encoding.scale[at])) + int(encoding.zero_point[at])
+        assert codes[index] == min(max(code, lowest), highest)
+
+
+def test_an_encoding_cannot_be_changed() -> None:
+    given_scale = np.array([0.5, 0.25], np.float32)
+    encoding = Encoding(given_scale, signed=True, axis=0)
+    given_scale[0] = 7
+    assert_array_equal(encoding.scale, [0.5, 0.25])
+    for array in (encoding.scale, encoding.zero_point):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.setflags(write=True)
+    with pytest.raises(FrozenInstanceError):
+        encoding.bits = 4  # type: ignore[misc]
+
+
+def test_one_zero_point_is_that_of_all_scales() -> None:
+    encoding = Encoding([0.5, 0.25], 3, signed=False, axis=1)
+    assert_array_equal(encoding.zero_point, [3, 3])
+    assert encoding.max_distance == 252
+    assert encoding != Encoding([0.5, 0.25], 3, signed=True, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"scale": 0.0}, ArgumentValueError, "scale must be a positive, normal float32, got 0.0"),
+        ({"scale": -1.0}, ArgumentValueError, "scale must be a positive, normal"),
+        ({"scale": np.nan}, ArgumentValueError, "scale must be a positive, normal"),
+        ({"scale": 1e39}, ArgumentValueError, "scale must be a positive, normal"),
+        ({"scale": 1e-39}, ArgumentValueError, "scale must be a positive, normal"),
+        ({"scale": "wide"}, ArgumentTypeError, "scale must be a number or an array of them"),
+        ({"scale": [[1.0], [1.0, 2.0]]}, ArgumentTypeError, "scale must be a number or an array of them"),
+        ({"zero_point": 256}, ArgumentValueError, r"zero_point must lie in \[0, 255\], got 256"),
+        ({"zero_point": -129, "signed": True}, ArgumentValueError, r"zero_point must lie in \[-128, 127\]"),
+        ({"zero_point": 0.5}, ArgumentTypeError, "zero_point must be integer"),
+        ({"zero_point": [1, 2]}, ArgumentValueError, r"zero_point must be one value .* got shape \(2,\) for \(\)"),
+        ({"signed": "yes"}, ArgumentTypeError, "signed must be True or False"),
+        ({"bits": 4}, ArgumentValueError, "bits must be 8, got 4"),
+        ({"scale": [1.0, 2.0]}, ArgumentValueError, "axis must be given"),
+        ({"axis": 0}, ArgumentValueError, r"must have shape \(channels,\).* got shape \(\)"),
+        ({"scale": [1.0], "axis": -1}, ArgumentValueError, "axis be at least 0, .*axis=-1"),
+        ({"group_size": 32}, ArgumentValueError, "group_size=32 and no axis"),
+        ({"scale": [[1.0]], "axis": 2, "group_size": 4}, ArgumentValueError, "must have the tensor's axes"),
+        ({"scale": [[1.0]], "axis": 1, "group_size": 0}, ArgumentValueError, "group_size be at least 1"),
+    ],
+)
+def test_an_encoding_that_contradicts_itself_is_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match="^Encoding: .*" + message):
+        Encoding(**{"scale": 1.0, "signed": False, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoding"),
+    [
+        ((2, 3), Encoding(np.ones(2), signed=True, axis=1)),
+        ((2,), Encoding(np.ones(2), signed=True, axis=1)),
+        ((2, 5), Encoding(np.ones((2, 2)), signed=True, axis=1, group_size=2)),
+        ((3, 4), Encoding(np.ones((2, 2)), signed=True, axis=1, group_size=2)),
+    ],
+)
+def test_values_of_another_shape_are_refused(shape: tuple[int, ...], encoding: Encoding) -> None:
+    with pytest.raises(ArgumentValueError, match=r"Encoding\.quantize: values of shape .* do not fit scales of shape"):
+        encoding.quantize(np.zeros(shape, np.float32))
+
+
+# ---- of a model ----
+
+
+@pytest.mark.parametrize("activations", ["u8", "s8"])
+def test_a_model_is_written_with_its_encodings(activations: Any, rng: np.random.Generator) -> None:
+    model, x, config = small_cnn(), samples(rng), QuantConfig(activations=activations)
+    found = compute_encodings(model, ranges_of(model, x), config)
+    view = View(quantize(model, ranges_of(model, x), config))
+    quantized = [node.input[0] for node in view.of("QuantizeLinear")]
+    weights = {"n0_weight": "c0", "w1": "dw", "w2": "c2", "w3": "y"}
+    assert set(found) == {*quantized, *weights}
+    for name in quantized:
+        assert (float(found[name].scale), int(found[name].zero_point)) == view.parameters(name)
+        assert found[name].signed == (activations == "s8")
+    for node in view.of("Conv") + view.of("Gemm"):
+        integers, scale, zero_point, axis = view.integers(node.input[1])
+        [name] = [name for name in weights if node.input[1].startswith(name)]
+        assert integers is not None
+        assert zero_point is not None
+        assert found[name] == Encoding(scale, zero_point, signed=integers.dtype == np.int8, axis=axis)
+    assert found.model_hash == model_hash(model)
+
+
+def test_encodings_of_a_model_become_plain_and_come_back(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    found = compute_encodings(model, ranges_of(model, samples(rng)))
+    assert Encodings.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert repr(found) == f"Encodings({len(found)} tensors, model_hash='{found.model_hash[:12]}...')"
+
+
+def test_weights_that_two_operators_read_have_an_encoding_each_where_they_differ() -> None:
+    weights = {"w": np.full((2, 2), 1e-12, np.float32), "b": np.ones(2, np.float32)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["g"]),  # its bias makes the scale of w wider
+        helper.make_node("Gemm", ["g", "w"], ["y"]),
+    ]
+    model = build(nodes, weights, ["n", 2])
+    x = f32(np.ones((1, 2)))
+    with pytest.warns(EdgekernWarning, match="compute_encodings: 2 channels got a wider weight scale"):
+        found = compute_encodings(model, ranges_of(model, x))
+    assert set(found) == {"x", "g", "w", "w:y"}
+    assert np.all(found["w"].scale > found["w:y"].scale)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"version": 2},
+        {"tensors": 3},
+        {"tensors": {"x": 3}},
+        {"tensors": {"x": {"scale": 1.0}}},
+        {"model_hash": 3},
+    ],
+    ids=str,
+)
+def test_what_holds_no_encodings_is_refused(change: dict[str, Any]) -> None:
+    saved = Encodings({"x": Encoding(1.0, signed=True)}, "ab").to_dict()
+    assert Encodings.from_dict(saved) == Encodings({"x": Encoding(1.0, signed=True)}, "ab")
+    with pytest.raises(QuantizationError, match=r"^Encodings\.from_dict: this is not what to_dict gave in version 1"):
+        Encodings.from_dict(saved | change)
+    spoiled = {"x": saved["tensors"]["x"] | {"scale": -1.0}}
+    with pytest.raises(QuantizationError, match="scale must be a positive, normal float32"):
+        Encodings.from_dict(saved | {"tensors": spoiled})
+
+
+def test_errors_name_the_function_that_was_called(rng: np.random.Generator) -> None:
+    model = small_cnn()
+    ranges = ranges_of(model, samples(rng))
+    with pytest.raises(ArgumentTypeError, match=r"^compute_encodings: ranges must be Ranges, got dict"):
+        compute_encodings(model, dict(ranges))  # type: ignore[arg-type]
+    with pytest.raises(QuantizationError, match=r"^compute_encodings: ranges are of another model"):
+        compute_encodings(small_cnn(opset=18), ranges)
+    with pytest.raises(ArgumentTypeError, match=r"^Encodings: tensors\['x'\] must be an Encoding, got float"):
+        Encodings({"x": 1.0}, "ab")  # type: ignore[dict-item]
