@@ -172,7 +172,7 @@ Status Decoder::run(const Runtime& rt, RingCache* cache, const Span* spans, size
   const size_t dim = spec_.dim, hidden = spec_.hidden, wide = spec_.q_width() + 2 * spec_.kv_width();
   const auto product = [&](const Matrix& w, const float* from, const float* gain, Activation activation,
                            const float* addend, float* to, size_t to_ld) {
-    multiply(rt, w, {from, w.k, gain, spec_.eps}, rows, activation, addend, to, to_ld, scratch_, &plans_);
+    multiply(rt, w, {from, w.k, gain, spec_.eps}, rows, activation, addend, to, to_ld, scratch_);
   };
   for (size_t i = 0; i < spec_.layers; ++i) {
     const LayerWeights& layer = weights_.layers[i];
