@@ -85,8 +85,8 @@ def test_five_files_from_the_python_call_to_the_innermost_loop(repository):
             r'#include "gemm/gemm\.h"',
             r"\bgemm\(",
         ],
-        "csrc/gemm/gemm.cpp": [r"\bgemm\(", r'#include "(kernels/kernels|gemm/gemm)\.h"', r"kernels\.gemm_tile\("],
-        "csrc/kernels/kernels.h": [r"\(\*gemm_tile\)\("],
+        "csrc/gemm/gemm.cpp": [r"\bgemm\(", r'#include "gemm/paths\.h"', r"path_of\(", r"path\.run\("],
+        "csrc/gemm/paths.cpp": [r"\bpath_of\(", r'\{"tile", .*run_tile\}', r"kernels\.gemm_tile\("],
         "csrc/kernels/gemm_tile.inl": [r"\bgemm_tile\(", r"for \(; i < end; i \+= 4", r"\bdot\("],
     }
     assert len(hops) == 5

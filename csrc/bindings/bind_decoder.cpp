@@ -186,11 +186,9 @@ py::array product(const py::array& x, const py::object& w, const py::object& bia
   }
   py::array_t<float> y({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(n)});
   ThreadRoom room(multiply_scratch_bytes(matrix, rows));
-  PlanCache plans;
   float* const to = y.mutable_data();
   const WithoutGil released;
-  multiply(rt, matrix, source, rows, swiglu ? Activation::kSwiglu : Activation::kClamp, more, to, n, room.data(),
-           &plans);
+  multiply(rt, matrix, source, rows, swiglu ? Activation::kSwiglu : Activation::kClamp, more, to, n, room.data());
   return std::move(y);
 }
 

@@ -117,7 +117,7 @@ PyObject* run_fast(PyObject* const (&values)[kNumArgs]) {
   call.m = usize(x->dimensions[0]);
   call.ldx = k * (dynamic ? sizeof(float) : 1);
   call.x = x->data;
-  if (k != call.w->shape.k_per_tap || k > kMaxLinearDepth) return nullptr;
+  if (k != call.w->shape.k_per_tap || k > kMaxDepth) return nullptr;
   const py::detail::PyArray_Proxy* bias = nullptr;
   if (is_given(values[kBias])) {
     bias = plain_array(values[kBias], 1);

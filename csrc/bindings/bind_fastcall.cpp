@@ -118,8 +118,8 @@ PyObject* run_fast(const Args& args) {
   gemm_args.ldc = n * sizeof(int32_t);
   std::optional<WithoutGil> released;
   if (static_cast<double>(m * k) * static_cast<double>(n) >= kReleaseMacs) released.emplace();
-  Workspace work(*table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
-  gemm({table, static_cast<int>(threads)}, gemm_args, work.plan());
+  const Workspace work(*table, &gemm_args, static_cast<int32_t>(zero_point), nullptr);
+  gemm({table, static_cast<int>(threads)}, gemm_args);
   released.reset();
   return c.release().ptr();
 }

@@ -43,9 +43,9 @@ void check_zero_point(const char* function, const char* argument, Sign sign, int
 }
 
 void run_gemm(const Runtime& rt, GemmArgs args, int32_t a_zero_point, const int32_t* bias) {
-  Workspace work(*rt.kernels, &args, a_zero_point, bias);
+  const Workspace work(*rt.kernels, &args, a_zero_point, bias);
   const FpGuard guard;
-  gemm(rt, args, work.plan());
+  gemm(rt, args);
 }
 
 namespace {

@@ -90,9 +90,9 @@ void check_options(const py::array& x, const PackedWeights& w, const LinearOptio
     fail(Code::kValue, "linear: swiglu pairs the columns of w, which has " + std::to_string(w.shape.n) +
                            "; interleave gate and up with interleave_gate_up");
   }
-  if (w.bits() == 8 && w.shape.k_per_tap > kMaxLinearDepth) {
+  if (w.bits() == 8 && w.shape.k_per_tap > kMaxDepth) {
     fail(Code::kValue, "linear: x has " + std::to_string(w.shape.k_per_tap) + " columns; more than " +
-                           std::to_string(kMaxLinearDepth) +
+                           std::to_string(kMaxDepth) +
                            " could pass 2^31 in the accumulator; use matmul_integer or split K");
   }
 }

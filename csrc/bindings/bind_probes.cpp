@@ -59,7 +59,7 @@ double measure_read_bandwidth(const py::array_t<uint8_t, py::array::c_style>& x,
   return best;
 }
 
-/// out = a * b with every block of the plan on the Cube path, or every block on the Vector path.
+/// out = a * b with every block on the Cube path, or every block on the Vector path.
 void gemm_on_unit(const py::array& a, const PackedWeights& b, const py::array& out, const std::string& unit,
                   const std::string& isa, int threads) {
   constexpr const char* kName = "gemm_on_unit";
@@ -77,12 +77,11 @@ void gemm_on_unit(const py::array& a, const PackedWeights& b, const py::array& o
   if (unit != "cube" && unit != "vector") {
     fail(Code::kValue, "gemm_on_unit: unit must be 'cube' or 'vector', got '" + unit + "'");
   }
+  args.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
   const WithoutGil released;
-  Workspace work(*rt.kernels, &args, 0, nullptr);
-  TilePlan plan = work.plan();
-  for (TileBlock& block : plan.blocks) block.unit = unit == "cube" ? Unit::kCube : Unit::kVector;
+  const Workspace work(*rt.kernels, &args, 0, nullptr);
   const FpGuard guard;
-  gemm(rt, args, plan);
+  gemm(rt, args);
 }
 
 /// c = a * b through the C table, `repeats` times over: what a caller in C gets. Packs b once.

@@ -31,9 +31,6 @@ struct LinearCall {
   void* y = nullptr;       // dense
 };
 
-/// The accumulator goes on to float, so it must not wrap: |a - za| <= 255 and |w| <= 128. Half of int32 is the bias's.
-inline constexpr size_t kMaxLinearDepth = (size_t{1} << 30) / (255 * 128);
-
 /// Fails where the bias does not fit an int32 accumulator, before anything is written. Long products release the GIL.
 void run_linear(const LinearCall& call, const LinearOptions& options);
 

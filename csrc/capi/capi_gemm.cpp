@@ -12,9 +12,6 @@
 namespace ek {
 namespace {
 
-/// The accumulator goes on to float, so it must not wrap: |a - za| <= 255, |b| <= 128; half of int32 is the bias's.
-constexpr size_t kMaxDepth = (size_t{1} << 30) / (255 * 128);
-
 struct Span {
   const char* name;
   const void* data;
@@ -124,7 +121,7 @@ ek_status Call::run(const int32_t* bias) {
   args.epilogue.bias = work.padded(1, args.epilogue.bias, args.b.shape.n);
   std::optional<FpGuard> guard;  // changing the control word empties the pipeline; sums of integers need no rounding
   if (args.epilogue.kind != OutKind::kInt32) guard.emplace();
-  gemm(rt, args, work.plan());
+  gemm(rt, args);
   return EK_OK;
 }
 

@@ -14,17 +14,17 @@
 #include "base/status.h"
 #include "conv/source.h"
 #include "conv/window.h"
+#include "cpu/machine.h"
+#include "gemm/paths.h"
 #include "threads/pool.h"
 
 namespace ek {
 namespace {
 
-/// Packed weights that stay in L2 beside the activations while a chunk of pixels passes over them.
-constexpr size_t kWeightBlockBytes = size_t{512} << 10;
 /// Small tasks even out what a tile more or less makes.
 constexpr size_t kTasksPerThread = 8;
-/// Work below which a second thread costs more than it brings.
-constexpr double kSerialMacs = 4e5;
+/// What a multiply-add takes, in those of a matrix product: rows are looked up, and K is short.
+constexpr double kCost = 2.5;
 
 /// How one group of the convolution becomes a matrix product.
 struct Plan {
@@ -33,9 +33,34 @@ struct Plan {
   PackedShape packed;  // of the weights that are given
   PackedShape shape;   // of the weights that are multiplied
   size_t taps, k;      // pointers per row of a tile, bytes that each is read for
-  bool shallow;        // for gemm_shallow
-  size_t rows;         // output pixels at a time
+  const Path* path;    // of the product
 };
+
+size_t packed_bytes(const PackedShape& shape) {
+  size_t bytes = 0;
+  const bool fits = shape.bytes(&bytes);
+  EK_ASSERT(fits);
+  static_cast<void>(fits);
+  return round_up(bytes, kLine);
+}
+
+/// The product of one group, without the table of its rows.
+GemmArgs product_of(const Kernels& kernels, const ConvArgs& args, const Plan& plan, const uint8_t* weights,
+                    size_t group) {
+  const size_t group_out = plan.shape.n, padded_out = plan.shape.padded_n(), item = item_bytes(args.epilogue);
+  GemmArgs product;
+  product.m = args.window.pixels();
+  product.a_sign = kernels.native_sign;
+  product.b = {{group_out, plan.taps, plan.k}, weights + group * packed_bytes(plan.shape)};
+  product.init = args.init + group * padded_out;
+  product.c = args.y + group * group_out * item;
+  product.ldc = args.out_c * item;
+  product.epilogue = args.epilogue;
+  if (product.epilogue.multiplier != nullptr) product.epilogue.multiplier += group * padded_out;
+  if (product.epilogue.bias != nullptr) product.epilogue.bias += group * padded_out;
+  if (product.epilogue.residual != nullptr) product.epilogue.residual += group * group_out;
+  return product;
+}
 
 Plan make_plan(const Kernels& kernels, const ConvArgs& args) {
   const Window& w = args.window;
@@ -48,17 +73,8 @@ Plan make_plan(const Kernels& kernels, const ConvArgs& args) {
   plan.shape = plan.runs ? PackedShape{group_out, w.kernel_h, run} : plan.packed;
   plan.taps = plan.shape.taps;
   plan.k = plan.runs ? round_up(run, 4) : group_in;
-  plan.shallow = is_shallow(kernels, plan.taps, plan.k, args.epilogue);
-  plan.rows = plan.shallow ? kShallowRows : kernels.tile_rows;
+  plan.path = &path_of(kernels, product_of(kernels, args, plan, args.weights, 0));
   return plan;
-}
-
-size_t packed_bytes(const PackedShape& shape) {
-  size_t bytes = 0;
-  const bool fits = shape.bytes(&bytes);
-  EK_ASSERT(fits);
-  static_cast<void>(fits);
-  return round_up(bytes, kLine);
 }
 
 /// Zero points for the longest read of a row outside of the image.
@@ -68,8 +84,8 @@ size_t thin_bytes(const Plan& plan, const ConvArgs& args) {
   return plan.thin ? args.groups * packed_bytes(plan.shape) : 0;
 }
 
-size_t pointer_bytes(const Plan& plan) { return round_up(plan.taps * plan.rows * sizeof(uint8_t*), kLine); }
-size_t copy_bytes(const Plan& plan) { return plan.runs ? round_up(plan.rows * plan.taps * plan.k, kLine) : 0; }
+size_t pointer_bytes(const Plan& plan) { return round_up(plan.taps * plan.path->rows * sizeof(uint8_t*), kLine); }
+size_t copy_bytes(const Plan& plan) { return plan.runs ? round_up(plan.path->rows * plan.taps * plan.k, kLine) : 0; }
 
 /// Weights of one group from taps to runs: byte b of a run is channel b % group_in of its tap b / group_in.
 void pack_runs(const Plan& plan, const uint8_t* from, uint8_t* to) {
@@ -139,62 +155,40 @@ void point_at_runs(const Plan& plan, const ConvArgs& args, const Source& source,
   }
 }
 
+/// What the rows of one chunk are looked up from.
+struct Chunk {
+  const Plan& plan;
+  const ConvArgs& args;
+  const Source& source;
+  size_t group;
+  const uint8_t** pointers;
+  uint8_t* copies;
+
+  static void fill(const void* context, size_t pixel, size_t rows) {
+    const auto& [plan, args, source, group, pointers, copies] = *static_cast<const Chunk*>(context);
+    if (plan.runs) {
+      point_at_runs(plan, args, source, group, pixel, rows, pointers, copies);
+    } else {
+      fill_row_pointers(args.window, pixel, rows, source.x + group * plan.k, args.in_c, source.zeros,
+                        {pointers, rows, 1});
+    }
+  }
+};
+
 /// One chunk of pixels of one group, all output channels of the group.
 void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, const Source& source,
                 const uint8_t* weights, size_t group, size_t begin, size_t end, uint8_t* slot) {
-  const PackedShape& shape = plan.shape;
-  const size_t group_in = args.in_c / args.groups, group_out = shape.n, padded_out = shape.padded_n();
-  const int8_t* const packed = reinterpret_cast<const int8_t*>(weights + group * packed_bytes(shape));
-  const size_t item = item_bytes(args.epilogue), ldc = args.out_c * item;
-  const size_t panels = shape.panels(), panel_bytes = kPanel * shape.quads() * 4;
-  const size_t block_panels = std::max<size_t>(1, kWeightBlockBytes / std::max<size_t>(1, panel_bytes));
-  const uint8_t** pointers = reinterpret_cast<const uint8_t**>(slot);
-  uint8_t* copies = slot + pointer_bytes(plan);
-  if (plan.thin) std::memset(copies, 0, copy_bytes(plan));  // what fills up a run's last quad
-
-  Epilogue epilogue = args.epilogue;
-  if (epilogue.multiplier != nullptr) epilogue.multiplier += group * padded_out;
-  if (epilogue.bias != nullptr) epilogue.bias += group * padded_out;
-  if (epilogue.residual != nullptr) epilogue.residual += group * group_out;
-
-  GemmTile tile{};
-  tile.a = pointers;
-  tile.taps = plan.taps;
-  tile.k = plan.k;
-  tile.ldc = ldc;
-  for (size_t panel0 = 0; panel0 < panels; panel0 += block_panels) {
-    const size_t panel1 = std::min(panels, panel0 + block_panels);
-    for (size_t pixel = begin; pixel < end; pixel += tile.rows) {
-      tile.rows = std::min(plan.rows, end - pixel);
-      tile.row0 = pixel;
-      if (plan.runs) {
-        point_at_runs(plan, args, source, group, pixel, tile.rows, pointers, copies);
-      } else {
-        fill_row_pointers(args.window, pixel, tile.rows, source.x + group * group_in, args.in_c, source.zeros,
-                          {pointers, tile.rows, 1});
-      }
-      for (size_t panel = panel0; panel < panel1; ++panel) {
-        const size_t panel_end = std::min((panel + 1) * kPanel, group_out);
-        tile.b_step = std::min(kPanel, padded_out - panel * kPanel) * 4;
-        for (size_t col = panel * kPanel; col < panel_end; col += tile.strips * kStrip) {
-          tile.strips = std::min(kernels.tile_strips, ceil_div(panel_end - col, kStrip));
-          tile.cols = std::min(tile.strips * kStrip, panel_end - col);
-          tile.b = packed + panel * panel_bytes + col % kPanel * 4;
-          tile.init = args.init + group * padded_out + col;
-          tile.col0 = col;
-          tile.c = args.y + pixel * ldc + (group * group_out + col) * item;
-          plan.shallow ? kernels.gemm_shallow(tile, epilogue) : kernels.gemm_tile(tile, epilogue);
-        }
-      }
-    }
-  }
+  const Chunk chunk{plan, args, source, group, reinterpret_cast<const uint8_t**>(slot), slot + pointer_bytes(plan)};
+  if (plan.thin) std::memset(chunk.copies, 0, copy_bytes(plan));  // what fills up a run's last quad
+  const RowTable table{chunk.pointers, Chunk::fill, &chunk};
+  GemmArgs product = product_of(kernels, args, plan, weights, group);
+  product.table = &table;
+  plan.path->run(kernels, product, {begin, end, 0, plan.shape.n}, kernels.tile_strips);
 }
 
 }  // namespace
 
-const char* conv_path(const Runtime& rt, const ConvArgs& args) {
-  return make_plan(*rt.kernels, args).shallow ? "shallow" : "tile";
-}
+const char* conv_path(const Runtime& rt, const ConvArgs& args) { return make_plan(*rt.kernels, args).path->name; }
 
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Plan plan = make_plan(*rt.kernels, args);
@@ -215,7 +209,7 @@ void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   }
   uint8_t* slots = source.rest + thin_bytes(plan, args);
   const size_t pixels = args.window.pixels(), slot_bytes = pointer_bytes(plan) + copy_bytes(plan);
-  const int threads = conv_macs(args) < kSerialMacs ? 1 : rt.threads;
+  const int threads = worth_a_thread(conv_macs(args) * kCost / macs_per_us(rt.kernels->isa)) ? rt.threads : 1;
   const Tasks tasks = split_work(threads, kTasksPerThread, pixels, rt.kernels->tile_rows);
   parallel_for(tasks.count * args.groups, threads, [&](size_t task) {
     const size_t group = task / tasks.count, begin = task % tasks.count * tasks.per_task;

@@ -33,7 +33,7 @@ struct ConvArgs {
 /// Scratch: a row of zero points, a sign-flipped copy of x where the ISA wants one, pointer tables per thread.
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args);
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch);
-/// The code that conv() will run: "shallow" or "tile".
+/// The path of gemm/paths.h that conv() will take.
 const char* conv_path(const Runtime& rt, const ConvArgs& args);
 
 /// Depthwise: groups == in_c == out_c, weights from pack_depthwise. Same scratch rules.

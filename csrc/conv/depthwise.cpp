@@ -5,19 +5,19 @@
 #include "conv/conv.h"
 #include "conv/source.h"
 #include "conv/window.h"
+#include "cpu/machine.h"
 #include "threads/pool.h"
 
 namespace ek {
 namespace {
 
-/// Work below which a second thread costs more than it brings: about 10 us of one core.
-constexpr double kSerialMacs3x3 = 6e5, kSerialMacs = 2e5;
+/// What a multiply-add takes, in those of a matrix product: lanes hold one tap's channels, and pixels are looked up.
+constexpr double kCost3x3 = 1.75, kCost = 5;
 /// Few: every task of the 3x3 kernel brings the weights into order for itself.
 constexpr size_t kTasksPerThread = 2;
 /// Output pixels whose row pointers are looked up before the kernel runs over them.
 constexpr size_t kRun = 16;
-/// The 3x3 kernel passes over a chunk of rows block by block of channels: what stays in L2, few enough for the stack.
-constexpr size_t kChunkBytes = size_t{128} << 10;
+/// The 3x3 kernel passes over a chunk of rows block by block of channels: rows that stay in L2, few enough for the stack.
 constexpr size_t kMaxChunkRows = 64;
 
 bool is_3x3(const ConvArgs& args) {
@@ -38,7 +38,8 @@ size_t table_bytes(const ConvArgs& args) {
 void run_3x3(const Runtime& rt, const ConvArgs& args, const Source& source, size_t begin, size_t end) {
   const Window& w = args.window;
   const size_t line = w.in_w * args.in_c;
-  const size_t chunk = std::clamp<size_t>(kChunkBytes / std::max<size_t>(1, w.stride_h * line), 1, kMaxChunkRows);
+  const size_t chunk_bytes = resident_bytes() / 4;  // of the image
+  const size_t chunk = std::clamp<size_t>(chunk_bytes / std::max<size_t>(1, w.stride_h * line), 1, kMaxChunkRows);
   const uint8_t* pointers[kMaxChunkRows * 3];
   Depthwise3x3 rows{};
   rows.rows = pointers;
@@ -94,7 +95,8 @@ size_t depthwise_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
 void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, zeros_bytes(args), scratch);
   const bool by_rows = is_3x3(args);
-  const int threads = conv_macs(args) < (by_rows ? kSerialMacs3x3 : kSerialMacs) ? 1 : rt.threads;
+  const double us = conv_macs(args) * (by_rows ? kCost3x3 : kCost) / macs_per_us(rt.kernels->isa);
+  const int threads = worth_a_thread(us) ? rt.threads : 1;
   const size_t units = by_rows ? args.window.batch * args.window.out_h : args.window.pixels();
   const Tasks tasks = split_work(threads, kTasksPerThread, units, by_rows ? 1 : kRun);
   parallel_for(tasks.count, threads, [&](size_t task) {

@@ -173,7 +173,7 @@ Status Decoder::run(const Runtime& rt, RingCache* cache, const Span* spans, size
   const auto product = [&](Matrix& w, const float* from, const float* gain, Activation activation, const float* addend,
                            float* to, size_t to_ld) {
     const PinnedMatrix pinned(w);
-    multiply(rt, w, {from, w.k, gain, spec_.eps}, rows, activation, addend, to, to_ld, scratch_, &plans_);
+    multiply(rt, w, {from, w.k, gain, spec_.eps}, rows, activation, addend, to, to_ld, scratch_);
   };
   for (size_t i = 0; i < spec_.layers; ++i) {
     LayerWeights& layer = weights_.layers[i];

@@ -88,7 +88,6 @@ class Decoder {
   ModelWeights weights_;
   const Kernels* kernels_;
   AlignedBuffer work_;
-  PlanCache plans_;
   float *x_ = nullptr, *wide_ = nullptr;  // (rows, dim); (rows, q_width + 2 kv_width) or (rows, hidden)
   float *q_ = nullptr, *q_sink_ = nullptr, *k_ = nullptr, *v_ = nullptr, *attended_ = nullptr;
   float *cosines_ = nullptr, *sines_ = nullptr, *sink_cosines_ = nullptr, *sink_sines_ = nullptr;

@@ -5,28 +5,22 @@
 #include <limits>
 
 #include "base/checked.h"
+#include "cpu/machine.h"
 #include "elementwise/elementwise.h"
 #include "gemm/gemm.h"
 #include "gemm/gemm4.h"
+#include "gemm/rows.h"
 #include "threads/pool.h"
 
 namespace ek {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kMacroTile = 256;
 /// Values that a thread norms before a second one pays.
 constexpr size_t kValuesPerTask = 32768;
-/// Multiply-adds of float32 below which a second thread costs more than it brings.
-constexpr size_t kSerialMacs = 500'000;
+/// Multiply-adds of float32 that one core does in a microsecond: none of them fused.
+constexpr double kF32MacsPerUs = 110'000;
 
-/// Quantized rows are not a page apart: that would put the rows of a tile into one set of the L1.
-size_t code_stride(size_t k) {
-  const size_t lines = round_up(k, kLine);
-  return lines % 4096 == 0 ? lines + kLine : lines;
-}
-
-size_t scale_bytes(size_t rows) { return round_up(rows * sizeof(float), kLine); }
 size_t normed_bytes(size_t rows, size_t k) { return round_up(rows * k * sizeof(float), kLine); }
 
 template <typename F>
@@ -51,35 +45,29 @@ Source real_rows(const Runtime& rt, const Source& source, size_t rows, size_t k,
   return {out, k};
 }
 
-void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, GemmArgs args, uint8_t* scratch,
-               PlanCache* plans) {
-  float* const scale = reinterpret_cast<float*>(scratch);
-  uint8_t* const codes = scratch + scale_bytes(rows);
-  const size_t ld = code_stride(w.k);
+void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, GemmArgs args, uint8_t* scratch) {
+  const QuantizedRows codes = quantized_rows_in(scratch, rows, w.k);
   const Sign sign = rt.kernels->native_sign;
   if (source.gain == nullptr) {
-    dynamic_quantize_rows(rt, source.x, rows, w.k, source.ldx, sign, codes, ld, scale);
+    dynamic_quantize_rows(rt, source.x, rows, w.k, source.ldx, sign, codes.codes, codes.stride, codes.scale);
   } else {
     for_rows(rt, rows, w.k, [&](size_t row) {
-      rt.kernels->norm_quantize_row(norm_of(*rt.kernels, source, row, w.k), sign, codes + row * ld, scale + row);
+      rt.kernels->norm_quantize_row(norm_of(*rt.kernels, source, row, w.k), sign, codes.codes + row * codes.stride,
+                                    codes.scale + row);
     });
     count_row(rt, Row::kNormQuantizeRow);
   }
   args.m = rows;
-  args.a = codes;
-  args.lda = ld;
-  args.a_sign = sign;
-  // Whole quads of k: the bytes that fill the last one meet weights of zero.
-  args.b = {{w.n, 1, round_up(w.k, 4)}, w.data};
+  args.b = {{w.n, 1, w.k}, w.data};
   args.init = reinterpret_cast<const int32_t*>(w.init.data());
   args.epilogue.multiplier = w.scale;
-  args.epilogue.row_scale = scale;
-  gemm(rt, args, plans->find(rows, w.n, round_up(w.k, 4)));
+  multiply_rows(rt, codes, args);
 }
 
 void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
   const size_t panels = ceil_div(w.n, kPanel);
-  const bool serial = rows * w.n * w.k < kSerialMacs;
+  const double macs = static_cast<double>(rows) * static_cast<double>(w.n) * static_cast<double>(w.k);
+  const bool serial = !worth_a_thread(macs / kF32MacsPerUs);
   const size_t tasks = serial ? 1 : std::min(panels, static_cast<size_t>(rt.threads) * 8);
   parallel_for(tasks, rt.threads, [&](size_t task) {
     for (size_t panel = task * panels / tasks; panel < (task + 1) * panels / tasks; ++panel) {
@@ -132,28 +120,19 @@ size_t Matrix::packed_bytes() const {
   return fits ? bytes : 0;
 }
 
-const TilePlan& PlanCache::find(size_t m, size_t n, size_t k) {
-  for (const TilePlan& plan : plans) {
-    if (plan.device != nullptr && plan.m == m && plan.n == n && plan.k == k) return plan;
-  }
-  TilePlan& plan = plans[next++ % kKept];
-  plan = make_tile_plan(m, n, k, kMacroTile, *find_device("host"));
-  return plan;
-}
-
 float rms_factor(const Kernels& kernels, const float* x, size_t n, float eps) {
   return 1.0f / std::sqrt(kernels.sum_squares(x, n) / static_cast<float>(n) + eps);
 }
 
 size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows) {
-  if (matrix.bits == 8) return scale_bytes(rows) + rows * code_stride(matrix.k);
+  if (matrix.bits == 8) return quantized_rows_bytes(rows, matrix.k);
   size_t gemm4_bytes = 0;
   if (matrix.bits == 4 && !gemm4_scratch_bytes(args4_of(matrix, {}, rows, {}), &gemm4_bytes)) return 0;
   return normed_bytes(rows, matrix.k) + gemm4_bytes;
 }
 
 void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, Activation activation,
-              const float* addend, float* y, size_t ldy, uint8_t* scratch, PlanCache* plans) {
+              const float* addend, float* y, size_t ldy, uint8_t* scratch) {
   GemmArgs args;
   args.c = y;
   args.ldc = ldy * sizeof(float);
@@ -164,7 +143,7 @@ void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t r
   args.epilogue.bias = w.bias;
   args.epilogue.addend = addend;
   args.epilogue.addend_ld = ldy;
-  if (w.bits == 8) return multiply8(rt, w, source, rows, args, scratch, plans);
+  if (w.bits == 8) return multiply8(rt, w, source, rows, args, scratch);
   const Source real = real_rows(rt, source, rows, w.k, reinterpret_cast<float*>(scratch));
   if (w.bits == 32) return multiply32(rt, w, real, rows, args);
   gemm4(rt, args4_of(w, real, rows, args), scratch + normed_bytes(rows, w.k));

@@ -7,7 +7,6 @@
 #include "base/buffer.h"
 #include "gemm/pack.h"
 #include "gemm/pack4.h"
-#include "gemm/tile_plan.h"
 #include "kernels/kernels.h"
 #include "weights/source.h"
 
@@ -55,14 +54,6 @@ class PinnedMatrix {
 /// Bytes of scratch that multiply() needs for so many rows.
 size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows);
 
-/// What a product keeps between calls, so that the next one of the same height plans nothing.
-struct PlanCache {
-  static constexpr size_t kKept = 16;
-  TilePlan plans[kKept];
-  size_t next = 0;
-  const TilePlan& find(size_t m, size_t n, size_t k);
-};
-
 /// Where the rows of a product come from: x as it is, or normed by `gain` on the way.
 struct Source {
   const float* x;  // (rows, k), ldx floats apart
@@ -74,7 +65,7 @@ struct Source {
 /// y = activation(source @ w^T + bias) + addend: (rows, n), or (rows, n / 2) for SwiGLU, rows `ldy` floats apart. The
 /// addend has y's shape and stride and may be y.
 void multiply(const Runtime& rt, const Matrix& matrix, const Source& source, size_t rows, Activation activation,
-              const float* addend, float* y, size_t ldy, uint8_t* scratch, PlanCache* plans);
+              const float* addend, float* y, size_t ldy, uint8_t* scratch);
 
 /// 1 / sqrt(mean of squares + eps) of a row.
 float rms_factor(const Kernels& kernels, const float* x, size_t n, float eps);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/checked.h"
+#include "cpu/machine.h"
 #include "elementwise/elementwise.h"
 #include "threads/pool.h"
 
@@ -12,8 +13,8 @@ namespace {
 
 /// Rows and columns of a task: whole cache lines on both sides, which stay in L1.
 constexpr size_t kTaskRows = 64, kTaskCols = 256;
-/// Bytes below which a second thread costs more than it brings: about 4 us of one core.
-constexpr size_t kSerialBytes = size_t{128} << 10;
+/// What one core turns in a microsecond.
+constexpr double kBytesPerUs = 29'000;
 
 /// y is x with its axes in the order of perm. If that swaps two runs of axes behind one that stays, (batch, rows, cols)
 /// becomes (batch, cols, rows); axes of length 1 stand anywhere.
@@ -42,7 +43,7 @@ void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], co
   size_t batch = 0, rows = 0, cols = 0;
   if (item == 1 && swaps_two_runs(x_shape, perm, &batch, &rows, &cols)) {
     const size_t down = ceil_div(rows, kTaskRows), across = ceil_div(cols, kTaskCols);
-    const int threads = batch * rows * cols < kSerialBytes ? 1 : rt.threads;
+    const int threads = worth_a_thread(static_cast<double>(batch * rows * cols) / kBytesPerUs) ? rt.threads : 1;
     parallel_for(batch * down * across, threads, [&](size_t task) {
       const size_t image = task / (down * across) * rows * cols, at = task % (down * across);
       // Threads part the longer axis: pixels, as those do who wrote x and who will read y.

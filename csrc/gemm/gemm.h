@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "gemm/pack.h"
 #include "gemm/tile_plan.h"
@@ -10,23 +11,36 @@
 
 namespace ek {
 
+/// Most K of a product that goes on to float or to 8 bits, whose accumulator must not wrap: |a - za| <= 255 and
+/// |w| <= 128. Half of int32 is the bias's.
+inline constexpr size_t kMaxDepth = (size_t{1} << 30) / (255 * 128);
+
+/// Rows of A that lie anywhere, one stretch of k_per_tap bytes for each tap: what an indirect convolution multiplies.
+struct RowTable {
+  const uint8_t** pointers;  // room for [taps][rows], as many rows as the path takes at a time
+  void (*fill)(const void* context, size_t row0, size_t rows);
+  const void* context;
+};
+
 struct GemmArgs {
   size_t m = 0;
   const uint8_t* a = nullptr;  // (m, k), rows `lda` bytes apart, of sign a_sign
   size_t lda = 0;
+  const RowTable* table = nullptr;  // instead of a and lda
   Sign a_sign = Sign::kU8;
-  PackedView b;                   // k = taps * k_per_tap of the packed weights
+  PackedView b;                   // one tap, where there is no table
   const int32_t* init = nullptr;  // from make_init, padded to kStrip
   void* c = nullptr;
   size_t ldc = 0;      // bytes from row to row
   size_t whole_m = 0;  // rows of the C that this one is a part of, where it is
   Epilogue epilogue;
+  std::optional<Unit> unit;  // of every block, for the bench; else host_unit() says it
 };
 
-/// Runs exactly the blocks of `plan` (made for the same m, n, k).
-void gemm(const Runtime& rt, const GemmArgs& args, const TilePlan& plan);
+/// C as blocks of kMacroTile, each on its unit, by the best path that takes the product.
+void gemm(const Runtime& rt, const GemmArgs& args);
 
-/// The code that gemm() will run: "thin", "gemv", "shallow" or "tile".
-const char* gemm_path(const Runtime& rt, const GemmArgs& args, const TilePlan& plan);
+/// The name of that path.
+const char* gemm_path(const Runtime& rt, const GemmArgs& args);
 
 }  // namespace ek

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
+#include "cpu/machine.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -29,8 +30,8 @@ Rows rows_in(const Gemm4Args& args, uint8_t* scratch) {
 
 /// Values that a thread quantizes before a second one pays.
 constexpr size_t kValuesPerTask = 32768;
-/// Multiply-adds below which a second thread costs more than it brings.
-constexpr size_t kSerialMacs = 2'000'000;
+/// Threads are woken twice, for the rows and for the product.
+constexpr double kWakes = 2;
 constexpr size_t kTasksPerThread = 8;
 /// The same for one row, whose streams from memory start anew with every task.
 constexpr size_t kGemvTasksPerThread = 2;
@@ -80,7 +81,8 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
 
   // A task is one range of panels, so one stretch of memory; there are some for each thread, because threads start at
   // different times. Rows are cut where panels are few.
-  const bool serial = rt.threads == 1 || args.m * shape.n * shape.k < kSerialMacs;
+  const double macs = static_cast<double>(args.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
+  const bool serial = rt.threads == 1 || !worth_a_thread(macs / macs_per_us(rt.kernels->isa) / kWakes);
   const size_t per_thread = args.m == 1 ? kGemvTasksPerThread : kTasksPerThread;
   const size_t tasks = serial ? 1 : per_thread * static_cast<size_t>(rt.threads);
   const size_t by_panels = std::min(tasks, panels);

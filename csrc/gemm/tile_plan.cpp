@@ -15,6 +15,7 @@ namespace {
 //   [4096,128] x [128,4096] in 1.2 ms on the Cube and 26 ms on Vector.
 // kirin990, sm8650: same granule; 4 and 18 T multiply-adds a second are vendor peaks, Vector taken at 1/20 of them.
 constexpr DeviceProfile kDevices[] = {
+    // the host first
     {"host", 1, 16, 4, 230'000.0, 16, 4, 160'000.0, 0.03},
     {"ascend310p3", 16, 16, 32, 1'790'000.0, 16, 1, 82'600.0, 2.0},
     {"kirin990", 16, 16, 16, 4'000'000.0, 16, 1, 200'000.0, 2.0},
@@ -35,6 +36,8 @@ TileBlock choose_unit(size_t row0, size_t row1, size_t col0, size_t col1, size_t
 }
 
 }  // namespace
+
+Unit host_unit(size_t rows, size_t cols, size_t k) { return choose_unit(0, rows, 0, cols, k, kDevices[0]).unit; }
 
 const DeviceProfile* find_device(const std::string& name) {
   for (const DeviceProfile& device : kDevices) {

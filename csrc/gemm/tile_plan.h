@@ -31,8 +31,14 @@ struct DeviceProfile {
 const DeviceProfile* find_device(const std::string& name);  // nullptr when unknown
 std::vector<std::string> device_names();
 
+inline constexpr size_t kMacroTile = 256;  // side of a block of C on the host
+
+/// The unit that takes a block of C on the host, where no plan is ever listed: make_tile_plan() says the same.
+Unit host_unit(size_t rows, size_t cols, size_t k);
+
+/// The plan as a list, for reports and for devices.
 struct TilePlan {
-  size_t m = 0, n = 0, k = 0, tile = 256;
+  size_t m = 0, n = 0, k = 0, tile = kMacroTile;
   const DeviceProfile* device = nullptr;
   std::vector<TileBlock> blocks;
 };

@@ -8,7 +8,6 @@
 namespace ek {
 namespace {
 
-constexpr size_t kTile = 256;
 constexpr size_t kFirstBytes = 16 << 10;  // enough for most small products
 
 uint8_t* grow(AlignedBuffer* buffer, size_t bytes) {
@@ -27,10 +26,6 @@ Workspace::Workspace(const Kernels& kernels, GemmArgs* args, int32_t a_zero_poin
   int32_t* const init = reinterpret_cast<int32_t*>(grow(&kept_->init, shape.padded_n() * sizeof(int32_t)));
   make_init(kernels, args->a_sign, a_zero_point, args->b.colsum(), bias, shape.n, init);
   args->init = init;
-  TilePlan& plan = kept_->plan;
-  if (plan.device == nullptr || plan.m != args->m || plan.n != shape.n || plan.k != shape.k_per_tap) {
-    plan = make_tile_plan(args->m, shape.n, shape.k_per_tap, kTile, *find_device("host"));
-  }
 }
 
 Workspace::~Workspace() { home_ = std::move(kept_); }

@@ -8,9 +8,9 @@
 
 namespace ek {
 
-/// Buffers and plan of one product, borrowed from the calling thread for as long as this object lives:
+/// Buffers of one product, borrowed from the calling thread for as long as this object lives:
 ///   Workspace work(kernels, &args, zero_point, bias);
-///   gemm(rt, args, work.plan());
+///   gemm(rt, args);
 /// A product inside another one (a host's scheduler may nest them on one thread) gets buffers of its own.
 class Workspace {
  public:
@@ -20,14 +20,12 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  const TilePlan& plan() const { return kept_->plan; }
   /// `values` (n of them, or null) followed by zeros up to the strip's end. Two slots: what an epilogue needs.
   const float* padded(int slot, const float* values, size_t n);
 
  private:
   struct Kept {
     AlignedBuffer init, columns[2];
-    TilePlan plan;  // of the last shape: calls come in series
   };
   static thread_local std::unique_ptr<Kept> t_kept;
   std::unique_ptr<Kept>& home_;  // this thread's t_kept, which takes a look-up to find

@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/fp_env.h"
 #include "base/memory_limit.h"
+#include "cpu/machine.h"
 #include "kvcache/rows.h"
 #include "threads/pool.h"
 
@@ -271,8 +272,9 @@ Status RingCache::write(const Runtime& rt, size_t sequence, size_t layer, const 
   }
   Sequence& s = sequences_[sequence];
   const FpGuard guard;
-  constexpr size_t kSerialValues = 8192;  // less work than waking a thread is worth
-  const int threads = s.staged * spec_.kv_heads * spec_.head_dim < kSerialValues ? 1 : rt.threads;
+  constexpr double kValuesPerUs = 1800;  // that one core quantizes, of keys and of values
+  const double us = static_cast<double>(s.staged * spec_.kv_heads * spec_.head_dim) / kValuesPerUs;
+  const int threads = worth_a_thread(us) ? rt.threads : 1;
   uint8_t bad[2] = {0, 0};
   parallel_for(2 * spec_.kv_heads, threads, [&](size_t task) {
     const bool value = task >= spec_.kv_heads;

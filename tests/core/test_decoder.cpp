@@ -11,6 +11,7 @@
 #include "decoder/quantize_groups.h"
 #include "decoder/rope.h"
 #include "gemm/pack.h"
+#include "machines.h"
 #include "moving_weights.h"
 #include "reference.h"
 
@@ -163,13 +164,14 @@ std::vector<float> run(const Model& model, const Kernels& kernels, int threads, 
 
 }  // namespace
 
-TEST_CASE("a decoder gives one result on every ISA, for any threads and chunks") {
+TEST_CASE("a decoder gives one result on every ISA and machine, for any threads and chunks") {
   for (const int bits : {32, 8, 4}) {
     const Model model(bits);
     const std::vector<float> expected = run(model, *tables().front(), 1, 8);
     for (const Kernels* table : tables()) {
       for (const int threads : {1, 3}) {
         for (const size_t chunk : {size_t{1}, size_t{5}, size_t{8}}) {
+          const OnMachine pretended(chunk == 5 ? kMachines[0] : machine());
           const std::vector<float> got = run(model, *table, threads, chunk);
           CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
         }
@@ -215,6 +217,24 @@ TEST_CASE("a decode step allocates nothing, and its neighbors change no bit of i
       REQUIRE(other->commit(1, 1).ok());
     }
     CHECK(std::memcmp(alone.data(), both.data() + kVocab, kVocab * sizeof(float)) == 0);
+  }
+}
+
+TEST_CASE("steps of any height allocate nothing once each has been taken") {
+  for (const int bits : {32, 8, 4}) {
+    const Model model(bits);
+    const auto decoder = model.decoder(*tables().front());
+    const auto cache = model.cache(12);
+    std::vector<float> logits(8 * kVocab);
+    const int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    size_t before = 0;
+    for (size_t call = 0; call < 8 + 200; ++call) {
+      if (call == 8) before = allocations();
+      const Span span{0, call * 5 % 8 + 1};
+      REQUIRE(decoder->forward(2, cache.get(), &span, 1, tokens, true, logits.data()).ok());
+      REQUIRE(cache->commit(0, span.tokens).ok());
+    }
+    CHECK(allocations() == before);
   }
 }
 

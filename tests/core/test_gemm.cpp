@@ -1,8 +1,10 @@
 // GEMM and its epilogues: every ISA, every shape class, both signs, one and two threads, against the slow way.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -76,7 +78,6 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
         args.a_sign = sign;
         args.b = {shape, weights.data()};
         args.init = init.data();
-        const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
 
         for (const int threads : {1, 2}) {
           const Runtime rt{table, threads};
@@ -95,7 +96,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
             args.c = c.data();
             args.ldc = s.n * 4;
             args.epilogue = {};
-            gemm(rt, args, plan);
+            gemm(rt, args);
             check(c.data(), [](const Stored& v) { return v.i; });
           }
           for (const bool with_residual : {false, true}) {
@@ -121,7 +122,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
               e.sum_hi = 155;
             }
             args.epilogue = e;
-            gemm(rt, args, plan);
+            gemm(rt, args);
             check(c.data(), [](const Stored& v) { return v.q; });
           }
           {
@@ -136,7 +137,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
             e.lo = -10.0f;
             e.hi = std::numeric_limits<float>::infinity();
             args.epilogue = e;
-            gemm(rt, args, plan);
+            gemm(rt, args);
             check(c.data(), [](const Stored& v) { return v.f; });
           }
         }
@@ -308,7 +309,7 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
       args.init = init;
       args.c = c;
       args.ldc = 8;
-      gemm({table, 1}, args, make_tile_plan(1, 2, k, 256, *find_device("host")));
+      gemm({table, 1}, args);
       const int64_t exact = int64_t{140'000} * (sign == Sign::kU8 ? 255 : -128) * -128;
       CHECK(c[0] == static_cast<int32_t>(static_cast<uint32_t>(exact)));
       CHECK(c[1] == c[0]);
@@ -341,9 +342,76 @@ TEST_CASE("the plan that is made is the plan that runs") {
       args.init = init.data();
       args.c = c.data();
       args.ldc = s.n * sizeof(int32_t);
-      gemm({table, threads}, args, plan);
+      gemm({table, threads}, args);
       CHECK(row_count(isa, Row::kGemmCube) == cube);
       CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
+    }
+  }
+}
+
+namespace {
+
+/// The tiles that a product has run, from a table that notes them.
+struct Noted {
+  static inline std::mutex mutex;
+  static inline std::vector<GemmTile> tiles;
+  static inline const Kernels* table = nullptr;
+
+  static void gemm_tile(const GemmTile& tile, const Epilogue& epilogue) {
+    table->gemm_tile(tile, epilogue);
+    const std::lock_guard<std::mutex> lock(mutex);
+    tiles.push_back(tile);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the plan that is listed is what the host does, block by block") {
+  for (const Kernels* table : tables()) {
+    Kernels noting = *table;
+    noting.gemm_tile = Noted::gemm_tile;
+    Noted::table = table;
+    for (const Shape& s : {Shape{520, 600, 40}, Shape{257, 300, 64}, Shape{270, 512 + 48, 7}, Shape{5, 260, 60},
+                           Shape{256, 256, 64}, Shape{3, 40, 8}, Shape{2, 300, 0}}) {
+      const TilePlan plan = make_tile_plan(s.m, s.n, s.k, kMacroTile, *find_device("host"));
+      const PackedShape shape{s.n, 1, s.k};
+      const AlignedBuffer weights = packed(shape, random_weights(s.n * s.k));
+      const Bytes a = random_bytes(s.m * s.k);
+      std::vector<int32_t> init(shape.padded_n()), c(s.m * s.n);
+      for (const int threads : {1, 3}) {
+        CAPTURE(isa_name(table->isa));
+        CAPTURE(s.m);
+        CAPTURE(s.n);
+        CAPTURE(threads);
+        Noted::tiles.clear();
+        GemmArgs args;
+        args.m = s.m;
+        args.a = a.data();
+        args.lda = s.k;
+        args.a_sign = table->native_sign;
+        args.b = {shape, weights.data()};
+        args.init = init.data();
+        args.c = c.data();
+        args.ldc = s.n * sizeof(int32_t);
+        REQUIRE(std::string(gemm_path({&noting, threads}, args)) == "tile");
+        gemm({&noting, threads}, args);
+        std::vector<int> times(s.m * s.n);
+        for (const GemmTile& t : Noted::tiles) {
+          for (size_t i = 0; i < t.rows * t.cols; ++i) ++times[(t.row0 + i / t.cols) * s.n + t.col0 + i % t.cols];
+        }
+        CHECK(std::count(times.begin(), times.end(), 1) == static_cast<ptrdiff_t>(times.size()));
+        for (const TileBlock& block : plan.blocks) {
+          size_t widest = 0;
+          for (const GemmTile& t : Noted::tiles) {
+            const bool inside =
+                t.row0 >= block.row0 && t.row0 < block.row1 && t.col0 >= block.col0 && t.col0 < block.col1;
+            if (inside) widest = std::max(widest, t.strips);
+          }
+          const size_t strips = ceil_div(block.col1 - block.col0, kStrip);
+          CHECK(widest == (block.unit == Unit::kCube ? std::min(strips, table->tile_strips) : 1));
+          CHECK(block.unit == host_unit(block.row1 - block.row0, block.col1 - block.col0, s.k));
+        }
+      }
     }
   }
 }

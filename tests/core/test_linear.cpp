@@ -2,6 +2,7 @@
 // the curves against a checksum, so that machines that never meet agree, too.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "allocations.h"
 #include "base/buffer.h"
 #include "gemm/linear.h"
 #include "guarded.h"
@@ -100,6 +102,36 @@ TEST_CASE("linear: every kind and activation has the same bits on every ISA and 
         }
       }
     }
+  }
+}
+
+TEST_CASE("linear allocates nothing after its first round") {
+  const Kernels& table = *tables().front();
+  const Runtime rt{&table, 2};
+  for (const auto& s :
+       {std::array<size_t, 3>{8, 300, 100}, {192, 100, 128}}) {  // rows for all threads, and parts of them
+    const Layer layer(s[0], s[1], s[2]);
+    std::vector<int32_t> init(layer.shape.padded_n());
+    std::vector<float> y(s[0] * s[1]);
+    LinearArgs args;
+    args.x = layer.x.data();
+    args.ldx = s[2];
+    args.gemm.b = {layer.shape, layer.weights.data()};
+    args.gemm.init = init.data();
+    args.gemm.c = y.data();
+    args.gemm.ldc = s[1] * sizeof(float);
+    args.gemm.epilogue = epilogue_of(OutKind::kFloat32, Activation::kClamp);
+    args.gemm.epilogue.multiplier = layer.scale.data();
+    make_symmetric_init(table, args.gemm.b, init.data());
+    args.gemm.m = layer.m;
+    AlignedBuffer scratch(linear_scratch_bytes(rt, args));
+    size_t before = 0;
+    for (size_t call = 0; call < 1000 + 8; ++call) {
+      if (call == 8) before = allocations();
+      args.gemm.m = layer.m - call % 8;
+      linear(rt, args, scratch.data());
+    }
+    CHECK(allocations() == before);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "allocations.h"
 #include "base/fp_env.h"
+#include "machines.h"
 #include "moving_weights.h"
 #include "program/session.h"
 #include "small_program.h"
@@ -54,11 +55,12 @@ size_t wrong_bytes(const SmallProgram& p, Session& session, uint32_t id) {
 
 }  // namespace
 
-TEST_CASE("every step of a program equals the slow way on every ISA and for any number of threads") {
+TEST_CASE("every step of a program equals the slow way on every ISA and machine, for any number of threads") {
   const SmallProgram p = every_kind();
   const AlignedBuffer data = p.data();
   for (const Isa isa : available_isas()) {
     for (const int threads : {1, 2, 5}) {
+      const OnMachine pretended(threads == 5 ? kMachines[0] : threads == 1 ? kMachines[2] : machine());
       const auto session = make_session(p, data, isa, threads);
       CAPTURE(isa_name(isa));
       CAPTURE(threads);

@@ -10,13 +10,10 @@
 #include "base/checked.h"
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
-#include "gemm/tile_plan.h"
 #include "program/steps/checks.h"
 
 namespace ek {
 namespace {
-
-constexpr size_t kPlanTile = 256;
 
 /// The arguments of an epilogue: clamps around the zero point (8-bit results) or of the value (float32).
 struct EpilogueArguments {
@@ -172,12 +169,11 @@ struct Product {
     args.c = conv.y;
     args.ldc = out_bytes(conv.epilogue, out_c);
     args.epilogue = conv.epilogue;
-    const TilePlan plan = make_tile_plan(args.m, out_c, in_c, kPlanTile, *find_device("host"));
     const Runtime& rt = site.runtime();
-    return {gemm_path(rt, args, plan), [&rt, args, plan, constants = Constants(step, site)]() mutable {
+    return {gemm_path(rt, args), [&rt, args, constants = Constants(step, site)]() mutable {
               args.b.data = constants.weights();
               args.epilogue.multiplier = constants.multiplier();
-              gemm(rt, args, plan);
+              gemm(rt, args);
             }};
   }
 };

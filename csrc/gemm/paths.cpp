@@ -1,0 +1,107 @@
+#include "gemm/paths.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/checked.h"
+#include "cpu/machine.h"
+#include "gemm/panels.h"
+
+namespace ek {
+namespace {
+
+constexpr size_t kLine = 64;
+
+/// Stores past the caches take whole lines.
+bool streams(const GemmArgs& args) {
+  return std::max(args.m, args.whole_m) * args.ldc > stream_bytes() &&
+         (reinterpret_cast<size_t>(args.c) | args.ldc) % kLine == 0;
+}
+
+// thin: a product that is one quad deep, and nothing to do but to store int32 sums: rows as long as they go.
+
+bool takes_thin(const Kernels&, const GemmArgs& args) {
+  const PackedShape& shape = args.b.shape;
+  return shape.taps == 1 && shape.k_per_tap > 0 && shape.k_per_tap <= 4 && args.epilogue.kind == OutKind::kInt32 &&
+         !streams(args);
+}
+
+void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t) {
+  const uint8_t* room[kMaxTileRows];
+  GemmTile tile = tile_over(kernels, args);
+  for (size_t row = rect.row0; row < rect.row1; row += tile.rows) {
+    set_rows(args, row, std::min(kMaxTileRows, rect.row1 - row), room, &tile);
+    set_columns(args, rect.col0, rect.col1 - rect.col0, &tile);
+    kernels.gemm_thin(tile);
+  }
+}
+
+// tile: whatever there is.
+
+bool takes_all(const Kernels&, const GemmArgs&) { return true; }
+
+void run_tile(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips) {
+  GemmTile tile = tile_over(kernels, args);
+  tile.stream_c = streams(args);
+  walk_panels<kMaxTileRows, true>(args, rect, kernels.tile_rows, strips, tile,
+                                  [&](const GemmTile& t) { kernels.gemm_tile(t, args.epilogue); });
+  if (tile.stream_c) {  // a locked instruction waits for streamed lines, which no plain store does
+    std::atomic<int> order{0};
+    order.fetch_add(1);
+  }
+}
+
+// gemv: one row, the panels of the first half of the columns beside those of the second; tiles do the last columns,
+// fewer than it takes.
+
+bool takes_gemv(const Kernels&, const GemmArgs& args) {
+  const PackedShape& shape = args.b.shape;
+  return args.m == 1 && shape.taps == 1 && shape.n >= kMacroTile &&
+         args.unit.value_or(host_unit(1, kMacroTile, shape.k_per_tap)) == Unit::kCube;
+}
+
+void run_gemv(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips) {
+  const uint8_t* room[1];
+  GemmTile tile = tile_over(kernels, args);
+  set_rows(args, rect.row0, 1, room, &tile);
+  const size_t first = rect.col0 / kPanel, each = (rect.col1 / kPanel - first) / kGemvPanels;
+  for (size_t i = 0; i < each; ++i) {
+    GemmTile tiles[kGemvPanels];
+    for (size_t j = 0; j < kGemvPanels; ++j) {
+      tiles[j] = tile;
+      set_columns(args, (first + j * each + i) * kPanel, kPanel, &tiles[j]);
+    }
+    kernels.gemv(tiles, args.epilogue);
+  }
+  const size_t done = rect.col0 + kGemvPanels * each * kPanel;
+  if (done < rect.col1) run_tile(kernels, args, {rect.row0, rect.row1, done, rect.col1}, strips);
+}
+
+// shallow: so few quads deep that the weights of a panel stay in registers while many rows go by.
+
+bool takes_shallow(const Kernels& kernels, const GemmArgs& args) {
+  return args.a_sign == kernels.native_sign &&
+         is_shallow(kernels, args.b.shape.taps, args.b.shape.k_per_tap, args.epilogue);
+}
+
+void run_shallow(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t) {
+  walk_panels<kShallowRows, false>(args, rect, kShallowRows, kPanel / kStrip, tile_over(kernels, args),
+                                   [&](const GemmTile& t) { kernels.gemm_shallow(t, args.epilogue); });
+}
+
+constexpr Path kPaths[] = {
+    {"thin", kMaxTileRows, takes_thin, run_thin},
+    {"gemv", 1, takes_gemv, run_gemv},
+    {"shallow", kShallowRows, takes_shallow, run_shallow},
+    {"tile", kMaxTileRows, takes_all, run_tile},
+};
+
+}  // namespace
+
+const Path& path_of(const Kernels& kernels, const GemmArgs& args) {
+  const Path* path = kPaths;
+  while (!path->takes(kernels, args)) ++path;
+  return *path;
+}
+
+}  // namespace ek

@@ -1,0 +1,27 @@
+// The ways to multiply, best first. gemm() and conv() ask this list, and through gemm() linear and the decoder; so does
+// whoever reports what runs. A new one is a function of its own and a line in paths.cpp.
+#pragma once
+
+#include <cstddef>
+
+#include "gemm/gemm.h"
+
+namespace ek {
+
+/// A part of C; col0 is a multiple of the panel.
+struct Rect {
+  size_t row0, row1, col0, col1;
+};
+
+struct Path {
+  const char* name;
+  size_t rows;  // most rows at a time: what a RowTable has room for
+  bool (*takes)(const Kernels& kernels, const GemmArgs& args);
+  /// `strips`: how wide a tile may be, of 16 columns each.
+  void (*run)(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips);
+};
+
+/// The first path that takes the product; the last one takes all.
+const Path& path_of(const Kernels& kernels, const GemmArgs& args);
+
+}  // namespace ek
