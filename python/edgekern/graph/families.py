@@ -15,7 +15,11 @@ _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Ro
 _CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan", "Tanh")
 _LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
 _SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+CLAMPS = frozenset({"Relu", "Clip"})
 UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
 WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
@@ -24,7 +28,7 @@ MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
     """The interval of a Relu, or of a Clip with constant limits."""
-    if node.domain != "" or node.op_type not in ("Relu", "Clip"):
+    if node.domain != "" or node.op_type not in CLAMPS:
         return None
     if node.op_type == "Relu":
         return 0.0, math.inf
