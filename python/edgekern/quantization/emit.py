@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern.errors import QuantizationError
+from edgekern.graph.families import result_range
 from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.placement import Placement, bounds
+from edgekern.quantization.placement import Placement
 from edgekern.quantization.prepare import new_initializer
 from edgekern.quantization.scales import (
     Affine,
@@ -80,9 +81,7 @@ class Emitter:
             if not np.isfinite(values).all():
                 raise QuantizationError(f"quantize: constant {owner.name!r} holds NaN or Inf; it has no scale")
             return float(values.min(initial=0.0)), float(values.max(initial=0.0))
-        lo, hi = self.range_of(str(owner.name))
-        low, high = bounds(owner.producer())
-        return max(lo, low), min(hi, high)
+        return result_range(owner.producer(), *self.range_of(str(owner.name)))
 
     def _quantize_activation(self, value: ir.Value) -> None:
         """Put Q and DQ behind a tensor, and let everybody read the result; a graph output keeps its name."""
