@@ -16,6 +16,7 @@ from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
 from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.graph.families import CLAMPS
 from edgekern.graph.model import open_model
 from edgekern.runtime import InferenceSession
 
@@ -234,5 +235,5 @@ def _clamped(model: onnx.ModelProto) -> dict[str, str]:
     return {
         name: nodes[0].output[0]
         for name, nodes in readers.items()
-        if len(nodes) == 1 and nodes[0].op_type in ("Relu", "Clip") and name not in outputs
+        if len(nodes) == 1 and nodes[0].op_type in CLAMPS and name not in outputs
     }

@@ -47,6 +47,16 @@ def four(sides: Sequence[int], filler: int = 1) -> list[int]:
     return [filler] * (MAX_RANK - len(sides)) + list(sides)
 
 
+def pad(steps: Emitter, x: Tensor, before: Sequence[int], after: Sequence[int], code: int, name: str) -> Tensor:
+    """Surround ``x`` with ``code``; widths are along the stored axes."""
+    if not any(before) and not any(after):
+        return view(x)
+    shape = tuple(side + lead + tail for side, lead, tail in zip(x.shape, before, after, strict=True))
+    arguments = {"x_shape": four(x.shape), "y_shape": four(shape), "before": four(before, 0), "value": code & 0xFF}
+    y = Tensor(x.name, x.dtype, shape, x.quant, x.order)
+    return steps.emit(KernelStep(StepKind.PAD, name, "Pad", [x], y, arguments=arguments))
+
+
 def transposed(steps: Emitter, x: Tensor, perm: tuple[int, ...], order: tuple[int, ...], name: str) -> Tensor:
     """Permute the stored axes of ``x``; where only axes of one element move, the bytes stay."""
     shape = tuple(x.shape[axis] for axis in perm)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
 from edgekern.compiler.layout import in_onnx_order, to_nhwc, view
-from edgekern.compiler.placement import Placement, Role, host_operands
+from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
 from edgekern.errors import CompileError
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import is_code, known_shape, shape_of
+from edgekern.graph.values import Quant, captured, is_code, known_shape, shape_of
 
 _DTYPES = {
     ir.DataType.UINT8: DType.U8,
@@ -23,8 +25,16 @@ _DTYPES = {
 }
 
 
+# Emits the steps of a node and its chain for one of its values: as 8-bit of a scale, or (None) as ONNX has it.
+Lower = Callable[["Lowering", ir.Node, ir.Value, Quant | None], Tensor]
+
+
 class Lowering:
     """Every value that is needed becomes a tensor once.
+
+    Parameters
+    ----------
+    lower : what each operator does
 
     Attributes
     ----------
@@ -32,9 +42,10 @@ class Lowering:
     inputs : tensors of the graph's inputs, as ONNX has them
     """
 
-    def __init__(self, graph: ir.Graph, placement: Placement, model: Skeleton) -> None:
-        self.graph, self.placement, self.model = graph, placement, model
+    def __init__(self, graph: ir.Graph, placement: Placement, model: Skeleton, lower: Mapping[str, Lower]) -> None:
+        self.placement, self.model = placement, model
         self.items: list[Item] = []
+        self._lower = lower
         self._stored: dict[ir.Value, Tensor] = {}
         self._images: dict[Tensor, Tensor] = {}
         self._plain: dict[ir.Value, Tensor] = {}
@@ -44,6 +55,13 @@ class Lowering:
     def emit(self, step: KernelStep) -> Tensor:
         self.items.append(step)
         return step.output
+
+    def compute(self, value: ir.Value, quant: Quant | None) -> Tensor:
+        """A value that a kernel computes: as 8-bit of ``quant``, or (None) as ONNX has it."""
+        chain = self.placement.chain.get(value)
+        node = value.producer() if chain is None else chain.nodes[0]
+        assert node is not None
+        return self._lower[node.op_type](self, node, value, quant)
 
     def native(self, value: ir.Value) -> Tensor:
         """A value as 8-bit, images as NHWC."""
@@ -84,7 +102,7 @@ class Lowering:
     def add_host(self, node: ir.Node) -> None:
         """Leave a node to the host, behind what it reads."""
         hosts = self.placement.hosts
-        host = HostNode(node, self.placement.reasons[node], reads=tuple(host_operands(node)))
+        host = HostNode(node, self.placement.reasons[node], reads=tuple(captured(node)))
         for value in host.reads:
             if value.producer() not in hosts or value in self._plain:
                 host.inputs[value] = self.plain(value)

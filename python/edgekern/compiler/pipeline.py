@@ -22,7 +22,7 @@ from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
-from edgekern.compiler.placement import place_nodes
+from edgekern.compiler.place_nodes import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton

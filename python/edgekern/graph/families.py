@@ -15,29 +15,53 @@ _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Ro
 _CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan", "Tanh")
 _LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
 _SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+CLAMPS = frozenset({"Relu", "Clip"})
+RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
 WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
+# What gets QuantizeLinear and DequantizeLinear wherever 8 bits come in or are wanted; other element-wise functions only
+# where both holds.
+ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
+ARITHMETIC = ACTIVATIONS | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
     """The interval of a Relu, or of a Clip with constant limits."""
-    if node.domain != "" or node.op_type not in ("Relu", "Clip"):
+    if node.domain != "" or node.op_type not in CLAMPS:
         return None
     if node.op_type == "Relu":
         return 0.0, math.inf
-    bounds = [-math.inf, math.inf]
-    for at in (1, 2):
-        value = node.inputs[at] if len(node.inputs) > at else None
-        if value is None:
-            continue
-        limit = scalar(value)
+    found = [-math.inf, math.inf]
+    for at, value in enumerate(node.inputs[1:3]):
+        limit = found[at] if value is None else scalar(value)
         if limit is None or math.isnan(limit):
             return None
-        bounds[at - 1] = limit
-    return bounds[0], bounds[1]
+        found[at] = limit
+    return found[0], found[1]
+
+
+def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, float]:
+    """The range of a node's result, given what calibration has seen of it: no further than the operator reaches."""
+    least, most = -math.inf, math.inf
+    if node is not None and node.op_type in ("Sigmoid", "HardSigmoid"):
+        least, most = 0.0, 1.0
+    elif node is not None:
+        least, most = limits(node) or (least, most)
+    return max(lo, least), min(hi, most)
+
+
+def takes_bytes(node: ir.Node) -> bool:
+    """Whether a moving or arithmetic operator has a form that 8 bits allow: constant limits, padding with zero."""
+    if node.op_type == "Pad":
+        filler = node.inputs[2] if len(node.inputs) > 2 else None
+        return filler is None or scalar(filler) == 0
+    return node.op_type not in CLAMPS or limits(node) is not None
 
 
 def is_scalar(value: ir.Value | None, rank: int) -> bool:

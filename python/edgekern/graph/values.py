@@ -208,6 +208,25 @@ def operands(node: ir.Node) -> Iterator[ir.Value]:
     yield from (value for value in node.inputs if value is not None and not is_constant(value))
 
 
+def captured(node: ir.Node) -> list[ir.Value]:
+    """The same, and what the bodies of If, Loop and Scan read from outside."""
+    found = dict.fromkeys(operands(node))
+    for inner in _bodies(node):
+        for value in inner.inputs:
+            if value is not None and value.graph is node.graph and not is_constant(value):
+                found[value] = None
+    return list(found)
+
+
+def _bodies(node: ir.Node) -> Iterator[ir.Node]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from ir.traversal.RecursiveGraphIterator(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for graph in attribute.as_graphs():
+                yield from ir.traversal.RecursiveGraphIterator(graph)
+
+
 def attribute(node: ir.Node, name: str, default: float) -> float:
     """A float or int attribute of ``node``."""
     found = node.attributes.get(name)

@@ -9,12 +9,13 @@ import onnx_ir as ir
 
 from edgekern.calibration import Ranges
 from edgekern.errors import QuantizationError
+from edgekern.graph.families import result_range
 from edgekern.graph.values import attribute, float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.methods.bias_correction import STATISTIC
-from edgekern.quantization.place_qdq import Placement, bounds
+from edgekern.quantization.place_qdq import Placement
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -65,8 +66,7 @@ def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, floa
             f"{function}: ranges lack tensor {name!r}, which becomes 8-bit; observe it when calibrating, "
             "with data that reaches it"
         )
-    low, high = bounds(owner.producer())
-    return max(ranges[name].lo, low), min(ranges[name].hi, high)
+    return result_range(owner.producer(), ranges[name].lo, ranges[name].hi)
 
 
 def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:

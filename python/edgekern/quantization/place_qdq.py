@@ -9,17 +9,24 @@ others stay in float32 and read dequantized values.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from edgekern.graph.families import PRODUCTS, Formula, formulas, is_scalar
-from edgekern.graph.values import constant, is_float_constant, sole_consumer
+from edgekern.graph.families import (
+    ARITHMETIC,
+    CLAMPS,
+    MAXIMA,
+    MOVES,
+    PRODUCTS,
+    RESHAPES,
+    Formula,
+    formulas,
+    is_scalar,
+    takes_bytes,
+)
+from edgekern.graph.values import is_float_constant, sole_consumer
 
-# One 8-bit input and one 8-bit output: the compiler turns each into a table of 256 bytes.
-_LOOKUP = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
-_ARITHMETIC = _LOOKUP | {"Add", "AveragePool", "GlobalAveragePool", "Concat"}
-_RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
-_MOVING = _RESHAPING | {"MaxPool", "GlobalMaxPool", "Slice", "Pad"}
+_RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
+_MOVING = MOVES - {"Identity", "Split"} | MAXIMA
 
 
 @dataclass(frozen=True)
@@ -57,40 +64,22 @@ def place(graph: ir.Graph) -> Placement:
 def _written_out(graph: ir.Graph) -> dict[ir.Node, Formula]:
     """Functions of one tensor that the compiler makes a table of, by their last nodes; nothing within becomes 8-bit.
 
-    Operators of ``_ARITHMETIC`` alone are placed one by one. These are SiLU as ``x * Sigmoid(x)``, Erf-GELU,
+    Operators of ``ARITHMETIC`` alone are placed one by one. These are SiLU as ``x * Sigmoid(x)``, Erf-GELU,
     ``x * 0.5``, Gelu itself.
     """
     folded = [node.outputs[0] for node in graph if folds_into_producer(node) and not _adds_number(node.inputs[0])]
     return {
         node: formula
         for node, formula in formulas(graph, folded).items()
-        if any(inner.op_type not in _ARITHMETIC for inner in formula.nodes)
+        if any(inner.op_type not in ARITHMETIC for inner in formula.nodes)
         and all(value.dtype == ir.DataType.FLOAT for value in (formula.root, *(n.outputs[0] for n in formula.nodes)))
     }
-
-
-def bounds(node: ir.Node | None) -> tuple[float, float]:
-    """The interval that the output of ``node`` cannot leave: of Relu, Clip and Sigmoid-like operators."""
-    op = "" if node is None else node.op_type
-    if op == "Relu":
-        return 0.0, np.inf
-    if op in ("Sigmoid", "HardSigmoid"):
-        return 0.0, 1.0
-    if node is not None and op == "Clip":
-        lo, hi = (_scalar(node, index) for index in (1, 2))
-        return -np.inf if lo is None else lo, np.inf if hi is None else hi
-    return -np.inf, np.inf
 
 
 def float_inputs(node: ir.Node) -> Iterator[ir.Value]:
     """The float32 activations and float32 constants that ``node`` computes on (not its shapes, axes and limits)."""
     data = len(node.inputs) if node.op_type in ("Add", "Concat", "MatMul") else 1
     yield from (value for value in node.inputs[:data] if value is not None)
-
-
-def _scalar(node: ir.Node, index: int) -> float | None:
-    array = constant(node.inputs[index]) if len(node.inputs) > index else None
-    return None if array is None else float(array.reshape(-1)[0])
 
 
 def _kind(node: ir.Node) -> str:
@@ -107,11 +96,9 @@ def _kind(node: ir.Node) -> str:
         return "weighted" if is_float_constant(node.inputs[1]) and not is_float_constant(node.inputs[0]) else ""
     if op == "MatMul":
         return "" if is_float_constant(node.inputs[0]) else "weighted"
-    if op == "Clip" and not all(_is_fixed(node, index) for index in (1, 2)):
+    if not takes_bytes(node):
         return ""
-    if op in _MOVING:
-        return "moving" if op != "Pad" or _pads_with_zero(node) else ""
-    return "arithmetic" if op in _ARITHMETIC else ""
+    return "moving" if op in _MOVING else "arithmetic" if op in ARITHMETIC else ""
 
 
 def _is_vector(value: ir.Value) -> bool:
@@ -119,17 +106,9 @@ def _is_vector(value: ir.Value) -> bool:
     return is_float_constant(value) and tensor is not None and len(tensor.shape) == 1
 
 
-def _is_fixed(node: ir.Node, index: int) -> bool:
-    return len(node.inputs) <= index or node.inputs[index] is None or _scalar(node, index) is not None
-
-
-def _pads_with_zero(node: ir.Node) -> bool:
-    return _is_fixed(node, 2) and not (_scalar(node, 2) if len(node.inputs) > 2 else None)
-
-
 def folds_into_producer(node: ir.Node) -> bool:
     """Whether a Relu or Clip is computed in the epilogue of the Conv, Gemm, MatMul or Add before it."""
-    source = node.inputs[0] if node.op_type in ("Relu", "Clip") else None
+    source = node.inputs[0] if node.op_type in CLAMPS else None
     before = None if source is None else source.producer()
     return (
         source is not None

@@ -13,6 +13,7 @@ from onnx_ir.passes import common as passes
 
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.graph.families import QDQ
 from edgekern.graph.model import open_model
 from edgekern.graph.values import is_float_constant
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
@@ -153,7 +154,7 @@ def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
 
 
 def _require_something_to_do(proto: onnx.ModelProto, placement: Placement, function: str) -> None:
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
+    if any(node.op_type in QDQ for node in proto.graph.node):
         raise QuantizationError(
             f"{function}: model holds QuantizeLinear or DequantizeLinear already; give the float model"
         )

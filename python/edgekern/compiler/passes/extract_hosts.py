@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,12 @@ from onnx import helper
 
 from edgekern.artifact.host_model import check_host_model
 from edgekern.compiler.evaluate import IR_VERSION, new_session
+from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
 from edgekern.graph.skeleton import Encoded, Skeleton
-from edgekern.graph.values import label, qualified, shape_of
+from edgekern.graph.values import label, qualified
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit
 
@@ -94,7 +94,7 @@ def extract_host(model: Skeleton, hosts: Sequence[HostNode]) -> HostRun:
         content,
         tuple((str(value.name), tensor) for value, tensor in inputs.items()),
         tuple((str(value.name), tensor) for value, tensor in outputs.items()),
-        sum(_macs(host.node) for host in hosts),
+        sum(macs(host.node) for host in hosts),
     )
 
 
@@ -132,16 +132,3 @@ def _names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
             for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
                 names |= _names_read(body.node) - {name for inner in body.node for name in inner.output}
     return names
-
-
-def _macs(node: ir.Node) -> int:
-    """Multiply-adds of a product; 0 for other operators."""
-    shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
-    if any(shape is None for shape in shapes) or len(shapes) < 3:
-        return 0
-    x, weights, result = (shape or () for shape in shapes)
-    if node.op_type == "Conv":
-        return math.prod(result) * math.prod(weights[1:])
-    if node.op_type in ("MatMul", "Gemm") and x:
-        return math.prod(result) * (x[0] if node.op_type == "Gemm" and len(x) == 2 and x[1] == result[0] else x[-1])
-    return 0

@@ -8,12 +8,11 @@ import onnx
 from onnx import numpy_helper
 
 from edgekern.compiler.evaluate import evaluate
+from edgekern.graph.families import RANDOM
 from edgekern.graph.skeleton import Skeleton
 
 # Random results are no constants; a dequantized weight stays what it is, so that later passes see its int8.
-_KEPT = frozenset(
-    {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
-)
+_KEPT = RANDOM | {"DequantizeLinear"}
 _ROUNDS = 16
 
 

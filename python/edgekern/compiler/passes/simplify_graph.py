@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.graph.families import QDQ
+
 _CONTRIB = "com.microsoft"
 
 
@@ -14,7 +16,7 @@ def simplify_graph(model: ir.Model) -> None:
     onnxruntime's own 8-bit QuantizeLinear and DequantizeLinear become ONNX's: they mean the same.
     """
     for node in model.graph:
-        if node.domain == _CONTRIB and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.domain == _CONTRIB and node.op_type in QDQ:
             node.domain = ""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for node in list(model.graph):

@@ -25,10 +25,8 @@ class Window:
 
     @staticmethod
     def of(node: ir.Node, kernel: Pair | None = None) -> Window:
-        """The window of a Conv (whose kernel the weights give), a pooling, or a global one."""
+        """The window of a pooling, or of a Conv, whose kernel the weights give."""
         x, y = known_shape(node.inputs[0]), known_shape(node.outputs[0])
-        if node.op_type.startswith("Global") or node.op_type == "ReduceMean":
-            return Window(x[0], (x[2], x[3]), (1, 1), (x[2], x[3]))
         size = kernel or _pair(ints_attribute(node, "kernel_shape", []))
         stride = _pair(ints_attribute(node, "strides", [1, 1]))
         dilation = _pair(ints_attribute(node, "dilations", [1, 1]))

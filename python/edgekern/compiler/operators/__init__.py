@@ -1,0 +1,1 @@
+"""What the compiler does with each ONNX operator: a file a family, and table.py, which lists them."""

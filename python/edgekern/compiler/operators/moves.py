@@ -1,0 +1,192 @@
+"""What moves elements and computes nothing: reshaping costs no step, Transpose, Slice, Split and Pad one each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgekern._core import StepKind
+from edgekern.compiler.layout import MAX_RANK, four, in_onnx_order, merge_axes, pad, transposed, view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.operator import Operator
+from edgekern.compiler.roles import Placement, Role
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor
+from edgekern.graph.families import MOVES, PRODUCTS, QDQ, RESHAPES, elementwise_operands
+from edgekern.graph.values import (
+    Quant,
+    constant,
+    consumers,
+    int_attribute,
+    ints_attribute,
+    known_shape,
+    label,
+    operands,
+    scalar,
+    shape_of,
+    text_attribute,
+)
+
+
+def role(p: Placement, node: ir.Node) -> str | None:
+    source = next(operands(node))
+    if p.role_of(source) in (Role.PRODUCT, Role.FLOAT) and node.op_type in RESHAPES | {"Transpose"}:
+        reason = _reason(node)
+        if reason is None:
+            p.role[node.outputs[0]] = Role.FLOAT
+        return reason
+    reason = p.needs_bytes(node, codes=node.op_type != "Pad") or _reason(node)
+    if reason is not None:
+        return reason
+    quant = p.quant[source]
+    if node.op_type == "Pad" and not _pads_exactly(node, quant):
+        return "its padding value is not a value of its 8-bit input"
+    p.keep(node, quant)
+    return None
+
+
+def _reason(node: ir.Node) -> str | None:
+    x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if x is None or y is None:
+        return "its shape is not known"
+    filler = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+    if filler is not None and scalar(filler) is None:
+        return "its padding value is not constant"
+    if any(constant(value) is None for value in node.inputs[1:] if value is not None and value is not filler):
+        return "its shape depends on the data"
+    if node.op_type in RESHAPES:
+        return None
+    if node.op_type == "Transpose":
+        _, merged = merge_axes(x, ints_attribute(node, "perm", list(range(len(x)))[::-1]))
+        return None if len(merged) <= MAX_RANK else f"it moves more than {MAX_RANK} axes"
+    if len(x) > MAX_RANK:
+        return f"it has more than {MAX_RANK} dimensions"
+    if node.op_type == "Pad":
+        return _pad_reason(node, len(x))
+    return None
+
+
+def _pad_reason(node: ir.Node, rank: int) -> str | None:
+    if text_attribute(node, "mode", "constant") != "constant":
+        return "only constant padding has a kernel"
+    before, after = _pad_widths(node, rank)
+    return "negative padding has no kernel" if min(*before, *after, 0) < 0 else None
+
+
+def _pad_widths(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
+    given = constant(node.inputs[1])
+    assert given is not None
+    pads = [int(pad) for pad in given]
+    axes = list(range(rank))
+    if len(node.inputs) > 3 and (chosen := constant(node.inputs[3])) is not None:
+        axes = [int(axis) % rank for axis in chosen]
+    before, after = [0] * rank, [0] * rank
+    for at, axis in enumerate(axes):
+        before[axis], after[axis] = pads[at], pads[at + len(axes)]
+    return before, after
+
+
+def _slice_ranges(node: ir.Node, shape: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Start and step of every axis of a Slice; the lengths are those of its output."""
+    given = [constant(value) for value in node.inputs[1:]]
+    starts, ends = ([int(item) for item in array] if array is not None else [] for array in given[:2])
+    axes = (
+        [int(axis) % len(shape) for axis in given[2]] if len(given) > 2 and given[2] is not None else range(len(starts))
+    )
+    steps = [int(step) for step in given[3]] if len(given) > 3 and given[3] is not None else [1] * len(starts)
+    begin, stride = [0] * len(shape), [1] * len(shape)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        begin[axis], _, stride[axis] = slice(start, end, step).indices(shape[axis])
+    return begin, stride
+
+
+def _pads_exactly(node: ir.Node, quant: Quant) -> bool:
+    filler = scalar(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
+    return filler is not None and float(quant.dequantize(quant.quantize(filler))) == filler
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
+    """Of 8-bit tensors, or (``quant`` is None) of any as ONNX has them."""
+    source = next(operands(node))
+    x = lowering.plain(source) if quant is None else lowering.stored(source)
+    if node.op_type in RESHAPES:
+        return _reshape(lowering, value, x)
+    if node.op_type == "Transpose":
+        return _transpose(lowering, node, x)
+    if node.op_type == "Pad":
+        before, after = _pad_widths(node, len(x.shape))
+        filler = scalar(node.inputs[2]) if len(node.inputs) > 2 else None
+        code = int(x.q.quantize(filler or 0.0))
+        order = x.order or tuple(range(len(x.shape)))
+        return pad(lowering, x, [before[axis] for axis in order], [after[axis] for axis in order], code, label(node))
+    return _slice(lowering, node, value, x)
+
+
+def _reshape(lowering: Lowering, value: ir.Value, x: Tensor) -> Tensor:
+    """The same elements in ONNX's order: bytes move only where an image is stored in another order."""
+    shape = known_shape(value)
+    if x.order == NHWC:
+        batch, height, width, channels = x.shape
+        if len(shape) == 4 and tuple(shape[axis] for axis in NHWC) == x.shape:
+            return view(x)
+        trivial = channels == 1 or height * width == 1
+        if not trivial and shape == (batch, channels * height * width) and _reads_any_order(lowering, value):
+            return view(x, shape=shape, order=(), flat=(channels, height, width))
+    return view(in_onnx_order(lowering, x), shape=shape)
+
+
+def _reads_any_order(lowering: Lowering, value: ir.Value) -> bool:
+    """Whether only products read a value, whose weights can be permuted instead."""
+    if value.is_graph_output() or value in lowering.placement.plain:
+        return False
+    role_of = lowering.placement.role_of
+    for node in consumers(value):
+        if node.op_type in PRODUCTS and node.inputs[0] is value and len(known_shape(value)) == 2:
+            if role_of(node.outputs[0]) is not Role.PRODUCT:
+                return False
+        elif node.op_type in QDQ or elementwise_operands(node) is not None:
+            if role_of(node.outputs[0]) not in (Role.BYTES, Role.TABLE) or not _reads_any_order(
+                lowering, node.outputs[0]
+            ):
+                return False
+        else:
+            return False
+    return True
+
+
+def _transpose(lowering: Lowering, node: ir.Node, x: Tensor) -> Tensor:
+    rank = len(x.shape)
+    perm = ints_attribute(node, "perm", list(range(rank))[::-1])
+    order = x.order or tuple(range(rank))
+    plain = tuple(order.index(axis) for axis in perm)
+    image = tuple(plain[axis] for axis in NHWC) if rank == 4 and x.quant is not None else plain
+    # In ONNX's order where the bytes lie so already, else as the readers of images want it.
+    if image == plain or merge_axes(x.shape, plain)[1] == sorted(merge_axes(x.shape, plain)[1]):
+        return transposed(lowering, x, plain, (), label(node))
+    return transposed(lowering, x, image, NHWC, label(node))
+
+
+def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
+    shape, order = known_shape(value), x.order or tuple(range(len(x.shape)))
+    source = known_shape(node.inputs[0])
+    if node.op_type == "Slice":
+        start, step = _slice_ranges(node, source)
+    else:  # Split
+        axis = int_attribute(node, "axis", 0) % len(source)
+        start, step = [0] * len(source), [1] * len(source)
+        earlier = node.outputs[: list(node.outputs).index(value)]
+        start[axis] = sum(known_shape(piece)[axis] for piece in earlier)
+    stored = tuple(shape[axis] for axis in order)
+    if stored == x.shape and all(one == 1 for one in step):
+        return view(x)
+    arguments = {
+        "x_shape": four(x.shape),
+        "y_shape": four(stored),
+        "start": four([start[axis] for axis in order], 0),
+        "stride": four([step[axis] for axis in order]),
+    }
+    y = Tensor(x.name, x.dtype, stored, x.quant, x.order)
+    return lowering.emit(KernelStep(StepKind.SLICE, label(node), node.op_type, [x], y, arguments=arguments))
+
+
+OPERATOR = Operator(MOVES, role, lower)

@@ -1,0 +1,85 @@
+"""Pooling over the two axes of an image: the largest value keeps its scale, an average gets one of its own."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekern._core import StepKind
+from edgekern.compiler.layout import view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.lookups import clamped, lookup
+from edgekern.compiler.operators.operator import Operator
+from edgekern.compiler.operators.window import Window
+from edgekern.compiler.roles import Chain, Placement, Role
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor
+from edgekern.graph.families import AVERAGES, MAXIMA
+from edgekern.graph.values import Quant, constant, int_attribute, ints_attribute, known_shape, label, operands, shape_of
+
+
+def role(p: Placement, node: ir.Node) -> str | None:
+    largest = node.op_type in MAXIMA
+    reason = p.needs_bytes(node, codes=largest)
+    reason = reason or (_mean_reason(node) if node.op_type == "ReduceMean" else _window_reason(node))
+    if reason is not None:
+        return reason
+    if largest:
+        p.keep(node, p.quant[next(operands(node))])
+    else:
+        p.begin(node, Role.PENDING)
+    return None
+
+
+def _window_reason(node: ir.Node) -> str | None:
+    x = shape_of(node.inputs[0])
+    if x is None or len(x) != 4 or 0 in x or shape_of(node.outputs[0]) is None:
+        return "only pooling over two dimensions has a kernel"
+    if len(node.outputs) > 1 and node.outputs[1] is not None and node.outputs[1].uses():
+        return "the indices of a pooling have no kernel"
+    if (
+        node.op_type == "AveragePool"
+        and int_attribute(node, "ceil_mode", 0)
+        and int_attribute(node, "count_include_pad", 0)
+    ):
+        return "count_include_pad with ceil_mode has no kernel"
+    return None if _window(node).fits else "a window that begins outside the image has no kernel"
+
+
+def _mean_reason(node: ir.Node) -> str | None:
+    """ReduceMean over the two image axes is a global average."""
+    x = shape_of(node.inputs[0])
+    axes = ints_attribute(node, "axes", [])
+    if len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
+        axes = [int(axis) for axis in given.reshape(-1)]
+    if x is None or len(x) != 4 or sorted(axis % 4 for axis in axes) != [2, 3]:
+        return "only a mean over height and width has a kernel"
+    return None
+
+
+def _window(node: ir.Node) -> Window:
+    if node.op_type in ("AveragePool", "MaxPool"):
+        return Window.of(node)
+    batch, _, height, width = known_shape(node.inputs[0])
+    return Window(batch, (height, width), (1, 1), (height, width))
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
+    data = node.inputs[0]
+    assert data is not None
+    assert quant is not None
+    x, window, chain = lowering.native(data), _window(node), lowering.placement.chain.get(value, Chain([node]))
+    arguments = {**window.arguments, "channels": x.shape[3]}
+    y = Tensor(str(value.name), x.dtype, (window.batch, *window.output, x.shape[3]), x.quant, NHWC)
+    if node.op_type in MAXIMA:
+        return lowering.emit(KernelStep(StepKind.MAX_POOL, label(node), chain.op, [x], y, arguments=arguments))
+    arguments["count_include_pad"] = int_attribute(node, "count_include_pad", 0)
+    # The kernel's result has the sign of its input; the other sign is the same value 128 codes away.
+    offset = 0 if quant.signed == x.q.signed else 128 if quant.signed else -128
+    y.quant = Quant(quant.scale, quant.zero_point + offset, x.q.signed)
+    lowering.emit(KernelStep(StepKind.AVERAGE_POOL, label(node), chain.op, [x], y, arguments=arguments))
+    mean = lookup(lowering, y, quant, None, node, [node]) if offset else y
+    mean = clamped(lowering, mean, chain, quant)
+    shape = known_shape(value)
+    return mean if len(shape) == 4 else view(mean, shape=shape, order=())
+
+
+OPERATOR = Operator(MAXIMA | AVERAGES, role, lower)

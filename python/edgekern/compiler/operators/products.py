@@ -1,0 +1,191 @@
+"""Conv, Gemm and MatMul on int8 weights, with bias, clamp and requantization fused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgekern import _core
+from edgekern._core import DType, StepKind
+from edgekern.compiler.layout import in_onnx_order, pad, view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.operator import Operator
+from edgekern.compiler.operators.weights import Product, accumulator_reason, pad_strips
+from edgekern.compiler.operators.window import Window
+from edgekern.compiler.roles import Placement, Role
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
+from edgekern.graph.families import PRODUCTS
+from edgekern.graph.values import (
+    Quant,
+    float_attribute,
+    float_constant,
+    int_attribute,
+    known_shape,
+    label,
+    operands,
+    quantized_weights,
+    shape_of,
+    sole_consumer,
+)
+
+# What fuse_residuals fills in.
+NO_RESIDUAL: dict[str, Any] = {"mid_scale": 1.0, "mid_zero_point": 0, "mid_signed": 0, "sum_lo": 0.0, "sum_hi": 0.0}
+
+
+def role(p: Placement, node: ir.Node) -> str | None:
+    reason = p.needs_bytes(node)
+    if reason is not None:
+        return reason
+    if list(operands(node)) != [node.inputs[0]]:
+        return "a product of two activations has no kernel"
+    reason = _conv_reason(node) if node.op_type == "Conv" else _matrix_reason(node)
+    if reason is not None:
+        return reason
+    data, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    assert data is not None
+    reason = accumulator_reason(node, p.quant[data], bias)
+    if reason is None:
+        p.begin(node, Role.PRODUCT)
+    return reason
+
+
+def takes_bias(p: Placement, node: ir.Node) -> bool:
+    """Whether an Add of a constant row becomes the bias of the MatMul before it."""
+    source, result = next(operands(node)), node.outputs[0]
+    if p.role_of(source) is not Role.PRODUCT or sole_consumer(source) is not node:
+        return False
+    chain = p.chain[source]
+    if chain.nodes[0].op_type != "MatMul" or len(chain.nodes) > 1:
+        return False
+    addend = next((value for value in node.inputs if value is not source), None)
+    bias, shape = float_constant(addend), shape_of(source)
+    if bias is None or shape is None or bias.size not in (1, shape[-1]) or shape_of(result) != shape:
+        return False
+    data = chain.nodes[0].inputs[0]
+    assert data is not None
+    if (bias.ndim and bias.shape[-1] != bias.size) or accumulator_reason(chain.nodes[0], p.quant[data], addend):
+        return False
+    p.extend(source, chain.then(node, bias=addend))
+    return True
+
+
+def _conv_reason(node: ir.Node) -> str | None:
+    x, weights = shape_of(node.inputs[0]), quantized_weights(node.inputs[1])
+    if isinstance(weights, str):
+        return weights
+    if x is None or len(x) != 4 or weights.values.ndim != 4 or 0 in x:
+        return "only convolutions over two dimensions have a kernel"
+    if weights.scale.size > 1 and weights.axis != 0:
+        return "its weight scales do not run along the output channels"
+    return _bias_reason(node, weights.values.shape[0])
+
+
+def _matrix_reason(node: ir.Node) -> str | None:
+    weights = quantized_weights(node.inputs[1])
+    if isinstance(weights, str):
+        return weights
+    if node.op_type == "Gemm" and int_attribute(node, "transA", 0):
+        return "transA = 1 has no kernel"
+    columns = 0 if int_attribute(node, "transB", 0) and node.op_type == "Gemm" else 1
+    if weights.values.ndim != 2:
+        return "only weights that are a matrix have a kernel"
+    if weights.scale.size > 1 and weights.axis != columns:
+        return "its weight scales do not run along the columns"
+    x = shape_of(node.inputs[0])
+    if x is None or len(x) < 1:
+        return "its input has no known shape"
+    if float_attribute(node, "alpha", 1.0) <= 0:
+        return "alpha <= 0 has no kernel"
+    return _bias_reason(node, weights.values.shape[columns])
+
+
+def _bias_reason(node: ir.Node, channels: int) -> str | None:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    bias = float_constant(node.inputs[2])
+    if bias is None:
+        return "its bias is not constant"
+    if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[-1] != bias.size):
+        return f"its bias has shape {bias.shape}, not ({channels},)"
+    return None
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
+    """The result of a chain as 8-bit, or as float32 in ONNX's order where ``quant`` is None."""
+    data, chain = node.inputs[0], lowering.placement.chain[value]
+    assert data is not None
+    x = lowering.native(data)
+    x = view(x, quant=lowering.placement.quant[data]) if x.quant is None else x
+    bias = chain.bias or (node.inputs[2] if len(node.inputs) > 2 else None)
+    product = Product.of(node, x.q, bias)
+    step = (_conv if node.op_type == "Conv" else _matrix)(lowering, node, product, x, known_shape(value))
+    step.name, step.op, step.output.name = label(node), chain.op, str(value.name)
+    step.arguments |= chain.limits(quant) | NO_RESIDUAL
+    step.blobs.append(pad_strips(product.multiplier(quant), step.arguments.get("groups", 1)))
+    if quant is not None:
+        step.output.dtype, step.output.quant = dtype_of(quant), quant
+    step.output.names.append(str(value.name))
+    y = lowering.emit(step)
+    return in_onnx_order(lowering, y) if quant is None else y
+
+
+def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
+    weights = product.weights
+    out_c, in_per_group, height, width = weights.shape
+    groups = int_attribute(node, "group", 1)
+    window = Window.of(node, (height, width))
+    if not window.fits:
+        before, after = [0, *window.pad, 0], [0, *window.overhang, 0]
+        x, window = pad(lowering, x, before, after, x.q.zero_point, label(node)), window.padded()
+    in_c = x.shape[3]
+    depthwise = groups > 1 and groups == in_c == out_c
+    if depthwise:
+        packed = _core.pack_depthwise_blob(weights.reshape(out_c, height * width))
+    else:
+        taps = weights.reshape(groups, out_c // groups, in_per_group, height * width).transpose(0, 1, 3, 2)
+        packed = _core.pack_weights_blob(taps)
+    blobs = [packed, pad_strips(product.bias.astype(np.int32), 1 if depthwise else groups)]
+    y = Tensor("", DType.F32, tuple(shape[axis] for axis in NHWC), order=NHWC)
+    if depthwise:
+        return KernelStep(StepKind.DEPTHWISE, "", "", [x], y, blobs, {**window.arguments, "channels": out_c})
+    sizes = {"in_channels": in_c, "out_channels": out_c, "groups": groups}
+    return KernelStep(StepKind.CONV, "", "", [x], y, blobs, window.arguments | sizes)
+
+
+def _matrix(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
+    weights = product.weights
+    if x.flat is not None:
+        weights = _permuted(weights, x.flat)
+    else:
+        x = in_onnx_order(lowering, x)
+    n, k = weights.shape
+    packed = _core.pack_weights_blob(weights.reshape(1, n, 1, k))
+    blobs = [packed, pad_strips(product.bias.astype(np.int32))]
+    rows = math.prod(shape[:-1])
+    sizes = {"rows": rows, "k": k, "columns": n}
+    return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, sizes)
+
+
+def _permuted(weights: npt.NDArray[np.int8], flat: tuple[int, int, int]) -> npt.NDArray[np.int8]:
+    """Weights over flattened (C, H, W) features, for features in the order (H, W, C)."""
+    return weights.reshape(-1, *flat).transpose(0, 2, 3, 1).reshape(weights.shape)
+
+
+def macs(node: ir.Node) -> int:
+    """Multiply-adds of a product that the host computes, of any type; 0 for other operators."""
+    shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
+    if any(shape is None for shape in shapes) or len(shapes) < 3:
+        return 0
+    x, weights, result = (shape or () for shape in shapes)
+    if node.op_type == "Conv":
+        return math.prod(result) * math.prod(weights[1:])
+    if node.op_type in ("MatMul", "Gemm") and x:
+        return math.prod(result) * (x[0] if node.op_type == "Gemm" and len(x) == 2 and x[1] == result[0] else x[-1])
+    return 0
+
+
+OPERATOR = Operator(PRODUCTS, role, lower)

@@ -1,0 +1,17 @@
+"""The list of all operators that have a kernel."""
+
+from __future__ import annotations
+
+from edgekern.compiler.operators import arithmetic, concat, lookups, moves, pooling, products, quantize
+from edgekern.compiler.operators.operator import Operator
+
+_FAMILIES = (
+    quantize.OPERATOR,
+    products.OPERATOR,
+    pooling.OPERATOR,
+    arithmetic.OPERATOR,
+    lookups.OPERATOR,
+    concat.OPERATOR,
+    moves.OPERATOR,
+)
+OPERATORS: dict[str, Operator] = {name: family for family in _FAMILIES for name in family.types}

@@ -1,0 +1,76 @@
+"""Decide for every value how it is held, and for every node who computes it.
+
+First a walk forward: what could each value be? Then a walk back from the outputs: what is needed of it? A node whose
+float result is needed, and that no kernel computes, goes to the host.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekern.compiler.operators.table import OPERATORS
+from edgekern.compiler.roles import Placement, Role
+from edgekern.graph.values import captured, is_constant, operands
+
+
+def place_nodes(graph: ir.Graph) -> Placement:
+    """Place a simplified graph with known shapes."""
+    placement = Placement()
+    for value in graph.inputs:
+        placement.role[value] = Role.FLOAT
+    for node in graph:
+        reason = _give_role(placement, node)
+        if reason is not None:
+            placement.reasons[node] = reason
+            for value in node.outputs:
+                placement.role[value] = Role.HOST
+    placement.plain.update(graph.outputs)
+    for node in reversed(list(graph)):
+        _demand(placement, node)
+    return placement
+
+
+def _give_role(p: Placement, node: ir.Node) -> str | None:
+    """Give the node's outputs a role, or say why a kernel cannot compute them."""
+    if node.domain != "":
+        return f"operators of domain {node.domain} have no kernel"
+    if any(value is not None and is_constant(value) for value in node.outputs):
+        return "it is constant"
+    if node.op_type not in OPERATORS:
+        return f"{node.op_type} has no kernel"
+    if next(operands(node), None) is None:
+        return "it reads nothing"
+    return OPERATORS[node.op_type].role(p, node)
+
+
+def _demand(p: Placement, node: ir.Node) -> None:
+    """What this node must read, given what is read of it."""
+    for result in node.outputs:
+        role = p.role_of(result)
+        if result in p.plain and role is Role.BYTES:
+            p.native.add(result)
+        if result in p.native and role is Role.BYTES:
+            _demand_bytes(p, node)
+        elif result in p.native:
+            p.plain.add(result)
+        if result not in p.plain or role is Role.BYTES:
+            continue
+        if role is Role.PRODUCT:
+            p.native.update(p.operands(result))
+        elif role is Role.FLOAT:
+            p.plain.update(operands(node))
+        else:
+            p.hosts.add(node)
+            p.reasons.setdefault(node, "its result is float: no QuantizeLinear follows")
+            p.plain.update(captured(node))
+
+
+def _demand_bytes(p: Placement, node: ir.Node) -> None:
+    """Only a QuantizeLinear reads what is not 8-bit yet."""
+    for x in operands(node):
+        if p.role_of(x) is Role.BYTES:
+            p.native.add(x)
+        elif p.fuses(node):
+            p.native.update(p.operands(x))
+        else:
+            p.plain.add(x)
