@@ -22,6 +22,7 @@ struct Session::Impl final : StepSite {
   ProgramIndex index;
   std::unique_ptr<WeightSource> weights;
   std::vector<const uint8_t*> blobs;  // where they are pinned; null where they are not
+  bool blobs_stay = false;            // pinned once, when the session was created
   Runtime rt{nullptr, 1};
   AlignedBuffer arena, shared;
   size_t shared_bytes = 0;
@@ -53,21 +54,22 @@ struct Session::Impl final : StepSite {
     weights->unpin(index.blobs[id].offset, index.blobs[id].bytes);
     blobs[id] = nullptr;
   }
-  /// Calls body() with the step's blobs pinned: those of a source that stays were pinned when the session was created.
+  /// Calls body() with the step's blobs pinned.
   template <typename Body>
   void with_blobs(const Step& step, Body&& body) {
-    if (weights->stays()) return body();
     for (const uint32_t id : step.blobs) pin(id);
     body();
     for (const uint32_t id : step.blobs) unpin(id);
   }
   void prepare(const Step& step) {
     const bool idle = size(step.out[0]) == 0;  // however large its other sizes: walking them could take forever
-    with_blobs(step, [&] {
+    const auto add = [&] {
       steps.push_back(idle ? Prepared{"none", [] {}} : find_step_type(step.kind)->prepare(step, *this));
-    });
+    };
+    blobs_stay ? add() : with_blobs(step, add);
   }
   void run_step(size_t step) {
+    if (blobs_stay) return steps[step].run();
     with_blobs(index.steps[step], [&] { steps[step].run(); });
   }
 
@@ -130,7 +132,8 @@ Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights
     for (uint32_t id = 0; id < impl.index.tensors.size(); ++id) impl.places.push_back(impl.bytes(id));
     impl.find_movable();
     impl.blobs.resize(impl.index.blobs.size());
-    if (impl.weights->stays()) {
+    impl.blobs_stay = impl.weights->stays();
+    if (impl.blobs_stay) {
       for (uint32_t id = 0; id < impl.blobs.size(); ++id) impl.pin(id);
     }
     impl.steps.reserve(impl.index.steps.size());

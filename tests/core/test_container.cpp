@@ -124,12 +124,12 @@ TEST_CASE("an error says which part is damaged") {
       {view.start + first.offset - 1, "its index does not match its sha256"},  // zeros behind the digest
       {view.start + first.offset, "blob '" + first.name + "' does not match its sha256"},
       {file.size() - 1, "blob '" + last.name + "' does not match its sha256"}};
-  for (const auto& [at, words] : places) {
-    file.data()[at] ^= 2;
+  for (const auto& place : places) {
+    file.data()[place.first] ^= 2;
     const Status status = open(file, file.size());
-    file.data()[at] ^= 2;
-    CAPTURE(words);
-    CHECK_MESSAGE(says(status, words), status.message());
+    file.data()[place.first] ^= 2;
+    CAPTURE(place.second);
+    CHECK_MESSAGE(says(status, place.second), status.message());
   }
 }
 
