@@ -77,17 +77,24 @@ Machine read_machine() {
   return {l2, std::max(l2, l3), kWakeUs};
 }
 
-std::atomic<const Machine*> g_pretended{nullptr};
+const Machine* this_machine() {
+  static const Machine kept = read_machine();
+  return &kept;
+}
+
+std::atomic<const Machine*> g_machine{nullptr};  // null: not asked for yet
 
 }  // namespace
 
 const Machine& machine() {
-  static const Machine kept = read_machine();
-  const Machine* const pretended = g_pretended.load(std::memory_order_acquire);
-  return pretended == nullptr ? kept : *pretended;
+  const Machine* known = g_machine.load(std::memory_order_acquire);
+  if (known == nullptr) g_machine.store(known = this_machine(), std::memory_order_release);
+  return *known;
 }
 
-void pretend_machine(const Machine* other) { g_pretended.store(other, std::memory_order_release); }
+void pretend_machine(const Machine* other) {
+  g_machine.store(other == nullptr ? this_machine() : other, std::memory_order_release);
+}
 
 size_t resident_bytes() { return std::min(machine().l2_bytes, kUsedL2) / 2; }
 

@@ -33,6 +33,7 @@ inline void set_rows(const GemmArgs& args, size_t row0, size_t rows, const uint8
   tile->a = room;
 }
 
+/// Sets the tile's columns, and where they begin in its first row of C.
 inline void set_columns(const GemmArgs& args, size_t col, size_t cols, GemmTile* tile) {
   const size_t panel = col / kPanel;
   tile->b = args.b.panel(panel) + col % kPanel * 4;

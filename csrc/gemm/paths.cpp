@@ -29,10 +29,12 @@ bool takes_thin(const Kernels&, const GemmArgs& args) {
 void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t) {
   const uint8_t* room[kMaxTileRows];
   GemmTile tile = tile_over(kernels, args);
+  tile.row0 = rect.row0;
+  set_columns(args, rect.col0, rect.col1 - rect.col0, &tile);
   for (size_t row = rect.row0; row < rect.row1; row += tile.rows) {
     set_rows(args, row, std::min(kMaxTileRows, rect.row1 - row), room, &tile);
-    set_columns(args, rect.col0, rect.col1 - rect.col0, &tile);
     kernels.gemm_thin(tile);
+    tile.c = static_cast<uint8_t*>(tile.c) + tile.rows * args.ldc;
   }
 }
 

@@ -416,6 +416,17 @@ TEST_CASE("the plan that is listed is what the host does, block by block") {
   }
 }
 
+TEST_CASE("a block of any size is of the unit that the list says") {
+  const DeviceProfile& host = *find_device("host");
+  for (int i = 0; i < 5000; ++i) {
+    const auto side = [] { return static_cast<size_t>(uniform(1, uniform(0, 1) == 0 ? 24 : 256)); };
+    const size_t rows = side(), cols = side(), k = static_cast<size_t>(uniform(0, i % 10 == 0 ? 1'000'000'000 : 300));
+    const TilePlan plan = make_tile_plan(rows, cols, k, kMacroTile, host);
+    REQUIRE(plan.blocks.size() == 1);
+    CHECK(host_unit(rows, cols, k) == plan.blocks[0].unit);
+  }
+}
+
 TEST_CASE("packed weights: strides on both axes, padding is zero, sums are right") {
   const PackedShape shape{70, 3, 5};
   const std::vector<int8_t> w = random_weights(70 * 3 * 5);
