@@ -258,10 +258,10 @@ MODELS = {
 }
 
 
-def softmax_model():
+def log_softmax_model():
     g = Graph()
     y = g.op("Gemm", image(g, 3, 33), g.weights(33, 20, axis=1))
-    return g.model(g.op("Softmax", y))
+    return g.model(g.op("LogSoftmax", y))
 
 
 def attention_like():
@@ -335,7 +335,7 @@ def branches():
 HOSTS = {
     "branches": (branches, {"If"}, "If has no kernel"),
     "contrib_operator": (contrib_operator, {"QuickGelu"}, "domain com.microsoft"),
-    "softmax": (softmax_model, {"Softmax"}, "Softmax has no kernel"),
+    "log_softmax": (log_softmax_model, {"LogSoftmax"}, "LogSoftmax has no kernel"),
     "attention": (attention_like, {"MatMul", "Softmax"}, "two activations"),
     "unquantized_conv": (unquantized_conv, {"Conv"}, "its weights are not quantized"),
     "weights_with_zero_point": (weights_with_zero_point, {"Conv"}, "zero point of its weights"),

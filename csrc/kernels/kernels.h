@@ -253,6 +253,31 @@ struct Kernels {
   uint64_t (*read_stream)(const uint8_t* x, size_t n, size_t streams, size_t prefetch);
 };
 
+// The kernels by name, a list for each unit_<group>.cpp, which fills them in.
+#define EK_GEMM_KERNELS(X) X(gemm_tile) X(gemm_shallow) X(gemm_thin) X(gemv)
+#define EK_W4_KERNELS(X) X(w4_quantize) X(w4_tile) X(w4_gemv)
+#define EK_DEPTHWISE_KERNELS(X) X(depthwise_row) X(depthwise_3x3)
+#define EK_ELEMENTWISE_KERNELS(X) \
+  X(flip_sign)                    \
+  X(quantize)                     \
+  X(transpose)                    \
+  X(quantize_triples)             \
+  X(dequantize)                   \
+  X(quantize_columns)             \
+  X(dequantize_columns)           \
+  X(quantize_rows)                \
+  X(add)                          \
+  X(lookup)                       \
+  X(sum_rows)                     \
+  X(max_rows)                     \
+  X(requantize)                   \
+  X(fold_scales)                  \
+  X(fold_bias)                    \
+  X(dot_burst)                    \
+  X(read_stream)
+#define EK_KV_KERNELS(X) X(kv_quantize) X(kv_quantize_query) X(kv_attend) X(kv_merge) X(kv_finish)
+#define EK_DECODER_KERNELS(X) X(sum_squares) X(norm_row) X(norm_quantize_row) X(rotate_row) X(f32_tile)
+
 /// Rows of the table, for counting: a test asks which ran, so that no operator ignores the ISA it was given.
 enum class Row : int {
   kGemmCube,    // gemm_tile or gemm_thin, one count a Cube block

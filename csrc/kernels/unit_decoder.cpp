@@ -3,12 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(decoder)(Kernels* table) {
-  table->sum_squares = sum_squares;
-  table->norm_row = norm_row;
-  table->norm_quantize_row = norm_quantize_row;
-  table->rotate_row = rotate_row;
-  table->f32_tile = f32_tile;
-}
+void EK_FILL(decoder)(Kernels* table) { EK_DECODER_KERNELS(EK_SET) }
 
 }  // namespace ek

@@ -4,9 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(depthwise)(Kernels* table) {
-  table->depthwise_row = depthwise_row;
-  table->depthwise_3x3 = depthwise_3x3;
-}
+void EK_FILL(depthwise)(Kernels* table) { EK_DEPTHWISE_KERNELS(EK_SET) }
 
 }  // namespace ek

@@ -6,17 +6,16 @@
 
 namespace ek {
 
+#ifndef EK_SIMD_SHALLOW
+constexpr decltype(Kernels::gemm_shallow) gemm_shallow = nullptr;
+#endif
+
 void EK_FILL(gemm)(Kernels* table) {
   table->isa = kIsa;
   table->native_sign = kNativeSign;
   table->tile_rows = kTileRows;
   table->tile_strips = kTileStrips;
-  table->gemm_tile = gemm_tile;
-#ifdef EK_SIMD_SHALLOW
-  table->gemm_shallow = gemm_shallow;
-#endif
-  table->gemm_thin = gemm_thin;
-  table->gemv = gemv;
+  EK_GEMM_KERNELS(EK_SET)
 }
 
 }  // namespace ek

@@ -4,12 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(kv)(Kernels* table) {
-  table->kv_quantize = kv_quantize;
-  table->kv_quantize_query = kv_quantize_query;
-  table->kv_attend = kv_attend;
-  table->kv_merge = kv_merge;
-  table->kv_finish = kv_finish;
-}
+void EK_FILL(kv)(Kernels* table) { EK_KV_KERNELS(EK_SET) }
 
 }  // namespace ek

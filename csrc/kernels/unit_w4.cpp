@@ -5,9 +5,7 @@ namespace ek {
 
 void EK_FILL(w4)(Kernels* table) {
   table->w4_tile_rows = kW4TileRows;
-  table->w4_quantize = w4_quantize;
-  table->w4_tile = w4_tile;
-  table->w4_gemv = w4_gemv;
+  EK_W4_KERNELS(EK_SET)
 }
 
 }  // namespace ek

@@ -51,24 +51,28 @@ struct BlobDef {
   std::array<uint8_t, 32> sha256{};
 };
 
-/// Kinds of steps. What each takes, refuses and does stands in its file of csrc/program/steps.
-enum class StepKind : uint16_t {
-  kQuantize = 1,
-  kQuantizeNchw = 2,
-  kDequantize = 3,
-  kDequantizeNchw = 4,
-  kConv = 5,
-  kDepthwise = 6,
-  kGemm = 7,
-  kAdd = 8,
-  kLookup = 9,
-  kMaxPool = 10,
-  kAveragePool = 11,
-  kConcat = 12,
-  kSlice = 13,
-  kPad = 14,
-  kTranspose = 15,
-};
+/// Kinds of steps, ascending: name, number in a file, and the function that tells what a kind takes, refuses and does
+/// (csrc/program/steps).
+#define EK_STEP_KINDS(X)                      \
+  X(kQuantize, 1, quantize_step)              \
+  X(kQuantizeNchw, 2, quantize_nchw_step)     \
+  X(kDequantize, 3, dequantize_step)          \
+  X(kDequantizeNchw, 4, dequantize_nchw_step) \
+  X(kConv, 5, conv_step)                      \
+  X(kDepthwise, 6, depthwise_step)            \
+  X(kGemm, 7, gemm_step)                      \
+  X(kAdd, 8, add_step)                        \
+  X(kLookup, 9, lookup_step)                  \
+  X(kMaxPool, 10, max_pool_step)              \
+  X(kAveragePool, 11, average_pool_step)      \
+  X(kConcat, 12, concat_step)                 \
+  X(kSlice, 13, slice_step)                   \
+  X(kPad, 14, pad_step)                       \
+  X(kTranspose, 15, transpose_step)
+
+#define EK_STEP_NUMBER(kind, number, type) kind = number,
+enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };
+#undef EK_STEP_NUMBER
 
 struct Step {
   StepKind kind{};

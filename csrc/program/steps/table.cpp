@@ -1,31 +1,15 @@
-// The list of all kinds of steps, and what is asked of any of them.
+// All kinds of steps, as program.h lists them, and what is asked of any of them.
 #include "base/checked.h"
 #include "program/steps/checks.h"
 
 namespace ek {
 
-StepType quantize_step();
-StepType quantize_nchw_step();
-StepType dequantize_step();
-StepType dequantize_nchw_step();
-StepType conv_step();
-StepType depthwise_step();
-StepType gemm_step();
-StepType add_step();
-StepType lookup_step();
-StepType max_pool_step();
-StepType average_pool_step();
-StepType concat_step();
-StepType slice_step();
-StepType pad_step();
-StepType transpose_step();
+#define EK_DECLARE(kind, number, type) StepType type();
+EK_STEP_KINDS(EK_DECLARE)
 
 const std::vector<StepType>& step_types() {
-  static const std::vector<StepType>& types =
-      *new std::vector<StepType>{quantize_step(), quantize_nchw_step(), dequantize_step(),   dequantize_nchw_step(),
-                                 conv_step(),     depthwise_step(),     gemm_step(),         add_step(),
-                                 lookup_step(),   max_pool_step(),      average_pool_step(), concat_step(),
-                                 slice_step(),    pad_step(),           transpose_step()};
+#define EK_MAKE(kind, number, type) type(),
+  static const std::vector<StepType>& types = *new std::vector<StepType>{EK_STEP_KINDS(EK_MAKE)};
   return types;
 }
 
