@@ -257,11 +257,24 @@ struct Kernels {
 #define EK_GEMM_KERNELS(X) X(gemm_tile) X(gemm_shallow) X(gemm_thin) X(gemv)
 #define EK_W4_KERNELS(X) X(w4_quantize) X(w4_tile) X(w4_gemv)
 #define EK_DEPTHWISE_KERNELS(X) X(depthwise_row) X(depthwise_3x3)
-#define EK_ELEMENTWISE_KERNELS(X)                                                                                      \
-  X(flip_sign)                                                                                                         \
-  X(quantize) X(transpose) X(quantize_triples) X(dequantize) X(quantize_columns) X(dequantize_columns)                 \
-      X(quantize_rows) X(add) X(lookup) X(sum_rows) X(max_rows) X(requantize) X(fold_scales) X(fold_bias) X(dot_burst) \
-          X(read_stream)
+#define EK_ELEMENTWISE_KERNELS(X) \
+  X(flip_sign)                    \
+  X(quantize)                     \
+  X(transpose)                    \
+  X(quantize_triples)             \
+  X(dequantize)                   \
+  X(quantize_columns)             \
+  X(dequantize_columns)           \
+  X(quantize_rows)                \
+  X(add)                          \
+  X(lookup)                       \
+  X(sum_rows)                     \
+  X(max_rows)                     \
+  X(requantize)                   \
+  X(fold_scales)                  \
+  X(fold_bias)                    \
+  X(dot_burst)                    \
+  X(read_stream)
 #define EK_KV_KERNELS(X) X(kv_quantize) X(kv_quantize_query) X(kv_attend) X(kv_merge) X(kv_finish)
 #define EK_DECODER_KERNELS(X) X(sum_squares) X(norm_row) X(norm_quantize_row) X(rotate_row) X(f32_tile)
 
