@@ -115,14 +115,40 @@ void copy_run(const ConvArgs& args, const Source& source, size_t line, size_t x,
   }
 }
 
-/// Pointers to the runs of `rows` output pixels from `pixel` on: [kernel_h][rows]. `copies` has room for all of them.
-void point_at_runs(const Plan& plan, const ConvArgs& args, const Source& source, size_t group, size_t pixel,
-                   size_t rows, const uint8_t** pointers, uint8_t* copies) {
+/// Where the rows of one chunk of pixels are looked up.
+struct Chunk {
+  const Plan& plan;
+  const ConvArgs& args;
+  const Source& source;
+  size_t group;
+  const uint8_t** pointers;
+  uint8_t* copies;  // room for the runs of all rows
+  /// The output pixel behind the last row: where the walk goes on, mostly, and nothing need be divided.
+  size_t next = SIZE_MAX, batch = 0, out_y = 0, out_x = 0;
+
+  void find(size_t pixel) {
+    if (pixel == next) return;
+    const Window& w = args.window;
+    const size_t out_row = pixel / w.out_w;
+    out_x = pixel - out_row * w.out_w, batch = out_row / w.out_h, out_y = out_row - batch * w.out_h;
+  }
+  void point_at_runs(size_t pixel, size_t rows);
+
+  static void fill(void* self, size_t pixel, size_t rows) {
+    Chunk& chunk = *static_cast<Chunk*>(self);
+    if (chunk.plan.runs) return chunk.point_at_runs(pixel, rows);
+    const ConvArgs& args = chunk.args;
+    fill_row_pointers(args.window, pixel, rows, chunk.source.x + chunk.group * chunk.plan.k, args.in_c,
+                      chunk.source.zeros, {chunk.pointers, rows, 1});
+  }
+};
+
+/// Pointers to the runs of `rows` output pixels from `pixel` on: [kernel_h][rows].
+void Chunk::point_at_runs(size_t pixel, size_t rows) {
   const Window& w = args.window;
-  const size_t group_in = args.in_c / args.groups, reach = (w.kernel_w - 1) * w.dilation_w;
+  const size_t group_in = plan.packed.k_per_tap, reach = (w.kernel_w - 1) * w.dilation_w;
   const size_t clear_to = plan.in_place && reach < w.in_w ? w.in_w - reach : 0, step = w.stride_w * args.in_c;
-  const size_t out_row = pixel / w.out_w;
-  size_t out_x = pixel - out_row * w.out_w, batch = out_row / w.out_h, out_y = out_row - batch * w.out_h;
+  find(pixel);
   for (size_t r = 0, n = 0; r < rows; r += n) {  // the pixels that lie in one row of the output
     n = std::min(rows - r, w.out_w - out_x);
     // Coordinates above the padding are negative and, as size_t, past every size.
@@ -150,35 +176,17 @@ void point_at_runs(const Plan& plan, const ConvArgs& args, const Source& source,
         }
       }
     }
+    if ((out_x += n) != w.out_w) continue;
     out_x = 0;
     if (++out_y == w.out_h) out_y = 0, ++batch;
   }
+  next = pixel + rows;
 }
-
-/// What the rows of one chunk are looked up from.
-struct Chunk {
-  const Plan& plan;
-  const ConvArgs& args;
-  const Source& source;
-  size_t group;
-  const uint8_t** pointers;
-  uint8_t* copies;
-
-  static void fill(const void* context, size_t pixel, size_t rows) {
-    const auto& [plan, args, source, group, pointers, copies] = *static_cast<const Chunk*>(context);
-    if (plan.runs) {
-      point_at_runs(plan, args, source, group, pixel, rows, pointers, copies);
-    } else {
-      fill_row_pointers(args.window, pixel, rows, source.x + group * plan.k, args.in_c, source.zeros,
-                        {pointers, rows, 1});
-    }
-  }
-};
 
 /// One chunk of pixels of one group, all output channels of the group.
 void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, const Source& source,
                 const uint8_t* weights, size_t group, size_t begin, size_t end, uint8_t* slot) {
-  const Chunk chunk{plan, args, source, group, reinterpret_cast<const uint8_t**>(slot), slot + pointer_bytes(plan)};
+  Chunk chunk{plan, args, source, group, reinterpret_cast<const uint8_t**>(slot), slot + pointer_bytes(plan)};
   if (plan.thin) std::memset(chunk.copies, 0, copy_bytes(plan));  // what fills up a run's last quad
   const RowTable table{chunk.pointers, Chunk::fill, &chunk};
   GemmArgs product = product_of(kernels, args, plan, weights, group);

@@ -17,7 +17,7 @@ constexpr double kCost3x3 = 1.75, kCost = 5;
 constexpr size_t kTasksPerThread = 2;
 /// Output pixels whose row pointers are looked up before the kernel runs over them.
 constexpr size_t kRun = 16;
-/// The 3x3 kernel passes over a chunk of rows block by block of channels: rows that stay in L2, few enough for the stack.
+/// The 3x3 kernel passes over a chunk of rows block by block of channels: what stays in L2, few enough for the stack.
 constexpr size_t kMaxChunkRows = 64;
 
 bool is_3x3(const ConvArgs& args) {

@@ -19,8 +19,7 @@ const Machine& machine();
 /// Another one from now on; null: this one again. For tests, which keep it alive, while nothing else runs.
 void pretend_machine(const Machine* other);
 
-/// Operands that are passed over again and again while others stream by: half of the L2, and no more of a larger one
-/// than of 1 MiB, as every block is read once before it is there.
+/// Operands that are passed over again and again while others stream by: half of the L2, at most 512 KiB.
 size_t resident_bytes();
 /// Results past that push operands out of the caches, and are no longer there when they are read.
 size_t stream_bytes();

@@ -18,8 +18,8 @@ inline constexpr size_t kMaxDepth = (size_t{1} << 30) / (255 * 128);
 /// Rows of A that lie anywhere, one stretch of k_per_tap bytes for each tap: what an indirect convolution multiplies.
 struct RowTable {
   const uint8_t** pointers;  // room for [taps][rows], as many rows as the path takes at a time
-  void (*fill)(const void* context, size_t row0, size_t rows);
-  const void* context;
+  void (*fill)(void* context, size_t row0, size_t rows);
+  void* context;
 };
 
 struct GemmArgs {

@@ -50,19 +50,31 @@ inline void set_columns(const GemmArgs& args, size_t col, size_t cols, GemmTile*
 /// five, not eight of six and one of one.
 template <size_t kRows, bool kEven, typename Run>
 void walk_panels(const GemmArgs& args, const Rect& rect, size_t rows, size_t strips, GemmTile tile, Run&& run) {
+  const PackedShape& shape = args.b.shape;
   const uint8_t* room[kRows];
   const size_t height = rect.row1 - rect.row0, tiles = ceil_div(height, rows);
   const size_t low = kEven ? height / tiles : rows, high_tiles = kEven ? height % tiles : 0;
-  const size_t panels_at_once = resident_bytes() / std::max<size_t>(1, kPanel * args.b.shape.quads() * 4);
-  const size_t columns_at_once = std::max<size_t>(1, panels_at_once) * kPanel;
-  for (size_t first = rect.col0; first < rect.col1; first += columns_at_once) {
-    const size_t last = std::min(rect.col1, first + columns_at_once);
+  const size_t panel_bytes = kPanel * shape.quads() * 4, padded_n = shape.padded_n(),
+               pair = out_bytes(args.epilogue, 2);
+  const size_t panels_at_once = std::max<size_t>(1, resident_bytes() / std::max<size_t>(1, panel_bytes));
+  for (size_t first = rect.col0; first < rect.col1; first += panels_at_once * kPanel) {
+    const size_t last = std::min(rect.col1, first + panels_at_once * kPanel);
     for (size_t i = 0, row = rect.row0; i < tiles; ++i, row += tile.rows) {
       set_rows(args, row, std::min(i < high_tiles ? low + 1 : low, rect.row1 - row), room, &tile);
-      for (size_t col = first; col < last; col += tile.cols) {
-        const size_t panel_end = std::min(last, (col / kPanel + 1) * kPanel);
-        set_columns(args, col, std::min(strips * kStrip, panel_end - col), &tile);
-        run(tile);
+      uint8_t* const c = static_cast<uint8_t*>(args.c) + row * args.ldc;
+      for (size_t panel = first / kPanel; panel * kPanel < last; ++panel) {
+        const size_t begin = panel * kPanel, end = std::min(last, begin + kPanel);
+        const int8_t* const b = reinterpret_cast<const int8_t*>(args.b.data) + panel * panel_bytes;
+        tile.b_step = std::min(kPanel, padded_n - begin) * 4;
+        for (size_t col = begin; col < end; col += tile.cols) {
+          tile.cols = std::min(strips * kStrip, end - col);
+          tile.strips = ceil_div(tile.cols, kStrip);
+          tile.b = b + (col - begin) * 4;
+          tile.init = args.init + col;
+          tile.col0 = col;
+          tile.c = c + col * pair / 2;
+          run(tile);
+        }
       }
     }
   }
