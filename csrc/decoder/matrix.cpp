@@ -47,7 +47,6 @@ NormRow norm_of(const Kernels& kernels, const Source& source, size_t row, size_t
 Source real_rows(const Runtime& rt, const Source& source, size_t rows, size_t k, float* out) {
   if (source.gain == nullptr) return source;
   for_rows(rt, rows, k, [&](size_t row) { rt.kernels->norm_row(norm_of(*rt.kernels, source, row, k), out + row * k); });
-  count_row(rt, Row::kNormRow);
   return {out, k};
 }
 
@@ -63,7 +62,6 @@ void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t 
     for_rows(rt, rows, w.k, [&](size_t row) {
       rt.kernels->norm_quantize_row(norm_of(*rt.kernels, source, row, w.k), sign, codes + row * ld, scale + row);
     });
-    count_row(rt, Row::kNormQuantizeRow);
   }
   args.m = rows;
   args.a = codes;
@@ -98,7 +96,6 @@ void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t
         rt.kernels->f32_tile(tile, args.epilogue);
       }
     }
-    count_row(rt, Row::kF32Tile);
   });
 }
 

@@ -222,11 +222,7 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const TilePlan& plan, con
       const TileBlock& first = row[j];
       const bool cube = first.unit == Unit::kCube;
       Rect part = {std::max(unit.row0, first.row0), std::min(unit.row1, first.row1), std::max(done, first.col0), 0};
-      for (; j * plan.tile < unit.col1 && row[j].unit == first.unit; ++j) {
-        part.col1 = std::min(unit.col1, row[j].col1);
-        const bool first_part = row[j].row0 >= unit.row0 && row[j].col0 >= unit.col0;
-        if (first_part) count_row(rt, cube ? Row::kGemmCube : Row::kGemmVector);
-      }
+      for (; j * plan.tile < unit.col1 && row[j].unit == first.unit; ++j) part.col1 = std::min(unit.col1, row[j].col1);
       if (part.col0 >= part.col1) continue;
       if (path == Path::kThin) {
         run_thin(kernels, args, part);

@@ -253,35 +253,6 @@ struct Kernels {
   uint64_t (*read_stream)(const uint8_t* x, size_t n, size_t streams, size_t prefetch);
 };
 
-/// Rows of the table, for counting: a test asks which ran, so that no operator ignores the ISA it was given.
-enum class Row : int {
-  kGemmCube,    // gemm_tile or gemm_thin, one count a Cube block
-  kGemmVector,  // the same, one count a Vector block
-  kConvTile,    // gemm_tile, one count a task of a convolution
-  kDepthwiseRow,
-  kDepthwise3x3,
-  kFlipSign,
-  kQuantize,
-  kDequantize,
-  kQuantizeRow,
-  kAdd,
-  kLookup,
-  kSumRows,
-  kMaxRows,
-  kRequantize,
-  kW4Quantize,
-  kW4Tile,
-  kKvQuantize,
-  kKvAttend,
-  kNormRow,
-  kNormQuantizeRow,
-  kRotateRow,
-  kF32Tile,
-  kTranspose
-};
-inline constexpr int kNumRows = 23;
-const char* row_name(Row row);
-
 /// The table of an ISA that available_isas() lists.
 const Kernels& kernels(Isa isa);
 
@@ -297,10 +268,5 @@ inline bool is_shallow(const Kernels& kernels, size_t taps, size_t k, const Epil
   const bool few = (taps == 1 && (k == 8 || k == 16 || k == 24 || k == 32)) || (taps == 3 && k == 12);
   return kernels.gemm_shallow != nullptr && few && epilogue.kind == OutKind::kQuantized && epilogue.residual == nullptr;
 }
-
-/// Counts `calls` of a table row; operators call it once per task. Relaxed atomics, always on: a few ns per operator.
-void count_row(const Runtime& rt, Row row, uint64_t calls = 1);
-uint64_t row_count(Isa isa, Row row);
-void reset_row_counts();
 
 }  // namespace ek

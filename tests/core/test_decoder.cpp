@@ -11,6 +11,7 @@
 #include "decoder/rope.h"
 #include "gemm/pack.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -157,6 +158,7 @@ TEST_CASE("a decoder gives one result on every ISA, for any threads and chunks")
     const Model model(bits);
     const std::vector<float> expected = run(model, *tables().front(), 1, 8);
     for (const Kernels* table : tables()) {
+      const RunsOn only(*table);
       for (const int threads : {1, 3}) {
         for (const size_t chunk : {size_t{1}, size_t{5}, size_t{8}}) {
           const std::vector<float> got = run(model, *table, threads, chunk);

@@ -11,6 +11,7 @@
 #include "gemm/gemm.h"
 #include "guarded.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -44,6 +45,7 @@ int32_t accumulate(const Bytes& a, Sign sign, int32_t za, const std::vector<int8
 
 TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Shape& s : kShapes) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
         CAPTURE(isa_name(table->isa));
@@ -202,6 +204,7 @@ void check_small(const Kernels& table, bool thin, size_t taps, size_t k, size_t 
 
 TEST_CASE("small shapes: gemm_tile over taps and few columns, gemm_thin over any columns, inside their operands") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const bool flip : {false, true}) {
       const size_t whole = table->tile_strips * kStrip;
       for (const size_t taps : Sizes{1, 2, 3}) {
@@ -230,6 +233,7 @@ TEST_CASE("gemv gives the bits of gemm_tile, some panels at a time, and stays in
   std::vector<float> multiplier(kGemvPanels * kPanel), row_scale = {0.75f};
   for (auto& v : multiplier) v = uniform(1e-5f, 3e-3f);
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const size_t k : Sizes{0, 1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 37, 64, 1000}) {
       for (const bool flip : {false, true}) {
         for (const OutKind kind : {OutKind::kInt32, OutKind::kQuantized, OutKind::kFloat32, OutKind::kBfloat16}) {
@@ -293,6 +297,7 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
   const PackedShape shape{2, 1, k};
   const AlignedBuffer weights = packed(shape, w);
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Sign sign : {Sign::kU8, Sign::kS8}) {
       CAPTURE(isa_name(table->isa));
       const Bytes a(k, sign == Sign::kU8 ? 255 : 0x80);
@@ -316,34 +321,69 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
   }
 }
 
-TEST_CASE("the plan that is made is the plan that runs") {
-  // Tiles; one quad deep; one row, whose units begin inside blocks.
-  for (const Shape& s : {Shape{520, 600, 40}, Shape{520, 600, 3}, Shape{1, 4224, 300}}) {
-    const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
-    size_t cube = 0;
-    for (const TileBlock& block : plan.blocks) cube += block.unit == Unit::kCube;
-    const PackedShape shape{s.n, 1, s.k};
-    const AlignedBuffer weights = packed(shape, random_weights(s.n * s.k));
-    const Bytes a = random_bytes(s.m * s.k);
-    std::vector<int32_t> init(shape.padded_n()), c(s.m * s.n);
-    const Isa isa = available_isas().front();
-    const Kernels* table = &kernels(isa);
-    for (const int threads : {1, 2, 3}) {
-      CAPTURE(s.k);
-      CAPTURE(threads);
-      reset_row_counts();
-      GemmArgs args;
-      args.m = s.m;
-      args.a = a.data();
-      args.lda = s.k;
-      args.a_sign = table->native_sign;
-      args.b = {shape, weights.data()};
-      args.init = init.data();
-      args.c = c.data();
-      args.ldc = s.n * sizeof(int32_t);
-      gemm({table, threads}, args, plan);
-      CHECK(row_count(isa, Row::kGemmCube) == cube);
-      CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
+namespace {
+
+/// A table whose gemm_tile notes, value by value of C, how many tiles stored it and how many strips wide they were.
+struct Noted {
+  const Kernels* real;
+  size_t n;
+  std::vector<uint8_t> times, strips;
+} g_noted;
+
+void note_tile(const GemmTile& tile, const Epilogue& epilogue) {
+  for (size_t row = tile.row0; row < tile.row0 + tile.rows; ++row) {
+    for (size_t col = tile.col0; col < tile.col0 + tile.cols; ++col) {
+      ++g_noted.times[row * g_noted.n + col];
+      g_noted.strips[row * g_noted.n + col] = static_cast<uint8_t>(tile.strips);
+    }
+  }
+  g_noted.real->gemm_tile(tile, epilogue);
+}
+
+}  // namespace
+
+TEST_CASE("the plan that is made is the plan that runs: a Cube block on whole tiles, a Vector block strip by strip") {
+  const size_t m = 520, n = 600, k = 40;
+  const PackedShape shape{n, 1, k};
+  const AlignedBuffer weights = packed(shape, random_weights(n * k));
+  const Bytes a = random_bytes(m * k);
+  std::vector<int32_t> init(shape.padded_n()), c(m * n);
+  TilePlan plan = make_tile_plan(m, n, k, 256, *find_device("host"));
+  for (const bool turned : {false, true}) {
+    if (turned) {
+      for (TileBlock& block : plan.blocks) block.unit = block.unit == Unit::kCube ? Unit::kVector : Unit::kCube;
+    }
+    for (const Kernels* table : tables()) {
+      Kernels noting = *table;
+      noting.gemm_tile = note_tile;
+      for (const int threads : {1, 2, 3}) {
+        CAPTURE(isa_name(table->isa));
+        CAPTURE(turned);
+        CAPTURE(threads);
+        g_noted = {table, n, std::vector<uint8_t>(m * n), std::vector<uint8_t>(m * n)};
+        GemmArgs args;
+        args.m = m;
+        args.a = a.data();
+        args.lda = k;
+        args.a_sign = table->native_sign;
+        args.b = {shape, weights.data()};
+        args.init = init.data();
+        args.c = c.data();
+        args.ldc = n * sizeof(int32_t);
+        gemm({&noting, threads}, args, plan);
+        size_t wrong = 0;
+        for (const TileBlock& block : plan.blocks) {
+          const size_t wide = block.unit == Unit::kCube ? table->tile_strips : 1;
+          for (size_t row = block.row0; row < block.row1; ++row) {
+            for (size_t col = block.col0; col < block.col1; ++col) {
+              const size_t panel_end = std::min(block.col1, round_up(col + 1, kPanel));  // of whole strips, or of C
+              const size_t strips = std::min(wide, ceil_div(panel_end - col / (wide * kStrip) * wide * kStrip, kStrip));
+              wrong += g_noted.times[row * n + col] != 1 || g_noted.strips[row * n + col] != strips;
+            }
+          }
+        }
+        CHECK(wrong == 0);
+      }
     }
   }
 }
