@@ -69,17 +69,6 @@ void w4_quantize(const W4Row& row) {
   }
 }
 
-/// The sums of some rows and strips become C.
-__attribute__((noinline)) void w4_store(const W4Tile& t, const Epilogue& e, float* sums, size_t strip, size_t strips) {
-  const RealStore real(e);
-  const size_t first = strip * kStrip, left = t.cols - first, cols = left < strips * kStrip ? left : strips * kStrip;
-  for (size_t r = 0; r < t.rows; ++r, sums += strips * kStrip) {
-    for (size_t i = 0; e.bias != nullptr && i < cols; i += kStrip)
-      store_f32(sums + i, add_f32(load_f32(sums + i), load_f32_n(e.bias + t.col0 + first + i, cols - i)));
-    real.store(sums, strips, t.row0 + r, t.col0 + first, cols, t.c + r * t.ldc + out_bytes(e, first));
-  }
-}
-
 /// R rows x S strips of P panels, from `strip` on, which take turns of one run. One row fetches what comes next into
 /// L2, as gemv does.
 template <bool kOffset, int R, int S, int P>
@@ -135,7 +124,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
           x += kOctet;
           b += kLineBytes;
         };
-        if (octets == kUnrolled) {
+        if (kIsa != Isa::kScalar && octets == kUnrolled) {  // lanes in memory move nowhere
           unroll<kUnrolled>([&](auto) EK_LAMBDA { multiply(); });
         } else {
           for (size_t octet = 0; octet < octets; ++octet) multiply();
@@ -176,7 +165,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
         store_f32(sums + (r.value * S + s.value) * kStrip, total[p.value][r.value][s.value]);
       });
     });
-    w4_store(tiles[p.value], e, sums, strip, S);
+    store_real_sums(tiles[p.value], e, sums, strip, S);
   });
 }
 
