@@ -85,7 +85,7 @@ def test_five_files_from_the_python_call_to_the_innermost_loop(repository):
             r"\bgemm\(",
         ],
         "csrc/gemm/gemm.cpp": [r"\bgemm\(", r'#include "(kernels/kernels|gemm/gemm)\.h"', r"kernels\.gemm_tile\("],
-        "csrc/kernels/kernels.h": [r"\(\*gemm_tile\)\("],
+        "csrc/kernels/gemm.h": [r"\(\*gemm_tile\)\("],
         "csrc/kernels/gemm_tile.inl": [r"\bgemm_tile\(", r"for \(; i < end; i \+= 4", r"\bdot\("],
     }
     assert len(hops) == 5

@@ -4,6 +4,7 @@
 //         bits on every ISA. Sums over k of a product run in ascending k, one lane a column.
 #pragma once
 
+#include "kernels/decoder.h"
 #include "kernels/epilogue.inl"
 
 namespace ek {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/activations.inl"
+#include "kernels/gemm.h"
 
 namespace ek {
 namespace {

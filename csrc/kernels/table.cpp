@@ -4,15 +4,15 @@
 
 #include "kernels/fill.h"
 
-EK_DECLARE_KERNELS(scalar)
+EK_DECLARE_KERNELS(scalar, kScalar)
 #if defined(__x86_64__)
-EK_DECLARE_KERNELS(avx2)
-EK_DECLARE_KERNELS(avxvnni)
-EK_DECLARE_KERNELS(avx512vnni)
+EK_DECLARE_KERNELS(avx2, kAvx2)
+EK_DECLARE_KERNELS(avxvnni, kAvxVnni)
+EK_DECLARE_KERNELS(avx512vnni, kAvx512Vnni)
 #elif defined(__aarch64__)
-EK_DECLARE_KERNELS(neon)
-EK_DECLARE_KERNELS(neon_dotprod)
-EK_DECLARE_KERNELS(neon_i8mm)
+EK_DECLARE_KERNELS(neon, kNeon)
+EK_DECLARE_KERNELS(neon_dotprod, kNeonDotprod)
+EK_DECLARE_KERNELS(neon_i8mm, kNeonI8mm)
 #endif
 
 #define EK_RETURN_KERNELS(isa)                         \

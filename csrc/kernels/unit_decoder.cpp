@@ -3,7 +3,7 @@
 
 namespace ek {
 
-void EK_FILL(decoder)(Kernels* table) {
+void EK_FILL(decoder)(DecoderKernels* table) {
   table->sum_squares = sum_squares;
   table->norm_row = norm_row;
   table->norm_quantize_row = norm_quantize_row;

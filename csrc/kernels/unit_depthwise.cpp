@@ -4,7 +4,7 @@
 
 namespace ek {
 
-void EK_FILL(depthwise)(Kernels* table) {
+void EK_FILL(depthwise)(DepthwiseKernels* table) {
   table->depthwise_row = depthwise_row;
   table->depthwise_3x3 = depthwise_3x3;
 }

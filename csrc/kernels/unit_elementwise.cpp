@@ -5,7 +5,7 @@
 
 namespace ek {
 
-void EK_FILL(elementwise)(Kernels* table) {
+void EK_FILL(elementwise)(ElementwiseKernels* table) {
   table->flip_sign = flip_sign;
   table->quantize = quantize;
   table->quantize_triples = quantize_triples;
@@ -21,6 +21,9 @@ void EK_FILL(elementwise)(Kernels* table) {
   table->requantize = requantize;
   table->fold_scales = fold_scales;
   table->fold_bias = fold_bias;
+}
+
+void EK_FILL(probes)(ProbeKernels* table) {
   table->dot_burst = dot_burst;
   table->read_stream = read_stream;
 }

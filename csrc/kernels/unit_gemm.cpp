@@ -6,8 +6,7 @@
 
 namespace ek {
 
-void EK_FILL(gemm)(Kernels* table) {
-  table->isa = kIsa;
+void EK_FILL(gemm)(GemmKernels* table) {
   table->native_sign = kNativeSign;
   table->tile_rows = kTileRows;
   table->tile_strips = kTileStrips;

@@ -4,7 +4,7 @@
 
 namespace ek {
 
-void EK_FILL(kv)(Kernels* table) {
+void EK_FILL(kv)(KvKernels* table) {
   table->kv_quantize = kv_quantize;
   table->kv_quantize_query = kv_quantize_query;
   table->kv_attend = kv_attend;

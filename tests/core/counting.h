@@ -1,7 +1,6 @@
 // Kernel tables that count and forward, to put in place of the product's: what they counted is what ran.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <map>
 #include <string>
@@ -10,14 +9,16 @@
 #include "cpu/isa.h"
 #include "kernels/table.h"
 
-// Every pointer of struct Kernels. One that is missing here does not compile: see name_all().
-#define EK_KERNELS(X)                                                                                                  \
-  X(gemm_tile)                                                                                                         \
-  X(gemm_shallow) X(gemm_thin) X(gemv) X(depthwise_row) X(depthwise_3x3) X(w4_quantize) X(w4_tile) X(w4_gemv)          \
-      X(flip_sign) X(quantize) X(transpose) X(quantize_triples) X(dequantize) X(quantize_columns)                      \
-          X(dequantize_columns) X(quantize_rows) X(add) X(lookup) X(sum_rows) X(max_rows) X(requantize) X(fold_scales) \
-              X(fold_bias) X(kv_quantize) X(kv_quantize_query) X(kv_attend) X(kv_merge) X(kv_finish) X(sum_squares)    \
-                  X(norm_row) X(norm_quantize_row) X(rotate_row) X(f32_tile) X(dot_burst) X(read_stream)
+// Every pointer of struct Kernels. One that is missing does not compile: see the size below.
+// clang-format off
+#define EK_KERNELS(X)                                                                                               \
+  X(gemm_tile) X(gemm_shallow) X(gemm_thin) X(gemv) X(depthwise_row) X(depthwise_3x3)                               \
+  X(w4_quantize) X(w4_tile) X(w4_gemv)                                                                              \
+  X(flip_sign) X(quantize) X(transpose) X(quantize_triples) X(dequantize) X(quantize_columns) X(dequantize_columns) \
+  X(quantize_rows) X(add) X(lookup) X(sum_rows) X(max_rows) X(requantize) X(fold_scales) X(fold_bias)               \
+  X(kv_quantize) X(kv_quantize_query) X(kv_attend) X(kv_merge) X(kv_finish)                                         \
+  X(sum_squares) X(norm_row) X(norm_quantize_row) X(rotate_row) X(f32_tile) X(dot_burst) X(read_stream)
+// clang-format on
 
 namespace ek::test {
 
@@ -27,10 +28,8 @@ enum class Kernel : size_t { EK_KERNELS(EK_NAME) kCount };
 inline constexpr auto kNumKernels = static_cast<size_t>(Kernel::kCount);
 inline constexpr const char* kKernelNames[] = {EK_KERNELS(EK_TEXT)};
 
-/// As many names as struct Kernels has members, or this does not compile.
-inline void name_all(const Kernels& table) {
-  [[maybe_unused]] const auto& [EK_KERNELS(EK_NAME) isa, native_sign, tile_rows, tile_strips, w4_tile_rows] = table;
-}
+// Besides pointers the table has isa, native_sign, tile_rows, tile_strips and w4_tile_rows, a word each.
+static_assert(sizeof(Kernels) == (kNumKernels + 5) * sizeof(void*), "EK_KERNELS does not name every kernel");
 
 /// A table and what it counts. kSlots: one for each ISA, one for a table that no ISA names.
 struct Counted {

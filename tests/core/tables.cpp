@@ -3,7 +3,7 @@
 #include "reference.h"
 
 #ifdef EK_TEST_EVEX
-EK_DECLARE_KERNELS(avxvnni_evex)
+EK_DECLARE_KERNELS(avxvnni_evex, kAvxVnni)
 #endif
 
 std::vector<const ek::Kernels*> ek::test::tables() {

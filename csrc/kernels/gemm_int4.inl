@@ -16,6 +16,7 @@
 #pragma once
 
 #include "kernels/epilogue.inl"
+#include "kernels/gemm_int4.h"
 
 namespace ek {
 namespace {

@@ -1,9 +1,9 @@
+#include "kernels/gemm_int4.inl"
 #include "kernels/unit.h"
-#include "kernels/w4.inl"
 
 namespace ek {
 
-void EK_FILL(w4)(Kernels* table) {
+void EK_FILL(gemm_int4)(Int4Kernels* table) {
   table->w4_tile_rows = kW4TileRows;
   table->w4_quantize = w4_quantize;
   table->w4_tile = w4_tile;
