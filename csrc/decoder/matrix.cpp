@@ -38,20 +38,20 @@ void for_rows(const Runtime& rt, size_t rows, size_t k, F&& body) {
   });
 }
 
-NormRow norm_of(const Kernels& kernels, const Source& source, size_t row, size_t k) {
+NormRow norm_of(const Kernels& kernels, const RowSource& source, size_t row, size_t k) {
   const float* const x = source.x + row * source.ldx;
   return {x, source.gain, k, rms_factor(kernels, x, k, source.eps)};
 }
 
 /// The source's rows as floats: normed into `out` where they are to be.
-Source real_rows(const Runtime& rt, const Source& source, size_t rows, size_t k, float* out) {
+RowSource real_rows(const Runtime& rt, const RowSource& source, size_t rows, size_t k, float* out) {
   if (source.gain == nullptr) return source;
   for_rows(rt, rows, k, [&](size_t row) { rt.kernels->norm_row(norm_of(*rt.kernels, source, row, k), out + row * k); });
   return {out, k};
 }
 
-void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, GemmArgs args, uint8_t* scratch,
-               PlanCache* plans) {
+void multiply8(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, GemmArgs args,
+               uint8_t* scratch, PlanCache* plans) {
   float* const scale = reinterpret_cast<float*>(scratch);
   uint8_t* const codes = scratch + scale_bytes(rows);
   const size_t ld = code_stride(w.k);
@@ -75,7 +75,7 @@ void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t 
   gemm(rt, args, plans->find(rows, w.n, round_up(w.k, 4)));
 }
 
-void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
+void multiply32(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, const GemmArgs& args) {
   const size_t panels = ceil_div(w.n, kPanel);
   const bool serial = rows * w.n * w.k < kSerialMacs;
   const size_t tasks = serial ? 1 : std::min(panels, static_cast<size_t>(rt.threads) * 8);
@@ -99,7 +99,7 @@ void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t
   });
 }
 
-Gemm4Args args4_of(const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
+Gemm4Args args4_of(const Matrix& w, const RowSource& source, size_t rows, const GemmArgs& args) {
   return {rows, source.x, source.ldx, false, {w.shape4, w.data, w.unit}, args.c, args.ldc, args.epilogue};
 }
 
@@ -143,7 +143,7 @@ size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows) {
   return normed_bytes(rows, matrix.k) + gemm4_bytes;
 }
 
-void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, Activation activation,
+void multiply(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, Activation activation,
               const float* addend, float* y, size_t ldy, uint8_t* scratch, PlanCache* plans) {
   GemmArgs args;
   args.c = y;
@@ -156,7 +156,7 @@ void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t r
   args.epilogue.addend = addend;
   args.epilogue.addend_ld = ldy;
   if (w.bits == 8) return multiply8(rt, w, source, rows, args, scratch, plans);
-  const Source real = real_rows(rt, source, rows, w.k, reinterpret_cast<float*>(scratch));
+  const RowSource real = real_rows(rt, source, rows, w.k, reinterpret_cast<float*>(scratch));
   if (w.bits == 32) return multiply32(rt, w, real, rows, args);
   gemm4(rt, args4_of(w, real, rows, args), scratch + normed_bytes(rows, w.k));
 }
