@@ -19,10 +19,10 @@ class RunsOn {
   RunsOn(const RunsOn&) = delete;
   ~RunsOn() {
     for (const Counted& slot : g_counted) {
-      const bool own = &slot.counting == &table_;
       const Calls calls = calls_of(slot);
-      CHECK_MESSAGE(calls.empty() != own, isa_name(table_.isa), " was given, ", own ? "nothing of it" : "another",
-                    " ran: ", calls.empty() ? "" : calls.begin()->first);
+      const std::string ran = calls.empty() ? "nothing" : calls.begin()->first + " of " + isa_name(slot.real.isa);
+      CHECK_MESSAGE(calls.empty() == (&slot.counting != &table_), std::string(isa_name(table_.isa)), " was given, ",
+                    ran, " ran");
     }
   }
 
