@@ -2,8 +2,7 @@
 
 One product, [4096, 128] x [128, 4096], sent through the blocked path and through the unblocked one. Each has a roof of
 its own: the Cube's is the dot-product peak, because its weights stay in the L2 while rows pass over them; the
-Vector path reads all weights again for every few rows, so that reading them from where they live may bind first. The
-blocks that ran are counted and must be the plan's.
+Vector path reads all weights again for every few rows, so that reading them from where they live may bind first.
 """
 
 import math
@@ -52,17 +51,6 @@ def _case(shape: Shape, threads: int) -> Case:
     return Case("one product, two paths", str(shape), contenders, shape.operations)
 
 
-def block_counts(shape: Shape, threads: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Blocks of each path that ran in one call, and blocks that the plan has."""
-    a, b = _operands(shape)
-    packed = ek.pack_weights(b)
-    _core.reset_row_counts()
-    ek.matmul_integer(a, packed, num_threads=threads)
-    ran = _core.row_counts()
-    planned: list[str] = [block.unit for block in ek.tile_plan(shape.m, shape.n, shape.k).blocks]
-    return {unit: ran[f"gemm_{unit}"] for unit in UNITS}, {unit: planned.count(unit) for unit in UNITS}
-
-
 def figures(shape: Shape, isa: str) -> Callable[[Sequence[Result]], Row]:
     def of(results: Sequence[Result]) -> Row:
         found: dict[str, object] = {}
@@ -79,9 +67,6 @@ def figures(shape: Shape, isa: str) -> Callable[[Sequence[Result]], Row]:
                 found[f"{unit}: TOPS"] = shape.operations / best[unit] / 1e12
                 found[f"{unit}: % of its roof"] = 100 * roofs[unit] / best[unit]
             found["cube over vector"] = best["vector"] / best["cube"]
-            ran, planned = block_counts(shape, result.threads)
-            assert ran == planned, f"blocks that ran {ran}, blocks planned {planned}"
-            found["blocks that ran, as planned"] = ran
         return found
 
     return of

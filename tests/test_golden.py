@@ -7,38 +7,38 @@ import numpy as np
 import pytest
 
 import edgekern as ek
-from edgekern import _core
 from edgekern._core import StepKind
+
+import kernel_calls
 
 FOLDER = Path(__file__).parent / "golden"
 
-# The rows of the kernel table that each kind of step must use; several names: one of them.
-ROWS = {
+# The kernels of which a kind of step uses one or more; of a path, and those that may run beside them.
+KINDS = {
     "QUANTIZE": {"quantize"},
-    "QUANTIZE_NCHW": {"quantize"},
+    "QUANTIZE_NCHW": {"quantize", "quantize_triples"},
     "DEQUANTIZE": {"dequantize"},
     "DEQUANTIZE_NCHW": {"dequantize"},
-    "CONV": {"conv_tile", "gemm_cube", "gemm_vector"},
+    "CONV": {"gemm_tile", "gemm_shallow", "gemv"},
     "DEPTHWISE": {"depthwise_row", "depthwise_3x3"},
-    "GEMM": {"gemm_cube", "gemm_vector"},
+    "GEMM": {"gemm_tile", "gemm_shallow", "gemm_thin", "gemv"},
     "ADD": {"add"},
     "LOOKUP": {"lookup"},
     "MAX_POOL": {"max_rows"},
     "AVERAGE_POOL": {"sum_rows"},
 }
-MOVES = {"CONCAT", "SLICE", "PAD", "TRANSPOSE"}  # memory only: no row, nothing to override
-
-# The rows of which a path must use one, and beside which it uses none of another path's.
+MOVES = {"CONCAT", "SLICE", "PAD", "TRANSPOSE"}  # memory only: no kernel, or a transpose
 PATHS = {
-    "tile": {"conv_tile", "gemm_cube", "gemm_vector"},
-    "shallow": {"conv_tile", "gemm_cube", "gemm_vector"},
-    "gemv": {"gemm_cube"},
-    "depthwise": {"depthwise_row", "depthwise_3x3"},
-    "quantize": {"quantize", "dequantize"},
-    "elementwise": {"add"},
-    "lookup": {"lookup"},
-    "pool": {"max_rows", "sum_rows"},
-    "move": {"transpose"},
+    "tile": ({"gemm_tile"}, {"flip_sign"}),
+    "shallow": ({"gemm_shallow"}, {"flip_sign"}),
+    "thin": ({"gemm_thin"}, set()),
+    "gemv": ({"gemv"}, {"gemm_tile", "gemm_shallow"}),  # its last columns
+    "depthwise": ({"depthwise_row", "depthwise_3x3"}, {"flip_sign"}),
+    "quantize": ({"quantize", "quantize_triples", "dequantize"}, {"transpose"}),
+    "elementwise": ({"add"}, set()),
+    "lookup": ({"lookup"}, set()),
+    "pool": ({"max_rows", "sum_rows"}, {"requantize"}),
+    "move": (set(), {"transpose"}),
 }
 
 
@@ -64,7 +64,7 @@ def feeds_of(program, golden):
 def test_every_kind_of_step_has_golden_bytes(program):
     """In the golden program; a kind that is younger holds its own in the test file of its name."""
     held = {step.kind for step in program.steps}
-    assert held == set(ROWS) | MOVES
+    assert held == set(KINDS) | MOVES
     assert any("Conv+Add" in step.op for step in program.steps)
     for kind in {kind.name for kind in StepKind} - held:
         assert "\nGOLDEN = " in (FOLDER.parent / f"test_{kind.lower()}.py").read_text(), kind
@@ -76,29 +76,20 @@ def test_golden_bytes(program, golden, isa, threads):
     assert b"".join(output.tobytes() for output in outputs) == golden[1]
 
 
-def test_every_step_uses_the_isa_it_was_given(program, golden, isa):
-    """Counted in the kernel table itself, step by step: the rows of the step on this ISA, and no row of another."""
+def test_every_step_runs_the_isa_it_was_given_and_the_path_it_states(program, golden, isa):
+    """Counted in the kernel tables, step by step."""
+    kernel_calls.start()
     session = ek.InferenceSession(program, isa=isa, num_threads=2)
-    _core.reset_row_counts()
-    before = _core.row_counts(isa)
+    kernel_calls.reset()
     for number, _ in session.trace(feeds_of(program, golden)):
-        step, after = program.steps[number], _core.row_counts(isa)
-        used = {row for row in after if after[row] > before[row]}
-        assert used & ROWS.get(step.kind, set()) or step.kind in MOVES, f"{step.kind} {step.name} used {used}"
-        before = after
-    for other in _core.available_isas():
-        assert other == isa or not any(_core.row_counts(other).values())
-
-
-def test_the_path_that_a_step_states_is_the_one_it_takes(program, golden, isa):
-    session = ek.InferenceSession(program, isa=isa, num_threads=2)
-    before = _core.row_counts(isa)
-    for number, _ in session.trace(feeds_of(program, golden)):
-        path, after = session.paths[number], _core.row_counts(isa)
-        used = {row for row in after if after[row] > before[row]} & set().union(*PATHS.values())
-        assert used <= PATHS[path], f"{program.steps[number]} says {path} and used {used}"
-        assert used or path == "move", f"{program.steps[number]} says {path} and used nothing of it"
-        before = after
+        ran, step, path = kernel_calls.calls(), program.steps[number], session.paths[number]
+        used = set(ran.get(isa, ()))
+        one_of, beside = PATHS[path]
+        assert not set(ran) - {isa}, f"{step} was given {isa} and ran {ran}"
+        assert used & KINDS.get(step.kind, set()) or step.kind in MOVES, f"{step} ran {used}"
+        assert used <= one_of | beside, f"{step} says {path} and ran {used}"
+        assert used & one_of or not one_of, f"{step} says {path} and ran nothing of it"
+        kernel_calls.reset()
 
 
 def test_golden_file_is_what_the_compiler_writes(program):

@@ -1,7 +1,6 @@
-// What the machine has, how many threads are used, and which kernels ran.
+// What the machine has, and how many threads are used.
 #include <pybind11/stl.h>
 
-#include <map>
 #include <string>
 #include <vector>
 
@@ -9,7 +8,6 @@
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
 #include "cpu/isa.h"
-#include "kernels/kernels.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -28,15 +26,6 @@ std::vector<std::string> isa_names() {
   std::vector<std::string> names;
   for (const Isa isa : available_isas()) names.emplace_back(isa_name(isa));
   return names;
-}
-
-std::map<std::string, uint64_t> row_counts(const std::string& isa) {
-  const Isa resolved = isa_by_name(isa);
-  std::map<std::string, uint64_t> counts;
-  for (int row = 0; row < kNumRows; ++row) {
-    counts[row_name(static_cast<Row>(row))] = row_count(resolved, static_cast<Row>(row));
-  }
-  return counts;
 }
 
 /// A setting that cannot be followed is said so once, at import.
@@ -63,8 +52,6 @@ void bind_cpu(py::module_& m) {
   m.def("rest_workers", &rest_workers);
   m.def("spinning_workers", &spinning_workers);
   m.def("set_worker_patience", &set_worker_patience, py::arg("microseconds"));
-  m.def("row_counts", &row_counts, py::arg("isa") = "");
-  m.def("reset_row_counts", &reset_row_counts);
 }
 
 }  // namespace ek

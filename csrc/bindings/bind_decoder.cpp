@@ -172,7 +172,7 @@ py::array product(const py::array& x, const py::object& w, const py::object& bia
   require_inner("product", "x", usize(x.shape(1)), "w", matrix.k);
   const size_t rows = usize(x.shape(0)), n = swiglu ? matrix.n / 2 : matrix.n;
   if (!bias.is_none()) matrix.bias = floats("Decoder", "bias", bias.cast<py::array>(), {matrix.n});
-  Source source{static_cast<const float*>(x.data()), matrix.k};
+  RowSource source{static_cast<const float*>(x.data()), matrix.k};
   if (!gain.is_none()) source.gain = floats("Decoder", "gain", gain.cast<py::array>(), {matrix.k});
   source.eps = eps;
   const float* more = nullptr;

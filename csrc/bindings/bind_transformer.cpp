@@ -101,7 +101,6 @@ py::array rotary(const py::array& x, const py::array& cosines, const py::array& 
       std::copy(from + at + 2 * half, from + at + dim, to + at + 2 * half);
     }
   });
-  count_row(rt, Row::kRotateRow);
   return out;
 }
 
@@ -121,7 +120,6 @@ py::array rms_norm(const py::array& x, const py::array& gain, float eps, int thr
       rt.kernels->norm_row({at, by, n, rms_factor(*rt.kernels, at, n, eps)}, to + row * n);
     }
   });
-  count_row(rt, Row::kNormRow);
   return out;
 }
 

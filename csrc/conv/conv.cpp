@@ -223,7 +223,6 @@ void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
     const size_t group = task / tasks.count, begin = task % tasks.count * tasks.per_task;
     conv_chunk(*rt.kernels, args, plan, source, weights, group, begin, std::min(pixels, begin + tasks.per_task),
                slots + task * slot_bytes);
-    count_row(rt, Row::kConvTile);
   });
 }
 

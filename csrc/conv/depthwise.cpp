@@ -106,7 +106,6 @@ void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
     } else {
       run_any(rt, args, source, begin, end, source.rest + task * table_bytes(args));
     }
-    count_row(rt, by_rows ? Row::kDepthwise3x3 : Row::kDepthwiseRow);
   });
 }
 

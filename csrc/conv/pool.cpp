@@ -22,7 +22,7 @@ size_t slot_bytes(const PoolArgs& args) {
 /// Calls pixel(out_pixel, rows, num_rows, sums) for every output pixel with the input pixels its window covers. Goes by
 /// rows of the output, so that nothing is divided per pixel.
 template <typename Pixel>
-void for_each_window(const Runtime& rt, const PoolArgs& args, uint8_t* scratch, Row row, Pixel&& pixel) {
+void for_each_window(const Runtime& rt, const PoolArgs& args, uint8_t* scratch, Pixel&& pixel) {
   const Window& w = args.window;
   const size_t lines = w.batch * w.out_h, taps = w.taps(), tasks = task_count(rt, args);
   const bool small = w.pixels() * taps * args.channels < 100'000;
@@ -47,7 +47,6 @@ void for_each_window(const Runtime& rt, const PoolArgs& args, uint8_t* scratch, 
         pixel(line * w.out_w + out_x, rows, covered, sums);
       }
     }
-    count_row(rt, row);
   });
 }
 
@@ -56,7 +55,7 @@ void for_each_window(const Runtime& rt, const PoolArgs& args, uint8_t* scratch, 
 size_t pool_scratch_bytes(const Runtime& rt, const PoolArgs& args) { return task_count(rt, args) * slot_bytes(args); }
 
 void max_pool(const Runtime& rt, const PoolArgs& args, uint8_t* scratch) {
-  for_each_window(rt, args, scratch, Row::kMaxRows, [&](size_t p, const uint8_t** rows, size_t n, int32_t*) {
+  for_each_window(rt, args, scratch, [&](size_t p, const uint8_t** rows, size_t n, int32_t*) {
     rt.kernels->max_rows(rows, n, args.channels, args.x_q.sign, args.y + p * args.channels);
   });
 }
@@ -65,7 +64,7 @@ void average_pool(const Runtime& rt, const PoolArgs& args, uint8_t* scratch) {
   const int32_t low = args.y_q.sign == Sign::kU8 ? 0 : -128;
   const float lo = static_cast<float>(low - args.y_q.zero_point),
               hi = static_cast<float>(low + 255 - args.y_q.zero_point);
-  for_each_window(rt, args, scratch, Row::kSumRows, [&](size_t p, const uint8_t** rows, size_t n, int32_t* sums) {
+  for_each_window(rt, args, scratch, [&](size_t p, const uint8_t** rows, size_t n, int32_t* sums) {
     rt.kernels->sum_rows(rows, n, args.channels, args.x_q.sign, sums);
     const int32_t zeros = static_cast<int32_t>(n) * args.x_q.zero_point;
     for (size_t c = 0; c < args.channels; ++c) sums[c] -= zeros;
@@ -74,7 +73,6 @@ void average_pool(const Runtime& rt, const PoolArgs& args, uint8_t* scratch) {
     rt.kernels->requantize(sums, args.channels, static_cast<float>(multiplier), lo, hi, args.y_q.zero_point,
                            args.y + p * args.channels);
   });
-  count_row(rt, Row::kRequantize);
 }
 
 }  // namespace ek

@@ -30,7 +30,6 @@ Source make_source(const Runtime& rt, const ConvArgs& args, size_t zeros, uint8_
   parallel_for(ceil_div(bytes, kChunk), rt.threads, [&](size_t task) {
     const size_t at = task * kChunk;
     rt.kernels->flip_sign(args.x + at, std::min(kChunk, bytes - at), rest + at);
-    count_row(rt, Row::kFlipSign);
   });
   return {rest, bytes, scratch, rest + round_up(bytes, kLine)};
 }

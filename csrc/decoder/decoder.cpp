@@ -237,7 +237,6 @@ void Decoder::split_heads(const Runtime& rt, size_t rows, bool sinks) {
       rotate(k, spec_.kv_heads, c, s, k_ + row * kv_width);
       std::memcpy(v_ + row * kv_width, k + kv_width, kv_width * sizeof(float));
     }
-    count_row(rt, Row::kRotateRow);
   });
 }
 

@@ -32,20 +32,20 @@ void for_rows(const Runtime& rt, size_t rows, size_t k, F&& body) {
   });
 }
 
-NormRow norm_of(const Kernels& kernels, const Source& source, size_t row, size_t k) {
+NormRow norm_of(const Kernels& kernels, const RowSource& source, size_t row, size_t k) {
   const float* const x = source.x + row * source.ldx;
   return {x, source.gain, k, rms_factor(kernels, x, k, source.eps)};
 }
 
 /// The source's rows as floats: normed into `out` where they are to be.
-Source real_rows(const Runtime& rt, const Source& source, size_t rows, size_t k, float* out) {
+RowSource real_rows(const Runtime& rt, const RowSource& source, size_t rows, size_t k, float* out) {
   if (source.gain == nullptr) return source;
   for_rows(rt, rows, k, [&](size_t row) { rt.kernels->norm_row(norm_of(*rt.kernels, source, row, k), out + row * k); });
-  count_row(rt, Row::kNormRow);
   return {out, k};
 }
 
-void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, GemmArgs args, uint8_t* scratch) {
+void multiply8(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, GemmArgs args,
+               uint8_t* scratch) {
   const QuantizedRows codes = quantized_rows_in(scratch, rows, w.k);
   const Sign sign = rt.kernels->native_sign;
   if (source.gain == nullptr) {
@@ -55,7 +55,6 @@ void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t 
       rt.kernels->norm_quantize_row(norm_of(*rt.kernels, source, row, w.k), sign, codes.codes + row * codes.stride,
                                     codes.scale + row);
     });
-    count_row(rt, Row::kNormQuantizeRow);
   }
   args.m = rows;
   args.b = {{w.n, 1, w.k}, w.data};
@@ -64,7 +63,7 @@ void multiply8(const Runtime& rt, const Matrix& w, const Source& source, size_t 
   multiply_rows(rt, codes, args);
 }
 
-void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
+void multiply32(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, const GemmArgs& args) {
   const size_t panels = ceil_div(w.n, kPanel);
   const double macs = static_cast<double>(rows) * static_cast<double>(w.n) * static_cast<double>(w.k);
   const bool serial = !worth_a_thread(macs / kF32MacsPerUs);
@@ -86,11 +85,10 @@ void multiply32(const Runtime& rt, const Matrix& w, const Source& source, size_t
         rt.kernels->f32_tile(tile, args.epilogue);
       }
     }
-    count_row(rt, Row::kF32Tile);
   });
 }
 
-Gemm4Args args4_of(const Matrix& w, const Source& source, size_t rows, const GemmArgs& args) {
+Gemm4Args args4_of(const Matrix& w, const RowSource& source, size_t rows, const GemmArgs& args) {
   return {rows, source.x, source.ldx, false, {w.shape4, w.data, w.unit}, args.c, args.ldc, args.epilogue};
 }
 
@@ -131,7 +129,7 @@ size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows) {
   return normed_bytes(rows, matrix.k) + gemm4_bytes;
 }
 
-void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t rows, Activation activation,
+void multiply(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, Activation activation,
               const float* addend, float* y, size_t ldy, uint8_t* scratch) {
   GemmArgs args;
   args.c = y;
@@ -144,7 +142,7 @@ void multiply(const Runtime& rt, const Matrix& w, const Source& source, size_t r
   args.epilogue.addend = addend;
   args.epilogue.addend_ld = ldy;
   if (w.bits == 8) return multiply8(rt, w, source, rows, args, scratch);
-  const Source real = real_rows(rt, source, rows, w.k, reinterpret_cast<float*>(scratch));
+  const RowSource real = real_rows(rt, source, rows, w.k, reinterpret_cast<float*>(scratch));
   if (w.bits == 32) return multiply32(rt, w, real, rows, args);
   gemm4(rt, args4_of(w, real, rows, args), scratch + normed_bytes(rows, w.k));
 }

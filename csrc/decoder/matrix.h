@@ -55,7 +55,7 @@ class PinnedMatrix {
 size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows);
 
 /// Where the rows of a product come from: x as it is, or normed by `gain` on the way.
-struct Source {
+struct RowSource {
   const float* x;  // (rows, k), ldx floats apart
   size_t ldx;
   const float* gain = nullptr;  // RMS norm, [k]; null: none
@@ -64,7 +64,7 @@ struct Source {
 
 /// y = activation(source @ w^T + bias) + addend: (rows, n), or (rows, n / 2) for SwiGLU, rows `ldy` floats apart. The
 /// addend has y's shape and stride and may be y.
-void multiply(const Runtime& rt, const Matrix& matrix, const Source& source, size_t rows, Activation activation,
+void multiply(const Runtime& rt, const Matrix& matrix, const RowSource& source, size_t rows, Activation activation,
               const float* addend, float* y, size_t ldy, uint8_t* scratch);
 
 /// 1 / sqrt(mean of squares + eps) of a row.

@@ -13,11 +13,10 @@ namespace {
 constexpr size_t kChunk = 32768;
 
 template <typename Body>
-void for_each_chunk(const Runtime& rt, size_t n, Row row, Body&& body) {
+void for_each_chunk(const Runtime& rt, size_t n, Body&& body) {
   parallel_for(ceil_div(n, kChunk), rt.threads, [&](size_t task) {
     const size_t at = task * kChunk;
     body(at, std::min(kChunk, n - at));
-    count_row(rt, row);
   });
 }
 
@@ -45,8 +44,7 @@ class Columns {
 
 /// `slice(at, n, map)` takes the n elements from `at` on, `rows(at, rows, n, maps)` dense rows of n.
 template <typename Slice, typename Rows>
-void by_channels(const Runtime& rt, const ChannelShape& shape, const QuantParams* maps, Row row, Slice&& slice,
-                 Rows&& rows) {
+void by_channels(const Runtime& rt, const ChannelShape& shape, const QuantParams* maps, Slice&& slice, Rows&& rows) {
   const size_t width = shape.channels * shape.inner;
   if (width == 0) return;
   if (shape.channels > 1 && shape.inner < kStrip) {
@@ -56,7 +54,6 @@ void by_channels(const Runtime& rt, const ChannelShape& shape, const QuantParams
       const size_t first = task / parts * per_task, column = task % parts * kChunk;
       rows(first * width + column, std::min(per_task, shape.outer - first), std::min(kChunk, width - column),
            columns.from(column));
-      count_row(rt, row);
     });
     return;
   }
@@ -67,25 +64,23 @@ void by_channels(const Runtime& rt, const ChannelShape& shape, const QuantParams
       const size_t whole = i / parts, at = i % parts * kChunk;
       slice(whole * shape.inner + at, std::min(kChunk, shape.inner - at), maps[whole % shape.channels]);
     }
-    count_row(rt, row);
   });
 }
 
 }  // namespace
 
 void quantize(const Runtime& rt, const float* x, size_t n, QuantParams q, uint8_t* y) {
-  for_each_chunk(rt, n, Row::kQuantize, [&](size_t at, size_t len) { rt.kernels->quantize(x + at, len, q, y + at); });
+  for_each_chunk(rt, n, [&](size_t at, size_t len) { rt.kernels->quantize(x + at, len, q, y + at); });
 }
 
 void dequantize(const Runtime& rt, const uint8_t* x, size_t n, QuantParams q, float* y) {
-  for_each_chunk(rt, n, Row::kDequantize,
-                 [&](size_t at, size_t len) { rt.kernels->dequantize(x + at, len, q, y + at); });
+  for_each_chunk(rt, n, [&](size_t at, size_t len) { rt.kernels->dequantize(x + at, len, q, y + at); });
 }
 
 void quantize_channels(const Runtime& rt, const float* x, const ChannelShape& shape, const QuantParams* maps,
                        uint8_t* y) {
   by_channels(
-      rt, shape, maps, Row::kQuantize,
+      rt, shape, maps,
       [&](size_t at, size_t n, const QuantParams& map) { rt.kernels->quantize(x + at, n, map, y + at); },
       [&](size_t at, size_t rows, size_t n, const ColumnMaps& columns) {
         rt.kernels->quantize_columns(x + at, rows, n, columns, y + at);
@@ -95,7 +90,7 @@ void quantize_channels(const Runtime& rt, const float* x, const ChannelShape& sh
 void dequantize_channels(const Runtime& rt, const uint8_t* x, const ChannelShape& shape, const QuantParams* maps,
                          float* y) {
   by_channels(
-      rt, shape, maps, Row::kDequantize,
+      rt, shape, maps,
       [&](size_t at, size_t n, const QuantParams& map) { rt.kernels->dequantize(x + at, n, map, y + at); },
       [&](size_t at, size_t rows, size_t n, const ColumnMaps& columns) {
         rt.kernels->dequantize_columns(x + at, rows, n, columns, y + at);
@@ -104,12 +99,12 @@ void dequantize_channels(const Runtime& rt, const uint8_t* x, const ChannelShape
 
 void add(const Runtime& rt, const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n,
          QuantParams qy, float lo, float hi, uint8_t* y) {
-  for_each_chunk(rt, n, Row::kAdd,
+  for_each_chunk(rt, n,
                  [&](size_t at, size_t len) { rt.kernels->add(a + at, qa, b + at, qb, len, qy, lo, hi, y + at); });
 }
 
 void lookup(const Runtime& rt, const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y) {
-  for_each_chunk(rt, n, Row::kLookup, [&](size_t at, size_t len) { rt.kernels->lookup(x + at, len, table, y + at); });
+  for_each_chunk(rt, n, [&](size_t at, size_t len) { rt.kernels->lookup(x + at, len, table, y + at); });
 }
 
 void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, Sign sign,
@@ -118,7 +113,6 @@ void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_
   parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
     const size_t row = task * rows_per_task, count = std::min(rows_per_task, rows - row);
     rt.kernels->quantize_rows(x + row * ldx, count, cols, ldx, sign, q + row * ldq, ldq, scale + row);
-    count_row(rt, Row::kQuantizeRow);
   });
 }
 

@@ -55,7 +55,6 @@ void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size
     parallel_for(batch * parts, rt.threads, [&](size_t task) {
       const size_t image = task / parts, pixel = task % parts * kTriples, n = std::min(kTriples, pixels - pixel);
       rt.kernels->quantize_triples(x + image * 3 * pixels + pixel, pixels, n, q, y + (image * pixels + pixel) * 3);
-      count_row(rt, Row::kQuantize);
     });
     return;
   }
@@ -67,7 +66,6 @@ void quantize_nchw_to_nhwc(const Runtime& rt, const float* x, size_t batch, size
     }
     uint8_t* to = y + (p.batch * pixels + p.pixel) * channels + p.channel;
     rt.kernels->transpose(bytes, p.channels, p.pixels, kPixels, to, channels);
-    count_row(rt, Row::kQuantize);
   });
 }
 
@@ -81,7 +79,6 @@ void dequantize_nhwc_to_nchw(const Runtime& rt, const uint8_t* x, size_t batch, 
       float* to = y + (p.batch * channels + p.channel + c) * pixels + p.pixel;
       rt.kernels->dequantize(bytes + c * kPixels, p.pixels, q, to);
     }
-    count_row(rt, Row::kDequantize);
   });
 }
 

@@ -51,7 +51,6 @@ void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], co
       const size_t c = (rows > cols ? at % across : at / down) * kTaskCols;
       rt.kernels->transpose(x + image + r * cols + c, std::min(kTaskRows, rows - r), std::min(kTaskCols, cols - c),
                             cols, y + image + c * rows + r, rows);
-      count_row(rt, Row::kTranspose);
     });
     return;
   }

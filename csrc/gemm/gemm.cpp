@@ -23,10 +23,6 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const Path& path, const R
       const Unit kind = unit_of(rows, tail ? n - whole : kMacroTile);
       const bool to_end = tail || unit.col1 <= whole || unit_of(rows, n - whole) == kind;
       part.col1 = to_end ? unit.col1 : whole;
-      if (part.row0 == row0) {
-        const size_t blocks = ceil_div(part.col1, kMacroTile) - ceil_div(part.col0, kMacroTile);  // that begin in it
-        count_row(rt, kind == Unit::kCube ? Row::kGemmCube : Row::kGemmVector, blocks);
-      }
       path.run(*rt.kernels, args, part, kind == Unit::kCube ? rt.kernels->tile_strips : 1);
     }
   }

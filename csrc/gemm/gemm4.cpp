@@ -51,7 +51,6 @@ void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, s
                                rows.q + m * ldq, rows.scale + tile * runs + m - tile,
                                rows.start + tile * groups + m - tile, stride});
     }
-    count_row(rt, Row::kW4Quantize);
   });
 }
 
@@ -124,7 +123,6 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
     for (; panel < end; ++panel) {
       for (size_t row = row0; row < row1; row += height) rt.kernels->w4_tile(tile_of(panel, row), args.epilogue);
     }
-    count_row(rt, Row::kW4Tile);
   });
 }
 

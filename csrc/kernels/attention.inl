@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/activations.inl"
+#include "kernels/kv.h"
 
 namespace ek {
 namespace {

@@ -4,6 +4,7 @@
 //         bits on every ISA. Sums over k of a product run in ascending k, one lane a column.
 #pragma once
 
+#include "kernels/decoder.h"
 #include "kernels/epilogue.inl"
 
 namespace ek {
@@ -80,19 +81,11 @@ EK_INLINE void f32_strips(const F32Tile& t, const Epilogue& e, size_t strip) {
                     EK_LAMBDA { sum[r.value][s.value] = add_f32(sum[r.value][s.value], mul_f32(x, line[s.value])); });
     });
   }
-  const RealStore real(e);
-  const size_t first = strip * kStrip, left = t.cols - first, cols = left < S * kStrip ? left : S * kStrip;
+  float sums[R * S * kStrip];
   unroll<R>([&](auto r) EK_LAMBDA {
-    float z[S * kStrip];
-    unroll<S>([&](auto s) EK_LAMBDA {
-      const size_t at = s.value * kStrip;
-      const size_t n = at < cols ? cols - at : 0;
-      const F32 y = sum[r.value][s.value];
-      const bool biased = e.bias != nullptr && n > 0;
-      store_f32(z + at, biased ? add_f32(y, load_f32_n(e.bias + t.col0 + first + at, n)) : y);
-    });
-    real.store(z, S, t.row0 + r.value, t.col0 + first, cols, t.c + r.value * t.ldc + out_bytes(e, first));
+    unroll<S>([&](auto s) EK_LAMBDA { store_f32(sums + (r.value * S + s.value) * kStrip, sum[r.value][s.value]); });
   });
+  store_real_sums(t, e, sums, strip, S);
 }
 
 template <int R>

@@ -8,6 +8,7 @@
 //            at zero points, against zero weights.
 #pragma once
 
+#include "kernels/depthwise.h"
 #include "kernels/epilogue.inl"
 
 namespace ek {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/activations.inl"
+#include "kernels/gemm.h"
 
 namespace ek {
 namespace {
@@ -161,6 +162,20 @@ class RealStore {
   Quotient quotient_;
   ByteStore bytes_;
 };
+
+/// Sums of an F32Tile or a W4Tile, some strips of all rows, become C. A call for every tile, so that its code is there
+/// once and not in each height of tile.
+template <typename Tile>
+__attribute__((noinline)) void store_real_sums(const Tile& t, const Epilogue& e, float* sums, size_t strip,
+                                               size_t strips) {
+  const RealStore real(e);
+  const size_t first = strip * kStrip, left = t.cols - first, cols = left < strips * kStrip ? left : strips * kStrip;
+  for (size_t r = 0; r < t.rows; ++r, sums += strips * kStrip) {
+    for (size_t i = 0; e.bias != nullptr && i < cols; i += kStrip)
+      store_f32(sums + i, add_f32(load_f32(sums + i), load_f32_n(e.bias + t.col0 + first + i, cols - i)));
+    real.store(sums, strips, t.row0 + r, t.col0 + first, cols, t.c + r * t.ldc + out_bytes(e, first));
+  }
+}
 
 /// The real kinds, whatever they ask for. `acc` has rows x (strips * 16).
 [[maybe_unused]] __attribute__((noinline)) void store_reals(const GemmTile& t, const Epilogue& e, const int32_t* acc) {

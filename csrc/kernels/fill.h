@@ -3,22 +3,26 @@
 
 #include "kernels/kernels.h"
 
-#define EK_DECLARE_KERNELS(isa)          \
-  namespace ek {                         \
-  void fill_gemm_##isa(Kernels*);        \
-  void fill_w4_##isa(Kernels*);          \
-  void fill_depthwise_##isa(Kernels*);   \
-  void fill_elementwise_##isa(Kernels*); \
-  void fill_decoder_##isa(Kernels*);     \
-  void fill_kv_##isa(Kernels*);          \
-  inline Kernels make_kernels_##isa() {  \
-    Kernels table{};                     \
-    fill_gemm_##isa(&table);             \
-    fill_w4_##isa(&table);               \
-    fill_depthwise_##isa(&table);        \
-    fill_elementwise_##isa(&table);      \
-    fill_decoder_##isa(&table);          \
-    fill_kv_##isa(&table);               \
-    return table;                        \
-  }                                      \
+// Isa::id is compiled as kernels_<isa>.
+#define EK_DECLARE_KERNELS(isa_name, id)                 \
+  namespace ek {                                         \
+  void fill_gemm_##isa_name(GemmKernels*);               \
+  void fill_gemm_int4_##isa_name(Int4Kernels*);          \
+  void fill_depthwise_##isa_name(DepthwiseKernels*);     \
+  void fill_elementwise_##isa_name(ElementwiseKernels*); \
+  void fill_probes_##isa_name(ProbeKernels*);            \
+  void fill_decoder_##isa_name(DecoderKernels*);         \
+  void fill_kv_##isa_name(KvKernels*);                   \
+  inline Kernels make_kernels_##isa_name() {             \
+    Kernels table{};                                     \
+    table.isa = Isa::id;                                 \
+    fill_gemm_##isa_name(&table);                        \
+    fill_gemm_int4_##isa_name(&table);                   \
+    fill_depthwise_##isa_name(&table);                   \
+    fill_elementwise_##isa_name(&table);                 \
+    fill_probes_##isa_name(&table);                      \
+    fill_decoder_##isa_name(&table);                     \
+    fill_kv_##isa_name(&table);                          \
+    return table;                                        \
+  }                                                      \
   }

@@ -5,6 +5,7 @@
 //        a group whose scale rounds to 0 is stored as zeros (its offset, if asymmetric).
 #pragma once
 
+#include "kernels/kv.h"
 #include "kernels/partial.inl"
 
 namespace ek {

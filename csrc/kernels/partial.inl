@@ -2,7 +2,7 @@
 #pragma once
 
 #include EK_SIMD_HEADER
-#include "kernels/kernels.h"
+#include "kernels/elementwise.h"
 #include "simd/copy_bytes.h"
 
 namespace ek {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/partial.inl"
+#include "kernels/probes.h"
 
 namespace ek {
 namespace {

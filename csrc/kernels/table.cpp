@@ -1,18 +1,18 @@
+#include "kernels/table.h"
+
 #include <atomic>
-#include <cstdlib>
 
 #include "kernels/fill.h"
-#include "kernels/kernels.h"
 
-EK_DECLARE_KERNELS(scalar)
+EK_DECLARE_KERNELS(scalar, kScalar)
 #if defined(__x86_64__)
-EK_DECLARE_KERNELS(avx2)
-EK_DECLARE_KERNELS(avxvnni)
-EK_DECLARE_KERNELS(avx512vnni)
+EK_DECLARE_KERNELS(avx2, kAvx2)
+EK_DECLARE_KERNELS(avxvnni, kAvxVnni)
+EK_DECLARE_KERNELS(avx512vnni, kAvx512Vnni)
 #elif defined(__aarch64__)
-EK_DECLARE_KERNELS(neon)
-EK_DECLARE_KERNELS(neon_dotprod)
-EK_DECLARE_KERNELS(neon_i8mm)
+EK_DECLARE_KERNELS(neon, kNeon)
+EK_DECLARE_KERNELS(neon_dotprod, kNeonDotprod)
+EK_DECLARE_KERNELS(neon_i8mm, kNeonI8mm)
 #endif
 
 #define EK_RETURN_KERNELS(isa)                         \
@@ -22,8 +22,11 @@ EK_DECLARE_KERNELS(neon_i8mm)
   }
 
 namespace ek {
+namespace {
 
-const Kernels& kernels(Isa isa) {
+std::atomic<const Kernels*> g_tables[kNumIsas];  // null until they are asked for
+
+const Kernels& own_table(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2:
@@ -45,29 +48,20 @@ const Kernels& kernels(Isa isa) {
   }
 }
 
-namespace {
-constexpr const char* kRowNames[kNumRows] = {
-    "gemm_cube", "gemm_vector",       "conv_tile",    "depthwise_row", "depthwise_3x3", "flip_sign",
-    "quantize",  "dequantize",        "quantize_row", "add",           "lookup",        "sum_rows",
-    "max_rows",  "requantize",        "w4_quantize",  "w4_tile",       "kv_quantize",   "kv_attend",
-    "norm_row",  "norm_quantize_row", "rotate_row",   "f32_tile",      "transpose"};
-std::atomic<uint64_t> g_counts[kNumIsas][kNumRows];
-
-std::atomic<uint64_t>& counter(Isa isa, Row row) { return g_counts[static_cast<int>(isa)][static_cast<int>(row)]; }
 }  // namespace
 
-const char* row_name(Row row) { return kRowNames[static_cast<int>(row)]; }
-
-void count_row(const Runtime& rt, Row row, uint64_t calls) {
-  counter(rt.kernels->isa, row).fetch_add(calls, std::memory_order_relaxed);
+const Kernels& kernels(Isa isa) {
+  std::atomic<const Kernels*>& current = g_tables[static_cast<size_t>(isa)];
+  const Kernels* table = current.load(std::memory_order_acquire);
+  if (table != nullptr) return *table;
+  const Kernels& own = own_table(isa);
+  return current.compare_exchange_strong(table, &own) ? own : *table;
 }
 
-uint64_t row_count(Isa isa, Row row) { return counter(isa, row).load(std::memory_order_relaxed); }
-
-void reset_row_counts() {
-  for (auto& isa : g_counts) {
-    for (auto& count : isa) count.store(0, std::memory_order_relaxed);
-  }
+const Kernels& replace_kernels(Isa isa, const Kernels* table) {
+  const Kernels& before = kernels(isa);
+  g_tables[static_cast<size_t>(isa)].store(table);
+  return before;
 }
 
 }  // namespace ek

@@ -9,7 +9,6 @@
 #pragma once
 
 #include EK_SIMD_HEADER
-#include "kernels/kernels.h"
 #include "simd/lanes.h"
 
 namespace ek {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include EK_SIMD_HEADER
-#include "kernels/kernels.h"
 
 #define EK_JOIN3(a, b, c) a##_##b##_##c
 #define EK_JOIN(a, b, c) EK_JOIN3(a, b, c)

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(decoder)(Kernels* table) { EK_DECODER_KERNELS(EK_SET) }
+void EK_FILL(decoder)(DecoderKernels* table) { EK_DECODER_KERNELS(EK_SET) }
 
 }  // namespace ek

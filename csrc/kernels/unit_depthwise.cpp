@@ -4,6 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(depthwise)(Kernels* table) { EK_DEPTHWISE_KERNELS(EK_SET) }
+void EK_FILL(depthwise)(DepthwiseKernels* table) { EK_DEPTHWISE_KERNELS(EK_SET) }
 
 }  // namespace ek

@@ -5,6 +5,8 @@
 
 namespace ek {
 
-void EK_FILL(elementwise)(Kernels* table) { EK_ELEMENTWISE_KERNELS(EK_SET) }
+void EK_FILL(elementwise)(ElementwiseKernels* table) { EK_ELEMENTWISE_KERNELS(EK_SET) }
+
+void EK_FILL(probes)(ProbeKernels* table) { EK_PROBE_KERNELS(EK_SET) }
 
 }  // namespace ek

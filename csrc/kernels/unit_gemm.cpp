@@ -7,11 +7,10 @@
 namespace ek {
 
 #ifndef EK_SIMD_SHALLOW
-constexpr decltype(Kernels::gemm_shallow) gemm_shallow = nullptr;
+constexpr decltype(GemmKernels::gemm_shallow) gemm_shallow = nullptr;
 #endif
 
-void EK_FILL(gemm)(Kernels* table) {
-  table->isa = kIsa;
+void EK_FILL(gemm)(GemmKernels* table) {
   table->native_sign = kNativeSign;
   table->tile_rows = kTileRows;
   table->tile_strips = kTileStrips;

@@ -4,6 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(kv)(Kernels* table) { EK_KV_KERNELS(EK_SET) }
+void EK_FILL(kv)(KvKernels* table) { EK_KV_KERNELS(EK_SET) }
 
 }  // namespace ek

@@ -227,7 +227,6 @@ Status RingCache::attend(const Runtime& rt, size_t sequence, size_t layer, size_
       if (!attend_rows(a, task / blocks, row, rows - row < kTaskRows ? rows - row : kTaskRows)) finite = false;
     });
   }
-  count_row(rt, Row::kKvAttend, tasks);
   if (!finite) {
     return {Code::kValue, std::string("RingKVCache.attend: ") + (q_sink != nullptr ? "q or q_sink" : "q") +
                               " of layer " + std::to_string(layer) +

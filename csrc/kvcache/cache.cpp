@@ -281,7 +281,6 @@ Status RingCache::write(const Runtime& rt, size_t sequence, size_t layer, const 
     const size_t head = value ? task - spec_.kv_heads : task;
     if (!store(rt, value, sequence, layer, head, value ? v : k)) __atomic_store_n(&bad[value], 1, __ATOMIC_RELAXED);
   });
-  count_row(rt, Row::kKvQuantize, 2 * spec_.kv_heads * s.staged);
   if (bad[0] != 0 || bad[1] != 0) {
     abort(sequence);
     return {Code::kValue, std::string("RingKVCache.write: ") + (bad[0] != 0 ? "k" : "v") + " of layer " +

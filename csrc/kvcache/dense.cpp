@@ -35,7 +35,6 @@ class Dense {
       const size_t row = task % blocks * kSegmentRows;
       attend(task / blocks, row, std::min(rows - row, kSegmentRows));
     });
-    count_row(rt_, Row::kKvAttend, a_.batch * a_.kv_heads * blocks);
   }
 
  private:

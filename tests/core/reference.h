@@ -16,7 +16,7 @@ namespace ek::test {
 using Bytes = std::vector<uint8_t>;
 using Sizes = std::initializer_list<size_t>;  // to loop over: a list of literals alone would be one of ints
 
-/// The tables to test: every one that this machine runs, best first. The count of an ISA's rows is not asked of them.
+/// The tables to test: every one that this machine runs, best first. They count (counting.h).
 std::vector<const Kernels*> tables();
 
 inline std::mt19937& rng() {

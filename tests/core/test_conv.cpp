@@ -8,6 +8,7 @@
 #include "conv/conv.h"
 #include "guarded.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -163,6 +164,7 @@ void check_case(const Case& c, const Kernels* table, Sign sign, bool depthwise) 
 
 TEST_CASE("convolution equals the slow way on every ISA") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Case& c : kCases) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) check_case(c, table, sign, false);
     }
@@ -171,6 +173,7 @@ TEST_CASE("convolution equals the slow way on every ISA") {
 
 TEST_CASE("depthwise convolution equals the slow way on every ISA") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Case& c : kDepthwise) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) check_case(c, table, sign, true);
     }
@@ -182,6 +185,7 @@ TEST_CASE("max and average pooling equal the slow way on every ISA") {
                         {1, 9, 5, 3, 3, 2, 2, 1, 0, 1},   {2, 5, 7, 100, 100, 3, 2, 1, 1, 1},
                         {1, 6, 6, 64, 64, 3, 1, 2, 2, 1}, {1, 4, 9, 193, 193, 2, 1, 1, 0, 1}};
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Case& c : cases) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
         for (const bool include_pad : {false, true}) {

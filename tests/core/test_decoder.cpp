@@ -14,6 +14,7 @@
 #include "machines.h"
 #include "moving_weights.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -169,6 +170,7 @@ TEST_CASE("a decoder gives one result on every ISA and machine, for any threads 
     const Model model(bits);
     const std::vector<float> expected = run(model, *tables().front(), 1, 8);
     for (const Kernels* table : tables()) {
+      const RunsOn only(*table);
       for (const int threads : {1, 3}) {
         for (const size_t chunk : {size_t{1}, size_t{5}, size_t{8}}) {
           const OnMachine pretended(chunk == 5 ? kMachines[0] : machine());

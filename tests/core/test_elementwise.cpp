@@ -10,6 +10,7 @@
 #include "elementwise/elementwise.h"
 #include "guarded.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -38,6 +39,7 @@ std::vector<float> awkward_floats(size_t n) {
 
 TEST_CASE("quantize and dequantize equal their definition") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     const Runtime rt{table, 2};
     for (const size_t n : kLengths) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
@@ -64,6 +66,7 @@ TEST_CASE("quantize and dequantize equal their definition") {
 TEST_CASE("a map for each channel is that map on its slices") {
   constexpr ChannelShape kShapes[] = {{1, 1, 5}, {7, 1, 3}, {5, 37, 1}, {3, 4, 15}, {2, 3, 16}, {1, 9, 33}, {2, 0, 4}};
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     const Runtime rt{table, 2};
     for (const ChannelShape& shape : kShapes) {
       CAPTURE(isa_name(table->isa));
@@ -89,6 +92,7 @@ TEST_CASE("a map for each channel is that map on its slices") {
 
 TEST_CASE("add and lookup equal their definition") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     const Runtime rt{table, 2};
     for (const size_t n : kLengths) {
       CAPTURE(isa_name(table->isa));
@@ -110,6 +114,7 @@ TEST_CASE("add and lookup equal their definition") {
 
 TEST_CASE("the NCHW borders move every value to its place") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const size_t channels : Sizes{1, 3, 35}) {
       const Runtime rt{table, 2};
       const size_t batch = 2, pixels = 300;
@@ -136,6 +141,7 @@ TEST_CASE("the NCHW borders move every value to its place") {
 
 TEST_CASE("dynamic quantize: symmetric per row, zeros keep scale one") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     const Runtime rt{table, 2};
     const size_t rows = 5, cols = 37;
     std::vector<float> x(rows * cols);

@@ -13,6 +13,7 @@
 #include "gemm/gemm.h"
 #include "guarded.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -46,6 +47,7 @@ int32_t accumulate(const Bytes& a, Sign sign, int32_t za, const std::vector<int8
 
 TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Shape& s : kShapes) {
       for (const Sign sign : {Sign::kU8, Sign::kS8}) {
         CAPTURE(isa_name(table->isa));
@@ -203,6 +205,7 @@ void check_small(const Kernels& table, bool thin, size_t taps, size_t k, size_t 
 
 TEST_CASE("small shapes: gemm_tile over taps and few columns, gemm_thin over any columns, inside their operands") {
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const bool flip : {false, true}) {
       const size_t whole = table->tile_strips * kStrip;
       for (const size_t taps : Sizes{1, 2, 3}) {
@@ -231,6 +234,7 @@ TEST_CASE("gemv gives the bits of gemm_tile, some panels at a time, and stays in
   std::vector<float> multiplier(kGemvPanels * kPanel), row_scale = {0.75f};
   for (auto& v : multiplier) v = uniform(1e-5f, 3e-3f);
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const size_t k : Sizes{0, 1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 37, 64, 1000}) {
       for (const bool flip : {false, true}) {
         for (const OutKind kind : {OutKind::kInt32, OutKind::kQuantized, OutKind::kFloat32, OutKind::kBfloat16}) {
@@ -294,6 +298,7 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
   const PackedShape shape{2, 1, k};
   const AlignedBuffer weights = packed(shape, w);
   for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
     for (const Sign sign : {Sign::kU8, Sign::kS8}) {
       CAPTURE(isa_name(table->isa));
       const Bytes a(k, sign == Sign::kU8 ? 255 : 0x80);
@@ -313,38 +318,6 @@ TEST_CASE("gemm wraps modulo 2^32 for a K past the int32 range") {
       const int64_t exact = int64_t{140'000} * (sign == Sign::kU8 ? 255 : -128) * -128;
       CHECK(c[0] == static_cast<int32_t>(static_cast<uint32_t>(exact)));
       CHECK(c[1] == c[0]);
-    }
-  }
-}
-
-TEST_CASE("the plan that is made is the plan that runs") {
-  // Tiles; one quad deep; one row, whose units begin inside blocks.
-  for (const Shape& s : {Shape{520, 600, 40}, Shape{520, 600, 3}, Shape{1, 4224, 300}}) {
-    const TilePlan plan = make_tile_plan(s.m, s.n, s.k, 256, *find_device("host"));
-    size_t cube = 0;
-    for (const TileBlock& block : plan.blocks) cube += block.unit == Unit::kCube;
-    const PackedShape shape{s.n, 1, s.k};
-    const AlignedBuffer weights = packed(shape, random_weights(s.n * s.k));
-    const Bytes a = random_bytes(s.m * s.k);
-    std::vector<int32_t> init(shape.padded_n()), c(s.m * s.n);
-    const Isa isa = available_isas().front();
-    const Kernels* table = &kernels(isa);
-    for (const int threads : {1, 2, 3}) {
-      CAPTURE(s.k);
-      CAPTURE(threads);
-      reset_row_counts();
-      GemmArgs args;
-      args.m = s.m;
-      args.a = a.data();
-      args.lda = s.k;
-      args.a_sign = table->native_sign;
-      args.b = {shape, weights.data()};
-      args.init = init.data();
-      args.c = c.data();
-      args.ldc = s.n * sizeof(int32_t);
-      gemm({table, threads}, args);
-      CHECK(row_count(isa, Row::kGemmCube) == cube);
-      CHECK(row_count(isa, Row::kGemmVector) == plan.blocks.size() - cube);
     }
   }
 }

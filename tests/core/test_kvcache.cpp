@@ -11,7 +11,9 @@
 #include "guarded.h"
 #include "kv_state.h"
 #include "kvcache/cache.h"
+#include "kvcache/dense.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -81,6 +83,7 @@ TEST_CASE("every format of the cache has one result for all ISAs, chunks and thr
       const Text text = random_text(spec);
       std::vector<float> first;
       for (const Kernels* table : tables()) {
+        const RunsOn only(*table);
         CAPTURE(isa_name(table->isa));
         for (const int threads : {1, 5}) {
           const auto cache = make(spec);
@@ -205,4 +208,24 @@ TEST_CASE("the cache refuses to count past the last position") {
   REQUIRE(cache->reset(0, INT64_MAX - 2).ok());
   CHECK(cache->stage(0, 3).code() == Code::kValue);
   CHECK(cache->stage(0, 2).ok());
+}
+
+TEST_CASE("attention over plain arrays has one result for all ISAs and threads") {
+  const size_t heads = 4, queries = 5, keys = 300, dim = 24;
+  std::vector<float> q(heads * queries * dim), k(heads / 2 * keys * dim), v(k.size()), first(q.size());
+  for (auto* values : {&q, &k, &v}) {
+    for (float& x : *values) x = uniform(-2.0f, 2.0f);
+  }
+  const int64_t start = 295, length = 300;
+  const DenseAttention attention{1,    heads, heads / 2, queries, keys, dim, dim,     q.data(), k.data(), v.data(),
+                                 0.2f, 0.0f,  &start,    &length, -1,   0,   nullptr, 0,        0,        0};
+  REQUIRE(attend_dense({tables().front(), 1}, attention, first.data()).ok());
+  for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
+    for (const int threads : {1, 3}) {
+      std::vector<float> out(q.size());
+      REQUIRE(attend_dense({table, threads}, attention, out.data()).ok());
+      CHECK(std::memcmp(out.data(), first.data(), out.size() * sizeof(float)) == 0);
+    }
+  }
 }

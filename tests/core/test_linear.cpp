@@ -15,6 +15,7 @@
 #include "gemm/linear.h"
 #include "guarded.h"
 #include "reference.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -92,6 +93,7 @@ TEST_CASE("linear: every kind and activation has the same bits on every ISA and 
           const Epilogue e = epilogue_of(kind, activation);
           const Bytes expected = layer.run(kernels(Isa::kScalar), 1, e, add);
           for (const Kernels* table : tables()) {
+            const RunsOn only(*table);
             for (const int threads : {1, 2}) {
               CAPTURE(isa_name(table->isa));
               CAPTURE(static_cast<int>(kind));
@@ -151,6 +153,7 @@ TEST_CASE("activations: the bits of 2^16 floats of every size, the same on every
                {Activation::kSilu, 11367578078398191971u}};
   for (const auto& [activation, checksum] : known) {
     for (const Kernels* table : tables()) {
+      const RunsOn only(*table);
       CAPTURE(isa_name(table->isa));
       uint64_t hash = 1469598103934665603u;  // FNV-1a
       for (const uint8_t byte : layer.run(*table, 1, epilogue_of(OutKind::kFloat32, activation), false)) {
@@ -170,6 +173,7 @@ TEST_CASE("a clamp keeps a NaN and bounds the rest") {
     e.lo = lo;
     e.hi = hi;
     for (const Kernels* table : tables()) {
+      const RunsOn only(*table);
       CAPTURE(isa_name(table->isa));
       const Bytes bytes = layer.run(*table, 1, e, false);
       std::vector<float> y(layer.bias.size());
@@ -198,6 +202,7 @@ TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart"
       }
       Guarded<float> guarded(x);
       for (const Kernels* table : tables()) {
+        const RunsOn only(*table);
         CAPTURE(isa_name(table->isa));
         for (const Sign sign : {Sign::kS8, Sign::kU8}) {
           Guarded<uint8_t> q((kRows - 1) * ldy + n);

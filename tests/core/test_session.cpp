@@ -10,6 +10,7 @@
 #include "moving_weights.h"
 #include "program/session.h"
 #include "small_program.h"
+#include "what_ran.h"
 
 using namespace ek;
 using namespace ek::test;
@@ -59,6 +60,7 @@ TEST_CASE("every step of a program equals the slow way on every ISA and machine,
   const SmallProgram p = every_kind();
   const AlignedBuffer data = p.data();
   for (const Isa isa : available_isas()) {
+    const RunsOn only(kernels(isa));
     for (const int threads : {1, 2, 5}) {
       const OnMachine pretended(threads == 5 ? kMachines[0] : threads == 1 ? kMachines[2] : machine());
       const auto session = make_session(p, data, isa, threads);
@@ -216,20 +218,16 @@ TEST_CASE("inputs and outputs may lie where others do, and in the arena") {
   }
 }
 
-TEST_CASE("every ISA runs the rows of its own table") {
+TEST_CASE("every step runs kernels of the ISA that it was given, and of the path that it states") {
   const SmallProgram p = every_kind();
   const AlignedBuffer data = p.data();
   for (const Isa isa : available_isas()) {
-    const auto session = make_session(p, data, isa, 1);
-    reset_row_counts();
-    session->run_segment(0);
-    for (const Isa other : available_isas()) {
-      for (const Row row : {Row::kConvTile, Row::kDepthwiseRow, Row::kQuantize, Row::kDequantize, Row::kAdd,
-                            Row::kLookup, Row::kSumRows, Row::kMaxRows, Row::kTranspose}) {
+    for (const int threads : {1, 2}) {
+      const auto session = make_session(p, data, isa, threads);
+      for (size_t i = 0; i < p.index.steps.size(); ++i) {
         CAPTURE(isa_name(isa));
-        CAPTURE(isa_name(other));
-        CAPTURE(row_name(row));
-        CHECK((row_count(other, row) > 0) == (other == isa));
+        CAPTURE(p.index.steps[i].op);
+        CHECK(wrong_of_step(*session, i, kernels(isa)) == "");
       }
     }
   }
@@ -256,7 +254,11 @@ TEST_CASE("a step that writes nothing takes no time, however large its other siz
   REQUIRE(Session::create(p.index, data.data(), data.size(), available_isas().front(), 1, &session).ok());
   session->run_segment(0);  // or never comes back
   CHECK(session->arena_bytes() == 0);
-  for (size_t i = 0; i < p.index.steps.size(); ++i) CHECK(std::string(session->path(i)) == "none");
+  const Kernels& table = kernels(available_isas().front());
+  for (size_t i = 0; i < p.index.steps.size(); ++i) {
+    CHECK(std::string(session->path(i)) == "none");
+    CHECK(wrong_of_step(*session, i, table) == "");
+  }
 }
 
 TEST_CASE("a step says which code it runs") {
@@ -278,8 +280,8 @@ TEST_CASE("a step says which code it runs") {
   for (const Isa isa : available_isas()) {
     for (const int threads : {1, 3}) {
       const auto session = make_session(p, data, isa, threads);
-      session->run_segment(0);
       for (size_t i = 0; i < p.index.steps.size(); ++i) {
+        CHECK(wrong_of_step(*session, i, kernels(isa)) == "");
         for (const auto& product : products) {
           if (p.index.steps[i].out[0] != product.first) continue;
           CAPTURE(i);

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "kernels/epilogue.inl"
+#include "kernels/gemm_int4.h"
 
 namespace ek {
 namespace {
@@ -66,17 +67,6 @@ void w4_quantize(const W4Row& row) {
       const size_t n = end - i < row.group ? end - i : row.group;
       *start = -8 * w4_quantize_group(row.x + i, n, by, row.q + i);
     }
-  }
-}
-
-/// The sums of some rows and strips become C.
-__attribute__((noinline)) void w4_store(const W4Tile& t, const Epilogue& e, float* sums, size_t strip, size_t strips) {
-  const RealStore real(e);
-  const size_t first = strip * kStrip, left = t.cols - first, cols = left < strips * kStrip ? left : strips * kStrip;
-  for (size_t r = 0; r < t.rows; ++r, sums += strips * kStrip) {
-    for (size_t i = 0; e.bias != nullptr && i < cols; i += kStrip)
-      store_f32(sums + i, add_f32(load_f32(sums + i), load_f32_n(e.bias + t.col0 + first + i, cols - i)));
-    real.store(sums, strips, t.row0 + r, t.col0 + first, cols, t.c + r * t.ldc + out_bytes(e, first));
   }
 }
 
@@ -135,7 +125,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
           x += kOctet;
           b += kLineBytes;
         };
-        if (octets == kUnrolled) {
+        if (kIsa != Isa::kScalar && octets == kUnrolled) {  // lanes in memory move nowhere
           unroll<kUnrolled>([&](auto) EK_LAMBDA { multiply(); });
         } else {
           for (size_t octet = 0; octet < octets; ++octet) multiply();
@@ -176,7 +166,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
         store_f32(sums + (r.value * S + s.value) * kStrip, total[p.value][r.value][s.value]);
       });
     });
-    w4_store(tiles[p.value], e, sums, strip, S);
+    store_real_sums(tiles[p.value], e, sums, strip, S);
   });
 }
 

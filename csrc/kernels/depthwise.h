@@ -1,0 +1,40 @@
+// Depthwise convolution: every channel by itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/epilogue.h"
+
+namespace ek {
+
+/// A run of output pixels of a depthwise convolution, all channels.
+struct DepthwiseRow {
+  const uint8_t* const* taps;      // [pixels][quads * 4] pointers to `channels` bytes, native sign
+  size_t pixels, quads, channels;  // taps come in fours; those past the kernel's meet zero weights
+  const int8_t* weights;           // [channels/16][quads][16][4], zero padded
+  const int32_t* init;             // [channels], padded
+  void* out;                       // the first pixel: bytes, int32 or floats, as the epilogue says
+  size_t out_ld;                   // bytes from pixel to pixel
+  size_t row;                      // index of the first pixel, for the residual
+};
+
+/// Rows of output pixels of a 3x3 depthwise convolution: 8-bit out, no residual, no dilation, stride 1 or 2 along the
+/// row. Channels a multiple of 16, at least 64; or 32 with stride 1 and an even out_w.
+struct Depthwise3x3 {
+  const uint8_t* const* rows;  // [out_rows][3] rows of the image under each row of the output; null: outside of it
+  const uint8_t* zeros;        // 64 zero points
+  size_t out_rows, in_w, out_w, pad_left, stride, channels;
+  const int8_t* weights;  // as in DepthwiseRow
+  const int32_t* init;
+  uint8_t* out;  // dense
+};
+
+struct DepthwiseKernels {
+  void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
+  void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
+};
+
+#define EK_DEPTHWISE_KERNELS(X) X(depthwise_row) X(depthwise_3x3)
+
+}  // namespace ek

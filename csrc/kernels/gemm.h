@@ -1,0 +1,58 @@
+// Products of 8-bit activations and packed 8-bit weights.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/epilogue.h"
+
+namespace ek {
+
+inline constexpr size_t kPanel = 64;        // columns in one panel of packed weights
+inline constexpr size_t kMaxTileRows = 6;   // rows of the tallest register tile
+inline constexpr size_t kShallowRows = 48;  // rows at a time of a product whose weights stay in registers
+inline constexpr size_t kGemvPanels = 4;    // panels that gemv takes
+
+/// One register tile: rows x (strips * 16) of C, summed over taps x k.
+struct GemmTile {
+  const uint8_t* const* a;  // [taps][rows] pointers to k activation bytes, native sign
+  size_t rows, taps, k;
+  const int8_t* b;      // first line of the first strip; lines of one panel follow each other
+  size_t b_step;        // bytes from one k-quad to the next (panel width * 4)
+  const int32_t* init;  // [strips*16] starting value of the accumulators
+  size_t strips;        // 1 .. 4
+  size_t cols;          // columns that are stored, <= strips * 16
+  void* c;              // as the epilogue says; its first result
+  size_t ldc;           // bytes from row to row
+  size_t row0, col0;    // where the tile lies in C: offsets into multiplier, bias, row_scale, residual
+  bool flip;            // A has not the native sign
+  bool stream_c;        // C is larger than the caches and on lines of 64 bytes: store 32-bit results past them
+};
+
+/// How an ISA likes its tiles, and what computes them.
+struct GemmKernels {
+  Sign native_sign;    // what gemm_tile and depthwise_* multiply
+  size_t tile_rows;    // best height of a register tile, <= kMaxTileRows
+  size_t tile_strips;  // best width, in strips
+
+  void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
+  // As gemm_tile for any number of rows, where is_shallow(), and no flip. Null where there are no registers for it.
+  void (*gemm_shallow)(const GemmTile& tile, const Epilogue& epilogue);
+  // As gemm_tile with int32 results, no taps and k of 1 to 4, for up to kMaxTileRows rows of any number of columns.
+  // `strips`, b_step and stream_c do not count.
+  void (*gemm_thin)(const GemmTile& tile);
+  // kGemvPanels tiles of the same row, no taps, each a whole panel. They are read side by side, so they should lie far
+  // apart; memory after them is fetched, never read.
+  void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);
+};
+
+#define EK_GEMM_KERNELS(X) X(gemm_tile) X(gemm_shallow) X(gemm_thin) X(gemv)
+
+/// Whether gemm_shallow takes it: so few quads that the weights of some strips fit into registers, and 8-bit results
+/// without a residual.
+inline bool is_shallow(const GemmKernels& kernels, size_t taps, size_t k, const Epilogue& epilogue) {
+  const bool few = (taps == 1 && (k == 8 || k == 16 || k == 24 || k == 32)) || (taps == 3 && k == 12);
+  return kernels.gemm_shallow != nullptr && few && epilogue.kind == OutKind::kQuantized && epilogue.residual == nullptr;
+}
+
+}  // namespace ek

@@ -1,0 +1,73 @@
+// Holds operators to the table that they were given, and steps to the path that they state.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <map>
+#include <set>
+#include <string>
+
+#include "counting.h"
+#include "program/session.h"
+
+namespace ek::test {
+
+/// While it lives, kernels of `table` run, and of no other table.
+class RunsOn {
+ public:
+  explicit RunsOn(const Kernels& table) : table_(table) { reset_calls(); }
+  RunsOn(const RunsOn&) = delete;
+  ~RunsOn() {
+    for (const Counted& slot : g_counted) {
+      const Calls calls = calls_of(slot);
+      const std::string ran = calls.empty() ? "nothing" : calls.begin()->first + " of " + isa_name(slot.real.isa);
+      CHECK_MESSAGE(calls.empty() == (&slot.counting != &table_), std::string(isa_name(table_.isa)), " was given, ",
+                    ran, " ran");
+    }
+  }
+
+ private:
+  const Kernels& table_;
+};
+
+/// The kernels of which a step on a path runs one or more (none: it may do without), and those that may run beside
+/// them.
+struct PathKernels {
+  std::set<std::string> one_of, beside;
+};
+inline const std::map<std::string, PathKernels>& path_kernels() {
+  static const std::map<std::string, PathKernels> paths = {
+      {"tile", {{"gemm_tile"}, {"flip_sign"}}},
+      {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
+      {"thin", {{"gemm_thin"}, {}}},
+      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow"}}},  // its last columns
+      {"depthwise", {{"depthwise_row", "depthwise_3x3"}, {"flip_sign"}}},
+      {"quantize", {{"quantize", "quantize_triples", "dequantize"}, {"transpose"}}},
+      {"elementwise", {{"add"}, {}}},
+      {"lookup", {{"lookup"}, {}}},
+      {"pool", {{"max_rows", "sum_rows"}, {"requantize"}}},
+      {"move", {{}, {"transpose"}}},
+      {"none", {}}};
+  return paths;
+}
+
+/// What is wrong about what a step ran that was given `table`; or nothing.
+inline std::string wrong_of_step(Session& session, size_t step, const Kernels& table) {
+  reset_calls();
+  session.run_step(step);
+  const std::string path = session.path(step);
+  const auto found = path_kernels().find(path);
+  if (found == path_kernels().end()) return "no path is called " + path;
+  const auto& [one_of, beside] = found->second;
+  bool ran = one_of.empty();
+  for (const Counted& slot : g_counted) {
+    for (const auto& [kernel, calls] : calls_of(slot)) {
+      if (&slot.counting != &table) return kernel + " of another table ran";
+      if (one_of.count(kernel) + beside.count(kernel) == 0) return path + " is said, " + kernel + " ran";
+      ran = ran || one_of.count(kernel) != 0;
+    }
+  }
+  return ran ? "" : path + " is said, nothing of it ran";
+}
+
+}  // namespace ek::test
