@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[1]
 KERNELS = re.findall(r"\bX\((\w+)\)", "".join(p.read_text() for p in sorted((HERE / "csrc/kernels").glob("*.h"))))
-PATHS = re.findall(r'^ *\{"(\w+)", \{', (HERE / "tests/core/what_ran.h").read_text(), re.MULTILINE)
+PATHS = KERNELS + re.findall(r'^ *\{"(\w+)", \{', (HERE / "tests/core/what_ran.h").read_text(), re.MULTILINE)
 # The rooms that call kernels, and the tests that hold them to the tables.
 TESTS = {
     "elementwise": "*test_elementwise*,*test_session*",
