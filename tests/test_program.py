@@ -13,6 +13,8 @@ import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError, UnsupportedIsaError
 
+from golden.younger import younger_programs
+
 DType, StepKind = _core.DType, _core.StepKind
 GOLDEN = Path(__file__).parent / "golden" / "every_step.ekm"
 TABLE = np.arange(256, dtype=np.uint8)[::-1].copy()
@@ -201,13 +203,14 @@ def test_encode_refuses_what_decode_would():
 
 @pytest.fixture(scope="module")
 def golden() -> _core.ProgramIndex:
-    """An index with a step of every kind."""
     return ek.Program.load(GOLDEN).index
 
 
 @pytest.fixture(scope="module")
 def step_of(golden) -> dict[_core.StepKind, _core.Step]:
-    return {step.kind: step for step in golden.steps}
+    """A step of every kind."""
+    indices = [golden, *(program.index for program in younger_programs().values())]
+    return {step.kind: step for index in indices for step in index.steps}
 
 
 def step_with(step: _core.Step, arguments: dict) -> _core.Step:
