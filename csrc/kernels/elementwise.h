@@ -41,6 +41,10 @@ struct ElementwiseKernels {
   void (*sum_rows)(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, int32_t* acc);
   // y[c] = max over rows.
   void (*max_rows)(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, uint8_t* y);
+  // Rows of n bytes, read as `sign`: y = quantize(e / (the row's sum of e)), with e = exponentials[largest - x], sums
+  // exact, and the division made once a row: y = rne(clamp(float(e) * float(1 / (sum * q.scale)), ..)) + zero_point.
+  void (*softmax)(const uint8_t* x, size_t rows, size_t n, Sign sign, const int32_t* exponentials, QuantParams q,
+                  uint8_t* y);
   // y = rne(clamp(float(acc) * multiplier, lo, hi)) + zero_point
   void (*requantize)(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point,
                      uint8_t* y);
@@ -62,6 +66,7 @@ struct ElementwiseKernels {
   X(quantize_rows)                \
   X(add)                          \
   X(lookup)                       \
+  X(softmax)                      \
   X(sum_rows)                     \
   X(max_rows)                     \
   X(requantize)                   \

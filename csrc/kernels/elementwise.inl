@@ -231,6 +231,40 @@ void max_rows(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign
   max_rows_of<Sign::kS8>(rows, num_rows, channels, y);
 }
 
+struct Factor {
+  F32 factor;
+
+  template <int S>
+  EK_INLINE void operator()(F32 (&x)[S]) const {
+    unroll<S>([&](auto s) EK_LAMBDA { x[s.value] = mul_f32(x[s.value], factor); });
+  }
+};
+
+/// Exponentials come from a table of the 256 differences, and their sum is exact, so neither the order of a row nor an
+/// exp() of some machine shows. Loads by index cost most of it, on every ISA.
+void softmax(const uint8_t* x, size_t rows, size_t n, Sign sign, const int32_t* exponentials, QuantParams q,
+             uint8_t* y) {
+  const uint8_t flip = sign == Sign::kU8 ? 0 : 0x80;  // s8 compares as u8 once its sign bit is flipped
+  const Bounds bounds = bounds_of(q);
+  const ByteStore bytes(bounds.lo, bounds.hi, q.zero_point, q.sign);
+  for (; rows > 0; --rows, x += n, y += n) {
+    uint8_t largest = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const uint8_t v = static_cast<uint8_t>(x[i] ^ flip);
+      largest = largest > v ? largest : v;
+    }
+    const auto exponential = [&](size_t i) EK_LAMBDA { return exponentials[largest - (x[i] ^ flip)]; };
+    int64_t sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += exponential(i);
+    const Factor factor{set1_f32(static_cast<float>(1.0 / (static_cast<double>(sum) * q.scale)))};
+    quantize_run(n, factor, bytes, y, [&](size_t i, size_t left) EK_LAMBDA {
+      int32_t lanes[kStrip] = {};
+      for (size_t lane = 0; lane < (left < kStrip ? left : kStrip); ++lane) lanes[lane] = exponential(i + lane);
+      return to_f32(load_i32(lanes));
+    });
+  }
+}
+
 void requantize(const int32_t* acc, size_t n, float multiplier, float lo, float hi, int32_t zero_point, uint8_t* y) {
   const F32 m = set1_f32(multiplier), low = set1_f32(lo), high = set1_f32(hi);
   for (size_t i = 0; i < n; i += kStrip) {

@@ -130,6 +130,7 @@ class StepKind(enum.IntEnum):
     SLICE = 13
     PAD = 14
     TRANSPOSE = 15
+    SOFTMAX = 16
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -232,6 +233,32 @@ class SmallProgram {
     const Bytes table = random_bytes(256);
     step(StepKind::kLookup, {x}, y).blobs = {blob(table.data(), table.size())};
     for (size_t i = 0; i < size(y); ++i) expected[y][i] = table[expected[x][i]];
+    return y;
+  }
+
+  /// Over the last axis.
+  uint32_t softmax(uint32_t x, float scale, int32_t zero_point, DType dtype) {
+    const auto s = index.tensors[x].shape;
+    const uint32_t y = tensor(dtype, s, scale, zero_point);
+    std::vector<int32_t> table(256);
+    for (size_t d = 0; d < table.size(); ++d) table[d] = (1 << 30) >> (d / 8);
+    const auto n = static_cast<size_t>(s.back()), rows = size(x) / n;
+    step(StepKind::kSoftmax, {x}, y, {{"rows", rows}, {"columns", n}}).blobs = {blob(table.data(), table.size() * 4)};
+    const QuantParams q = quant_of(index.tensors[y]);
+    const uint8_t flip = index.tensors[x].dtype == DType::kS8 ? 0x80 : 0;
+    for (size_t r = 0; r < rows; ++r) {
+      const uint8_t* row = expected[x].data() + r * n;
+      int largest = 0;
+      for (size_t i = 0; i < n; ++i) largest = std::max(largest, row[i] ^ flip);
+      int64_t sum = 0;
+      for (size_t i = 0; i < n; ++i) sum += table[static_cast<size_t>(largest - (row[i] ^ flip))];
+      const auto factor = static_cast<float>(1.0 / (static_cast<double>(sum) * q.scale));
+      for (size_t i = 0; i < n; ++i) {
+        const float v = static_cast<float>(table[static_cast<size_t>(largest - (row[i] ^ flip))]) * factor;
+        const float code = std::nearbyint(std::min(std::max(v, low(q)), low(q) + 255));
+        expected[y][r * n + i] = static_cast<uint8_t>(static_cast<int>(code) + q.zero_point);
+      }
+    }
     return y;
   }
 
@@ -481,7 +508,8 @@ inline SmallProgram every_kind() {
   const uint32_t sliced = p.slice(largest);
   const uint32_t padded = p.pad(sliced, 7);
   const uint32_t table = p.lookup(padded);
-  const uint32_t sum = p.add(padded, table);
+  const uint32_t sum =
+      p.add(p.softmax(padded, 1.0f / 256, 0, DType::kU8), p.softmax(table, 1.0f / 127, -5, DType::kS8));
   const uint32_t mean = p.pool(sum, true, 2, 1);
   const uint32_t planes = p.transpose(mean);
   const uint32_t flat = p.view(planes, {1, static_cast<int64_t>(p.expected[planes].size())});

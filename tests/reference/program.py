@@ -128,6 +128,14 @@ class Machine:
     def _lookup(self, step: Any, x: list[Array], y: Any) -> Array:
         return self._blob(step, 0)[x[0].view(np.uint8)].view(DTYPES[int(y.dtype)])
 
+    def _softmax(self, step: Any, x: list[Array], y: Any) -> Array:
+        codes = x[0].reshape(step.arguments["rows"], step.arguments["columns"]).astype(np.int32)
+        exponentials = self._blob(step, 0, "<i4")[codes.max(axis=1, keepdims=True) - codes]
+        sums = exponentials.sum(axis=1, keepdims=True, dtype=np.int64)
+        factor = (1 / (sums * np.float64(y.scale))).astype(np.float32)
+        lo, hi = bounds(DTYPES[int(y.dtype)])
+        return requantize(exponentials, factor, y.zero_point, lo - y.zero_point, hi - y.zero_point)
+
     def _max_pool(self, step: Any, x: list[Array], y: Any) -> Array:
         lowest = bounds(x[0].dtype)[0]
         values, inside = self._gathered(step, x[0].astype(np.int32))

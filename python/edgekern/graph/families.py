@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgekern.graph.values import constant, float_constant, scalar, shape_of
+from edgekern.graph.values import constant, float_constant, int_attribute, scalar, shape_of
 
 # One value in, one value out, element by element: 256 bytes say all about them.
 _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
@@ -20,6 +20,7 @@ PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
+SOFTMAX = frozenset({"Softmax"})
 RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
 WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
@@ -28,7 +29,7 @@ MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 # What gets QuantizeLinear and DequantizeLinear wherever 8 bits come in or are wanted; other element-wise functions only
 # where both holds.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
-ARITHMETIC = ACTIVATIONS | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
+ARITHMETIC = ACTIVATIONS | SOFTMAX | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
@@ -48,6 +49,8 @@ def limits(node: ir.Node) -> tuple[float, float] | None:
 
 def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, float]:
     """The range of a node's result, given what calibration has seen of it: no further than the operator reaches."""
+    if node is not None and node.op_type in SOFTMAX:
+        return 0.0, 255 / 256  # whatever was seen: scale 1/256, as other tools have it
     least, most = -math.inf, math.inf
     if node is not None and node.op_type in ("Sigmoid", "HardSigmoid"):
         least, most = 0.0, 1.0
@@ -57,7 +60,13 @@ def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, flo
 
 
 def takes_bytes(node: ir.Node) -> bool:
-    """Whether a moving or arithmetic operator has a form that 8 bits allow: constant limits, padding with zero."""
+    """Whether a moving or arithmetic operator has a form that 8 bits allow.
+
+    Clip: constant limits. Pad: with zero. Softmax: over the last axis.
+    """
+    if node.op_type in SOFTMAX:
+        rank = len(shape) if node.inputs[0] is not None and (shape := node.inputs[0].shape) is not None else 0
+        return int_attribute(node, "axis", -1) in (-1, rank - 1)
     if node.op_type == "Pad":
         filler = node.inputs[2] if len(node.inputs) > 2 else None
         return filler is None or scalar(filler) == 0

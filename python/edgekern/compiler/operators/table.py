@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekern.compiler.operators import arithmetic, concat, lookups, moves, pooling, products, quantize
+from edgekern.compiler.operators import arithmetic, concat, lookups, moves, pooling, products, quantize, softmax
 from edgekern.compiler.operators.operator import Operator
 
 _FAMILIES = (
@@ -13,5 +13,6 @@ _FAMILIES = (
     lookups.OPERATOR,
     concat.OPERATOR,
     moves.OPERATOR,
+    softmax.OPERATOR,
 )
 OPERATORS: dict[str, Operator] = {name: family for family in _FAMILIES for name in family.types}
