@@ -12,6 +12,7 @@ import pytest
 
 import edgekern
 from edgekern import _core
+from edgekern.compiler.operators.table import OPERATORS
 
 # Lowest first: a room includes itself and the rooms before it.
 CPP_ROOMS = [
@@ -115,6 +116,22 @@ def test_python_has_no_circle():
     modules = graph.modules - {"edgekern"}
     TopologicalSorter({m: graph.find_modules_directly_imported_by(m) & modules for m in modules}).prepare()
     assert len(modules) > 90
+
+
+def test_few_rooms_know_onnx_operators_by_name(repository):
+    """Their files in compiler/operators and the families in graph/ do. Whoever else needs one is listed here."""
+    names = "|".join(OPERATORS)
+    known = {}
+    for path in (repository / "python" / "edgekern").rglob("*.py"):
+        room = path.relative_to(repository / "python" / "edgekern").as_posix().split("/")[0]
+        if room != "graph" and path.parent.name != "operators":
+            known.setdefault(room, set()).update(re.findall(rf'"({names})"', path.read_text()))
+    assert {room: found for room, found in known.items() if found} == {
+        "compiler": {"DequantizeLinear", "Pad", "Transpose"},  # what it emits by itself; constants stay quantized
+        # It rewrites products and writes Q and DQ; which operands of Add and Concat are data.
+        "quantization": {"Conv", "Gemm", "MatMul", "Add", "Concat", "QuantizeLinear", "DequantizeLinear"}
+        | {"Identity", "Split", "Transpose"},  # moves that it leaves alone, or that keep float
+    }
 
 
 def test_base_install_needs_numpy_only():
