@@ -13,7 +13,6 @@ pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 import edgekern as ek
 from bench import (
     bench_conv,
-    bench_cube,
     bench_formats,
     bench_gemm,
     bench_int4,
@@ -393,12 +392,6 @@ def test_a_peer_that_is_absent_or_refuses_is_named_once(capsys, monkeypatch):
         "peer nobody is absent: no-such-package is not installed",
         "peer numpy refuses a case: not on this machine",
     ]
-
-
-def test_blocks_that_run_are_the_plans():
-    ran, planned = bench_cube.block_counts(Shape(300, 520, 32, ""), 2)
-    assert ran == planned
-    assert sum(planned.values()) == len(ek.tile_plan(300, 520, 32).blocks)
 
 
 # --- commands

@@ -168,7 +168,14 @@ void tile(const GemmTile& t, const Epilogue& e) {
       });
     });
   };
-  store_tile<R, S>(t, e, finish_row, [&](auto r, auto s) EK_LAMBDA { return acc[r.value][s.value]; });
+  const auto sums = [&](auto r, auto s) EK_LAMBDA { return acc[r.value][s.value]; };
+  if constexpr (kIsa == Isa::kScalar) {  // no registers to save: one copy of the last products, not one a kind of C
+    unroll<R>(finish_row);
+    store_tile<R, S>(
+        t, e, [](auto) EK_LAMBDA {}, sums);
+  } else {
+    store_tile<R, S>(t, e, finish_row, sums);
+  }
 }
 
 #else  // matrix multiply of row pairs; S is 1
