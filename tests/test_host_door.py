@@ -211,6 +211,7 @@ import os, signal, sys, threading
 import numpy as np
 import edgekern as ek
 session = ek.InferenceSession(sys.argv[1], host_timeout_s=None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
 threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     session.run(None, {"x": np.ones(4, np.float32)})
@@ -230,6 +231,7 @@ def test_ctrl_c_ends_a_host_step(renamed, tmp_path):
 COMPILED = """
 import os, signal, sys, threading
 import edgekern as ek
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
 threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     ek.compile(sys.argv[1])

@@ -34,7 +34,7 @@ const char* gemm_path(const Runtime& rt, const GemmArgs& args) { return path_of(
 
 void gemm(const Runtime& rt, const GemmArgs& args) {
   const Path& path = path_of(*rt.kernels, args);
-  const Grid grid = make_grid(rt, args);
+  const Grid grid = make_grid(rt, args, path);
   const size_t units = grid.threads() * grid.units;
   if (units == 1) return run_unit(rt, args, path, {0, grid.m, 0, grid.n});
   parallel_for(units, static_cast<int>(grid.threads()), [&](size_t index) {

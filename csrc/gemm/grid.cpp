@@ -30,7 +30,7 @@ Rect Grid::unit(size_t index) const {
           col(j * units + piece + 1, across * units)};
 }
 
-Grid make_grid(const Runtime& rt, const GemmArgs& args) {
+Grid make_grid(const Runtime& rt, const GemmArgs& args, const Path& path) {
   Grid grid;
   grid.tile_rows = rt.kernels->tile_rows;
   grid.m = args.m;
@@ -41,13 +41,14 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   const double us = macs / macs_per_us(rt.kernels->isa);
   if (!worth_a_thread(us)) return grid;
   const size_t tiles = ceil_div(grid.m, grid.tile_rows), panels = ceil_div(grid.n, kPanel);
-  const size_t threads = std::min(static_cast<size_t>(rt.threads), tiles * panels);
+  const size_t most_across = path.panels == 0 ? panels : std::max<size_t>(1, grid.n / kPanel / path.panels);
+  const size_t threads = std::min(static_cast<size_t>(rt.threads), tiles * most_across);
   // The grid whose largest region has the fewest tiles. Columns are shared out only where rows cannot be: two threads
   // that write to the same pages of C fetch each other's lines.
   constexpr double kColumnPenalty = 1.04;
   double least = 0;
   for (size_t across = 1; across <= threads; ++across) {
-    if (threads % across != 0) continue;
+    if (threads % across != 0 || across > most_across) continue;
     const double largest = static_cast<double>(ceil_div(tiles, threads / across) * ceil_div(panels, across));
     const double cost = across == 1 ? largest : largest * kColumnPenalty;
     if (across > 1 && cost >= least) continue;
@@ -58,6 +59,7 @@ Grid make_grid(const Runtime& rt, const GemmArgs& args) {
   if (threads == 1) return grid;
   const double units = us / (kWakesPerUnit * machine().wake_us) / static_cast<double>(threads);
   grid.units = static_cast<size_t>(std::clamp(units, 1.0, 4.0));
+  if (path.panels != 0) grid.units = std::min(grid.units, most_across / grid.across);
   return grid;
 }
 

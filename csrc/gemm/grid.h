@@ -20,6 +20,6 @@ struct Grid {
   size_t col(size_t i, size_t parts) const;
 };
 
-Grid make_grid(const Runtime& rt, const GemmArgs& args);
+Grid make_grid(const Runtime& rt, const GemmArgs& args, const Path& path);
 
 }  // namespace ek

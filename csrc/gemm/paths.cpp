@@ -92,10 +92,10 @@ void run_shallow(const Kernels& kernels, const GemmArgs& args, const Rect& rect,
 }
 
 constexpr Path kPaths[] = {
-    {"thin", kMaxTileRows, takes_thin, run_thin},
-    {"gemv", 1, takes_gemv, run_gemv},
-    {"shallow", kShallowRows, takes_shallow, run_shallow},
-    {"tile", kMaxTileRows, takes_all, run_tile},
+    {"thin", kMaxTileRows, 0, takes_thin, run_thin},
+    {"gemv", 1, kGemvPanels, takes_gemv, run_gemv},
+    {"shallow", kShallowRows, 0, takes_shallow, run_shallow},
+    {"tile", kMaxTileRows, 0, takes_all, run_tile},
 };
 
 }  // namespace

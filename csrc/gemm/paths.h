@@ -15,7 +15,8 @@ struct Rect {
 
 struct Path {
   const char* name;
-  size_t rows;  // most rows at a time: what a RowTable has room for
+  size_t rows;    // most rows at a time: what a RowTable has room for
+  size_t panels;  // whole panels that it needs side by side: no thread gets fewer
   bool (*takes)(const Kernels& kernels, const GemmArgs& args);
   /// `strips`: how wide a tile may be, of 16 columns each.
   void (*run)(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips);
