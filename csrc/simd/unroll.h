@@ -14,25 +14,24 @@ struct Int {
   static constexpr int value = N;
 };
 
-template <int N>
-struct Unroll {
-  template <typename F>
-  static EK_INLINE void run(F&& body) {
-    Unroll<N - 1>::run(body);
-    body(Int<N - 1>{});
-  }
-};
-
-template <>
-struct Unroll<0> {
-  template <typename F>
-  static EK_INLINE void run(F&&) {}
-};
+/// Side by side, not each within the next: GCC copies what it inlines once a level.
+template <int kFirst, int kCount, typename F>
+EK_INLINE void unroll_from(F&& body) {
+  if constexpr (kCount > 0) body(Int<kFirst>{});
+  if constexpr (kCount > 1) body(Int<kFirst + 1>{});
+  if constexpr (kCount > 2) body(Int<kFirst + 2>{});
+  if constexpr (kCount > 3) body(Int<kFirst + 3>{});
+  if constexpr (kCount > 4) body(Int<kFirst + 4>{});
+  if constexpr (kCount > 5) body(Int<kFirst + 5>{});
+  if constexpr (kCount > 6) body(Int<kFirst + 6>{});
+  if constexpr (kCount > 7) body(Int<kFirst + 7>{});
+  if constexpr (kCount > 8) unroll_from<kFirst + 8, kCount - 8>(body);
+}
 
 /// body(Int<0>{}), ..., body(Int<N-1>{})
 template <int N, typename F>
 EK_INLINE void unroll(F&& body) {
-  Unroll<N>::run(body);
+  unroll_from<0, N>(body);
 }
 
 }  // namespace
