@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-KERNELS = re.findall(r"\bX\((\w+)\)", "".join(p.read_text() for p in sorted((HERE / "csrc/kernels").glob("*.h"))))
+HEADERS = "".join(path.read_text() for path in sorted((HERE / "csrc/kernels").glob("*.h")))
+LISTS = re.findall(r"#define EK_\w+_KERNELS\(X\)((?:.*\\\n)*.*)", HEADERS)
+KERNELS = re.findall(r"\bX\((\w+)\)", "".join(LISTS))
 PATHS = KERNELS + re.findall(r'^ *\{"(\w+)", \{', (HERE / "tests/core/what_ran.h").read_text(), re.MULTILINE)
 # The rooms that call kernels, and the tests that hold them to the tables.
 TESTS = {

@@ -95,6 +95,7 @@ def test_one_zero_point_is_that_of_all_scales() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"scale": np.ones(0), "axis": 0}, ArgumentValueError, "scale must have an entry"),
         ({"scale": 0.0}, ArgumentValueError, "scale must be a positive, normal float32, got 0.0"),
         ({"scale": -1.0}, ArgumentValueError, "scale must be a positive, normal"),
         ({"scale": np.nan}, ArgumentValueError, "scale must be a positive, normal"),

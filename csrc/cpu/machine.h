@@ -1,5 +1,6 @@
 // What of this machine decides how work is cut, and never what comes out of it: its caches, what a thread costs, how
-// fast a core multiplies. Every "too small for a second thread" and every "what stays in the cache" asks here.
+// fast a core multiplies. What is too small for a second thread, and what stays in the caches, is asked here; how large
+// the pieces are that threads share is not.
 #pragma once
 
 #include <cstddef>

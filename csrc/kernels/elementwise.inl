@@ -240,8 +240,11 @@ struct Factor {
   }
 };
 
+constexpr float kLargestF32 = 3.402823466e38f;
+
 /// Exponentials come from a table of the 256 differences, and their sum is exact, so neither the order of a row nor an
-/// exp() of some machine shows. Loads by index cost most of it, on every ISA.
+/// exp() of some machine shows. A damaged table
+/// gives some codes, everywhere the same. Loads by index cost most of it, on every ISA.
 void softmax(const uint8_t* x, size_t rows, size_t n, Sign sign, const int32_t* exponentials, QuantParams q,
              uint8_t* y) {
   const uint8_t flip = sign == Sign::kU8 ? 0 : 0x80;  // s8 compares as u8 once its sign bit is flipped
@@ -256,7 +259,8 @@ void softmax(const uint8_t* x, size_t rows, size_t n, Sign sign, const int32_t* 
     const auto exponential = [&](size_t i) EK_LAMBDA { return exponentials[largest - (x[i] ^ flip)]; };
     int64_t sum = 0;
     for (size_t i = 0; i < n; ++i) sum += exponential(i);
-    const Factor factor{set1_f32(static_cast<float>(1.0 / (static_cast<double>(sum) * q.scale)))};
+    const double per_one = 1.0 / (static_cast<double>(sum > 0 ? sum : 1) * q.scale);
+    const Factor factor{set1_f32(per_one < kLargestF32 ? static_cast<float>(per_one) : kLargestF32)};
     quantize_run(n, factor, bytes, y, [&](size_t i, size_t left) EK_LAMBDA {
       int32_t lanes[kStrip] = {};
       for (size_t lane = 0; lane < (left < kStrip ? left : kStrip); ++lane) lanes[lane] = exponential(i + lane);

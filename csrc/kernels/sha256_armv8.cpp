@@ -1,9 +1,8 @@
 // sha256_blocks_armv8: the SHA-256 instructions that Armv8 has as an option (FEAT_SHA256).
 //
 // State      two registers: a b c d and e f g h.
-// Method     four words of the message at a time: sha256su0 and sha256su1 make them from the sixteen before; sha256h
-// and
-//            sha256h2 do four rounds on one half of the state each.
+// Method     four words of the message at a time: sha256su0 and sha256su1 make them from the sixteen before;
+//            sha256h and sha256h2 do four rounds on one half of the state each.
 // Bounds     reads 64 bytes a block, at any address.
 #include <arm_neon.h>
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "cpu/machine.h"
 #include "kernels/fill.h"
 
 EK_DECLARE_KERNELS(scalar, kScalar)
@@ -54,6 +55,7 @@ const Kernels& kernels(Isa isa) {
   std::atomic<const Kernels*>& current = g_tables[static_cast<size_t>(isa)];
   const Kernels* table = current.load(std::memory_order_acquire);
   if (table != nullptr) return *table;
+  machine();  // read before anything runs: running allocates nothing and opens no file
   const Kernels& own = own_table(isa);
   return current.compare_exchange_strong(table, &own) ? own : *table;
 }

@@ -7,5 +7,5 @@
 #define EK_JOIN3(a, b, c) a##_##b##_##c
 #define EK_JOIN(a, b, c) EK_JOIN3(a, b, c)
 #define EK_FILL(unit) EK_JOIN(fill, unit, EK_ISA)
-/// For the lists of kernels.h: the member of the table is this unit's body of that name.
+/// For the lists of the trades' headers: the member of the table is this unit's body of that name.
 #define EK_SET(name) table->name = name;

@@ -112,7 +112,12 @@ Session::~Session() = default;
 
 Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
                        std::unique_ptr<Session>* out) {
-  EK_RETURN_IF_ERROR(validate(index, weights->size()));
+  try {
+    EK_RETURN_IF_ERROR(validate(index, weights->size()));
+  } catch (const std::bad_alloc&) {
+    return {Code::kNoMemory, "session: no memory to check an index of " + std::to_string(index.tensors.size()) +
+                                 " tensors and " + std::to_string(index.steps.size()) + " steps"};
+  }
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
     return {Code::kUnsupportedIsa, std::string("session: this CPU does not run ") + isa_name(isa)};
@@ -235,6 +240,9 @@ void Session::run(const void* const* inputs, void* const* outputs) noexcept {
 void Session::forget_run() {
   for (const uint32_t id : impl_->index.inputs) impl_->places[id] = impl_->bytes(id);
   for (const uint32_t id : impl_->index.outputs) impl_->places[id] = impl_->bytes(id);
+  for (uint32_t id = 0; !impl_->blobs_stay && id < impl_->blobs.size(); ++id) {
+    if (impl_->blobs[id] != nullptr) impl_->unpin(id);  // of a step that never ended
+  }
 }
 
 uint64_t Session::arena_bytes() const {

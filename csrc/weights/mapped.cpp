@@ -32,7 +32,8 @@ void MappedFile::Unmap::operator()(const uint8_t* bytes) const { munmap(const_ca
 
 Status MappedFile::open(const std::string& path, const std::string& function, MappedFile* file) {
   const auto failed = [&] {
-    return Status(Code::kValue, function + ": '" + path + "' cannot be opened: " + std::strerror(errno));
+    const Code code = errno == ENOMEM ? Code::kNoMemory : Code::kValue;
+    return Status(code, function + ": '" + path + "' cannot be opened: " + std::strerror(errno));
   };
   const auto refused = [&](mode_t mode) {
     return Status(Code::kValue, function + ": '" + path + "' is " + kind_of(mode) +

@@ -2,13 +2,15 @@
 #include <algorithm>
 
 #include "base/checked.h"
+#include "cpu/machine.h"
 #include "program/steps/checks.h"
 #include "threads/pool.h"
 
 namespace ek {
 namespace {
 
-constexpr size_t kTaskElements = 8192;  // some microseconds of work
+constexpr double kElementsPerUs = 800;
+constexpr size_t kTaskElements = 8192;
 constexpr size_t kDifferences = 256;
 
 struct Softmax : NoMacs {
@@ -32,11 +34,13 @@ struct Softmax : NoMacs {
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
     const size_t per_task = std::max<size_t>(1, kTaskElements / columns);
-    return {"softmax", [&rt, rows = rows, n = columns, per_task, sign = quant_of(site.tensor(step.in[0])).sign,
+    const double us = static_cast<double>(rows) * static_cast<double>(columns) / kElementsPerUs;
+    const int threads = worth_a_thread(us) ? rt.threads : 1;
+    return {"softmax", [&rt, rows = rows, n = columns, per_task, threads, sign = quant_of(site.tensor(step.in[0])).sign,
                         q = quant_of(site.tensor(step.out[0])), from = site.bytes(step.in[0]),
                         table = site.blob(step.blobs[0]), to = site.bytes(step.out[0])] {
               const auto* const exponentials = reinterpret_cast<const int32_t*>(*table);
-              parallel_for(ceil_div(rows, per_task), rt.threads, [&](size_t task) {
+              parallel_for(ceil_div(rows, per_task), threads, [&](size_t task) {
                 const size_t first = task * per_task, count = std::min(per_task, rows - first);
                 rt.kernels->softmax(from + first * n, count, n, sign, exponentials, q, to + first * n);
               });

@@ -56,7 +56,7 @@ class Ranges(Mapping[str, TensorRange]):
     Attributes
     ----------
     tensors : mapping of tensor name to :class:`TensorRange`
-    model_hash : str. Of the model that was calibrated; see :func:`edgekern.graph.model_hash`.
+    model_hash : str. Of the model that was calibrated; see :func:`edgekern.calibration.model_hash`.
     method : str. How the ranges were chosen.
     options : mapping. The options that the method ran with.
     """

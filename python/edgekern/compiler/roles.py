@@ -20,7 +20,7 @@ class Role(Enum):
     BYTES = "8-bit, exactly"
     TABLE = "a function of one 8-bit tensor; a QuantizeLinear makes it a table of 256 bytes"
     PRODUCT = "the result of Conv, Gemm or MatMul on int8, not yet stored"
-    PENDING = "the result of Add, average or Concat on 8-bit operands; needs a QuantizeLinear to be stored"
+    PENDING = "the result of a kernel on 8-bit operands whose QuantizeLinear, still to come, says how it is stored"
     FLOAT = "float32 or integer, moved by kernels"
     HOST = "computed by onnxruntime"
 

@@ -29,7 +29,7 @@ MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 # What gets QuantizeLinear and DequantizeLinear wherever 8 bits come in or are wanted; other element-wise functions only
 # where both holds.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
-ARITHMETIC = ACTIVATIONS | SOFTMAX | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
+ARITHMETIC = ACTIVATIONS | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
@@ -49,13 +49,13 @@ def limits(node: ir.Node) -> tuple[float, float] | None:
 
 def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, float]:
     """The range of a node's result, given what calibration has seen of it: no further than the operator reaches."""
-    if node is not None and node.op_type in SOFTMAX:
-        return 0.0, 255 / 256  # whatever was seen: scale 1/256, as other tools have it
-    least, most = -math.inf, math.inf
-    if node is not None and node.op_type in ("Sigmoid", "HardSigmoid"):
+    if node is None or node.domain != "":
+        return lo, hi
+    least, most = limits(node) or (-math.inf, math.inf)
+    if node.op_type in ("Sigmoid", "HardSigmoid"):
         least, most = 0.0, 1.0
-    elif node is not None:
-        least, most = limits(node) or (least, most)
+    elif node.op_type in SOFTMAX:
+        least, most = 0.0, 255 / 256  # where that was reached, u8 has scale 1/256, as other tools have it
     return max(lo, least), min(hi, most)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern.calibration import Ranges
+from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import result_range
 from edgekern.graph.values import attribute, float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
-from edgekern.quantization.methods.bias_correction import STATISTIC
 from edgekern.quantization.place_qdq import Placement
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
@@ -73,7 +73,7 @@ def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatAr
     """What calibration kept of a layer's input, where its axis 1 is what the weights multiply."""
     by_channel = node.op_type == "Conv" or (node.op_type == "Gemm" and not attribute(node, "transA", 0))
     means = ranges[source].channel_means if by_channel and source in ranges else None
-    return {} if means is None else {STATISTIC: np.array(means, np.float64)}
+    return {} if means is None else {CHANNEL_MEANS: np.array(means, np.float64)}
 
 
 def _layout(node: ir.Node, rank: int) -> WeightLayout:

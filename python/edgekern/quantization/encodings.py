@@ -260,6 +260,8 @@ def _checked_scale(given: object) -> npt.NDArray[np.float32]:
         raise ArgumentTypeError("Encoding: scale must be a number or an array of them") from error
     if array.dtype.kind not in "fiu":
         raise ArgumentTypeError(f"Encoding: scale must be a number or an array of them, got {array.dtype}")
+    if array.size == 0:
+        raise ArgumentValueError(f"Encoding: scale must have an entry, got the shape {array.shape}")
     with np.errstate(over="ignore"):
         scale = _frozen(array.astype(np.float32))
     if not np.all((scale >= np.float32(MIN_SCALE)) & (scale <= np.float32(MAX_SCALE))):

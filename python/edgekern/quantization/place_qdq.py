@@ -2,8 +2,8 @@
 
 Operators fall into four kinds. *Weighted* ones (Conv, Gemm, MatMul) read int8 and may give int8 or float32.
 *Arithmetic* ones read and give int8. *Moving* ones copy bytes, so their output has the parameters of their input.
-A function of one tensor that several nodes write out (SiLU, GELU) is one operator, which reads and gives int8. All
-others stay in float32 and read dequantized values.
+A function of one tensor that several nodes write out (SiLU, GELU) is one operator, which reads and gives int8, and like
+Softmax only between int8 operators. All others stay in float32 and read dequantized values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ from edgekern.graph.families import (
     MOVES,
     PRODUCTS,
     RESHAPES,
+    SOFTMAX,
     Formula,
     formulas,
     is_scalar,
@@ -98,7 +99,7 @@ def _kind(node: ir.Node) -> str:
         return "" if is_float_constant(node.inputs[0]) else "weighted"
     if not takes_bytes(node):
         return ""
-    return "moving" if op in _MOVING else "arithmetic" if op in ARITHMETIC else ""
+    return "moving" if op in _MOVING else "arithmetic" if op in ARITHMETIC | SOFTMAX else ""
 
 
 def _is_vector(value: ir.Value) -> bool:
@@ -130,8 +131,11 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
     """The nodes that compute on int8: all weighted ones, and the others where int8 comes in or is wanted.
 
     An operator between two float operators stays in float: there it would only lose accuracy. A formula that is written
-    out has to have both, int8 that comes in and int8 that is wanted.
+    out, and Softmax, have to have both, int8 that comes in and int8 that is wanted: what a mask sends to -infinity has
+    no code, and 255 steps of probability make ties where a model ends.
     """
+    between = {node: formula.root for node, formula in written_out.items()}
+    between |= {node: node.inputs[0] for node in nodes if node.op_type in SOFTMAX and node.inputs[0] is not None}
     integer = {node for node in nodes if _kind(node) == "weighted" and node not in written_out}
     last: dict[ir.Node, list[ir.Node]] = {}
     for end, formula in written_out.items():
@@ -140,14 +144,14 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
     for _ in nodes:
         before = len(integer)
         for node in nodes:
-            if node in written_out:
+            if node in between:
                 continue
             operands = list(float_inputs(node))
             computed = any(not value.is_initializer() for value in operands)
             if computed and all(_supplies(value, integer) for value in operands):
                 integer.add(node)
         for node in reversed(nodes):
-            if node in written_out and not _supplies(written_out[node].root, integer):
+            if node in between and not _supplies(between[node], integer):
                 continue
             readers = (end for use in node.outputs[0].uses() for end in last.get(use.node, [use.node]))
             if any(reader in integer for reader in readers):

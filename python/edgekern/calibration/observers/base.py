@@ -61,7 +61,7 @@ def update_each(pairs: Iterable[tuple[Observer, npt.NDArray[Any]]]) -> None:
 
 @dataclass(frozen=True)
 class Kind(Generic[_O]):
-    """One kind of observer, as :data:`edgekern.calibration.observers.KINDS` lists them.
+    """One kind of observer, as :data:`edgekern.calibration.observers.kinds.KINDS` lists them.
 
     Attributes
     ----------

@@ -24,8 +24,9 @@ def role(p: Placement, node: ir.Node) -> str | None:
         return reason
     if not takes_bytes(node):
         return f"{node.op_type} has a kernel for the last axis alone"
-    if not shape_of(node.inputs[0]):
-        return "its input has no known shape"
+    shape = shape_of(node.inputs[0])
+    if not shape or shape[-1] == 0:
+        return "the length of its last axis is unknown or 0"
     p.begin(node, Role.PENDING)
     return None
 
@@ -35,7 +36,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     x, chain = in_onnx_order(lowering, lowering.stored(next(operands(node)))), lowering.placement.chain[value]
     exponentials = np.rint(_ONE * np.exp(-np.float64(x.q.scale) * np.arange(256))).astype("<i4")
     columns = x.shape[-1]
-    arguments = {"rows": x.size // max(columns, 1), "columns": columns}
+    arguments = {"rows": x.size // columns, "columns": columns}
     y = Tensor(str(value.name), dtype_of(quant), x.shape, quant)
     step = KernelStep(StepKind.SOFTMAX, label(node), chain.op, [x], y, [exponentials.tobytes()], arguments)
     return clamped(lowering, lowering.emit(step), chain, quant)

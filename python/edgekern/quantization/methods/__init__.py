@@ -5,8 +5,8 @@ A method is a function, or an object that is called, of one signature::
     def method(rows: Rows) -> Rows: ...
 
 :class:`~edgekern.quantization.weights.Rows` are some output channels of one Conv, Gemm or MatMul: float weights, scale,
-integers, bias, and what observers kept of the activation that the weights multiply. They come as a whole answer and go
-as a better one; a method changes what its paper is about and nothing else:
+integers, bias, and what ``Ranges`` carry of the activation that the weights multiply (its channel means). They come as
+a whole answer and go as a better one; a method changes what its paper is about and nothing else:
 
 ========================  =======================================================================================
 rounding                  ``rows.with_codes(...)``: filter sums here; AdaRound and GPTQ, with ``rows.statistics``

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.quantization.weights import Rows
-
-STATISTIC = "channel_means"
 
 
 def correct_bias(rows: Rows) -> Rows:
     """Add ``sum((w - s_w * q) * E[x])`` to the bias, with the means of the input's channels as calibration saw them."""
-    means = rows.statistics.get(STATISTIC)
+    means = rows.statistics.get(CHANNEL_MEANS)
     if means is None or not rows.takes_bias:
         return rows
     bias = np.zeros(len(rows.weights)) if rows.bias is None else rows.bias
