@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -352,12 +353,12 @@ TEST_CASE("the plan that is listed is what the host does, block by block") {
       const Bytes a = random_bytes(s.m * s.k);
       std::vector<int32_t> init(shape.padded_n()), c(s.m * s.n);
       const std::optional<Unit> asked[] = {std::nullopt, Unit::kCube, Unit::kVector};  // the bench asks for one
-      for (const int i : {0, 1, 2, 3}) {
-        const int threads = i == 3 ? 3 : 1;
+      for (const int way : {0, 1, 2, 3}) {
+        const int threads = way == 3 ? 3 : 1;
         CAPTURE(isa_name(table->isa));
         CAPTURE(s.m);
         CAPTURE(s.n);
-        CAPTURE(i);
+        CAPTURE(way);
         Noted::tiles.clear();
         GemmArgs args;
         args.m = s.m;
@@ -368,7 +369,7 @@ TEST_CASE("the plan that is listed is what the host does, block by block") {
         args.init = init.data();
         args.c = c.data();
         args.ldc = s.n * sizeof(int32_t);
-        args.unit = asked[i % 3];
+        args.unit = asked[way % 3];
         REQUIRE(std::string(gemm_path({&noting, threads}, args)) == "tile");
         gemm({&noting, threads}, args);
         std::vector<int> times(s.m * s.n);
