@@ -3,58 +3,11 @@
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-DRAWN = 100_000
+from bench.distributions import ORDINARY, Floats, ordinary
+
+drawn, NAMES = ordinary, ORDINARY
 SPACED = 1_000_000
-
-
-def drawn(name: str) -> Floats:
-    """Values drawn at random: what activations look like, and what breaks calibrators."""
-    rng = np.random.default_rng(7)
-    normal = rng.normal(size=DRAWN)
-    values = {
-        "normal": lambda: normal,
-        "laplace": lambda: rng.laplace(size=DRAWN),
-        "student_t3": lambda: rng.standard_t(3, DRAWN),
-        "uniform": lambda: rng.uniform(-1, 1, DRAWN),
-        "half_normal": lambda: np.abs(normal),
-        "relu": lambda: np.maximum(normal, 0),
-        "relu6": lambda: np.clip(3 * normal, 0, 6),
-        "one_outlier": lambda: np.append(normal, 287.2),
-        "lognormal": lambda: rng.lognormal(size=DRAWN),
-        "bimodal": lambda: np.concatenate([normal / 2 - 3, normal + 4]),
-        "sparse": lambda: np.where(rng.random(DRAWN) < 0.99, 0, normal),
-        "negative": lambda: -np.exp(normal),
-        "constant": lambda: np.full(1000, 3.14),
-        "two_values": lambda: np.where(normal > 1, 0.5, -0.25),
-        "subnormal": lambda: normal * 1e-40,
-        "huge": lambda: np.clip(normal, -3, 3) * 1e38,
-        "many_octaves": lambda: normal * np.exp2(rng.integers(-30, 30, DRAWN)),
-    }[name]()
-    return values.astype(np.float32)
-
-
-NAMES = (
-    "normal",
-    "laplace",
-    "student_t3",
-    "uniform",
-    "half_normal",
-    "relu",
-    "relu6",
-    "one_outlier",
-    "lognormal",
-    "bimodal",
-    "sparse",
-    "negative",
-    "constant",
-    "two_values",
-    "subnormal",
-    "huge",
-    "many_octaves",
-)
 
 
 def levels_of(x: Floats) -> int:

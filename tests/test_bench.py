@@ -399,7 +399,7 @@ def test_a_peer_that_is_absent_or_refuses_is_named_once(capsys, monkeypatch):
 
 def test_dispatcher_knows_its_benches(capsys):
     everything = {"accuracy", "attention", "call", "conv", "cube", "decode", "formats", "gemm", "host", "int4"}
-    assert set(names()) == everything | {"kv", "linear", "load", "memory", "models", "report", "versus"}
+    assert set(names()) == everything | {"kv", "linear", "load", "memory", "models", "ranges", "report", "versus"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 

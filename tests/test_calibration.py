@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from bench.distributions import FEW_VALUED, few_valued
 from edgekern import _core
 from edgekern.calibration import Histogram, Method
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
@@ -47,7 +48,26 @@ def test_entropy_search_equals_the_definition_on_any_counts(data: st.DataObject)
     assert_allclose(divergence, divergences[kept - num_levels], rtol=0, atol=1e-12)
     # A divergence right at the tie's edge may fall on either side of it.
     assert divergences[kept - num_levels] <= divergences.min() + reference.TIE + 1e-12
-    assert np.all(divergences[: kept - num_levels] > divergences.min() + reference.TIE - 1e-12)
+    assert np.all(divergences[kept - num_levels + 1 :] > divergences.min() + reference.TIE - 1e-12)
+
+
+@pytest.mark.parametrize("name", FEW_VALUED)
+def test_entropy_keeps_few_values_apart(name: str) -> None:
+    """Kept alone, one value's bin is all of P and of Q: the divergence was 0, and 1 to 8 got the range (0, 1.006)."""
+    x = few_valued(name)
+    h = Histogram().update(x)
+    lo, hi = h.range("entropy")
+    assert np.mean((x < lo) | (x > hi)) <= 0.05
+    power = float(np.mean(x.astype(np.float64) ** 2))
+    assert h.quantization_error(lo, hi) <= power * 10**-3.5  # 35 dB; it was -0.3 for the three values
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.26, 0.3, 1.0, 7.0, 8.0, 100.0]), min_size=1, max_size=40))
+def test_entropy_clips_no_more_than_a_tail(values: list[float]) -> None:
+    x = np.array(values, np.float32)
+    lo, hi = Histogram().update(x).range("entropy")
+    assert np.count_nonzero(x[x != 0] > hi) <= np.count_nonzero(x) / reference.MOST_CLIPPED
+    assert lo == 0
 
 
 def test_entropy_search_equals_the_definition_with_bins_chosen_from_the_data() -> None:

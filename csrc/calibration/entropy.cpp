@@ -8,6 +8,7 @@
 // partial sum passes the best divergence seen: a search over 65536 bins costs little more than one over 2048.
 #include "calibration/entropy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -78,19 +79,30 @@ EntropyResult entropy_search(const uint64_t* counts, size_t num_bins, size_t num
   std::vector<double> log_of(num_bins + 1, 0.0);
   for (size_t n = 1; n <= num_bins; ++n) log_of[n] = std::log(static_cast<double>(n));
 
+  // What is clipped stays a tail: with fewer bins kept a candidate is none.
+  size_t fewest = num_levels;
+  const uint64_t most_clipped = prefix.count[num_bins] / kMostClippedPart;
+  while (prefix.count[num_bins] - prefix.count[fewest] > most_clipped) ++fewest;
+
+  // Some all over the range first: what they find is the limit at which most of the others are left early.
   std::vector<double> found(num_bins + 1, std::numeric_limits<double>::infinity());
   double best = std::numeric_limits<double>::infinity();
-  for (size_t kept = num_levels; kept <= num_bins; ++kept) {
+  const auto try_kept = [&](size_t kept) {
     const double limit = best + 2 * kEntropyTie;  // a candidate left early can be no tie of the final best
     const double d = divergence(prefix, log_of, counts, num_bins, num_levels, kept, limit);
-    if (d > limit) continue;
+    if (d > limit) return;
     found[kept] = d;
-    if (d < best) best = d;
+    best = std::min(best, d);
+  };
+  constexpr size_t kCoarse = 16;
+  for (size_t less = 0; less <= num_bins - fewest; less += kCoarse) try_kept(num_bins - less);
+  for (size_t less = 1; less <= num_bins - fewest; ++less) {
+    if (less % kCoarse != 0) try_kept(num_bins - less);
   }
-  for (size_t kept = num_levels; kept < num_bins; ++kept) {
+  for (size_t kept = num_bins; kept > fewest; --kept) {
     if (found[kept] <= best + kEntropyTie) return {kept, found[kept]};
   }
-  return {num_bins, found[num_bins]};
+  return {fewest, found[fewest]};
 }
 
 }  // namespace ek

@@ -11,8 +11,10 @@ struct EntropyResult {
   double divergence;  // KL(P || Q) at num_kept, in nats
 };
 
-/// Two divergences this close are equal; the smaller threshold is taken.
+/// Two divergences this close are equal; the larger threshold is taken.
 inline constexpr double kEntropyTie = 1e-9;
+/// At most one value in so many may be clipped.
+inline constexpr uint64_t kMostClippedPart = 20;
 
 /// Searches every num_kept in [num_levels, num_bins] over the counts of |x|.
 /// Needs 1 <= num_levels <= num_bins and a total below 2^63.

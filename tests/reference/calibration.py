@@ -7,12 +7,23 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.uint64]
 TIE = 1e-9
+MOST_CLIPPED = 20  # one value in so many
 
 
 def entropy_divergences(counts: Counts, num_levels: int) -> npt.NDArray[np.float64]:
-    """KL(P || Q) for each number of kept bins from ``num_levels`` to all, in nats (TensorRT, S7310, GTC 2017)."""
+    """KL(P || Q) for each number of kept bins from ``num_levels`` to all, in nats (TensorRT, S7310, GTC 2017).
+
+    Infinite where more than one value in ``MOST_CLIPPED`` is clipped.
+    """
     h = counts.astype(np.float64)
-    return np.array([_divergence(h, kept, num_levels) for kept in range(num_levels, h.size + 1)])
+    total = sum(map(int, counts))
+    clipped = [total - inside for inside in np.cumsum(counts.astype(object))[num_levels - 1 :]]
+    return np.array(
+        [
+            _divergence(h, kept, num_levels) if beyond * MOST_CLIPPED <= total else float("inf")
+            for kept, beyond in enumerate(clipped, num_levels)
+        ]
+    )
 
 
 def _divergence(h: npt.NDArray[np.float64], kept: int, num_levels: int) -> float:
@@ -31,10 +42,10 @@ def _divergence(h: npt.NDArray[np.float64], kept: int, num_levels: int) -> float
 
 
 def entropy_search(counts: Counts, num_levels: int) -> tuple[int, float]:
-    """Bins kept, and the divergence there: the fewest bins within ``TIE`` of the least divergence."""
+    """Bins kept, and the divergence there: the most bins within ``TIE`` of the least divergence."""
     divergences = entropy_divergences(counts, num_levels)
-    first = int(np.argmax(divergences <= divergences.min() + TIE))
-    return num_levels + first, float(divergences[first])
+    last = int(np.flatnonzero(divergences <= divergences.min() + TIE)[-1])
+    return num_levels + last, float(divergences[last])
 
 
 def entropy_threshold(counts: Counts, absmax: float, num_levels: int) -> float:

@@ -164,7 +164,8 @@ class Histogram:
         ----------
         method : "max", "percentile", "mse" or "entropy"
             The largest ``|x|``; a percentile of ``|x|``; the least mean ``|error|**exponent`` of quantization; the
-            least relative entropy as TensorRT defines it (S7310, GTC 2017), the smallest of those within 1e-9 of it.
+            least relative entropy as TensorRT defines it (S7310, GTC 2017) with at most one value in 20 clipped, the
+            largest of those within 1e-9 of it.
         num_bins : int or "auto". Bins over [0, absmax] of the entropy search; "auto" takes
             ``num_levels * ceil(2 * absmax / P99.9)`` within [2048, 65536], so that a threshold at P99.9 is in reach.
         percentile : float in (0, 100]
