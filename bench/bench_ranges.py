@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
+from tests.reference.calibration import TIE, entropy_divergences
 
 from bench.distributions import FEW_VALUED, ORDINARY, Floats, few_valued, ordinary
 from bench.harness import Contender, Row, measure, print_table
@@ -20,20 +21,9 @@ BINS = 2048
 def literal_range(histogram: Histogram, num_levels: int) -> float:
     """TensorRT's definition (S7310, GTC 2017) with no bound on what is clipped, built in full for each candidate."""
     counts, edges = histogram.histogram(BINS)
-    h = counts.astype(np.float64)
-    h[0] -= histogram.num_zero
-    divergences = []
-    for kept in range(num_levels, BINS + 1):
-        starts = np.arange(num_levels) * kept // num_levels
-        p = h[:kept].copy()
-        p[-1] += h[kept:].sum()
-        some = p > 0
-        each = np.add.reduceat(h[:kept], starts) / np.maximum(np.add.reduceat(some.astype(float), starts), 1)
-        q = np.where(some, np.repeat(each, np.diff(starts, append=kept)), 0)
-        finite = q.sum() > 0 and not np.any(some & (q == 0))
-        ratio = (p[some] / p.sum()) / (q[some] / q.sum()) if finite else np.inf
-        divergences.append(float(np.sum(p[some] / p.sum() * np.log(ratio))) if finite else np.inf)
-    kept = num_levels + int(np.argmax(np.array(divergences) <= min(divergences) + 1e-9))
+    counts[0] -= np.uint64(histogram.num_zero)
+    divergences = entropy_divergences(counts, num_levels, most_clipped=1)
+    kept = num_levels + int(np.argmax(divergences <= divergences.min() + TIE))
     return min(histogram.absmax, (kept + 0.5) * float(edges[-1]) / BINS)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import peers
-from bench.harness import SAMPLE_SECONDS, _time, print_table, write_json
+from bench.harness import measure, print_table, write_json
 from bench.suite import geometric_mean, is_ours
 from edgekern.calibration.progress import progress_bar
 
@@ -35,14 +35,9 @@ def child(bench: str, threads: int, only: Sequence[str]) -> dict[str, float]:
         case = build()
         if case.rotated:
             continue
-        for contender in case.contenders:
-            if not is_ours(contender.name) or contender.name in case.references:
-                continue
-            contender.check(contender.run())
-            repeats = max(1, int(SAMPLE_SECONDS / max(_time(contender.run, 1), 1e-9)))
-            _time(contender.run, repeats)
-            samples = [_time(contender.run, repeats) / contender.calls for _ in range(SAMPLES)]
-            found[f"{case.group}: {case.name}, {contender.name}"] = median(samples)
+        ours = [c for c in case.contenders if is_ours(c.name) and c.name not in case.references]
+        for contender, timing in measure(ours, seconds=0, min_rounds=SAMPLES).items():
+            found[f"{case.group}: {case.name}, {contender}"] = timing.median
     return found
 
 

@@ -1,6 +1,7 @@
 """The bench: a wrong answer is never timed, a void row is said to be void, and every command runs."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -507,3 +508,15 @@ def test_report_draws_what_was_measured(tmp_path):
     assert written == ["bars-gemm-1.svg", "roofline-1.svg", "tables.md"]
     for name in written:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_build_beside_itself_gives_a_row_for_each_of_our_contenders(capsys, tmp_path):
+    path = tmp_path / "rows.json"
+    options = ["--other", sys.executable, "--benches", "call", "--rounds", "1", "--only", "1x16x4", "--json", str(path)]
+    assert main(["versus", *options]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["case"].split(", ")[-1] for row in rows] == ["edgekern_u8", "edgekern_s8"]  # the C loop is a reference
+    assert [row["this/other"] for row in rows] == pytest.approx([row["this_us"] / row["other_us"] for row in rows])
+    assert "over 2 rows" in capsys.readouterr().out
+    assert main(["versus", *options[:7], "no such case"]) == 0
+    assert "no case" in capsys.readouterr().out

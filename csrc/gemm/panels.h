@@ -62,6 +62,7 @@ void walk_panels(const GemmArgs& args, const Rect& rect, size_t rows, size_t str
     for (size_t i = 0, row = rect.row0; i < tiles; ++i, row += tile.rows) {
       set_rows(args, row, std::min(i < high_tiles ? low + 1 : low, rect.row1 - row), room, &tile);
       uint8_t* const c = static_cast<uint8_t*>(args.c) + row * args.ldc;
+      // As set_columns() has it, with what the tiles of a row share worked out once: small products would show it.
       for (size_t panel = first / kPanel; panel * kPanel < last; ++panel) {
         const size_t begin = panel * kPanel, end = std::min(last, begin + kPanel);
         const int8_t* const b = reinterpret_cast<const int8_t*>(args.b.data) + panel * panel_bytes;

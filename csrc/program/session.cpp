@@ -118,6 +118,11 @@ Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights
     return {Code::kNoMemory, "session: no memory to check an index of " + std::to_string(index.tensors.size()) +
                                  " tensors and " + std::to_string(index.steps.size()) + " steps"};
   }
+  return create_valid(std::move(index), std::move(weights), isa, threads, out);
+}
+
+Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
+                             std::unique_ptr<Session>* out) {
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
     return {Code::kUnsupportedIsa, std::string("session: this CPU does not run ") + isa_name(isa)};
@@ -156,12 +161,23 @@ Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights
   return {};
 }
 
-Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
-                       std::unique_ptr<Session>* out) {
+namespace {
+
+Status resident(const uint8_t* data, uint64_t bytes, std::unique_ptr<WeightSource>* weights) {
   if (reinterpret_cast<uintptr_t>(data) % AlignedBuffer::kAlignment != 0) {
     return {Code::kValue, "session: data must start at a multiple of 64 bytes"};
   }
-  return create(std::move(index), std::make_unique<ResidentWeights>(data, data_bytes), isa, threads, out);
+  *weights = std::make_unique<ResidentWeights>(data, bytes);
+  return {};
+}
+
+}  // namespace
+
+Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
+                       std::unique_ptr<Session>* out) {
+  std::unique_ptr<WeightSource> weights;
+  EK_RETURN_IF_ERROR(resident(data, data_bytes, &weights));
+  return create(std::move(index), std::move(weights), isa, threads, out);
 }
 
 namespace {
@@ -187,14 +203,16 @@ Status Session::open(const std::string& path, Verify verify, Isa isa, int thread
   EK_RETURN_IF_ERROR(MappedFile::open(path, "session", &file));
   EK_RETURN_IF_ERROR(open_checked(file.data(), file.size(), "'" + path + "'", verify, &view));
   auto weights = std::make_unique<MappedWeights>(std::move(file), view.start);
-  return create(std::move(view.index), std::move(weights), isa, threads, out);
+  return create_valid(std::move(view.index), std::move(weights), isa, threads, out);
 }
 
 Status Session::open(const uint8_t* file, size_t size, Verify verify, Isa isa, int threads,
                      std::unique_ptr<Session>* out) {
   ContainerView view;
   EK_RETURN_IF_ERROR(open_checked(file, size, "the bytes given", verify, &view));
-  return create(std::move(view.index), view.data, view.data_bytes, isa, threads, out);
+  std::unique_ptr<WeightSource> weights;
+  EK_RETURN_IF_ERROR(resident(view.data, view.data_bytes, &weights));
+  return create_valid(std::move(view.index), std::move(weights), isa, threads, out);
 }
 
 const ProgramIndex& Session::index() const { return impl_->index; }

@@ -51,6 +51,9 @@ class Session {
 
  private:
   Session();
+  /// create() behind its validation, which open_container() has done already.
+  static Status create_valid(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
+                             std::unique_ptr<Session>* out);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

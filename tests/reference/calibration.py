@@ -10,17 +10,17 @@ TIE = 1e-9
 MOST_CLIPPED = 20  # one value in so many
 
 
-def entropy_divergences(counts: Counts, num_levels: int) -> npt.NDArray[np.float64]:
+def entropy_divergences(counts: Counts, num_levels: int, most_clipped: int = MOST_CLIPPED) -> npt.NDArray[np.float64]:
     """KL(P || Q) for each number of kept bins from ``num_levels`` to all, in nats (TensorRT, S7310, GTC 2017).
 
-    Infinite where more than one value in ``MOST_CLIPPED`` is clipped.
+    Infinite where more than one value in ``most_clipped`` is clipped; 1 is the definition to the letter.
     """
     h = counts.astype(np.float64)
     total = sum(map(int, counts))
     clipped = [total - inside for inside in np.cumsum(counts.astype(object))[num_levels - 1 :]]
     return np.array(
         [
-            _divergence(h, kept, num_levels) if beyond * MOST_CLIPPED <= total else float("inf")
+            _divergence(h, kept, num_levels) if beyond * most_clipped <= total else float("inf")
             for kept, beyond in enumerate(clipped, num_levels)
         ]
     )
