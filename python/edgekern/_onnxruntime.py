@@ -1,4 +1,9 @@
-"""Waiting for onnxruntime in a way that can be ended: it runs graphs that turn for ever, and hears no Ctrl-C."""
+"""Every session of onnxruntime that computes for edgekern, and waiting for it in a way that can be ended.
+
+onnxruntime rewrites a model for speed when it opens one, and some rewrites change what it computes: a float product by
+dequantized weights gets int8 activations (some 45 dB, 3 with an outlier). None of ours may: a model means what ONNX
+says, in host steps, in calibration, in the float reference and at compile time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,43 @@ from typing import Any
 
 import numpy.typing as npt
 
+# What keeps results as ONNX defines them; docs/operators.md, "Host steps", has the figures.
+_EXACT = {
+    "session.disable_quant_qdq": "1",  # no 8-bit product in the place of DequantizeLinear and a float operator
+    "session.disable_double_qdq_remover": "1",  # two pairs of Q and DQ in a row round twice
+    "session.load_model_format": "ONNX",
+}
+
 _GRACE_S = 1.0  # onnxruntime looks for the end between nodes; one that takes longer is left behind
+
+
+def open_session(
+    model: bytes, *, num_threads: int, as_written: bool, spin: bool = True, keep_memory: bool = True
+) -> Any:
+    """A quiet session on the CPU that computes what ONNX defines, whatever onnxruntime's defaults are.
+
+    Parameters
+    ----------
+    as_written : node by node, so that a tensor has the same bits whichever others are asked for. Else onnxruntime may
+        do several nodes in one, and choose its layouts, where that costs no more than float32 rounding.
+    spin : whether its threads wait awake, for milliseconds after their work
+    keep_memory : whether it keeps what its tensors took for the next run
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = num_threads
+    options.enable_cpu_mem_arena = keep_memory
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for key, value in _EXACT.items():
+        options.add_session_config_entry(key, value)
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    # What is constant is folded already; more would be computed here, where nothing can end it.
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+    )
 
 
 def run_to_end(

@@ -19,6 +19,7 @@ import onnx
 import onnxruntime
 
 from edgekern import _core
+from edgekern._onnxruntime import open_session
 from edgekern.graph.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
@@ -223,12 +224,8 @@ def _around(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def _open(model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = _core.num_threads()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False  # it keeps, and grows by doubling
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # An arena of onnxruntime's keeps, and grows by doubling.
+    return open_session(model, num_threads=_core.num_threads(), as_written=True, keep_memory=False)
 
 
 def _arrays(names: Sequence[str], values: Sequence[Any]) -> dict[str, Array]:

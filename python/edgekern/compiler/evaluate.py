@@ -8,23 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
-from edgekern._onnxruntime import run_to_end
+from edgekern._onnxruntime import open_session, run_to_end
 from edgekern.graph.skeleton import Skeleton
 
 # The oldest file version that every onnxruntime of the last years reads, and that has all of opset 23.
 IR_VERSION = 10
 
 
-def new_session(model: bytes) -> onnxruntime.InferenceSession:
-    """A quiet, single-threaded session without rewrites: compiling gives the same answer on every machine."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def new_session(model: bytes) -> Any:
+    """A single-threaded session: compiling gives the same answer on every machine."""
+    return open_session(model, num_threads=1, as_written=True)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import number
-from edgekern._onnxruntime import run_to_end
+from edgekern._onnxruntime import open_session, run_to_end
 from edgekern.artifact import HostStep, Program
 from edgekern.artifact.host_model import check_host_model
 from edgekern.errors import ArgumentValueError, ArtifactError, EdgekernError, HostStepError, HostTimeoutError
@@ -71,32 +71,22 @@ class HostRunner:
     def __init__(
         self, program: Program, step: HostStep, core: _core.Session, num_threads: int, timeout_s: float | None
     ) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise EdgekernError(
-                f"InferenceSession: {step.name} ({'+'.join(step.operators)}) runs in onnxruntime, which is not "
-                "installed; pip install 'edgekern[toolkit]'"
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = num_threads
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        # Its threads would spin for milliseconds after their work, on the CPUs that our next segment wants.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = bytes(program.host_model(step))
         self._loops = check_host_model(model, step.name)  # of these very bytes: a mapped file may have changed
 
-        def open_session() -> Any:
+        def open_here() -> Any:
             try:
-                # What is constant is folded already; more would be computed here, where nothing can end it.
-                return onnxruntime.InferenceSession(
-                    model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
-                )
+                # Its threads would spin on the CPUs that our next segment wants.
+                return open_session(model, num_threads=num_threads, as_written=False, spin=False)
+            except ModuleNotFoundError as error:
+                raise EdgekernError(
+                    f"InferenceSession: {step.name} ({'+'.join(step.operators)}) runs in onnxruntime, which is not "
+                    "installed; pip install 'edgekern[toolkit]'"
+                ) from error
             except Exception as error:  # onnxruntime raises a class per status, all private
                 raise ArtifactError(f"InferenceSession: onnxruntime refuses {step.name}: {error}") from error
 
-        self._open, self._session = open_session, open_session()
+        self._open, self._session = open_here, open_here()
         self._name, self._timeout_s = step.name, timeout_s
         self._inputs = {name: core.tensor(number) for name, number in step.inputs}
         self._outputs = {name: core.tensor(number) for name, number in step.outputs}
