@@ -169,3 +169,106 @@ def test_all_sessions_have_their_options_from_one_place() -> None:
         path.relative_to(package).as_posix() for path in package.rglob("*.py") if "SessionOptions" in path.read_text()
     }
     assert found == {"_onnxruntime.py", "quickstart/job.py"}
+
+
+# --- products of integers, at values where pairs of products pass 16 bits
+
+FULL = {np.dtype(np.uint8): 255, np.dtype(np.int8): 127}
+KINDS = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.int8): TensorProto.INT8}
+
+
+def codes_of(g: Net, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Seven of eight are as large as they get."""
+    top = FULL[np.dtype(dtype)]
+    return np.where(g.rng.random(shape) < 7 / 8, top, top // 3).astype(dtype)
+
+
+def as_operand(g: Net, codes: Array, how: str) -> str:
+    """A small or a large constant, or a value that is computed."""
+    if how == "computed":
+        return g.op("Max", g.const(codes), g.op("Cast", g.input("floor", codes.shape), to=KINDS[codes.dtype]))
+    return g.const(codes)
+
+
+INTEGER_PRODUCTS = [
+    case
+    for case in itertools.product(
+        ("MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv"),
+        ("uint8", "int8"),
+        ("uint8", "int8"),
+        (13, 21),
+        ("small", "large", "computed"),
+    )
+    # onnxruntime has no QLinear operators of int8 by uint8, and wants the weights of QLinearConv constant
+    if not (case[0].startswith("QLinear") and case[1:3] == ("int8", "uint8"))
+    and not (case[0] == "QLinearConv" and case[4] == "computed")
+]
+
+
+@pytest.mark.parametrize(("op", "first", "second", "opset", "how"), INTEGER_PRODUCTS)
+def test_integer_products_do_not_saturate(op: str, first: str, second: str, opset: int, how: str) -> None:
+    g = Net()
+    g.opset = opset
+    depth = 20 if how == "small" else 64
+    image = "Conv" in op
+    x = codes_of(g, (1, depth, 5, 5) if image else (4, depth), first)
+    w = codes_of(g, (8, depth, 3, 3) if image else (depth, 48), second)
+    name, weights = g.input("x", x.shape, KINDS[x.dtype]), as_operand(g, w, how)
+    if image:
+        windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.int64), (3, 3), (2, 3))
+        exact = np.einsum("nchwij,ocij->nohw", windows, w.astype(np.int64))
+    else:
+        exact = x.astype(np.int64) @ w.astype(np.int64)
+    if op.endswith("Integer"):
+        y = g.op(op, name, weights)
+    else:
+        step = np.float32(exact.max() / FULL[x.dtype])
+        one, x_zero, w_zero = g.const(1, np.float32), g.const(0, first), g.const(0, second)
+        y = g.op(op, name, one, x_zero, weights, one, w_zero, g.const(step), x_zero)
+        exact = np.rint(exact / np.float64(step))
+    model = g.model(y)
+    with pytest.warns(EdgekernWarning, match="run on the host"):
+        program = ek.compile(model)
+    feeds = {"x": x} | ({"floor": np.zeros(w.shape, np.float32)} if how == "computed" else {})
+    np.testing.assert_array_equal(ek.InferenceSession(program).run(None, feeds)[0], exact)
+    [values] = FloatRunner(open_model(model, function="test"), [y]).run(feeds)
+    np.testing.assert_array_equal(values[y], exact)
+
+
+@pytest.mark.parametrize("op", ["MatMulIntegerToFloat", "DynamicQuantizeMatMul"])
+def test_fused_dynamic_products_do_not_saturate(op: str) -> None:
+    g = Net()
+    w, scale = codes_of(g, (64, 48), np.int8), np.float32(0.01)
+    if op == "DynamicQuantizeMatMul":
+        x = np.where(g.rng.random((4, 64)) < 7 / 8, 255, 0).astype(np.float32)  # codes of scale 1
+        y = g.op(op, g.input("x", x.shape), g.const(w), g.const(scale), domain="com.microsoft")
+    else:
+        x = codes_of(g, (4, 64), np.uint8)
+        name, weights, one = g.input("x", x.shape, TensorProto.UINT8), g.const(w), g.const(1, np.float32)
+        y = g.op(op, name, weights, one, g.const(scale), domain="com.microsoft")
+    expected = x.astype(np.float64) @ w.astype(np.float64) * np.float64(scale)
+    assert sqnr_db(expected, host_run(g.model(y), x)) >= LEAST_DB
+
+
+def test_dynamic_quantization_written_out_is_what_onnx_says() -> None:
+    g = Net()
+    w, scale = codes_of(g, (64, 48), np.int8), g.rng.uniform(0.001, 0.01, 48).astype(np.float32)
+    x = g.rng.uniform(-0.2, 1, (4, 64)).astype(np.float32)
+    q, x_scale, zero = g.op("DynamicQuantizeLinear", g.input("x", x.shape), outputs=3)
+    acc = g.op("Cast", g.op("MatMulInteger", q, g.const(w), zero), to=TensorProto.FLOAT)
+    model = g.model(g.op("Mul", acc, g.op("Mul", x_scale, g.const(scale))))
+    step = np.float32((x.max() - x.min()) / np.float32(255))
+    middle = np.rint(-x.min() / step)
+    real = (np.clip(np.rint(x / step) + middle, 0, 255) - middle).astype(np.float64) * np.float64(step)
+    expected = real @ (w * scale.astype(np.float64))
+    assert sqnr_db(expected, host_run(model, x)) >= LEAST_DB
+    assert sqnr_db(expected, reference_run(model, x)) >= LEAST_DB
+
+
+def test_weights_of_the_other_sign_do_not_make_the_program_larger() -> None:
+    g = Net()
+    x, w = codes_of(g, (4, 256), np.uint8), codes_of(g, (256, 256), np.int8)
+    model = g.model(g.op("MatMulInteger", g.input("x", x.shape, TensorProto.UINT8), g.const(w)))
+    with pytest.warns(EdgekernWarning):
+        [step] = ek.compile(model).host_steps
+    assert step.blob_bytes < w.size + 2000

@@ -20,6 +20,7 @@ import onnxruntime
 
 from edgekern import _core
 from edgekern._onnxruntime import open_session
+from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
@@ -57,6 +58,7 @@ class FloatRunner:
     """
 
     def __init__(self, model: Skeleton, names: Sequence[str]) -> None:
+        model = exact_products(model)
         self._model, self._names = model, tuple(names)
         values = {name: weight.array() for name, weight in model.weights.items()}
         self._weights = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in values.items()}

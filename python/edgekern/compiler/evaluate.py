@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekern._onnxruntime import open_session, run_to_end
+from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Skeleton
 
 # The oldest file version that every onnxruntime of the last years reads, and that has all of opset 23.
@@ -45,6 +46,7 @@ def evaluate(
     )
     piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
     piece.functions.extend(model.proto.functions)
+    piece = exact_products(Skeleton(piece, {})).proto
     return run_to_end(new_session(piece.SerializeToString()), wanted, feeds, timeout_s=None)
 
 

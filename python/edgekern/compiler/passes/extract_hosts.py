@@ -15,6 +15,7 @@ from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
+from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Encoded, Skeleton
 from edgekern.graph.values import label, qualified
 
@@ -75,7 +76,8 @@ def extract_host(model: Skeleton, hosts: Sequence[HostNode]) -> HostRun:
             f"compile: {names} cannot be inlined, and a host step has no functions; export the model with one opset "
             "for itself and its functions"
         )
-    content = Encoded.of(Skeleton(piece, {name: model.weights[name] for name in weights}))
+    made = exact_products(Skeleton(piece, {name: model.weights[name] for name in weights}))
+    piece, content = made.proto, Encoded.of(made)
     if len(content) > _MAX_MESSAGE_BYTES:
         raise CompileError(
             f"compile: {names} go to the host with {len(content)} bytes of constants, and one ONNX message ends at "
