@@ -290,6 +290,7 @@ def test_a_calibrator_takes_arrays_of_others(floats):
         calibrator.collect({"x": [[1], [2, 3]]})
 
 
+@pytest.mark.filterwarnings("ignore:compare. program does not say which float model")
 def test_arrays_without_names_are_refused_with_what_to_pass(model, floats):
     program, calibrator = ek.compile(model, allow_host=False), ek.Calibrator(floats, progress=False)
     session = ek.InferenceSession(program)
@@ -306,6 +307,7 @@ def test_arrays_without_names_are_refused_with_what_to_pass(model, floats):
     assert calibrator.num_batches == 0
 
 
+@pytest.mark.filterwarnings("ignore:compare. program does not say which float model")
 def test_compare_takes_arrays_of_others_and_says_what_is_wrong_with_them(model):
     program = ek.compile(model, allow_host=False)
     assert str(ek.compare(model, program, {"x": Lender(X)})) == str(ek.compare(model, program, [{"x": X}]))
@@ -316,6 +318,7 @@ def test_compare_takes_arrays_of_others_and_says_what_is_wrong_with_them(model):
             ek.compare(model, program, [wrong])
 
 
+@pytest.mark.filterwarnings("ignore:compare. program does not say which float model")
 def test_a_model_of_another_batch_is_refused_by_compare():
     def gemm(rows):
         g = Graph()

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import edgekern as ek
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 
 from graphs import Graph, feeds_of, onnxruntime_session
 
@@ -104,7 +104,8 @@ def test_dropped_relu_is_compared_behind_the_relu():
     qdq.graph.node.extend([*front, nodes[0], *back])
     qdq.graph.output[0].name = "pooled"
     qdq.graph.output[0].type.tensor_type.ClearField("shape")
-    report = ek.compare(model, ek.compile(qdq, allow_host=False), feeds_of(model))
+    with pytest.warns(EdgekernWarning, match="does not say which float model"):
+        report = ek.compare(model, ek.compile(qdq, allow_host=False), feeds_of(model))
     row = next(row for row in report.rows if row.op.startswith("Conv"))
     assert row.tensor == relu.output[0]
     assert row.sqnr_db > 20
@@ -114,7 +115,8 @@ def test_exact_layers_have_infinite_sqnr():
     g = Graph()
     q = g.qdq(g.input("x", (2, 3)), 1.0, 0)
     program = ek.compile(g.model(q))
-    report = ek.compare(g.model(q), program, {"x": np.full((2, 3), 7, np.float32)})
+    with pytest.warns(EdgekernWarning, match="does not say which float model"):
+        report = ek.compare(g.model(q), program, {"x": np.full((2, 3), 7, np.float32)})
     assert [row.sqnr_db for row in report.rows] == [math.inf]
     assert [row.cosine for row in report.rows] == pytest.approx([1.0])
 
@@ -125,7 +127,58 @@ def test_bad_arguments_are_refused(report_and_program, data):
         ek.compare(float_model(), program, [])
     with pytest.raises(ArgumentTypeError, match="compare: program must be a Program, got str"):
         ek.compare(float_model(), "model.ekm", data)
+
+
+# --- which model the program is of
+
+
+def other_weights():
+    """The same graph, layer by layer, with other numbers."""
+    model = float_model()
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array[..., ::-1].copy(), tensor.name))
+    return model
+
+
+def test_another_model_is_refused_before_anything_runs(report_and_program, data, tmp_path):
+    """It gave a table with layers of -0.01 dB."""
+    _, program = report_and_program
+    program.save(tmp_path / "p.ekm")
+    for made in (program, ek.Program.load(tmp_path / "p.ekm")):
+        with pytest.raises(ArgumentValueError, match=r"compare: program was made of another model \(hash [0-9a-f]{12}"):
+            ek.compare(other_weights(), made, data)
+
+
+def test_the_same_model_is_known_however_it_is_given(report_and_program, data, tmp_path):
+    report, program = report_and_program
+    model = float_model()
+    model.producer_name, model.doc_string = "another", "with a comment"
+    onnx.save(model, tmp_path / "m.onnx")
+    assert ek.compare(tmp_path / "m.onnx", program, data) == report
+
+
+def test_the_qdq_model_itself_may_be_compared(data):
+    calibrator = ek.Calibrator(float_model(), progress=False).collect_many(data)
+    qdq = ek.quantize(float_model(), calibrator.compute_ranges())
+    assert min(row.sqnr_db for row in ek.compare(qdq, ek.compile(qdq), data).rows) > 40
+
+
+@pytest.mark.parametrize("told", ["", "{}", "[]", "no JSON", '{"model_hash": 3}', "[" * 2000])
+def test_a_program_that_does_not_say_its_model_is_compared_with_a_warning(told, data):
+    """Those of other tools, and files that an older edgekern wrote."""
+    calibrator = ek.Calibrator(float_model(), progress=False).collect_many(data)
+    qdq = ek.quantize(float_model(), calibrator.compute_ranges())
+    [entry] = [entry for entry in qdq.metadata_props if entry.key == "edgekern.quantization"]
+    entry.value = told
+    program = ek.compile(qdq)
+    assert program.manifest.float_model_hash is None
+    with pytest.warns(EdgekernWarning, match=r"program does not say which float model .*edgekern\.quantize writes it"):
+        assert ek.compare(float_model(), program, data).rows
     g = Graph()
     other = g.model(g.op("Tanh", g.op("Sinh", g.input("other", (2, 3)))))
-    with pytest.raises(ArgumentValueError, match="no tensor in common"):
+    with (
+        pytest.warns(EdgekernWarning, match="does not say which"),
+        pytest.raises(ArgumentValueError, match="no tensor in common"),
+    ):
         ek.compare(other, program, data)

@@ -30,6 +30,7 @@ class Named:
 KINDS = {"str": str, "pathlib": lambda path: path, "fspath": Named, "fspath of bytes": lambda path: Named(path, True)}
 
 
+@pytest.mark.filterwarnings("ignore:compare. program does not say which float model")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_call_that_takes_a_path_takes_every_kind(kind, tmp_path):
     make = KINDS[kind]

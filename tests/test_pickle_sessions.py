@@ -101,6 +101,7 @@ def test_a_calibrator_whose_model_has_changed_says_so(tmp_path):
         pickle.dumps(calibrator)
 
 
+@pytest.mark.filterwarnings("ignore:compare. program does not say which float model")
 def test_values_of_the_toolkit_are_equal_after_the_way():
     rng = np.random.default_rng(4)
     histogram = ek.Histogram().update(rng.normal(size=1000).astype(np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ from edgekern._arrays import Lent, as_array, is_array, unnamed
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
 from edgekern.calibration.runner import FloatRunner
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 from edgekern.graph.families import CLAMPS
-from edgekern.graph.model import open_model
+from edgekern.graph.model import model_hash, open_model
 from edgekern.runtime import InferenceSession
 
 if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
+    from edgekern.graph.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
@@ -144,7 +146,13 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When an argument has the wrong type, the data is empty, or the two have no tensor in common.
+        When an argument has the wrong type, the data is empty, or the program was made of another float model, or has
+        no tensor in common with it.
+
+    Warns
+    -----
+    EdgekernWarning
+        When the program does not say which float model it was made of: its QDQ model is of another tool.
     """
     if not isinstance(program, Program):
         raise ArgumentTypeError(
@@ -154,6 +162,7 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     names = [info.name for info in program.inputs]
     if is_array(data) or not isinstance(data, Iterable):
         raise unnamed("compare", "data", data, names)
+    _require_same_model(model, program)
     layers = _common_layers(model.proto, program)
     if not layers:
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
@@ -177,6 +186,25 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     paths = session.paths
     rows = [_row(program, paths, layer) for layer in layers.values()]
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
+
+
+def _require_same_model(model: Skeleton, program: Program) -> None:
+    quantization = program.manifest.quantization
+    if quantization and quantization in (entry.value for entry in model.proto.metadata_props):
+        return  # the QDQ model itself, which computes what the program does
+    wanted, found = program.manifest.float_model_hash, model_hash(model)
+    if wanted is None:
+        warnings.warn(
+            "compare: program does not say which float model it was made of (another tool wrote its QDQ model, or an "
+            "older edgekern did), so nothing shows that float_model is the one; edgekern.quantize writes it down",
+            EdgekernWarning,
+            stacklevel=3,
+        )
+    elif wanted != found:
+        raise ArgumentValueError(
+            f"compare: program was made of another model (hash {wanted[:12]}..., float_model has {found[:12]}...); "
+            "give the float model that was quantized"
+        )
 
 
 def _float_run(reference: FloatRunner, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,6 +13,8 @@ from typing import Any
 from edgekern import _core, files
 from edgekern.errors import ArtifactError
 
+_MOST_TOLD = 1 << 22  # values that a quantizer may have written down: every channel of a large model
+
 
 @dataclass(frozen=True)
 class HostStep:
@@ -70,6 +72,17 @@ class Manifest:
     lower_bound: int = 0
     method: str = ""
     quantization: str = ""
+
+    @property
+    def float_model_hash(self) -> str | None:
+        """Identity of the float model that was quantized, as ``edgekern.calibration.model_hash`` gives it; None where
+        another tool, or an edgekern before this, did that."""
+        try:
+            told = files.parse_json(self.quantization.encode(), most_values=_MOST_TOLD)
+        except (ValueError, RecursionError):
+            return None
+        found = told.get("model_hash") if isinstance(told, dict) else None
+        return found if isinstance(found, str) else None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))

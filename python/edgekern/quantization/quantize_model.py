@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
     from edgekern.graph.skeleton import Skeleton
 
-METADATA_KEY = "edgekern.quantization"
+METADATA_KEY = "edgekern.quantization"  # compile carries it into the program, where compare reads the hash
 
 
 def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None) -> onnx.ModelProto:
@@ -71,6 +71,7 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     done.model.metadata_props[METADATA_KEY] = json.dumps(
         {
             "config": asdict(done.config),
+            "model_hash": ranges.model_hash,
             "ranges": {"method": ranges.method, **ranges.options},
             "widened": done.widened,
         },
