@@ -184,6 +184,21 @@ def test_nan_in_x_is_minus_128_and_zeros_have_scale_one(isa: str) -> None:
     assert_array_equal(got[1], weights.w[5] * np.float32(-128) * reference.stored_scale(weights.scale)[0])
 
 
+@pytest.mark.parametrize("per_row", [False, True])
+def test_infinities_keep_their_sign(per_row: bool, isa: str, rng: np.random.Generator) -> None:
+    """They became -128 of either sign."""
+    weights = make_weights(256, 16, 32, False, 11)
+    x = rng.normal(size=(3, 256)).astype(np.float32)
+    x[0, 5], x[1, 200], x[2, 7], x[2, 8] = np.inf, -np.inf, np.inf, np.nan
+    got = run(isa, 1, x, weights.pack(), per_row=per_row)
+    assert_array_equal(got, reference.linear(x, *weights, per_row=per_row))
+    at = weights.w[5] != 0
+    if per_row:  # the second 128 values have that scale, too, and a sum of 0
+        assert np.isnan(got).all()
+    else:
+        assert_array_equal(np.sign(got[0][at]), np.sign(weights.w[5][at]))
+
+
 def unpack_nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """Two values a byte along the last axis, low nibble first: the recipe of docs/int4.md."""
     both = np.stack([packed << 4, packed & 0xF0], axis=-1).view(np.int8) >> 4

@@ -223,6 +223,23 @@ def test_rows_of_any_size_are_quantized_alike(peak: float, isa: str, rng: np.ran
     assert_array_equal(run(isa, 1, None, *layer), reference.linear(*layer))
 
 
+def test_infinities_keep_their_sign(isa: str, rng: np.random.Generator) -> None:
+    """They became -128 of either sign, so that linear gave the wrong infinity for half of them."""
+    x = rng.normal(size=(4, 77)).astype(np.float32)
+    x[0, 5], x[1, 70], x[2, [1, 2]], x[3, [3, 4]] = np.inf, -np.inf, (np.inf, -np.inf), (np.inf, np.nan)
+    codes, scale = _core.dynamic_quantize(x, isa, 1)
+    assert_array_equal(scale, np.full(4, np.inf))
+    wanted = np.zeros(x.shape, np.int8)
+    wanted[0, 5], wanted[1, 70], wanted[2, [1, 2]], wanted[3, [3, 4]] = 127, -128, (127, -128), (127, -128)
+    assert_array_equal(codes, wanted)
+    w, w_scale = fill_integers((77, 40), np.int8, "random", 8), np.full(40, 0.5, np.float32)
+    layer = (x, w, w_scale, None, NONE, None, None, 0, None, 0, "float32")
+    got = run(isa, 1, None, *layer)
+    assert_array_equal(got, reference.linear(*layer))
+    with np.errstate(invalid="ignore"):  # 0 times infinity
+        assert_array_equal(got[:2], x[:2] @ (w * w_scale[0]))
+
+
 def test_products_past_int32_saturate(isa: str) -> None:
     x = np.array([[255] * 64, [0] * 64], np.uint8)
     w = np.concatenate([np.full((64, 40), 127), np.full((64, 40), -128)], axis=1).astype(np.int8)

@@ -51,7 +51,7 @@ void norm_quantize_row(const NormRow& row, Sign sign, uint8_t* y, float* scale) 
   for (size_t i = 0; i < row.n; i += kStrip) best = max_f32(abs_f32(normed(row, factor, i, row.n - i)), best);
   const RowScale by(max_lane(best));
   *scale = by.scale;
-  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);  // -128 is for NaN
+  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, by.finite());  // -128: NaN, -infinity
   quantize_run(row.n, by, bytes, y,
                [&](size_t at, size_t left) EK_LAMBDA { return normed(row, factor, at, left); });  // in L1 now
 }

@@ -29,8 +29,9 @@ struct ElementwiseKernels {
   void (*quantize_columns)(const float* x, size_t rows, size_t n, const ColumnMaps& maps, uint8_t* y);
   void (*dequantize_columns)(const uint8_t* x, size_t rows, size_t n, const ColumnMaps& maps, float* y);
   // Rows of n floats, symmetric, each with a scale of its own: max|x| / 127, NaN passed over, or 1 where the peak is
-  // below 2^-110; y = rne(x * (127 / max|x|)), or -128 for a NaN or an infinity (beside which all else is 0). As kU8,
-  // 128 is added: what x86 multiplies. Rows of x and y are ldx and ldy apart.
+  // below 2^-110; y = rne(x * (127 / max|x|)), or -128 for a NaN. Beside an infinity the scale is infinite, all that is
+  // finite 0, infinity 127 and minus infinity -128. As kU8, 128 is added: what x86 multiplies. Rows of x and y are ldx
+  // and ldy apart.
   void (*quantize_rows)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
                         float* scale);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.

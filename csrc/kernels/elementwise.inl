@@ -137,7 +137,7 @@ EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, 
 /// Those rows of some that are not finite, once more.
 __attribute__((noinline)) void quantize_odd_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign,
                                                  uint8_t* y, size_t ldy, float* scale) {
-  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign, true);
+  const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign);
   for (; rows > 0; --rows, x += ldx, y += ldy, ++scale) {
     if (is_finite(peak_bits(x, n))) continue;
     F32 best = set1_f32(0.0f);
@@ -149,7 +149,7 @@ __attribute__((noinline)) void quantize_odd_rows(const float* x, size_t rows, si
 }
 
 /// Short rows go four at a time: finding one's peak and reciprocal overlaps with the others'. NaN is passed over in the
-/// peak and becomes -128, as does infinity.
+/// peak and becomes -128.
 void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy, float* scale) {
   constexpr size_t kTogether = 4, kShort = 1024;
   const size_t together = n <= kShort ? kTogether : 1;

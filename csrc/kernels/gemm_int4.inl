@@ -35,7 +35,7 @@ EK_INLINE RowScale w4_scale(const float* x, size_t n) {
 
 /// Returns the sum.
 EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const RowScale& scaled, int8_t* q) {
-  const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // only a NaN reaches lo
+  const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // a NaN and minus infinity reach lo
   I32 sum = set1_i32(0);
   for (size_t i = 0; i < n; i += 2 * kStrip) {
     const size_t left = n - i;

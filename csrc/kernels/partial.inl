@@ -48,14 +48,18 @@ struct Quotient {
 };
 
 /// What a row of activations is quantized by: scale = max|x| / 127, q = rne(x * (127 / max|x|)). Both quotients can be
-/// under way at once, and |q| <= 127 for every x.
+/// under way at once, and |q| <= 127 for every x of a finite row. Beside an infinity every finite x becomes 0, and the
+/// infinity, of scale infinity, what its sign is clamped to.
 struct RowScale {
   float scale, inverse;
 
   /// Of a row whose largest |x| is `peak`; one that is next to nothing becomes zeros.
   EK_INLINE explicit RowScale(float peak) : scale(peak / 127.0f), inverse(127.0f / peak) {
     if (peak < 0x1p-110f) scale = inverse = 1.0f;
+    if (!finite()) inverse = 0x1p-149f;  // infinity times 0 would be a NaN, and the sign lost
   }
+
+  EK_INLINE bool finite() const { return scale < __builtin_inff(); }
 
   template <int S>
   EK_INLINE void operator()(F32 (&x)[S]) const {

@@ -319,8 +319,9 @@ def dynamic_quantize(x: FloatArray, *, num_threads: int | None = None) -> tuple[
 
     Returns
     -------
-    q : (M, K) int8 array in [-127, 127]; -128 for NaN and infinity (beside which all else is 0)
-    scale : (M,) float32 array; 1.0 for a row of zeros, or of nothing above 2^-110
+    q : (M, K) int8 array in [-127, 127], and -128 for NaN. Beside an infinity all that is finite is 0, infinity is 127
+        and minus infinity -128.
+    scale : (M,) float32 array; 1.0 for a row of zeros, or of nothing above 2^-110; infinite for a row with an infinity
 
     Raises
     ------

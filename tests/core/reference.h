@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -37,11 +38,13 @@ inline std::vector<int8_t> random_weights(size_t n) {
   return {bytes.begin(), bytes.end()};
 }
 
-/// How a row of activations is quantized whose largest |x| is `peak`: q = rne(x * factor), x is about q * scale.
+/// How a row of activations is quantized whose largest |x| is `peak`: q = rne(x * factor), x is about q * scale. Beside
+/// an infinity all finite x are 0.
 struct RowScale {
   float scale = 1.0f, factor = 1.0f;
   explicit RowScale(float peak) {
     if (peak >= 0x1p-110f) scale = peak / 127.0f, factor = 127.0f / peak;
+    if (std::isinf(peak)) factor = std::numeric_limits<float>::denorm_min();
   }
 };
 

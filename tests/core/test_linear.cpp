@@ -186,8 +186,9 @@ TEST_CASE("a clamp keeps a NaN and bounds the rest") {
   }
 }
 
-TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart") {
+TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN and infinities; both signs; rows apart") {
   constexpr size_t kRows = 7;
+  constexpr float kFar = std::numeric_limits<float>::infinity();
   for (const float size : {0.0f, 1.0f, 1e-44f, 0x1p-111f, 0x1p-110f, 1e-27f, 1e29f, 1e30f, 3e38f}) {
     for (const size_t n : Sizes{1, 15, 16, 17, 64, 65, 147, 200, 255, 256, 257, 320, 1024, 1025}) {
       const size_t ldx = n + (n < 256 ? 3 : 16 - n % 16 + 4), ldy = n + 5;  // long rows start on a line, too
@@ -198,7 +199,9 @@ TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN; both signs; rows apart"
         for (size_t i = 0; i < n; ++i) values[i] = static_cast<float>(uniform(-254, 254)) / 254.0f * peak[row];
         values[n / 2] = peak[row];  // half of the products are ties
         if (n > 20 && row % 3 == 1) values[3] = std::numeric_limits<float>::quiet_NaN();
-        if (n > 200 && row == 5) values[n - 1] = peak[row] = std::numeric_limits<float>::infinity();
+        if (n > 200 && row == 5) values[n - 1] = peak[row] = kFar;
+        if (n > 14 && row == 2) values[1] = -(peak[row] = kFar);
+        if (n > 14 && row == 6) values[n - 2] = peak[row] = kFar, values[0] = -kFar;
       }
       Guarded<float> guarded(x);
       for (const Kernels* table : tables()) {

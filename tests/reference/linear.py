@@ -16,12 +16,15 @@ Curve = str | tuple[float, float]
 
 
 def dynamic_quantize(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Rows to int8, symmetric, by 127 / max|x|; a NaN counts for nothing in a row's scale."""
+    """Rows to int8, symmetric, by 127 / max|x|; a NaN counts for nothing in a row's scale, and becomes -128. Beside an
+    infinity all that is finite is 0; the infinities are 127 and -128."""
     with np.errstate(all="ignore"):
         peak = np.nan_to_num(np.abs(x), nan=0, posinf=np.inf).max(axis=1, initial=0)
         one, levels, zeros = np.float32(1), np.float32(127), peak < np.float32(2**-110)
         scale, factor = np.where(zeros, one, peak / levels), np.where(zeros, one, levels / peak)
-        return quantize_linear(x * factor[:, None], 1, 0, np.int8), scale
+        steps = np.where(np.isinf(peak)[:, None] & np.isfinite(x), np.float32(0), x * factor[:, None])
+        steps = np.where(np.isinf(x), x, steps)
+        return quantize_linear(steps, 1, 0, np.int8), scale
 
 
 def activate(y: FloatArray, curve: Curve) -> FloatArray:
