@@ -129,6 +129,17 @@ def test_bad_arguments_are_refused(report_and_program, data):
         ek.compare(float_model(), "model.ekm", data)
 
 
+def test_a_strided_feed_is_copied_once_and_reported(report_and_program, data):
+    _, program = report_and_program
+    strided = {name: np.asfortranarray(array) for name, array in data[0].items()}
+    with pytest.warns(
+        EdgekernWarning, match="compare: input 'x' is copied, 1024 bytes: it is not C-contiguous"
+    ) as seen:
+        report = ek.compare(float_model(), program, strided)
+    assert len(seen) == 1
+    assert report == ek.compare(float_model(), program, data[0])
+
+
 # --- which model the program is of
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from edgekern.calibration import Histogram, Method
-from edgekern.errors import ArgumentTypeError, CalibrationError
+from edgekern.errors import ArgumentTypeError, CalibrationError, EdgekernWarning
 
 from distributions import NAMES, Floats, drawn
 from strategies import float_arrays
@@ -185,3 +185,12 @@ def test_quantiles_are_within_a_key_of_the_datas(name: str) -> None:
             exact = np.quantile(values.astype(np.float64), q, method="inverted_cdf")
             assert_allclose(h.quantile(q, magnitude=magnitude), exact, rtol=1 / 64, atol=2.0**-132)
     assert (h.quantile(0), h.quantile(1)) == (x.min(), x.max())
+
+
+def test_strided_values_are_counted_and_their_copy_is_reported() -> None:
+    x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)
+    with pytest.warns(EdgekernWarning, match=r"Histogram\.update: x is copied, 48 bytes: it is not C-contiguous"):
+        strided = Histogram().update(x[:, ::2])
+    assert strided == Histogram().update(x[:, ::2].copy())
+    for order in (np.asfortranarray(x), x[::-1, ::-1], x.reshape(2, 3, 4).transpose(1, 2, 0)[::-1]):
+        assert Histogram().update(order) == Histogram().update(x)  # counted as it lies

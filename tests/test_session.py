@@ -166,6 +166,14 @@ def test_arrays_may_be_misaligned_or_share_memory(session, model):
     np.testing.assert_array_equal(got, want)
 
 
+def test_strided_inputs_of_a_trace_are_reported_too(session, model):
+    strided = {name: np.asfortranarray(array) for name, array in feeds_of(model).items()}
+    with pytest.warns(EdgekernWarning, match="trace: input '.' is copied, 1200 bytes: it is not C-contiguous") as seen:
+        steps = dict(session.trace(strided))
+    assert steps
+    assert {one.filename for one in seen} == {__file__}
+
+
 def test_strided_inputs_are_taken(session, model):
     feeds = feeds_of(model)
     strided = {name: np.asfortranarray(array) for name, array in feeds.items()}
@@ -362,7 +370,12 @@ def test_arrays_of_a_program_with_host_steps():
     session, x = ek.InferenceSession(host_program()), np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     [want] = session.run(None, {"x": x})
     strided = np.zeros((2, 10), np.float32)[:, ::2]
-    [got] = session.run(None, {"x": np.asfortranarray(x)}, out=[strided])
+    with pytest.warns(
+        EdgekernWarning, match=r"run: (input 'x'|out for .*) is copied, \d+ bytes: it is not C-cont"
+    ) as seen:
+        [got] = session.run(None, {"x": np.asfortranarray(x)}, out=[strided])
+    assert [str(one.message).split(" is ")[0].split("'")[0] for one in seen] == ["run: input ", "run: out for "]
+    assert {one.filename for one in seen} == {__file__}
     assert got is strided
     np.testing.assert_array_equal(got, want)
     fixed = np.full_like(want, 7)

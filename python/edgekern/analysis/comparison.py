@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgekern._arrays import Lent, as_array, is_array, unnamed
+from edgekern._arrays import Lent, as_array, is_array, plain, unnamed
 from edgekern._core import DType, StepKind, TensorDef
 from edgekern.artifact import Program
 from edgekern.calibration.runner import FloatRunner
@@ -174,7 +174,7 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     for feeds in [data] if isinstance(data, Mapping) else data:
         if not isinstance(feeds, Mapping):
             raise unnamed("compare", "each of data", feeds, names)
-        arrays = {name: as_array("compare", f"input {name!r}", array) for name, array in feeds.items()}
+        arrays = {name: _contiguous(f"input {name!r}", array) for name, array in feeds.items()}
         steps = session.trace(arrays)  # says what is wrong with them before onnxruntime does
         real = {**arrays, **_float_run(reference, arrays)}
         for step, stored in steps:
@@ -186,6 +186,10 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     paths = session.paths
     rows = [_row(program, paths, layer) for layer in layers.values()]
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
+
+
+def _contiguous(argument: str, given: Lent) -> Array:
+    return plain("compare", argument, as_array("compare", argument, given))
 
 
 def _require_same_model(model: Skeleton, program: Program) -> None:

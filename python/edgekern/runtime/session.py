@@ -192,7 +192,9 @@ class InferenceSession:
             As :meth:`run`, at the call.
         """
         arrays = self._ordered(feeds)
-        self._core.check(arrays, [None] * len(self._outputs))
+        nothing: list[Array | None] = [None] * len(self._outputs)
+        self._core.check(arrays, nothing)
+        self._report_copies("trace", arrays, nothing)
         return self._trace(arrays)
 
     def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
@@ -276,21 +278,21 @@ class InferenceSession:
             with self._lock:
                 if self._core.run(arrays, targets):
                     return
-            self._report_copies(arrays, targets)
+        self._core.check(arrays, targets)
+        self._report_copies("run", arrays, targets)
         with self._lock:
             self._run_in_arena(arrays, targets)
 
-    def _report_copies(self, arrays: list[Array], targets: list[Array | None]) -> None:
+    def _report_copies(self, function: str, arrays: list[Array], targets: list[Array | None]) -> None:
         inputs, outputs = zip(self._inputs, arrays, strict=True), zip(self._outputs, targets, strict=True)
         for what, pairs in (("input", inputs), ("out for", outputs)):
             for name, array in pairs:
                 if array is not None and not (array.flags.c_contiguous and array.flags.aligned):
-                    report_copy("run", f"{what} {name!r}", array)
+                    report_copy(function, f"{what} {name!r}", array)
 
     def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> None:
         """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
         arrays."""
-        self._core.check(arrays, targets)
         self._fill(arrays)
         for what, number in self._program.manifest.order:
             if what == "segment":

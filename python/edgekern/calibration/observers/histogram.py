@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import flag, number
-from edgekern._arrays import lent
+from edgekern._arrays import lent, plain
 from edgekern.calibration.observers.base import reading_state, whole_numbers
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
@@ -49,7 +49,8 @@ class Histogram:
         Parameters
         ----------
         x : array of float32, float16, bfloat16 or float64, any shape and strides
-            Counted as float32; what is finite in float64 and too large for float32 counts as infinite.
+            Counted as float32; what is finite in float64 and too large for float32 counts as infinite. Strided ones are
+            copied, with an EdgekernWarning.
 
         Raises
         ------
@@ -368,7 +369,13 @@ def _float32(function: str, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
             )
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-    return np.ascontiguousarray(array)
+    return plain(function, "x", array if array.flags.c_contiguous else _as_it_lies(array))
+
+
+def _as_it_lies(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same values in the order of memory: counting knows no other."""
+    forward = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+    return forward.transpose(sorted(range(array.ndim), key=lambda axis: -forward.strides[axis]))
 
 
 def check_options(function: str, method: str, percentile: float, exponent: float) -> None:
