@@ -227,6 +227,51 @@ def test_model_that_is_all_host_still_runs():
     np.testing.assert_allclose(run(program, feeds_of(model))[0].sum(axis=1), 1, rtol=1e-6)
 
 
+def float_layers():
+    g = Graph()
+    x = g.op("Conv", g.input("x", (2, 3, 6, 6)), g.const(g.rng.normal(size=(4, 3, 3, 3)), np.float32))
+    return g.model(g.op("Gemm", g.op("Flatten", g.op("Relu", x)), g.const(g.rng.normal(size=(64, 5)), np.float32)))
+
+
+def test_a_float_model_is_told_to_be_quantized_first():
+    """It compiled into host steps alone, and only their reasons hinted at it."""
+    remedy = r"is not quantized, as it has no QuantizeLinear; .*edgekern\.Calibrator.*edgekern\.quantize"
+    with pytest.warns(
+        EdgekernWarning, match=rf"nothing of the model runs on a kernel .*{remedy}.*run on the host"
+    ) as seen:
+        ek.compile(float_layers())
+    assert len(seen) == 1
+    with pytest.raises(HostStepError, match=rf"(?s)Nothing of the model runs on a kernel: it {remedy}"):
+        ek.compile(float_layers(), allow_host=False)
+    quantized = ek.quantize(
+        float_layers(), ek.Calibrator(float_layers()).collect(feeds_of(float_layers())).compute_ranges()
+    )
+    ek.compile(quantized, allow_host=False)
+
+
+def test_a_model_of_integer_operators_is_told_which_form_is_read():
+    g = Graph()
+    model = g.model(
+        g.op("MatMulInteger", g.input("x", (2, 8), onnx.TensorProto.UINT8), g.const(np.ones((8, 4)), np.int8))
+    )
+    with pytest.warns(EdgekernWarning, match=r"quantized as MatMulInteger, and not by QuantizeLinear"):
+        ek.compile(model)
+
+
+def test_weights_alone_in_8_bits_leave_the_kernels_idle():
+    g = Graph()
+    model = g.model(g.op("Gemm", g.input("x", (2, 8)), g.weights(8, 4, axis=1)))
+    with pytest.warns(EdgekernWarning, match=r"nothing of the model runs on a kernel .*: no operator reads 8 bits and"):
+        ek.compile(model)
+
+
+def test_one_kernel_is_enough_to_be_silent_about_the_rest():
+    g = Graph()
+    y = g.op("Gemm", g.qdq(g.input("x", (2, 8))), g.weights(8, 4, axis=1))
+    with pytest.warns(EdgekernWarning, match="^compile: 1 nodes run on the host"):
+        ek.compile(g.model(g.op("LogSoftmax", y)))
+
+
 def test_operator_that_nobody_can_run_is_named():
     g = Graph()
     model = g.model(g.op("NoSuchOperator", g.input("x", (2, 5))))

@@ -10,6 +10,7 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
+from edgekern._core import StepKind
 from edgekern.artifact import Program
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory
@@ -24,6 +25,7 @@ from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+from edgekern.graph.families import INTEGER, QDQ
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
@@ -32,6 +34,19 @@ if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
 
 _QUANTIZATION = "edgekern.quantization"
+# What computes nothing: it brings values to a host step and back.
+_MOVES = frozenset(
+    {
+        StepKind.QUANTIZE,
+        StepKind.QUANTIZE_NCHW,
+        StepKind.DEQUANTIZE,
+        StepKind.DEQUANTIZE_NCHW,
+        StepKind.SLICE,
+        StepKind.PAD,
+        StepKind.TRANSPOSE,
+        StepKind.CONCAT,
+    }
+)
 
 
 def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Program:
@@ -62,7 +77,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     Warns
     -----
     EdgekernWarning
-        When nodes go to the host; :attr:`Program.host_steps` lists them with reason and cost.
+        When nodes go to the host; :attr:`Program.host_steps` lists them with reason and cost. It says so when all do,
+        because the model is not quantized.
 
     Notes
     -----
@@ -83,9 +99,10 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     observe_shapes(model)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
+    unquantized = _why_unquantized(proto)
     if placement.hosts and not allow_host:
         raise HostStepError(
-            _refusal([(node, placement.reasons[node]) for node in model.graph if node in placement.hosts])
+            _refusal([(node, placement.reasons[node]) for node in model.graph if node in placement.hosts], unquantized)
         )
     simplified = Skeleton.of_ir(model)
     lowering, results = lower_graph(model.graph, placement, simplified)
@@ -96,7 +113,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)
     runs = [extract_host(simplified, stage.hosts) for stage in stages if stage.hosts]
-    _warn(runs)
+    idle = all(step.kind in _MOVES for stage in stages for step in stage.steps)
+    _warn(runs, unquantized if idle else "", idle=idle)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
     return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
@@ -124,20 +142,40 @@ def _unknown_operators(qdq: ModelLike) -> list[str]:
     return [f"{node.op_type} '{node.name or node.output[0]}'" for node in unknown]
 
 
-def _refusal(nodes: Sequence[tuple[ir.Node, str]]) -> str:
+def _why_unquantized(proto: onnx.ModelProto) -> str:
+    """What keeps all of a model off the kernels, and the remedy; nothing where it has a Q or DQ."""
+    found = {node.op_type for node in proto.graph.node}
+    if found & QDQ:
+        return ""
+    integer = sorted(found & INTEGER)
+    if integer:
+        return (
+            f"it is quantized as {', '.join(integer)}, and not by QuantizeLinear and DequantizeLinear; give the float "
+            "model to edgekern.quantize, or export it in QDQ form"
+        )
+    return (
+        "it is not quantized, as it has no QuantizeLinear; collect ranges with edgekern.Calibrator and compile the "
+        "result of edgekern.quantize"
+    )
+
+
+def _refusal(nodes: Sequence[tuple[ir.Node, str]], unquantized: str) -> str:
     lines = [f"  {qualified(node)} '{label(node)}': {reason}" for node, reason in nodes]
     count = "1 node needs" if len(nodes) == 1 else f"{len(nodes)} nodes need"
+    lines += [f"Nothing of the model runs on a kernel: {unquantized}"] if unquantized else []
     return "\n".join([f"compile: {count} the host, and allow_host=False forbids it; see docs/operators.md", *lines])
 
 
-def _warn(runs: Sequence[HostRun]) -> None:
+def _warn(runs: Sequence[HostRun], unquantized: str, *, idle: bool) -> None:
     if not runs:
         return
     nodes = [host for run in runs for host in run.nodes]
     shown = "; ".join(f"{qualified(host.node)} '{label(host.node)}': {host.reason}" for host in nodes[:4])
     more = f"; and {len(nodes) - 4} more" if len(nodes) > 4 else ""
+    why = unquantized or "no operator reads 8 bits and gives 8 bits, see docs/operators.md"
+    nothing = f"nothing of the model runs on a kernel of edgekern's: {why}. " if idle else ""
     warnings.warn(
-        f"compile: {len(nodes)} nodes run on the host (onnxruntime), in {len(runs)} steps: {shown}{more}",
+        f"compile: {nothing}{len(nodes)} nodes run on the host (onnxruntime), in {len(runs)} steps: {shown}{more}",
         EdgekernWarning,
         stacklevel=3,
     )

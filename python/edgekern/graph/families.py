@@ -16,6 +16,18 @@ _CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "S
 _LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
 _SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# Of models whose quantization is written in integers, as onnxruntime's quantize_dynamic and QOperator format do.
+INTEGER = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeLSTM",
+        "MatMulInteger",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
