@@ -15,7 +15,6 @@ from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory
 from edgekern.compiler.passes.extract_hosts import HostRun, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
-from edgekern.compiler.passes.fold_constants import fold_constants
 from edgekern.compiler.passes.fold_lookups import fold_lookups
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
 from edgekern.compiler.passes.lower_graph import lower_graph
@@ -24,6 +23,7 @@ from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified

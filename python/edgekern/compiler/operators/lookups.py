@@ -7,12 +7,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.evaluate import evaluate, to_proto
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
+from edgekern.graph.evaluate import evaluate, to_proto
 from edgekern.graph.families import UNARY, WITH_CONSTANT, elementwise_operands, limits
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import Quant, constant, float_constant, is_code, is_constant, label, operands, sole_consumer

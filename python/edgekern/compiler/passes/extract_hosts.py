@@ -10,11 +10,11 @@ import onnx_ir as ir
 from onnx import helper
 
 from edgekern.artifact.host_model import check_host_model
-from edgekern.compiler.evaluate import IR_VERSION, new_session
 from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
+from edgekern.graph.evaluate import IR_VERSION, new_session
 from edgekern.graph.skeleton import Encoded, Skeleton
 from edgekern.graph.values import label, qualified
 

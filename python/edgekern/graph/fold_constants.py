@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from edgekern.compiler.evaluate import evaluate
+from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.skeleton import Skeleton
 
