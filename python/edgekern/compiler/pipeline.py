@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekern.artifact import Program
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory
-from edgekern.compiler.passes.extract_hosts import HostRun, connect_hosts, extract_host
+from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
 from edgekern.compiler.passes.fold_lookups import fold_lookups
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
@@ -95,7 +95,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     items = fuse_residuals(items, results)
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)
-    runs = [extract_host(simplified, stage.hosts) for stage in stages if stage.hosts]
+    index = NodeIndex(simplified)
+    runs = [extract_host(index, stage.hosts) for stage in stages if stage.hosts]
     _warn(runs)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")

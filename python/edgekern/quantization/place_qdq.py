@@ -189,7 +189,7 @@ def _quantized_tensors(
     reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]
     for _ in range(len(reshaping) + 1):
         before = len(quantized)
-        for node in reshaping:
+        for node in (*reshaping, *reversed(reshaping)):
             source = node.inputs[0]
             if source is not None and (source in quantized or node.outputs[0] in quantized):
                 quantized.update((source, node.outputs[0]))
@@ -210,19 +210,23 @@ def _gives_float(node: ir.Node) -> bool:
 def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir.Value]:
     """Let moving operators, and the inputs that only a Concat reads, share parameters."""
     source = {value: value for value in quantized}
+    members: dict[ir.Value, list[ir.Value]] = {}
     for node in nodes:
         result, first = node.outputs[0], node.inputs[0]
         if node.op_type in _MOVING and result in source and first is not None and first in source:
             source[result] = source[first]
+    for value, owner in source.items():
+        members.setdefault(owner, []).append(value)
     for node in reversed(nodes):
         if node.op_type != "Concat" or node.outputs[0] not in source:
             continue
         for value in float_inputs(node):
-            root = source[value]
-            members = {member for member, owner in source.items() if owner is root}
+            owner, root = source[node.outputs[0]], source[value]
             # Rounding to a finer scale first and to the Concat's afterwards only adds an error.
-            if all(_moves_or_is(use.node, node) for member in members for use in member.uses()):
-                source.update(dict.fromkeys(members, source[node.outputs[0]]))
+            if root is not owner and all(_moves_or_is(use.node, node) for v in members[root] for use in v.uses()):
+                moved = members.pop(root)
+                source.update(dict.fromkeys(moved, owner))
+                members[owner] += moved
     return source
 
 

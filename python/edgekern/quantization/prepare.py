@@ -11,6 +11,7 @@ from edgekern.graph.values import attribute, float_constant, is_float_constant, 
 from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
+_COUNTS = "edgekern.counts"
 
 
 def prepare(model: ir.Model) -> None:
@@ -41,7 +42,7 @@ def prepare(model: ir.Model) -> None:
 
 def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
-    return _register(graph, name, ir.tensor(array))
+    return _register(graph, name, ir.Tensor(np.asarray(array)))
 
 
 def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callable[[], FloatArray]) -> ir.Value:
@@ -51,10 +52,12 @@ def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callab
 
 
 def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    taken, unique, count = graph.initializers, name, 0
+    counts = graph.meta.setdefault(_COUNTS, {})  # where the search for a free name ended last
+    taken, unique, count = graph.initializers, name, counts.get(name, 0)
     while unique in taken:
         count += 1
         unique = f"{name}_{count}"
+    counts[name] = count
     tensor.name = unique
     value = ir.Value(
         name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
