@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.skeleton import Skeleton
+from edgekern.graph.subgraphs import bodies, names_read
 
 # Random results are no constants; a dequantized weight stays what it is, so that later passes see its int8.
 _KEPT = RANDOM | {"DequantizeLinear"}
@@ -35,7 +36,7 @@ def _fold_once(model: Skeleton) -> bool:
     for node in graph.node:
         if node.op_type in ("Shape", "Size") and node.domain == "" and node.input[0] in shapes:
             arrays[node.output[0]] = _shape_result(node, shapes[node.input[0]])
-        elif node.op_type not in _KEPT and not _has_body(node) and all(name in names for name in node.input if name):
+        elif node.op_type not in _KEPT and not any(bodies(node)) and all(name in names for name in node.input if name):
             folded.append(node)
         else:
             continue
@@ -43,7 +44,7 @@ def _fold_once(model: Skeleton) -> bool:
     if not folded and not arrays:
         return False
     gone = {name for node in folded for name in node.output} | set(arrays)
-    read = {name for node in graph.node for name in node.input if not set(node.output) <= gone}
+    read = {name for node in graph.node if not set(node.output) <= gone for name in names_read(node)}
     wanted = sorted(name for name in gone & (read | {value.name for value in graph.output}) if name not in arrays)
     shape_constants = {name: numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()}
     if wanted:
@@ -71,7 +72,3 @@ def _shape_result(node: onnx.NodeProto, shape: tuple[int, ...]) -> npt.NDArray[n
         return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
-
-
-def _has_body(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

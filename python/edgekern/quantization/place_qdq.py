@@ -231,4 +231,4 @@ def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir
 
 
 def _moves_or_is(reader: ir.Node, node: ir.Node) -> bool:
-    return reader is node or reader.op_type in _MOVING
+    return reader is node or (reader.op_type in _MOVING and reader.graph is node.graph)

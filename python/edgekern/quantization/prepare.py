@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.graph.copies import remove_copies
 from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
 from edgekern.quantization.weights import blocks
 
@@ -23,14 +24,12 @@ def prepare(model: ir.Model) -> None:
     for simplify in (
         passes.RemoveInitializersFromInputsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.IdentityEliminationPass(),
-        passes.ShapeInferencePass(),
     ):
         simplify(model)
+    remove_copies(model.graph)
+    passes.ShapeInferencePass()(model)
     for node in list(model.graph):
-        if node.op_type == "Dropout" and node.domain == "":
-            _bypass(node)
-        elif node.op_type == "BatchNormalization" and node.domain == "":
+        if node.op_type == "BatchNormalization" and node.domain == "":
             _fold_batch_normalization(node)
         elif node.op_type == "Add" and node.domain == "":
             _fuse_matmul_bias(node)
@@ -70,15 +69,6 @@ def _graph(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     return graph
-
-
-def _bypass(node: ir.Node) -> None:
-    """Remove a node that gives its input, unless somebody sees the difference (its mask, or its name as an output)."""
-    source, result = node.inputs[0], node.outputs[0]
-    if source is None or result.is_graph_output() or any(mask.uses() for mask in node.outputs[1:]):
-        return
-    result.replace_all_uses_with(source)
-    _graph(node).remove(node, safe=True)
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from onnx_ir.passes import common as passes
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.families import QDQ
-from edgekern.graph.model import open_model
+from edgekern.graph.model import open_model, what_breaks_onnx
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
@@ -26,7 +27,6 @@ from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
-    from edgekern.graph.skeleton import Skeleton
 
 METADATA_KEY = "edgekern.quantization"
 
@@ -77,6 +77,13 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
         sort_keys=True,
     )
     done.warn("quantize")
+    # A fault of the float model's own, which onnxruntime does not mind, is not ours to report.
+    reason = what_breaks_onnx(Skeleton.of_ir(done.model))
+    if reason is not None and what_breaks_onnx(done.source) is None:
+        raise QuantizationError(
+            f"quantize: the QDQ model breaks a rule of ONNX that the float model keeps; this is a fault of edgekern, "
+            f"report it with the model: {reason}"
+        )
     return ir.serde.serialize_model(done.model)
 
 
@@ -92,8 +99,12 @@ def compute_encodings(model: ModelLike, ranges: Ranges, config: QuantConfig | No
 
 @dataclass(frozen=True)
 class _Quantized:
-    """``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow."""
+    """``source`` is the float model.
 
+    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow.
+    """
+
+    source: Skeleton
     model: ir.Model
     config: QuantConfig
     encodings: dict[str, Encoding]
@@ -141,7 +152,7 @@ def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, fun
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
     writer.write_activations()
-    return _Quantized(graph_model, config, encodings, widened, placement.left_float)
+    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float)
 
 
 def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
