@@ -66,7 +66,7 @@ def test_silu_after_silu_is_one_table(count):
     assert sqnr_db(expected, found) > 25
 
 
-@pytest.mark.parametrize("kind", ["Identity"])
+@pytest.mark.parametrize("kind", ["Identity", "Neg", "Reshape"])
 def test_a_chain_of_5000_constants(kind):
     """Weights behind as many nodes as one likes."""
     rng, nodes, w = np.random.default_rng(2), [], "w"

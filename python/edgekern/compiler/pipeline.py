@@ -16,6 +16,7 @@ from edgekern.compiler.memory import plan_memory
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
 from edgekern.compiler.passes.fold_lookups import fold_lookups
+from edgekern.compiler.passes.fold_norms import fold_norms
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
@@ -81,6 +82,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)
+    fold_norms(model.graph)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
     if placement.hosts and not allow_host:

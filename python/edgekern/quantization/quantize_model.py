@@ -14,6 +14,7 @@ from onnx_ir.passes import common as passes
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.families import QDQ
+from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant
@@ -53,7 +54,8 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     ArgumentTypeError, ArgumentValueError
         When an argument has the wrong type, the model is not ONNX, or its opset is outside 7..23.
     QuantizationError
-        When the ranges are of another model or lack a tensor, or a weight is NaN or infinite.
+        When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or what was written is no
+        valid ONNX.
 
     Warns
     -----
@@ -132,7 +134,7 @@ def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, fun
     opened = open_model(model, function=function)
     _require_same_model(opened, ranges, function)
 
-    graph_model = opened.to_ir()
+    graph_model = folded(opened).to_ir()
     prepare(graph_model)
     placement = place(graph_model.graph)
     _require_something_to_do(opened.proto, placement, function)
