@@ -13,6 +13,8 @@ from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
 
+_MOST_NAMES = 16  # of the operators that a step lists; an index ends at 4096 bytes of them
+
 
 def emit_program(
     stages: Sequence[Stage],
@@ -77,12 +79,18 @@ def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _cor
     return _core.Step(
         kind=step.kind,
         name=step.name,
-        op=step.op,
+        op=_shortened(step.op),
         inputs=[number[x] for x in step.inputs],
         outputs=[number[step.output]],
         blobs=blobs,
         arguments=step.arguments,
     )
+
+
+def _shortened(op: str) -> str:
+    """Operators of a step, those in the middle left out where they are more than anybody reads."""
+    names = op.split("+")
+    return op if len(names) <= _MOST_NAMES else "+".join([*names[: _MOST_NAMES - 2], "...", names[-1]])
 
 
 def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.TensorDef:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.graph.values import constant, float_constant, int_attribute, scalar, shape_of
+from edgekern.graph.values import constant, float_constant, int_attribute, ints_attribute, scalar, shape_of
 
 # One value in, one value out, element by element: 256 bytes say all about them.
 _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
@@ -33,15 +35,18 @@ MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
 SOFTMAX = frozenset({"Softmax"})
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
 WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
+AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 # What gets QuantizeLinear and DequantizeLinear wherever 8 bits come in or are wanted; other element-wise functions only
 # where both holds.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
-ARITHMETIC = ACTIVATIONS | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
+ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
@@ -74,8 +79,10 @@ def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, flo
 def takes_bytes(node: ir.Node) -> bool:
     """Whether a moving or arithmetic operator has a form that 8 bits allow.
 
-    Clip: constant limits. Pad: with zero. Softmax: over the last axis.
+    Clip: constant limits. Pad: with zero. Softmax: over the last axis. ReduceMean: over height and width of an image.
     """
+    if node.op_type == "ReduceMean":
+        return averages_image(node)
     if node.op_type in SOFTMAX:
         rank = len(shape) if node.inputs[0] is not None and (shape := node.inputs[0].shape) is not None else 0
         return int_attribute(node, "axis", -1) in (-1, rank - 1)
@@ -83,6 +90,35 @@ def takes_bytes(node: ir.Node) -> bool:
         filler = node.inputs[2] if len(node.inputs) > 2 else None
         return filler is None or scalar(filler) == 0
     return node.op_type not in CLAMPS or limits(node) is not None
+
+
+def affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """``x, factor, shift`` of an operator that gives ``x * factor + shift`` with constants of one shape, else None."""
+    if node.domain != "" or node.op_type not in AFFINE:
+        return None
+    for at in (0, 1):
+        x, given = node.inputs[at], float_constant(node.inputs[1 - at])
+        if x is None or given is None or float_constant(x) is not None:
+            continue
+        wide = given.astype(np.float64)
+        zeros, ones = np.zeros_like(wide), np.ones_like(wide)
+        if node.op_type == "Add":
+            return x, ones, wide
+        if node.op_type == "Sub":
+            return (x, ones, -wide) if at == 0 else (x, -ones, wide)
+        if node.op_type == "Mul":
+            return x, wide, zeros
+        return (x, 1 / wide, zeros) if at == 0 and wide.all() else None
+    return None
+
+
+def averages_image(node: ir.Node) -> bool:
+    """Whether a ReduceMean is one over the two axes of an image, as GlobalAveragePool is."""
+    axes = ints_attribute(node, "axes", [])
+    if len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
+        axes = [int(axis) for axis in given.reshape(-1)]
+    x = node.inputs[0]
+    return x is not None and x.shape is not None and len(x.shape) == 4 and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
 def is_scalar(value: ir.Value | None, rank: int) -> bool:

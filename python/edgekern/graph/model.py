@@ -80,6 +80,17 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
     return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
 
 
+def what_breaks_onnx(model: Skeleton) -> str | None:
+    """The rule of ONNX that a model breaks, its shapes included, as its checker says it; None where it keeps all."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(_without_outputs(model.proto), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
 def parse_model(model: ModelLike, *, function: str) -> Skeleton:
     """Read a model and check nothing but that it can be parsed, and names no files that may not be read for it."""
     import onnx

@@ -27,7 +27,7 @@ from edgekern.graph.families import (
 from edgekern.graph.values import is_float_constant, sole_consumer
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
-_MOVING = MOVES - {"Identity", "Split"} | MAXIMA
+_MOVING = MOVES - {"Identity"} | MAXIMA
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _kind(node: ir.Node) -> str:
     """One of "weighted", "arithmetic" and "moving"; "" for an operator that stays in float32."""
     if node.domain != "" or not node.outputs or node.outputs[0].dtype != ir.DataType.FLOAT:
         return ""
-    if len(node.outputs) > 1 and any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
+    if any(extra.dtype != ir.DataType.FLOAT for extra in _results(node)):  # indices of a pooling
         return ""
     op = node.op_type
     if op in ("Conv", "Gemm"):
@@ -100,6 +100,11 @@ def _kind(node: ir.Node) -> str:
     if not takes_bytes(node):
         return ""
     return "moving" if op in _MOVING else "arithmetic" if op in ARITHMETIC | SOFTMAX else ""
+
+
+def _results(node: ir.Node) -> list[ir.Value]:
+    """What somebody reads of a node's outputs, and the first one in any case."""
+    return [*node.outputs[:1], *(extra for extra in node.outputs[1:] if extra.uses() or extra.is_graph_output())]
 
 
 def _is_vector(value: ir.Value) -> bool:
@@ -153,7 +158,8 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
         for node in reversed(nodes):
             if node in between and not _supplies(between[node], integer):
                 continue
-            readers = (end for use in node.outputs[0].uses() for end in last.get(use.node, [use.node]))
+            uses = (use for result in _results(node) for use in result.uses())
+            readers = (end for use in uses for end in last.get(use.node, [use.node]))
             if any(reader in integer for reader in readers):
                 integer.add(node)
         if len(integer) == before:
@@ -185,11 +191,11 @@ def _quantized_tensors(
             operands = float_inputs(node)
             quantized.update(v for v in operands if not is_float_constant(v) or node.op_type not in PRODUCTS)
         if node.op_type not in PRODUCTS and not (folded and _gives_float(node)):
-            quantized.add(node.outputs[0])
+            quantized.update(_results(node))
     reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]
     for _ in range(len(reshaping) + 1):
         before = len(quantized)
-        for node in reshaping:
+        for node in (*reshaping, *reversed(reshaping)):
             source = node.inputs[0]
             if source is not None and (source in quantized or node.outputs[0] in quantized):
                 quantized.update((source, node.outputs[0]))
@@ -210,21 +216,26 @@ def _gives_float(node: ir.Node) -> bool:
 def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir.Value]:
     """Let moving operators, and the inputs that only a Concat reads, share parameters."""
     source = {value: value for value in quantized}
+    members: dict[ir.Value, list[ir.Value]] = {}
     for node in nodes:
-        result, first = node.outputs[0], node.inputs[0]
-        if node.op_type in _MOVING and result in source and first is not None and first in source:
-            source[result] = source[first]
+        first = node.inputs[0]
+        for result in _results(node):
+            if node.op_type in _MOVING and result in source and first is not None and first in source:
+                source[result] = source[first]
+    for value, owner in source.items():
+        members.setdefault(owner, []).append(value)
     for node in reversed(nodes):
         if node.op_type != "Concat" or node.outputs[0] not in source:
             continue
         for value in float_inputs(node):
-            root = source[value]
-            members = {member for member, owner in source.items() if owner is root}
+            owner, root = source[node.outputs[0]], source[value]
             # Rounding to a finer scale first and to the Concat's afterwards only adds an error.
-            if all(_moves_or_is(use.node, node) for member in members for use in member.uses()):
-                source.update(dict.fromkeys(members, source[node.outputs[0]]))
+            if root is not owner and all(_moves_or_is(use.node, node) for v in members[root] for use in v.uses()):
+                moved = members.pop(root)
+                source.update(dict.fromkeys(moved, owner))
+                members[owner] += moved
     return source
 
 
 def _moves_or_is(reader: ir.Node, node: ir.Node) -> bool:
-    return reader is node or reader.op_type in _MOVING
+    return reader is node or (reader.op_type in _MOVING and reader.graph is node.graph)

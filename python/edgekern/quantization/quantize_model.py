@@ -14,7 +14,9 @@ from onnx_ir.passes import common as passes
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.families import QDQ
-from edgekern.graph.model import open_model
+from edgekern.graph.fold_constants import folded
+from edgekern.graph.model import open_model, what_breaks_onnx
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
@@ -26,7 +28,6 @@ from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
-    from edgekern.graph.skeleton import Skeleton
 
 METADATA_KEY = "edgekern.quantization"  # compile carries it into the program, where compare reads the hash
 
@@ -53,7 +54,8 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     ArgumentTypeError, ArgumentValueError
         When an argument has the wrong type, the model is not ONNX, or its opset is outside 7..23.
     QuantizationError
-        When the ranges are of another model or lack a tensor, or a weight is NaN or infinite.
+        When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or what was written is no
+        valid ONNX.
 
     Warns
     -----
@@ -78,6 +80,13 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
         sort_keys=True,
     )
     done.warn("quantize")
+    # A fault of the float model's own, which onnxruntime does not mind, is not ours to report.
+    reason = what_breaks_onnx(Skeleton.of_ir(done.model))
+    if reason is not None and what_breaks_onnx(done.source) is None:
+        raise QuantizationError(
+            f"quantize: the QDQ model breaks a rule of ONNX that the float model keeps; this is a fault of edgekern, "
+            f"report it with the model: {reason}"
+        )
     return ir.serde.serialize_model(done.model)
 
 
@@ -93,8 +102,12 @@ def compute_encodings(model: ModelLike, ranges: Ranges, config: QuantConfig | No
 
 @dataclass(frozen=True)
 class _Quantized:
-    """``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow."""
+    """``source`` is the float model.
 
+    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow.
+    """
+
+    source: Skeleton
     model: ir.Model
     config: QuantConfig
     encodings: dict[str, Encoding]
@@ -122,7 +135,7 @@ def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, fun
     opened = open_model(model, function=function)
     _require_same_model(opened, ranges, function)
 
-    graph_model = opened.to_ir()
+    graph_model = folded(opened).to_ir()
     prepare(graph_model)
     placement = place(graph_model.graph)
     _require_something_to_do(opened.proto, placement, function)
@@ -142,7 +155,7 @@ def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, fun
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
     writer.write_activations()
-    return _Quantized(graph_model, config, encodings, widened, placement.left_float)
+    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float)
 
 
 def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:

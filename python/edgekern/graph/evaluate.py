@@ -32,7 +32,7 @@ def evaluate(
 ) -> list[npt.NDArray[Any]]:
     """Run ``nodes`` of ``model`` with the constants they read, and the feeds, and return the tensors ``wanted``."""
     read = {name for node in nodes for name in node.input} | set(wanted)
-    weights = [name for name in model.weights if name in read and name not in constants]
+    weights = sorted(name for name in read if name in model.weights and name not in constants)
     feeds = {name: model.weights[name].array() for name in weights} | dict(feeds or {})
     graph = helper.make_graph(
         nodes,
@@ -42,7 +42,7 @@ def evaluate(
             for name, array in feeds.items()
         ],
         [onnx.ValueInfoProto(name=name) for name in wanted],
-        [constants[name] for name in sorted(read & set(constants) - set(feeds))],
+        [constants[name] for name in sorted(read) if name in constants and name not in feeds],
     )
     piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
     piece.functions.extend(model.proto.functions)
