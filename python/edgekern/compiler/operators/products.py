@@ -74,11 +74,16 @@ def takes_bias(p: Placement, node: ir.Node) -> bool:
 
 
 def _conv_reason(node: ir.Node) -> str | None:
-    x, weights = shape_of(node.inputs[0]), quantized_weights(node.inputs[1])
+    x, y, weights = shape_of(node.inputs[0]), shape_of(node.outputs[0]), quantized_weights(node.inputs[1])
     if isinstance(weights, str):
         return weights
-    if x is None or len(x) != 4 or weights.values.ndim != 4 or 0 in x:
+    if x is None or y is None or len(x) != 4 or weights.values.ndim != 4:
         return "only convolutions over two dimensions have a kernel"
+    if 0 in (*x, *y):
+        return "a convolution of nothing has no kernel"
+    window = Window.of(node, (weights.values.shape[2], weights.values.shape[3]))
+    if window.is_same and window.steps_over:
+        return "auto_pad where strides leave pixels out has no kernel"
     if weights.scale.size > 1 and weights.axis != 0:
         return "its weight scales do not run along the output channels"
     return _bias_reason(node, weights.values.shape[0])

@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgekern.compiler.evaluate import evaluate
+from edgekern.compiler.infer_shapes import ShapeInference, known_types
 from edgekern.graph.families import RANDOM
 from edgekern.graph.skeleton import Skeleton
 
@@ -18,9 +19,9 @@ _ROUNDS = 16
 
 def fold_constants(model: Skeleton) -> None:
     """Infer shapes and replace constant nodes by initializers, until nothing changes."""
+    shapes = ShapeInference()
     for _ in range(_ROUNDS):
-        inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
-        model.proto.graph.CopyFrom(inferred.graph)
+        shapes.infer(model)
         if not _fold_once(model):
             return
 
@@ -28,7 +29,7 @@ def fold_constants(model: Skeleton) -> None:
 def _fold_once(model: Skeleton) -> bool:
     graph = model.proto.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
-    shapes = _shapes(graph)
+    shapes = {name: shape for name, (_, shape) in known_types([*graph.input, *graph.value_info, *graph.output]).items()}
     folded: list[onnx.NodeProto] = []
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     names = {*known, *model.weights}
@@ -54,16 +55,6 @@ def _fold_once(model: Skeleton) -> bool:
     for name, array in arrays.items():
         model.add_constant(np.asarray(array), name)
     return True
-
-
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            sides = value.type.tensor_type.shape.dim
-            if all(side.HasField("dim_value") for side in sides):
-                shapes[value.name] = tuple(side.dim_value for side in sides)
-    return shapes
 
 
 def _shape_result(node: onnx.NodeProto, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
