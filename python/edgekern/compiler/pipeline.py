@@ -24,17 +24,19 @@ from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
 
 if TYPE_CHECKING:
+    from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
 
 _QUANTIZATION = "edgekern.quantization"
 
 
-def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Program:
+def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, allow_host: bool = True) -> Program:
     """Turn a quantized ONNX model into a program.
 
     Parameters
@@ -42,7 +44,10 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     qdq : path, bytes or onnx.ModelProto
         A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool.
     batch : int
-        Size of the free first dimension of the inputs.
+        Size of the free first dimension of the inputs, where ``shapes`` says nothing of it.
+    shapes : mapping, optional
+        Sizes of free dimensions: ``{"input_ids": (1, 128)}`` by the name of an input, None leaving one of them to the
+        model and ``batch``; ``{"sequence": 128}`` by the name of a dimension. A named one has one size in all inputs.
     allow_host : bool
         Whether onnxruntime may compute what has no kernel, between the program's segments.
 
@@ -53,7 +58,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When ``qdq`` is not ONNX, its opset is outside 7..23, or ``batch`` is not a positive integer.
+        When ``qdq`` is not ONNX, its opset is unknown, ``batch`` is not a positive integer, or ``shapes``
+        contradicts the model or itself.
     HostStepError
         When nodes need the host and ``allow_host`` is False; it names each with its reason.
     CompileError
@@ -72,7 +78,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
         raise ArgumentTypeError(f"compile: batch must be an integer, got {type(batch).__name__}")
     if batch < 1:
         raise ArgumentValueError(f"compile: batch must be at least 1, got {batch}")
-    opened = _open(qdq)
+    opened = fix_dimensions(_open(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     proto = opened.proto
