@@ -322,7 +322,7 @@ def test_arguments_of_other_types_are_refused(tmp_path):
 def test_opset_outside_the_range_is_refused():
     model = gemm()
     model.opset_import[0].version = 5
-    with pytest.raises(ArgumentValueError, match=r"opset 5, which is outside 7\.\.23"):
+    with pytest.raises(ArgumentValueError, match=r"opset 5, which is outside 7\.\."):
         ek.compile(model)
 
 

@@ -20,11 +20,13 @@ from edgekern.calibration.observers.observer_set import ObserverSet
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
+from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.model import load_model, model_hash, open_model
 
 if TYPE_CHECKING:
     from edgekern.calibration.observers.base import Observer
     from edgekern.calibration.runner import FloatRunner
+    from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
     from edgekern.graph.skeleton import Skeleton
 
@@ -48,12 +50,14 @@ class Calibrator:
     observers : kinds to keep beside the histogram, optional. Names of
         :data:`edgekern.calibration.observers.kinds.KINDS`. None is ``["channel_means"]``, which the bias correction of
         quantization uses; ``[]`` leaves it out.
+    shapes : mapping, optional. Sizes of free dimensions, as for :func:`edgekern.compile`: batches must have them.
     progress : bool. Show a bar with the time left when standard error is a terminal.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When the model is not ONNX, its opset is outside 7..23, or a tensor named is not an activation of it.
+        When the model is not ONNX, its opset is unknown, a tensor named is not an activation of it, or ``shapes``
+        contradicts it.
     CalibrationError
         When onnxruntime cannot run the model.
 
@@ -70,9 +74,11 @@ class Calibrator:
         *,
         tensors: Sequence[str] | None = None,
         observers: Sequence[str] | None = None,
+        shapes: Shapes | None = None,
         progress: bool = True,
     ) -> None:
-        opened = open_model(model, function="Calibrator")
+        read = open_model(model, function="Calibrator")
+        opened = fix_dimensions(read, shapes, function="Calibrator")
         known = observed_tensors(opened)
         names = known if tensors is None else _names("tensors", tensors)
         for name in names:
@@ -86,14 +92,15 @@ class Calibrator:
             if kind not in KINDS:
                 raise ArgumentValueError(f"Calibrator: observers names {kind!r}; known are {sorted(KINDS)}")
         self._source = file_path("Calibrator", "model", model).absolute() if _is_path(model) else model
-        self._model_hash = model_hash(opened)
-        self._progress = progress
+        self._model_hash = model_hash(read)
+        self._shapes, self._progress = shapes, progress
         self._num_batches = 0
         self._observers = ObserverSet.of_model(opened, names, kinds)
         fed = {value.name for value in opened.inputs}
         self._fed = [name for name in names if name in fed]
         self._runner = _open_runner(opened, [name for name in names if name not in fed])
         self._inputs = self._runner.inputs
+        self._unranked = {v.name for v in opened.inputs if not v.type.tensor_type.HasField("shape")}
 
     @property
     def model_hash(self) -> str:
@@ -140,7 +147,8 @@ class Calibrator:
                 "Calibrator: a model of 2 GB and more cannot be pickled or copied; send state_dict() and load it into "
                 "a Calibrator of the same model"
             ) from error
-        return _restored, (model, list(self._observers), self._observers.kinds, self._progress, self.state_dict())
+        options = {"observers": self._observers.kinds, "shapes": self._shapes, "progress": self._progress}
+        return _restored, (model, list(self._observers), options, self.state_dict())
 
     def __repr__(self) -> str:
         return f"Calibrator({len(self._observers)} tensors, num_batches={self._num_batches})"
@@ -161,7 +169,7 @@ class Calibrator:
         CalibrationError
             When onnxruntime fails on this batch.
         """
-        arrays = check_feeds("Calibrator.collect", feeds, self._inputs)
+        arrays = check_feeds("Calibrator.collect", feeds, self._inputs, self._unranked)
         if any(array.size == 0 for array in arrays.values()):
             return self
         # Counted apart and added when all of the model has run: a batch that fails counts nothing.
@@ -317,10 +325,8 @@ def _names(argument: str, given: object) -> list[str]:
     return list(dict.fromkeys(map(str, given)))
 
 
-def _restored(
-    model: bytes, tensors: Sequence[str], observers: Sequence[str], progress: bool, state: Mapping[str, Any]
-) -> Calibrator:
-    return Calibrator(model, tensors=tensors, observers=observers, progress=progress).load_state_dict(state)
+def _restored(model: bytes, tensors: Sequence[str], options: Mapping[str, Any], state: Mapping[str, Any]) -> Calibrator:
+    return Calibrator(model, tensors=tensors, **options).load_state_dict(state)
 
 
 def _open_runner(model: Skeleton, names: Sequence[str]) -> FloatRunner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,13 @@ _INPUT_DTYPES = {
 }
 
 
-def check_feeds(function: str, feeds: Feeds, inputs: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a batch by name, contiguous; ``inputs`` is onnxruntime's description of what the model takes."""
+def check_feeds(
+    function: str, feeds: Feeds, inputs: Sequence[Any], unranked: Collection[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a batch by name, contiguous.
+
+    ``inputs`` is onnxruntime's description of what the model takes; those in ``unranked`` take any shape.
+    """
     names = [value.name for value in inputs]
     if not isinstance(feeds, Mapping):
         raise unnamed(function, "feeds", feeds, names)
@@ -43,7 +48,7 @@ def check_feeds(function: str, feeds: Feeds, inputs: Sequence[Any]) -> dict[str,
         fits = array.ndim == len(value.shape) and all(
             not isinstance(want, int) or have == want for have, want in zip(array.shape, value.shape, strict=True)
         )
-        if not fits:
+        if not fits and value.name not in unranked:
             shape = "(" + ", ".join(str(d) if d is not None else "?" for d in value.shape) + ")"
             raise ArgumentValueError(
                 f"{function}: feeds[{value.name!r}] has shape {array.shape}, but the model takes {shape}"

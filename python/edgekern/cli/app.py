@@ -20,6 +20,13 @@ MAKE, USE, TEXT = "From a float model to a program", "Programs and this machine"
 
 Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 AllowHost = Annotated[bool, typer.Option(help="Let onnxruntime run operators without a kernel.")]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SIZES",
+        help="Sizes of free dimensions: input_ids=1,128 of an input (? leaves one), sequence=128 by name. Repeatable.",
+    ),
+]
 Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
 
 
@@ -45,11 +52,12 @@ def calibrate(
             min=0, help="Rows that run at a time; 0: a whole file. Default: the model's batch, 8 where that is free."
         ),
     ] = None,
+    shape: Shape = None,
 ) -> None:
     """Run a float ONNX model on data and write the range of every activation."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.calibrate(model, data, output, method=method, batch=batch))
+    typer.echo(toolkit.calibrate(model, data, output, method=method, batch=batch, shapes=shape))
 
 
 @app.command(rich_help_panel=MAKE)
@@ -58,11 +66,12 @@ def quantize(
     ranges: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
+    shape: Shape = None,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.quantize(model, ranges, output, activations=activations))
+    typer.echo(toolkit.quantize(model, ranges, output, activations=activations, shapes=shape))
 
 
 @app.command("compile", rich_help_panel=MAKE)
@@ -70,12 +79,13 @@ def compile_(
     model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the program goes (.ekm).")],
     batch: Annotated[int, typer.Option(min=1, help="Rows that one run of the program takes.")] = 1,
+    shape: Shape = None,
     allow_host: AllowHost = True,
 ) -> None:
     """Compile a QDQ ONNX model, ours or another tool's, to one file."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.compile(model, output, batch=batch, allow_host=allow_host))
+    typer.echo(toolkit.compile(model, output, batch=batch, shapes=shape, allow_host=allow_host))
 
 
 @app.command(rich_help_panel=USE)

@@ -1,4 +1,5 @@
-"""Reading feeds from files: .npz holds one array an input by name, .npy the array of a model's only input."""
+"""Reading what a command line gives: feeds from files (.npz holds one array an input by name, .npy the array of a
+model's only input), and sizes of dimensions."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,25 @@ def read_feeds(
             )
         for start in range(0, count, batch):
             yield {name: np.array(array[start : start + batch]) for name, array in feeds.items()}
+
+
+def read_shapes(function: str, given: Sequence[str] | None) -> dict[str, int | tuple[int | None, ...]] | None:
+    """``["input_ids=1,128", "sequence=128"]`` as a mapping; a ``?`` leaves a size to the model.
+
+    Raises
+    ------
+    ArgumentValueError
+        Something is not of that form.
+    """
+    shapes: dict[str, int | tuple[int | None, ...]] = {}
+    for text in given or ():
+        name, _, sizes = text.rpartition("=")
+        parts = [part.strip() for part in sizes.split(",")]
+        if not name or not all(part == "?" or part.isdecimal() for part in parts):
+            raise ArgumentValueError(f"{function}: --shape takes NAME=SIZE or NAME=SIZE,SIZE,..., got {text!r}")
+        read = tuple(None if part == "?" else int(part) for part in parts)
+        shapes[name] = read[0] if len(read) == 1 and read[0] is not None else read
+    return shapes or None
 
 
 def data_files(paths: Sequence[Path]) -> Iterator[Path]:

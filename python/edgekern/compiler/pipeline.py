@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.artifact import Program
 from edgekern.compiler.emit import emit_program
+from edgekern.compiler.infer_shapes import ShapeInference
 from edgekern.compiler.memory import plan_memory
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
@@ -25,6 +26,7 @@ from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import INTEGER, QDQ
 from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.model import open_model, parse_model
@@ -32,6 +34,7 @@ from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
 
 if TYPE_CHECKING:
+    from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
 
 _QUANTIZATION = "edgekern.quantization"
@@ -50,7 +53,7 @@ _MOVES = frozenset(
 )
 
 
-def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Program:
+def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, allow_host: bool = True) -> Program:
     """Turn a quantized ONNX model into a program.
 
     Parameters
@@ -58,7 +61,10 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     qdq : path, bytes or onnx.ModelProto
         A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool.
     batch : int
-        Size of the free first dimension of the inputs.
+        Size of the free first dimension of the inputs, where ``shapes`` says nothing of it.
+    shapes : mapping, optional
+        Sizes of free dimensions: ``{"input_ids": (1, 128)}`` by the name of an input, None leaving one of them to the
+        model and ``batch``; ``{"sequence": 128}`` by the name of a dimension. A named one has one size in all inputs.
     allow_host : bool
         Whether onnxruntime may compute what has no kernel, between the program's segments.
 
@@ -69,7 +75,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When ``qdq`` is not ONNX, its opset is outside 7..23, or ``batch`` is not a positive integer.
+        When ``qdq`` is not ONNX, its opset is unknown, ``batch`` is not a positive integer, or ``shapes``
+        contradicts the model or itself.
     HostStepError
         When nodes need the host and ``allow_host`` is False; it names each with its reason.
     CompileError
@@ -89,12 +96,12 @@ def compile(qdq: ModelLike, *, batch: int = 1, allow_host: bool = True) -> Progr
         raise ArgumentTypeError(f"compile: batch must be an integer, got {type(batch).__name__}")
     if batch < 1:
         raise ArgumentValueError(f"compile: batch must be at least 1, got {batch}")
-    opened = _open(qdq)
+    opened = fix_dimensions(_open(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     proto = opened.proto
     fix_batch(opened, batch)
-    fold_constants(opened)
+    fold_constants(opened, infer=ShapeInference().infer)
     model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)

@@ -11,10 +11,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekern._onnxruntime import open_session, run_to_end
+from edgekern.errors import CompileError
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Skeleton
 
-# The oldest file version that every onnxruntime of the last years reads, and that has all of opset 23.
+# The oldest file version that has every type of a program; onnxruntime reads it with any opset that it knows.
 IR_VERSION = 10
 
 
@@ -30,7 +31,13 @@ def evaluate(
     wanted: Sequence[str],
     feeds: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> list[npt.NDArray[Any]]:
-    """Run ``nodes`` of ``model`` with the constants they read, and the feeds, and return the tensors ``wanted``."""
+    """Run ``nodes`` of ``model`` with the constants they read, and the feeds, and return the tensors ``wanted``.
+
+    Raises
+    ------
+    CompileError
+        When onnxruntime cannot.
+    """
     read = {name for node in nodes for name in node.input} | set(wanted)
     weights = sorted(name for name in read if name in model.weights and name not in constants)
     feeds = {name: model.weights[name].array() for name in weights} | dict(feeds or {})
@@ -44,10 +51,18 @@ def evaluate(
         [onnx.ValueInfoProto(name=name) for name in wanted],
         [constants[name] for name in sorted(read) if name in constants and name not in feeds],
     )
+    for node in graph.node:
+        node.name = node.name or node.output[0]  # so that onnxruntime can say which one it cannot compute
     piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
     piece.functions.extend(model.proto.functions)
     piece = exact_products(Skeleton(piece, {})).proto
-    return run_to_end(new_session(piece.SerializeToString()), wanted, feeds, timeout_s=None)
+    try:
+        return run_to_end(new_session(piece.SerializeToString()), wanted, feeds, timeout_s=None)
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        names = ", ".join(f"{node.op_type} '{node.name}'" for node in graph.node[:4])
+        names += f" or {len(nodes) - 4} more" if len(nodes) > 4 else ""
+        reason = " ".join(str(error).split())
+        raise CompileError(f"compile: onnxruntime cannot compute {names}: {reason}") from error
 
 
 def to_proto(array: npt.NDArray[Any], name: str) -> onnx.TensorProto:

@@ -35,6 +35,28 @@ MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
 SOFTMAX = frozenset({"Softmax"})
+# ONNX's inference and onnxruntime count the sides of their results differently: of the first where certain attributes
+# say so, of the second by the values of their operands.
+COUNTED_BY_ATTRIBUTES = frozenset({"AveragePool", "MaxPool", "LpPool", "ConvTranspose"})
+COUNTED_BY_OPERANDS = frozenset({"Slice", "Resize"})
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_ONE_SIZE = ("AffineGrid", "CenterCropPad", "Compress", "Expand", "OneHot", "Reshape", "Split", "SplitToSequence")
+_ONE_AXIS = ("Squeeze", "Tile", "TopK", "Unsqueeze", *("Reduce" + name for name in _REDUCTIONS))
+# Operators whose results have a shape that follows from the values that they read, of those inputs.
+SHAPED_BY_VALUES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("BlackmanWindow", "ConstantOfShape", "HammingWindow", "HannWindow", "If"), (0,)),
+    **dict.fromkeys(("ImageDecoder", "NonZero", "StringSplit", "Unique"), (0,)),
+    **dict.fromkeys(_ONE_SIZE + _ONE_AXIS, (1,)),
+    **dict.fromkeys(("Col2Im", "DFT"), (1, 2)),
+    **dict.fromkeys(("Pad", "STFT"), (1, 3)),
+    **dict.fromkeys(("MelWeightMatrix", "Range"), (0, 1, 2)),
+    **dict.fromkeys(("Resize", "Upsample"), (1, 2, 3)),
+    "Loop": (0, 1),
+    "MaxUnpool": (2,),
+    "NonMaxSuppression": (0, 1, 2, 3, 4),
+    "Slice": (1, 2, 3, 4),
+}
+SEES_SHAPES = frozenset({"Shape", "Size"})
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,15 @@ def folded(model: Skeleton) -> Skeleton:
     return copy
 
 
-def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
+def infer_shapes(model: Skeleton) -> None:
+    """Write the shapes that ONNX infers into ``model``."""
+    inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
+    model.proto.graph.CopyFrom(inferred.graph)
+
+
+def fold_constants(
+    model: Skeleton, *, shapes: bool = True, infer: Callable[[Skeleton], None] = infer_shapes
+) -> None:
     """Infer shapes and replace constant nodes by initializers, in place, until nothing changes.
 
     What onnxruntime cannot compute stays as it is.
@@ -53,10 +61,10 @@ def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
     Parameters
     ----------
     shapes : whether inferred shapes are constants
+    infer : what writes types and shapes into the model
     """
     while True:
-        inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
-        model.proto.graph.CopyFrom(inferred.graph)
+        infer(model)
         if not _fold_once(model, shapes):
             return
 

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Skeleton
 
-OLDEST_OPSET = 7
-NEWEST_OPSET = 23
-WORKING_OPSET = 13  # the first with per-axis QuantizeLinear
-
 
 def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelProto:
     """Read a model, check it, and bring it to opset 13 or later.
@@ -36,15 +32,17 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     Returns
     -------
     onnx.ModelProto
-        With default-domain opset in [13, 23], and without initializers among the graph's inputs: they are constants.
+        With a default-domain opset from 13 to the newest in which onnxruntime runs Q and DQ, and without initializers
+        among the graph's inputs: they are constants.
 
     Raises
     ------
     ArgumentTypeError
         When ``model`` is none of the three.
     ArgumentValueError
-        When it is not ONNX, breaks ONNX's rules (an unknown operator, for one), or its opset is outside 7..23. When it
-        is no path and has external data, or names files outside its folder.
+        When it is not ONNX, breaks ONNX's rules (an unknown operator, for one), or its opset is older than 7 or newer
+        than the installed onnx and onnxruntime know. When it is no path and has external data, or names files outside
+        its folder.
     FileNotFoundError
         When the path leads nowhere.
     """
@@ -55,6 +53,7 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
     """What :func:`load_model` returns, with the large weights aside: no message of the model's size is made."""
     import onnx
 
+    from edgekern.graph.opset import OLDEST_OPSET, WORKING_OPSET, lowered, newest_opset
     from edgekern.graph.skeleton import Skeleton
 
     if isinstance(model, Skeleton):
@@ -65,18 +64,24 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
     if proto.ir_version == 0 or not proto.HasField("graph"):
         raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+    newest = newest_opset()
+    if not OLDEST_OPSET <= opset <= newest:
         raise ArgumentValueError(
-            f"{function}: model{name} has opset {opset}, which is outside {OLDEST_OPSET}..{NEWEST_OPSET}; "
-            "export it again with an opset in that range"
+            f"{function}: model{name} has opset {opset}, which is outside {OLDEST_OPSET}..{newest}; "
+            "export it again with an opset in that range, or install a newer onnx and onnxruntime"
         )
     try:
-        onnx.checker.check_model(_without_outputs(proto))
+        onnx.checker.check_model(_for_checker(proto))
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
+        proto, reason = lowered(proto, opset)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArgumentValueError(f"{function}: model{name} is not valid ONNX: {reason}") from error
+    if reason is not None:
+        raise ArgumentValueError(
+            f"{function}: model{name} has opset {opset}: {reason}; export it again with an older opset"
+        )
     return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
 
 
@@ -141,13 +146,16 @@ def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
     return [Path(path), *(Path(path).parent / location for location in locations)]
 
 
-def _without_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy for the checker, which wants the shape of every output; onnxruntime and edgekern do without."""
+def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy for the checker, which wants the shape of every input and output; onnxruntime and edgekern do without."""
     import onnx
 
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     del bare.graph.output[:]
+    for value in bare.graph.input:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     return bare
 
 

@@ -221,20 +221,20 @@ def operands(node: ir.Node) -> Iterator[ir.Value]:
 def captured(node: ir.Node) -> list[ir.Value]:
     """The same, and what the bodies of If, Loop and Scan read from outside."""
     found = dict.fromkeys(operands(node))
-    for inner in _bodies(node):
+    for inner in (inner for body in bodies(node) for inner in ir.traversal.RecursiveGraphIterator(body)):
         for value in inner.inputs:
             if value is not None and value.graph is node.graph and not is_constant(value):
                 found[value] = None
     return list(found)
 
 
-def _bodies(node: ir.Node) -> Iterator[ir.Node]:
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs inside an If, Loop or Scan."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            yield from ir.traversal.RecursiveGraphIterator(attribute.as_graph())
+            yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                yield from ir.traversal.RecursiveGraphIterator(graph)
+            yield from attribute.as_graphs()
 
 
 def attribute(node: ir.Node, name: str, default: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -43,15 +44,20 @@ def quantize_layer(
             raise QuantizationError(
                 f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf"
             )
-    return quantize_weights(
-        weights,
-        _layout(node, weights.ndim),
+    layer = quantize_weights(
+        weights[:, None] if weights.ndim == 1 else weights,
+        _layout(node, max(weights.ndim, 2)),
         inputs,
         methods=methods,
         bias=bias,
         takes_bias=node.op_type != "MatMul",
         statistics=_statistics(node, str(source.name), ranges),
     )
+    if weights.ndim != 1:
+        return layer
+    # A MatMul by a vector is one by a matrix of one column, whose one scale is the whole vector's.
+    encoding = Encoding(layer.encoding.scale[0], signed=True)
+    return replace(layer, values=layer.values[:, 0], encoding=encoding)
 
 
 def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from onnx_ir.passes import common as passes
 
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import QDQ
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import open_model, what_breaks_onnx
@@ -27,32 +28,38 @@ from edgekern.quantization.prepare import prepare
 from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
+    from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
 
 METADATA_KEY = "edgekern.quantization"  # compile carries it into the program, where compare reads the hash
 
 
-def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None) -> onnx.ModelProto:
+def quantize(
+    model: ModelLike, ranges: Ranges, config: QuantConfig | None = None, *, shapes: Shapes | None = None
+) -> onnx.ModelProto:
     """Write a float model as a standard QDQ model: int8 weights and activations, int32 biases.
 
     Parameters
     ----------
     model : path, bytes or onnx.ModelProto
-        Float32, opset 7..23 (below 13 it is upgraded first). It is not changed.
+        Float32, of any opset from 7 on that the installed onnx and onnxruntime know. It is not changed.
     ranges : Ranges
         Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`.
     config : QuantConfig, optional
+    shapes : mapping, optional
+        Sizes of free dimensions, as for :func:`edgekern.compile`; the model that is written has them.
 
     Returns
     -------
     onnx.ModelProto
-        With the names of the float model for its inputs, outputs and activations. BatchNormalization is folded. What
-        was done stands as JSON in its metadata, under ``edgekern.quantization``.
+        With the opset of the float model, or opset 13 where that is older, or the newest in which onnxruntime runs Q
+        and DQ where that is newer; and with its names for inputs, outputs and activations. BatchNormalization is
+        folded. What was done stands as JSON in its metadata, under ``edgekern.quantization``.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When an argument has the wrong type, the model is not ONNX, or its opset is outside 7..23.
+        When an argument has the wrong type, the model is not ONNX, or its opset is unknown.
     QuantizationError
         When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or what was written is no
         valid ONNX.
@@ -67,7 +74,7 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     -----
     The scheme, the choice of defaults and their accuracy: docs/quantization.md.
     """
-    done = _quantized(model, ranges, config, "quantize")
+    done = _quantized(model, ranges, config, "quantize", shapes)
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
     passes.NameFixPass()(done.model)  # a tensor of the model may have had a name such as x_quantized
     done.model.metadata_props[METADATA_KEY] = json.dumps(
@@ -90,12 +97,14 @@ def quantize(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None
     return ir.serde.serialize_model(done.model)
 
 
-def compute_encodings(model: ModelLike, ranges: Ranges, config: QuantConfig | None = None) -> Encodings:
+def compute_encodings(
+    model: ModelLike, ranges: Ranges, config: QuantConfig | None = None, *, shapes: Shapes | None = None
+) -> Encodings:
     """What :func:`quantize` writes into the model, as values: the encoding of every 8-bit activation and weight.
 
     Parameters, errors and warnings are those of :func:`quantize`.
     """
-    done = _quantized(model, ranges, config, "compute_encodings")
+    done = _quantized(model, ranges, config, "compute_encodings", shapes)
     done.warn("compute_encodings")
     return Encodings(done.encodings, ranges.model_hash)
 
@@ -124,7 +133,9 @@ class _Quantized:
             _warn(f"{function}: {_describe_widened(self.widened)}")
 
 
-def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, function: str) -> _Quantized:
+def _quantized(
+    model: ModelLike, ranges: Ranges, config: QuantConfig | None, function: str, shapes: Shapes | None
+) -> _Quantized:
     if not isinstance(ranges, Ranges):
         raise ArgumentTypeError(
             f"{function}: ranges must be Ranges, got {type(ranges).__name__}; Calibrator.compute_ranges gives them"
@@ -134,6 +145,7 @@ def _quantized(model: ModelLike, ranges: Ranges, config: QuantConfig | None, fun
     config = config or QuantConfig()
     opened = open_model(model, function=function)
     _require_same_model(opened, ranges, function)
+    opened = fix_dimensions(opened, shapes, function=function)
 
     graph_model = folded(opened).to_ir()
     prepare(graph_model)

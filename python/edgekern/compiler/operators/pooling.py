@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
 from edgekern._core import StepKind
@@ -9,11 +11,11 @@ from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.lookups import clamped, lookup
 from edgekern.compiler.operators.operator import Operator
-from edgekern.compiler.operators.window import Window
+from edgekern.compiler.operators.window import MAX_TAPS, Window
 from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
 from edgekern.graph.families import AVERAGES, MAXIMA, averages_image
-from edgekern.graph.values import Quant, int_attribute, known_shape, label, operands, shape_of
+from edgekern.graph.values import Quant, int_attribute, ints_attribute, known_shape, label, operands, shape_of
 
 
 def role(p: Placement, node: ir.Node) -> str | None:
@@ -30,21 +32,31 @@ def role(p: Placement, node: ir.Node) -> str | None:
 
 
 def _reason(node: ir.Node) -> str | None:
-    x = shape_of(node.inputs[0])
+    x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if node.op_type == "ReduceMean":
         known = x is not None and averages_image(node)
         return None if known else "only a mean over height and width has a kernel"
-    if x is None or len(x) != 4 or 0 in x or shape_of(node.outputs[0]) is None:
+    if x is None or y is None or len(x) != 4:
         return "only pooling over two dimensions has a kernel"
+    if 0 in (*x, *y):
+        return "a pooling of nothing has no kernel"
     if len(node.outputs) > 1 and node.outputs[1] is not None and node.outputs[1].uses():
         return "the indices of a pooling have no kernel"
+    window = _window(node)
+    if window.is_same and (window.dilation != (1, 1) or window.steps_over):
+        return "auto_pad with dilations, or where strides leave pixels out, has no kernel"
+    if not window.fits:
+        return "a window that begins outside the image has no kernel"
+    if math.prod(window.kernel) > MAX_TAPS:
+        return f"a window of more than {MAX_TAPS} pixels has no kernel"
+    behind = ints_attribute(node, "pads", [0] * 4)[2:]
     if (
-        node.op_type == "AveragePool"
-        and int_attribute(node, "ceil_mode", 0)
-        and int_attribute(node, "count_include_pad", 0)
+        int_attribute(node, "count_include_pad", 0)
+        and not window.is_same
+        and any(over > pad for over, pad in zip(window.overhang, behind, strict=True))
     ):
-        return "count_include_pad with ceil_mode has no kernel"
-    return None if _window(node).fits else "a window that begins outside the image has no kernel"
+        return "count_include_pad with a window that ends behind the padding has no kernel"
+    return None if window.covers else "a window that sees nothing but padding has no kernel"
 
 
 def _window(node: ir.Node) -> Window:

@@ -62,8 +62,10 @@ def takes_bias(p: Placement, node: ir.Node) -> bool:
     if chain.nodes[0].op_type != "MatMul" or len(chain.nodes) > 1:
         return False
     addend = next((value for value in node.inputs if value is not source), None)
-    bias, shape = float_constant(addend), shape_of(source)
-    if bias is None or shape is None or bias.size not in (1, shape[-1]) or shape_of(result) != shape:
+    bias, shape, weights = float_constant(addend), shape_of(source), shape_of(chain.nodes[0].inputs[1])
+    if bias is None or shape is None or weights is None or shape_of(result) != shape:
+        return False
+    if bias.size not in (1, weights[-1] if len(weights) > 1 else 1):
         return False
     data = chain.nodes[0].inputs[0]
     assert data is not None
@@ -74,11 +76,16 @@ def takes_bias(p: Placement, node: ir.Node) -> bool:
 
 
 def _conv_reason(node: ir.Node) -> str | None:
-    x, weights = shape_of(node.inputs[0]), quantized_weights(node.inputs[1])
+    x, y, weights = shape_of(node.inputs[0]), shape_of(node.outputs[0]), quantized_weights(node.inputs[1])
     if isinstance(weights, str):
         return weights
-    if x is None or len(x) != 4 or weights.values.ndim != 4 or 0 in x:
+    if x is None or y is None or len(x) != 4 or weights.values.ndim != 4:
         return "only convolutions over two dimensions have a kernel"
+    if 0 in (*x, *y):
+        return "a convolution of nothing has no kernel"
+    window = Window.of(node, (weights.values.shape[2], weights.values.shape[3]))
+    if window.is_same and window.steps_over:
+        return "auto_pad where strides leave pixels out has no kernel"
     if weights.scale.size > 1 and weights.axis != 0:
         return "its weight scales do not run along the output channels"
     return _bias_reason(node, weights.values.shape[0])
@@ -91,8 +98,11 @@ def _matrix_reason(node: ir.Node) -> str | None:
     if node.op_type == "Gemm" and int_attribute(node, "transA", 0):
         return "transA = 1 has no kernel"
     columns = 0 if int_attribute(node, "transB", 0) and node.op_type == "Gemm" else 1
-    if weights.values.ndim != 2:
+    vector = weights.values.ndim == 1  # a matrix of one column, which the result does not have
+    if weights.values.ndim != 2 and not vector:
         return "only weights that are a matrix have a kernel"
+    if vector and weights.scale.size > 1:
+        return "its weight scales run along what is summed"
     if weights.scale.size > 1 and weights.axis != columns:
         return "its weight scales do not run along the columns"
     x = shape_of(node.inputs[0])
@@ -100,7 +110,7 @@ def _matrix_reason(node: ir.Node) -> str | None:
         return "its input has no known shape"
     if float_attribute(node, "alpha", 1.0) <= 0:
         return "alpha <= 0 has no kernel"
-    return _bias_reason(node, weights.values.shape[columns])
+    return _bias_reason(node, 1 if vector else weights.values.shape[columns])
 
 
 def _bias_reason(node: ir.Node, channels: int) -> str | None:
@@ -156,7 +166,7 @@ def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape:
     return KernelStep(StepKind.CONV, "", "", [x], y, blobs, window.arguments | sizes)
 
 
-def _matrix(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
+def _matrix(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
     weights = product.weights
     if x.flat is not None:
         weights = _permuted(weights, x.flat)
@@ -165,7 +175,8 @@ def _matrix(lowering: Lowering, _: ir.Node, product: Product, x: Tensor, shape: 
     n, k = weights.shape
     packed = _core.pack_weights_blob(weights.reshape(1, n, 1, k))
     blobs = [packed, pad_strips(product.bias.astype(np.int32))]
-    rows = math.prod(shape[:-1])
+    vector = len(known_shape(node.inputs[1])) == 1
+    rows = math.prod(shape if vector else shape[:-1])
     sizes = {"rows": rows, "k": k, "columns": n}
     return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, sizes)
 

@@ -44,7 +44,7 @@ class Product:
         assert not isinstance(found, str)
         weights = found.values
         if node.op_type != "Conv" and not (node.op_type == "Gemm" and int_attribute(node, "transB", 0)):
-            weights = weights.T
+            weights = weights.reshape(weights.shape[0], -1).T  # a vector is a matrix of one column
         gemm = node.op_type == "Gemm"
         alpha, beta = (float_attribute(node, name, 1.0) if gemm else 1.0 for name in ("alpha", "beta"))
         channels = weights.shape[0]

@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+import onnx
+
 from edgekern.errors import CompileError
+from edgekern.graph.dimensions import forget_inferred, sides_of
 from edgekern.graph.skeleton import Skeleton
 
 
 def fix_batch(model: Skeleton, batch: int) -> None:
-    """Set free leading dimensions of the inputs to ``batch`` and forget shapes that were inferred before.
+    """Set free leading dimensions of the inputs to ``batch``, wherever their names stand, and forget inferred shapes.
 
     Raises
     ------
     CompileError
-        When another dimension is free, or a batch is asked for and no dimension is free.
+        When another dimension is free, an input has no shape or is no tensor, or a batch is asked for and no dimension
+        is free.
     """
-    fixed, graph = 0, model.proto.graph
+    first, names = [], set()
     for value in model.inputs:
-        for axis, side in enumerate(value.type.tensor_type.shape.dim):
-            if side.HasField("dim_value") and side.dim_value > 0:
-                continue
-            if axis != 0:
-                raise CompileError(
-                    f"compile: input '{value.name}' has a free dimension {axis} ({side.dim_param or 'unnamed'}); "
-                    "only the first may be free, export the model with a fixed size"
-                )
-            side.Clear()
-            side.dim_value = batch
-            fixed += 1
-    if fixed == 0 and batch != 1:
-        sizes = [[side.dim_value for side in value.type.tensor_type.shape.dim] for value in model.inputs]
+        sides = _shape(value).dim
+        if sides and not sides[0].dim_value:
+            first.append(sides[0])
+            names.add(sides[0].dim_param)
+    sizes = [[side.dim_value for side in value.type.tensor_type.shape.dim] for value in model.inputs]
+    if batch != 1 and all(map(all, sizes)):
         raise CompileError(
             f"compile: batch is {batch}, but the inputs have fixed shapes {sizes}; export the model with a free first "
             "dimension, or leave batch out"
         )
-    del graph.value_info[:]
-    inputs = {value.name: value for value in graph.input}
-    for value in graph.output:
-        if value.name in inputs:
-            value.CopyFrom(inputs[value.name])
-        else:
-            value.type.tensor_type.ClearField("shape")
+    for side in first:
+        side.dim_value = batch
+    for value in model.inputs:
+        for axis, side in enumerate(value.type.tensor_type.shape.dim):
+            if side.dim_param and side.dim_param in names:
+                side.dim_value = batch
+            elif not side.dim_value:
+                raise CompileError(_free(value, axis))
+    forget_inferred(model.proto)
+
+
+def _shape(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto:
+    if not value.type.HasField("tensor_type"):
+        kind = value.type.WhichOneof("value")
+        raise CompileError(f"compile: input '{value.name}' is a {kind}; a program takes tensors")
+    if not value.type.tensor_type.HasField("shape"):
+        raise CompileError(
+            f"compile: input '{value.name}' has no shape in the model; give it one: shapes={{'{value.name}': (1, ...)}}"
+        )
+    return value.type.tensor_type.shape
+
+
+def _free(value: onnx.ValueInfoProto, axis: int) -> str:
+    sides = sides_of(value)
+    whole = ", ".join("..." if not side.isdigit() else side for side in sides)
+    name = value.type.tensor_type.shape.dim[axis].dim_param
+    by_name = f"shapes={{'{name}': ...}} or " if name else ""
+    return (
+        f"compile: input '{value.name}' has a free dimension {axis} ({name or 'unnamed'}), and batch fills the first "
+        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}}"
+    )

@@ -1,4 +1,4 @@
-"""Find the shapes that ONNX's own inference does not know, by running the model once or twice."""
+"""Find the shapes that ONNX's own inference does not know by running the model, where no data can reach them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekern._onnxruntime import run_to_end
+from edgekern.compiler.shapes_of_data import shapes_of_data
 from edgekern.errors import CompileError
 from edgekern.graph.evaluate import new_session
 from edgekern.graph.skeleton import Skeleton
@@ -19,13 +20,17 @@ from edgekern.graph.values import known_shape, label, qualified, shape_of
 def observe_shapes(model: ir.Model) -> None:
     """Fill in shapes and types of operators that only onnxruntime knows.
 
+    A shape is believed where inference, ONNX's or onnxruntime's own, proves it, or no data can reach it. Two runs on
+    different data are a second look at operators of other domains, whose meaning nobody here knows.
+
     Raises
     ------
     CompileError
         When onnxruntime cannot run the model either, or a shape depends on the data.
     """
     values = [value for node in model.graph for value in node.outputs if value.name]
-    unknown = [value for value in values if shape_of(value) is None or value.dtype is None]
+    needed = [value for value in values if value.uses() or value.is_graph_output()]
+    unknown = [value for value in needed if shape_of(value) is None or value.dtype is None]
     if not unknown:
         return
     skeleton = Skeleton.of_ir(model)
@@ -35,6 +40,22 @@ def observe_shapes(model: ir.Model) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     try:
         session = new_session(proto.SerializeToString())
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        raise CompileError(_refusal(model.graph, error)) from error
+    types = {value.name: value.type for value in session.get_outputs()}
+    for value in unknown:
+        if value.dtype is None and (name := types[str(value.name)]).startswith("tensor("):
+            value.dtype = ir.DataType[name[len("tensor(") : -1].upper()]
+    # An unknown number of axes looks like none.
+    inferred = {value.name for value in session.get_outputs() if value.shape and set(map(type, value.shape)) == {int}}
+    dependent = shapes_of_data(model.graph, inferred)
+    for value, (node, cause) in ((value, dependent[value]) for value in unknown if value in dependent):
+        raise CompileError(
+            f"compile: the shape of '{value.name}' depends on the data: {qualified(node)} '{label(node)}' takes it "
+            f"from the values of '{cause.name}'; a program needs fixed shapes, make that a constant or leave the node "
+            "out"
+        )
+    try:
         weights = {name: weight.array() for name, weight in skeleton.weights.items()}
         first, second = (
             run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=None) for seed in (0, 1)

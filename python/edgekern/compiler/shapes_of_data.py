@@ -1,0 +1,75 @@
+"""Which shapes may depend on the data of the inputs, and not on their shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from edgekern.graph.families import RANDOM, SEES_SHAPES, SHAPED_BY_VALUES
+from edgekern.graph.values import bodies, operands, shape_of
+
+
+def shapes_of_data(graph: ir.Graph, inferred: Collection[str]) -> dict[ir.Value, tuple[ir.Node, ir.Value]]:
+    """The values whose shape data may reach: with the node that makes them, and what that node reads.
+
+    Every operator carries data on, but Shape and Size, which see shapes alone. They reach a shape through the sizes,
+    axes, masks and counts that :data:`SHAPED_BY_VALUES` lists, and through any integer or bool that an operator of
+    another domain reads, unless inference knows the shape all the same.
+
+    Parameters
+    ----------
+    inferred : names of values whose shape is known beside those that the graph has
+    """
+    walk = _Walk(inferred)
+    walk.varies.update(graph.inputs)
+    walk.over(graph)
+    return walk.found
+
+
+class _Walk:
+    """``varies`` are values that depend on data, ``found`` those whose shape may."""
+
+    def __init__(self, inferred: Collection[str]) -> None:
+        self.varies: set[ir.Value] = set()
+        self.found: dict[ir.Value, tuple[ir.Node, ir.Value]] = {}
+        self._inferred = inferred
+
+    def over(self, graph: ir.Graph) -> None:
+        for node in graph:
+            reads = list(operands(node))
+            cause = next((value for value in reads if value in self.found), None) or self._cause(node, reads)
+            varies = node.op_type in RANDOM or any(value in self.varies for value in reads)
+            for body in bodies(node):
+                self.varies.update(body.inputs[2:] if node.op_type == "Loop" else body.inputs)
+                self.over(body)
+                turns = body.outputs[:1] if node.op_type == "Loop" else []  # whether to go on
+                ends = [value for value in body.outputs if value in self.found]
+                cause = cause or next((value for value in (*ends, *turns) if value in self.varies), None)
+                varies = varies or any(value in self.varies for value in body.outputs)
+            if node.op_type in SEES_SHAPES and node.domain == "":
+                varies = cause is not None
+            for at, result in enumerate(node.outputs):
+                if varies:
+                    self.varies.add(result)
+                known = shape_of(result) is not None or result.name in self._inferred or _is_kept(node, at)
+                if cause is not None and not known:
+                    self.found[result] = node, cause
+
+    def _cause(self, node: ir.Node, reads: list[ir.Value]) -> ir.Value | None:
+        """What it reads of data that its results' shape follows from."""
+        if node.domain == "":
+            places = SHAPED_BY_VALUES.get(node.op_type, ())
+            deciding = [node.inputs[at] for at in places if at < len(node.inputs)]
+        else:
+            deciding = [value for value in reads if value.dtype is None or not value.dtype.is_floating_point()]
+        return next((value for value in deciding if value is not None and value in self.varies), None)
+
+
+def _is_kept(node: ir.Node, at: int) -> bool:
+    """Whether a result is the state of a Loop, of one shape before and after each turn, however many there are."""
+    if node.op_type != "Loop" or node.domain != "" or at + 2 >= len(node.inputs):
+        return False
+    body = next(bodies(node))
+    before = shape_of(node.inputs[at + 2])
+    return before is not None and before == shape_of(body.outputs[at + 1])

@@ -1,0 +1,130 @@
+"""Free dimensions of a model's inputs, and the sizes that a caller gives them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.graph.skeleton import Skeleton
+
+# By the name of an input, a size for each dimension, where None leaves one as it is; by that of a dimension, its size.
+Shapes = Mapping[str, int | Sequence[int | None]]
+
+
+def fix_dimensions(model: Skeleton, shapes: Shapes | None, *, function: str) -> Skeleton:
+    """A model whose inputs have the sizes that ``shapes`` gives; a named dimension has one size everywhere.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When a name is neither an input's nor a dimension's, a size is no positive integer, there are more or fewer
+        sizes than dimensions, or one contradicts the model or another.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    inputs = {value.name: value for value in proto.graph.input if value.name not in model.weights}
+    for value in inputs.values():
+        for side in value.type.tensor_type.shape.dim:
+            if side.HasField("dim_value") and side.dim_value <= 0:  # some tools write a free one so
+                side.Clear()
+    if shapes is not None:
+        _Fixing(inputs, function).fix(shapes)
+        forget_inferred(proto)
+    return model.with_graph(proto)
+
+
+def forget_inferred(proto: onnx.ModelProto) -> None:
+    """Forget the shapes that somebody has inferred from other sizes of the inputs."""
+    graph = proto.graph
+    del graph.value_info[:]
+    inputs = {value.name: value for value in graph.input}
+    for value in graph.output:
+        if value.name in inputs:
+            value.CopyFrom(inputs[value.name])
+        elif value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+
+
+def sides_of(value: onnx.ValueInfoProto) -> list[str]:
+    """The dimensions of an input for messages: sizes, names, and ? for a free one without a name."""
+    return [str(side.dim_value or side.dim_param or "?") for side in value.type.tensor_type.shape.dim]
+
+
+class _Fixing:
+    def __init__(self, inputs: Mapping[str, onnx.ValueInfoProto], function: str) -> None:
+        self._inputs, self._function = inputs, function
+        self._sizes: dict[str, tuple[int, str]] = {}  # of named dimensions, and who said so
+
+    def fix(self, shapes: Shapes) -> None:
+        if not isinstance(shapes, Mapping):
+            raise ArgumentTypeError(
+                f"{self._function}: shapes must be a mapping such as {{'input_ids': (1, 128)}}, got "
+                f"{type(shapes).__name__}"
+            )
+        named = {side.dim_param: side for value in self._inputs.values() for side in value.type.tensor_type.shape.dim}
+        for name, given in shapes.items():
+            if isinstance(given, (str, bytes, bool)) or not isinstance(given, Sequence):
+                size = self._size(name, given)
+                if name in named:
+                    self._name(name, size, f"shapes[{name!r}]")
+                    continue
+                given = (size,)
+            if name not in self._inputs:
+                names = sorted(filter(None, named))
+                raise ArgumentValueError(
+                    f"{self._function}: shapes has {name!r}, but the inputs are {list(self._inputs)}"
+                    + (f", and their free dimensions have the names {names}" if names else "")
+                )
+            self._fix_input(name, given)
+        for value in self._inputs.values():
+            for side in value.type.tensor_type.shape.dim:
+                if side.dim_param in self._sizes:
+                    side.dim_value = self._sizes[side.dim_param][0]
+
+    def _fix_input(self, name: str, given: Sequence[int | None]) -> None:
+        kind = self._inputs[name].type.tensor_type
+        if not kind.HasField("shape"):
+            for _ in given:
+                kind.shape.dim.add()
+        elif len(given) != len(kind.shape.dim):
+            raise ArgumentValueError(
+                f"{self._function}: shapes[{name!r}] has {len(given)} sizes, but the input has {len(kind.shape.dim)} "
+                f"dimensions: ({', '.join(sides_of(self._inputs[name]))})"
+            )
+        for axis, (side, size) in enumerate(zip(kind.shape.dim, given, strict=True)):
+            if size is None:
+                continue
+            size = self._size(name, size)
+            if side.dim_param:
+                self._name(side.dim_param, size, f"shapes[{name!r}]")
+            elif side.dim_value not in (0, size):
+                raise ArgumentValueError(
+                    f"{self._function}: shapes[{name!r}] has {size} for dimension {axis}, which is {side.dim_value} in "
+                    "the model; only a free dimension can be given a size"
+                )
+            else:
+                side.dim_value = size
+
+    def _name(self, dimension: str, size: int, source: str) -> None:
+        known, before = self._sizes.setdefault(dimension, (size, source))
+        if known != size:
+            raise ArgumentValueError(
+                f"{self._function}: {source} gives the dimension {dimension!r} the size {size}, and {before} gives it "
+                f"{known}; one name is one size everywhere"
+            )
+
+    def _size(self, name: str, given: object) -> int:
+        try:
+            size = operator.index(given)  # type: ignore[arg-type]
+        except TypeError:
+            size = 0
+        if isinstance(given, bool) or (size == 0 and type(given) is not int):
+            raise ArgumentTypeError(
+                f"{self._function}: shapes[{name!r}] must be a size or a tuple of sizes, got {given!r} in it"
+            )
+        if size < 1:
+            raise ArgumentValueError(f"{self._function}: shapes[{name!r}] has the size {size}; sizes are at least 1")
+        return size
