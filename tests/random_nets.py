@@ -274,11 +274,67 @@ def _branch_on_data(net: Net, x: At) -> At:
     return replace(x, name=net.op("If", condition, then_branch=bodies[0], else_branch=bodies[1]))
 
 
+def _loop(net: Net, x: At) -> At:
+    """Two turns of a Loop whose body reads a constant of the graph around it."""
+    outer, old, new = net.const(net.rng.uniform(0.5, 1, (x.channels, 1, 1))), net.name("old"), net.name("new")
+    again, going = net.name("again"), net.name("going")
+    nodes = [helper.make_node("Mul", [old, outer], [new]), helper.make_node("Identity", [again], [going])]
+    scalar, image = [TensorProto.BOOL, []], [TensorProto.FLOAT, [None] * 4]
+    inputs = [
+        helper.make_tensor_value_info(net.name("turn"), TensorProto.INT64, []),
+        helper.make_tensor_value_info(again, *scalar),
+        helper.make_tensor_value_info(old, *image),
+    ]
+    results = [helper.make_tensor_value_info(going, *scalar), helper.make_tensor_value_info(new, *image)]
+    body = helper.make_graph(nodes, "body", inputs, results)
+    return replace(x, name=net.op("Loop", net.const(2, np.int64), net.const(True, np.bool_), x.name, body=body))
+
+
+def _transposed(net: Net, x: At) -> At:
+    channels = net.whole(1, 6)
+    weights = net.const(net.normal(x.channels, channels, 2, 2, scale=x.channels**-0.5))
+    y = net.op("ConvTranspose", x.name, weights, strides=[2, 2])
+    return At(y, channels, 2 * x.height, 2 * x.width)
+
+
+def _moves(net: Net, x: At) -> At:
+    """What exporters write for chunks, permutations and repetitions of channels."""
+    kind = net.draw(st.sampled_from(["gather", "tile", "expand", "mean", "softmax"]))
+    if kind == "gather":
+        indices = net.rng.integers(0, x.channels, net.whole(1, 6))
+        return replace(x, name=net.op("Gather", x.name, net.const(indices, np.int64), axis=1), channels=len(indices))
+    if kind == "tile":
+        return replace(x, name=net.op("Tile", x.name, net.const([1, 2, 1, 1], np.int64)), channels=2 * x.channels)
+    if kind == "mean":
+        attributes = {"keepdims": 1}
+        return replace(x, name=net.axes("ReduceMean", x.name, [2, 3], since=18, **attributes), height=1, width=1)
+    if kind == "softmax":
+        return replace(x, name=net.op("Softmax", x.name, axis=net.draw(st.sampled_from([1, 3]))))
+    if net.opset < 8:
+        return x
+    pooled = net.op("GlobalAveragePool", x.name)
+    spread = net.op("Expand", pooled, net.op("Shape", x.name))
+    return replace(x, name=net.op("Sub", x.name, spread))
+
+
+def _matrix(net: Net, x: At) -> At:
+    """A product along the channels of a sequence, as transformers have it."""
+    rows = net.op("Transpose", net.reshape(x.name, [0, x.channels, -1]), perm=[0, 2, 1])
+    columns = net.whole(1, 9)
+    y = net.op("MatMul", rows, net.const(net.normal(x.channels, columns, scale=x.channels**-0.5)))
+    if net.flip():
+        y = net.op("Add", y, net.const(net.normal(columns)))
+    back = net.reshape(net.op("Transpose", y, perm=[0, 2, 1]), [0, columns, 1, -1])
+    return At(back, columns, 1, x.height * x.width)
+
+
 def _head(net: Net, x: At) -> str:
     """Pool, flatten, multiply by a matrix; the weights may be stored the other way round."""
     pooled = net.op("GlobalAveragePool", x.name)
-    kind = net.draw(st.sampled_from(["Gemm", "MatMul", "Transposed"]))
-    flat = net.op("Flatten", pooled) if net.flip() else net.axes("Squeeze", pooled, [2, 3])
+    kind = net.draw(st.sampled_from(["Gemm", "MatMul", "Transposed", "Vector"]))
+    flat = [_by_flatten, _by_squeeze, _by_shape][net.whole(0, 2)](net, pooled)
+    if kind == "Vector":
+        return str(net.op("MatMul", flat, net.const(net.normal(x.channels))))
     columns = net.whole(1, 7)
     weights = net.normal(x.channels, columns)
     if kind == "Gemm":
@@ -287,9 +343,25 @@ def _head(net: Net, x: At) -> str:
     return str(net.op("Add", net.op("MatMul", flat, w), net.const(net.normal(columns))))
 
 
+def _by_flatten(net: Net, pooled: str) -> str:
+    return str(net.op("Flatten", pooled))
+
+
+def _by_squeeze(net: Net, pooled: str) -> str:
+    return net.axes("Squeeze", pooled, [2, 3])
+
+
+def _by_shape(net: Net, pooled: str) -> str:
+    """As PyTorch writes ``view(x.size(0), -1)``."""
+    first = net.op("Gather", net.op("Shape", pooled), net.const(0, np.int64), axis=0)
+    sides = [net.axes("Unsqueeze", first, [0]), net.const([-1], np.int64)]
+    return str(net.op("Reshape", pooled, net.op("Concat", *sides, axis=0)))
+
+
 BLOCKS: list[Callable[[Net, At], At]] = [
     *[_conv, _conv, _same, _norm, _activation, _activation, _pool, _pool, _resize, _residual, _residual],
-    *[_squeeze_excite, _branches, _halves, _layout, _layout, _arithmetic, _branch_on_data],
+    *[_squeeze_excite, _branches, _halves, _layout, _layout, _arithmetic, _branch_on_data, _loop],
+    *[_transposed, _moves, _moves, _matrix],
 ]
 
 
@@ -302,9 +374,11 @@ def random_nets(draw: st.DrawFn) -> tuple[onnx.ModelProto, list[Array]]:
     x, results = At("x", *shape[1:]), []
     for block in draw(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=9)):
         x = block(net, x)
-        if net.whole(0, 9) == 0:
+        if net.whole(0, 9) == 5:
             results.append(x.name)
     results.append(_head(net, x) if net.flip() else x.name)
+    if net.whole(0, 9) == 5:
+        results.append(net.const(net.normal(3)))  # anchors, say
     results = [name for name in dict.fromkeys(results) if name != "x"] or [str(net.op("Relu", "x"))]
     model = net.model([helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape[1:]])], results)
     return model, [net.normal(*shape) for _ in range(3)]
