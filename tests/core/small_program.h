@@ -524,8 +524,8 @@ inline SmallProgram every_kind() {
   const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
-  const uint32_t again_there = p.quantize(p.constant({1, 33}));
-  p.finish({logits, counts, picture, list, p.constant({3, 5}), again_there});
+  const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
+  p.finish({logits, counts, picture, list, anchors, kept});
   return p;
 }
 

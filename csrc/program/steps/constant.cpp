@@ -13,8 +13,8 @@ struct Constant : NoArguments {
   }
 
   Prepared prepare(const Step& step, StepSite& site) const {
-    return {"move", [from = site.blob(step.blobs[0]), n = bytes_of(site.tensor(step.out[0])),
-                     to = site.place(step.out[0])] {
+    return {"move",
+            [from = site.blob(step.blobs[0]), n = bytes_of(site.tensor(step.out[0])), to = site.place(step.out[0])] {
               if (n > 0) std::memcpy(*to, *from, n);
             }};
   }
