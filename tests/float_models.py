@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+import edgekern as ek
 from bench.peers import NO_SATURATION
 from edgekern.calibration import Calibrator, Ranges
 
@@ -129,3 +130,21 @@ class View:
         """Scale and zero point that tensor ``name`` of the float model is quantized with."""
         [node] = [n for n in self.of("QuantizeLinear") if n.input[0] == name]
         return float(self.constants[node.input[1]]), int(self.constants[node.input[2]])
+
+
+def all_the_way(model: onnx.ModelProto, feeds: dict[str, Array], **options: Any) -> tuple[list[Any], ek.Program]:
+    """Calibrated, quantized, compiled, run; the results beside those of the model as it is written."""
+    ranges = ek.Calibrator(model).collect(feeds).compute_ranges()
+    program = ek.compile(ek.quantize(model, ranges), **options)
+    expected = _as_written(model).run(None, feeds)
+    pairs = list(zip(ek.InferenceSession(program).run(None, feeds), expected, strict=True))
+    for ours, theirs in pairs:
+        assert (ours.shape, ours.dtype) == (np.shape(theirs), theirs.dtype)
+    return pairs, program
+
+
+def _as_written(model: onnx.ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

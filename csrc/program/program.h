@@ -69,7 +69,8 @@ struct BlobDef {
   X(kSlice, 13, slice_step)                   \
   X(kPad, 14, pad_step)                       \
   X(kTranspose, 15, transpose_step)           \
-  X(kSoftmax, 16, softmax_step)
+  X(kSoftmax, 16, softmax_step)               \
+  X(kConstant, 17, constant_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

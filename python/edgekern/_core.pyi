@@ -131,6 +131,7 @@ class StepKind(enum.IntEnum):
     PAD = 14
     TRANSPOSE = 15
     SOFTMAX = 16
+    CONSTANT = 17
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final

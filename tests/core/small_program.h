@@ -236,6 +236,13 @@ class SmallProgram {
     return y;
   }
 
+  uint32_t constant(std::vector<int64_t> shape) {
+    const uint32_t y = tensor(DType::kF32, std::move(shape));
+    for (size_t i = 0; i < size(y); ++i) put(y, i, uniform(-2.0f, 2.0f));
+    step(StepKind::kConstant, {}, y).blobs = {blob(expected[y].data(), expected[y].size())};
+    return y;
+  }
+
   /// Over the last axis.
   uint32_t softmax(uint32_t x, float scale, int32_t zero_point, DType dtype) {
     const auto s = index.tensors[x].shape;
@@ -517,7 +524,8 @@ inline SmallProgram every_kind() {
   const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
-  p.finish({logits, counts, picture, list});
+  const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
+  p.finish({logits, counts, picture, list, anchors, kept});
   return p;
 }
 

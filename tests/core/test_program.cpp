@@ -142,14 +142,14 @@ TEST_CASE("validate refuses every broken promise") {
       {"no input", [&](ProgramIndex& i) { i.steps[0].in.clear(); }},
       {"segments leave a hole",
        [&](ProgramIndex& i) {
-         i.segments = {{0, 2}, {3, 21}};
+         i.segments = {{0, 2}, {3, 24}};
        }},
       {"segments end early", [&](ProgramIndex& i) { --i.segments[0].end; }},
       {"segments run past", [&](ProgramIndex& i) { ++i.segments[0].end; }},
       {"no segment", [&](ProgramIndex& i) { i.segments.clear(); }},
       {"segment backwards",
        [&](ProgramIndex& i) {
-         i.segments = {{0, 5}, {5, 2}, {2, 21}};
+         i.segments = {{0, 5}, {5, 2}, {2, 24}};
        }},
       {"offset unaligned", [&](ProgramIndex& i) { i.tensors[1].offset += 32; }},
       {"offset outside", [&](ProgramIndex& i) { i.tensors[1].offset = i.arena_bytes; }},
@@ -227,6 +227,9 @@ TEST_CASE("validate refuses every broken promise") {
       {"perm twice", [&](ProgramIndex& i) { integer(first(i, StepKind::kTranspose), "perm") = 1; }},
       {"perm outside", [&](ProgramIndex& i) { integer(first(i, StepKind::kTranspose), "perm") = 4; }},
       {"item size", [&](ProgramIndex& i) { integer(first(i, StepKind::kTranspose), "item_bytes") = 4; }},
+      {"constant that reads", [&](ProgramIndex& i) { first(i, StepKind::kConstant).in = {0}; }},
+      {"constant without a blob", [&](ProgramIndex& i) { first(i, StepKind::kConstant).blobs.clear(); }},
+      {"constant too short", [&](ProgramIndex& i) { i.blobs[first(i, StepKind::kConstant).blobs[0]].bytes = 0; }},
       {"dtype of an input", [&](ProgramIndex& i) { i.tensors[i.inputs[0]].dtype = DType::kI32; }},
       {"dtype of an output", [&](ProgramIndex& i) { i.tensors[i.outputs[0]].dtype = DType::kBool; }},
       {"kind", [&](ProgramIndex& i) { i.steps[0].kind = static_cast<StepKind>(99); }},

@@ -128,6 +128,10 @@ class Machine:
     def _lookup(self, step: Any, x: list[Array], y: Any) -> Array:
         return self._blob(step, 0)[x[0].view(np.uint8)].view(DTYPES[int(y.dtype)])
 
+    def _constant(self, step: Any, x: list[Array], y: Any) -> Array:
+        dtype = np.dtype(DTYPES[int(y.dtype)])
+        return self._blob(step, 0)[: math.prod(y.shape) * dtype.itemsize].view(dtype)
+
     def _softmax(self, step: Any, x: list[Array], y: Any) -> Array:
         codes = x[0].reshape(step.arguments["rows"], step.arguments["columns"]).astype(np.int32)
         exponentials = self._blob(step, 0, "<i4")[codes.max(axis=1, keepdims=True) - codes]

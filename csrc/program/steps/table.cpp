@@ -21,7 +21,8 @@ const StepType* find_step_type(StepKind kind) {
 }
 
 Status check_step(const ProgramIndex& index, const Step& step) {
-  if (step.in.empty() || step.out.size() != 1) return bad_step(step, "needs an input and one output");
+  const bool reads = !step.in.empty() || step.kind == StepKind::kConstant;
+  if (!reads || step.out.size() != 1) return bad_step(step, "needs an input and one output");
   const StepType* const type = find_step_type(step.kind);
   if (type == nullptr) return bad_step(step, "unknown kind " + std::to_string(static_cast<int>(step.kind)));
   return type->check(index, step);

@@ -147,7 +147,11 @@ class Calibrator:
                 "Calibrator: a model of 2 GB and more cannot be pickled or copied; send state_dict() and load it into "
                 "a Calibrator of the same model"
             ) from error
-        options = {"observers": self._observers.kinds, "shapes": self._shapes, "progress": self._progress}
+        options = {
+            "observers": self._observers.kinds,
+            "shapes": self._shapes and dict(self._shapes),
+            "progress": self._progress,
+        }
         return _restored, (model, list(self._observers), options, self.state_dict())
 
     def __repr__(self) -> str:

@@ -12,8 +12,11 @@ from edgekern.compiler.memory import Plan
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
+from edgekern.errors import CompileError
 
-_MOST_NAMES = 16  # of the operators that a step lists; an index ends at 4096 bytes of them
+# Of an index, as csrc/program has them.
+_MAX_RANK, _MAX_LABEL_BYTES = 8, 4096
+_MOST_NAMES = 16  # of the operators that a step lists
 
 
 def emit_program(
@@ -78,8 +81,8 @@ def emit_program(
 def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _core.Step:
     return _core.Step(
         kind=step.kind,
-        name=step.name,
-        op=_shortened(step.op),
+        name=_label(step.name),
+        op=_label(_shortened(step.op)),
         inputs=[number[x] for x in step.inputs],
         outputs=[number[step.output]],
         blobs=blobs,
@@ -93,10 +96,19 @@ def _shortened(op: str) -> str:
     return op if len(names) <= _MOST_NAMES else "+".join([*names[: _MOST_NAMES - 2], "...", names[-1]])
 
 
+def _label(text: str) -> str:
+    """A name for people; an index holds so much of one."""
+    return text if len(text.encode()) <= _MAX_LABEL_BYTES else text[: _MAX_LABEL_BYTES // 8] + "..."
+
+
 def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.TensorDef:
     quant = tensor.quant
+    if len(tensor.shape) > _MAX_RANK:
+        raise CompileError(
+            f"compile: '{tensor.name}' has {len(tensor.shape)} dimensions, and a program holds {_MAX_RANK} at most"
+        )
     return _core.TensorDef(
-        name=tensor.name,
+        name=_label(tensor.name),
         dtype=tensor.dtype,
         shape=list(tensor.shape),
         scale=1.0 if quant is None else quant.scale,

@@ -17,7 +17,7 @@ from onnx import helper
 from edgekern.graph.evaluate import evaluate
 from edgekern.errors import CompileError
 from edgekern.graph.families import COUNTED_BY_ATTRIBUTES, COUNTED_BY_OPERANDS, PRODUCTS
-from edgekern.graph.skeleton import Skeleton
+from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
 
 # No schema has this domain: inference leaves such a node alone, and goes on from the shape that is written down.
 _SETTLED = "edgekern.settled"
@@ -43,9 +43,10 @@ class ShapeInference:
         while True:
             graph = _inferred(model.proto, settled)
             types = known_types([*graph.input, *graph.value_info, *graph.output])
+            constants = {tensor.name: tensor for tensor in graph.initializer}
             wrong = {}
             for at, node in enumerate(graph.node):
-                real = self._real_shapes(model, node, types) if _is_doubtful(node, types) else []
+                real = self._real_shapes(model, node, constants, types) if _is_doubtful(node, types) else []
                 if any(types.get(value.name) != known_types([value])[value.name] for value in real):
                     wrong[at] = real
             if not wrong:
@@ -54,11 +55,14 @@ class ShapeInference:
                 return
             settled |= wrong  # the first of them for good: what follows is looked at again
 
-    def _real_shapes(self, model: Skeleton, node: onnx.NodeProto, types: Types) -> list[onnx.ValueInfoProto]:
+    def _real_shapes(
+        self, model: Skeleton, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], types: Types
+    ) -> list[onnx.ValueInfoProto]:
         """Types and shapes of a node's results; none where they cannot be known."""
-        constants = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         fed = [name for name in node.input if name and name not in constants and name not in model.weights]
-        if any(name not in types for name in fed) or (node.op_type in COUNTED_BY_OPERANDS and fed != [node.input[0]]):
+        if any(name not in types or types[name][0] not in NUMPY_TYPES for name in fed):
+            return []
+        if node.op_type in COUNTED_BY_OPERANDS and fed != [node.input[0]]:
             return []
         operands = [constants[name].SerializeToString() for name in node.input if name in constants]
         key = node.SerializeToString(), *operands, *(types[name] for name in fed)

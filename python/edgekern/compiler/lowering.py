@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
@@ -12,7 +13,7 @@ from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
 from edgekern.errors import CompileError
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import Quant, captured, is_code, known_shape, shape_of
+from edgekern.graph.values import Quant, captured, constant_or_dequantized, is_code, known_shape, shape_of
 
 _DTYPES = {
     ir.DataType.UINT8: DType.U8,
@@ -23,6 +24,7 @@ _DTYPES = {
     ir.DataType.BOOL: DType.BOOL,
     ir.DataType.DOUBLE: DType.F64,
 }
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 # Emits the steps of a node and its chain for one of its values: as 8-bit of a scale, or (None) as ONNX has it.
@@ -87,7 +89,7 @@ class Lowering:
         elif value.producer() in self._hosts:
             tensor = self._border(value)
         else:
-            raise CompileError(f"compile: output '{value.name}' does not depend on the inputs; there is nothing to run")
+            tensor = self._constant(value)
         self._plain[value] = tensor
         return tensor
 
@@ -112,19 +114,26 @@ class Lowering:
     def _border(self, value: ir.Value) -> Tensor:
         """A tensor that the caller or a host step fills."""
         shape = shape_of(value)
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            raise CompileError(f"compile: '{value.name}' is a {value.type}, and a program holds tensors")
         if shape is None:
             raise CompileError(
                 f"compile: the shape of '{value.name}' is not known before the model runs; a program needs fixed shapes"
             )
-        if value.dtype not in _DTYPES:
-            kind = "unknown" if value.dtype is None else value.dtype.name
-            raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold")
-        tensor = Tensor(str(value.name), _DTYPES[value.dtype], shape)
+        tensor = Tensor(str(value.name), _dtype(value), shape)
         self._plain[value] = tensor
         producer = value.producer()
         if producer is not None:
             self._hosts[producer].outputs[value] = tensor
         return tensor
+
+    def _constant(self, value: ir.Value) -> Tensor:
+        """A constant that the caller wants: weights and anchors are outputs of many a model."""
+        array = constant_or_dequantized(value)
+        assert array is not None
+        tensor = Tensor(str(value.name), _dtype(value), array.shape)
+        content = np.ascontiguousarray(array).tobytes()
+        return self.emit(KernelStep(StepKind.CONSTANT, tensor.name, "Constant", [], tensor, [content]))
 
     def _dequantized(self, x: Tensor, value: ir.Value) -> Tensor:
         name, shape = str(value.name), known_shape(value)
@@ -138,3 +147,11 @@ class Lowering:
         batch, height, width, channels = x.shape
         sizes = {"batch": batch, "channels": channels, "pixels": height * width}
         return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))
+
+
+def _dtype(value: ir.Value) -> DType:
+    if value.dtype not in _DTYPES:
+        kind = "unknown" if value.dtype is None else value.dtype.name
+        remedy = "; export the model in float32" if value.dtype in _HALVES else ""
+        raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold{remedy}")
+    return _DTYPES[value.dtype]

@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.values import captured, is_constant, operands
+from edgekern.graph.families import OPTIMIZED, is_optimized
+from edgekern.graph.values import captured, constant_or_dequantized, is_constant, operands
 
 
 def place_nodes(graph: ir.Graph) -> Placement:
@@ -24,7 +25,7 @@ def place_nodes(graph: ir.Graph) -> Placement:
             placement.reasons[node] = reason
             for value in node.outputs:
                 placement.role[value] = Role.HOST
-    placement.plain.update(graph.outputs)
+    placement.plain.update(value for value in graph.outputs if constant_or_dequantized(value) is None)
     for node in reversed(list(graph)):
         _demand(placement, node)
     return placement
@@ -32,6 +33,8 @@ def place_nodes(graph: ir.Graph) -> Placement:
 
 def _give_role(p: Placement, node: ir.Node) -> str | None:
     """Give the node's outputs a role, or say why a kernel cannot compute them."""
+    if is_optimized(node):
+        return f"{OPTIMIZED}: compile the model as it was exported"
     if node.domain != "":
         return f"operators of domain {node.domain} have no kernel"
     if any(value is not None and is_constant(value) for value in node.outputs):

@@ -41,11 +41,13 @@ class _Walk:
             cause = next((value for value in reads if value in self.found), None) or self._cause(node, reads)
             varies = node.op_type in RANDOM or any(value in self.varies for value in reads)
             for body in bodies(node):
+                # A Loop's first inputs are the number of the turn and whether to go on.
                 self.varies.update(body.inputs[2:] if node.op_type == "Loop" else body.inputs)
                 self.over(body)
-                turns = body.outputs[:1] if node.op_type == "Loop" else []  # whether to go on
                 ends = [value for value in body.outputs if value in self.found]
-                cause = cause or next((value for value in (*ends, *turns) if value in self.varies), None)
+                if node.op_type == "Loop" and body.outputs[0] in self.varies:  # whether to go on
+                    ends.append(body.outputs[0])
+                cause = cause or next(iter(ends), None)
                 varies = varies or any(value in self.varies for value in body.outputs)
             if node.op_type in SEES_SHAPES and node.domain == "":
                 varies = cause is not None

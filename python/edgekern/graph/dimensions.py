@@ -33,19 +33,25 @@ def fix_dimensions(model: Skeleton, shapes: Shapes | None, *, function: str) -> 
     if shapes is not None:
         _Fixing(inputs, function).fix(shapes)
         forget_inferred(proto)
+    _describe_inputs_again(proto.graph)
     return model.with_graph(proto)
 
 
 def forget_inferred(proto: onnx.ModelProto) -> None:
     """Forget the shapes that somebody has inferred from other sizes of the inputs."""
-    graph = proto.graph
-    del graph.value_info[:]
+    del proto.graph.value_info[:]
+    for value in proto.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    _describe_inputs_again(proto.graph)
+
+
+def _describe_inputs_again(graph: onnx.GraphProto) -> None:
+    """Outputs that are inputs say of themselves what the inputs say: readers take the one or the other."""
     inputs = {value.name: value for value in graph.input}
     for value in graph.output:
         if value.name in inputs:
             value.CopyFrom(inputs[value.name])
-        elif value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
 
 
 def sides_of(value: onnx.ValueInfoProto) -> list[str]:

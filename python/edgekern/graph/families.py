@@ -35,6 +35,14 @@ MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
 SOFTMAX = frozenset({"Softmax"})
+# What onnxruntime's optimizer makes of products, and how a file says in any domain of its own that it has been there.
+_OPTIMIZED = frozenset(
+    {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "NhwcFusedConv", "NhwcMaxPool", "QGemm"}
+    | {"QLinear" + name for name in ("Add", "AveragePool", "Concat", "Conv", "GlobalAveragePool", "LeakyRelu", "Mul")}
+    | {"QLinear" + name for name in ("Sigmoid", "Softmax", "Where")}
+)
+OPTIMIZED = "the file was optimized for onnxruntime"
+_OPTIMIZED_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 # ONNX's inference and onnxruntime count the sides of their results differently: of the first where certain attributes
 # say so, of the second by the values of their operands.
 COUNTED_BY_ATTRIBUTES = frozenset({"AveragePool", "MaxPool", "LpPool", "ConvTranspose"})
@@ -69,6 +77,11 @@ MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 # where both holds.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
 ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
+
+
+def is_optimized(node: ir.Node) -> bool:
+    """Whether only onnxruntime's optimizer writes such a node: the file was made for one kind of machine."""
+    return node.domain in _OPTIMIZED_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _OPTIMIZED)
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:

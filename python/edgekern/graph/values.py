@@ -68,6 +68,12 @@ def constant(value: ir.Value | None) -> Array | None:
     return value.const_value.numpy()
 
 
+def constant_or_dequantized(value: ir.Value | None) -> Array | None:
+    """The array of an initializer, or of a dequantized one, else None."""
+    array = constant(value)
+    return float_constant(value) if array is None else array
+
+
 def is_constant(value: ir.Value | None) -> bool:
     """Whether a value is an initializer or computed from nothing but initializers."""
     return value is None or value.is_initializer() or _CONSTANT in value.meta
@@ -96,6 +102,8 @@ def float_constant(value: ir.Value | None) -> FloatArray | None:
         return None
     q, scale = constant(producer.inputs[0]), constant(producer.inputs[1])
     if q is None or scale is None or scale.dtype != np.float32 or scale.ndim > 1:
+        return None
+    if int_attribute(producer, "block_size", 0):
         return None
     zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
     zero = np.zeros(scale.shape, np.int64) if zero_point is None else zero_point.astype(np.int64)

@@ -24,7 +24,7 @@ from edgekern.graph.families import (
     is_scalar,
     takes_bytes,
 )
-from edgekern.graph.values import is_float_constant, sole_consumer
+from edgekern.graph.values import is_float_constant, shape_of, sole_consumer
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
 _MOVING = MOVES - {"Identity"} | MAXIMA
@@ -90,6 +90,8 @@ def _kind(node: ir.Node) -> str:
     if any(extra.dtype != ir.DataType.FLOAT for extra in _results(node)):  # indices of a pooling
         return ""
     op = node.op_type
+    if op in PRODUCTS and any(0 in (shape_of(value) or ()) for value in node.inputs[:2]):
+        return ""  # of nothing
     if op in ("Conv", "Gemm"):
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None and not _is_vector(bias):

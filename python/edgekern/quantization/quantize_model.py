@@ -14,11 +14,11 @@ from onnx_ir.passes import common as passes
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.families import QDQ
+from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import is_float_constant
+from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
@@ -148,6 +148,7 @@ def _quantized(
     opened = fix_dimensions(opened, shapes, function=function)
 
     graph_model = folded(opened).to_ir()
+    _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
     _require_something_to_do(opened.proto, placement, function)
@@ -176,6 +177,28 @@ def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
         raise QuantizationError(
             f"{function}: ranges are of another model (hash {ranges.model_hash[:12]}..., "
             f"this model has {found[:12]}...); calibrate this model"
+        )
+
+
+def _require_as_exported(graph: ir.Graph, function: str) -> None:
+    """In float32, and with the operators that it was made of."""
+    optimized = [node for node in graph if is_optimized(node)]
+    if optimized:
+        names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in optimized[:4])
+        more = f" and {len(optimized) - 4} more" if len(optimized) > 4 else ""
+        raise QuantizationError(
+            f"{function}: {OPTIMIZED}, and {names}{more} hide what there is to quantize; give the model as it was "
+            "exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
+        )
+    halves = [
+        value for value in graph.initializers.values() if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    ]
+    products = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
+    if halves and not any(is_float_constant(value) for node in products for value in node.inputs):
+        kind = "float16" if halves[0].dtype == ir.DataType.FLOAT16 else "bfloat16"
+        raise QuantizationError(
+            f"{function}: model computes in {kind} ({halves[0].name!r}), and what is quantized is float32; export it "
+            "in float32, or convert it"
         )
 
 

@@ -37,7 +37,7 @@ class WeightLayout:
     def by_channel(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View as (output channel, input channel of its group, taps)."""
         moved = np.moveaxis(weights, (self.axis, self.input_axis), (0, 1))
-        return moved.reshape(*moved.shape[:2], -1)
+        return moved.reshape(*moved.shape[:2], math.prod(moved.shape[2:]))
 
     def largest_sum(self, values: FloatArray) -> FloatArray:
         """The largest ``sum |w|`` over what one accumulator sums, for each output channel."""

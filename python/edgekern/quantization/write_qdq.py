@@ -77,8 +77,12 @@ class QdqWriter:
             value.shape,
         )
         restored.outputs[0].dtype = ir.DataType.FLOAT
-        value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=is_output)
-        quantize.replace_input_with(0, value)
+        if is_output:
+            value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
+            quantize.replace_input_with(0, value)
+        else:  # an input may be an output, too: then that is what the caller gave
+            for node, index in [use for use in value.uses() if use.node is not quantize]:
+                node.replace_input_with(index, restored.outputs[0])
         if producer is None:
             self._graph.insert_before(self._graph[0], (quantize, restored))
         else:

@@ -14,6 +14,8 @@ from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.values import Quant, int_attribute, is_code, label, operands, shape_of
 
+_MOST_PIECES = 4096  # that a step of an index holds
+
 
 def role(p: Placement, node: ir.Node) -> str | None:
     reason = p.needs_bytes(node, codes=True)
@@ -22,6 +24,8 @@ def role(p: Placement, node: ir.Node) -> str | None:
     inputs = list(operands(node))
     if len(inputs) != len(node.inputs):
         return "Concat with a constant has no kernel"
+    if len(inputs) > _MOST_PIECES:
+        return f"Concat of more than {_MOST_PIECES} tensors has no kernel"
     if any(shape_of(value) is None or len(shape_of(value) or ()) > 4 for value in inputs):
         return "Concat of more than 4 dimensions has no kernel"
     quant = p.quant[inputs[0]]

@@ -36,6 +36,8 @@ def observe_shapes(model: ir.Model) -> None:
     skeleton = Skeleton.of_ir(model)
     proto = skeleton.proto
     names = [str(value.name) for value in unknown]
+    for node in proto.graph.node:
+        node.name = node.name or node.output[0]  # so that onnxruntime can say which one it cannot run
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     try:
@@ -63,6 +65,8 @@ def observe_shapes(model: ir.Model) -> None:
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
     for value, one, two in zip(unknown, first, second, strict=True):
+        if not isinstance(one, np.ndarray):
+            continue  # a sequence: whoever needs a tensor says so
         if np.shape(one) != np.shape(two):
             raise CompileError(
                 f"compile: the shape of '{value.name}' depends on the data; a program needs fixed shapes"

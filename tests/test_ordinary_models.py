@@ -1,0 +1,160 @@
+"""Models that other tools write every day: they work, or are refused with a sentence that names the place."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import edgekern as ek
+from edgekern.errors import CompileError, EdgekernWarning, QuantizationError
+
+from float_models import all_the_way, build, f32, ranges_of, samples, small_cnn
+from graphs import Graph
+from qdq_models import image
+
+node = helper.make_node
+
+
+# --- products of other ranks
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+@pytest.mark.parametrize("x", [(6,), (4, 6), (2, 4, 6), (3, 2, 4, 6), (2, 3, 2, 4, 6)], ids=len)
+@pytest.mark.parametrize("w", [(6,), (6, 5), (2, 6, 5), (3, 2, 6, 5)], ids=len)
+def test_matmul_takes_operands_of_any_rank(x, w, rng):
+    """By a vector it ended in ValueError: repeated axis in `source` argument."""
+    if len(x) > 2 and len(w) > 2 and x[-3] != w[-3]:
+        pytest.skip("they do not broadcast")
+    model = build([node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"])], {"w": f32(rng.normal(size=w))}, x)
+    [(ours, theirs)], _ = all_the_way(model, {"x": f32(rng.normal(size=x))})
+    assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
+
+
+def test_a_scoring_head_needs_no_host(rng):
+    weights = {"w": f32(rng.normal(size=(5, 6))), "v": f32(rng.normal(size=6)), "b": f32(rng.normal(size=1))}
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["p"])]
+    model = build([*nodes, node("Add", ["p", "b"], ["y"])], weights, ["n", 5])
+    [(ours, theirs)], _ = all_the_way(model, {"x": f32(rng.normal(size=(4, 5)))}, batch=4, allow_host=False)
+    assert ours.shape == (4,)
+    assert np.abs(ours - theirs).max() < 0.04 * np.abs(theirs).max()
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_a_product_of_no_columns_stays_float(rng):
+    model = build(
+        [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["x", "none"], ["y"])],
+        {"w": f32(rng.normal(size=(6, 5))), "none": np.zeros((6, 0), np.float32)},
+        [4, 6],
+        ("h", "y"),
+    )
+    pairs, _ = all_the_way(model, {"x": f32(rng.normal(size=(4, 6)))})
+    assert pairs[1][0].shape == (4, 0)
+
+
+# --- inputs that are outputs
+
+
+def test_an_input_is_an_output_as_it_was_given(rng):
+    """quantize ended in ValueError: Value is an output of graph."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "w"], ["y"])]
+    model = build(nodes, {"w": f32(rng.normal(size=(6, 6)))}, [2, 6], ("y", "x"))
+    feeds = {"x": f32(rng.normal(size=(2, 6)))}
+    pairs, _ = all_the_way(model, feeds, allow_host=False)
+    np.testing.assert_array_equal(pairs[1][0], feeds["x"])
+
+
+# --- what is refused by name
+
+
+@pytest.fixture(params=["EXTENDED", "ALL"])
+def optimized(request, tmp_path, rng):
+    """A float model and a QDQ model as onnxruntime writes them for itself."""
+    cnn = small_cnn()
+
+    def written(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(tmp_path / name)
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{request.param}")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(tmp_path / name)
+
+    return written(cnn, "float.onnx"), written(ek.quantize(cnn, ranges_of(cnn, samples(rng))), "qdq.onnx")
+
+
+def test_a_file_that_onnxruntime_optimized_is_told_from_others(optimized, rng):
+    """It was: ranges lack tensor 'f0', which becomes 8-bit; observe it when calibrating."""
+    model, qdq = optimized
+    ranges = ek.Calibrator(model).collect({"x": samples(rng, 1)}).compute_ranges()
+    message = r"quantize: the file was optimized for onnxruntime, and com\.microsoft\S* '.*give the model as it was exp"
+    with pytest.raises(QuantizationError, match=message):
+        ek.quantize(model, ranges)
+    with pytest.warns(EdgekernWarning):
+        program = ek.compile(qdq)
+    assert (
+        "the file was optimized for onnxruntime: compile the model as it was exported" in program.host_steps[0].reason
+    )
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_a_float16_model_is_refused_by_name(rng):
+    w = rng.normal(size=(6, 6)).astype(np.float16)
+    model = build([node("Gemm", ["x", "w"], ["y"])], {"w": w}, [2, 6])
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    x = rng.normal(size=(2, 6)).astype(np.float16)
+    ranges = ek.Calibrator(model).collect({"x": x}).compute_ranges()
+    with pytest.raises(QuantizationError, match=r"computes in float16 \('w'\), and what is quantized is float32"):
+        ek.quantize(model, ranges)
+    with pytest.raises(CompileError, match="'x' has type FLOAT16, which a program cannot hold; export the"):
+        ek.compile(model)
+
+
+def test_what_is_no_tensor_is_refused_by_name():
+    sequence = build([node("SplitToSequence", ["x"], ["y"])], {}, [2, 6])
+    sequence.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="y"))
+    with pytest.raises(CompileError, match=r"'y' is a Sequence\(Tensor\(FLOAT\)\), and a program holds tensors"):
+        ek.compile(sequence)
+    given = build([node("SequenceAt", ["x", "i"], ["y"])], {"i": np.array(0)}, [2, 6])
+    given.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None))
+    with pytest.raises(CompileError, match="input 'x' is a sequence_type; a program takes tensors"):
+        ek.compile(given)
+
+
+def test_a_constant_that_nobody_can_compute_is_named():
+    """An onnxruntime...Fail came out of compile."""
+    nodes = [node("Reshape", ["c", "s"], ["d"]), node("Add", ["x", "d"], ["y"])]
+    model = build(nodes, {"c": np.ones(5, np.float32), "s": np.array([2, 6])}, [2, 6])
+    with pytest.raises(CompileError, match=r"onnxruntime cannot compute Reshape 'd': .*cannot be reshaped"):
+        ek.compile(model)
+
+
+# --- what passes a limit of the index
+
+
+def test_names_of_any_length_are_taken(rng):
+    """The index' own text came out of compile: a count of 5000 passes the limit of 4096."""
+    x, w = "x" * 5000, f32(rng.normal(size=(6, 6)))
+    model = build(
+        [node("Gemm", [x, "w"], ["ä" * 3000], name="n" * 5000), node("Relu", ["ä" * 3000], ["y"])], {"w": w}, [2, 6]
+    )
+    model.graph.input[0].name = x
+    [(ours, theirs)], _ = all_the_way(model, {x: f32(rng.normal(size=(2, 6)))}, allow_host=False)
+    assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+def test_more_dimensions_than_a_program_holds_are_refused_by_name():
+    g = Graph()
+    model = g.model(g.op("Relu", g.qdq(g.input("x", [1] * 8 + [4]))))
+    with pytest.raises(CompileError, match="'x' has 9 dimensions, and a program holds 8 at most"):
+        ek.compile(model)
+
+
+def test_more_pieces_than_a_step_holds_go_to_the_host():
+    g = Graph()
+    x = image(g, 1, 4)
+    with pytest.warns(EdgekernWarning, match="Concat of more than 4096 tensors has no kernel"):
+        program = ek.compile(g.model(g.op("Concat", *[x] * 4097, axis=0)))
+    result = ek.InferenceSession(program).run(None, {"x": np.ones((1, 4), np.float32)})[0]
+    assert result.shape == (4097, 4)
