@@ -51,9 +51,7 @@ def infer_shapes(model: Skeleton) -> None:
     model.proto.graph.CopyFrom(inferred.graph)
 
 
-def fold_constants(
-    model: Skeleton, *, shapes: bool = True, infer: Callable[[Skeleton], None] = infer_shapes
-) -> None:
+def fold_constants(model: Skeleton, *, shapes: bool = True, infer: Callable[[Skeleton], None] = infer_shapes) -> None:
     """Infer shapes and replace constant nodes by initializers, in place, until nothing changes.
 
     What onnxruntime cannot compute stays as it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,3 +27,25 @@ def names_read(node: onnx.NodeProto) -> set[str]:
         names |= {name for inside in body.node for name in names_read(inside)} - own  # protobuf ends at 100 levels
         names |= {value.name for value in body.output} - own
     return names
+
+
+def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+    """A copy whose own names begin with ``prefix``: its nodes may stand in the graph around it, beside other bodies'."""
+    own = [tensor.name for tensor in body.initializer] + [tensor.values.name for tensor in body.sparse_initializer]
+    own += [name for node in body.node for name in node.output if name]
+    copy = type(body)()
+    copy.CopyFrom(body)
+    _rename(copy, {name: prefix + name for name in own})
+    return copy
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Also in the bodies within: none may name anew what is named outside."""
+    for named in (*graph.initializer, *(tensor.values for tensor in graph.sparse_initializer), *graph.output):
+        named.name = names.get(named.name, named.name)
+    for node in graph.node:
+        node.name = ""  # those of two nodes must differ, too
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for body in bodies(node):
+            _rename(body, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import onnx_ir as ir
 from edgekern._onnxruntime import run_to_end
 from edgekern.compiler.shapes_of_data import shapes_of_data
 from edgekern.errors import CompileError
+from edgekern.graph import subgraphs
 from edgekern.graph.evaluate import new_session
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import known_shape, label, qualified, shape_of
+from edgekern.graph.values import bodies, known_shape, label, qualified, shape_of
 
 
 def observe_shapes(model: ir.Model) -> None:
@@ -51,6 +53,9 @@ def observe_shapes(model: ir.Model) -> None:
     # An unknown number of axes looks like none.
     inferred = {value.name for value in session.get_outputs() if value.shape and set(map(type, value.shape)) == {int}}
     dependent = shapes_of_data(model.graph, inferred)
+    if _settle_branches(model.graph, skeleton, dependent):
+        observe_shapes(model)  # what follows them
+        return
     for value, (node, cause) in ((value, dependent[value]) for value in unknown if value in dependent):
         raise CompileError(
             f"compile: the shape of '{value.name}' depends on the data: {qualified(node)} '{label(node)}' takes it "
@@ -73,6 +78,46 @@ def observe_shapes(model: ir.Model) -> None:
             )
         value.shape = ir.Shape(np.shape(one))
         value.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(one).dtype))
+
+
+def _settle_branches(
+    graph: ir.Graph, skeleton: Skeleton, dependent: Mapping[ir.Value, tuple[ir.Node, ir.Value]]
+) -> bool:
+    """Run both bodies of each If, and fill in the shapes that are the same for both; whether there were any."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(skeleton.proto)
+    made = {name: node for node in proto.graph.node for name in node.output}
+    pairs: dict[ir.Value, list[str]] = {}
+    for node in graph:
+        doubtful = [value for value in node.outputs if dependent.get(value, (None,))[0] is node]
+        if (
+            node.op_type != "If"
+            or not doubtful
+            or any(end in dependent for body in bodies(node) for end in body.outputs)
+        ):
+            continue
+        for at, body in enumerate(subgraphs.bodies(made[str(node.outputs[0].name)])):
+            inner = subgraphs.lifted(body, f"{node.outputs[0].name} {at} ")
+            proto.graph.node.extend(inner.node)
+            proto.graph.initializer.extend(inner.initializer)
+            proto.graph.sparse_initializer.extend(inner.sparse_initializer)
+            for value in doubtful:
+                pairs.setdefault(value, []).append(inner.output[node.outputs.index(value)].name)
+    if not pairs:
+        return False
+    names = sorted({name for pair in pairs.values() for name in pair})
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    feeds = {name: weight.array() for name, weight in skeleton.weights.items()} | _feeds(graph, 0)
+    try:
+        results = run_to_end(new_session(proto.SerializeToString()), names, feeds, timeout_s=None)
+    except Exception:  # a body that needs its condition to hold; the shape stays unknown
+        return False
+    shapes = dict(zip(names, map(np.shape, results), strict=True))
+    same = [value for value, (one, other) in pairs.items() if shapes[one] == shapes[other]]
+    for value in same:
+        value.shape = ir.Shape(shapes[pairs[value][0]])
+    return bool(same)
 
 
 def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
