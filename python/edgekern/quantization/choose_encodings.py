@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +16,7 @@ from edgekern.graph.values import attribute, float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
-from edgekern.quantization.place_qdq import Placement
+from edgekern.quantization.place_qdq import Placement, added_row
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -35,7 +36,8 @@ def quantize_layer(
     """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
     source, weights_value, *rest = node.inputs
     assert source is not None
-    bias_value = rest[0] if rest else None
+    adds_later = node.op_type == "MatMul"  # it has no bias of its own, but may get one in the accumulator
+    bias_value = added_row(node) if adds_later else rest[0] if rest else None
     weights, bias = float_constant(weights_value), float_constant(bias_value)
     assert weights is not None
     for value, array in ((weights_value, weights), (bias_value, bias)):
@@ -43,15 +45,16 @@ def quantize_layer(
             raise QuantizationError(
                 f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf"
             )
-    return quantize_weights(
+    layer = quantize_weights(
         weights,
         _layout(node, weights.ndim),
         inputs,
         methods=methods,
-        bias=bias,
-        takes_bias=node.op_type != "MatMul",
+        bias=None if bias is None else bias.reshape(-1),
+        takes_bias=not adds_later,
         statistics=_statistics(node, str(source.name), ranges),
     )
+    return replace(layer, bias=None) if adds_later else layer
 
 
 def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, float]:
