@@ -2,7 +2,8 @@
 
 ``random_nets`` draws a net as exporters write them, of any opset: convolutions of all kinds, pools with every rounding
 and padding, resizing, residual sums, layout chains, bodies of If and Loop, constants computed from constants.
-``check_net`` takes it all the way; what onnxruntime gives for the same files, every rewrite off, is right. The long count::
+``check_net`` takes it all the way; what onnxruntime gives for the same files, every rewrite off, is
+right. The long count::
 
     python -m tests.random_nets --count 2000
 """

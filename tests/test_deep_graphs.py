@@ -3,10 +3,12 @@
 import warnings
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 import edgekern as ek
+from edgekern.graph.families import formulas
 from edgekern.graph.values import quantized_weights
 
 from float_models import build, f32, helper, ranges_of, sqnr_db
@@ -16,6 +18,7 @@ from qdq_models import conv, image
 pytestmark = pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
 node = helper.make_node
 DEEP = 5000
+PAST_RECURSION = 2000  # twice what Python allows
 
 
 def weights(rng, gain=1.0):
@@ -79,10 +82,10 @@ def test_a_chain_of_5000_constants(kind):
     assert sqnr_db(expected, found) > 35
 
 
-def test_a_chain_of_5000_moves():
+def test_a_chain_of_2000_moves():
     """Each is a view of the one before it, and shares its scale."""
     rng, nodes, x = np.random.default_rng(3), [node("Conv", ["x", "w"], ["c"])], "c"
-    for i in range(DEEP):
+    for i in range(PAST_RECURSION):
         nodes.append(node("Reshape", [x, "flat" if i % 2 == 0 else "image"], [f"r{i}"]))
         x = f"r{i}"
     nodes.append(node("Conv", [x, "w"], ["y"]))
@@ -93,15 +96,15 @@ def test_a_chain_of_5000_moves():
     assert sqnr_db(expected, found) > 35
 
 
-def test_a_chain_of_5000_nodes_on_the_host_is_one_host_step():
+def test_a_chain_of_2000_nodes_on_the_host_is_one_host_step():
     rng, nodes, x = np.random.default_rng(4), [node("Conv", ["x", "w"], ["c"])], "c"
-    for i in range(DEEP):
+    for i in range(PAST_RECURSION):
         nodes.append(node("LpNormalization", [x], [f"n{i}"], axis=1))
         x = f"n{i}"
     model = build([*nodes, node("Conv", [x, "w"], ["y"])], {"w": weights(rng)}, [1, 4, 4, 4])
     expected, found, program = through_all(model, f32(rng.normal(size=(1, 4, 4, 4))))
     [step] = program.host_steps
-    assert len(step.operators) == DEEP
+    assert len(step.operators) == PAST_RECURSION
     assert sqnr_db(expected, found) > 30
 
 
@@ -144,3 +147,15 @@ def test_flattened_features_pass_5000_tables_in_any_order():
         warnings.simplefilter("error")
         program = ek.compile(model, allow_host=False)
     assert "TRANSPOSE" not in [step.kind for step in program.steps]
+
+
+def test_formulas_that_end_one_after_the_other_are_found_in_one_go():
+    """Each sum is of two results, so the earlier one has to be a tensor of its own, which ends the one before it."""
+    nodes = [node("Conv", ["x", "w"], ["n0"])]
+    for i in range(DEEP // 2):
+        nodes += [node("Sigmoid", [f"n{i}"], [f"n{i + 1}"]), node("Add", [f"n{i + 1}", f"n{i}"], [f"s{i}"])]
+    nodes += [node("Conv", [name, "w"], [f"{name}_read"]) for name in (f"n{DEEP // 2}", "s0", f"s{DEEP // 2 - 1}")]
+    model = build(nodes, {"w": weights(np.random.default_rng(6))}, [1, 4, 4, 4], outputs=("s0_read",))
+    found = formulas(ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph)
+    assert {len(formula.nodes) for formula in found.values()} == {1}
+    assert len(found) == DEEP // 2

@@ -1,5 +1,7 @@
 """Constants are computed once before anything is placed: ranges, hash and names stay those of the model as given."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -85,7 +87,28 @@ def test_linear_layers_as_pytorch_writes_them_run_on_kernels():
     ]
     expected, found, program = both(build(nodes, weights, [1, 5, 16]), f32(RNG.normal(size=(1, 5, 16))))
     assert sqnr_db(expected, found) > 30
-    assert sum(step.kind == "GEMM" and step.op != "Constant" for step in program.steps) == 3
+    assert [step.op for step in program.steps if step.kind == "GEMM"] == ["MatMul+Add+Relu", "MatMul+Relu", "MatMul"]
+
+
+@pytest.mark.parametrize("behind", [[], ["Relu"], ["Sigmoid", "Relu"]])
+@pytest.mark.parametrize("row", [(16,), (1, 16), (1, 1, 16)])
+def test_a_row_added_to_a_product_of_any_rank_is_its_bias(row, behind):
+    """The Add took a step of its own, and its constant 8 bits. A column of weights near 0 has a bias of 1."""
+    w = f32(RNG.normal(size=(16, 16)) / 4)
+    w[:, 3] *= np.float32(1e-20)
+    bias = f32(RNG.normal(size=row))
+    bias[..., 3] = 1
+    nodes, y = [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["a"])], "a"
+    for kind in behind:
+        nodes.append(node(kind, [y], [kind]))
+        y = kind
+    model = build([*nodes, node("MatMul", [y, "v"], ["y"])], {"w": w, "b": bias, "v": w.T.copy()}, [1, 5, 16])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*wider weight scale.*")
+        expected, found, program = both(model, f32(RNG.normal(size=(1, 5, 16))))
+    assert [step.kind for step in program.steps].count("GEMM") == 2
+    assert "ADD" not in [step.kind for step in program.steps]
+    assert sqnr_db(expected, found) > 30
 
 
 PER_CHANNEL = {
@@ -154,15 +177,16 @@ def test_what_is_made_of_shapes_runs_on_any_batch():
     assert sqnr_db(expected, found) > 35
 
 
-def test_nodes_that_onnxruntime_cannot_compute_stay():
+@pytest.mark.parametrize("domain", ["of.somebody", "com.microsoft"])
+def test_nodes_that_onnxruntime_cannot_compute_stay(domain):
     nodes = [
-        node("Unheard", ["w1"], ["u"], domain="of.somebody"),
+        node("Unheard", ["w1"], ["u"], domain=domain),
         node("Transpose", ["w1"], ["t"], perm=[0, 1, 3, 2]),
         node("Conv", ["x", "t"], ["c"]),
-        node("Take", ["c", "u"], ["y"], domain="of.somebody"),
+        node("Take", ["c", "u"], ["y"], domain=domain),
     ]
     model = build(nodes, CHANNELS, [1, 3, 8, 8])
-    model.opset_import.append(helper.make_opsetid("of.somebody", 1))
+    model.opset_import.append(helper.make_opsetid(domain, 1))
     left = [made.op_type for made in folded(open_model(model, function="test")).proto.graph.node]
     assert left == ["Unheard", "Conv", "Take"]
 

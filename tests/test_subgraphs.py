@@ -2,12 +2,14 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
 import edgekern as ek
 from edgekern.calibration import runner
 from edgekern.errors import QuantizationError
+from edgekern.graph.copies import remove_copies
 from edgekern.graph.subgraphs import names_read
 from edgekern.quantization import quantize_model
 
@@ -172,6 +174,16 @@ def test_outputs_that_are_copies_stay_outputs():
     found = ek.InferenceSession(ek.compile(qdq, allow_host=False)).run(None, {"x": x})
     for one, other in zip(onnxruntime_session(model, optimized=False).run(None, {"x": x}), found, strict=True):
         assert sqnr_db(one, other) > 30
+
+
+def test_a_copied_scalar_stays_one():
+    model = build(
+        [*STEM[:2], node("Identity", ["largest"], ["i"]), node("Mul", ["c", "i"], ["y"])], WEIGHTS, [1, 3, 8, 8]
+    )
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph
+    remove_copies(graph)
+    assert [made.op_type for made in graph] == ["Conv", "ReduceMax", "Mul"]
+    assert list(graph[1].outputs[0].shape) == []
 
 
 def test_names_that_a_body_reads_are_those_that_it_does_not_make():

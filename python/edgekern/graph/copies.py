@@ -28,7 +28,8 @@ def remove_copies(graph: ir.Graph) -> None:
             source.name = result.name
         else:
             result.replace_all_uses_with(source)
-        source.shape, source.type = source.shape or result.shape, source.type or result.type
+        source.shape = result.shape if source.shape is None else source.shape  # () is one, too
+        source.type = result.type if source.type is None else source.type
         graph.remove(node, safe=True)
 
 

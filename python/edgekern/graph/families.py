@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -210,41 +212,77 @@ def formulas(graph: ir.Graph, borders: Iterable[ir.Value] = ()) -> dict[ir.Node,
     borders : results that end a formula in any case
     """
     elementwise = {node: found for node in graph if (found := _operands(node))}
-    ends = set(borders)
-    while True:
-        root, base = _roots(elementwise, ends)
-        mixed = set()
-        for node, of in root.items():
-            result = node.outputs[0]
-            readers = [root.get(reader) is of for reader, _ in result.uses()]
-            if result not in ends and any(readers) and (result.is_graph_output() or not all(readers)):
-                mixed.add(result)
-        if not mixed:
-            break
-        ends |= mixed
-    order = {node: at for at, node in enumerate(elementwise)}
+    roots = _Roots(elementwise, set(borders))
+    asked = roots.settle(elementwise)
+    while mixed := [node for node in asked if roots.is_mixed(node)]:
+        roots.ends.update(node.outputs[0] for node in mixed)
+        asked = roots.settle(mixed)
     made = {}
-    for node, of in root.items():
-        result = node.outputs[0]
-        if result in ends or not any(root.get(reader) is of for reader, _ in result.uses()):
-            nodes = _nodes_of(node, of, elementwise, base)
-            made[node] = Formula(of, tuple(sorted(nodes, key=order.__getitem__)))
+    for node in elementwise:
+        of, result = roots.root.get(node), node.outputs[0]
+        if of is not None and (
+            result in roots.ends or not any(roots.root.get(reader) is of for reader, _ in result.uses())
+        ):
+            nodes = _nodes_of(node, of, elementwise, roots.base)
+            made[node] = Formula(of, tuple(sorted(nodes, key=roots.order.__getitem__)))
     return made
 
 
-def _roots(
-    elementwise: Mapping[ir.Node, list[ir.Value]], ends: set[ir.Value]
-) -> tuple[dict[ir.Node, ir.Value], dict[ir.Value, ir.Value]]:
-    """What each node is a function of, and what its result is one of for those who read it."""
-    root: dict[ir.Node, ir.Value] = {}
-    base: dict[ir.Value, ir.Value] = {}
-    for node, found in elementwise.items():
-        roots = {base.get(value, value) for value in found}
-        if len(roots) == 1:
+class _Roots:
+    """What each node is a function of, kept up to date while more and more results end a formula.
+
+    Attributes
+    ----------
+    root : of nodes that are a function of one tensor
+    base : what their results are a function of for those who read them
+    """
+
+    def __init__(self, elementwise: Mapping[ir.Node, list[ir.Value]], ends: set[ir.Value]) -> None:
+        self.elementwise, self.ends = elementwise, ends
+        self.nodes = list(elementwise)
+        self.order = {node: at for at, node in enumerate(self.nodes)}
+        self.root: dict[ir.Node, ir.Value] = {}
+        self.base: dict[ir.Value, ir.Value] = {}
+
+    def settle(self, waiting: Iterable[ir.Node]) -> list[ir.Node]:
+        """Look at some nodes, and at whoever reads what has changed; those that may be mixed now, in order."""
+        places = sorted(self.order[node] for node in waiting)  # sorted is a heap
+        known = set(places)
+        touched = set(places)
+        while places:
+            at = heapq.heappop(places)
+            known.discard(at)
+            node = self.nodes[at]
             result = node.outputs[0]
-            root[node] = roots.pop()
-            base[result] = result if result in ends else root[node]
-    return root, base
+            found = {self.base.get(value, value) for value in self.elementwise[node]}
+            root = found.pop() if len(found) == 1 else None
+            base = result if root is not None and result in self.ends else root
+            if self.root.get(node) is root and self.base.get(result) is base:
+                continue
+            for kept, key, value in ((self.root, node, root), (self.base, result, base)):
+                _set(kept, key, value)
+            readers = {self.order[reader] for reader, _ in result.uses() if reader in self.order}
+            for reader in readers - known:
+                heapq.heappush(places, reader)
+            known |= readers
+            makers = (value.producer() for value in self.elementwise[node])
+            touched |= {at} | {self.order[maker] for maker in makers if maker in self.order}
+        return [self.nodes[at] for at in sorted(touched)]
+
+    def is_mixed(self, node: ir.Node) -> bool:
+        """Whether its result is read within its formula and by others as well."""
+        of, result = self.root.get(node), node.outputs[0]
+        if of is None or result in self.ends:
+            return False
+        readers = [self.root.get(reader) is of for reader, _ in result.uses()]
+        return any(readers) and (result.is_graph_output() or not all(readers))
+
+
+def _set(kept: dict[Any, ir.Value], key: object, value: ir.Value | None) -> None:
+    if value is None:
+        kept.pop(key, None)
+    else:
+        kept[key] = value
 
 
 def _nodes_of(

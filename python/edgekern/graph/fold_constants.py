@@ -97,20 +97,41 @@ def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
     known |= {name: numpy_helper.from_array(array, name) for name, array in arrays.items() if name in inner}
     heavy = _heavy(model, constant, known, read)
     wanted = sorted(name for name in gone & read if name not in arrays and name not in heavy)
-    try:
-        computed = evaluate(model, constant, known, wanted) if wanted else []
-    except Exception:  # onnxruntime raises a class per status, all private; whoever runs these nodes says which it is
-        if not arrays:
+    computed = _computed(model, constant, known, wanted)
+    if computed is None:
+        each = [_computed(model, _leading_to(name, constant), known, [name]) for name in wanted]
+        computed = {name: array for made in each if made is not None for name, array in made.items()}
+        gone = {*arrays, *computed, *heavy}
+        if not gone:
             return False
-        gone, heavy, wanted, computed = set(arrays), {}, [], []
     kept = [node for node in graph.node if not set(node.output) <= gone]
     del graph.node[:]
     graph.node.extend(kept)
-    for name, array in (*arrays.items(), *zip(wanted, computed, strict=True)):
+    for name, array in (*arrays.items(), *computed.items()):
         model.add_constant(np.asarray(array), name)
     for weight in heavy.values():
         model.add_weight(weight)
     return True
+
+
+def _computed(
+    model: Skeleton, nodes: Sequence[onnx.NodeProto], known: Mapping[str, onnx.TensorProto], wanted: Sequence[str]
+) -> dict[str, Array] | None:
+    """Results of nodes; None where onnxruntime cannot give them."""
+    try:
+        return dict(zip(wanted, evaluate(model, nodes, known, wanted) if wanted else [], strict=True))
+    except Exception:  # it raises a class per status, all private; whoever runs these nodes later says which one it is
+        return None
+
+
+def _leading_to(name: str, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Those of some nodes in order that a result is computed by."""
+    needed, chain = {name}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            chain.append(node)
+    return chain[::-1]
 
 
 def _heavy(
@@ -158,7 +179,8 @@ def _later(
 
     def read_part(start: int, stop: int) -> memoryview:
         [array] = evaluate(source, copies, constants, [header.name])
-        return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data[start:stop]
+        content = np.ascontiguousarray(array.reshape(tuple(header.dims)))
+        return content.reshape(-1).view(np.uint8).data[start:stop]
 
     return Weight(header, 1 << 62, read_part, in_pieces=False)
 

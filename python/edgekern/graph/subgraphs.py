@@ -30,7 +30,7 @@ def names_read(node: onnx.NodeProto) -> set[str]:
 
 
 def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
-    """A copy whose own names begin with ``prefix``: its nodes may stand in the graph around it, beside other bodies'."""
+    """A copy whose own names begin with ``prefix``: its nodes may stand in the graph around it."""
     own = [tensor.name for tensor in body.initializer] + [tensor.values.name for tensor in body.sparse_initializer]
     own += [name for node in body.node for name in node.output if name]
     copy = type(body)()
