@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError
+from edgekern.file_kinds import JSON_KINDS, naming_kind
 from edgekern.llm.config import ModelConfig, RopeScaling
 from edgekern.llm.encodings import BF16, F16, F32
 from edgekern.llm.weights import (
@@ -49,7 +50,8 @@ def read_json(path: Path, *, tensors: int = 0) -> dict[str, Any]:
     """The JSON object in a file that names so many tensors; an ArtifactError when it is none, a key comes twice, or it
     is larger than such a file can be."""
     limit = _CONFIG_BYTES + tensors * _TENSOR_BYTES
-    return _object(path, files.read_bytes(path, function="llm.load", limit=limit), tensors)
+    with naming_kind(path, "a JSON file", *JSON_KINDS):
+        return _object(path, files.read_bytes(path, function="llm.load", limit=limit), tensors)
 
 
 def _object(path: Path, text: bytes, tensors: int) -> dict[str, Any]:
@@ -166,6 +168,11 @@ def read_config(path: Path) -> ModelConfig:
 def read_safetensors(path: Path, *, tensors: int) -> dict[str, Stored]:
     """Map a .safetensors file of a model with so many tensors. Raises ArtifactError when its header does not describe
     its bytes exactly."""
+    with naming_kind(path, "a safetensors file", "safetensors"):
+        return _read_tensors(path, tensors)
+
+
+def _read_tensors(path: Path, tensors: int) -> dict[str, Stored]:
     data = files.map_file(path, function="llm.load")
     length = int.from_bytes(data[:8].tobytes(), "little") if data.size >= 8 else -1
     most = _CONFIG_BYTES + tensors * _TENSOR_BYTES
