@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -197,6 +198,41 @@ def test_an_all_zero_tensor_is_reported_and_survived(method: Method) -> None:
     assert (ranges["x"].lo, ranges["x"].hi) == (-1.0, 0.0)
 
 
+@pytest.mark.parametrize("num_bits", [8, 4])
+def test_tensors_that_their_ranges_lose_are_named_at_once(num_bits: int, rng: np.random.Generator) -> None:
+    """A spectrum whose few peaks are 10,000 times the rest, beside an ordinary tensor."""
+    nodes = [helper.make_node("Pow", ["x", "power"], ["peaks"]), helper.make_node("Tanh", ["x"], ["y"])]
+    power = onnx.numpy_helper.from_array(np.float32(5), "power")
+    x = np.exp(rng.normal(0, 1, 20_000)).astype(np.float32)
+    calibrator = Calibrator(model_of(nodes, ["n"], weights=[power]), progress=False).collect({"x": x})
+    with pytest.warns(
+        EdgekernWarning, match=r"2 of 3 tensors have less than 15 dB|1 of 3 tensors have less than"
+    ) as seen:
+        ranges = calibrator.compute_ranges("percentile", percentile=99, num_bits=num_bits)
+    [message] = [str(one.message) for one in seen]
+    assert seen[0].filename == __file__
+    for name, values in {"x": x, "peaks": x**5, "y": np.tanh(x)}.items():
+        lo, hi = ranges[name].lo, ranges[name].hi
+        step = (hi - lo) / (2**num_bits - 1)
+        zero = round(-lo / step)
+        codes = np.clip(np.rint(values.astype(np.float64) / step), -zero, 2**num_bits - 1 - zero)
+        error = ((codes * step - values.astype(np.float64)) ** 2).mean()
+        db = 10 * np.log10((values.astype(np.float64) ** 2).mean() / error)
+        said = re.search(rf"'{name}' \((-?[\d.]+) dB, ([\d.]+) by mse\)", message)
+        assert (said is not None) == (db < 15)
+        if said is not None:
+            assert float(said[1]) == pytest.approx(db, abs=0.3)
+            assert float(said[2]) > float(said[1])
+
+
+def test_ordinary_and_few_valued_tensors_are_not_warned_about(rng: np.random.Generator) -> None:
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    for values in (rng.normal(size=5000), rng.choice([0.0, 1.0], 5000), np.full(5000, 3.0), rng.uniform(-1, 1, 5000)):
+        calibrator = Calibrator(model_of([relu], ["n"]), progress=False).collect({"x": values.astype(np.float32)})
+        for method in ("max", "percentile", "mse", "entropy"):
+            calibrator.compute_ranges(method)
+
+
 def test_a_tensor_that_never_has_an_element_has_no_range() -> None:
     bounds = [onnx.numpy_helper.from_array(np.array([v], np.int64), n) for n, v in (("from", 1), ("to", 1))]
     nodes = [helper.make_node("Slice", ["x", "from", "to"], ["none"]), helper.make_node("Relu", ["x"], ["y"])]
@@ -254,7 +290,7 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ArgumentValueError, match=r"Calibrator: model .*(cannot be parsed|not an ONNX model)"):
             Calibrator(model)
     path.write_bytes(b"")
-    with pytest.raises(ArgumentValueError, match="is not an ONNX model: it has no graph"):
+    with pytest.raises(ArgumentValueError, match="is not an ONNX model; it is an empty file"):
         Calibrator(path)
     with pytest.raises(FileNotFoundError):
         Calibrator(tmp_path / "absent.onnx")

@@ -20,7 +20,7 @@ from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import EdgekernWarning
 from edgekern.graph.model import open_model
 
-from graphs import Graph
+from graphs import Graph, onnxruntime_session
 
 Array = npt.NDArray[Any]
 LEAST_DB = 90.0
@@ -248,6 +248,29 @@ def test_fused_dynamic_products_do_not_saturate(op: str) -> None:
         y = g.op(op, name, weights, one, g.const(scale), domain="com.microsoft")
     expected = x.astype(np.float64) @ w.astype(np.float64) * np.float64(scale)
     assert sqnr_db(expected, host_run(g.model(y), x)) >= LEAST_DB
+
+
+def test_a_fused_gemm_of_integers_does_not_saturate() -> None:
+    g = Net()
+    x, w = codes_of(g, (4, 64), np.uint8), codes_of(g, (64, 48), np.int8)
+    exact = x.astype(np.int64) @ w.astype(np.int64)
+    one, step = g.const(1, np.float32), np.float32(exact.max() / 255)
+    zeros = g.const(0, np.uint8), g.const(0, np.int8)
+    operands = [g.input("x", x.shape, TensorProto.UINT8), one, zeros[0], g.const(w), one, zeros[1], "", g.const(step)]
+    model = g.model(g.op("QGemm", *operands, zeros[0], domain="com.microsoft"))
+    np.testing.assert_array_equal(host_run(model, x), np.rint(exact / np.float64(step)))
+
+
+def test_an_lstm_of_integers_computes_the_same_in_the_other_sign() -> None:
+    """Its weights are small here, so that no sum saturates: both signs give what onnxruntime gives."""
+    g = Net()
+    x = g.rng.normal(size=(5, 2, 16)).astype(np.float32)
+    matrices = [g.rng.integers(-20, 21, (1, inputs, 32)).astype(np.int8) for inputs in (16, 8)]
+    scales = [g.const(np.full(1, 0.02), np.float32), g.const(np.zeros(1), np.int8)]
+    operands = [g.input("x", x.shape), *map(g.const, matrices), *[""] * 5, *scales, *scales]
+    model = g.model(g.op("DynamicQuantizeLSTM", *operands, domain="com.microsoft", hidden_size=8))
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    np.testing.assert_allclose(host_run(model, x), expected, rtol=0, atol=1e-6)
 
 
 def test_dynamic_quantization_written_out_is_what_onnx_says() -> None:

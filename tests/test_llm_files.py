@@ -1,6 +1,8 @@
 """Every format gives the same model, and a damaged file gives a typed error that names what is wrong."""
 
 import json
+import re
+import struct
 from dataclasses import replace
 
 import gguf
@@ -133,6 +135,108 @@ def test_rope_scalings_change_the_angles(tmp_path, tensors, scaling):
     assert ratio.max() == pytest.approx(scaling["factor"], rel=1e-6)
     assert (np.diff(ratio) >= -1e-9).all()
     assert (weights.config.rope_attention > 1) == (scaling["rope_type"] == "yarn")
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_theta": 5e5},
+        {"rope_theta": None, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rope_theta": None, "rope_scaling": {"rope_theta": 5e5, "type": None}},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_theta": None}, "rope_scaling": None},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 500_000}},
+        {"rope_theta": 5e5, "rope_parameters": None, "partial_rotary_factor": None, "layer_types": None},
+    ],
+)
+def test_the_base_of_the_angles_is_found_wherever_it_stands(tmp_path, tensors, changes):
+    """A null beside rope_parameters gave base 10000 without a word."""
+    assert read_model(_config_with(tmp_path, tensors, **changes))[0].config.rope_base == 5e5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": LINEAR},
+        {"rope_parameters": LINEAR | {"rope_theta": SMALL.rope_base}, "rope_theta": None},
+        {"rope_parameters": {"rope_theta": SMALL.rope_base}, "rope_scaling": LINEAR},
+        {"rope_parameters": LINEAR | {"original_max_position_embeddings": None}, "rope_scaling": {"rope_type": None}},
+    ],
+)
+def test_scaling_is_found_wherever_it_stands(tmp_path, tensors, changes):
+    """rope_parameters hid what rope_scaling said."""
+    rope = read_model(_config_with(tmp_path, tensors, **changes))[0].config.rope
+    assert (rope.kind, rope.factor) == ("linear", 4.0)
+
+
+def test_a_null_is_no_trained_length(tmp_path, tensors):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": None}
+    config = read_model(_config_with(tmp_path, tensors, rope_parameters=scaling))[0].config
+    assert config.rope.original_context == config.context
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": None, "num_key_value_heads": SMALL.kv_heads},
+        {"tie_word_embeddings": None},
+        {"sliding_window": None, "use_sliding_window": None},
+        {"bos_token_id": None, "eos_token_id": None},
+        {"attention_bias": None, "mlp_bias": None, "hidden_act": None, "quantization_config": None},
+        {"rope_scaling": None, "rope_parameters": None},
+        {"layer_types": ["full_attention"] * SMALL.layers},
+    ],
+)
+def test_a_null_is_as_good_as_nothing(tmp_path, tensors, changes):
+    assert read_model(_config_with(tmp_path, tensors, **changes))[0].config == SMALL
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "rope_theta = 500000.0 and 10000.0; one is expe"),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": LINEAR}, "rope_type = 'default' and 'linear'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "of their own for 'full_attention' layers"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rotates a part of each head"),
+        ({"partial_rotary_factor": 0.5}, "rotates a part of each head"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "truncate": False}}, "yarn without truncation"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of the types"),
+    ],
+)
+def test_what_a_config_says_twice_or_of_some_layers_is_refused(tmp_path, tensors, changes, words):
+    with pytest.raises(ArtifactError, match=re.escape(words)):
+        read_model(_config_with(tmp_path, tensors, **changes))
+
+
+def test_types_that_are_not_read_have_the_names_of_the_gguf_package():
+    from edgekern.llm.gguf import _ENCODINGS, _OTHER_TYPES
+
+    theirs = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
+    assert theirs.items() <= ({code: encoding.name for code, encoding in _ENCODINGS.items()} | _OTHER_TYPES).items()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "output.weight",
+            r"types Q6_K \(1, 'output\.weight' the first\).*--output-tensor-type q8_0 --token-embedding-type",
+        ),
+        ("blk.0.attn_q.weight", r"types Q6_K \(1, 'blk\.0\.attn_q\.weight' the first\); .*take the model's Q8_0"),
+    ],
+)
+def test_a_tensor_type_that_is_not_read_is_named_with_what_would_do(tmp_path, tensors, name, words):
+    """What llama-quantize makes of Q4_0 has an output tensor of 'type 14'."""
+    path = write_gguf(tmp_path / "m.gguf", SMALL, tensors, quantized=gguf.GGMLQuantizationType.Q4_0)
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<Q", len(name)) + name.encode()) + 8 + len(name)
+    kind = at + 4 + 8 * int.from_bytes(content[at : at + 4], "little")
+    content[kind : kind + 4] = struct.pack("<I", gguf.GGMLQuantizationType.Q6_K)
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=words):
+        read_model(path)
 
 
 def test_an_index_may_not_point_outside_its_folder(folder, tmp_path, tensors):

@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
 from edgekern.calibration import Calibrator, Ranges, TensorRange, model_hash, observed_tensors  # noqa: E402
+from edgekern.compiler import compile as compile_program  # noqa: E402
 from edgekern.errors import EdgekernWarning  # noqa: E402
 from edgekern.quantization import QuantConfig, quantize  # noqa: E402
 
@@ -37,6 +38,24 @@ def test_onnxruntime_fuses_everything_into_integer_operators(tmp_path: Path, rng
     assert {op: fused[op] for op in expected} == expected
     assert fused["QuantizeLinear"] == 1
     assert not set(fused) & {"Conv", "Gemm", "Add", "Relu", "Clip", "BatchNormalization", "DequantizeLinear"}
+
+
+def test_nothing_is_logged_on_the_way_to_a_program(caplog: pytest.LogCaptureFixture, rng: np.random.Generator) -> None:
+    """onnx_ir told of every 8-bit constant that it would not serialize its type, which then was not in the file."""
+    weights = {"w": f32(rng.normal(0, 0.2, (8, 3, 3, 3))), "shift": f32(rng.normal(size=(1, 8, 10, 10)))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Add", ["c", "shift"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    model, x = build(nodes, weights, ["n", 3, 12, 12]), samples(rng)
+    qdq = quantize(model, ranges_of(model, x))
+    compile_program(qdq, batch=len(x))
+    assert not caplog.records
+    typed = {value.name: value.type.tensor_type.elem_type for value in qdq.graph.value_info}
+    dequantized = [node.output[0] for node in qdq.graph.node if node.op_type == "DequantizeLinear"]
+    outputs = {value.name for value in qdq.graph.output}
+    assert {name for name in dequantized if typed.get(name) != onnx.TensorProto.FLOAT} <= outputs
 
 
 def test_every_operand_of_a_weighted_operator_is_an_integer(rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-# What keeps results as ONNX defines them; docs/operators.md, "Host steps", has the figures.
+# What keeps results as ONNX defines them; docs/operators.md, "What a host step computes", has the figures.
 _EXACT = {
     "session.disable_quant_qdq": "1",  # no 8-bit product in the place of DequantizeLinear and a float operator
     "session.disable_double_qdq_remover": "1",  # two pairs of Q and DQ in a row round twice

@@ -22,6 +22,7 @@ from edgekern import _core, files
 from edgekern._arguments import file_path, flag, integer, isa_name, number, string, thread_count
 from edgekern._arrays import as_array, written_array
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, KVRewindError
+from edgekern.file_kinds import naming_kind
 
 __all__ = ["KVFormat", "RingKVCache", "Transaction"]
 
@@ -405,12 +406,13 @@ class RingKVCache:
         """
         at = self._sequence("load", sequence)
         mark = _model("load", model)
-        if isinstance(state, (bytes, bytearray, memoryview)):
-            data = bytes(state)
-        else:
-            limit = self.nbytes + len(mark) + _STATE_HEADER_BYTES
-            data = files.read_bytes(_path("load", state), function="RingKVCache.load", limit=limit)
-        self._cache.load(at, mark, data)
+        with naming_kind(state, "a saved cache"):
+            if isinstance(state, (bytes, bytearray, memoryview)):
+                data = bytes(state)
+            else:
+                limit = self.nbytes + len(mark) + _STATE_HEADER_BYTES
+                data = files.read_bytes(_path("load", state), function="RingKVCache.load", limit=limit)
+            self._cache.load(at, mark, data)
 
     def __reduce__(self) -> tuple[Any, ...]:
         names = ["num_layers", "num_kv_heads", "head_dim", "num_heads", "window", "sinks", "max_chunk", "k", "v"]

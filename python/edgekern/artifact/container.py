@@ -20,6 +20,7 @@ import numpy as np
 
 from edgekern import _core, files
 from edgekern.errors import ArgumentTypeError, ArtifactError
+from edgekern.file_kinds import naming_kind
 from edgekern.files import ByteArray
 
 Verify = Literal["full", "lazy"]
@@ -142,6 +143,11 @@ def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify =
     FileNotFoundError
         When the path leads nowhere.
     """
+    with naming_kind(source, "a compiled program (.ekm)", "ekm", "empty", "zeros"):
+        return _read(source, verify)
+
+
+def _read(source: str | os.PathLike[str] | bytes | ByteArray, verify: Verify) -> Container:
     if isinstance(source, (str, os.PathLike)):
         return check(files.map_file(source, function="Program.load"), f"'{os.fspath(source)}'", verify)
     if isinstance(source, np.ndarray):

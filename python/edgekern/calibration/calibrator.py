@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgekern._arguments import file_path
 from edgekern._arrays import is_array, unnamed
-from edgekern.calibration.choose_ranges import choose_ranges
+from edgekern.calibration.choose_ranges import choose_ranges, report_noise
 from edgekern.calibration.feeds import Feeds, check_feeds
 from edgekern.calibration.observed import observed_tensors
 from edgekern.calibration.observers.histogram import Histogram, Method, check_options
@@ -225,7 +225,8 @@ class Calibrator:
         Warns
         -----
         EdgekernWarning
-            For each tensor that had NaN or infinite values, which are left out, or was all zeros.
+            For each tensor that had NaN or infinite values, which are left out, or was all zeros. Once, by name, for
+            all that have less than 15 dB in their ranges.
         """
         check_options("Calibrator.compute_ranges", method, percentile, exponent)
         if self._num_batches == 0:
@@ -248,6 +249,12 @@ class Calibrator:
                 )
 
             tensors = choose_ranges("Calibrator.compute_ranges", self._observers, range_of)
+
+        def least_noise(histogram: Histogram) -> tuple[float, float]:
+            return histogram.range("mse", symmetric=symmetric, num_bits=num_bits)
+
+        other = None if method == "mse" and exponent == 2 else least_noise
+        report_noise("Calibrator.compute_ranges", self.histograms, tensors, num_bits, other)
         used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
         used |= {"percentile": percentile} if method == "percentile" else {}
         used |= {"exponent": exponent} if method == "mse" else {}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from edgekern.calibration.observers.kinds import CHANNEL_MEANS, HISTOGRAM
 from edgekern.calibration.ranges import TensorRange
 from edgekern.errors import CalibrationError, EdgekernWarning
+
+# Below it, quantization loses a tensor rather than rounding it: ordinary activations have 30 dB and more in 8 bits.
+LEAST_DB = 15.0
+_MOST_NAMED = 8
 
 if TYPE_CHECKING:
     from edgekern.calibration.observers.histogram import Histogram
@@ -38,6 +42,35 @@ def choose_ranges(
             channel_means=None if means is None else means.values(),
         )
     return ranges
+
+
+def report_noise(
+    function: str,
+    histograms: Mapping[str, Histogram],
+    ranges: Mapping[str, TensorRange],
+    num_bits: int,
+    least_noise: Callable[[Histogram], tuple[float, float]] | None,
+) -> None:
+    """Name the tensors of which a range leaves little, worst first; ``least_noise`` is a choice to compare with."""
+
+    def db(name: str, lo: float, hi: float) -> float:
+        return histograms[name].sqnr_db(lo, hi, num_bits=num_bits)
+
+    found = {name: db(name, r.lo, r.hi) for name, r in ranges.items()}
+    low = sorted((name for name in found if found[name] < LEAST_DB), key=found.__getitem__)
+    if not low:
+        return
+    shown = []
+    for name in low[:_MOST_NAMED]:
+        better = "" if least_noise is None else f", {db(name, *least_noise(histograms[name])):.1f} by mse"
+        shown.append(f"{name!r} ({found[name]:.1f} dB{better})")
+    more = f" and {len(low) - len(shown)} more" if len(low) > len(shown) else ""
+    message = (
+        f"{function}: {len(low)} of {len(ranges)} tensors have less than {LEAST_DB:g} dB of signal over the noise of "
+        f"{num_bits} bits in their ranges: {', '.join(shown)}{more}; what reads them will be far from float: "
+        "choose another method, or leave that part of the model out of quantization"
+    )
+    warnings.warn(message, EdgekernWarning, stacklevel=3)  # whoever called compute_ranges
 
 
 def _report(function: str, name: str, histogram: Histogram) -> None:

@@ -7,11 +7,13 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from edgekern import files
 from edgekern._arguments import file_path
 from edgekern.errors import ArgumentValueError, CalibrationError
+from edgekern.file_kinds import naming_kind
 
 _FORMAT = "edgekern.ranges"
 _VERSION = 1
@@ -116,6 +118,11 @@ class Ranges(Mapping[str, TensorRange]):
             When it is larger than any ranges are, or no regular file.
         """
         file = file_path("Ranges.load", "path", path)
+        with naming_kind(file, "a file of ranges", "ranges"):
+            return cls._read(file)
+
+    @classmethod
+    def _read(cls, file: Path) -> Self:
         text = files.read_bytes(file, function="Ranges.load", limit=_MAX_BYTES)
         try:
             content: Any = files.parse_json(text, most_values=_FEW_VALUES + len(text) // _BYTES_PER_VALUE)

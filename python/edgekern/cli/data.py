@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgekern import files
 from edgekern.errors import ArgumentValueError, MemoryBudgetError
+from edgekern.file_kinds import naming_kind
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -43,7 +44,8 @@ def read_feeds(
     fixed = _fixed_rows(inputs) if batch is None else None
     batch = (fixed or _free_rows(inputs)) if batch is None else batch
     for path in data_files(paths):
-        feeds = _read(path, list(inputs))
+        with naming_kind(path, "a .npz or .npy file", "npz", "npy", "zip"):
+            feeds = _read(path, list(inputs))
         if not batch:
             yield {name: np.asarray(array) for name, array in feeds.items()}
             continue

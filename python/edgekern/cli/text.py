@@ -8,6 +8,7 @@ from typing import Literal
 from edgekern import files, llm
 from edgekern.calibration.progress import progress_bar
 from edgekern.errors import ArgumentValueError
+from edgekern.file_kinds import naming_kind
 from edgekern.llm.evaluation import Evaluation, evaluate
 from edgekern.llm.packing import weight_kind
 
@@ -79,10 +80,11 @@ def perplexity(
     tokens: int | None,
     num_threads: int | None,
 ) -> str:
-    try:
-        read = files.read_bytes(text, function="perplexity", limit=_MAX_TEXT_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise ArgumentValueError(f"perplexity: {text} is not UTF-8: {error}") from error
+    with naming_kind(text, "a text"):
+        try:
+            read = files.read_bytes(text, function="perplexity", limit=_MAX_TEXT_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise ArgumentValueError(f"perplexity: {text} is not UTF-8: {error}") from error
     whole = read.replace("\r\n", "\n").replace("\r", "\n")
 
     def load(form: str, storage: str) -> llm.Decoder:

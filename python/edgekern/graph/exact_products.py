@@ -29,7 +29,6 @@ _OPERANDS: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
     ("", "QLinearConv"): ((0, 3, 5),),
     (_THEIRS, "QGemm"): ((0, 3, 5),),
     (_THEIRS, "MatMulIntegerToFloat"): ((0, 1, 5),),
-    (_THEIRS, "QAttention"): ((0, 1, 7),),
     (_THEIRS, "DynamicQuantizeMatMul"): ((_QUANTIZED_HERE, 1, 3),),
     (_THEIRS, "DynamicQuantizeLSTM"): ((_QUANTIZED_HERE, 1, 9), (_QUANTIZED_HERE, 2, 11)),
 }
@@ -135,7 +134,7 @@ class _Work:
 
 
 def _flip(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(array).view(np.uint8) ^ np.uint8(128)
+    return np.asarray(array, order="C").view(np.uint8) ^ np.uint8(128)
 
 
 def _names_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgekern import files
 from edgekern._arguments import file_path
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
+from edgekern.file_kinds import naming_kind
 from edgekern.graph.external import external_tensors, refuse_external_data
 
 if TYPE_CHECKING:
@@ -51,13 +52,19 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
 
 def open_model(model: ModelLike, *, function: str) -> Skeleton:
     """What :func:`load_model` returns, with the large weights aside: no message of the model's size is made."""
-    import onnx
-
-    from edgekern.graph.opset import OLDEST_OPSET, WORKING_OPSET, lowered, newest_opset
     from edgekern.graph.skeleton import Skeleton
 
     if isinstance(model, Skeleton):
         return model
+    with naming_kind(model, "an ONNX model", "onnx"):
+        return _open_model(model, function)
+
+
+def _open_model(model: ModelLike, function: str) -> Skeleton:
+    import onnx
+
+    from edgekern.graph.opset import OLDEST_OPSET, WORKING_OPSET, lowered, newest_opset
+
     skeleton = parse_model(model, function=function)
     proto = skeleton.proto
     name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
@@ -134,15 +141,16 @@ def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
     """The files that a model is read from: its own, and those of its external data. Raises as :func:`load_model`."""
     from edgekern.graph import opening
 
-    try:
-        with files.open_regular(path, function=function) as file:
-            proto = opening.without_data(Path(path), file)
-    except (OSError, EdgekernError):
-        raise
-    except Exception as error:  # protobuf's, or a text format's own
-        raise ArgumentValueError(
-            f"{function}: model must be ONNX, but {str(path)!r} cannot be parsed ({error})"
-        ) from error
+    with naming_kind(path, "an ONNX model", "onnx"):
+        try:
+            with files.open_regular(path, function=function) as file:
+                proto = opening.without_data(Path(path), file)
+        except (OSError, EdgekernError):
+            raise
+        except Exception as error:  # protobuf's, or a text format's own
+            raise ArgumentValueError(
+                f"{function}: model must be ONNX, but {str(path)!r} cannot be parsed ({error})"
+            ) from error
     entries = [entry for tensor in external_tensors(proto) for entry in tensor.external_data]
     locations = dict.fromkeys(entry.value for entry in entries if entry.key == "location")
     return [Path(path), *(Path(path).parent / location for location in locations)]

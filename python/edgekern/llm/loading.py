@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 
 from edgekern import _core, files
 from edgekern._arguments import byte_count, file_path, integer, isa_name, string, thread_count
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError
+from edgekern.file_kinds import naming_kind
 from edgekern.kvcache import RingKVCache
 from edgekern.llm import vocabulary
 from edgekern.llm.budget import Settings, block_within, cache_spec, sizes_of
@@ -41,6 +43,12 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]
         It cannot be opened.
     """
     file = file_path(_NAME, "path", path)
+    own = ("gguf", "safetensors") if file.suffix == ".safetensors" else ("gguf",)
+    with naming_kind(file, "a GGUF file, a llama2.c .bin or a Hugging Face folder", *own):
+        return _read_model(file)
+
+
+def _read_model(file: Path) -> tuple[Weights, Tokenizer | None]:
     if file.is_dir() or file.suffix == ".safetensors":
         folder = file if file.is_dir() else file.parent
         weights = load_huggingface(folder)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError
+from edgekern.file_kinds import JSON_KINDS, naming_kind
 from edgekern.llm.config import ModelConfig, RopeScaling
 from edgekern.llm.encodings import BF16, F16, F32
 from edgekern.llm.weights import (
@@ -49,7 +50,8 @@ def read_json(path: Path, *, tensors: int = 0) -> dict[str, Any]:
     """The JSON object in a file that names so many tensors; an ArtifactError when it is none, a key comes twice, or it
     is larger than such a file can be."""
     limit = _CONFIG_BYTES + tensors * _TENSOR_BYTES
-    return _object(path, files.read_bytes(path, function="llm.load", limit=limit), tensors)
+    with naming_kind(path, "a JSON file", *JSON_KINDS):
+        return _object(path, files.read_bytes(path, function="llm.load", limit=limit), tensors)
 
 
 def _object(path: Path, text: bytes, tensors: int) -> dict[str, Any]:
@@ -115,6 +117,34 @@ def _scaling(path: Path, given: Mapping[str, Any]) -> RopeScaling:
     )
 
 
+def _rope(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a config says of rotary positions, in one place: writers put it into ``rope_parameters``, into
+    ``rope_scaling`` or beside them, and null where it says nothing."""
+    said: dict[str, Any] = {}
+    beside = {"rope_theta": given.get("rope_theta"), "partial_rotary_factor": given.get("partial_rotary_factor")}
+    for part in (*(field(path, given, key, dict, {}) for key in ("rope_parameters", "rope_scaling")), beside):
+        for key, value in part.items():
+            if value is None:
+                continue
+            if isinstance(value, dict):
+                raise ArtifactError(
+                    f"llm.load: {path} has rotary positions of their own for {key!r} layers, which is not implemented"
+                )
+            if said.setdefault(key, value) != value:
+                raise ArtifactError(f"llm.load: {path} has {key} = {said[key]!r} and {value!r}; one is expected")
+    if said.get("partial_rotary_factor", 1) != 1 or said.get("truncate", True) is not True:
+        raise ArtifactError(
+            f"llm.load: {path} rotates a part of each head, or has yarn without truncation, which is not implemented"
+        )
+    return said
+
+
+def _require_same_layers(path: Path, given: Mapping[str, Any]) -> None:
+    kinds = set(map(str, field(path, given, "layer_types", list, [])))
+    if len(kinds) > 1 or not kinds <= {"full_attention", "sliding_attention"}:
+        raise ArtifactError(f"llm.load: {path} has layers of the types {sorted(kinds)}, which is not implemented")
+
+
 def _window(path: Path, given: Mapping[str, Any], family: str) -> int | None:
     used = field(path, given, "use_sliding_window", bool, family != "qwen2")
     if family == "qwen2" and used:
@@ -135,13 +165,14 @@ def read_config(path: Path) -> ModelConfig:
         "mlp_bias": (False, None),
         "hidden_act": ("silu", None),
     }
-    refused |= {"partial_rotary_factor": (1, 1.0, None), "quantization_config": (None,)}
+    refused |= {"quantization_config": (None,)}
     for key, allowed in refused.items():
         if given.get(key) not in allowed:
             raise ArtifactError(f"llm.load: {path} has {key} = {given[key]!r}, which is not implemented")
     dim, heads = field(path, given, "hidden_size", int), field(path, given, "num_attention_heads", int)
     context = field(path, given, "max_position_embeddings", int)
-    rope = field(path, given, "rope_parameters", dict, field(path, given, "rope_scaling", dict, {}))
+    rope = _rope(path, given)
+    _require_same_layers(path, given)
     try:
         return ModelConfig(
             dim=dim,
@@ -153,7 +184,7 @@ def read_config(path: Path) -> ModelConfig:
             vocab=field(path, given, "vocab_size", int),
             context=context,
             eps=field(path, given, "rms_norm_eps", float),
-            rope_base=field(path, {**rope, **given}, "rope_theta", float, 10000.0),
+            rope_base=field(path, rope, "rope_theta", float, 10000.0),
             rope=_scaling(path, {"original_max_position_embeddings": context, **rope}),
             tied=field(path, given, "tie_word_embeddings", bool, False),
             qkv_bias=family == "qwen2",
@@ -166,6 +197,11 @@ def read_config(path: Path) -> ModelConfig:
 def read_safetensors(path: Path, *, tensors: int) -> dict[str, Stored]:
     """Map a .safetensors file of a model with so many tensors. Raises ArtifactError when its header does not describe
     its bytes exactly."""
+    with naming_kind(path, "a safetensors file", "safetensors"):
+        return _read_tensors(path, tensors)
+
+
+def _read_tensors(path: Path, tensors: int) -> dict[str, Stored]:
     data = files.map_file(path, function="llm.load")
     length = int.from_bytes(data[:8].tobytes(), "little") if data.size >= 8 else -1
     most = _CONFIG_BYTES + tensors * _TENSOR_BYTES

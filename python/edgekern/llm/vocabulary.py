@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekern.errors import ArtifactError
+from edgekern.file_kinds import naming_kind
 from edgekern.llm.gguf import GgufFile, Metadata
 from edgekern.llm.safetensors import read_json
 from edgekern.llm.spm import SpmTokenizer, load_tokenizer_bin
@@ -94,6 +95,11 @@ def folder_stops(folder: Path) -> frozenset[int]:
 
 def file_tokenizer(path: Path, vocab: int, *, stops: frozenset[int] = frozenset()) -> Tokenizer:
     """Read a tokenizer.json, or a tokenizer.bin of llama2.c. Raises ArtifactError, OSError."""
+    with naming_kind(path, "a tokenizer.json or tokenizer.bin", "tokenizer"):
+        return _read_tokenizer(path, vocab, stops)
+
+
+def _read_tokenizer(path: Path, vocab: int, stops: frozenset[int]) -> Tokenizer:
     if path.suffix == ".json":
         from edgekern.llm.bpe import load_tokenizer_json
 

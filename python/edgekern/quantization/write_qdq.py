@@ -68,8 +68,8 @@ class QdqWriter:
         is_output = value.is_graph_output() and producer is not None
         if is_output:
             value.name = f"{name}_float"
-        quantize = self._node("QuantizeLinear", [value, scale, zero_point], f"{name}_quantized", value.shape)
-        quantize.outputs[0].dtype = zero_point.dtype or ir.DataType.UINT8
+        codes = zero_point.dtype or ir.DataType.UINT8
+        quantize = self._node("QuantizeLinear", [value, scale, zero_point], f"{name}_quantized", value.shape, codes)
         restored = self._node(
             "DequantizeLinear",
             [quantize.outputs[0], scale, zero_point],
@@ -112,13 +112,19 @@ class QdqWriter:
     def _restored_constant(self, node: ir.Node, operands: list[ir.Value], axis: int | None) -> ir.Value:
         name = str(operands[0].name).replace("_quantized", "_dequantized")
         restored = self._node("DequantizeLinear", operands, name, operands[0].shape, axis=axis)
-        restored.outputs[0].dtype = ir.DataType.FLOAT
         self._graph.insert_before(node, restored)
         return restored.outputs[0]
 
     def _node(
-        self, op: str, operands: list[ir.Value], name: str, shape: ir.Shape | None, axis: int | None = None
+        self,
+        op: str,
+        operands: list[ir.Value],
+        name: str,
+        shape: ir.Shape | None,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        *,
+        axis: int | None = None,
     ) -> ir.Node:
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-        result = ir.Value(name=name, shape=shape)
+        result = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
         return ir.Node("", op, operands, attributes, outputs=[result], name=f"{name}_{op}")

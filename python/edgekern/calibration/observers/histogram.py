@@ -271,6 +271,16 @@ class Histogram:
         zero_point = round(-lo / scale)
         return self._keys.quantization_error(scale, -zero_point, last - zero_point, exponent)
 
+    def sqnr_db(self, lo: float, hi: float, *, num_bits: int = 8) -> float:
+        """Signal over the noise of clipping and rounding to a range (lo, hi), in dB, as :meth:`quantization_error` sees
+        it: infinite where there is no noise, minus infinity where every value becomes 0."""
+        noise = self.quantization_error(lo, hi, num_bits=num_bits)
+        # A step so wide that every value rounds to 0, and is an error of its own size.
+        signal = self.quantization_error(0.0, self.absmax * 4096) if self.absmax else 0.0
+        if noise == 0:
+            return math.inf
+        return 10 * math.log10(signal / noise) if signal else -math.inf
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as NumPy arrays and numbers; :meth:`load_state_dict` is the way back."""
         keys, counts, num_zero, num_nan, num_inf, lowest, highest = self._keys.state()
