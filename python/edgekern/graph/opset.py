@@ -57,7 +57,7 @@ def unknown_change(proto: onnx.ModelProto, opset: int) -> str | None:
 
 
 def lowered(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
-    """The model in an opset in which onnxruntime runs Q and DQ, and what would change its meaning there, if anything."""
+    """The model in an opset in which onnxruntime runs Q and DQ; what would change its meaning there, if anything."""
     opset = opset_of(proto)
     target = newest_running_opset()
     if opset <= target:
