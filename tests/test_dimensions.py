@@ -1,6 +1,7 @@
 """Free dimensions get their sizes from ``shapes`` in every room, and opsets reach from 7 to the newest installed."""
 
 import copy
+import warnings
 
 import numpy as np
 import onnx
@@ -9,12 +10,22 @@ from onnx import TensorProto, helper
 
 import edgekern as ek
 from edgekern import cli
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, CompileError, EdgekernWarning
+from edgekern.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    CalibrationError,
+    CompileError,
+    EdgekernWarning,
+    QuantizationError,
+)
 from edgekern.graph import opset
 from edgekern.graph.opset import newest_opset, newest_running_opset
 
 from float_models import build, f32, ranges_of, samples, small_cnn
 from graphs import Graph, onnxruntime_session
+
+node = helper.make_node
+WEIGHTS = {"s": np.ones(4, np.float32), "w": f32(np.eye(4))}
 
 
 def two_inputs(*shapes: list[int | str | None] | None) -> onnx.ModelProto:
@@ -185,14 +196,34 @@ def test_what_another_tool_writes_in_the_newest_opset_compiles():
     assert program.outputs[0].shape == (2, 20)
 
 
-def test_an_operator_that_is_newer_than_what_onnxruntime_runs_is_named(monkeypatch):
+def test_what_cannot_be_written_in_an_older_opset_is_named(monkeypatch, rng):
+    model = small_cnn(opset=newest_opset())
+    ranges = ranges_of(model, samples(rng))
     monkeypatch.setattr(opset, "newest_running_opset", lambda: 22)
-    model = build(
-        [helper.make_node("RMSNormalization", ["x", "s"], ["y"])], {"s": np.ones(4, np.float32)}, [2, 4], opset=23
+    assert ek.quantize(model, ranges).opset_import[0].version == 22
+    norm = build(
+        [node("RMSNormalization", ["x", "s"], ["n"]), node("MatMul", ["n", "w"], ["y"])], WEIGHTS, [2, 4], opset=23
     )
-    message = "RMSNormalization 'y' exists since opset 23, and this onnxruntime runs models up to opset 22"
-    with pytest.raises(ArgumentValueError, match=message):
-        ek.compile(model)
+    message = "quantize: RMSNormalization 'n' is of opset 23, and this onnxruntime runs Q and DQ up to opset 22; export"
+    ranges = ek.Calibrator(norm).collect({"x": f32(rng.normal(size=(2, 4)))}).compute_ranges()
+    with pytest.raises(QuantizationError, match=message):
+        ek.quantize(norm, ranges)
+
+
+@pytest.mark.skipif(newest_opset() < 28, reason="onnx before 1.23")
+def test_types_and_meanings_of_the_newest_opset_stay():
+    """BitShift takes int8 since 28, Mod takes floats; nothing is written as an older opset where nobody needs it."""
+    shifted = build([node("BitShift", ["c", "c"], ["y"], direction="LEFT")], {"c": np.ones(3, np.int8)}, [2], opset=28)
+    modulo = build([node("Mod", ["x", "c"], ["y"])], {"c": np.full(2, -2, np.float32)}, [2], opset=28)
+    for model, expected in ((shifted, [2, 2, 2]), (modulo, [-1, -1])):
+        x = np.ones(2, np.float32)
+        try:
+            onnxruntime_session(model, optimized=False)
+        except Exception:  # onnxruntime raises a class per status, all private
+            continue
+        with warnings.catch_warnings(action="ignore", category=EdgekernWarning):
+            program = ek.compile(model)
+        np.testing.assert_array_equal(ek.InferenceSession(program).run(None, {"x": x})[0], expected)
 
 
 def test_an_operator_that_has_changed_since_we_looked_is_named(monkeypatch):

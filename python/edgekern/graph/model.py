@@ -33,8 +33,8 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     Returns
     -------
     onnx.ModelProto
-        With a default-domain opset from 13 to the newest in which onnxruntime runs Q and DQ, and without initializers
-        among the graph's inputs: they are constants.
+        With opset 13 or later, Q and DQ in one in which onnxruntime runs them, and without initializers among the
+        graph's inputs: they are constants.
 
     Raises
     ------
@@ -63,14 +63,22 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
 def _open_model(model: ModelLike, function: str) -> Skeleton:
     import onnx
 
-    from edgekern.graph.opset import OLDEST_OPSET, WORKING_OPSET, lowered, newest_opset
+    from edgekern.graph.opset import (
+        OLDEST_OPSET,
+        WORKING_OPSET,
+        has_quantization,
+        lowered,
+        newest_opset,
+        opset_of,
+        unknown_change,
+    )
 
     skeleton = parse_model(model, function=function)
     proto = skeleton.proto
     name = f" {os.fspath(model)!r}" if isinstance(model, (str, os.PathLike)) else ""
     if proto.ir_version == 0 or not proto.HasField("graph"):
         raise ArgumentValueError(f"{function}: model{name} is not an ONNX model: it has no graph")
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(proto)
     newest = newest_opset()
     if not OLDEST_OPSET <= opset <= newest:
         raise ArgumentValueError(
@@ -81,7 +89,9 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         onnx.checker.check_model(_for_checker(proto))
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
-        proto, reason = lowered(proto, opset)
+        reason = unknown_change(proto, opset)
+        if reason is None and has_quantization(proto):
+            proto, reason = lowered(proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArgumentValueError(f"{function}: model{name} is not valid ONNX: {reason}") from error

@@ -14,6 +14,7 @@ WORKING_OPSET = 13  # the first with per-axis QuantizeLinear
 # Up to here somebody has looked at what changed: since 13 nothing that kernels compute, and since 23 operators only
 # take more types, or attributes that no older model has.
 _KNOWN_OPSET = 28
+_OTHER_MEANING = frozenset({"Mod"})  # of floats, since 28
 
 
 def newest_opset() -> int:
@@ -47,34 +48,60 @@ def newest_running_opset() -> int:
     return WORKING_OPSET
 
 
-def lowered(proto: onnx.ModelProto, opset: int) -> tuple[onnx.ModelProto, str | None]:
-    """The model in an opset that onnxruntime runs, and what keeps it from meaning the same there, if anything does."""
+def unknown_change(proto: onnx.ModelProto, opset: int) -> str | None:
+    """An operator that has changed since somebody looked, if the model has one."""
+    for node, since in _since(proto, opset) if opset > _KNOWN_OPSET else ():
+        if since > _KNOWN_OPSET:
+            return f"{_name(node)} has changed in opset {since}, and this edgekern knows operators up to {_KNOWN_OPSET}"
+    return None
+
+
+def lowered(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
+    """The model in an opset in which onnxruntime runs Q and DQ; what would change its meaning there, if anything."""
+    opset = opset_of(proto)
     target = newest_running_opset()
-    if opset <= min(target, _KNOWN_OPSET):
-        return proto, None
-    for node in _nodes(proto.graph.node):
-        if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
-            since = onnx.defs.get_schema(node.op_type, opset, "").since_version
-            name = f"{node.op_type} '{node.name or node.output[0]}'"
-            if since > _KNOWN_OPSET:
-                return (
-                    proto,
-                    f"{name} has changed in opset {since}, and this edgekern knows operators up to {_KNOWN_OPSET}",
-                )
-            if since > target and not onnx.defs.has(node.op_type, target, ""):
-                return (
-                    proto,
-                    f"{name} exists since opset {since}, and this onnxruntime runs models up to opset {target}",
-                )
     if opset <= target:
         return proto, None
+    for node, since in _since(proto, opset):
+        if since > target and (node.op_type in _OTHER_MEANING or not onnx.defs.has(node.op_type, target, "")):
+            return proto, f"{_name(node)} is of opset {since}, and this onnxruntime runs Q and DQ up to opset {target}"
     lower = onnx.ModelProto()
     lower.CopyFrom(proto)
     for owner in (lower, *lower.functions):
         for entry in owner.opset_import:
             if entry.domain in ("", "ai.onnx"):
                 entry.version = min(entry.version, target)
+    try:
+        onnx.shape_inference.infer_shapes(lower, check_type=True)
+    except onnx.shape_inference.InferenceError as error:  # a type that an operator takes since then
+        reason = " ".join(str(error).split())
+        return (
+            proto,
+            f"it cannot be written in opset {target}, the newest in which this onnxruntime runs Q and DQ: {reason}",
+        )
     return lower, None
+
+
+def opset_of(proto: onnx.ModelProto) -> int:
+    """Of ONNX's own domain; 1 where the model does not say."""
+    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def has_quantization(proto: onnx.ModelProto) -> bool:
+    """Whether a Q or DQ stands anywhere in the model."""
+    nodes = _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes)
+
+
+def _since(proto: onnx.ModelProto, opset: int) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """ONNX's own operators, with the opset in which each has become what it is in ``opset``."""
+    for node in _nodes(proto.graph.node):
+        if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, opset, ""):
+            yield node, onnx.defs.get_schema(node.op_type, opset, "").since_version
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} '{node.name or node.output[0]}'"
 
 
 def _nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -76,7 +76,6 @@ class QdqWriter:
             name if is_output else f"{name}_dequantized",
             value.shape,
         )
-        restored.outputs[0].dtype = ir.DataType.FLOAT
         if is_output:
             value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
             quantize.replace_input_with(0, value)
