@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
@@ -22,6 +26,19 @@ def simplify_graph(model: ir.Model) -> None:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     remove_copies(model.graph)
     # Tools write one scale a pair; equal ones have to be one tensor before equal pairs are seen to be equal.
-    passes.DeduplicateInitializersPass(size_limit=64)(model)
+    with _quiet(passes.DeduplicateInitializersPass.__module__):
+        passes.DeduplicateInitializersPass(size_limit=64)(model)
     passes.CommonSubexpressionEliminationPass(size_limit=0)(model)
     passes.RemoveUnusedNodesPass()(model)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the warnings of a logger: here, that a constant which is an output keeps its name, as it has to."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
