@@ -201,7 +201,7 @@ def test_gemm_factors_are_folded(rng: np.random.Generator) -> None:
 
 
 def test_constant_operand_of_add_becomes_8_bit(rng: np.random.Generator) -> None:
-    weights = {"w": f32(rng.normal(size=(6, 3, 1, 1))), "c": f32(rng.normal(size=(1, 6, 1, 1)))}
+    weights = {"w": f32(rng.normal(size=(6, 3, 1, 1))), "c": f32(rng.normal(size=(1, 6, 5, 5)))}
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["k"]),
         helper.make_node("Add", ["k", "c"], ["s"]),

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -63,10 +64,13 @@ class Container:
 
     def view(self, name: str) -> memoryview:
         """The same where they lie."""
-        for entry in self.index.blobs:
-            if entry.name == name:
-                return self.blobs[entry.offset : entry.offset + entry.bytes].data
-        raise KeyError(name)
+        start, stop = self._places[name]
+        return self.blobs[start:stop].data
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Of blobs in the data section, by their names."""
+        return {entry.name: (entry.offset, entry.offset + entry.bytes) for entry in reversed(self.index.blobs)}
 
 
 class Content(Protocol):

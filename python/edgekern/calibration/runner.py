@@ -20,6 +20,7 @@ import onnxruntime
 
 from edgekern import _core
 from edgekern.graph.skeleton import Skeleton
+from edgekern.graph.subgraphs import names_read
 
 Array = npt.NDArray[Any]
 
@@ -110,14 +111,14 @@ def plan_pieces(model: Skeleton, names: Sequence[str], shapes: Mapping[str, tupl
     stored |= {tensor.values.name for tensor in inferred.graph.sparse_initializer}
     everywhere = stored | {name for node in constants for name in node.output}
     nodes = [node for node in inferred.graph.node if not _is_constant(node)]
-    last_read = {name: at for at, node in enumerate(nodes) for name in _reads(node)}
+    last_read = {name: at for at, node in enumerate(nodes) for name in names_read(node)}
     borders = list(_cut(nodes, sizes, last_read, types, everywhere))
     outer = {value.name for value in inferred.graph.input}
     pieces = []
     for start, stop in pairwise(borders):
         inside = nodes[start:stop]
         made = dict.fromkeys(name for node in inside for name in node.output if name)
-        read = dict.fromkeys(name for node in inside for name in _reads(node) if name not in made)
+        read = dict.fromkeys(name for node in inside for name in names_read(node) if name not in made)
         reads = [name for name in read if name in types and name not in everywhere]
         wanted = [name for name in made if name in sizes]
         gives = [name for name in made if name in sizes or last_read.get(name, -1) >= stop]
@@ -184,18 +185,6 @@ def _with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     return onnx.shape_inference.infer_shapes(fixed, data_prop=True)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node, and the bodies in it, read from outside."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            inner = {name for inside in body.node for name in _reads(inside)} | {value.name for value in body.output}
-            own = {name for inside in body.node for name in inside.output}
-            own |= {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-            names |= inner - own
-    return names
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:

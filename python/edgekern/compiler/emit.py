@@ -16,6 +16,7 @@ from edgekern.errors import CompileError
 
 # Of an index, as csrc/program has them.
 _MAX_RANK, _MAX_LABEL_BYTES = 8, 4096
+_MOST_NAMES = 16  # of the operators that a step lists
 
 
 def emit_program(
@@ -81,12 +82,18 @@ def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _cor
     return _core.Step(
         kind=step.kind,
         name=_label(step.name),
-        op=_label(step.op),
+        op=_label(_shortened(step.op)),
         inputs=[number[x] for x in step.inputs],
         outputs=[number[step.output]],
         blobs=blobs,
         arguments=step.arguments,
     )
+
+
+def _shortened(op: str) -> str:
+    """Operators of a step, those in the middle left out where they are more than anybody reads."""
+    names = op.split("+")
+    return op if len(names) <= _MOST_NAMES else "+".join([*names[: _MOST_NAMES - 2], "...", names[-1]])
 
 
 def _label(text: str) -> str:

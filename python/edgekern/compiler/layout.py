@@ -23,7 +23,7 @@ class Emitter(Protocol):
 
 def view(x: Tensor, **changes: Any) -> Tensor:
     """The same bytes under another name, shape, type or scale."""
-    return replace(x, view_of=x, **{"names": [], **changes})
+    return replace(x, view_of=x.root, **{"names": [], **changes})
 
 
 def merge_axes(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from edgekern.artifact import Program
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory
-from edgekern.compiler.passes.extract_hosts import HostRun, connect_hosts, extract_host
+from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
-from edgekern.compiler.passes.fold_constants import fold_constants
 from edgekern.compiler.passes.fold_lookups import fold_lookups
+from edgekern.compiler.passes.fold_norms import fold_norms
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
@@ -25,6 +25,7 @@ from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
 from edgekern.graph.dimensions import fix_dimensions
+from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
@@ -87,6 +88,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)
+    fold_norms(model.graph)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
     if placement.hosts and not allow_host:
@@ -101,7 +103,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     items = fuse_residuals(items, results)
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)
-    runs = [extract_host(simplified, stage.hosts) for stage in stages if stage.hosts]
+    index = NodeIndex(simplified)
+    runs = [extract_host(index, stage.hosts) for stage in stages if stage.hosts]
     _warn(runs)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")

@@ -36,7 +36,7 @@ class Tensor:
     shape : in the order of memory
     order : which ONNX axis each stored axis is; () is ONNX's own order
     flat : (channels, height, width) of an image whose flattened features lie in the order of NHWC
-    view_of : the tensor whose bytes these are
+    view_of : the tensor whose bytes these are, itself no view
     names : float tensors of the ONNX model that it holds
     """
 
@@ -63,7 +63,7 @@ class Tensor:
 
     @property
     def root(self) -> Tensor:
-        return self if self.view_of is None else self.view_of.root
+        return self.view_of or self
 
     @property
     def q(self) -> Quant:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.graph.values import constant, float_constant, int_attribute, scalar, shape_of
+from edgekern.graph.values import constant, float_constant, int_attribute, ints_attribute, scalar, shape_of
 
 # One value in, one value out, element by element: 256 bytes say all about them.
 _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
@@ -51,15 +55,18 @@ SHAPED_BY_VALUES: dict[str, tuple[int, ...]] = {
     "Slice": (1, 2, 3, 4),
 }
 SEES_SHAPES = frozenset({"Shape", "Size"})
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
 WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
+AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
 # What gets QuantizeLinear and DequantizeLinear wherever 8 bits come in or are wanted; other element-wise functions only
 # where both holds.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
-ARITHMETIC = ACTIVATIONS | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
+ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
 def is_optimized(node: ir.Node) -> bool:
@@ -97,8 +104,10 @@ def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, flo
 def takes_bytes(node: ir.Node) -> bool:
     """Whether a moving or arithmetic operator has a form that 8 bits allow.
 
-    Clip: constant limits. Pad: with zero. Softmax: over the last axis.
+    Clip: constant limits. Pad: with zero. Softmax: over the last axis. ReduceMean: over height and width of an image.
     """
+    if node.op_type == "ReduceMean":
+        return averages_image(node)
     if node.op_type in SOFTMAX:
         rank = len(shape) if node.inputs[0] is not None and (shape := node.inputs[0].shape) is not None else 0
         return int_attribute(node, "axis", -1) in (-1, rank - 1)
@@ -106,6 +115,35 @@ def takes_bytes(node: ir.Node) -> bool:
         filler = node.inputs[2] if len(node.inputs) > 2 else None
         return filler is None or scalar(filler) == 0
     return node.op_type not in CLAMPS or limits(node) is not None
+
+
+def affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """``x, factor, shift`` of an operator that gives ``x * factor + shift`` with constants of one shape, else None."""
+    if node.domain != "" or node.op_type not in AFFINE:
+        return None
+    for at in (0, 1):
+        x, given = node.inputs[at], float_constant(node.inputs[1 - at])
+        if x is None or given is None or float_constant(x) is not None:
+            continue
+        wide = given.astype(np.float64)
+        zeros, ones = np.zeros_like(wide), np.ones_like(wide)
+        if node.op_type == "Add":
+            return x, ones, wide
+        if node.op_type == "Sub":
+            return (x, ones, -wide) if at == 0 else (x, -ones, wide)
+        if node.op_type == "Mul":
+            return x, wide, zeros
+        return (x, 1 / wide, zeros) if at == 0 and wide.all() else None
+    return None
+
+
+def averages_image(node: ir.Node) -> bool:
+    """Whether a ReduceMean is one over the two axes of an image, as GlobalAveragePool is."""
+    axes = ints_attribute(node, "axes", [])
+    if len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
+        axes = [int(axis) for axis in given.reshape(-1)]
+    x = node.inputs[0]
+    return x is not None and x.shape is not None and len(x.shape) == 4 and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
 def is_scalar(value: ir.Value | None, rank: int) -> bool:
@@ -162,41 +200,77 @@ def formulas(graph: ir.Graph, borders: Iterable[ir.Value] = ()) -> dict[ir.Node,
     borders : results that end a formula in any case
     """
     elementwise = {node: found for node in graph if (found := _operands(node))}
-    ends = set(borders)
-    while True:
-        root, base = _roots(elementwise, ends)
-        mixed = set()
-        for node, of in root.items():
-            result = node.outputs[0]
-            readers = [root.get(reader) is of for reader, _ in result.uses()]
-            if result not in ends and any(readers) and (result.is_graph_output() or not all(readers)):
-                mixed.add(result)
-        if not mixed:
-            break
-        ends |= mixed
-    order = {node: at for at, node in enumerate(elementwise)}
+    roots = _Roots(elementwise, set(borders))
+    asked = roots.settle(elementwise)
+    while mixed := [node for node in asked if roots.is_mixed(node)]:
+        roots.ends.update(node.outputs[0] for node in mixed)
+        asked = roots.settle(mixed)
     made = {}
-    for node, of in root.items():
-        result = node.outputs[0]
-        if result in ends or not any(root.get(reader) is of for reader, _ in result.uses()):
-            nodes = _nodes_of(node, of, elementwise, base)
-            made[node] = Formula(of, tuple(sorted(nodes, key=order.__getitem__)))
+    for node in elementwise:
+        of, result = roots.root.get(node), node.outputs[0]
+        if of is not None and (
+            result in roots.ends or not any(roots.root.get(reader) is of for reader, _ in result.uses())
+        ):
+            nodes = _nodes_of(node, of, elementwise, roots.base)
+            made[node] = Formula(of, tuple(sorted(nodes, key=roots.order.__getitem__)))
     return made
 
 
-def _roots(
-    elementwise: Mapping[ir.Node, list[ir.Value]], ends: set[ir.Value]
-) -> tuple[dict[ir.Node, ir.Value], dict[ir.Value, ir.Value]]:
-    """What each node is a function of, and what its result is one of for those who read it."""
-    root: dict[ir.Node, ir.Value] = {}
-    base: dict[ir.Value, ir.Value] = {}
-    for node, found in elementwise.items():
-        roots = {base.get(value, value) for value in found}
-        if len(roots) == 1:
+class _Roots:
+    """What each node is a function of, kept up to date while more and more results end a formula.
+
+    Attributes
+    ----------
+    root : of nodes that are a function of one tensor
+    base : what their results are a function of for those who read them
+    """
+
+    def __init__(self, elementwise: Mapping[ir.Node, list[ir.Value]], ends: set[ir.Value]) -> None:
+        self.elementwise, self.ends = elementwise, ends
+        self.nodes = list(elementwise)
+        self.order = {node: at for at, node in enumerate(self.nodes)}
+        self.root: dict[ir.Node, ir.Value] = {}
+        self.base: dict[ir.Value, ir.Value] = {}
+
+    def settle(self, waiting: Iterable[ir.Node]) -> list[ir.Node]:
+        """Look at some nodes, and at whoever reads what has changed; those that may be mixed now, in order."""
+        places = sorted(self.order[node] for node in waiting)  # sorted is a heap
+        known = set(places)
+        touched = set(places)
+        while places:
+            at = heapq.heappop(places)
+            known.discard(at)
+            node = self.nodes[at]
             result = node.outputs[0]
-            root[node] = roots.pop()
-            base[result] = result if result in ends else root[node]
-    return root, base
+            found = {self.base.get(value, value) for value in self.elementwise[node]}
+            root = found.pop() if len(found) == 1 else None
+            base = result if root is not None and result in self.ends else root
+            if self.root.get(node) is root and self.base.get(result) is base:
+                continue
+            for kept, key, value in ((self.root, node, root), (self.base, result, base)):
+                _set(kept, key, value)
+            readers = {self.order[reader] for reader, _ in result.uses() if reader in self.order}
+            for reader in readers - known:
+                heapq.heappush(places, reader)
+            known |= readers
+            makers = (value.producer() for value in self.elementwise[node])
+            touched |= {at} | {self.order[maker] for maker in makers if maker in self.order}
+        return [self.nodes[at] for at in sorted(touched)]
+
+    def is_mixed(self, node: ir.Node) -> bool:
+        """Whether its result is read within its formula and by others as well."""
+        of, result = self.root.get(node), node.outputs[0]
+        if of is None or result in self.ends:
+            return False
+        readers = [self.root.get(reader) is of for reader, _ in result.uses()]
+        return any(readers) and (result.is_graph_output() or not all(readers))
+
+
+def _set(kept: dict[Any, ir.Value], key: object, value: ir.Value | None) -> None:
+    if value is None:
+        kept.pop(key, None)
+    else:
+        kept[key] = value
 
 
 def _nodes_of(

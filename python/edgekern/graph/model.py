@@ -95,6 +95,19 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
     return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
 
 
+def what_breaks_onnx(model: Skeleton) -> str | None:
+    """The rule of ONNX that a model breaks, its shapes included, as its checker says it; None where it keeps all."""
+    import onnx
+
+    try:
+        # A shape that the checker was given in the place of none would be inferred from.
+        ranked = all(value.type.tensor_type.HasField("shape") for value in model.inputs)
+        onnx.checker.check_model(_for_checker(model.proto), full_check=ranked)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
 def parse_model(model: ModelLike, *, function: str) -> Skeleton:
     """Read a model and check nothing but that it can be parsed, and names no files that may not be read for it."""
     import onnx

@@ -152,8 +152,12 @@ class Skeleton:
         header.ClearField("raw_data")
         header.dims[:] = array.shape
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        self.weights[name] = Weight(header, 1 << 62, lambda start, stop: content[start:stop])
-        self.proto.graph.input.append(as_input(header))
+        self.add_weight(Weight(header, 1 << 62, lambda start, stop: content[start:stop]))
+
+    def add_weight(self, weight: Weight) -> None:
+        """The same, of data that stays where it is."""
+        self.weights[weight.name] = weight
+        self.proto.graph.input.append(as_input(weight.header))
 
     def to_proto(self) -> onnx.ModelProto:
         """All in one message."""

@@ -130,13 +130,23 @@ def scalar(value: ir.Value | None) -> float | None:
 
 def quantized_weights(value: ir.Value | None) -> Weights | str:
     """Int8 weights with zero point 0 behind a DequantizeLinear (and Transposes), or the reason why they are none."""
+    transposes: list[ir.Node] = []
     producer = None if value is None else value.producer()
-    if producer is not None and producer.op_type == "Transpose":
-        found = quantized_weights(producer.inputs[0])
+    while producer is not None and producer.op_type == "Transpose":
+        transposes.append(producer)
+        source = producer.inputs[0]
+        producer = None if source is None else source.producer()
+    found = _dequantized_weights(producer)
+    for node in reversed(transposes):
         if isinstance(found, str):
-            return found
-        perm = ints_attribute(producer, "perm", list(range(found.values.ndim))[::-1])
-        return Weights(found.values.transpose(perm), found.scale, perm.index(found.axis))
+            break
+        perm = ints_attribute(node, "perm", list(range(found.values.ndim))[::-1])
+        found = Weights(found.values.transpose(perm), found.scale, perm.index(found.axis))
+    return found
+
+
+def _dequantized_weights(producer: ir.Node | None) -> Weights | str:
+    """The same, of the DequantizeLinear itself."""
     if producer is None or producer.op_type != "DequantizeLinear":
         return "its weights are not quantized"
     q, scale = constant(producer.inputs[0]), constant(producer.inputs[1])

@@ -16,7 +16,7 @@ from edgekern.graph.values import attribute, float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
-from edgekern.quantization.place_qdq import Placement
+from edgekern.quantization.place_qdq import Placement, added_row
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -36,7 +36,8 @@ def quantize_layer(
     """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
     source, weights_value, *rest = node.inputs
     assert source is not None
-    bias_value = rest[0] if rest else None
+    adds_later = node.op_type == "MatMul"  # it has no bias of its own, but may get one in the accumulator
+    bias_value = added_row(node) if adds_later else rest[0] if rest else None
     weights, bias = float_constant(weights_value), float_constant(bias_value)
     assert weights is not None
     for value, array in ((weights_value, weights), (bias_value, bias)):
@@ -49,10 +50,11 @@ def quantize_layer(
         _layout(node, max(weights.ndim, 2)),
         inputs,
         methods=methods,
-        bias=bias,
-        takes_bias=node.op_type != "MatMul",
+        bias=None if bias is None else bias.reshape(-1),
+        takes_bias=not adds_later,
         statistics=_statistics(node, str(source.name), ranges),
     )
+    layer = replace(layer, bias=None) if adds_later else layer
     if weights.ndim != 1:
         return layer
     # A MatMul by a vector is one by a matrix of one column, whose one scale is the whole vector's.

@@ -6,6 +6,7 @@ A function of one tensor that several nodes write out (SiLU, GELU) is one operat
 Softmax only between int8 operators. All others stay in float32 and read dequantized values.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from edgekern.graph.families import (
 from edgekern.graph.values import is_float_constant, shape_of, sole_consumer
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
-_MOVING = MOVES - {"Identity", "Split"} | MAXIMA
+_MOVING = MOVES - {"Identity"} | MAXIMA
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _written_out(graph: ir.Graph) -> dict[ir.Node, Formula]:
     Operators of ``ARITHMETIC`` alone are placed one by one. These are SiLU as ``x * Sigmoid(x)``, Erf-GELU,
     ``x * 0.5``, Gelu itself.
     """
-    folded = [node.outputs[0] for node in graph if folds_into_producer(node) and not _adds_number(node.inputs[0])]
+    folded = [node.outputs[0] for node in graph if _is_folded(node) and not _adds_number(node.inputs[0])]
     return {
         node: formula
         for node, formula in formulas(graph, folded).items()
@@ -87,7 +88,7 @@ def _kind(node: ir.Node) -> str:
     """One of "weighted", "arithmetic" and "moving"; "" for an operator that stays in float32."""
     if node.domain != "" or not node.outputs or node.outputs[0].dtype != ir.DataType.FLOAT:
         return ""
-    if len(node.outputs) > 1 and any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
+    if any(extra.dtype != ir.DataType.FLOAT for extra in _results(node)):  # indices of a pooling
         return ""
     op = node.op_type
     if op in PRODUCTS and any(0 in (shape_of(value) or ()) for value in node.inputs[:2]):
@@ -104,22 +105,57 @@ def _kind(node: ir.Node) -> str:
     return "moving" if op in _MOVING else "arithmetic" if op in ARITHMETIC | SOFTMAX else ""
 
 
+def _results(node: ir.Node) -> list[ir.Value]:
+    """What somebody reads of a node's outputs, and the first one in any case."""
+    return [*node.outputs[:1], *(extra for extra in node.outputs[1:] if extra.uses() or extra.is_graph_output())]
+
+
 def _is_vector(value: ir.Value) -> bool:
     tensor = value.const_value
     return is_float_constant(value) and tensor is not None and len(tensor.shape) == 1
 
 
-def folds_into_producer(node: ir.Node) -> bool:
-    """Whether a Relu or Clip is computed in the epilogue of the Conv, Gemm, MatMul or Add before it."""
+def folded_source(node: ir.Node) -> ir.Value | None:
+    """What a node reads of the operator before it where that one's epilogue computes the node, else None.
+
+    A Relu or Clip behind Conv, Gemm, MatMul or Add; an Add of a constant row behind a MatMul.
+    """
+    if node.op_type == "Add" and node.domain == "":
+        return next((value for value in node.inputs if value is not None and _row_behind(value) is node), None)
     source = node.inputs[0] if node.op_type in CLAMPS else None
     before = None if source is None else source.producer()
-    return (
-        source is not None
-        and before is not None
-        and (before.op_type in PRODUCTS or before.op_type == "Add")
-        and _kind(before) != ""
-        and sole_consumer(source) is node
-    )
+    if source is None or before is None or sole_consumer(source) is not node or not _kind(before):
+        return None
+    return source if before.op_type in PRODUCTS or before.op_type == "Add" else None
+
+
+def _is_folded(node: ir.Node) -> bool:
+    return folded_source(node) is not None
+
+
+def added_row(node: ir.Node) -> ir.Value | None:
+    """The constant row that is added to a MatMul in its epilogue."""
+    result = node.outputs[0]
+    add = _row_behind(result)
+    return None if add is None else next(value for value in add.inputs if value is not result)
+
+
+def _row_behind(product: ir.Value) -> ir.Node | None:
+    """The Add of a constant row that alone reads the result of a MatMul."""
+    before, add = product.producer(), sole_consumer(product)
+    if before is None or before.op_type != "MatMul" or _kind(before) != "weighted" or add is None:
+        return None
+    columns, rank = _constant_shape(before.inputs[1])[-1:], 0 if product.shape is None else len(product.shape)
+    if add.op_type != "Add" or add.domain != "" or columns in ((), (1,)) or add.graph is not before.graph:
+        return None
+    row = _constant_shape(next((value for value in add.inputs if value is not product), None))
+    return add if len(row) <= rank and row[-1:] == columns and math.prod(row) == columns[0] else None
+
+
+def _constant_shape(value: ir.Value | None) -> tuple[int, ...]:
+    """Of a float constant; () of all others."""
+    tensor = value.const_value if value is not None and is_float_constant(value) else None
+    return () if tensor is None else tuple(tensor.shape.numpy())
 
 
 def _adds_number(value: ir.Value | None) -> bool:
@@ -155,7 +191,8 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
         for node in reversed(nodes):
             if node in between and not _supplies(between[node], integer):
                 continue
-            readers = (end for use in node.outputs[0].uses() for end in last.get(use.node, [use.node]))
+            uses = (use for result in _results(node) for use in result.uses())
+            readers = (end for use in uses for end in last.get(use.node, [use.node]))
             if any(reader in integer for reader in readers):
                 integer.add(node)
         if len(integer) == before:
@@ -182,51 +219,56 @@ def _quantized_tensors(
         if node in written_out:
             quantized.update((written_out[node].root, node.outputs[0]))
             continue
-        folded = folds_into_producer(node)
+        folded = _is_folded(node)
         if not folded:
             operands = float_inputs(node)
             quantized.update(v for v in operands if not is_float_constant(v) or node.op_type not in PRODUCTS)
         if node.op_type not in PRODUCTS and not (folded and _gives_float(node)):
-            quantized.add(node.outputs[0])
+            quantized.update(_results(node))
     reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]
     for _ in range(len(reshaping) + 1):
         before = len(quantized)
-        for node in reshaping:
+        for node in (*reshaping, *reversed(reshaping)):
             source = node.inputs[0]
             if source is not None and (source in quantized or node.outputs[0] in quantized):
                 quantized.update((source, node.outputs[0]))
         if len(quantized) == before:
             break
     computing = [node for node in nodes if node in integer and node not in written_out]
-    folded_away = {node.inputs[0] for node in computing if folds_into_producer(node)}
+    folded_away = {folded_source(node) for node in computing}
     return {value for value in quantized if value not in folded_away}
 
 
 def _gives_float(node: ir.Node) -> bool:
-    """Whether a folded activation ends a weighted operator whose result may stay in float32."""
-    source = node.inputs[0]
+    """Whether what is folded ends a weighted operator whose result may stay in float32."""
+    source = folded_source(node)
     before = None if source is None else source.producer()
-    return before is not None and before.op_type in PRODUCTS
+    return before is not None and (before.op_type in PRODUCTS or (before.op_type == "Add" and _is_folded(before)))
 
 
 def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir.Value]:
     """Let moving operators, and the inputs that only a Concat reads, share parameters."""
     source = {value: value for value in quantized}
+    members: dict[ir.Value, list[ir.Value]] = {}
     for node in nodes:
-        result, first = node.outputs[0], node.inputs[0]
-        if node.op_type in _MOVING and result in source and first is not None and first in source:
-            source[result] = source[first]
+        first = node.inputs[0]
+        for result in _results(node):
+            if node.op_type in _MOVING and result in source and first is not None and first in source:
+                source[result] = source[first]
+    for value, owner in source.items():
+        members.setdefault(owner, []).append(value)
     for node in reversed(nodes):
         if node.op_type != "Concat" or node.outputs[0] not in source:
             continue
         for value in float_inputs(node):
-            root = source[value]
-            members = {member for member, owner in source.items() if owner is root}
+            owner, root = source[node.outputs[0]], source[value]
             # Rounding to a finer scale first and to the Concat's afterwards only adds an error.
-            if all(_moves_or_is(use.node, node) for member in members for use in member.uses()):
-                source.update(dict.fromkeys(members, source[node.outputs[0]]))
+            if root is not owner and all(_moves_or_is(use.node, node) for v in members[root] for use in v.uses()):
+                moved = members.pop(root)
+                source.update(dict.fromkeys(moved, owner))
+                members[owner] += moved
     return source
 
 
 def _moves_or_is(reader: ir.Node, node: ir.Node) -> bool:
-    return reader is node or reader.op_type in _MOVING
+    return reader is node or (reader.op_type in _MOVING and reader.graph is node.graph)

@@ -7,31 +7,33 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.graph.copies import remove_copies
+from edgekern.graph.families import affine
 from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
 from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
+_COUNTS = "edgekern.counts"
 
 
 def prepare(model: ir.Model) -> None:
     """Simplify ``model`` in place; every tensor that is left keeps its name and its meaning.
 
-    Constants become initializers, Identity and inference-time Dropout go, BatchNormalization is folded into the Conv or
-    Gemm before it, a MatMul with a constant bias becomes a Gemm, and every Gemm gets ``alpha = beta = 1``.
+    Constants become initializers, Identity and inference-time Dropout go, BatchNormalization and constants for each
+    channel are folded into the Conv or Gemm before them, a MatMul with a constant bias becomes a Gemm, and every Gemm
+    gets ``alpha = beta = 1``.
     """
     for simplify in (
         passes.RemoveInitializersFromInputsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.IdentityEliminationPass(),
-        passes.ShapeInferencePass(),
     ):
         simplify(model)
+    remove_copies(model.graph)
+    passes.ShapeInferencePass()(model)
     for node in list(model.graph):
-        if node.op_type == "Dropout" and node.domain == "":
-            _bypass(node)
-        elif node.op_type == "BatchNormalization" and node.domain == "":
+        if node.op_type == "BatchNormalization" and node.domain == "":
             _fold_batch_normalization(node)
-        elif node.op_type == "Add" and node.domain == "":
+        elif not _fold_per_channel(node) and node.op_type == "Add" and node.domain == "":
             _fuse_matmul_bias(node)
     for node in list(model.graph):
         if node.op_type == "Gemm" and node.domain == "":
@@ -41,7 +43,7 @@ def prepare(model: ir.Model) -> None:
 
 def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
-    return _register(graph, name, ir.tensor(array))
+    return _register(graph, name, ir.Tensor(np.asarray(array)))
 
 
 def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callable[[], FloatArray]) -> ir.Value:
@@ -51,10 +53,12 @@ def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callab
 
 
 def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    taken, unique, count = graph.initializers, name, 0
+    counts = graph.meta.setdefault(_COUNTS, {})  # where the search for a free name ended last
+    taken, unique, count = graph.initializers, name, counts.get(name, 0)
     while unique in taken:
         count += 1
         unique = f"{name}_{count}"
+    counts[name] = count
     tensor.name = unique
     value = ir.Value(
         name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -67,15 +71,6 @@ def _graph(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     return graph
-
-
-def _bypass(node: ir.Node) -> None:
-    """Remove a node that gives its input, unless somebody sees the difference (its mask, or its name as an output)."""
-    source, result = node.inputs[0], node.outputs[0]
-    if source is None or result.is_graph_output() or any(mask.uses() for mask in node.outputs[1:]):
-        return
-    result.replace_all_uses_with(source)
-    _graph(node).remove(node, safe=True)
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
@@ -136,7 +131,7 @@ def _fold_batch_normalization(node: ir.Node) -> None:
 
 
 def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: FloatArray, beta: FloatArray) -> bool:
-    """Let a Conv or Gemm give what the BatchNormalization ``node`` behind it gave; False if it cannot."""
+    """Let a Conv or Gemm give ``(x - mean) * factor + beta`` as ``node`` behind it did; False if it cannot."""
     found = _weights_of(before)
     bias_value = before.inputs[2] if len(before.inputs) > 2 else None
     bias = np.float32(0) if bias_value is None else float_constant(bias_value)
@@ -146,10 +141,28 @@ def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: Fl
     graph, name = _graph(node), node.outputs[0].name
     shifted = ((bias - mean) * factor + beta).astype(np.float32)
     before.resize_inputs(3)
-    before.replace_input_with(1, lazy_initializer(graph, f"{name}_weight", weights, _scaled(weights, factor, axis)))
+    if np.any(factor != 1.0):
+        before.replace_input_with(1, lazy_initializer(graph, f"{name}_weight", weights, _scaled(weights, factor, axis)))
     before.replace_input_with(2, new_initializer(graph, f"{name}_bias", shifted))
     _take_over(before, node)
     return True
+
+
+def _fold_per_channel(node: ir.Node) -> bool:
+    """Fold a constant for each channel, added or multiplied, into the Conv or Gemm before it; False where it cannot."""
+    found = affine(node)
+    before = None if found is None else found[0].producer()
+    layer = None if before is None else _weights_of(before)
+    if found is None or before is None or layer is None:
+        return False
+    source, factor, shift = found
+    weights, axis = layer
+    channels, rank = _shape(weights)[axis], 0 if source.shape is None else len(source.shape)
+    shape = (1,) * (rank - factor.ndim) + factor.shape
+    if sole_consumer(source) is not node or channels == 1 or shape != (1, channels, *[1] * (rank - 2)):
+        return False
+    factor, shift = factor.reshape(-1), shift.reshape(-1)
+    return _scale_channels(before, node, factor, np.zeros(channels), shift)
 
 
 def _as_depthwise(node: ir.Node, source: ir.Value, factor: FloatArray, shift: FloatArray) -> None:

@@ -15,8 +15,10 @@ from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
-from edgekern.graph.model import open_model
+from edgekern.graph.fold_constants import folded
+from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import lowered
+from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
@@ -29,7 +31,6 @@ from edgekern.quantization.write_qdq import QdqWriter
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
-    from edgekern.graph.skeleton import Skeleton
 
 METADATA_KEY = "edgekern.quantization"
 
@@ -61,7 +62,8 @@ def quantize(
     ArgumentTypeError, ArgumentValueError
         When an argument has the wrong type, the model is not ONNX, or its opset is unknown.
     QuantizationError
-        When the ranges are of another model or lack a tensor, or a weight is NaN or infinite.
+        When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or what was written is no
+        valid ONNX.
 
     Warns
     -----
@@ -85,6 +87,13 @@ def quantize(
         sort_keys=True,
     )
     done.warn("quantize")
+    # A fault of the float model's own, which onnxruntime does not mind, is not ours to report.
+    reason = what_breaks_onnx(Skeleton.of_ir(done.model))
+    if reason is not None and what_breaks_onnx(done.source) is None:
+        raise QuantizationError(
+            f"quantize: the QDQ model breaks a rule of ONNX that the float model keeps; this is a fault of edgekern, "
+            f"report it with the model: {reason}"
+        )
     return ir.serde.serialize_model(done.model)
 
 
@@ -102,8 +111,12 @@ def compute_encodings(
 
 @dataclass(frozen=True)
 class _Quantized:
-    """``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow."""
+    """``source`` is the float model.
 
+    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow.
+    """
+
+    source: Skeleton
     model: ir.Model
     config: QuantConfig
     encodings: dict[str, Encoding]
@@ -137,7 +150,7 @@ def _quantized(
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
 
-    graph_model = opened.to_ir()
+    graph_model = folded(opened).to_ir()
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
@@ -158,7 +171,7 @@ def _quantized(
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
     writer.write_activations()
-    return _Quantized(graph_model, config, encodings, widened, placement.left_float)
+    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float)
 
 
 def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:

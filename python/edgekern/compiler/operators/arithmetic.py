@@ -33,7 +33,12 @@ def role(p: Placement, node: ir.Node) -> str | None:
         if value in inputs:
             continue
         producer = value.producer()
-        if producer is None or producer.op_type != "DequantizeLinear" or isinstance(quantization(producer), str):
+        if (
+            producer is None
+            or producer.op_type != "DequantizeLinear"
+            or constant(producer.inputs[0]) is None
+            or isinstance(quantization(producer), str)
+        ):
             return "its constant operand is not quantized to 8 bits"
     p.begin(node, Role.PENDING)
     return None

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.evaluate import evaluate, to_proto
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
+from edgekern.graph.evaluate import evaluate, to_proto
 from edgekern.graph.families import UNARY, WITH_CONSTANT, elementwise_operands, limits
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import Quant, constant, float_constant, is_code, is_constant, label, operands, sole_consumer
@@ -111,15 +111,18 @@ def _table_of(
 def _between(root: ir.Value, value: ir.Value) -> list[ir.Node]:
     """The nodes that compute ``value`` from ``root``, each after those it reads."""
     found: dict[ir.Node, None] = {}
-    waiting = [value]
+    seen: set[ir.Node] = set()
+    waiting = [value.producer()]
     while waiting:
-        node = waiting.pop().producer()
-        if node is None:
+        node = waiting[-1]
+        if node is None or node in seen:  # a second time: all that it reads is there
+            waiting.pop()
+            if node is not None:
+                found.setdefault(node)
             continue
-        found.pop(node, None)  # what is read by several comes before all of them
-        found[node] = None
-        waiting += [v for v in node.inputs if v is not None and v is not root and not is_constant(v)]
-    return list(found)[::-1]
+        seen.add(node)
+        waiting += [v.producer() for v in node.inputs if v is not None and v is not root and not is_constant(v)]
+    return list(found)
 
 
 OPERATOR = Operator(UNARY | WITH_CONSTANT - {"Add"}, role, lower)

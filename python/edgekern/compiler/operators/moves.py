@@ -137,20 +137,25 @@ def _reshape(lowering: Lowering, value: ir.Value, x: Tensor) -> Tensor:
 
 def _reads_any_order(lowering: Lowering, value: ir.Value) -> bool:
     """Whether only products read a value, whose weights can be permuted instead."""
-    if value.is_graph_output() or value in lowering.placement.plain:
-        return False
     role_of = lowering.placement.role_of
-    for node in consumers(value):
-        if node.op_type in PRODUCTS and node.inputs[0] is value and len(known_shape(value)) == 2:
-            if role_of(node.outputs[0]) is not Role.PRODUCT:
-                return False
-        elif node.op_type in QDQ or elementwise_operands(node) is not None:
-            if role_of(node.outputs[0]) not in (Role.BYTES, Role.TABLE) or not _reads_any_order(
-                lowering, node.outputs[0]
-            ):
-                return False
-        else:
+    seen, waiting = {value}, [value]
+    while waiting:
+        value = waiting.pop()
+        if value.is_graph_output() or value in lowering.placement.plain:
             return False
+        for node in consumers(value):
+            result = node.outputs[0]
+            if node.op_type in PRODUCTS and node.inputs[0] is value and len(known_shape(value)) == 2:
+                if role_of(result) is not Role.PRODUCT:
+                    return False
+            elif node.op_type in QDQ or elementwise_operands(node) is not None:
+                if role_of(result) not in (Role.BYTES, Role.TABLE):
+                    return False
+                if result not in seen:
+                    seen.add(result)
+                    waiting.append(result)
+            else:
+                return False
     return True
 
 

@@ -14,14 +14,14 @@ from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.window import MAX_TAPS, Window
 from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
-from edgekern.graph.families import AVERAGES, MAXIMA
-from edgekern.graph.values import Quant, constant, int_attribute, ints_attribute, known_shape, label, operands, shape_of
+from edgekern.graph.families import AVERAGES, MAXIMA, averages_image
+from edgekern.graph.values import Quant, int_attribute, ints_attribute, known_shape, label, operands, shape_of
 
 
 def role(p: Placement, node: ir.Node) -> str | None:
     largest = node.op_type in MAXIMA
     reason = p.needs_bytes(node, codes=largest)
-    reason = reason or (_mean_reason(node) if node.op_type == "ReduceMean" else _window_reason(node))
+    reason = reason or _reason(node)
     if reason is not None:
         return reason
     if largest:
@@ -31,8 +31,11 @@ def role(p: Placement, node: ir.Node) -> str | None:
     return None
 
 
-def _window_reason(node: ir.Node) -> str | None:
+def _reason(node: ir.Node) -> str | None:
     x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if node.op_type == "ReduceMean":
+        known = x is not None and averages_image(node)
+        return None if known else "only a mean over height and width has a kernel"
     if x is None or y is None or len(x) != 4:
         return "only pooling over two dimensions has a kernel"
     if 0 in (*x, *y):
@@ -54,17 +57,6 @@ def _window_reason(node: ir.Node) -> str | None:
     ):
         return "count_include_pad with a window that ends behind the padding has no kernel"
     return None if window.covers else "a window that sees nothing but padding has no kernel"
-
-
-def _mean_reason(node: ir.Node) -> str | None:
-    """ReduceMean over the two image axes is a global average."""
-    x = shape_of(node.inputs[0])
-    axes = ints_attribute(node, "axes", [])
-    if len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
-        axes = [int(axis) for axis in given.reshape(-1)]
-    if x is None or len(x) != 4 or sorted(axis % 4 for axis in axes) != [2, 3]:
-        return "only a mean over height and width has a kernel"
-    return None
 
 
 def _window(node: ir.Node) -> Window:

@@ -10,12 +10,13 @@ import onnx_ir as ir
 from onnx import helper
 
 from edgekern.artifact.host_model import check_host_model
-from edgekern.compiler.evaluate import IR_VERSION, new_session
 from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
-from edgekern.graph.skeleton import Encoded, Skeleton
+from edgekern.graph.evaluate import IR_VERSION, new_session
+from edgekern.graph.skeleton import Encoded, Skeleton, as_input
+from edgekern.graph.subgraphs import names_read
 from edgekern.graph.values import label, qualified
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit
@@ -47,7 +48,7 @@ def connect_hosts(stages: Sequence[Stage], border: Callable[[ir.Value], Tensor])
                     host.inputs[value] = border(value)
 
 
-def extract_host(model: Skeleton, hosts: Sequence[HostNode]) -> HostRun:
+def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
     """The sub-model of one run.
 
     Raises
@@ -55,14 +56,14 @@ def extract_host(model: Skeleton, hosts: Sequence[HostNode]) -> HostRun:
     CompileError
         When onnxruntime cannot run it: nobody can. When its sub-model has what no program may carry.
     """
+    model = index.model
     inputs = {value: tensor for host in hosts for value, tensor in host.inputs.items()}
     outputs = {value: tensor for host in hosts for value, tensor in host.outputs.items()}
-    nodes, constants, weights = _with_constants(model, [host.node for host in hosts])
-    stand_ins = {value.name: value for value in model.proto.graph.input}
+    nodes, constants, weights = index.with_constants([host.node for host in hosts])
     graph = helper.make_graph(
         nodes,
         "host",
-        [*(ir.to_proto(value) for value in inputs), *(stand_ins[name] for name in weights)],
+        [*(ir.to_proto(value) for value in inputs), *(as_input(model.weights[name].header) for name in weights)],
         [ir.to_proto(value) for value in outputs],
         constants,
     )
@@ -98,37 +99,34 @@ def extract_host(model: Skeleton, hosts: Sequence[HostNode]) -> HostRun:
     )
 
 
-def _with_constants(
-    model: Skeleton, nodes: list[ir.Node]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], list[str]]:
-    """The nodes, those that only dequantize constants for them, and the initializers and weights that all read."""
-    own = {name for node in nodes for value in node.outputs if (name := value.name)}
-    chosen = set(own)
-    wanted = _names_read([ir.to_proto(node) for node in nodes])
-    graph = model.proto.graph
-    made = {name: node for node in graph.node for name in node.output}
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    constants = {*stored, *model.weights}
-    for node in graph.node:  # in the order in which they compute
-        if node.input and all(not name or name in constants for name in node.input):
-            constants.update(node.output)
-    waiting = sorted(wanted - own)
-    constant_nodes: set[str] = set()
-    while waiting:
-        maker = made.get(name := waiting.pop())
-        if maker is None or name in constant_nodes or name not in constants:
-            continue
-        constant_nodes.update(maker.output)
-        waiting += [source for source in maker.input if source]
-    protos = [node for node in graph.node if chosen & set(node.output) or constant_nodes & set(node.output)]
-    read = _names_read(protos)
-    return protos, [stored[name] for name in sorted(read & set(stored))], sorted(read & set(model.weights))
+class NodeIndex:
+    """The nodes of a model by what they make: looked up once for all runs that are cut out of it."""
 
+    def __init__(self, model: Skeleton) -> None:
+        self.model = model
+        self._nodes = list(model.proto.graph.node)
+        self._place = {name: at for at, node in enumerate(self._nodes) for name in node.output if name}
+        self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+        self._constants = {*self._stored, *model.weights}
+        for node in self._nodes:  # in the order in which they compute
+            if node.input and all(not name or name in self._constants for name in node.input):
+                self._constants.update(node.output)
 
-def _names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
-    names = {name for node in nodes for name in node.input if name}
-    for node in nodes:
-        for attribute in node.attribute:
-            for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                names |= _names_read(body.node) - {name for inner in body.node for name in inner.output}
-    return names
+    def with_constants(
+        self, nodes: Sequence[ir.Node]
+    ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], list[str]]:
+        """The nodes, those that only dequantize constants for them, and the initializers and weights that all read."""
+        places = {self._place[name] for node in nodes for value in node.outputs if (name := value.name)}
+        waiting = list(places)
+        read: set[str] = set()
+        while waiting:
+            new = names_read(self._nodes[waiting.pop()]) - read
+            read |= new
+            makers = {self._place[name] for name in new & self._constants if name in self._place} - places
+            places |= makers
+            waiting += makers
+        return (
+            [self._nodes[place] for place in sorted(places)],
+            [self._stored[name] for name in sorted(read) if name in self._stored],
+            sorted(name for name in read if name in self.model.weights),
+        )

@@ -10,9 +10,9 @@ import onnx
 import onnx_ir as ir
 
 from edgekern._onnxruntime import run_to_end
-from edgekern.compiler.evaluate import new_session
 from edgekern.compiler.shapes_of_data import shapes_of_data
 from edgekern.errors import CompileError
+from edgekern.graph.evaluate import new_session
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import known_shape, label, qualified, shape_of
 

@@ -29,15 +29,17 @@ def order_stages(items: Sequence[Item]) -> list[Stage]:
         else:
             maker |= dict.fromkeys(item.outputs.values(), item)
             host_of |= dict.fromkeys(item.node.outputs, item)
+    by_number: dict[int, list[Item]] = {}
+    for item in items:
+        by_number.setdefault(item.stage, []).append(item)
     stages = []
-    for number in range(max((item.stage for item in items), default=0) + 1):
-        members = [item for item in items if item.stage == number]
+    for number, members in sorted(by_number.items()):
         if number % 2 == 0:
             stages.append(Stage(steps=tuple(item for item in members if isinstance(item, KernelStep))))
         else:
             hosts = [item for item in members if isinstance(item, HostNode)]
             stages += [Stage(hosts=tuple(group)) for group in _connected(hosts, host_of)]
-    return [stage for stage in stages if stage.steps or stage.hosts] or [Stage()]
+    return stages or [Stage()]
 
 
 def _earliest(item: Item, maker: dict[Tensor, Item], host_of: dict[ir.Value, HostNode]) -> int:
@@ -56,14 +58,21 @@ def _earliest(item: Item, maker: dict[Tensor, Item], host_of: dict[ir.Value, Hos
 
 def _connected(hosts: list[HostNode], host_of: dict[ir.Value, HostNode]) -> list[list[HostNode]]:
     """Groups of nodes that hang together through values between them."""
-    group = {host: [host] for host in hosts}
+    neighbors: dict[HostNode, list[HostNode]] = {host: [] for host in hosts}
     for host in hosts:
-        for value in host.reads:
-            other = host_of.get(value)
-            if other is None or other not in group or group[other] is group[host]:
-                continue
-            merged = [*group[other], *group[host]]
-            group |= dict.fromkeys(merged, merged)
-    position = {host: at for at, host in enumerate(hosts)}
-    unique = {id(members): members for members in group.values()}
-    return sorted((sorted(m, key=position.__getitem__) for m in unique.values()), key=lambda m: position[m[0]])
+        for other in (host_of.get(value) for value in host.reads):
+            if other in neighbors:
+                neighbors[host].append(other)
+                neighbors[other].append(host)
+    group: dict[HostNode, HostNode] = {}  # each node's first one
+    for first in hosts:
+        waiting = [] if first in group else [first]
+        while waiting:
+            host = waiting.pop()
+            if host not in group:
+                group[host] = first
+                waiting += neighbors[host]
+    members: dict[HostNode, list[HostNode]] = {}
+    for host in hosts:
+        members.setdefault(group[host], []).append(host)
+    return list(members.values())

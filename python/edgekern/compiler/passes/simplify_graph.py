@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.graph.copies import remove_copies
 from edgekern.graph.families import QDQ
 
 _CONTRIB = "com.microsoft"
@@ -19,19 +20,8 @@ def simplify_graph(model: ir.Model) -> None:
         if node.domain == _CONTRIB and node.op_type in QDQ:
             node.domain = ""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    for node in list(model.graph):
-        if node.op_type == "Dropout" and node.domain == "" and not any(mask.uses() for mask in node.outputs[1:]):
-            _bypass(model.graph, node)
-    passes.IdentityEliminationPass()(model)
+    remove_copies(model.graph)
     # Tools write one scale a pair; equal ones have to be one tensor before equal pairs are seen to be equal.
     passes.DeduplicateInitializersPass(size_limit=64)(model)
     passes.CommonSubexpressionEliminationPass(size_limit=0)(model)
     passes.RemoveUnusedNodesPass()(model)
-
-
-def _bypass(graph: ir.Graph, node: ir.Node) -> None:
-    source, result = node.inputs[0], node.outputs[0]
-    if source is None or result.is_graph_output():
-        return
-    result.replace_all_uses_with(source)
-    graph.remove(node, safe=True)

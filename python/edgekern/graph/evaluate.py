@@ -43,7 +43,7 @@ def evaluate(
         When onnxruntime cannot.
     """
     read = {name for node in nodes for name in node.input} | set(wanted)
-    weights = [name for name in model.weights if name in read and name not in constants]
+    weights = sorted(name for name in read if name in model.weights and name not in constants)
     feeds = {name: model.weights[name].array() for name in weights} | dict(feeds or {})
     graph = helper.make_graph(
         nodes,
@@ -53,7 +53,7 @@ def evaluate(
             for name, array in feeds.items()
         ],
         [onnx.ValueInfoProto(name=name) for name in wanted],
-        [constants[name] for name in sorted(read & set(constants) - set(feeds))],
+        [constants[name] for name in sorted(read) if name in constants and name not in feeds],
     )
     for node in graph.node:
         node.name = node.name or node.output[0]  # so that onnxruntime can say which one it cannot compute

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgekern.compiler.evaluate import evaluate
 from edgekern.errors import CompileError
+from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import COUNTED_BY_ATTRIBUTES, COUNTED_BY_OPERANDS, PRODUCTS
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
 

@@ -1,0 +1,45 @@
+"""Nodes that give what they get: Identity, and Dropout where nothing is trained."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekern.graph.values import scalar
+
+_COPIES = frozenset({"Identity", "Dropout"})
+
+
+def remove_copies(graph: ir.Graph) -> None:
+    """Let whoever reads a copy read what was copied; in bodies of If, Loop and Scan all stays as it is.
+
+    A body has to make what it gives, so an Identity of a value around it is no node too many. A copy that is an output
+    of the graph goes where a node's result can take its name.
+    """
+    for node in list(graph):
+        if node.domain != "" or node.op_type not in _COPIES or not _copies(node):
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None:
+            continue
+        if result.is_graph_output():
+            if source.producer() is None or source.is_graph_output() or _read_in_body(source, graph):
+                continue
+            result.replace_all_uses_with(source, replace_graph_outputs=True)
+            source.name = result.name
+        else:
+            result.replace_all_uses_with(source)
+        source.shape = result.shape if source.shape is None else source.shape  # () is one, too
+        source.type = result.type if source.type is None else source.type
+        graph.remove(node, safe=True)
+
+
+def _copies(node: ir.Node) -> bool:
+    """Whether a Dropout does nothing, and nobody asks for its mask."""
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    masks = node.outputs[1:]
+    return (training is None or scalar(training) == 0) and not any(m.uses() or m.is_graph_output() for m in masks)
+
+
+def _read_in_body(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether a body reads a value; it may have a tensor of its own of any name that is younger."""
+    return any(reader.graph is not graph for reader, _ in value.uses())

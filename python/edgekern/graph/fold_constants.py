@@ -1,0 +1,216 @@
+"""Compute once what does not depend on the inputs: constants, shapes, weights that are moved or cast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from edgekern.errors import CompileError
+from edgekern.graph.evaluate import evaluate
+from edgekern.graph.families import RANDOM
+from edgekern.graph.infer_shapes import ShapeInference
+from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
+from edgekern.graph.subgraphs import bodies, names_read
+
+Array = npt.NDArray[Any]
+
+# Random results are no constants, and a Dropout may be one; a dequantized weight stays what it is, so that later passes
+# see its int8.
+_KEPT = RANDOM | {"Dropout", "DequantizeLinear"}
+# Operators that onnxruntime has; what others compute is not known here.
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+# A result of so many bytes that few nodes lead to is computed whenever it is read, and never kept.
+_HEAVY_BYTES = 1 << 20
+_FEW = 8
+
+
+def folded(model: Skeleton) -> Skeleton:
+    """A copy with its constants folded but for what is made of shapes: it runs on inputs of any size that it ran on.
+
+    Types and shapes are inferred anew, and taken from the model where inference knows nothing.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.value_info[:]
+    copy = Skeleton(proto, dict(model.weights))
+    fold_constants(copy, shapes=False)
+    graph = proto.graph
+    known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
+    made = {name for node in graph.node for name in node.output} - known
+    graph.value_info.extend(value for value in model.proto.graph.value_info if value.name in made)
+    return copy
+
+
+def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
+    """Infer shapes and replace constant nodes by initializers, in place, until nothing changes.
+
+    What onnxruntime cannot compute stays as it is.
+
+    Parameters
+    ----------
+    shapes : whether inferred shapes are constants
+    """
+    inference = ShapeInference()
+    while True:
+        if shapes:
+            inference.infer(model)
+        else:
+            inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
+            model.proto.graph.CopyFrom(inferred.graph)
+        if not _fold_once(model, shapes):
+            return
+
+
+def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
+    graph = model.proto.graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    functions = {(function.domain, function.name) for function in model.proto.functions}
+    shapes = _shapes(graph) if fold_shapes else {}
+    constant: list[onnx.NodeProto] = []
+    arrays: dict[str, Array] = {}
+    names = {*known, *model.weights}
+    for node in graph.node:
+        if node.domain == "" and (value := _plain_value(node, shapes)) is not None:
+            arrays[node.output[0]] = value
+        elif (
+            node.op_type not in _KEPT
+            and (node.domain in _DOMAINS or (node.domain, node.op_type) in functions)
+            and not any(bodies(node))
+            and all(name in names for name in node.input if name)
+        ):
+            constant.append(node)
+        else:
+            continue
+        names.update(node.output)
+    if not constant and not arrays:
+        return False
+    gone = {name for node in constant for name in node.output} | set(arrays)
+    read = {name for node in graph.node if not set(node.output) <= gone for name in names_read(node)}
+    read.update(value.name for value in graph.output)
+    inner = {name for node in constant for name in node.input}
+    known |= {name: numpy_helper.from_array(array, name) for name, array in arrays.items() if name in inner}
+    heavy = _heavy(model, constant, known, read)
+    wanted = sorted(name for name in gone & read if name not in arrays and name not in heavy)
+    computed = _computed(model, constant, known, wanted)
+    if computed is None:
+        each = [_computed(model, _leading_to(name, constant), known, [name], needed=fold_shapes) for name in wanted]
+        computed = {name: array for made in each if made is not None for name, array in made.items()}
+        gone = {*arrays, *computed, *heavy}
+        if not gone:
+            return False
+    kept = [node for node in graph.node if not set(node.output) <= gone]
+    del graph.node[:]
+    graph.node.extend(kept)
+    for name, array in (*arrays.items(), *computed.items()):
+        model.add_constant(np.asarray(array), name)
+    for weight in heavy.values():
+        model.add_weight(weight)
+    return True
+
+
+def _computed(
+    model: Skeleton,
+    nodes: Sequence[onnx.NodeProto],
+    known: Mapping[str, onnx.TensorProto],
+    wanted: Sequence[str],
+    *,
+    needed: bool = False,
+) -> dict[str, Array] | None:
+    """Results of nodes; None where onnxruntime cannot give them. That it fails is an error where they are ``needed``."""
+    try:
+        return dict(zip(wanted, evaluate(model, nodes, known, wanted) if wanted else [], strict=True))
+    except CompileError as error:
+        if needed and type(error.__cause__).__name__ == "Fail":
+            raise
+        return None
+
+
+def _leading_to(name: str, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Those of some nodes in order that a result is computed by."""
+    needed, chain = {name}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            chain.append(node)
+    return chain[::-1]
+
+
+def _heavy(
+    model: Skeleton, nodes: Sequence[onnx.NodeProto], known: Mapping[str, onnx.TensorProto], read: set[str]
+) -> dict[str, Weight]:
+    """Large results that few nodes lead to: weights behind a Transpose, mostly."""
+    makers = {name: node for node in nodes for name in node.output}
+    place = {id(node): at for at, node in enumerate(nodes)}
+    found = {}
+    for value in model.proto.graph.value_info:
+        kind = value.type.tensor_type
+        sides = [side.dim_value for side in kind.shape.dim if side.dim_value > 0]
+        if value.name not in makers or value.name not in read or kind.elem_type not in NUMPY_TYPES:
+            continue
+        if not kind.HasField("shape") or len(sides) != len(kind.shape.dim):
+            continue
+        header = helper.make_tensor(value.name, kind.elem_type, [0], b"", raw=True)
+        header.ClearField("raw_data")
+        header.dims[:] = sides
+        if math.prod(sides) * np.dtype(NUMPY_TYPES[kind.elem_type]).itemsize < _HEAVY_BYTES:
+            continue
+        chain: dict[int, onnx.NodeProto] = {}
+        waiting = [value.name]
+        while waiting and len(chain) <= _FEW:
+            node = makers.get(waiting.pop())
+            if node is not None and id(node) not in chain:
+                chain[id(node)] = node
+                waiting += node.input
+        if len(chain) <= _FEW:
+            found[value.name] = _later(model, sorted(chain.values(), key=lambda node: place[id(node)]), known, header)
+    return found
+
+
+def _later(
+    model: Skeleton, nodes: Sequence[onnx.NodeProto], known: Mapping[str, onnx.TensorProto], header: onnx.TensorProto
+) -> Weight:
+    """A weight that is computed each time that it is read."""
+    whole = onnx.ModelProto(ir_version=model.proto.ir_version)
+    whole.opset_import.extend(model.proto.opset_import)
+    whole.functions.extend(model.proto.functions)
+    read = {name for node in nodes for name in node.input}
+    source = Skeleton(whole, {name: model.weights[name] for name in read if name in model.weights})
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    constants = {name: known[name] for name in read if name in known}
+
+    def read_part(start: int, stop: int) -> memoryview:
+        [array] = evaluate(source, copies, constants, [header.name])
+        content = np.ascontiguousarray(array.reshape(tuple(header.dims)))
+        return content.reshape(-1).view(np.uint8).data[start:stop]
+
+    return Weight(header, 1 << 62, read_part, in_pieces=False)
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            sides = value.type.tensor_type.shape.dim
+            if all(side.HasField("dim_value") for side in sides):
+                shapes[value.name] = tuple(side.dim_value for side in sides)
+    return shapes
+
+
+def _plain_value(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Array | None:
+    """What a Constant holds, or what Shape and Size give of a known shape."""
+    if node.op_type == "Constant":
+        [held] = node.attribute
+        return numpy_helper.to_array(held.t) if held.name == "value" and held.t.data_type in NUMPY_TYPES else None
+    if node.op_type not in ("Shape", "Size") or node.input[0] not in shapes:
+        return None
+    shape = shapes[node.input[0]]
+    if node.op_type == "Size":
+        return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
