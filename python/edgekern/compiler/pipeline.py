@@ -13,7 +13,6 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.artifact import Program
 from edgekern.compiler.emit import emit_program
-from edgekern.compiler.infer_shapes import ShapeInference
 from edgekern.compiler.memory import plan_memory
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
@@ -101,7 +100,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     proto = opened.proto
     fix_batch(opened, batch)
-    fold_constants(opened, infer=ShapeInference().infer)
+    fold_constants(opened)
     model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)

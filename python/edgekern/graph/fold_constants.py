@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from edgekern.errors import CompileError
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import RANDOM
+from edgekern.graph.infer_shapes import ShapeInference
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
 from edgekern.graph.subgraphs import bodies, names_read
 
@@ -45,13 +47,7 @@ def folded(model: Skeleton) -> Skeleton:
     return copy
 
 
-def infer_shapes(model: Skeleton) -> None:
-    """Write the shapes that ONNX infers into ``model``."""
-    inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
-    model.proto.graph.CopyFrom(inferred.graph)
-
-
-def fold_constants(model: Skeleton, *, shapes: bool = True, infer: Callable[[Skeleton], None] = infer_shapes) -> None:
+def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
     """Infer shapes and replace constant nodes by initializers, in place, until nothing changes.
 
     What onnxruntime cannot compute stays as it is.
@@ -59,10 +55,14 @@ def fold_constants(model: Skeleton, *, shapes: bool = True, infer: Callable[[Ske
     Parameters
     ----------
     shapes : whether inferred shapes are constants
-    infer : what writes types and shapes into the model
     """
+    inference = ShapeInference()
     while True:
-        infer(model)
+        if shapes:
+            inference.infer(model)
+        else:
+            inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
+            model.proto.graph.CopyFrom(inferred.graph)
         if not _fold_once(model, shapes):
             return
 
@@ -99,7 +99,7 @@ def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
     wanted = sorted(name for name in gone & read if name not in arrays and name not in heavy)
     computed = _computed(model, constant, known, wanted)
     if computed is None:
-        each = [_computed(model, _leading_to(name, constant), known, [name]) for name in wanted]
+        each = [_computed(model, _leading_to(name, constant), known, [name], needed=fold_shapes) for name in wanted]
         computed = {name: array for made in each if made is not None for name, array in made.items()}
         gone = {*arrays, *computed, *heavy}
         if not gone:
@@ -115,12 +115,19 @@ def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
 
 
 def _computed(
-    model: Skeleton, nodes: Sequence[onnx.NodeProto], known: Mapping[str, onnx.TensorProto], wanted: Sequence[str]
+    model: Skeleton,
+    nodes: Sequence[onnx.NodeProto],
+    known: Mapping[str, onnx.TensorProto],
+    wanted: Sequence[str],
+    *,
+    needed: bool = False,
 ) -> dict[str, Array] | None:
-    """Results of nodes; None where onnxruntime cannot give them."""
+    """Results of nodes; None where onnxruntime cannot give them. That it fails is an error where they are ``needed``."""
     try:
         return dict(zip(wanted, evaluate(model, nodes, known, wanted) if wanted else [], strict=True))
-    except Exception:  # it raises a class per status, all private; whoever runs these nodes later says which one it is
+    except CompileError as error:
+        if needed and type(error.__cause__).__name__ == "Fail":
+            raise
         return None
 
 

@@ -107,7 +107,7 @@ def what_breaks_onnx(model: Skeleton) -> str | None:
     import onnx
 
     # Inference takes the checker's stand-in for a shape that is missing for one that is given.
-    has_shapes = all(value.type.tensor_type.HasField("shape") for value in model.proto.graph.input)
+    has_shapes = all(value.type.tensor_type.HasField("shape") for value in model.inputs)
     try:
         onnx.checker.check_model(_for_checker(model.proto), full_check=has_shapes)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
