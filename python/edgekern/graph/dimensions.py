@@ -28,7 +28,8 @@ def fix_dimensions(model: Skeleton, shapes: Shapes | None, *, function: str) -> 
     inputs = {value.name: value for value in proto.graph.input if value.name not in model.weights}
     for value in inputs.values():
         for side in value.type.tensor_type.shape.dim:
-            if side.HasField("dim_value") and side.dim_value <= 0:  # some tools write a free one so
+            # Some tools write a free one so, and call all of them by the same "?".
+            if (side.HasField("dim_value") and side.dim_value <= 0) or side.dim_param == "?":
                 side.Clear()
     if shapes is not None:
         _Fixing(inputs, function).fix(shapes)

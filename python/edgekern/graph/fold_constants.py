@@ -16,7 +16,7 @@ from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.infer_shapes import ShapeInference
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
-from edgekern.graph.subgraphs import bodies, names_read
+from edgekern.graph.subgraphs import bodies, names_read, take_decided_branches
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +54,7 @@ def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
 
     Parameters
     ----------
-    shapes : whether inferred shapes are constants
+    shapes : whether inferred shapes are constants, and an If that is decided becomes the body that runs
     """
     inference = ShapeInference()
     while True:
@@ -63,7 +63,10 @@ def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
         else:
             inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
             model.proto.graph.CopyFrom(inferred.graph)
-        if not _fold_once(model, shapes):
+        changed = _fold_once(model, shapes)
+        if shapes and take_decided_branches(model):  # else the tensors in them have no ranges
+            changed = True
+        if not changed:
             return
 
 

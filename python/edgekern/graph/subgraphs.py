@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
+    from edgekern.graph.skeleton import Skeleton
+
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs that a node holds."""
@@ -27,6 +29,34 @@ def names_read(node: onnx.NodeProto) -> set[str]:
         names |= {name for inside in body.node for name in names_read(inside)} - own  # protobuf ends at 100 levels
         names |= {value.name for value in body.output} - own
     return names
+
+
+def take_decided_branches(model: Skeleton) -> bool:
+    """Put the body that runs in the place of each If whose condition is an initializer; whether there was one."""
+    import onnx
+
+    graph = model.proto.graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    found = False
+    for node in graph.node:
+        if node.op_type != "If" or node.domain != "" or node.input[0] not in known:
+            nodes.append(node)
+            continue
+        found = True
+        holds = onnx.numpy_helper.to_array(known[node.input[0]]).any()
+        taken = "then_branch" if holds else "else_branch"
+        body = lifted(next(one.g for one in node.attribute if one.name == taken), f"{node.output[0]} ")
+        nodes += body.node
+        graph.initializer.extend(body.initializer)
+        graph.sparse_initializer.extend(body.sparse_initializer)
+        for inner, outer in zip(body.output, node.output, strict=True):
+            nodes.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
+    if found:
+        copied = onnx.GraphProto(node=nodes)
+        del graph.node[:]
+        graph.node.extend(copied.node)
+    return found
 
 
 def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:

@@ -82,7 +82,7 @@ def is_constant(value: ir.Value | None) -> bool:
 def mark_constants(graph: ir.Graph) -> None:
     """Mark the values that dequantized weights lead to; :func:`is_constant` sees the marks."""
     for node in graph:
-        if node.inputs and all(is_constant(operand) for operand in node.inputs):
+        if node.inputs and not captured(node):
             for result in node.outputs:
                 result.meta[_CONSTANT] = True
 

@@ -155,7 +155,7 @@ def _quantized(
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
-    _require_something_to_do(opened.proto, placement, function)
+    _require_something_to_do(graph_model.graph, placement, function)
     activations = encode_activations(placement, ranges, config, function=function)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
@@ -206,16 +206,23 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
         )
 
 
-def _require_something_to_do(proto: onnx.ModelProto, placement: Placement, function: str) -> None:
-    if any(node.op_type in QDQ for node in proto.graph.node):
+def _require_something_to_do(graph: ir.Graph, placement: Placement, function: str) -> None:
+    if any(node.op_type in QDQ for node in graph):
         raise QuantizationError(
             f"{function}: model holds QuantizeLinear or DequantizeLinear already; give the float model"
         )
-    if not placement.source:
+    if placement.source:
+        return
+    inner = [node for node in graph.all_nodes() if node.graph is not graph and node.op_type in PRODUCTS]
+    if not inner:
         raise QuantizationError(
             f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
             "with constant weights"
         )
+    _warn(
+        f"{function}: the model stays float32: all {len(inner)} Conv, Gemm and MatMul stand in bodies of If, Loop or "
+        "Scan, which onnxruntime runs; export the branch that you need as a model of its own"
+    )
 
 
 def _describe_widened(widened: dict[str, list[int]]) -> str:

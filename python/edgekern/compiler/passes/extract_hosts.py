@@ -111,7 +111,7 @@ class NodeIndex:
         self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self._constants = {*self._stored, *model.weights}
         for node in self._nodes:  # in the order in which they compute
-            if node.input and all(not name or name in self._constants for name in node.input):
+            if node.input and names_read(node) <= self._constants:
                 self._constants.update(node.output)
 
     def with_constants(
