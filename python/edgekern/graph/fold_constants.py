@@ -122,7 +122,7 @@ def _computed(
     *,
     needed: bool = False,
 ) -> dict[str, Array] | None:
-    """Results of nodes; None where onnxruntime cannot give them. That it fails is an error where they are ``needed``."""
+    """Results of nodes; None where onnxruntime cannot give them. That is an error where they are ``needed``."""
     try:
         return dict(zip(wanted, evaluate(model, nodes, known, wanted) if wanted else [], strict=True))
     except CompileError as error:
