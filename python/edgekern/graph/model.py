@@ -87,9 +87,9 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         )
     try:
         onnx.checker.check_model(_for_checker(proto))
+        reason = unknown_change(proto, opset)
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
-        reason = unknown_change(proto, opset)
         if reason is None and has_quantization(proto):
             proto, reason = lowered(proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -97,7 +97,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         raise ArgumentValueError(f"{function}: model{name} is not valid ONNX: {reason}") from error
     if reason is not None:
         raise ArgumentValueError(
-            f"{function}: model{name} has opset {opset}: {reason}; export it again with an older opset"
+            f"{function}: model{name} has opset {opset}: {reason}; export it again with another opset"
         )
     return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
 

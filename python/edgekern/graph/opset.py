@@ -14,6 +14,7 @@ WORKING_OPSET = 13  # the first with per-axis QuantizeLinear
 # Up to here somebody has looked at what changed: since 13 nothing that kernels compute, and since 23 operators only
 # take more types, or attributes that no older model has.
 _KNOWN_OPSET = 28
+_SCAN_WITHOUT_BATCH = 9
 _OTHER_MEANING = frozenset({"Mod"})  # of floats, since 28
 
 
@@ -49,7 +50,10 @@ def newest_running_opset() -> int:
 
 
 def unknown_change(proto: onnx.ModelProto, opset: int) -> str | None:
-    """An operator that has changed since somebody looked, if the model has one."""
+    """An operator that has changed since somebody looked, or that onnx's converter gives another meaning, if any."""
+    for node, _ in _since(proto, opset) if opset < _SCAN_WITHOUT_BATCH else ():
+        if node.op_type == "Scan":
+            return f"{_name(node)} has a batch, which Scan has not since opset {_SCAN_WITHOUT_BATCH}"
     for node, since in _since(proto, opset) if opset > _KNOWN_OPSET else ():
         if since > _KNOWN_OPSET:
             return f"{_name(node)} has changed in opset {since}, and this edgekern knows operators up to {_KNOWN_OPSET}"
