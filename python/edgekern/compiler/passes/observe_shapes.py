@@ -83,41 +83,43 @@ def observe_shapes(model: ir.Model) -> None:
 def _settle_branches(
     graph: ir.Graph, skeleton: Skeleton, dependent: Mapping[ir.Value, tuple[ir.Node, ir.Value]]
 ) -> bool:
-    """Run both bodies of each If, and fill in the shapes that are the same for both; whether there were any."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(skeleton.proto)
-    made = {name: node for node in proto.graph.node for name in node.output}
-    pairs: dict[ir.Value, list[str]] = {}
+    """Run the bodies of each If, and fill in the shapes on which they agree; whether there were any.
+
+    A body that cannot run on inputs of these sizes gives no shape: where it is taken, there is no answer anyway.
+    """
+    made = {name: node for node in skeleton.proto.graph.node for name in node.output}
+    settled = False
     for node in graph:
         doubtful = [value for value in node.outputs if dependent.get(value, (None,))[0] is node]
-        if (
-            node.op_type != "If"
-            or not doubtful
-            or any(end in dependent for body in bodies(node) for end in body.outputs)
-        ):
+        ends = [end for body in bodies(node) for end in body.outputs]
+        if node.op_type != "If" or not doubtful or any(end in dependent for end in ends):
             continue
-        for at, body in enumerate(subgraphs.bodies(made[str(node.outputs[0].name)])):
-            inner = subgraphs.lifted(body, f"{node.outputs[0].name} {at} ")
-            proto.graph.node.extend(inner.node)
-            proto.graph.initializer.extend(inner.initializer)
-            proto.graph.sparse_initializer.extend(inner.sparse_initializer)
-            for value in doubtful:
-                pairs.setdefault(value, []).append(inner.output[node.outputs.index(value)].name)
-    if not pairs:
-        return False
-    names = sorted({name for pair in pairs.values() for name in pair})
+        inner = subgraphs.bodies(made[str(node.outputs[0].name)])
+        given = [shapes for body in inner if (shapes := _shapes_of_body(graph, skeleton, body)) is not None]
+        for value in doubtful:
+            at = node.outputs.index(value)
+            if len({shapes[at] for shapes in given}) == 1:
+                value.shape, settled = ir.Shape(given[0][at]), True
+    return settled
+
+
+def _shapes_of_body(graph: ir.Graph, skeleton: Skeleton, body: onnx.GraphProto) -> list[tuple[int, ...]] | None:
+    """Of its results, whatever decides whether it runs; None where it cannot."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(skeleton.proto)
+    inner = subgraphs.lifted(body, "lifted ")
+    proto.graph.node.extend(inner.node)
+    proto.graph.initializer.extend(inner.initializer)
+    proto.graph.sparse_initializer.extend(inner.sparse_initializer)
+    names = [value.name for value in inner.output]
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     feeds = {name: weight.array() for name, weight in skeleton.weights.items()} | _feeds(graph, 0)
     try:
         results = run_to_end(new_session(proto.SerializeToString()), names, feeds, timeout_s=None)
-    except Exception:  # a body that needs its condition to hold; the shape stays unknown
-        return False
-    shapes = dict(zip(names, map(np.shape, results), strict=True))
-    same = [value for value, (one, other) in pairs.items() if shapes[one] == shapes[other]]
-    for value in same:
-        value.shape = ir.Shape(shapes[pairs[value][0]])
-    return bool(same)
+    except Exception:  # onnxruntime raises a class per status, all private
+        return None
+    return [np.shape(result) for result in results]
 
 
 def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
