@@ -98,6 +98,12 @@ def test_fields_that_come_twice_hide_nothing():
     assert not only_weights_fold(content)
 
 
+def test_sparse_initializers_are_constants_of_any_size():
+    made = model([NODE("Mul", ["w", "w"], ["p"]), NODE("Add", ["x", "p"], ["y"])])
+    made.graph.sparse_initializer.add(values=array("w", np.ones(1)), indices=array("i", [0], np.int64), dims=[SIZE])
+    assert not only_weights_fold(made.SerializeToString())
+
+
 @pytest.mark.parametrize("folded", [True, False])
 def test_a_session_folds_weights_and_only_those(folded, monkeypatch):
     seen = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_TENSOR, _TENSOR_NAME = 7, 1, 5, 8
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE, _TENSOR_NAME = 7, 1, 5, 15, 8
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
 _BYTES, _WIDTH = 2, {1: 8, 5: 4}
 _OF_SHAPES = frozenset({b"Shape", b"Size"})  # what onnxruntime takes for constants where shapes are fixed
@@ -28,6 +28,8 @@ def only_weights_fold(model: bytes) -> bool:
                 stored.update(name for field, name in _fields(content) if field == _TENSOR_NAME)
             elif inner == _GRAPH_NODE:
                 nodes.append(_strings(content))
+            elif inner == _GRAPH_SPARSE:  # a few bytes that become as many as they say
+                return False
     weights = [node for node in nodes if _is(node, b"DequantizeLinear") and stored.intersection(node[_NODE_INPUT][:1])]
     dequantized = {name for node in weights for name in node[_NODE_OUTPUT]}
     turned = [node for node in nodes if _is(node, b"Transpose") and dequantized.issuperset(node[_NODE_INPUT])]
