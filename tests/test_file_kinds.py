@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edgekern as ek
 from edgekern import _core, cli, llm
@@ -107,6 +109,11 @@ LOADERS = {
 
 def test_every_kind_has_an_example_and_is_recognized(examples):
     assert {name: kind_of(content[:HEAD_BYTES]) for name, content in examples.items()} == {name: name for name in KINDS}
+
+
+@given(st.sampled_from(sorted(KINDS)), st.integers(0, 300), st.binary(max_size=20))
+def test_beginnings_of_any_length_are_told_or_not(examples, kind, length, behind):
+    assert kind_of(examples[kind][:length] + behind) in {*KINDS, None}
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_wrong_types_are_refused(rng: np.random.Generator) -> None:
 def test_a_file_that_is_not_onnx_is_refused(content: bytes, tmp_path: Path, rng: np.random.Generator) -> None:
     ranges = ranges_of(small_cnn(), samples(rng))
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ArgumentValueError, match="quantize: model"):
+    with pytest.raises(ArgumentValueError, match=r"quantize: (model|'.*' is not an ONNX model; it is an empty file)"):
         quantize(tmp_path / "model.onnx", ranges)
 
 

@@ -24,7 +24,13 @@ _GRACE_S = 1.0  # onnxruntime looks for the end between nodes; one that takes lo
 
 
 def open_session(
-    model: bytes, *, num_threads: int, as_written: bool, spin: bool = True, keep_memory: bool = True
+    model: bytes,
+    *,
+    num_threads: int,
+    as_written: bool,
+    fold: bool = False,
+    spin: bool = True,
+    keep_memory: bool = True,
 ) -> Any:
     """A quiet session on the CPU that computes what ONNX defines, whatever onnxruntime's defaults are.
 
@@ -32,6 +38,7 @@ def open_session(
     ----------
     as_written : node by node, so that a tensor has the same bits whichever others are asked for. Else onnxruntime may
         do several nodes in one, and choose its layouts, where that costs no more than float32 rounding.
+    fold : whether constants are computed here, once, where nothing can end it
     spin : whether its threads wait awake, for milliseconds after their work
     keep_memory : whether it keeps what its tensors took for the next run
     """
@@ -46,9 +53,9 @@ def open_session(
     for key, value in _EXACT.items():
         options.add_session_config_entry(key, value)
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    # What is constant is folded already; more would be computed here, where nothing can end it.
+    disabled = [] if fold else ["ConstantFolding"]
     return onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
     )
 
 

@@ -59,7 +59,12 @@ def _is_onnx(head: Head) -> bool:
 
 def _is_zip_of(*names: bytes) -> Callable[[Head], bool]:
     """By the name of the first file in it."""
-    return lambda head: head.startswith(b"PK\x03\x04") and head[30 : 30 + head[26] + 256 * head[27]].endswith(names)
+
+    def fits(head: Head) -> bool:
+        end = 30 + int.from_bytes(head[26:28], "little")
+        return head.startswith(b"PK\x03\x04") and head[30:end].endswith(names)
+
+    return fits
 
 
 def _is_page(head: Head) -> bool:
@@ -91,7 +96,7 @@ KINDS: dict[str, FileKind] = {
     "onnx": FileKind("an ONNX model", "edgekern calibrate, quantize and compile take it", _is_onnx),
     "ort": FileKind("a model in onnxruntime's own format", "take the .onnx that it was made of", _has(4, b"ORTM")),
     "tflite": FileKind("a TensorFlow Lite model", "tf2onnx makes an ONNX model of it", _has(4, b"TFL3")),
-    "openvino": FileKind("an OpenVINO model", _EXPORT, _begins(b"<?xml", b"<net ")),
+    "openvino": FileKind("an XML file, perhaps an OpenVINO model", _EXPORT, _begins(b"<?xml", b"<net ")),
     "hdf5": FileKind("an HDF5 file, perhaps of Keras", _EXPORT, _begins(b"\x89HDF\r\n\x1a\n")),
     "npy": FileKind("a NumPy array (.npy)", "it is data, for edgekern calibrate and run", _begins(b"\x93NUMPY")),
     "npz": FileKind("NumPy arrays (.npz)", "they are data, for edgekern calibrate and run", _is_zip_of(b".npy")),

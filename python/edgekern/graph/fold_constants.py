@@ -16,7 +16,7 @@ from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.infer_shapes import ShapeInference
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
-from edgekern.graph.subgraphs import bodies, names_read, take_decided_branches
+from edgekern.graph.subgraphs import bodies, leading_to, names_read, take_decided_branches
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +102,7 @@ def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
     wanted = sorted(name for name in gone & read if name not in arrays and name not in heavy)
     computed = _computed(model, constant, known, wanted)
     if computed is None:
-        each = [_computed(model, _leading_to(name, constant), known, [name], needed=fold_shapes) for name in wanted]
+        each = [_computed(model, leading_to([name], constant), known, [name], needed=fold_shapes) for name in wanted]
         computed = {name: array for made in each if made is not None for name, array in made.items()}
         gone = {*arrays, *computed, *heavy}
         if not gone:
@@ -132,16 +132,6 @@ def _computed(
         if needed and type(error.__cause__).__name__ == "Fail":
             raise
         return None
-
-
-def _leading_to(name: str, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Those of some nodes in order that a result is computed by."""
-    needed, chain = {name}, []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            chain.append(node)
-    return chain[::-1]
 
 
 def _heavy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,16 @@ def names_read(node: onnx.NodeProto) -> set[str]:
         names |= {name for inside in body.node for name in names_read(inside)} - own  # protobuf ends at 100 levels
         names |= {value.name for value in body.output} - own
     return names
+
+
+def leading_to(names: Iterable[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Those of some nodes in order that results are computed by."""
+    needed, chain = set(names), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            needed |= names_read(node)
+            chain.append(node)
+    return chain[::-1]
 
 
 def take_decided_branches(model: Skeleton) -> bool:

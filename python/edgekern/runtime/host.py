@@ -13,6 +13,7 @@ from edgekern import _core
 from edgekern._arguments import number
 from edgekern._onnxruntime import open_session, run_to_end
 from edgekern.artifact import HostStep, Program
+from edgekern.artifact.host_constants import only_weights_fold
 from edgekern.artifact.host_model import check_host_model
 from edgekern.errors import ArgumentValueError, ArtifactError, EdgekernError, HostStepError, HostTimeoutError
 
@@ -74,10 +75,13 @@ class HostRunner:
         model = bytes(program.host_model(step))
         self._loops = check_host_model(model, step.name)  # of these very bytes: a mapped file may have changed
 
+        # What is constant is folded already, but for weights behind a DequantizeLinear.
+        fold = not self._loops and only_weights_fold(model)
+
         def open_here() -> Any:
             try:
                 # Its threads would spin on the CPUs that our next segment wants.
-                return open_session(model, num_threads=num_threads, as_written=False, spin=False)
+                return open_session(model, num_threads=num_threads, as_written=False, fold=fold, spin=False)
             except ModuleNotFoundError as error:
                 raise EdgekernError(
                     f"InferenceSession: {step.name} ({'+'.join(step.operators)}) runs in onnxruntime, which is not "

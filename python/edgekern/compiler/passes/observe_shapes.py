@@ -108,10 +108,12 @@ def _shapes_of_body(graph: ir.Graph, skeleton: Skeleton, body: onnx.GraphProto) 
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton.proto)
     inner = subgraphs.lifted(body, "lifted ")
-    proto.graph.node.extend(inner.node)
+    names = [value.name for value in inner.output]
+    nodes = onnx.GraphProto(node=subgraphs.leading_to(names, [*proto.graph.node, *inner.node]))  # without the If itself
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes.node)
     proto.graph.initializer.extend(inner.initializer)
     proto.graph.sparse_initializer.extend(inner.sparse_initializer)
-    names = [value.name for value in inner.output]
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     feeds = {name: weight.array() for name, weight in skeleton.weights.items()} | _feeds(graph, 0)
