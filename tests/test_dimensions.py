@@ -100,6 +100,12 @@ def test_free_sizes_in_all_the_ways_that_tools_write_them(free):
     check(two_inputs([free, 5], [free, 5]), {"x": (4, 5), "z": (4, 5)}, (4, 5), (4, 5))
 
 
+@pytest.mark.filterwarnings("ignore:compile. 1 nodes run on the host")
+def test_sizes_that_are_all_called_by_a_question_mark_have_no_name():
+    """PaddlePaddle's: "shapes['x'] gives the dimension '?' the size 192, and shapes['x'] gives it 48"."""
+    check(two_inputs(["?", "?"], ["?", "?"]), {"x": (4, 5), "z": (1, 5)}, (4, 5), (1, 5))
+
+
 def test_an_input_without_a_shape_is_given_one():
     """ "Field 'shape' of 'type' is required but missing" before."""
     model = two_inputs(None, [4, 5])

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 import edgekern as ek
 from edgekern.calibration import runner
-from edgekern.errors import QuantizationError
+from edgekern.errors import CompileError, EdgekernWarning, QuantizationError
 from edgekern.graph.copies import remove_copies
 from edgekern.graph.subgraphs import names_read
 from edgekern.quantization import quantize_model
@@ -211,3 +211,61 @@ def test_a_fault_of_the_float_model_is_not_reported_as_ours():
     model = build([*STEM[:1], node("Relu", ["c"], ["y"])], WEIGHTS, [1, 3, 8, 8])
     model.graph.value_info.append(value("c", shape=[1, 8, 9, 9]))
     ek.quantize(model, ranges_of(model, samples(RNG, 1, (3, 8, 8))))
+
+
+def run(model, x):
+    return ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("rank", [4, 3])
+def test_an_if_on_a_constant_becomes_the_body_that_runs(rank):
+    """As exporters write ``x.squeeze() if x.dim() == 4``: it was taken for a constant, and its host step lacked c."""
+    taken = [node("Shape", ["c"], ["sides"]), node("Size", ["sides"], ["axes"])]
+    taken += [node("Equal", ["axes", "wanted"], ["positive"])]
+    inner = body(node("Relu", ["c"], ["own"]), node("Mul", ["own", "two"], ["t"]), constants={"two": f32(np.array(2))})
+    other = body(node("Neg", ["c"], ["own"]), node("Add", ["own", "two"], ["e"]), constants={"two": f32(np.array(9))})
+    model = build([STEM[0], *taken, if_(inner, other)], {**WEIGHTS, "wanted": np.array(rank)}, [1, 3, 8, 8])
+    x = samples(np.random.default_rng(1), 1, (3, 8, 8))
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    for program in (ek.compile(model), ek.compile(ek.quantize(model, ranges_of(model, x)))):
+        assert not any("If" in step.operators for step in program.host_steps)
+        assert sqnr_db(expected, ek.InferenceSession(program).run(None, {"x": x})[0]) > 30
+
+
+def test_an_if_whose_bodies_agree_on_a_shape_that_nobody_infers_has_it():
+    """Behind a Loop, whose body may change sizes for all that ONNX says."""
+    nodes = [*STEM, RESHAPED, loop(), if_(body(node("Relu", ["y"], ["t"])), body(node("Neg", ["y"], ["e"])), "z")]
+    model = build([*nodes, node("Flatten", ["z"], ["f"])], {**WEIGHTS, "limit": f32(np.array(0))}, [1, 3, 8, 8], ("f",))
+    x = samples(np.random.default_rng(1), 1, (3, 8, 8))
+    np.testing.assert_allclose(run(model, x), onnxruntime_session(model, optimized=False).run(None, {"x": x})[0], 1e-5)
+
+
+def test_an_if_of_which_one_body_can_run_has_its_shape():
+    """As models for two rates of sampling have it: the other body wants another length."""
+    shapes = {"eight": np.array([1, 8, 64]), "sixteen": np.array([1, 8, 128])}
+    bodies = [body(node("Reshape", ["y", name], [f"{name}_out"])) for name in shapes]
+    nodes = [*STEM, RESHAPED, loop(), if_(*bodies, "z"), node("Relu", ["z"], ["r"])]
+    model = build(nodes, {**WEIGHTS, **shapes, "limit": f32(np.array(0))}, [1, 3, 8, 8], ("r",))
+    x = samples(np.random.default_rng(1), 1, (3, 8, 8))
+    assert run(model, x).shape == (1, 8, 64)
+
+
+def test_an_if_whose_bodies_differ_in_shape_is_refused_by_name():
+    model = build(
+        [*STEM, if_(body(node("Flatten", ["c"], ["t"])), IDENTITY), node("Shape", ["y"], ["s"])],
+        {**WEIGHTS, "limit": f32(np.array(0))},
+        [1, 3, 8, 8],
+    )
+    with pytest.raises(CompileError, match="the shape of 'y' depends on the data: If"):
+        ek.compile(model)
+
+
+def test_a_model_that_is_all_bodies_stays_float_and_that_is_said():
+    inner = body(node("Conv", ["x", "w"], ["t"], pads=[1] * 4))
+    other = body(node("Concat", ["x"] * 3, ["e"], axis=1))
+    nodes = [node("ReduceMax", ["x"], ["largest"], keepdims=0), STEM[2], if_(inner, other)]
+    model = build(nodes, {"w": f32(RNG.normal(size=(9, 3, 3, 3))), "limit": f32(np.array(0))}, [1, 3, 8, 8])
+    x = samples(np.random.default_rng(1), 1, (3, 8, 8))
+    with pytest.warns(EdgekernWarning, match="all 1 Conv, Gemm and MatMul stand in bodies of If, Loop or Scan"):
+        qdq = ek.quantize(model, ranges_of(model, x))
+    np.testing.assert_allclose(run(qdq, x), onnxruntime_session(model, optimized=False).run(None, {"x": x})[0], 1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,32 +41,46 @@ def leading_to(names: Iterable[str], nodes: Sequence[onnx.NodeProto]) -> list[on
     return chain[::-1]
 
 
-def take_decided_branches(model: Skeleton) -> bool:
-    """Put the body that runs in the place of each If whose condition is an initializer; whether there was one."""
+def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphProto | None]) -> bool:
+    """Put the body that ``choose`` gives in the place of each If, where it gives one; whether it did."""
     import onnx
 
     graph = model.proto.graph
-    known = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
+    nodes = onnx.GraphProto()
     found = False
     for node in graph.node:
-        if node.op_type != "If" or node.domain != "" or node.input[0] not in known:
-            nodes.append(node)
+        taken = choose(node) if node.op_type == "If" and node.domain == "" else None
+        if taken is None:
+            nodes.node.append(node)
             continue
         found = True
-        holds = onnx.numpy_helper.to_array(known[node.input[0]]).any()
-        taken = "then_branch" if holds else "else_branch"
-        body = lifted(next(one.g for one in node.attribute if one.name == taken), f"{node.output[0]} ")
-        nodes += body.node
+        body = lifted(taken, f"{node.output[0]} ")
+        nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
         graph.sparse_initializer.extend(body.sparse_initializer)
         for inner, outer in zip(body.output, node.output, strict=True):
-            nodes.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
+            nodes.node.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
     if found:
-        copied = onnx.GraphProto(node=nodes)
         del graph.node[:]
-        graph.node.extend(copied.node)
+        graph.node.extend(nodes.node)
     return found
+
+
+def take_decided_branches(model: Skeleton) -> bool:
+    """The same for every If whose condition is an initializer."""
+    import onnx
+
+    known = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+
+    def choose(node: onnx.NodeProto) -> onnx.GraphProto | None:
+        if node.input[0] not in known:
+            return None
+        holds = onnx.numpy_helper.to_array(known[node.input[0]]).any()
+        wanted = "then_branch" if holds else "else_branch"
+        body: onnx.GraphProto = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
+        return body
+
+    return take_branches(model, choose)
 
 
 def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:

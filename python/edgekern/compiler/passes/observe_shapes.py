@@ -30,12 +30,20 @@ def observe_shapes(model: ir.Model) -> None:
     CompileError
         When onnxruntime cannot run the model either, or a shape depends on the data.
     """
+    taken: dict[str, onnx.GraphProto] = {}
+    while _observe(model, taken):
+        pass
+
+
+def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
+    """One look; whether another would see more. ``taken``: what runs in the place of an If, by its first result."""
     values = [value for node in model.graph for value in node.outputs if value.name]
     needed = [value for value in values if value.uses() or value.is_graph_output()]
     unknown = [value for value in needed if shape_of(value) is None or value.dtype is None]
     if not unknown:
-        return
+        return False
     skeleton = Skeleton.of_ir(model)
+    subgraphs.take_branches(skeleton, lambda node: taken.get(node.output[0]))
     proto = skeleton.proto
     names = [str(value.name) for value in unknown]
     for node in proto.graph.node:
@@ -53,9 +61,8 @@ def observe_shapes(model: ir.Model) -> None:
     # An unknown number of axes looks like none.
     inferred = {value.name for value in session.get_outputs() if value.shape and set(map(type, value.shape)) == {int}}
     dependent = shapes_of_data(model.graph, inferred)
-    if _settle_branches(model.graph, skeleton, dependent):
-        observe_shapes(model)  # what follows them
-        return
+    if _settle_branches(model.graph, skeleton, dependent, taken):
+        return True
     for value, (node, cause) in ((value, dependent[value]) for value in unknown if value in dependent):
         raise CompileError(
             f"compile: the shape of '{value.name}' depends on the data: {qualified(node)} '{label(node)}' takes it "
@@ -78,10 +85,14 @@ def observe_shapes(model: ir.Model) -> None:
             )
         value.shape = ir.Shape(np.shape(one))
         value.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(one).dtype))
+    return False
 
 
 def _settle_branches(
-    graph: ir.Graph, skeleton: Skeleton, dependent: Mapping[ir.Value, tuple[ir.Node, ir.Value]]
+    graph: ir.Graph,
+    skeleton: Skeleton,
+    dependent: Mapping[ir.Value, tuple[ir.Node, ir.Value]],
+    taken: dict[str, onnx.GraphProto],
 ) -> bool:
     """Run the bodies of each If, and fill in the shapes on which they agree; whether there were any.
 
@@ -94,16 +105,17 @@ def _settle_branches(
         ends = [end for body in bodies(node) for end in body.outputs]
         if node.op_type != "If" or not doubtful or any(end in dependent for end in ends):
             continue
-        inner = subgraphs.bodies(made[str(node.outputs[0].name)])
-        given = [shapes for body in inner if (shapes := _shapes_of_body(graph, skeleton, body)) is not None]
+        name = str(node.outputs[0].name)
+        tried = [(_shapes_of(graph, skeleton, body), body) for body in subgraphs.bodies(made[name])]
+        runs = [(shapes, body) for shapes, body in tried if shapes is not None]
         for value in doubtful:
             at = node.outputs.index(value)
-            if len({shapes[at] for shapes in given}) == 1:
-                value.shape, settled = ir.Shape(given[0][at]), True
+            if len({shapes[at] for shapes, _ in runs}) == 1:
+                value.shape, taken[name], settled = ir.Shape(runs[0][0][at]), runs[0][1], True
     return settled
 
 
-def _shapes_of_body(graph: ir.Graph, skeleton: Skeleton, body: onnx.GraphProto) -> list[tuple[int, ...]] | None:
+def _shapes_of(graph: ir.Graph, skeleton: Skeleton, body: onnx.GraphProto) -> list[tuple[int, ...]] | None:
     """Of its results, whatever decides whether it runs; None where it cannot."""
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton.proto)
