@@ -399,7 +399,19 @@ def test_a_peer_that_is_absent_or_refuses_is_named_once(capsys, monkeypatch):
 
 
 def test_dispatcher_knows_its_benches(capsys):
-    everything = {"accuracy", "attention", "call", "conv", "cube", "decode", "formats", "gemm", "host", "int4"}
+    everything = {
+        "accuracy",
+        "attention",
+        "call",
+        "conv",
+        "coverage",
+        "cube",
+        "decode",
+        "formats",
+        "gemm",
+        "host",
+        "int4",
+    }
     assert set(names()) == everything | {"kv", "linear", "load", "memory", "models", "ranges", "report", "versus"}
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
@@ -415,7 +427,7 @@ def test_memory_measures_every_step(tmp_path, capsys):
     assert "growth_mb" in capsys.readouterr().out
 
 
-PLAIN = ["attention", "call", "conv", "cube", "decode", "gemm", "int4", "kv", "linear", "load"]
+PLAIN = ["attention", "call", "conv", "coverage", "cube", "decode", "gemm", "int4", "kv", "linear", "load"]
 
 
 @pytest.mark.parametrize("name", PLAIN)

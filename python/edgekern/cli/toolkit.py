@@ -20,7 +20,7 @@ def calibrate(
     *,
     method: calibration.Method | None,
     batch: int | None,
-    shapes: list[str] | None,
+    shapes: list[str] | None = None,
 ) -> str:
     inputs = [*model_files(model, function="calibrate"), *data_files(data)]
     files.check_target(output, function="calibrate", inputs=inputs)
@@ -32,7 +32,7 @@ def calibrate(
 
 
 def quantize(
-    model: Path, ranges: Path, output: Path, *, activations: Literal["u8", "s8"], shapes: list[str] | None
+    model: Path, ranges: Path, output: Path, *, activations: Literal["u8", "s8"], shapes: list[str] | None = None
 ) -> str:
     inputs = [*model_files(model, function="quantize"), ranges]
     files.check_target(output, function="quantize", inputs=inputs)
@@ -44,7 +44,7 @@ def quantize(
     return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
 
 
-def compile(model: Path, output: Path, *, batch: int, shapes: list[str] | None, allow_host: bool) -> str:
+def compile(model: Path, output: Path, *, batch: int, allow_host: bool, shapes: list[str] | None = None) -> str:
     files.check_target(output, function="compile", inputs=model_files(model, function="compile"))
     program = compiler.compile(model, batch=batch, shapes=read_shapes("compile", shapes), allow_host=allow_host)
     program.save(output)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-
-import onnx
+from typing import TYPE_CHECKING
 
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.graph.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgekern.graph.skeleton import Skeleton
 
 # By the name of an input, a size for each dimension, where None leaves one as it is; by that of a dimension, its size.
 Shapes = Mapping[str, int | Sequence[int | None]]
@@ -23,7 +26,7 @@ def fix_dimensions(model: Skeleton, shapes: Shapes | None, *, function: str) -> 
         When a name is neither an input's nor a dimension's, a size is no positive integer, there are more or fewer
         sizes than dimensions, or one contradicts the model or another.
     """
-    proto = onnx.ModelProto()
+    proto = type(model.proto)()
     proto.CopyFrom(model.proto)
     inputs = {value.name: value for value in proto.graph.input if value.name not in model.weights}
     for value in inputs.values():
