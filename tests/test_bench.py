@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
+onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
@@ -29,6 +29,8 @@ from bench.__main__ import main, names
 from bench.onnx_models import Conv
 from bench.shapes import FASTEST_PEER, GEMM_SHAPES, ODD_SHAPES, Shape, peer_shares
 from edgekern import _core
+
+from float_models import build, small_cnn
 
 
 def _fine(result: object) -> None:
@@ -427,7 +429,7 @@ def test_memory_measures_every_step(tmp_path, capsys):
     assert "growth_mb" in capsys.readouterr().out
 
 
-PLAIN = ["attention", "call", "conv", "coverage", "cube", "decode", "gemm", "int4", "kv", "linear", "load"]
+PLAIN = ["attention", "call", "conv", "cube", "decode", "gemm", "int4", "kv", "linear", "load"]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -441,6 +443,19 @@ def test_every_command_runs_and_keeps_every_row(name, tmp_path, capsys):
         assert case["case"] in printed
         assert case["timings"][case["ours"]]["best"] > 0
     assert ("THIS RUN IS VOID" in printed) == any(case["void"] for case in cases)
+
+
+def test_coverage_says_where_each_model_stops(tmp_path, capsys):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    onnx.save(small_cnn(), folder / "cnn.onnx")
+    onnx.save(build([onnx.helper.make_node("Relu", ["x"], ["y"])], {}, [1, 2], opset=5), folder / "ancient.onnx")
+    assert main(["coverage", str(folder), "--json", str(tmp_path / "rows.json")]) == 1
+    ancient, cnn = [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()]
+    assert (ancient["stage"], "has opset 5" in ancient["error"]) == ("calibrate", True)
+    assert (cnn["stage"], cnn["host_steps"]) == ("all", 0)
+    assert cnn["file_db"] > cnn["float_db"] > 20
+    assert "1 of 2 models run" in capsys.readouterr().out
 
 
 def test_formats_are_ranked_as_the_docs_say():
