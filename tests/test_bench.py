@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
+pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
+
+import onnx
 
 import edgekern as ek
 from bench import (
