@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 import edgekern as ek
 from edgekern.errors import CompileError, EdgekernWarning, QuantizationError
 
-from float_models import all_the_way, build, f32, ranges_of, samples, small_cnn
-from graphs import Graph
+from float_models import all_the_way, build, f32, ranges_of, samples, small_cnn, sqnr_db
+from graphs import Graph, onnxruntime_session
 from qdq_models import image
 
 node = helper.make_node
@@ -158,3 +158,100 @@ def test_more_pieces_than_a_step_holds_go_to_the_host():
         program = ek.compile(g.model(g.op("Concat", *[x] * 4097, axis=0)))
     result = ek.InferenceSession(program).run(None, {"x": np.ones((1, 4), np.float32)})[0]
     assert result.shape == (4097, 4)
+
+
+# --- draws
+
+NOISE = helper.make_function(
+    "own",
+    "Noise",
+    ["p"],
+    ["n"],
+    [node("Bernoulli", ["p"], ["n"])],
+    [helper.make_opsetid("", 17)],
+)
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+@pytest.mark.parametrize("op", ["Bernoulli", "Dropout"])
+def test_two_draws_are_two_numbers(op):
+    """They were merged, here and in onnxruntime's host session: their difference was 0 everywhere."""
+    more = ["ratio", "training"] if op == "Dropout" else []
+    nodes = [node(op, ["x", *more], [name]) for name in "ab"]
+    constants = {"ratio": np.float32(0.5), "training": np.array(True)}
+    model = build([*nodes, node("Sub", ["a", "b"], ["y"])], constants, [32, 32])
+    x = np.full((32, 32), 0.5, np.float32)
+    assert np.any(ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0])
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_what_a_function_draws_is_no_constant():
+    """``quantize`` looked at the name of the call alone, and froze one draw."""
+    nodes = [node("Noise", ["half"], ["n"], domain="own"), node("Mul", ["x", "n"], ["m"])]
+    nodes.append(node("MatMul", ["m", "w"], ["y"]))
+    constants = {"half": np.full((32, 32), 0.5, np.float32), "w": np.eye(32, dtype=np.float32)}
+    model = build(nodes, constants, [32, 32])
+    model.functions.append(NOISE)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    x = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    qdq = ek.quantize(model, ranges_of(model, x))
+    assert any(made.op_type == "Noise" for made in qdq.graph.node)
+
+
+# --- masks and limits
+
+
+@pytest.mark.parametrize("fill", [-np.inf, np.finfo(np.float32).min, -1e9, -1e4])
+@pytest.mark.parametrize("mask", ["constant", "input", "behind a Reshape"])
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_a_mask_that_softmax_reads_costs_no_accuracy(mask, fill):
+    """The sum had 8 bits from -1e9 to 5, one code for all that is not masked: 1.8 dB, and a refusal where it is -inf."""
+    rng = np.random.default_rng(2)
+    names = ["q", "k", "v", "o"]
+    weights = {name: rng.normal(size=(8, 8)).astype(np.float32) / 2 for name in names}
+    values = np.triu(np.full((6, 6), fill, np.float32), 1)
+    nodes = [node("MatMul", ["x", name], [f"x{name}"]) for name in names[:3]]
+    nodes.append(node("Transpose", ["xk"], ["t"], perm=[1, 0]))
+    nodes.append(node("MatMul", ["xq", "t"], ["scores"]))
+    nodes.append(node("Add", ["scores", "mask"], ["sum"]))
+    if mask == "behind a Reshape":
+        nodes.append(node("Unsqueeze", ["sum", "first"], ["wide"]))
+        nodes += [node("Softmax", ["wide"], ["p1"]), node("Squeeze", ["p1", "first"], ["p"])]
+    else:
+        nodes.append(node("Softmax", ["sum"], ["p"]))
+    nodes += [node("MatMul", ["p", "xv"], ["c"]), node("MatMul", ["c", "o"], ["y"])]
+    constants = {**weights, "first": np.array([0])} | ({} if mask == "input" else {"mask": values})
+    model = build(nodes, constants, [6, 8])
+    feeds = {"x": rng.normal(size=(6, 8)).astype(np.float32)}
+    if mask == "input":
+        model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [6, 6]))
+        feeds["mask"] = values
+    qdq = ek.quantize(model, ek.Calibrator(model, progress=False).collect(feeds).compute_ranges())
+    [expected] = onnxruntime_session(model, optimized=False).run(None, feeds)
+    assert sqnr_db(expected, ek.InferenceSession(ek.compile(qdq)).run(None, feeds)[0]) > 25
+
+
+def test_a_clip_from_above_its_upper_limit_gives_that():
+    """ONNX: everything becomes the upper limit; it got the range of nothing, and gave 0."""
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Clip", ["c", "one", "half"], ["y"])]
+    nodes.append(node("Conv", ["y", "v"], ["z"]))
+    constants = {"w": f32(np.ones((2, 1, 1, 1))), "v": f32(np.ones((1, 2, 1, 1)))}
+    model = build(nodes, constants | {"one": np.float32(1), "half": np.float32(-0.5)}, [1, 1, 3, 3], ("z",))
+    x = np.random.default_rng(0).normal(size=(1, 1, 3, 3)).astype(np.float32)
+    program = ek.compile(ek.quantize(model, ranges_of(model, x)), allow_host=False)
+    np.testing.assert_allclose(ek.InferenceSession(program).run(None, {"x": x})[0], -1.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_16_bit_pairs_of_onnxruntimes_own_domain_stay_there(dtype, opset):
+    """ONNX has them from 21 on; they were moved to its domain in any opset, and refused there."""
+    parameters = {"s": np.float32(0.001), "z": np.array(7, dtype)}
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft")]
+    nodes.append(node("DequantizeLinear", ["q", "s", "z"], ["y"], domain="com.microsoft"))
+    model = build(nodes, parameters, [4, 6], opset=opset)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    np.testing.assert_array_equal(ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0], expected)

@@ -53,7 +53,8 @@ def open_session(
     for key, value in _EXACT.items():
         options.add_session_config_entry(key, value)
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    disabled = [] if fold else ["ConstantFolding"]
+    # It takes two draws of one operator for one.
+    disabled = ["CommonSubexpressionElimination", *([] if fold else ["ConstantFolding"])]
     return onnxruntime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
     )

@@ -110,7 +110,7 @@ def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, flo
         least, most = 0.0, 1.0
     elif node.op_type in SOFTMAX:
         least, most = 0.0, 255 / 256  # where that was reached, u8 has scale 1/256, as other tools have it
-    return max(lo, least), min(hi, most)
+    return min(max(lo, least), most), min(max(hi, least), most)
 
 
 def takes_bytes(node: ir.Node) -> bool:

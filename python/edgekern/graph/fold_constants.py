@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
 def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
     graph = model.proto.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
-    functions = {(function.domain, function.name) for function in model.proto.functions}
+    functions = _steady_functions(model.proto)
     shapes = _shapes(graph) if fold_shapes else {}
     constant: list[onnx.NodeProto] = []
     arrays: dict[str, Array] = {}
@@ -115,6 +115,28 @@ def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
     for weight in heavy.values():
         model.add_weight(weight)
     return True
+
+
+def _steady_functions(proto: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Domains and names of the functions in which nothing is drawn, nor in those that they call."""
+    random: set[tuple[str, str]] = set()
+    while True:
+        found = {
+            (function.domain, function.name)
+            for function in proto.functions
+            if any(node.op_type in RANDOM or (node.domain, node.op_type) in random for node in _inside(function.node))
+        }
+        if found <= random:
+            return {(function.domain, function.name) for function in proto.functions} - random
+        random |= found
+
+
+def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of their bodies."""
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from _inside(body.node)
 
 
 def _computed(

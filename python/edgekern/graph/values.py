@@ -87,6 +87,11 @@ def mark_constants(graph: ir.Graph) -> None:
                 result.meta[_CONSTANT] = True
 
 
+def coded(node: ir.Node) -> ir.Value | None:
+    """The integer side of a QuantizeLinear or DequantizeLinear: what it gives, or takes."""
+    return node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+
+
 def is_code(value: ir.Value | None) -> bool:
     """Whether a value is of an 8-bit type itself, and no float value that 8 bits stand for."""
     return value is not None and value.dtype in (ir.DataType.UINT8, ir.DataType.INT8)
@@ -173,8 +178,8 @@ def quantization(node: ir.Node) -> Quant | str:
     zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None or (len(node.inputs) > 2 and node.inputs[2] is not None and zero_point is None):
         return "its scale or zero point is not constant"
-    coded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
-    dtype = coded.dtype if coded is not None and coded.dtype is not None else None
+    value = coded(node)
+    dtype = value.dtype if value is not None and value.dtype is not None else None
     if dtype is None and zero_point is not None:
         dtype = ir.DataType.from_numpy(zero_point.dtype)
     if dtype not in (ir.DataType.UINT8, ir.DataType.INT8):

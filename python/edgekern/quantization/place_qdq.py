@@ -186,7 +186,7 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
                 continue
             operands = list(float_inputs(node))
             computed = any(not value.is_initializer() for value in operands)
-            if computed and all(_supplies(value, integer) for value in operands):
+            if computed and all(_supplies(value, integer) for value in operands) and not _masks(node):
                 integer.add(node)
         for node in reversed(nodes):
             if node in between and not _supplies(between[node], integer):
@@ -198,6 +198,22 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
         if len(integer) == before:
             break
     return integer
+
+
+def _masks(node: ir.Node) -> bool:
+    """Whether a node adds a given tensor to what Softmax reads: one of -1e9 leaves a single code to all the rest."""
+    given = [value for value in node.inputs if value is not None and value.producer() is None]
+    if node.op_type not in ("Add", "Sub") or all(is_scalar(value, 0) for value in given):
+        return False
+    seen, waiting = {node}, [node]
+    while waiting:
+        for use in waiting.pop().outputs[0].uses():
+            if use.node.op_type in SOFTMAX:
+                return True
+            if use.node.op_type in RESHAPES and use.node not in seen:
+                seen.add(use.node)
+                waiting.append(use.node)
+    return False
 
 
 def _supplies(value: ir.Value, integer: set[ir.Node]) -> bool:
