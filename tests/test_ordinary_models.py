@@ -205,7 +205,7 @@ def test_what_a_function_draws_is_no_constant():
 @pytest.mark.parametrize("mask", ["constant", "input", "behind a Reshape"])
 @pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
 def test_a_mask_that_softmax_reads_costs_no_accuracy(mask, fill):
-    """The sum had 8 bits from -1e9 to 5, one code for all that is not masked: 1.8 dB, and a refusal where it is -inf."""
+    """The sum had 8 bits from -1e9 to 5, one code for all that is not masked: 1.8 dB; of -inf it was refused."""
     rng = np.random.default_rng(2)
     names = ["q", "k", "v", "o"]
     weights = {name: rng.normal(size=(8, 8)).astype(np.float32) / 2 for name in names}
