@@ -31,6 +31,18 @@ def names_read(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def forget_sizes(graph: onnx.GraphProto) -> None:
+    """Leave inputs and outputs their ranks alone, and results nothing.
+
+    onnxruntime counts the windows of some operators otherwise when it infers shapes than when it runs, and holds what
+    bodies compute to what it has inferred.
+    """
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for side in value.type.tensor_type.shape.dim:
+            side.Clear()
+
+
 def leading_to(names: Iterable[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Those of some nodes in order that results are computed by."""
     needed, chain = set(names), []

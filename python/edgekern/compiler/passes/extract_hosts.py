@@ -17,7 +17,7 @@ from edgekern.errors import ArtifactError, CompileError
 from edgekern.graph.evaluate import IR_VERSION, new_session
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Encoded, Skeleton, as_input
-from edgekern.graph.subgraphs import names_read
+from edgekern.graph.subgraphs import bodies, forget_sizes, names_read
 from edgekern.graph.values import label, qualified
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit
@@ -68,6 +68,8 @@ def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
         [ir.to_proto(value) for value in outputs],
         constants,
     )
+    if any(body for node in nodes for body in bodies(node)):
+        forget_sizes(graph)
     piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
     names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts[:4])
     names += f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""
