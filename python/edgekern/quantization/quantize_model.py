@@ -77,7 +77,6 @@ def quantize(
     """
     done = _quantized(model, ranges, config, "quantize", shapes)
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
-    passes.NameFixPass()(done.model)  # a tensor of the model may have had a name such as x_quantized
     done.model.metadata_props[METADATA_KEY] = json.dumps(
         {
             "config": asdict(done.config),
