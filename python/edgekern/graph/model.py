@@ -72,6 +72,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         opset_of,
         unknown_change,
     )
+    from edgekern.graph.sparse import make_dense, refuse_huge
 
     skeleton = parse_model(model, function=function)
     proto = skeleton.proto
@@ -85,8 +86,10 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
             f"{function}: model{name} has opset {opset}, which is outside {OLDEST_OPSET}..{newest}; "
             "export it again with an opset in that range, or install a newer onnx and onnxruntime"
         )
+    refuse_huge(proto, function)
     try:
         onnx.checker.check_model(_for_checker(proto))
+        make_dense(skeleton)
         reason = unknown_change(proto, opset)
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
@@ -184,7 +187,6 @@ def _without_overridable_inputs(proto: onnx.ModelProto, ir_version: int) -> onnx
     import onnx
 
     constants = {tensor.name for tensor in proto.graph.initializer}
-    constants.update(tensor.values.name for tensor in proto.graph.sparse_initializer)
     inputs = [value for value in proto.graph.input if value.name not in constants]
     if len(inputs) == len(proto.graph.input):
         return proto
@@ -214,7 +216,7 @@ def model_hash(model: ModelLike) -> str:
         graph.output,
         graph.node,
         list(skeleton.initializers()),
-        graph.sparse_initializer,
+        (),  # hashes are those of before sparse initializers were made dense
         proto.functions,
     ):
         digest.update(len(part).to_bytes(8, "little"))
