@@ -72,6 +72,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         opset_of,
         unknown_change,
     )
+    from edgekern.graph.soundness import what_checker_misses
     from edgekern.graph.sparse import make_dense, refuse_huge
 
     skeleton = parse_model(model, function=function)
@@ -89,6 +90,8 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
     refuse_huge(proto, function)
     try:
         onnx.checker.check_model(_for_checker(proto))
+        if (broken := what_checker_misses(proto, skeleton.weights)) is not None:
+            raise ValueError(broken)
         make_dense(skeleton)
         reason = unknown_change(proto, opset)
         if opset < WORKING_OPSET:
