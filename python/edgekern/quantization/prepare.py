@@ -138,6 +138,7 @@ def _scaled(weights: ir.Value, factor: FloatArray, axis: int) -> Callable[[], Fl
     return compute
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what is not finite stays as it is
 def _fold_batch_normalization(node: ir.Node) -> None:
     """Fold ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` into the weights and bias before it, in float64.
 
@@ -148,6 +149,8 @@ def _fold_batch_normalization(node: ir.Node) -> None:
         return
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
     factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    if not np.isfinite([factor, beta, mean]).all():
+        return
     before = source.producer()
     if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, mean, beta):
         _as_depthwise(node, source, factor, beta - mean * factor)

@@ -29,6 +29,7 @@ _IMAGE = 4  # axes
 Vector = npt.NDArray[np.float64]
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what is not finite stays as it is
 def fold_norms(graph: ir.Graph) -> None:
     """Rewrite each BatchNormalization that kernels can compute, in place; shapes are known."""
     for node in list(graph):
