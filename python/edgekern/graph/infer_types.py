@@ -1,4 +1,7 @@
-"""Types that ONNX's own inference does not know: behind an operator of com.microsoft onnxruntime alone tells them."""
+"""What ONNX's own inference cannot tell of a model, and what a model tells wrong.
+
+Behind an operator of com.microsoft onnxruntime alone knows the types.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import onnx
 
 from edgekern._onnxruntime import open_session
+from edgekern.graph.dimensions import forget_inferred
 from edgekern.graph.skeleton import Skeleton
 
 
@@ -39,6 +43,36 @@ def with_types(model: Skeleton) -> Skeleton:
             room = outputs[value.name] if value.name in outputs else typed.graph.value_info.add()
             room.CopyFrom(_described(value))
     return model.with_graph(typed)
+
+
+def without_false_shapes(model: Skeleton) -> Skeleton:
+    """The model, and none of the shapes that it declares of an output and that inference contradicts.
+
+    onnxruntime warns and runs such a model; what is written down of it afterwards would contradict itself.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model.proto)
+    forget_inferred(bare)
+    real = {value.name: value for value in onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output}
+    wrong = {value.name for value in model.proto.graph.output if _contradict(value, real[value.name])}
+    if not wrong:
+        return model
+    bare.CopyFrom(model.proto)
+    for value in bare.graph.output:
+        if value.name in wrong:
+            value.type.tensor_type.ClearField("shape")
+    return model.with_graph(bare)
+
+
+def _contradict(declared: onnx.ValueInfoProto, real: onnx.ValueInfoProto) -> bool:
+    kinds = declared.type.tensor_type, real.type.tensor_type
+    if not all(kind.HasField("shape") for kind in kinds):
+        return False
+    ranks = {len(kind.shape.dim) for kind in kinds}
+    return len(ranks) > 1 or any(
+        one.HasField("dim_value") and other.HasField("dim_value") and one.dim_value != other.dim_value
+        for one, other in zip(*(kind.shape.dim for kind in kinds), strict=True)
+    )
 
 
 def _has_type(value: onnx.ValueInfoProto) -> bool:

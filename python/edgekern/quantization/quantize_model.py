@@ -16,7 +16,7 @@ from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationErro
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
 from edgekern.graph.fold_constants import folded
-from edgekern.graph.infer_types import with_types
+from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import lowered
 from edgekern.graph.skeleton import Skeleton
@@ -151,7 +151,7 @@ def _quantized(
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
 
-    graph_model = folded(with_types(opened)).to_ir()
+    graph_model = folded(with_types(without_false_shapes(opened))).to_ir()
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
