@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Skeleton
 
 
+# What onnxruntime has in ONNX's own domain, where ONNX has none of the name; its transformer tools write it.
+_OF_ONNXRUNTIME = frozenset({"SimplifiedLayerNormalization"})
+_UNCHECKED = "edgekern.unchecked"
+
+
 def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelProto:
     """Read a model, check it, and bring it to opset 13 or later.
 
@@ -173,8 +178,13 @@ def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
 
 
 def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy for the checker, which wants the shape of every input and output; onnxruntime and edgekern do without."""
+    """Copy for the checker, which wants the shape of every input and output; onnxruntime and edgekern do without.
+
+    Operators of onnxruntime's own get a domain of which it knows no rules.
+    """
     import onnx
+
+    from edgekern.graph.subgraphs import bodies
 
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
@@ -182,6 +192,14 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     for value in bare.graph.input:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
+    waiting = [*bare.graph.node, *(node for function in bare.functions for node in function.node)]
+    for owner in (bare, *bare.functions):
+        owner.opset_import.add(domain=_UNCHECKED, version=1)
+    while waiting:
+        node = waiting.pop()
+        if node.domain in ("", "ai.onnx") and node.op_type in _OF_ONNXRUNTIME:
+            node.domain = _UNCHECKED
+        waiting += [inner for body in bodies(node) for inner in body.node]
     return bare
 
 
