@@ -166,8 +166,8 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     layers = _common_layers(model.proto, program)
     if not layers and all(step.kind in _MOVES | {StepKind.CONSTANT} for step in program.index.steps):
         raise ArgumentValueError(
-            "compare: no layer of program runs on a kernel of edgekern's, so there is nothing to compare; give the "
-            "program of a quantized model, see edgekern.quantize"
+            "compare: no layer of program runs on a kernel of edgekern's, so there is nothing to compare; "
+            "program.host_steps says why, and a float model goes through edgekern.quantize first"
         )
     if not layers:
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
