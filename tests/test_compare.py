@@ -121,6 +121,13 @@ def test_exact_layers_have_infinite_sqnr():
     assert [row.cosine for row in report.rows] == pytest.approx([1.0])
 
 
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_a_program_of_host_steps_alone_is_told_from_another_model():
+    model = float_model()
+    with pytest.raises(ArgumentValueError, match="compare: no layer of program runs on a kernel of edgekern's"):
+        ek.compare(model, ek.compile(model), feeds_of(model))
+
+
 def test_bad_arguments_are_refused(report_and_program, data):
     _, program = report_and_program
     with pytest.raises(ArgumentValueError, match="compare: data is empty"):

@@ -138,6 +138,8 @@ def test_what_is_free_still_is_named_with_its_remedy():
         ({"x": (1, 7, 6)}, ArgumentValueError, r"shapes\['x'\] has 6 for dimension 2, which is 5 in the model"),
         ({"x": (1, 0, 5)}, ArgumentValueError, "has the size 0; sizes are at least 1"),
         ({"s": -3}, ArgumentValueError, "has the size -3"),
+        ({"x": (1, 2**63, 5)}, ArgumentValueError, "has the size 9223372036854775808; .* at most 2147483647"),
+        ({"s": 2**31}, ArgumentValueError, "has the size 2147483648; sizes are at least 1 and at most 2147483647"),
         ({"x": (1, 7, 5), "z": (1, 8, 5)}, ArgumentValueError, r"'s' the size 8, and shapes\['x'\] gives it 7"),
         ({"s": 7, "z": (1, 8, 5)}, ArgumentValueError, r"the dimension 's' the size 8, and shapes\['s'\] gives it 7"),
     ],
@@ -147,6 +149,22 @@ def test_sizes_that_contradict_are_refused(shapes, error, message):
     for function, call in (("compile", ek.compile), ("Calibrator", ek.Calibrator)):
         with pytest.raises(error, match=f"{function}: .*{message}"):
             call(model, shapes=shapes)
+
+
+@pytest.mark.parametrize("batch", [2**31, 2**60, 2**63])
+def test_a_batch_that_no_tensor_may_have_is_refused(batch):
+    """It was a TypeError of plan_memory, a ValueError of protobuf, or an ArtifactError about bytes that nobody gave."""
+    with pytest.raises(ArgumentValueError, match=f"compile: batch must be at least 1 and at most .*, got {batch}"):
+        ek.compile(two_inputs(["n", 5], ["n", 5]), batch=batch)
+
+
+@pytest.mark.parametrize("size", [2**20, 2**28, 2**31 - 1])
+def test_sizes_that_are_too_large_together_are_refused_by_name(size):
+    graph = Graph()
+    x = graph.qdq(graph.input("x", ["n", "s", 8]))
+    model = graph.model(graph.qdq(graph.op("MatMul", x, graph.weights(8, 8, axis=1))))
+    with pytest.raises(CompileError, match=rf"compile: '.*' would have the shape \[{size}, {size}, 8\], .* more than"):
+        ek.compile(model, shapes={"n": size, "s": size})
 
 
 def test_a_calibrator_of_given_sizes_wants_them_and_keeps_them_in_copies():

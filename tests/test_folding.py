@@ -250,6 +250,24 @@ def test_batch_normalization_of_a_float_stays_on_the_host():
     np.testing.assert_allclose(ek.InferenceSession(program).run(None, feeds)[0], expected, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+@pytest.mark.parametrize("variance", [0.0, -1.0])
+def test_a_batch_normalization_that_divides_by_nothing_stays_one(variance):
+    """NumPy warned, and quantize refused weights that it had made itself: Conv 'y': 'y_weight' holds NaN or Inf."""
+    weights = {"w": KERNEL, "g": f32(np.arange(1, 9)), "v": f32(np.array([1, variance, *[1] * 6]))}
+    norm = node("BatchNormalization", ["c", "g", "g", "g", "v"], ["y"], epsilon=0.0)
+    model = build([node("Conv", ["x", "w"], ["c"]), norm], weights, ["n", 3, 8, 8], ("y", "c"))
+    x = f32(np.random.default_rng(2).normal(size=(1, 3, 8, 8)))
+    calibrator = ek.Calibrator(model, progress=False, tensors=["x", "c"]).collect({"x": x})
+    qdq = ek.quantize(model, calibrator.compute_ranges())
+    assert "BatchNormalization" in [node.op_type for node in qdq.graph.node]
+    for given in (model, qdq):
+        expected = onnxruntime_session(given, optimized=False).run(None, {"x": x})[0]
+        ours = ek.InferenceSession(ek.compile(given)).run(None, {"x": x})[0]
+        np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(expected))
+        assert sqnr_db(expected[:, [0, *range(2, 8)]], ours[:, [0, *range(2, 8)]]) > 30
+
+
 def test_weights_of_minus_128_are_not_turned_around():
     g = Graph()
     w = g.op("DequantizeLinear", g.const(np.full((2, 8, 1, 1), -128), S8), g.const(0.01, np.float32), g.const(0, S8))

@@ -189,6 +189,23 @@ def test_names_of_the_model_may_look_like_ours(rng: np.random.Generator) -> None
     assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 30
 
 
+@pytest.mark.parametrize("declared", [[3, 6], [4, 6, 1], [4, 7]])
+def test_a_false_shape_of_an_output_is_not_written_on(
+    declared: list[int], rng: np.random.Generator, capfd: Any
+) -> None:
+    """onnx_ir logged a traceback, and went on without shapes: onnxruntime runs such a model."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["r"])]
+    nodes.append(helper.make_node("MatMul", ["r", "w"], ["y"]))
+    model, x = build(nodes, {"w": f32(rng.normal(size=(6, 6)))}, [4, 6], ("r", "y")), f32(rng.normal(size=(4, 6)))
+    expected = run(model, x)[1]
+    for output, shape in zip(model.graph.output, ([4, 6], declared), strict=True):
+        output.CopyFrom(helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, shape))
+    qdq = quantize(model, ranges_of(model, x))
+    assert [[side.dim_value for side in o.type.tensor_type.shape.dim] for o in qdq.graph.output] == [[4, 6], [4, 6]]
+    assert sqnr_db(expected, run(qdq, x)[1]) > 30
+    assert capfd.readouterr().err == ""
+
+
 def test_matmul_takes_int8_on_both_sides(tmp_path: Path, rng: np.random.Generator) -> None:
     weights = {"w": f32(rng.normal(size=(4, 6))), "b": f32(rng.normal(size=6))}
     nodes = [

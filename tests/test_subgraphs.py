@@ -232,6 +232,17 @@ def test_an_if_on_a_constant_becomes_the_body_that_runs(rank):
         assert sqnr_db(expected, ek.InferenceSession(program).run(None, {"x": x})[0]) > 30
 
 
+def test_a_body_finds_its_names_taken():
+    """It was onnx_ir's SerdeError: the model may have what the body's own become in the place of their If."""
+    inner, other = body(node("Relu", ["c"], ["own"]), node("Neg", ["own"], ["t"])), body(node("Neg", ["c"], ["e"]))
+    nodes = [STEM[0], node("Neg", ["c"], ["y own"]), node("Abs", ["c"], ["y  own"]), if_(inner, other)]
+    model = build([*nodes, node("Sum", ["y", "y own", "y  own"], ["z"])], WEIGHTS, [1, 3, 8, 8], ("z",))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "positive"))
+    x = samples(np.random.default_rng(1), 1, (3, 8, 8))
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    np.testing.assert_allclose(run(model, x), expected, atol=1e-5)
+
+
 def test_an_if_whose_bodies_agree_on_a_shape_that_nobody_infers_has_it():
     """Behind a Loop, whose body may change sizes for all that ONNX says."""
     nodes = [*STEM, RESHAPED, loop(), if_(body(node("Relu", ["y"], ["t"])), body(node("Neg", ["y"], ["e"])), "z")]

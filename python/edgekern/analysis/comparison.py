@@ -146,8 +146,8 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When an argument has the wrong type, the data is empty, or the program was made of another float model, or has
-        no tensor in common with it.
+        When an argument has the wrong type, the data is empty, no layer of the program runs on a kernel, or it was made
+        of another float model, or has no tensor in common with it.
 
     Warns
     -----
@@ -164,6 +164,11 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         raise unnamed("compare", "data", data, names)
     _require_same_model(model, program)
     layers = _common_layers(model.proto, program)
+    if not layers and all(step.kind in _MOVES | {StepKind.CONSTANT} for step in program.index.steps):
+        raise ArgumentValueError(
+            "compare: no layer of program runs on a kernel of edgekern's, so there is nothing to compare; "
+            "program.host_steps says why, and a float model goes through edgekern.quantize first"
+        )
     if not layers:
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
     wanted = sorted({layer.tensor for layer in layers.values()})

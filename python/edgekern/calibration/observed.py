@@ -14,11 +14,13 @@ def observed_tensors(model: ModelLike) -> list[str]:
     """Names of the tensors that calibration observes: float graph inputs, and float outputs of nodes, in graph order.
 
     Outputs of Constant nodes are weights, not activations, and are left out; so is what lies inside the bodies of If,
-    Loop and Scan.
+    Loop and Scan, and what neither onnx nor onnxruntime knows the type of.
     """
     import onnx
 
-    skeleton = open_model(model, function="observed_tensors")
+    from edgekern.graph.infer_types import with_types
+
+    skeleton = with_types(open_model(model, function="observed_tensors"))
     float_types = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
     graph = onnx.shape_inference.infer_shapes(skeleton.proto).graph
     values = [*graph.input, *graph.value_info, *graph.output]

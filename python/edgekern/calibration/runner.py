@@ -111,7 +111,6 @@ def plan_pieces(model: Skeleton, names: Sequence[str], shapes: Mapping[str, tupl
         return (Piece(b"", (), (), tuple(names), ()),)
     constants = [node for node in inferred.graph.node if _is_constant(node)]
     stored = {tensor.name for tensor in inferred.graph.initializer}
-    stored |= {tensor.values.name for tensor in inferred.graph.sparse_initializer}
     everywhere = stored | {name for node in constants for name in node.output}
     nodes = [node for node in inferred.graph.node if not _is_constant(node)]
     last_read = {name: at for at, node in enumerate(nodes) for name in names_read(node)}
@@ -131,7 +130,6 @@ def plan_pieces(model: Skeleton, names: Sequence[str], shapes: Mapping[str, tupl
         graph.input.extend(_of_any_shape(types[name]) for name in reads)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in gives)
         graph.initializer.extend(tensor for tensor in inferred.graph.initializer if tensor.name in read)
-        graph.sparse_initializer.extend(t for t in inferred.graph.sparse_initializer if t.values.name in read)
         encoded = _around(inferred, graph).SerializeToString()
         if wanted or any(last_read.get(name, -1) >= stop for name in gives):
             pieces.append(Piece(encoded, tuple(reads), tuple(gives), tuple(wanted), tuple(dict.fromkeys(done))))

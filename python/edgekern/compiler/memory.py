@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from edgekern import _core
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import Tensor
+from edgekern.errors import CompileError
 
 ALIGNMENT = 64
+_MOST_BYTES = 2**61  # no machine has so many; with padding they still are an int64
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,21 @@ def plan_memory(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequ
         last[y.root] = now
     tensors = _roots_first(list(seen))
     roots = [tensor for tensor in tensors if tensor.view_of is None]
+    if sum(root.nbytes for root in roots) >= _MOST_BYTES:
+        raise CompileError(too_large(max(roots, key=lambda root: root.nbytes)))
     lower = [-1 if root in whole_run else first[root] for root in roots]
     upper = [now + 1 if root in whole_run else last[root] + 1 for root in roots]
     plan = _core.plan_memory(lower, upper, [root.nbytes for root in roots], ALIGNMENT)
     offsets = dict(zip(roots, plan.offsets, strict=True))
     return Plan(tuple(tensors), offsets, plan.peak, plan.lower_bound, plan.method)
+
+
+def too_large(tensor: Tensor) -> str:
+    """Why nothing can hold it, and what to do."""
+    return (
+        f"compile: '{tensor.name}' would have the shape {list(tensor.shape)}, {tensor.nbytes} bytes: more than a "
+        "program can hold; make the inputs smaller, by batch or shapes where they are free"
+    )
 
 
 def _roots_first(tensors: list[Tensor]) -> list[Tensor]:

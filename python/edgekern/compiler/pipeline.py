@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.artifact import Program
 from edgekern.compiler.emit import emit_program
-from edgekern.compiler.memory import plan_memory
+from edgekern.compiler.memory import plan_memory, too_large
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.fix_batch import fix_batch
 from edgekern.compiler.passes.fold_lookups import fold_lookups
@@ -24,8 +24,15 @@ from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, CompileError, EdgekernWarning, HostStepError
-from edgekern.graph.dimensions import fix_dimensions
+from edgekern.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    ArtifactError,
+    CompileError,
+    EdgekernWarning,
+    HostStepError,
+)
+from edgekern.graph.dimensions import LARGEST_SIZE, fix_dimensions
 from edgekern.graph.families import INTEGER, QDQ
 from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.model import open_model, parse_model
@@ -93,8 +100,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     """
     if isinstance(batch, bool) or not isinstance(batch, int):
         raise ArgumentTypeError(f"compile: batch must be an integer, got {type(batch).__name__}")
-    if batch < 1:
-        raise ArgumentValueError(f"compile: batch must be at least 1, got {batch}")
+    if not 1 <= batch <= LARGEST_SIZE:
+        raise ArgumentValueError(f"compile: batch must be at least 1 and at most {LARGEST_SIZE}, got {batch}")
     opened = fix_dimensions(_open(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
@@ -126,7 +133,13 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     _warn(runs, unquantized if idle else "", idle=idle)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
-    return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
+    try:
+        return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
+    except ArtifactError as error:
+        largest = max(plan.tensors, key=lambda tensor: tensor.size)
+        if largest.size <= LARGEST_SIZE:
+            raise
+        raise CompileError(too_large(largest)) from error
 
 
 def _open(qdq: ModelLike) -> Skeleton:

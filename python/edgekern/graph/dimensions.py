@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from edgekern.graph.skeleton import Skeleton
 
+LARGEST_SIZE = 2**31 - 1  # steps count in int32
 # By the name of an input, a size for each dimension, where None leaves one as it is; by that of a dimension, its size.
 Shapes = Mapping[str, int | Sequence[int | None]]
 
@@ -135,6 +136,9 @@ class _Fixing:
             raise ArgumentTypeError(
                 f"{self._function}: shapes[{name!r}] must be a size or a tuple of sizes, got {given!r} in it"
             )
-        if size < 1:
-            raise ArgumentValueError(f"{self._function}: shapes[{name!r}] has the size {size}; sizes are at least 1")
+        if not 1 <= size <= LARGEST_SIZE:
+            raise ArgumentValueError(
+                f"{self._function}: shapes[{name!r}] has the size {size}; sizes are at least 1 and at most "
+                f"{LARGEST_SIZE}"
+            )
         return size

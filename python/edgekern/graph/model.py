@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Skeleton
 
 
+# What onnxruntime has in ONNX's own domain, where ONNX has none of the name; its transformer tools write it.
+_OF_ONNXRUNTIME = frozenset({"SimplifiedLayerNormalization"})
+_UNCHECKED = "edgekern.unchecked"
+
+
 def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelProto:
     """Read a model, check it, and bring it to opset 13 or later.
 
@@ -72,6 +77,8 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         opset_of,
         unknown_change,
     )
+    from edgekern.graph.soundness import what_checker_misses
+    from edgekern.graph.sparse import make_dense, refuse_huge
 
     skeleton = parse_model(model, function=function)
     proto = skeleton.proto
@@ -85,8 +92,12 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
             f"{function}: model{name} has opset {opset}, which is outside {OLDEST_OPSET}..{newest}; "
             "export it again with an opset in that range, or install a newer onnx and onnxruntime"
         )
+    refuse_huge(proto, function)
     try:
         onnx.checker.check_model(_for_checker(proto))
+        if (broken := what_checker_misses(proto, skeleton.weights)) is not None:
+            raise ValueError(broken)
+        make_dense(skeleton)
         reason = unknown_change(proto, opset)
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
@@ -167,8 +178,13 @@ def model_files(path: str | os.PathLike[str], *, function: str) -> list[Path]:
 
 
 def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy for the checker, which wants the shape of every input and output; onnxruntime and edgekern do without."""
+    """Copy for the checker, which wants the shape of every input and output; onnxruntime and edgekern do without.
+
+    Operators of onnxruntime's own get a domain of which it knows no rules.
+    """
     import onnx
+
+    from edgekern.graph.subgraphs import bodies
 
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
@@ -176,6 +192,14 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     for value in bare.graph.input:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
+    waiting = [*bare.graph.node, *(node for function in bare.functions for node in function.node)]
+    for owner in (bare, *bare.functions):
+        owner.opset_import.add(domain=_UNCHECKED, version=1)
+    while waiting:
+        node = waiting.pop()
+        if node.domain in ("", "ai.onnx") and node.op_type in _OF_ONNXRUNTIME:
+            node.domain = _UNCHECKED
+        waiting += [inner for body in bodies(node) for inner in body.node]
     return bare
 
 
@@ -184,7 +208,6 @@ def _without_overridable_inputs(proto: onnx.ModelProto, ir_version: int) -> onnx
     import onnx
 
     constants = {tensor.name for tensor in proto.graph.initializer}
-    constants.update(tensor.values.name for tensor in proto.graph.sparse_initializer)
     inputs = [value for value in proto.graph.input if value.name not in constants]
     if len(inputs) == len(proto.graph.input):
         return proto
@@ -214,7 +237,7 @@ def model_hash(model: ModelLike) -> str:
         graph.output,
         graph.node,
         list(skeleton.initializers()),
-        graph.sparse_initializer,
+        (),  # hashes are those of before sparse initializers were made dense
         proto.functions,
     ):
         digest.update(len(part).to_bytes(8, "little"))

@@ -66,7 +66,7 @@ def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.Graph
             nodes.node.append(node)
             continue
         found = True
-        body = lifted(taken, f"{node.output[0]} ")
+        body = lifted(taken, free_prefix(graph, f"{node.output[0]} "))
         nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
         graph.sparse_initializer.extend(body.sparse_initializer)
@@ -93,6 +93,19 @@ def take_decided_branches(model: Skeleton) -> bool:
         return body
 
     return take_branches(model, choose)
+
+
+def free_prefix(graph: onnx.GraphProto, prefix: str) -> str:
+    """``prefix``, longer where a name of the graph, or of a body in it, begins so."""
+    waiting, names = [graph], set[str]()
+    while waiting:
+        part = waiting.pop()
+        names.update(value.name for value in (*part.input, *part.initializer))
+        names.update(name for node in part.node for name in node.output)
+        waiting += [body for node in part.node for body in bodies(node)]
+    while any(name.startswith(prefix) for name in names):
+        prefix += " "
+    return prefix
 
 
 def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:

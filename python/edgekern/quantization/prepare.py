@@ -1,6 +1,6 @@
 """Bring a float graph into the form that quantization expects: constants as initializers, BatchNormalization folded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +9,11 @@ from onnx_ir.passes import common as passes
 
 from edgekern.graph.copies import remove_copies
 from edgekern.graph.families import affine
-from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
+from edgekern.graph.values import attribute, bodies, float_constant, is_float_constant, sole_consumer
 from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
-_COUNTS = "edgekern.counts"
+_NAMES = "edgekern.names"
 
 
 def prepare(model: ir.Model) -> None:
@@ -52,14 +52,37 @@ def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callab
     return _register(graph, name, ir.LazyTensor(lambda: ir.tensor(compute()), ir.DataType.FLOAT, shape))
 
 
+def free_name(graph: ir.Graph, name: str) -> str:
+    """``name``, or ``name_1``, ``name_2``, ... where it is taken; nothing else is called so from now on.
+
+    A name is one of the graph or of a body in it, where it would hide what is outside; of a tensor or of a node.
+    """
+    if _NAMES not in graph.meta:
+        graph.meta[_NAMES] = dict.fromkeys(_names(graph), 0)
+    counts: dict[str, int] = graph.meta[_NAMES]  # where the search behind each of them ended last
+    unique = name
+    while unique in counts:
+        counts[name] += 1
+        unique = f"{name}_{counts[name]}"
+    counts[unique] = 0
+    return unique
+
+
+def _names(graph: ir.Graph) -> Iterator[str]:
+    yield from (str(value.name) for value in _given(graph))
+    for node in graph.all_nodes():
+        yield str(node.name)
+        for value in (*node.outputs, *(value for body in bodies(node) for value in _given(body))):
+            yield str(value.name)
+
+
+def _given(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+
+
 def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    counts = graph.meta.setdefault(_COUNTS, {})  # where the search for a free name ended last
-    taken, unique, count = graph.initializers, name, counts.get(name, 0)
-    while unique in taken:
-        count += 1
-        unique = f"{name}_{count}"
-    counts[name] = count
-    tensor.name = unique
+    unique = tensor.name = free_name(graph, name)
     value = ir.Value(
         name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
@@ -115,6 +138,7 @@ def _scaled(weights: ir.Value, factor: FloatArray, axis: int) -> Callable[[], Fl
     return compute
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what is not finite stays as it is
 def _fold_batch_normalization(node: ir.Node) -> None:
     """Fold ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` into the weights and bias before it, in float64.
 
@@ -125,6 +149,8 @@ def _fold_batch_normalization(node: ir.Node) -> None:
         return
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
     factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    if not np.isfinite([factor, beta, mean]).all():
+        return
     before = source.producer()
     if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, mean, beta):
         _as_depthwise(node, source, factor, beta - mean * factor)

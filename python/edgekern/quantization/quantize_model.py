@@ -16,6 +16,7 @@ from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationErro
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
 from edgekern.graph.fold_constants import folded
+from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import lowered
 from edgekern.graph.skeleton import Skeleton
@@ -77,7 +78,6 @@ def quantize(
     """
     done = _quantized(model, ranges, config, "quantize", shapes)
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
-    passes.NameFixPass()(done.model)  # a tensor of the model may have had a name such as x_quantized
     done.model.metadata_props[METADATA_KEY] = json.dumps(
         {
             "config": asdict(done.config),
@@ -151,7 +151,7 @@ def _quantized(
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
 
-    graph_model = folded(opened).to_ir()
+    graph_model = folded(with_types(without_false_shapes(opened))).to_ir()
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from edgekern.graph.values import float_constant
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.place_qdq import Placement
-from edgekern.quantization.prepare import new_initializer
+from edgekern.quantization.prepare import free_name, new_initializer
 from edgekern.quantization.weights import QuantizedWeights
 
 
@@ -67,13 +67,14 @@ class QdqWriter:
         name, producer = str(value.name), value.producer()
         is_output = value.is_graph_output() and producer is not None
         if is_output:
-            value.name = f"{name}_float"
+            value.name = free_name(self._graph, f"{name}_float")
         codes = zero_point.dtype or ir.DataType.UINT8
-        quantize = self._node("QuantizeLinear", [value, scale, zero_point], f"{name}_quantized", value.shape, codes)
+        quantized = free_name(self._graph, f"{name}_quantized")
+        quantize = self._node("QuantizeLinear", [value, scale, zero_point], quantized, value.shape, codes)
         restored = self._node(
             "DequantizeLinear",
             [quantize.outputs[0], scale, zero_point],
-            name if is_output else f"{name}_dequantized",
+            name if is_output else free_name(self._graph, f"{name}_dequantized"),
             value.shape,
         )
         if is_output:
@@ -94,7 +95,8 @@ class QdqWriter:
         assert values is not None
         codes = self._encodings[value].quantize(values)
         stored = new_initializer(self._graph, f"{value.name}_quantized", codes)
-        restored = self._node("DequantizeLinear", [stored, scale, zero_point], f"{value.name}_dequantized", value.shape)
+        name = free_name(self._graph, f"{value.name}_dequantized")
+        restored = self._node("DequantizeLinear", [stored, scale, zero_point], name, value.shape)
         for node, index in list(value.uses()):
             if node in self._placement.integer and node not in self._placement.weighted:
                 node.replace_input_with(index, restored.outputs[0])
@@ -109,7 +111,7 @@ class QdqWriter:
         return self._restored_constant(node, [stored, scale, zero_point], encoding.axis)
 
     def _restored_constant(self, node: ir.Node, operands: list[ir.Value], axis: int | None) -> ir.Value:
-        name = str(operands[0].name).replace("_quantized", "_dequantized")
+        name = free_name(self._graph, str(operands[0].name).replace("_quantized", "_dequantized"))
         restored = self._node("DequantizeLinear", operands, name, operands[0].shape, axis=axis)
         self._graph.insert_before(node, restored)
         return restored.outputs[0]
@@ -126,4 +128,4 @@ class QdqWriter:
     ) -> ir.Node:
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         result = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
-        return ir.Node("", op, operands, attributes, outputs=[result], name=f"{name}_{op}")
+        return ir.Node("", op, operands, attributes, outputs=[result], name=free_name(self._graph, f"{name}_{op}"))

@@ -19,7 +19,7 @@ from edgekern.graph.values import (
     quantized_weights,
     sole_consumer,
 )
-from edgekern.quantization.prepare import new_initializer
+from edgekern.quantization.prepare import free_name, new_initializer
 
 _LARGEST = 127
 # A bias may be so many steps of the accumulator: the sum stays far below 2**31.
@@ -29,6 +29,7 @@ _IMAGE = 4  # axes
 Vector = npt.NDArray[np.float64]
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what is not finite stays as it is
 def fold_norms(graph: ir.Graph) -> None:
     """Rewrite each BatchNormalization that kernels can compute, in place; shapes are known."""
     for node in list(graph):
@@ -102,7 +103,7 @@ def _constants(graph: ir.Graph, node: ir.Node, weights: Weights, shift: Vector) 
     stored = new_initializer(graph, f"{name}_weight", weights.values)
     scale = new_initializer(graph, f"{name}_weight_scale", weights.scale)
     restored = ir.Node("", "DequantizeLinear", [stored, scale], [ir.AttrInt64("axis", 0)])
-    restored.outputs[0].name = f"{stored.name}_dequantized"
+    restored.outputs[0].name = free_name(graph, f"{stored.name}_dequantized")
     restored.outputs[0].type, restored.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), stored.shape
     graph.insert_before(node, restored)
     return [restored.outputs[0], new_initializer(graph, f"{name}_bias", shift.astype(np.float32))]

@@ -119,7 +119,7 @@ def _shapes_of(graph: ir.Graph, skeleton: Skeleton, body: onnx.GraphProto) -> li
     """Of its results, whatever decides whether it runs; None where it cannot."""
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton.proto)
-    inner = subgraphs.lifted(body, "lifted ")
+    inner = subgraphs.lifted(body, subgraphs.free_prefix(proto.graph, "lifted "))
     names = [value.name for value in inner.output]
     nodes = onnx.GraphProto(node=subgraphs.leading_to(names, [*proto.graph.node, *inner.node]))  # without the If itself
     del proto.graph.node[:]
