@@ -125,6 +125,8 @@ def _fold_batch_normalization(node: ir.Node) -> None:
         return
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
     factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    if not np.isfinite([factor, beta, mean]).all():
+        return
     before = source.producer()
     if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, mean, beta):
         _as_depthwise(node, source, factor, beta - mean * factor)
@@ -139,6 +141,8 @@ def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: Fl
         return False
     weights, axis = found
     graph, name = _graph(node), node.outputs[0].name
+    if not np.isfinite([factor, beta]).all():
+        return False  # as weights and a bias they would be refused under names that the model does not have
     shifted = ((bias - mean) * factor + beta).astype(np.float32)
     before.resize_inputs(3)
     if np.any(factor != 1.0):
@@ -156,8 +160,14 @@ def _fold_per_channel(node: ir.Node) -> bool:
     if found is None or before is None or layer is None:
         return False
     source, factor, shift = found
+    if before.op_type == "Gemm":
+        rank = 2
+    elif source.shape is not None:
+        rank = len(source.shape)
+    else:
+        return False  # the axis that a constant runs along counts from the last one
     weights, axis = layer
-    channels, rank = _shape(weights)[axis], 0 if source.shape is None else len(source.shape)
+    channels = _shape(weights)[axis]
     shape = (1,) * (rank - factor.ndim) + factor.shape
     if sole_consumer(source) is not node or channels == 1 or shape != (1, channels, *[1] * (rank - 2)):
         return False
