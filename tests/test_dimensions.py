@@ -137,6 +137,7 @@ def test_what_is_free_still_is_named_with_its_remedy():
         ({"x": (1, 5)}, ArgumentValueError, r"shapes\['x'\] has 2 sizes, but the input has 3 dimensions: \(n, s, 5\)"),
         ({"x": (1, 7, 6)}, ArgumentValueError, r"shapes\['x'\] has 6 for dimension 2, which is 5 in the model"),
         ({"x": (1, 0, 5)}, ArgumentValueError, "has the size 0; sizes are at least 1"),
+        ({"": 8}, ArgumentValueError, r"shapes has '', but the inputs are \['x', 'z'\]"),
         ({"s": -3}, ArgumentValueError, "has the size -3"),
         ({"x": (1, 7, 5), "z": (1, 8, 5)}, ArgumentValueError, r"'s' the size 8, and shapes\['x'\] gives it 7"),
         ({"s": 7, "z": (1, 8, 5)}, ArgumentValueError, r"the dimension 's' the size 8, and shapes\['s'\] gives it 7"),
