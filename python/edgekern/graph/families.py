@@ -20,29 +20,31 @@ _CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "S
 _LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
 _SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-# Of models whose quantization is written in integers, as onnxruntime's quantize_dynamic and QOperator format do.
+# Of models whose quantization is written in integers: by onnxruntime's quantize_dynamic, in its QOperator format, or by
+# its optimizer of a QDQ model.
+_QLINEAR = (
+    *("Add", "AveragePool", "Concat", "Conv", "GlobalAveragePool", "LeakyRelu", "MatMul", "Mul", "ReduceMean"),
+    *("Sigmoid", "Softmax", "Where"),
+)
+_DYNAMIC = ("ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger")
 INTEGER = frozenset(
-    {
-        "ConvInteger",
-        "DynamicQuantizeLinear",
-        "DynamicQuantizeLSTM",
-        "MatMulInteger",
-        "QGemm",
-        "QLinearConv",
-        "QLinearMatMul",
-    }
+    {*_DYNAMIC, "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm"}
+    | {"QLinear" + name for name in _QLINEAR}
 )
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
 SOFTMAX = frozenset({"Softmax"})
-# What onnxruntime's optimizer makes of products, and how a file says in any domain of its own that it has been there.
-_OPTIMIZED = frozenset(
-    {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "NhwcFusedConv", "NhwcMaxPool", "QGemm"}
-    | {"QLinear" + name for name in ("Add", "AveragePool", "Concat", "Conv", "GlobalAveragePool", "LeakyRelu", "Mul")}
-    | {"QLinear" + name for name in ("Sigmoid", "Softmax", "Where")}
+# What onnxruntime's optimizers make of float nodes, and how a file says in any domain of its own that they have been
+# there. The first have products inside, which nobody can quantize any more; the others stand beside theirs.
+_FUSED_PRODUCTS = frozenset(
+    {"Attention", "FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "GemmFastGelu", "NhwcFusedConv"}
 )
+_FUSED = _FUSED_PRODUCTS | {
+    *("BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "EmbedLayerNormalization", "FastGelu", "NhwcMaxPool"),
+    *("SkipGroupNorm", "SkipLayerNormalization"),
+}
 OPTIMIZED = "the file was optimized for onnxruntime"
 _OPTIMIZED_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 # ONNX's inference and onnxruntime count the sides of their results differently: of the first where certain attributes
@@ -81,9 +83,20 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSi
 ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
+def is_integer(node: ir.Node) -> bool:
+    """Whether a node is quantized in a form that neither quantize nor compile reads."""
+    return node.domain in ("", "com.microsoft") and node.op_type in INTEGER
+
+
 def is_optimized(node: ir.Node) -> bool:
-    """Whether only onnxruntime's optimizer writes such a node: the file was made for one kind of machine."""
-    return node.domain in _OPTIMIZED_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _OPTIMIZED)
+    """Whether only onnxruntime's optimizers write such a node: the file was made for one kind of machine."""
+    return node.domain in _OPTIMIZED_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _FUSED)
+
+
+def hides_products(node: ir.Node) -> bool:
+    """Whether such a node has a product inside, or a result of a type that ONNX does not know: nothing to quantize."""
+    beside = node.domain == "com.microsoft" and node.op_type not in _FUSED_PRODUCTS
+    return is_optimized(node) and not (beside and node.outputs[0].dtype is not None)
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from onnx_ir.passes import common as passes
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
+from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is_integer
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import lowered
@@ -186,7 +186,7 @@ def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
 
 def _require_as_exported(graph: ir.Graph, function: str) -> None:
     """In float32, and with the operators that it was made of."""
-    optimized = [node for node in graph if is_optimized(node)]
+    optimized = [node for node in graph if hides_products(node)]
     if optimized:
         names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in optimized[:4])
         more = f" and {len(optimized) - 4} more" if len(optimized) > 4 else ""
@@ -213,6 +213,11 @@ def _require_something_to_do(graph: ir.Graph, placement: Placement, function: st
         )
     if placement.source:
         return
+    integer = sorted({node.op_type for node in graph if is_integer(node)})
+    if integer:
+        raise QuantizationError(
+            f"{function}: model is quantized already, as {', '.join(integer)}; give the float model"
+        )
     inner = [node for node in graph.all_nodes() if node.graph is not graph and node.op_type in PRODUCTS]
     if not inner:
         raise QuantizationError(
