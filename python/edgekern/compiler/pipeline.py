@@ -49,6 +49,7 @@ _MOVES = frozenset(
         StepKind.PAD,
         StepKind.TRANSPOSE,
         StepKind.CONCAT,
+        StepKind.CONSTANT,
     }
 )
 
