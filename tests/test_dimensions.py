@@ -81,6 +81,16 @@ def test_batch_fills_what_shapes_leave_free():
         ek.compile(two_inputs([7, "n", 5], [7, "n", 5]), batch=2)
 
 
+def test_a_batch_for_sizes_that_are_all_given_is_refused_with_the_remedy_of_either():
+    """ "export the model with a free first dimension", which it had."""
+    model = two_inputs(["n", 5], ["n", 5])
+    message = r"batch is 4, .* \[\[1, 5\], \[1, 5\]\] with shapes; leave a first dimension out of shapes, or leave"
+    with pytest.raises(CompileError, match=message):
+        ek.compile(model, batch=4, shapes={"x": (1, 5)})
+    with pytest.raises(CompileError, match=r"shapes \[\[1, 5\], \[1, 5\]\]; export the model with a free first dim"):
+        ek.compile(two_inputs([1, 5], [1, 5]), batch=4)
+
+
 def test_batch_is_the_size_of_its_name_everywhere():
     nodes = [helper.make_node("Transpose", ["z"], ["t"], perm=[1, 0, 2]), helper.make_node("Add", ["x", "t"], ["y"])]
     model = two_inputs(["n", 7, 5], [7, "n", 5])

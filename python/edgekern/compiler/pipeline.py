@@ -101,7 +101,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     proto = opened.proto
-    fix_batch(opened, batch)
+    fix_batch(opened, batch, shapes)
     fold_constants(opened)
     model = opened.to_ir()
     simplify_graph(model)
