@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from edgekern.quantization.choose_encodings import encode_activations, quantize_
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
-from edgekern.quantization.place_qdq import Placement, place
+from edgekern.quantization.place_qdq import place
 from edgekern.quantization.prepare import prepare
 from edgekern.quantization.write_qdq import QdqWriter
 
@@ -69,7 +70,8 @@ def quantize(
     -----
     EdgekernWarning
         When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``, and for each Conv, Gemm
-        or MatMul that stays float32, because its weights are computed.
+        or MatMul that stays float32, because its weights are computed. Once for all that stand in bodies of If, Loop
+        and Scan.
 
     Notes
     -----
@@ -114,7 +116,8 @@ def compute_encodings(
 class _Quantized:
     """``source`` is the float model.
 
-    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow.
+    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
+    holds the products that stand in bodies of If, Loop and Scan.
     """
 
     source: Skeleton
@@ -123,8 +126,11 @@ class _Quantized:
     encodings: dict[str, Encoding]
     widened: dict[str, list[int]]
     left_float: tuple[ir.Node, ...]
+    in_bodies: tuple[ir.Node, ...]
 
     def warn(self, function: str) -> None:
+        if self.in_bodies:
+            _warn(f"{function}: {_describe_bodies(self.in_bodies, all_of_it=not self.encodings)}")
         for node in self.left_float:
             _warn(
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
@@ -155,7 +161,8 @@ def _quantized(
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
-    _require_something_to_do(graph_model.graph, placement, function)
+    in_bodies = _products_in_bodies(graph_model.graph)
+    _require_something_to_do(graph_model.graph, bool(placement.source or in_bodies), function)
     activations = encode_activations(placement, ranges, config, function=function)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
@@ -172,7 +179,7 @@ def _quantized(
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
     writer.write_activations()
-    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float)
+    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float, in_bodies)
 
 
 def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
@@ -206,27 +213,36 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
         )
 
 
-def _require_something_to_do(graph: ir.Graph, placement: Placement, function: str) -> None:
+def _require_something_to_do(graph: ir.Graph, found: bool, function: str) -> None:
     if any(node.op_type in QDQ for node in graph):
         raise QuantizationError(
             f"{function}: model holds QuantizeLinear or DequantizeLinear already; give the float model"
         )
-    if placement.source:
+    if found:
         return
     integer = sorted({node.op_type for node in graph if is_integer(node)})
     if integer:
         raise QuantizationError(
             f"{function}: model is quantized already, as {', '.join(integer)}; give the float model"
         )
-    inner = [node for node in graph.all_nodes() if node.graph is not graph and node.op_type in PRODUCTS]
-    if not inner:
-        raise QuantizationError(
-            f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
-            "with constant weights"
-        )
-    _warn(
-        f"{function}: the model stays float32: all {len(inner)} Conv, Gemm and MatMul stand in bodies of If, Loop or "
-        "Scan, which onnxruntime runs; export the branch that you need as a model of its own"
+    raise QuantizationError(
+        f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
+        "with constant weights"
+    )
+
+
+def _products_in_bodies(graph: ir.Graph) -> tuple[ir.Node, ...]:
+    nodes = (node for node in graph.all_nodes() if node.graph is not graph)
+    return tuple(node for node in nodes if node.domain == "" and node.op_type in PRODUCTS)
+
+
+def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
+    names = ", ".join(f"{node.op_type} '{label(node)}'" for node in nodes[:4])
+    more = f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
+    return (
+        f"{'the model stays float32: all ' if all_of_it else ''}{len(nodes)} Conv, Gemm and MatMul stand in bodies of "
+        f"If, Loop or Scan, which onnxruntime runs in float32: {names}{more}; export the branch that you need as a "
+        "model of its own"
     )
 
 
