@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgekern._core import StepKind
 from edgekern.artifact import Program
+from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
 
-_QUANTIZATION = "edgekern.quantization"
 # What computes nothing: it brings values to a host step and back.
 _MOVES = frozenset(
     {
@@ -124,7 +124,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     idle = all(step.kind in _MOVES for stage in stages for step in stage.steps)
     _warn(runs, _why_unquantized(proto) if idle else "", idle=idle)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
-    quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
+    quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.dimensions import fix_dimensions
@@ -32,8 +34,6 @@ from edgekern.quantization.write_qdq import QdqWriter
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
-
-METADATA_KEY = "edgekern.quantization"  # compile carries it into the program, where compare reads the hash
 
 
 def quantize(
@@ -80,11 +80,11 @@ def quantize(
     done = _quantized(model, ranges, config, "quantize", shapes)
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
     passes.NameFixPass()(done.model)  # a tensor of the model may have had a name such as x_quantized
-    done.model.metadata_props[METADATA_KEY] = json.dumps(
+    done.model.metadata_props[QUANTIZATION_KEY] = json.dumps(
         {
             "config": asdict(done.config),
             "model_hash": ranges.model_hash,
-            "ranges": {"method": ranges.method, **ranges.options},
+            "ranges": {"method": ranges.method, **ranges.options, "sha256": _sha256(ranges)},
             "widened": done.widened,
         },
         sort_keys=True,
@@ -180,6 +180,11 @@ def _quantized(
         writer.write_weights(node, layer)
     writer.write_activations()
     return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float, in_bodies)
+
+
+def _sha256(ranges: Ranges) -> str:
+    """Of all values, so that files of one float model and other data are told apart."""
+    return hashlib.sha256(json.dumps({name: asdict(ranges[name]) for name in sorted(ranges)}).encode()).hexdigest()
 
 
 def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
