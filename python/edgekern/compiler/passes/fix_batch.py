@@ -69,5 +69,5 @@ def _free(value: onnx.ValueInfoProto, axis: int) -> str:
     by_name = f"shapes={{'{name}': ...}} or " if name else ""
     return (
         f"compile: input '{value.name}' has a free dimension {axis} ({name or 'unnamed'}), and batch fills the first "
-        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}}"
+        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}}; see docs/operators.md, Free dimensions"
     )
