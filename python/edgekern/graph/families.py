@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.graph.values import constant, float_constant, int_attribute, ints_attribute, scalar, shape_of
+from edgekern.graph.values import (
+    constant,
+    float_attribute,
+    float_constant,
+    int_attribute,
+    ints_attribute,
+    scalar,
+    shape_of,
+)
 
 # One value in, one value out, element by element: 256 bytes say all about them.
 _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
@@ -160,6 +168,23 @@ def affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArra
             return x, wide, zeros
         return (x, 1 / wide, zeros) if at == 0 and wide.all() else None
     return None
+
+
+def batch_norm_affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """The same of a BatchNormalization as inference has it, with a finite number for each channel."""
+    if node.op_type != "BatchNormalization" or node.domain != "" or int_attribute(node, "training_mode", 0):
+        return None
+    x, statistics = node.inputs[0], [float_constant(value) for value in node.inputs[1:]]
+    if x is None or len(statistics) != 4 or any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
+        return None
+    found = [array.astype(np.float64) for array in statistics if array is not None]
+    if len(found) != len(statistics):
+        return None
+    gamma, beta, mean, variance = found
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        shift = beta - mean * factor
+    return (x, factor, shift) if np.isfinite([factor, shift]).all() else None
 
 
 def averages_image(node: ir.Node) -> bool:

@@ -8,12 +8,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgekern.graph.copies import remove_copies
-from edgekern.graph.families import affine
+from edgekern.graph.families import affine, batch_norm_affine
+from edgekern.graph.initializers import lazy_initializer, new_initializer
 from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
 from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
-_COUNTS = "edgekern.counts"
 
 
 def prepare(model: ir.Model) -> None:
@@ -39,32 +39,6 @@ def prepare(model: ir.Model) -> None:
         if node.op_type == "Gemm" and node.domain == "":
             _normalize_gemm(node)
     passes.RemoveUnusedNodesPass()(model)
-
-
-def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
-    return _register(graph, name, ir.Tensor(np.asarray(array)))
-
-
-def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callable[[], FloatArray]) -> ir.Value:
-    """Add a float32 constant of the shape of ``like`` that is computed each time that it is read, and never kept."""
-    shape = ir.Shape(_shape(like))
-    return _register(graph, name, ir.LazyTensor(lambda: ir.tensor(compute()), ir.DataType.FLOAT, shape))
-
-
-def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    counts = graph.meta.setdefault(_COUNTS, {})  # where the search for a free name ended last
-    taken, unique, count = graph.initializers, name, counts.get(name, 0)
-    while unique in taken:
-        count += 1
-        unique = f"{name}_{count}"
-    counts[name] = count
-    tensor.name = unique
-    value = ir.Value(
-        name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _graph(node: ir.Node) -> ir.Graph:
@@ -120,20 +94,17 @@ def _fold_batch_normalization(node: ir.Node) -> None:
 
     On an image that no Conv gave, it becomes a depthwise 1x1 Conv, which has an integer kernel.
     """
-    statistics, source = [float_constant(value) for value in node.inputs[1:]], node.inputs[0]
-    if source is None or any(array is None for array in statistics) or attribute(node, "training_mode", 0):
+    found = batch_norm_affine(node)
+    if found is None:
         return
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
-    factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    if not np.isfinite([factor, beta, mean]).all():
-        return
+    source, factor, shift = found
     before = source.producer()
-    if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, mean, beta):
-        _as_depthwise(node, source, factor, beta - mean * factor)
+    if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, shift):
+        _as_depthwise(node, source, factor, shift)
 
 
-def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: FloatArray, beta: FloatArray) -> bool:
-    """Let a Conv or Gemm give ``(x - mean) * factor + beta`` as ``node`` behind it did; False if it cannot."""
+def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, shift: FloatArray) -> bool:
+    """Let a Conv or Gemm give ``x * factor + shift`` as ``node`` behind it did; False if it cannot."""
     found = _weights_of(before)
     bias_value = before.inputs[2] if len(before.inputs) > 2 else None
     bias = np.float32(0) if bias_value is None else float_constant(bias_value)
@@ -141,9 +112,7 @@ def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: Fl
         return False
     weights, axis = found
     graph, name = _graph(node), node.outputs[0].name
-    if not np.isfinite([factor, beta]).all():
-        return False  # as weights and a bias they would be refused under names that the model does not have
-    shifted = ((bias - mean) * factor + beta).astype(np.float32)
+    shifted = (bias * factor + shift).astype(np.float32)
     before.resize_inputs(3)
     if np.any(factor != 1.0):
         before.replace_input_with(1, lazy_initializer(graph, f"{name}_weight", weights, _scaled(weights, factor, axis)))
@@ -171,8 +140,9 @@ def _fold_per_channel(node: ir.Node) -> bool:
     shape = (1,) * (rank - factor.ndim) + factor.shape
     if sole_consumer(source) is not node or channels == 1 or shape != (1, channels, *[1] * (rank - 2)):
         return False
-    factor, shift = factor.reshape(-1), shift.reshape(-1)
-    return _scale_channels(before, node, factor, np.zeros(channels), shift)
+    if not np.isfinite([factor, shift]).all():
+        return False  # as weights and a bias they would be refused under names that the model does not have
+    return _scale_channels(before, node, factor.reshape(-1), shift.reshape(-1))
 
 
 def _as_depthwise(node: ir.Node, source: ir.Value, factor: FloatArray, shift: FloatArray) -> None:
