@@ -22,7 +22,7 @@ from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import lowered
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import is_float_constant, label, qualified
+from edgekern.graph.values import HALVES, is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
@@ -206,9 +206,7 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
             f"{function}: {OPTIMIZED}, and {names}{more} hide what there is to quantize; give the model as it was "
             "exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
         )
-    halves = [
-        value for value in graph.initializers.values() if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    ]
+    halves = [value for value in graph.initializers.values() if value.dtype in HALVES]
     products = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
     if halves and not any(is_float_constant(value) for node in products for value in node.inputs):
         kind = "float16" if halves[0].dtype == ir.DataType.FLOAT16 else "bfloat16"
