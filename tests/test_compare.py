@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import edgekern as ek
+from edgekern.analysis import comparison
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 
 from graphs import Graph, feeds_of, onnxruntime_session
@@ -182,8 +183,20 @@ def test_the_qdq_model_itself_may_be_compared(data):
     assert min(row.sqnr_db for row in ek.compare(qdq, ek.compile(qdq), data).rows) > 40
 
 
+def test_another_qdq_model_of_the_same_float_model_is_refused(data):
+    """The two passed for one another: their metadata was the same."""
+    first, second = (
+        ek.quantize(float_model(), ek.Calibrator(float_model(), progress=False).collect(feeds).compute_ranges())
+        for feeds in data[:2]
+    )
+    assert [entry.key for entry in first.metadata_props] == ["edgekern.quantization"]
+    ek.compare(first, ek.compile(first), data)
+    with pytest.raises(ArgumentValueError, match="compare: program was made of another model"):
+        ek.compare(second, ek.compile(first), data)
+
+
 @pytest.mark.parametrize("told", ["", "{}", "[]", "no JSON", '{"model_hash": 3}', "[" * 2000])
-def test_a_program_that_does_not_say_its_model_is_compared_with_a_warning(told, data):
+def test_a_program_that_does_not_say_its_model_is_compared_with_a_warning(told, data, monkeypatch):
     """Those of other tools, and files that an older edgekern wrote."""
     calibrator = ek.Calibrator(float_model(), progress=False).collect_many(data)
     qdq = ek.quantize(float_model(), calibrator.compute_ranges())
@@ -191,6 +204,7 @@ def test_a_program_that_does_not_say_its_model_is_compared_with_a_warning(told, 
     entry.value = told
     program = ek.compile(qdq)
     assert program.manifest.float_model_hash is None
+    monkeypatch.setattr(comparison, "model_hash", None)  # it would read every weight for nothing
     with pytest.warns(EdgekernWarning, match=r"program does not say which float model .*edgekern\.quantize writes it"):
         assert ek.compare(float_model(), program, data).rows
     g = Graph()

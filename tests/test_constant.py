@@ -5,6 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import edgekern as ek
+from edgekern.errors import EdgekernWarning
 
 from float_models import all_the_way, build, f32
 from graphs import Graph, onnxruntime_session
@@ -47,6 +48,15 @@ def test_a_constant_is_an_output_like_any_other(kind, through, rng):
     reference = run_program(program.index, program.container.blobs, [feeds["x"]])
     np.testing.assert_array_equal(reference[1], CONSTANTS[kind])
     assert {row.tensor for row in ek.compare(model, program, feeds).rows} == {"x", "y"}
+
+
+def test_a_constant_output_hides_from_nobody_that_the_model_is_not_quantized(rng):
+    """The sentence was missing: a constant was taken for a kernel's work."""
+    nodes = [node("Gemm", ["x", "w"], ["y"]), node("Identity", ["w"], ["d"])]
+    model = build(nodes, {"w": f32(rng.normal(size=(6, 6)))}, [2, 6], ("y", "d"))
+    model.graph.output[1].type.tensor_type.ClearField("shape")
+    with pytest.warns(EdgekernWarning, match="nothing of the model runs on a kernel .*: it is not quantized"):
+        ek.compile(model)
 
 
 def test_a_weight_is_an_output_in_float(rng):

@@ -81,6 +81,16 @@ def test_batch_fills_what_shapes_leave_free():
         ek.compile(two_inputs([7, "n", 5], [7, "n", 5]), batch=2)
 
 
+def test_a_batch_for_sizes_that_are_all_given_is_refused_with_the_remedy_of_either():
+    """ "export the model with a free first dimension", which it had."""
+    model = two_inputs(["n", 5], ["n", 5])
+    message = r"batch is 4, .* \[\[1, 5\], \[1, 5\]\] with shapes; leave a first dimension out of shapes, or leave"
+    with pytest.raises(CompileError, match=message):
+        ek.compile(model, batch=4, shapes={"x": (1, 5)})
+    with pytest.raises(CompileError, match=r"shapes \[\[1, 5\], \[1, 5\]\]; export the model with a free first dim"):
+        ek.compile(two_inputs([1, 5], [1, 5]), batch=4)
+
+
 def test_batch_is_the_size_of_its_name_everywhere():
     nodes = [helper.make_node("Transpose", ["z"], ["t"], perm=[1, 0, 2]), helper.make_node("Add", ["x", "t"], ["y"])]
     model = two_inputs(["n", 7, 5], [7, "n", 5])
@@ -137,6 +147,7 @@ def test_what_is_free_still_is_named_with_its_remedy():
         ({"x": (1, 5)}, ArgumentValueError, r"shapes\['x'\] has 2 sizes, but the input has 3 dimensions: \(n, s, 5\)"),
         ({"x": (1, 7, 6)}, ArgumentValueError, r"shapes\['x'\] has 6 for dimension 2, which is 5 in the model"),
         ({"x": (1, 0, 5)}, ArgumentValueError, "has the size 0; sizes are at least 1"),
+        ({"": 8}, ArgumentValueError, r"shapes has '', but the inputs are \['x', 'z'\]"),
         ({"s": -3}, ArgumentValueError, "has the size -3"),
         ({"x": (1, 2**63, 5)}, ArgumentValueError, "has the size 9223372036854775808; .* at most 2147483647"),
         ({"s": 2**31}, ArgumentValueError, "has the size 2147483648; sizes are at least 1 and at most 2147483647"),

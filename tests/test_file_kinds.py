@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -19,8 +20,8 @@ import edgekern as ek
 from edgekern import _core, cli, llm
 from edgekern.calibration import Ranges, TensorRange
 from edgekern.cli.data import read_feeds
-from edgekern.errors import EdgekernError
-from edgekern.file_kinds import HEAD_BYTES, KINDS, kind_of
+from edgekern.errors import ArgumentValueError, EdgekernError
+from edgekern.file_kinds import HEAD_BYTES, KINDS, kind_of, naming_kind
 
 from graphs import Graph
 from llm_files import SMALL, random_tensors, write_gguf, write_huggingface, write_llama2c
@@ -191,3 +192,16 @@ def test_commands_name_what_they_were_given(name, examples, tmp_path, monkeypatc
     write_huggingface(tmp_path / "hf", SMALL, random_tensors(SMALL))
     assert cli.run(arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_looking_at_what_a_file_is_opens_it_as_every_reader_does(monkeypatch, tmp_path):
+    """A FIFO that takes the file's place between a look and the opening answers never; it hung."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_bytes(b"text")
+    looked = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda *_, **__: looked)
+    with (
+        pytest.raises(ArgumentValueError, match=r"^loader: its own words$"),
+        naming_kind(tmp_path / "fifo", "an ONNX model", "onnx"),
+    ):
+        raise ArgumentValueError("loader: its own words")

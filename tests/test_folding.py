@@ -151,6 +151,75 @@ def test_a_sum_that_others_read_keeps_its_constant():
     assert [made.op_type for made in qdq.graph.node].count("Add") == 1
 
 
+def test_a_row_behind_a_conv_whose_rank_nobody_knows_is_added_along_the_width():
+    """It was folded along the channels, of which there are as many: 2.0 dB."""
+    weights = {f"w{i}": f32(RNG.normal(size=(4, 4, 1, 1))) for i in (1, 2)} | {"row": f32(3 * RNG.normal(size=(1, 4)))}
+    nodes = [
+        node("Conv", ["x", "w1"], ["c"]),
+        node("Add", ["c", "row"], ["a"]),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "w2"], ["y"]),
+    ]
+    model = build(nodes, weights, ["n", 4, 4, 4])
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    x = f32(RNG.normal(size=(1, 4, 4, 4)))
+    qdq = ek.quantize(model, ranges_of(model, x))
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    [found] = onnxruntime_session(qdq, optimized=False).run(None, {"x": x})
+    assert sqnr_db(expected, found) > 30
+    program = ek.compile(qdq, shapes={"x": x.shape}, allow_host=False)
+    assert sqnr_db(expected, ek.InferenceSession(program).run(None, {"x": x})[0]) > 30
+
+
+def test_a_row_behind_a_gemm_belongs_to_it_whatever_is_known_of_its_input():
+    nodes = [node("Gemm", ["x", "w"], ["g"]), node("Add", ["g", "row"], ["y"])]
+    model = build(nodes, {"w": f32(RNG.normal(size=(6, 4))), "row": f32(RNG.normal(size=(1, 4)))}, ["n", 6])
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    x = f32(RNG.normal(size=(3, 6)))
+    qdq = ek.quantize(model, ranges_of(model, x))
+    assert "Add" not in {made.op_type for made in qdq.graph.node}
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    assert sqnr_db(expected, onnxruntime_session(qdq, optimized=False).run(None, {"x": x})[0]) > 30
+
+
+def with_odd_channel(op, bad):
+    channels = CHANNELS["positive"].copy()
+    channels[3] = bad
+    odd = channels if op == "BatchNormalization" else channels.reshape(8, 1, 1)
+    nodes = [
+        node("Conv", ["x", "w1"], ["c"]),
+        node(op, ["c", "positive", "odd", "flat", "positive"] if op == "BatchNormalization" else ["c", "odd"], ["a"]),
+        node("Clip", ["a", "low", "high"], ["r"]),
+        node("Conv", ["r", "w2"], ["y"]),
+    ]
+    return build(nodes, CHANNELS | {"odd": odd, "low": np.float32(-2), "high": np.float32(2)}, [1, 3, 8, 8])
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+@pytest.mark.parametrize("op", ["Mul", "BatchNormalization"])
+def test_constants_that_are_not_finite_stay_where_they_are(op, bad):
+    """Refused: "'y_weight' holds NaN or Inf", which is no tensor of the model."""
+    model = with_odd_channel(op, bad)
+    x = f32(RNG.normal(size=(1, 3, 8, 8)))
+    with warnings.catch_warnings(action="ignore", category=ek.errors.EdgekernWarning):
+        qdq = ek.quantize(model, ranges_of(model, x))
+    assert op in {made.op_type for made in qdq.graph.node}
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    assert sqnr_db(expected, onnxruntime_session(qdq, optimized=False).run(None, {"x": x})[0]) > 30
+
+
+def test_an_added_constant_that_is_not_finite_is_refused_by_its_own_name():
+    model = with_odd_channel("Add", np.inf)
+    x = f32(RNG.normal(size=(1, 3, 8, 8)))
+    with (
+        warnings.catch_warnings(action="ignore", category=ek.errors.EdgekernWarning),
+        pytest.raises(ek.errors.QuantizationError, match="constant 'odd' holds NaN or Inf"),
+    ):
+        ek.quantize(model, ranges_of(model, x))
+
+
 def test_a_constant_that_is_quantized_twice_is_refused_by_name():
     """DequantizeLinear, QuantizeLinear, DequantizeLinear on a constant: no integers of their own. An AssertionError."""
     g = Graph()

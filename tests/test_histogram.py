@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from edgekern.calibration import Histogram, Method
-from edgekern.errors import ArgumentTypeError, CalibrationError, EdgekernWarning
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning
 
 from distributions import NAMES, Floats, drawn
 from strategies import float_arrays
@@ -194,3 +194,18 @@ def test_strided_values_are_counted_and_their_copy_is_reported() -> None:
     assert strided == Histogram().update(x[:, ::2].copy())
     for order in (np.asfortranarray(x), x[::-1, ::-1], x.reshape(2, 3, 4).transpose(1, 2, 0)[::-1]):
         assert Histogram().update(order) == Histogram().update(x)  # counted as it lies
+
+
+def test_signal_over_noise_is_that_of_the_values(rng: np.random.Generator) -> None:
+    """In dB: of a range that rounds, one that clips, one that rounds all to 0; infinite where nothing is lost."""
+    x = rng.normal(size=100_000).astype(np.float32)
+    h, power = Histogram().update(x), (x.astype(np.float64) ** 2).mean()
+    for lo, hi, bits in ((-4.0, 4.0, 8), (-1.0, 1.0, 8), (-4.0, 4.0, 4)):
+        step = (hi - lo) / (2**bits - 1)
+        zero = round(-lo / step)
+        error = np.clip(np.rint(x / step), -zero, 2**bits - 1 - zero) * step - x
+        assert h.sqnr_db(lo, hi, num_bits=bits) == pytest.approx(10 * np.log10(power / (error**2).mean()), abs=0.1)
+    assert h.sqnr_db(0.0, 1e6) == pytest.approx(0, abs=1e-3)
+    assert Histogram().update(np.zeros(3, np.float32)).sqnr_db(0.0, 0.0) == np.inf
+    with pytest.raises(ArgumentValueError, match=r"Histogram\.sqnr_db: lo and hi must be finite"):
+        h.sqnr_db(1.0, 2.0)

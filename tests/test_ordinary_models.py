@@ -7,7 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgekern as ek
-from edgekern.errors import CompileError, EdgekernWarning, QuantizationError
+from edgekern.calibration import Ranges, model_hash
+from edgekern.errors import CompileError, EdgekernWarning, HostStepError, QuantizationError
 
 from float_models import all_the_way, build, f32, ranges_of, samples, small_cnn, sqnr_db
 from graphs import Graph, onnxruntime_session
@@ -90,11 +91,89 @@ def test_a_file_that_onnxruntime_optimized_is_told_from_others(optimized, rng):
     message = r"quantize: the file was optimized for onnxruntime, and com\.microsoft\S* '.*give the model as it was exp"
     with pytest.raises(QuantizationError, match=message):
         ek.quantize(model, ranges)
-    with pytest.warns(EdgekernWarning):
+    with pytest.warns(EdgekernWarning, match="the file was optimized for onnxruntime: compile the model as it was exp"):
+        ek.compile(model)
+    with pytest.warns(EdgekernWarning, match=r"quantized as .*QLinearConv.*or export it in QDQ form"):
         program = ek.compile(qdq)
-    assert (
-        "the file was optimized for onnxruntime: compile the model as it was exported" in program.host_steps[0].reason
-    )
+    assert "its quantization is written in integers: export the model in QDQ form" in program.host_steps[0].reason
+
+
+def qoperator():
+    """x -> Q -> QLinearConv -> QLinearAdd -> DQ -> y, as onnxruntime's quantize_static writes it in that format."""
+    g = Graph()
+    scale, zero, weight_zero = g.const(0.05, np.float32), g.const(120, np.uint8), g.const(0, np.int8)
+    w = g.const(g.rng.integers(-100, 100, (4, 3, 1, 1)), np.int8)
+    x = g.op("QuantizeLinear", g.input("x", (1, 3, 4, 4)), scale, zero)
+    c = g.op("QLinearConv", x, scale, zero, w, g.const(0.01, np.float32), weight_zero, scale, zero)
+    a = g.op("QLinearAdd", c, scale, zero, c, scale, zero, scale, zero, domain="com.microsoft")
+    return g.model(g.op("DequantizeLinear", a, scale, zero))
+
+
+def test_a_model_in_qoperator_format_is_told_so_and_not_called_optimized():
+    """The Add: "the file was optimized"; the Conv: "has no kernel"; and nothing named the form that is read."""
+    model = qoperator()
+    why = r"it is quantized as QLinearAdd, QLinearConv, and not by QuantizeLinear .*give the float model to edgekern\.q"
+    with pytest.warns(EdgekernWarning, match=rf"nothing of the model runs on a kernel of edgekern's: {why}") as seen:
+        ek.compile(model)
+    assert str(seen[0].message).count("its quantization is written in integers: export the model in QDQ form") == 2
+    with pytest.raises(HostStepError, match=rf"Nothing of the model runs on a kernel: {why}"):
+        ek.compile(model, allow_host=False)
+    ranges = Ranges({}, model_hash(model), "max")
+    with pytest.raises(
+        QuantizationError, match="holds QuantizeLinear or DequantizeLinear already; give the float model"
+    ):
+        ek.quantize(model, ranges)
+
+
+def test_a_dynamically_quantized_model_is_not_told_to_be_without_operators():
+    """ "model has no operator to quantize; it needs a float32 Conv, ..." before."""
+    g = Graph()
+    q, _, _ = g.op("DynamicQuantizeLinear", g.input("x", (2, 8)), outputs=3)
+    model = g.model(g.op("MatMulInteger", q, g.const(np.ones((8, 4)), np.int8)))
+    message = "quantized already, as DynamicQuantizeLinear, MatMulInteger; give the float model"
+    with pytest.raises(QuantizationError, match=message):
+        ek.quantize(model, Ranges({}, model_hash(model), "max"))
+
+
+def test_kernels_beside_one_integer_operator_are_not_called_idle():
+    g = Graph()
+    y = g.qdq(g.op("MatMul", g.qdq(g.input("x", (2, 8))), g.weights(8, 4, axis=1)), 0.3)
+    z = g.op("MatMulInteger", g.input("z", (2, 8), TensorProto.UINT8), g.const(np.ones((8, 4)), np.int8))
+    with pytest.raises(HostStepError, match="written in integers") as refused:
+        ek.compile(g.model(y, z), allow_host=False)
+    assert "Nothing of the model" not in str(refused.value)
+    with pytest.warns(EdgekernWarning, match="^compile: 1 nodes run on the host"):
+        ek.compile(g.model(y, z))
+
+
+def fused(op, weights):
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]),
+        node(op, ["m", "b" if op == "BiasGelu" else "w"], ["f"], domain="com.microsoft"),
+        node("MatMul", ["f", "w"], ["y"]),
+    ]
+    model = build(nodes, weights, [2, 8])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+@pytest.mark.parametrize("op", ["BiasGelu", "FusedMatMul"])
+def test_fused_nodes_are_quantized_around_where_nothing_is_hidden_in_them(op, rng):
+    """A product is, and a type that only the file can tell: "ranges lack tensor 'f'; observe it" before."""
+    model = fused(op, {"w": f32(rng.normal(size=(8, 8))), "b": f32(rng.normal(size=8))})
+    x = f32(rng.normal(size=(2, 8)))
+    message = rf"the file was optimized for onnxruntime, and com\.microsoft\.{op} 'f' hide what there is to quantize"
+    with pytest.raises(QuantizationError, match=message):
+        ek.quantize(model, ranges_of(model, x))
+    model.graph.value_info.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, [2, 8]))
+    ranges = ranges_of(model, x)
+    if op == "FusedMatMul":
+        with pytest.raises(QuantizationError, match=message):
+            ek.quantize(model, ranges)
+        return
+    qdq = ek.quantize(model, ranges)
+    with pytest.warns(EdgekernWarning, match=r"com\.microsoft\.BiasGelu '.*': the file was optimized for onnxruntime"):
+        assert sum(step.op == "MatMul" for step in ek.compile(qdq).steps) == 2
 
 
 @pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")

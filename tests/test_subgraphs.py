@@ -280,3 +280,18 @@ def test_a_model_that_is_all_bodies_stays_float_and_that_is_said():
     with pytest.warns(EdgekernWarning, match="all 1 Conv, Gemm and MatMul stand in bodies of If, Loop or Scan"):
         qdq = ek.quantize(model, ranges_of(model, x))
     np.testing.assert_allclose(run(qdq, x), onnxruntime_session(model, optimized=False).run(None, {"x": x})[0], 1e-5)
+
+
+def test_products_in_bodies_beside_quantized_ones_are_named():
+    """Nothing was said of them as soon as one operator outside was quantized."""
+    inner = body(node("Conv", ["c", "v"], ["t"], name="inside"))
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("ReduceMax", ["x"], ["largest"], keepdims=0), STEM[2]]
+    weights = {"w": f32(RNG.normal(size=(9, 3, 1, 1))), "v": f32(RNG.normal(size=(9, 9, 1, 1)))}
+    otherwise = body(node("Relu", ["c"], ["e"]))
+    model = build([*nodes, if_(inner, otherwise)], {**weights, "limit": f32(np.array(0))}, [1, 3, 8, 8])
+    ranges = ranges_of(model, samples(np.random.default_rng(1), 1, (3, 8, 8)))
+    message = r"^quantize: 1 Conv, Gemm and MatMul stand in bodies of If, .* in float32: Conv .inside.; export"
+    with pytest.warns(EdgekernWarning, match=message) as seen:
+        qdq = ek.quantize(model, ranges)
+    assert len(seen) == 1
+    assert "QuantizeLinear" in {made.op_type for made in qdq.graph.node}

@@ -190,6 +190,13 @@ void bind_calibration(pybind11::module_& m) {
           },
           py::arg("scale"), py::arg("first"), py::arg("last"), py::arg("exponent"))
       .def(
+          "powers",
+          [](const SharedHistogram& h, double scale, double first, double last) {
+            const Powers p = h.with_atoms(false, [&](const Atoms& a) { return powers(a, scale, first, last); });
+            return py::make_tuple(p.signal, p.noise);
+          },
+          py::arg("scale"), py::arg("first"), py::arg("last"))
+      .def(
           "error_threshold",
           [](const SharedHistogram& h, int num_levels, double exponent) {
             return h.with_atoms(false, [&](const Atoms& a) { return error_threshold(a, num_levels, exponent); });

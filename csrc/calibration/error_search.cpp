@@ -146,6 +146,14 @@ double quantization_error(const std::vector<Atom>& atoms, double scale, double f
   return error.unit() > 0 ? error(scale, first, last) * std::pow(error.unit(), exponent) : 0.0;
 }
 
+Powers powers(const std::vector<Atom>& atoms, double scale, double first, double last) {
+  ErrorModel error(atoms, 2.0);
+  if (!(error.unit() > 0)) return {0, 0};
+  // A step so wide that every value rounds to 0, and is an error of its own size.
+  const double signal = error(error.unit() * 4096, 0, 1), noise = error(scale, first, last);
+  return {signal * error.unit() * error.unit(), noise * error.unit() * error.unit()};
+}
+
 double error_threshold(const std::vector<Atom>& atoms, int num_levels, double exponent) {
   if (atoms.empty()) return 0;
   const bool negative = atoms.front().lo < 0;

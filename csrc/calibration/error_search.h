@@ -14,6 +14,13 @@ struct Range {
 /// The mean |x - dequantize(quantize(x))|^exponent when the levels are scale * q for q in [first, last].
 double quantization_error(const std::vector<Atom>& atoms, double scale, double first, double last, double exponent);
 
+struct Powers {
+  double signal, noise;
+};
+
+/// The mean square of the values, and of their error on the levels scale * [first, last].
+Powers powers(const std::vector<Atom>& atoms, double scale, double first, double last);
+
 /// T for the levels T / (num_levels - 1) * q: q in [0, num_levels) when the atoms are not negative, else q in
 /// [-num_levels, num_levels).
 double error_threshold(const std::vector<Atom>& atoms, int num_levels, double exponent);

@@ -224,17 +224,24 @@ std::vector<Atom> Histogram::atoms(bool magnitude) const {
   const auto add = [&](double a, double b, uint64_t n, double from, double to) {
     if (n > 0) out.push_back({std::clamp(a, from, to), std::clamp(b, from, to), n});
   };
+  const auto counted = [&](size_t page, size_t sign) { return pages_[page | sign / kPageKeys] != nullptr; };
   if (!magnitude) {
-    for (size_t key = kInfinityKey; key-- > 0;) {
-      add(-key_value(key + 1), -key_value(key), at(key | kSignKey), lowest, highest);
+    for (size_t page = kInfinityKey / kPageKeys; page-- > 0;) {
+      if (!counted(page, kSignKey)) continue;
+      for (size_t key = (page + 1) * kPageKeys; key-- > page * kPageKeys;) {
+        add(-key_value(key + 1), -key_value(key), at(key | kSignKey), lowest, highest);
+      }
     }
   }
   const double least = !magnitude ? lowest : lowest > 0 ? lowest : highest < 0 ? -highest : 0.0;
   const double most = magnitude ? std::max(highest, -lowest) : highest;
   add(0.0, 0.0, num_zero_, least, most);
-  for (size_t key = 0; key < kInfinityKey; ++key) {
-    const uint64_t n = at(key) - (key == 0 ? num_zero_ : 0) + (magnitude ? at(key | kSignKey) : 0);
-    add(key_value(key), key_value(key + 1), n, least, most);
+  for (size_t page = 0; page < kInfinityKey / kPageKeys; ++page) {
+    if (!counted(page, 0) && !(magnitude && counted(page, kSignKey))) continue;
+    for (size_t key = page * kPageKeys; key < (page + 1) * kPageKeys; ++key) {
+      const uint64_t n = at(key) - (key == 0 ? num_zero_ : 0) + (magnitude ? at(key | kSignKey) : 0);
+      add(key_value(key), key_value(key + 1), n, least, most);
+    }
   }
   return out;
 }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError, CalibrationError
 
 HEAD_BYTES = 4096
@@ -178,9 +178,7 @@ def _head(source: object) -> Head | None:
     if not isinstance(source, (str, os.PathLike)):
         return None
     try:
-        if not stat.S_ISREG(os.stat(source).st_mode):  # opening another may take for ever
-            return None
-        with open(source, "rb") as file:
+        with files.open_regular(source, function="") as file:
             return file.read(HEAD_BYTES)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # the loader's own error says so
         return None

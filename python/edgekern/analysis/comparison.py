@@ -134,7 +134,9 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     Parameters
     ----------
     float_model : path, bytes or onnx.ModelProto
-        The model before quantization; onnxruntime runs it.
+        The model before quantization; onnxruntime runs it. Or the QDQ model that the program was compiled from, known
+        by what :func:`edgekern.quantize` wrote into its metadata: the float model, the config and the ranges. A file
+        that was edited behind that still passes.
     program : Program
     data : feeds by input name, or an iterable of them; their batch is the program's
 
@@ -201,7 +203,7 @@ def _require_same_model(model: Skeleton, program: Program) -> None:
     quantization = program.manifest.quantization
     if quantization and quantization in (entry.value for entry in model.proto.metadata_props):
         return  # the QDQ model itself, which computes what the program does
-    wanted, found = program.manifest.float_model_hash, model_hash(model)
+    wanted = program.manifest.float_model_hash
     if wanted is None:
         warnings.warn(
             "compare: program does not say which float model it was made of (another tool wrote its QDQ model, or an "
@@ -209,7 +211,9 @@ def _require_same_model(model: Skeleton, program: Program) -> None:
             EdgekernWarning,
             stacklevel=3,
         )
-    elif wanted != found:
+        return
+    found = model_hash(model)
+    if wanted != found:
         raise ArgumentValueError(
             f"compare: program was made of another model (hash {wanted[:12]}..., float_model has {found[:12]}...); "
             "give the float model that was quantized"

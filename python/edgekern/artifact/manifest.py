@@ -13,6 +13,9 @@ from typing import Any
 from edgekern import _core, files
 from edgekern.errors import ArtifactError
 
+# Under it quantize writes into the metadata of a QDQ model what it did; compile carries that into the program, where
+# compare reads the hash.
+QUANTIZATION_KEY = "edgekern.quantization"
 _MOST_TOLD = 1 << 22  # values that a quantizer may have written down: every channel of a large model
 
 

@@ -10,8 +10,6 @@ from edgekern.calibration.observers.kinds import CHANNEL_MEANS, HISTOGRAM
 from edgekern.calibration.ranges import TensorRange
 from edgekern.errors import CalibrationError, EdgekernWarning
 
-# Below it, quantization loses a tensor rather than rounding it: ordinary activations have 30 dB and more in 8 bits.
-LEAST_DB = 15.0
 _MOST_NAMED = 8
 
 if TYPE_CHECKING:
@@ -44,6 +42,15 @@ def choose_ranges(
     return ranges
 
 
+def least_db(num_bits: int) -> float:
+    """Below it, quantization loses a tensor rather than rounding it.
+
+    Ordinary activations have 30 dB and more in 8 bits, and 6 dB less for each bit less. At 3 dB half of the power is
+    noise in any width.
+    """
+    return max(15.0 - 6.0 * (8 - num_bits), 3.0)
+
+
 def report_noise(
     function: str,
     histograms: Mapping[str, Histogram],
@@ -57,7 +64,8 @@ def report_noise(
         return histograms[name].sqnr_db(lo, hi, num_bits=num_bits)
 
     found = {name: db(name, r.lo, r.hi) for name, r in ranges.items()}
-    low = sorted((name for name in found if found[name] < LEAST_DB), key=found.__getitem__)
+    least = least_db(num_bits)
+    low = sorted((name for name in found if found[name] < least), key=found.__getitem__)
     if not low:
         return
     shown = []
@@ -66,7 +74,7 @@ def report_noise(
         shown.append(f"{name!r} ({found[name]:.1f} dB{better})")
     more = f" and {len(low) - len(shown)} more" if len(low) > len(shown) else ""
     message = (
-        f"{function}: {len(low)} of {len(ranges)} tensors have less than {LEAST_DB:g} dB of signal over the noise of "
+        f"{function}: {len(low)} of {len(ranges)} tensors have less than {least:g} dB of signal over the noise of "
         f"{num_bits} bits in their ranges: {', '.join(shown)}{more}; what reads them will be far from float: "
         "choose another method, or leave that part of the model out of quantization"
     )

@@ -13,7 +13,7 @@ from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
 from edgekern.errors import CompileError
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import Quant, captured, constant_or_dequantized, is_code, known_shape, shape_of
+from edgekern.graph.values import HALVES, Quant, captured, constant_or_dequantized, is_code, known_shape, shape_of
 
 _DTYPES = {
     ir.DataType.UINT8: DType.U8,
@@ -24,7 +24,6 @@ _DTYPES = {
     ir.DataType.BOOL: DType.BOOL,
     ir.DataType.DOUBLE: DType.F64,
 }
-_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 # Emits the steps of a node and its chain for one of its values: as 8-bit of a scale, or (None) as ONNX has it.
@@ -152,6 +151,6 @@ class Lowering:
 def _dtype(value: ir.Value) -> DType:
     if value.dtype not in _DTYPES:
         kind = "unknown" if value.dtype is None else value.dtype.name
-        remedy = "; export the model in float32" if value.dtype in _HALVES else ""
+        remedy = "; export the model in float32" if value.dtype in HALVES else ""
         raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold{remedy}")
     return _DTYPES[value.dtype]

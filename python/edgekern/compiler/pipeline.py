@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgekern._core import StepKind
 from edgekern.artifact import Program
+from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory, too_large
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
@@ -24,6 +25,7 @@ from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
+from edgekern.compiler.roles import Placement
 from edgekern.errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -33,7 +35,7 @@ from edgekern.errors import (
     HostStepError,
 )
 from edgekern.graph.dimensions import LARGEST_SIZE, fix_dimensions
-from edgekern.graph.families import INTEGER, QDQ
+from edgekern.graph.families import INTEGER, MOVES, QDQ
 from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
 
-_QUANTIZATION = "edgekern.quantization"
 # What computes nothing: it brings values to a host step and back.
 _MOVES = frozenset(
     {
@@ -55,6 +56,7 @@ _MOVES = frozenset(
         StepKind.PAD,
         StepKind.TRANSPOSE,
         StepKind.CONCAT,
+        StepKind.CONSTANT,
     }
 )
 
@@ -106,7 +108,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     proto = opened.proto
-    fix_batch(opened, batch)
+    fix_batch(opened, batch, shapes)
     fold_constants(opened)
     model = opened.to_ir()
     simplify_graph(model)
@@ -114,11 +116,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     fold_norms(model.graph)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
-    unquantized = _why_unquantized(proto)
     if placement.hosts and not allow_host:
-        raise HostStepError(
-            _refusal([(node, placement.reasons[node]) for node in model.graph if node in placement.hosts], unquantized)
-        )
+        raise HostStepError(_refusal(model.graph, placement, _why_unquantized(proto)))
     simplified = Skeleton.of_ir(model)
     lowering, results = lower_graph(model.graph, placement, simplified)
     # Simplifying may leave one tensor under one name where the graph returns it under two.
@@ -130,9 +129,9 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     index = NodeIndex(simplified)
     runs = [extract_host(index, stage.hosts) for stage in stages if stage.hosts]
     idle = all(step.kind in _MOVES for stage in stages for step in stage.steps)
-    _warn(runs, unquantized if idle else "", idle=idle)
+    _warn(runs, _why_unquantized(proto) if idle else "", idle=idle)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
-    quantization = next((entry.value for entry in proto.metadata_props if entry.key == _QUANTIZATION), "")
+    quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     try:
         return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
     except ArtifactError as error:
@@ -165,26 +164,28 @@ def _unknown_operators(qdq: ModelLike) -> list[str]:
 
 
 def _why_unquantized(proto: onnx.ModelProto) -> str:
-    """What keeps all of a model off the kernels, and the remedy; nothing where it has a Q or DQ."""
+    """What keeps all of a model off the kernels, and the remedy; nothing where it is in QDQ form."""
     found = {node.op_type for node in proto.graph.node}
-    if found & QDQ:
-        return ""
     integer = sorted(found & INTEGER)
     if integer:
         return (
             f"it is quantized as {', '.join(integer)}, and not by QuantizeLinear and DequantizeLinear; give the float "
             "model to edgekern.quantize, or export it in QDQ form"
         )
+    if found & QDQ:
+        return ""
     return (
         "it is not quantized, as it has no QuantizeLinear; collect ranges with edgekern.Calibrator and compile the "
         "result of edgekern.quantize"
     )
 
 
-def _refusal(nodes: Sequence[tuple[ir.Node, str]], unquantized: str) -> str:
-    lines = [f"  {qualified(node)} '{label(node)}': {reason}" for node, reason in nodes]
+def _refusal(graph: ir.Graph, placement: Placement, unquantized: str) -> str:
+    nodes = [node for node in graph if node in placement.hosts]
+    lines = [f"  {qualified(node)} '{label(node)}': {placement.reasons[node]}" for node in nodes]
     count = "1 node needs" if len(nodes) == 1 else f"{len(nodes)} nodes need"
-    lines += [f"Nothing of the model runs on a kernel: {unquantized}"] if unquantized else []
+    idle = all(node in placement.hosts or node.op_type in QDQ | MOVES for node in graph)
+    lines += [f"Nothing of the model runs on a kernel: {unquantized}"] if idle and unquantized else []
     return "\n".join([f"compile: {count} the host, and allow_host=False forbids it; see docs/operators.md", *lines])
 
 

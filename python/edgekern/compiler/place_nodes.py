@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.families import OPTIMIZED, is_optimized
+from edgekern.graph.families import OPTIMIZED, is_integer, is_optimized
 from edgekern.graph.values import captured, constant_or_dequantized, is_constant, operands
 
 
@@ -35,6 +35,8 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
     """Give the node's outputs a role, or say why a kernel cannot compute them."""
     if is_optimized(node):
         return f"{OPTIMIZED}: compile the model as it was exported"
+    if is_integer(node):
+        return "its quantization is written in integers: export the model in QDQ form"
     if node.domain != "":
         return f"operators of domain {node.domain} have no kernel"
     if any(value is not None and is_constant(value) for value in node.outputs):

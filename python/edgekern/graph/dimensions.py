@@ -75,7 +75,8 @@ class _Fixing:
                 f"{self._function}: shapes must be a mapping such as {{'input_ids': (1, 128)}}, got "
                 f"{type(shapes).__name__}"
             )
-        named = {side.dim_param: side for value in self._inputs.values() for side in value.type.tensor_type.shape.dim}
+        sides = [side for value in self._inputs.values() for side in value.type.tensor_type.shape.dim]
+        named = {side.dim_param for side in sides if side.dim_param}
         for name, given in shapes.items():
             if isinstance(given, (str, bytes, bool)) or not isinstance(given, Sequence):
                 size = self._size(name, given)
@@ -84,16 +85,15 @@ class _Fixing:
                     continue
                 given = (size,)
             if name not in self._inputs:
-                names = sorted(filter(None, named))
+                names = sorted(named)
                 raise ArgumentValueError(
                     f"{self._function}: shapes has {name!r}, but the inputs are {list(self._inputs)}"
                     + (f", and their free dimensions have the names {names}" if names else "")
                 )
             self._fix_input(name, given)
-        for value in self._inputs.values():
-            for side in value.type.tensor_type.shape.dim:
-                if side.dim_param in self._sizes:
-                    side.dim_value = self._sizes[side.dim_param][0]
+        for side in sides:
+            if side.dim_param in self._sizes:
+                side.dim_value = self._sizes[side.dim_param][0]
 
     def _fix_input(self, name: str, given: Sequence[int | None]) -> None:
         kind = self._inputs[name].type.tensor_type

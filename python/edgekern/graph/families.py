@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.graph.values import constant, float_constant, int_attribute, ints_attribute, scalar, shape_of
+from edgekern.graph.values import (
+    constant,
+    float_attribute,
+    float_constant,
+    int_attribute,
+    ints_attribute,
+    scalar,
+    shape_of,
+)
 
 # One value in, one value out, element by element: 256 bytes say all about them.
 _SIMPLE = ("Abs", "Ceil", "Erf", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt")
@@ -20,29 +28,31 @@ _CIRCLES = ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "S
 _LINEAR_UNITS = ("Celu", "Clip", "Elu", "LeakyRelu", "Relu", "Selu", "ThresholdedRelu")
 _SMOOTH_UNITS = ("Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Swish")
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-# Of models whose quantization is written in integers, as onnxruntime's quantize_dynamic and QOperator format do.
+# Of models whose quantization is written in integers: by onnxruntime's quantize_dynamic, in its QOperator format, or by
+# its optimizer of a QDQ model.
+_QLINEAR = (
+    *("Add", "AveragePool", "Concat", "Conv", "GlobalAveragePool", "LeakyRelu", "MatMul", "Mul", "ReduceMean"),
+    *("Sigmoid", "Softmax", "Where"),
+)
+_DYNAMIC = ("ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger")
 INTEGER = frozenset(
-    {
-        "ConvInteger",
-        "DynamicQuantizeLinear",
-        "DynamicQuantizeLSTM",
-        "MatMulInteger",
-        "QGemm",
-        "QLinearConv",
-        "QLinearMatMul",
-    }
+    {*_DYNAMIC, "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm"}
+    | {"QLinear" + name for name in _QLINEAR}
 )
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
 SOFTMAX = frozenset({"Softmax"})
-# What onnxruntime's optimizer makes of products, and how a file says in any domain of its own that it has been there.
-_OPTIMIZED = frozenset(
-    {"FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "NhwcFusedConv", "NhwcMaxPool", "QGemm"}
-    | {"QLinear" + name for name in ("Add", "AveragePool", "Concat", "Conv", "GlobalAveragePool", "LeakyRelu", "Mul")}
-    | {"QLinear" + name for name in ("Sigmoid", "Softmax", "Where")}
+# What onnxruntime's optimizers make of float nodes, and how a file says in any domain of its own that they have been
+# there. The first have products inside, which nobody can quantize any more; the others stand beside theirs.
+_FUSED_PRODUCTS = frozenset(
+    {"Attention", "FusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "GemmFastGelu", "NhwcFusedConv"}
 )
+_FUSED = _FUSED_PRODUCTS | {
+    *("BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "EmbedLayerNormalization", "FastGelu", "NhwcMaxPool"),
+    *("SkipGroupNorm", "SkipLayerNormalization"),
+}
 OPTIMIZED = "the file was optimized for onnxruntime"
 _OPTIMIZED_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 # ONNX's inference and onnxruntime count the sides of their results differently: of the first where certain attributes
@@ -81,9 +91,20 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSi
 ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
+def is_integer(node: ir.Node) -> bool:
+    """Whether a node is quantized in a form that neither quantize nor compile reads."""
+    return node.domain in ("", "com.microsoft") and node.op_type in INTEGER
+
+
 def is_optimized(node: ir.Node) -> bool:
-    """Whether only onnxruntime's optimizer writes such a node: the file was made for one kind of machine."""
-    return node.domain in _OPTIMIZED_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _OPTIMIZED)
+    """Whether only onnxruntime's optimizers write such a node: the file was made for one kind of machine."""
+    return node.domain in _OPTIMIZED_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _FUSED)
+
+
+def hides_products(node: ir.Node) -> bool:
+    """Whether such a node has a product inside, or a result of a type that ONNX does not know: nothing to quantize."""
+    beside = node.domain == "com.microsoft" and node.op_type not in _FUSED_PRODUCTS
+    return is_optimized(node) and not (beside and node.outputs[0].dtype is not None)
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
@@ -147,6 +168,23 @@ def affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArra
             return x, wide, zeros
         return (x, 1 / wide, zeros) if at == 0 and wide.all() else None
     return None
+
+
+def batch_norm_affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """The same of a BatchNormalization as inference has it, with a finite number for each channel."""
+    if node.op_type != "BatchNormalization" or node.domain != "" or int_attribute(node, "training_mode", 0):
+        return None
+    x, statistics = node.inputs[0], [float_constant(value) for value in node.inputs[1:]]
+    if x is None or len(statistics) != 4 or any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
+        return None
+    found = [array.astype(np.float64) for array in statistics if array is not None]
+    if len(found) != len(statistics):
+        return None
+    gamma, beta, mean, variance = found
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        shift = beta - mean * factor
+    return (x, factor, shift) if np.isfinite([factor, shift]).all() else None
 
 
 def averages_image(node: ir.Node) -> bool:

@@ -1,6 +1,6 @@
 """Bring a float graph into the form that quantization expects: constants as initializers, BatchNormalization folded."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +8,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgekern.graph.copies import remove_copies
-from edgekern.graph.families import affine
-from edgekern.graph.values import attribute, bodies, float_constant, is_float_constant, sole_consumer
+from edgekern.graph.families import affine, batch_norm_affine
+from edgekern.graph.initializers import lazy_initializer, new_initializer
+from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
 from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
-_NAMES = "edgekern.names"
 
 
 def prepare(model: ir.Model) -> None:
@@ -39,55 +39,6 @@ def prepare(model: ir.Model) -> None:
         if node.op_type == "Gemm" and node.domain == "":
             _normalize_gemm(node)
     passes.RemoveUnusedNodesPass()(model)
-
-
-def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """Add a constant under ``name``, or under ``name_1``, ``name_2``, ... where that is taken."""
-    return _register(graph, name, ir.Tensor(np.asarray(array)))
-
-
-def lazy_initializer(graph: ir.Graph, name: str, like: ir.Value, compute: Callable[[], FloatArray]) -> ir.Value:
-    """Add a float32 constant of the shape of ``like`` that is computed each time that it is read, and never kept."""
-    shape = ir.Shape(_shape(like))
-    return _register(graph, name, ir.LazyTensor(lambda: ir.tensor(compute()), ir.DataType.FLOAT, shape))
-
-
-def free_name(graph: ir.Graph, name: str) -> str:
-    """``name``, or ``name_1``, ``name_2``, ... where it is taken; nothing else is called so from now on.
-
-    A name is one of the graph or of a body in it, where it would hide what is outside; of a tensor or of a node.
-    """
-    if _NAMES not in graph.meta:
-        graph.meta[_NAMES] = dict.fromkeys(_names(graph), 0)
-    counts: dict[str, int] = graph.meta[_NAMES]  # where the search behind each of them ended last
-    unique = name
-    while unique in counts:
-        counts[name] += 1
-        unique = f"{name}_{counts[name]}"
-    counts[unique] = 0
-    return unique
-
-
-def _names(graph: ir.Graph) -> Iterator[str]:
-    yield from (str(value.name) for value in _given(graph))
-    for node in graph.all_nodes():
-        yield str(node.name)
-        for value in (*node.outputs, *(value for body in bodies(node) for value in _given(body))):
-            yield str(value.name)
-
-
-def _given(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-
-
-def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    unique = tensor.name = free_name(graph, name)
-    value = ir.Value(
-        name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _graph(node: ir.Node) -> ir.Graph:
@@ -144,20 +95,17 @@ def _fold_batch_normalization(node: ir.Node) -> None:
 
     On an image that no Conv gave, it becomes a depthwise 1x1 Conv, which has an integer kernel.
     """
-    statistics, source = [float_constant(value) for value in node.inputs[1:]], node.inputs[0]
-    if source is None or any(array is None for array in statistics) or attribute(node, "training_mode", 0):
+    found = batch_norm_affine(node)
+    if found is None:
         return
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
-    factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    if not np.isfinite([factor, beta, mean]).all():
-        return
+    source, factor, shift = found
     before = source.producer()
-    if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, mean, beta):
-        _as_depthwise(node, source, factor, beta - mean * factor)
+    if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, shift):
+        _as_depthwise(node, source, factor, shift)
 
 
-def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: FloatArray, beta: FloatArray) -> bool:
-    """Let a Conv or Gemm give ``(x - mean) * factor + beta`` as ``node`` behind it did; False if it cannot."""
+def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, shift: FloatArray) -> bool:
+    """Let a Conv or Gemm give ``x * factor + shift`` as ``node`` behind it did; False if it cannot."""
     found = _weights_of(before)
     bias_value = before.inputs[2] if len(before.inputs) > 2 else None
     bias = np.float32(0) if bias_value is None else float_constant(bias_value)
@@ -165,7 +113,7 @@ def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, mean: Fl
         return False
     weights, axis = found
     graph, name = _graph(node), node.outputs[0].name
-    shifted = ((bias - mean) * factor + beta).astype(np.float32)
+    shifted = (bias * factor + shift).astype(np.float32)
     before.resize_inputs(3)
     if np.any(factor != 1.0):
         before.replace_input_with(1, lazy_initializer(graph, f"{name}_weight", weights, _scaled(weights, factor, axis)))
@@ -182,13 +130,20 @@ def _fold_per_channel(node: ir.Node) -> bool:
     if found is None or before is None or layer is None:
         return False
     source, factor, shift = found
+    if before.op_type == "Gemm":
+        rank = 2
+    elif source.shape is not None:
+        rank = len(source.shape)
+    else:
+        return False  # the axis that a constant runs along counts from the last one
     weights, axis = layer
-    channels, rank = _shape(weights)[axis], 0 if source.shape is None else len(source.shape)
+    channels = _shape(weights)[axis]
     shape = (1,) * (rank - factor.ndim) + factor.shape
     if sole_consumer(source) is not node or channels == 1 or shape != (1, channels, *[1] * (rank - 2)):
         return False
-    factor, shift = factor.reshape(-1), shift.reshape(-1)
-    return _scale_channels(before, node, factor, np.zeros(channels), shift)
+    if not np.isfinite([factor, shift]).all():
+        return False  # as weights and a bias they would be refused under names that the model does not have
+    return _scale_channels(before, node, factor.reshape(-1), shift.reshape(-1))
 
 
 def _as_depthwise(node: ir.Node, source: ir.Value, factor: FloatArray, shift: FloatArray) -> None:

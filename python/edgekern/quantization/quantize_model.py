@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -11,29 +13,28 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
+from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is_integer
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import lowered
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import is_float_constant, label, qualified
+from edgekern.graph.values import HALVES, is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
-from edgekern.quantization.place_qdq import Placement, place
+from edgekern.quantization.place_qdq import place
 from edgekern.quantization.prepare import prepare
 from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
-
-METADATA_KEY = "edgekern.quantization"  # compile carries it into the program, where compare reads the hash
 
 
 def quantize(
@@ -70,7 +71,8 @@ def quantize(
     -----
     EdgekernWarning
         When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``, and for each Conv, Gemm
-        or MatMul that stays float32, because its weights are computed.
+        or MatMul that stays float32, because its weights are computed. Once for all that stand in bodies of If, Loop
+        and Scan.
 
     Notes
     -----
@@ -78,11 +80,11 @@ def quantize(
     """
     done = _quantized(model, ranges, config, "quantize", shapes)
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
-    done.model.metadata_props[METADATA_KEY] = json.dumps(
+    done.model.metadata_props[QUANTIZATION_KEY] = json.dumps(
         {
             "config": asdict(done.config),
             "model_hash": ranges.model_hash,
-            "ranges": {"method": ranges.method, **ranges.options},
+            "ranges": {"method": ranges.method, **ranges.options, "sha256": _sha256(ranges)},
             "widened": done.widened,
         },
         sort_keys=True,
@@ -114,7 +116,8 @@ def compute_encodings(
 class _Quantized:
     """``source`` is the float model.
 
-    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow.
+    ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
+    holds the products that stand in bodies of If, Loop and Scan.
     """
 
     source: Skeleton
@@ -123,8 +126,11 @@ class _Quantized:
     encodings: dict[str, Encoding]
     widened: dict[str, list[int]]
     left_float: tuple[ir.Node, ...]
+    in_bodies: tuple[ir.Node, ...]
 
     def warn(self, function: str) -> None:
+        if self.in_bodies:
+            _warn(f"{function}: {_describe_bodies(self.in_bodies, all_of_it=not self.encodings)}")
         for node in self.left_float:
             _warn(
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
@@ -155,7 +161,8 @@ def _quantized(
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
-    _require_something_to_do(graph_model.graph, placement, function)
+    in_bodies = _products_in_bodies(graph_model.graph)
+    _require_something_to_do(graph_model.graph, bool(placement.source or in_bodies), function)
     activations = encode_activations(placement, ranges, config, function=function)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
@@ -172,7 +179,12 @@ def _quantized(
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
     writer.write_activations()
-    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float)
+    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float, in_bodies)
+
+
+def _sha256(ranges: Ranges) -> str:
+    """Of all values, so that files of one float model and other data are told apart."""
+    return hashlib.sha256(json.dumps({name: asdict(ranges[name]) for name in sorted(ranges)}).encode()).hexdigest()
 
 
 def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
@@ -186,7 +198,7 @@ def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
 
 def _require_as_exported(graph: ir.Graph, function: str) -> None:
     """In float32, and with the operators that it was made of."""
-    optimized = [node for node in graph if is_optimized(node)]
+    optimized = [node for node in graph if hides_products(node)]
     if optimized:
         names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in optimized[:4])
         more = f" and {len(optimized) - 4} more" if len(optimized) > 4 else ""
@@ -194,9 +206,7 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
             f"{function}: {OPTIMIZED}, and {names}{more} hide what there is to quantize; give the model as it was "
             "exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
         )
-    halves = [
-        value for value in graph.initializers.values() if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    ]
+    halves = [value for value in graph.initializers.values() if value.dtype in HALVES]
     products = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
     if halves and not any(is_float_constant(value) for node in products for value in node.inputs):
         kind = "float16" if halves[0].dtype == ir.DataType.FLOAT16 else "bfloat16"
@@ -206,22 +216,36 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
         )
 
 
-def _require_something_to_do(graph: ir.Graph, placement: Placement, function: str) -> None:
+def _require_something_to_do(graph: ir.Graph, found: bool, function: str) -> None:
     if any(node.op_type in QDQ for node in graph):
         raise QuantizationError(
             f"{function}: model holds QuantizeLinear or DequantizeLinear already; give the float model"
         )
-    if placement.source:
+    if found:
         return
-    inner = [node for node in graph.all_nodes() if node.graph is not graph and node.op_type in PRODUCTS]
-    if not inner:
+    integer = sorted({node.op_type for node in graph if is_integer(node)})
+    if integer:
         raise QuantizationError(
-            f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
-            "with constant weights"
+            f"{function}: model is quantized already, as {', '.join(integer)}; give the float model"
         )
-    _warn(
-        f"{function}: the model stays float32: all {len(inner)} Conv, Gemm and MatMul stand in bodies of If, Loop or "
-        "Scan, which onnxruntime runs; export the branch that you need as a model of its own"
+    raise QuantizationError(
+        f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
+        "with constant weights"
+    )
+
+
+def _products_in_bodies(graph: ir.Graph) -> tuple[ir.Node, ...]:
+    nodes = (node for node in graph.all_nodes() if node.graph is not graph)
+    return tuple(node for node in nodes if node.domain == "" and node.op_type in PRODUCTS)
+
+
+def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
+    names = ", ".join(f"{node.op_type} '{label(node)}'" for node in nodes[:4])
+    more = f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
+    return (
+        f"{'the model stays float32: all ' if all_of_it else ''}{len(nodes)} Conv, Gemm and MatMul stand in bodies of "
+        f"If, Loop or Scan, which onnxruntime runs in float32: {names}{more}; export the branch that you need as a "
+        "model of its own"
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import float_constant
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.place_qdq import Placement
-from edgekern.quantization.prepare import free_name, new_initializer
 from edgekern.quantization.weights import QuantizedWeights
 
 

@@ -261,25 +261,15 @@ class Histogram:
 
         Integrated over each key's interval with its values taken as even over it; a range of (0, 0) has scale 1.0.
         """
-        if not (lo <= 0 <= hi and math.isfinite(hi - lo)):
-            raise ArgumentValueError(
-                f"Histogram.quantization_error: lo and hi must be finite with lo <= 0 <= hi, got lo={lo!r}, hi={hi!r}"
-            )
         self._check("quantization_error", "mse", 100, exponent)
-        last = 2**num_bits - 1
-        scale = (hi - lo) / last or 1.0
-        zero_point = round(-lo / scale)
-        return self._keys.quantization_error(scale, -zero_point, last - zero_point, exponent)
+        return self._keys.quantization_error(*_levels("quantization_error", lo, hi, num_bits), exponent)
 
     def sqnr_db(self, lo: float, hi: float, *, num_bits: int = 8) -> float:
         """Signal over the noise of clipping and rounding to a range (lo, hi), in dB, as :meth:`quantization_error` sees
-        it: infinite where there is no noise, minus infinity where every value becomes 0."""
-        noise = self.quantization_error(lo, hi, num_bits=num_bits)
-        # A step so wide that every value rounds to 0, and is an error of its own size.
-        signal = self.quantization_error(0.0, self.absmax * 4096) if self.absmax else 0.0
-        if noise == 0:
-            return math.inf
-        return 10 * math.log10(signal / noise) if signal else -math.inf
+        it: infinite where there is no noise, 0 where every value becomes 0."""
+        self._require_values("sqnr_db")
+        signal, noise = self._keys.powers(*_levels("sqnr_db", lo, hi, num_bits))
+        return 10 * math.log10(signal / noise) if noise else math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as NumPy arrays and numbers; :meth:`load_state_dict` is the way back."""
@@ -397,6 +387,18 @@ def check_options(function: str, method: str, percentile: float, exponent: float
         raise ArgumentValueError(f"{function}: percentile must lie in (0, 100], got {percentile!r}")
     if not 1 <= number(function, "exponent", exponent) <= 8:
         raise ArgumentValueError(f"{function}: exponent must lie in [1, 8], got {exponent!r}")
+
+
+def _levels(function: str, lo: float, hi: float, num_bits: int) -> tuple[float, float, float]:
+    """Scale, first and last level of a range, in steps from 0."""
+    if not (lo <= 0 <= hi and math.isfinite(hi - lo)):
+        raise ArgumentValueError(
+            f"Histogram.{function}: lo and hi must be finite with lo <= 0 <= hi, got lo={lo!r}, hi={hi!r}"
+        )
+    last = 2**num_bits - 1
+    scale = (hi - lo) / last or 1.0
+    zero_point = round(-lo / scale)
+    return scale, -zero_point, last - zero_point
 
 
 def _is_int(value: object) -> bool:

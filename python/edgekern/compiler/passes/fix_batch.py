@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx
 
 from edgekern.errors import CompileError
 from edgekern.graph.dimensions import forget_inferred, sides_of
 from edgekern.graph.skeleton import Skeleton
 
+if TYPE_CHECKING:
+    from edgekern.graph.dimensions import Shapes
 
-def fix_batch(model: Skeleton, batch: int) -> None:
+
+def fix_batch(model: Skeleton, batch: int, shapes: Shapes | None) -> None:
     """Set free leading dimensions of the inputs to ``batch``, wherever their names stand, and forget inferred shapes.
+
+    Parameters
+    ----------
+    shapes : what the caller has fixed already
 
     Raises
     ------
@@ -26,9 +35,10 @@ def fix_batch(model: Skeleton, batch: int) -> None:
             names.add(sides[0].dim_param)
     sizes = [[side.dim_value for side in value.type.tensor_type.shape.dim] for value in model.inputs]
     if batch != 1 and all(map(all, sizes)):
+        free = "leave a first dimension out of shapes" if shapes else "export the model with a free first dimension"
         raise CompileError(
-            f"compile: batch is {batch}, but the inputs have fixed shapes {sizes}; export the model with a free first "
-            "dimension, or leave batch out"
+            f"compile: batch is {batch}, but the inputs have fixed shapes {sizes}{' with shapes' if shapes else ''}; "
+            f"{free}, or leave batch out"
         )
     for side in first:
         side.dim_value = batch
@@ -59,5 +69,5 @@ def _free(value: onnx.ValueInfoProto, axis: int) -> str:
     by_name = f"shapes={{'{name}': ...}} or " if name else ""
     return (
         f"compile: input '{value.name}' has a free dimension {axis} ({name or 'unnamed'}), and batch fills the first "
-        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}}"
+        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}}; see docs/operators.md, Free dimensions"
     )

@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgekern.graph.families import batch_norm_affine
+from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import (
     Quant,
     Weights,
-    float_attribute,
     float_constant,
-    int_attribute,
     quantization,
     quantized_weights,
     sole_consumer,
 )
-from edgekern.quantization.prepare import free_name, new_initializer
 
 _LARGEST = 127
 # A bias may be so many steps of the accumulator: the sum stays far below 2**31.
@@ -33,24 +32,17 @@ Vector = npt.NDArray[np.float64]
 def fold_norms(graph: ir.Graph) -> None:
     """Rewrite each BatchNormalization that kernels can compute, in place; shapes are known."""
     for node in list(graph):
-        if node.op_type != "BatchNormalization" or node.domain != "" or int_attribute(node, "training_mode", 0):
+        found = batch_norm_affine(node)
+        if found is None:
             continue
-        source, statistics = node.inputs[0], [float_constant(value) for value in node.inputs[1:]]
-        if source is None or source.shape is None or len(source.shape) != _IMAGE or len(statistics) != 4:
-            continue
-        if any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
-            continue
-        if any(array is None for array in statistics):
-            continue
-        gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in statistics)
-        factor = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        source, factor, shift = found
         producer = source.producer()
-        if not np.isfinite([factor, beta, mean]).all() or producer is None:
+        if producer is None or source.shape is None or len(source.shape) != _IMAGE:
             continue
         if producer.op_type == "DequantizeLinear":
-            _as_depthwise(graph, node, source, producer, factor, beta - mean * factor)
+            _as_depthwise(graph, node, source, producer, factor, shift)
         elif producer.op_type == "Conv" and producer.domain == "" and sole_consumer(source) is node:
-            _into_conv(graph, node, producer, factor, beta - mean * factor)
+            _into_conv(graph, node, producer, factor, shift)
 
 
 def _as_depthwise(
