@@ -132,7 +132,7 @@ CHOOSE |= {
     "TensorScatter",
     "RoiAlign",
 }
-CHOOSE |= {"RotaryEmbedding", "Attention", "Dropout", "QLinearConv", "SequenceAt", "SequenceErase", "SequenceInsert"}
+CHOOSE |= {"RotaryEmbedding", "Attention", "Dropout", "QLinearConv"}
 CHOOSE |= {"SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"}
 # Each takes its shape from numbers that a caller feeds: an input of that shape, and those numbers.
 BY_DATA = {
@@ -206,7 +206,29 @@ def _rounded(g: Graph) -> str:
     return g.op("Reshape", g.input("x", (2, 6)), g.op("Cast", g.input("n", (2,)), to=TensorProto.INT64))
 
 
-@pytest.mark.parametrize("build", [_mask, _sizes, _scales, _depth, _range, _filled, _distinct, _rounded])
+def _sequence(g: Graph) -> tuple[str, str]:
+    """Two rows and four, and a place among them."""
+    parts = g.op("SplitToSequence", g.input("x", (6, 3)), g.const([2, 4]))
+    return parts, g.input("n", (), TensorProto.INT64)
+
+
+def _part(g: Graph) -> str:
+    return g.op("SequenceAt", *_sequence(g))
+
+
+def _part_that_is_left(g: Graph) -> str:
+    return g.op("SequenceAt", g.op("SequenceErase", *_sequence(g)), g.const(0))
+
+
+def _part_behind(g: Graph) -> str:
+    parts, place = _sequence(g)
+    return g.op("SequenceAt", g.op("SequenceInsert", parts, "x", place), g.const(0))
+
+
+SEQUENCES = [_part, _part_that_is_left, _part_behind]
+
+
+@pytest.mark.parametrize("build", [_mask, _sizes, _scales, _depth, _range, _filled, _distinct, _rounded, *SEQUENCES])
 def test_masks_sizes_and_counts_that_come_as_data_are_refused_by_name(build):
     g = Graph()
     with pytest.raises(CompileError, match=r"the shape of '\w+' depends on the data: \w+ 'node_\w+' takes it from the"):

@@ -52,11 +52,12 @@ COUNTED_BY_OPERANDS = frozenset({"Slice", "Resize"})
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 _ONE_SIZE = ("AffineGrid", "CenterCropPad", "Compress", "Expand", "OneHot", "Reshape", "Split", "SplitToSequence")
 _ONE_AXIS = ("Squeeze", "Tile", "TopK", "Unsqueeze", *("Reduce" + name for name in _REDUCTIONS))
+_ONE_PLACE = ("SequenceAt", "SequenceErase")  # the tensors of a sequence differ in shape
 # Operators whose results have a shape that follows from the values that they read, of those inputs.
 SHAPED_BY_VALUES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("BlackmanWindow", "ConstantOfShape", "HammingWindow", "HannWindow", "If"), (0,)),
     **dict.fromkeys(("ImageDecoder", "NonZero", "StringSplit", "Unique"), (0,)),
-    **dict.fromkeys(_ONE_SIZE + _ONE_AXIS, (1,)),
+    **dict.fromkeys(_ONE_SIZE + _ONE_AXIS + _ONE_PLACE, (1,)),
     **dict.fromkeys(("Col2Im", "DFT"), (1, 2)),
     **dict.fromkeys(("Pad", "STFT"), (1, 3)),
     **dict.fromkeys(("MelWeightMatrix", "Range"), (0, 1, 2)),
@@ -64,6 +65,7 @@ SHAPED_BY_VALUES: dict[str, tuple[int, ...]] = {
     "Loop": (0, 1),
     "MaxUnpool": (2,),
     "NonMaxSuppression": (0, 1, 2, 3, 4),
+    "SequenceInsert": (2,),
     "Slice": (1, 2, 3, 4),
 }
 SEES_SHAPES = frozenset({"Shape", "Size"})
