@@ -26,9 +26,10 @@ Types = Mapping[str, tuple[int, tuple[int, ...]]]  # element type and shape by n
 
 
 class ShapeInference:
-    """Infers the shapes of one model again and again, while its constants are folded."""
+    """Infers the shapes of one model again and again, while its constants are folded; ``function`` is for errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: str) -> None:
+        self._function = function
         self._seen: dict[tuple[object, ...], list[onnx.ValueInfoProto]] = {}
 
     def infer(self, model: Skeleton) -> None:
@@ -41,7 +42,7 @@ class ShapeInference:
         """
         settled: dict[int, list[onnx.ValueInfoProto]] = {}
         while True:
-            graph = _inferred(model.proto, settled)
+            graph = _inferred(model.proto, settled, self._function)
             types = known_types([*graph.input, *graph.value_info, *graph.output])
             constants = {tensor.name: tensor for tensor in graph.initializer}
             wrong = {}
@@ -50,7 +51,7 @@ class ShapeInference:
                 if any(types.get(value.name) != known_types([value])[value.name] for value in real):
                     wrong[at] = real
             if not wrong:
-                _refuse_negative(graph, types)
+                _refuse_negative(graph, types, self._function)
                 model.proto.graph.CopyFrom(graph)
                 return
             settled |= wrong  # the first of them for good: what follows is looked at again
@@ -71,7 +72,7 @@ class ShapeInference:
             feeds = {name: np.zeros(types[name][1], kind) for name, kind in kinds.items()}
             names = [name for name in node.output if name]
             try:
-                results = evaluate(model, [node], constants, names, feeds)
+                results = evaluate(model, [node], constants, names, feeds, function=self._function)
             except CompileError as error:
                 if type(error.__cause__).__name__ != "NotImplemented":
                     raise
@@ -93,7 +94,9 @@ def known_types(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, t
     return known
 
 
-def _inferred(model: onnx.ModelProto, settled: Mapping[int, Sequence[onnx.ValueInfoProto]]) -> onnx.GraphProto:
+def _inferred(
+    model: onnx.ModelProto, settled: Mapping[int, Sequence[onnx.ValueInfoProto]], function: str
+) -> onnx.GraphProto:
     """The graph with inferred shapes, the results of ``settled`` nodes as given."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -114,19 +117,19 @@ def _inferred(model: onnx.ModelProto, settled: Mapping[int, Sequence[onnx.ValueI
         graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise CompileError(f"compile: the shapes or types of the model contradict each other: {reason}") from error
+        raise CompileError(f"{function}: the shapes or types of the model contradict each other: {reason}") from error
     for at in settled:
         graph.node[at].domain = model.graph.node[at].domain
     return graph
 
 
-def _refuse_negative(graph: onnx.GraphProto, types: Types) -> None:
+def _refuse_negative(graph: onnx.GraphProto, types: Types, function: str) -> None:
     for node in graph.node:
         for name in node.output:
             if name in types and min(types[name][1], default=0) < 0:
                 raise CompileError(
-                    f"compile: {node.op_type} '{node.name or name}' would give the shape {list(types[name][1])}; make "
-                    "its input larger"
+                    f"{function}: {node.op_type} '{node.name or name}' would give the shape {list(types[name][1])}; "
+                    "make its input larger"
                 )
 
 

@@ -151,7 +151,7 @@ def _quantized(
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
 
-    graph_model = folded(opened).to_ir()
+    graph_model = folded(opened, function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)
