@@ -273,7 +273,7 @@ def test_a_large_constant_that_nobody_computes_stays():
 def test_an_error_of_folding_names_who_folds():
     broken = build([node("Reshape", ["w1", "zero"], ["r"]), node("Mul", ["x", "r"], ["y"])], CHANNELS, [1, 3, 8, 8])
     broken.graph.initializer.append(numpy_helper.from_array(np.array([5, 5]), "zero"))
-    with pytest.raises(CompileError, match="^quantize: "):
+    with pytest.raises(CompileError, match=r"^quantize: "):
         fold_constants.fold_constants(open_model(broken, function="test"), function="quantize")
 
 

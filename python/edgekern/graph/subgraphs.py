@@ -19,6 +19,14 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Some nodes, and those in their bodies."""
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from with_inner(body.node)
+
+
 def names_read(node: onnx.NodeProto) -> set[str]:
     """Names that a node, and the bodies in it, read from outside; what a body names itself hides what is outside."""
     names = {name for name in node.input if name}

@@ -17,7 +17,7 @@ from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, is_optimized
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import open_model, what_breaks_onnx
-from edgekern.graph.opset import lowered
+from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
@@ -146,7 +146,7 @@ def _quantized(
     config = config or QuantConfig()
     opened = open_model(model, function=function)
     _require_same_model(opened, ranges, function)
-    proto, reason = lowered(opened.proto)
+    proto, reason = downgraded(opened.proto)
     if reason is not None:
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
