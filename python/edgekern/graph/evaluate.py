@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgekern._onnxruntime import open_session, run_to_end
 from edgekern.errors import CompileError
+from edgekern.graph.counted import counts_within, forget_sizes
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Skeleton, as_input
 from edgekern.graph.subgraphs import names_read
@@ -80,6 +81,8 @@ class Piece:
             [onnx.ValueInfoProto(name=name) for name in wanted],
             [constants[name] for name in sorted(read) if name in constants and name not in inputs],
         )
+        if any(map(counts_within, graph.node)):
+            forget_sizes(graph)
         for node in graph.node:
             node.name = node.name or node.output[0]  # so that onnxruntime can say which one it cannot compute
         piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)

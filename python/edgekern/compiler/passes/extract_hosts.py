@@ -14,6 +14,7 @@ from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
+from edgekern.graph.counted import counts_within, forget_sizes
 from edgekern.graph.evaluate import IR_VERSION, new_session
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Encoded, Skeleton, as_input
@@ -68,6 +69,8 @@ def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
         [ir.to_proto(value) for value in outputs],
         constants,
     )
+    if any(map(counts_within, graph.node)):
+        forget_sizes(graph)
     piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
     names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts[:4])
     names += f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""
