@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekern.errors import CompileError
+from edgekern.graph.counted import Types, known_types
 from edgekern.graph.evaluate import Piece, evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.infer_shapes import ShapeInference
@@ -75,12 +76,12 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
     graph = model.proto.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
     functions = {(function.domain, function.name) for function in model.proto.functions}
-    shapes = _shapes(graph) if fold_shapes else {}
+    types = known_types([*graph.input, *graph.value_info, *graph.output]) if fold_shapes else {}
     constant: list[onnx.NodeProto] = []
     arrays: dict[str, Array] = {}
     names = {*known, *model.weights}
     for node in graph.node:
-        if node.domain == "" and (value := _plain_value(node, shapes)) is not None:
+        if node.domain == "" and (value := _plain_value(node, types)) is not None:
             arrays[node.output[0]] = value
         elif (
             node.op_type not in _KEPT
@@ -221,24 +222,14 @@ def _lazy_weight(
     return Weight(header, 1 << 62, read_part, in_pieces=False)
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            sides = value.type.tensor_type.shape.dim
-            if all(side.HasField("dim_value") for side in sides):
-                shapes[value.name] = tuple(side.dim_value for side in sides)
-    return shapes
-
-
-def _plain_value(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Array | None:
+def _plain_value(node: onnx.NodeProto, types: Types) -> Array | None:
     """What a Constant holds, or what Shape and Size give of a known shape."""
     if node.op_type == "Constant":
         [held] = node.attribute
         return numpy_helper.to_array(held.t) if held.name == "value" and held.t.data_type in NUMPY_TYPES else None
-    if node.op_type not in ("Shape", "Size") or node.input[0] not in shapes:
+    if node.op_type not in ("Shape", "Size") or node.input[0] not in types:
         return None
-    shape = shapes[node.input[0]]
+    _, shape = types[node.input[0]]
     if node.op_type == "Size":
         return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
