@@ -10,7 +10,7 @@ import edgekern as ek
 from edgekern.calibration import runner
 from edgekern.compiler.passes import try_branches
 from edgekern.errors import CompileError, EdgekernWarning, QuantizationError
-from edgekern.graph.copies import remove_copies
+from edgekern.graph.copies import eliminate_identities
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.subgraphs import names_read
 from edgekern.quantization import quantize_model
@@ -183,7 +183,7 @@ def test_a_copied_scalar_stays_one():
         [*STEM[:2], node("Identity", ["largest"], ["i"]), node("Mul", ["c", "i"], ["y"])], WEIGHTS, [1, 3, 8, 8]
     )
     graph = ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph
-    remove_copies(graph)
+    eliminate_identities(graph)
     assert [made.op_type for made in graph] == ["Conv", "ReduceMax", "Mul"]
     assert list(graph[1].outputs[0].shape) == []
 

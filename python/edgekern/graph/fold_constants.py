@@ -17,7 +17,7 @@ from edgekern.graph.evaluate import Piece, evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.infer_shapes import ShapeInference
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
-from edgekern.graph.subgraphs import bodies, leading_to, names_read, take_decided_branches
+from edgekern.graph.subgraphs import bodies, inline_constant_ifs, leading_to, names_read
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +66,7 @@ def fold_constants(model: Skeleton, *, shapes: bool = True, function: str = "com
             inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
             model.proto.graph.CopyFrom(inferred.graph)
         changed = _fold_once(model, shapes, function)
-        if shapes and take_decided_branches(model):  # else the tensors in them have no ranges
+        if shapes and inline_constant_ifs(model):  # else the tensors in them have no ranges
             changed = True
         if not changed:
             return

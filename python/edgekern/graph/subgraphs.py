@@ -49,7 +49,7 @@ def leading_to(names: Iterable[str], nodes: Sequence[onnx.NodeProto]) -> list[on
     return chain[::-1]
 
 
-def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphProto | None]) -> bool:
+def inline_ifs(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphProto | None]) -> bool:
     """Put the body that ``choose`` gives in the place of each If, where it gives one; whether it did."""
     import onnx
 
@@ -62,7 +62,7 @@ def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.Graph
             nodes.node.append(node)
             continue
         found = True
-        body = lifted(taken, f"{node.output[0]} ")
+        body = inlined_body(taken, f"{node.output[0]} ")
         nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
         graph.sparse_initializer.extend(body.sparse_initializer)
@@ -74,7 +74,7 @@ def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.Graph
     return found
 
 
-def take_decided_branches(model: Skeleton) -> bool:
+def inline_constant_ifs(model: Skeleton) -> bool:
     """The same for every If whose condition is an initializer."""
     import onnx
 
@@ -88,10 +88,10 @@ def take_decided_branches(model: Skeleton) -> bool:
         body: onnx.GraphProto = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
         return body
 
-    return take_branches(model, choose)
+    return inline_ifs(model, choose)
 
 
-def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+def inlined_body(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
     """A copy whose own names begin with ``prefix``: its nodes may stand in the graph around it."""
     own = [tensor.name for tensor in body.initializer] + [tensor.values.name for tensor in body.sparse_initializer]
     own += [name for node in body.node for name in node.output if name]

@@ -44,7 +44,7 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
     if not unknown:
         return False
     skeleton = Skeleton.of_ir(model)
-    subgraphs.take_branches(skeleton, lambda node: taken.get(node.output[0]))
+    subgraphs.inline_ifs(skeleton, lambda node: taken.get(node.output[0]))
     proto = skeleton.proto
     names = [str(value.name) for value in unknown]
     for node in proto.graph.node:

@@ -59,7 +59,7 @@ class BranchTrial:
 
     def _run(self, body: onnx.GraphProto) -> list[Any] | None:
         """The results of a body; None where it cannot run."""
-        inner = subgraphs.lifted(body, "lifted ")
+        inner = subgraphs.inlined_body(body, "lifted ")
         names = [value.name for value in inner.output]
         read = {name for node in inner.node for name in subgraphs.names_read(node)} | set(names)
         leading = self._leading_to(read)
