@@ -255,7 +255,9 @@ def _arithmetic(net: Net, x: At) -> At:
 
 
 def _branch_on_data(net: Net, x: At) -> At:
-    """An If whose bodies read tensors and constants of the graph around them."""
+    """An If whose bodies read tensors and constants of the graph around them, or slide windows over one."""
+    if net.opset >= 10 and net.whole(0, 3) == 0:
+        return _pools_on_data(net, x)
     outer = net.const(net.rng.uniform(0.5, 2, (x.channels, 1, 1)))
     highest = net.op("ReduceMax", x.name, keepdims=0)  # of all axes, in every opset
     takes_then = net.flip()
@@ -274,6 +276,22 @@ def _branch_on_data(net: Net, x: At) -> At:
         result = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4)
         bodies.append(helper.make_graph(made, stem, [], [result]))
     return replace(x, name=net.op("If", condition, then_branch=bodies[0], else_branch=bodies[1]))
+
+
+def _pools_on_data(net: Net, x: At) -> At:
+    """Whose windows onnxruntime and ONNX's inference may count differently."""
+    pooled = _pool(net, x)
+    window = net.nodes.pop()
+    highest = net.op("ReduceMax", x.name, keepdims=0)
+    condition = net.op("Greater", highest, net.const(-1e6 if net.flip() else 1e6))
+    bodies = []
+    for stem in ("then", "else"):
+        inside = onnx.NodeProto()
+        inside.CopyFrom(window)
+        inside.name, inside.output[0] = "", net.name(stem)
+        result = helper.make_tensor_value_info(inside.output[0], TensorProto.FLOAT, [None] * 4)
+        bodies.append(helper.make_graph([inside], stem, [], [result]))
+    return replace(pooled, name=net.op("If", condition, then_branch=bodies[0], else_branch=bodies[1]))
 
 
 def _loop(net: Net, x: At) -> At:

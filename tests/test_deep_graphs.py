@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 import edgekern as ek
-from edgekern.graph.families import formulas
+from edgekern.graph.formulas import formulas
 from edgekern.graph.values import quantized_weights
 
 from float_models import build, f32, helper, ranges_of, sqnr_db

@@ -261,6 +261,21 @@ def test_types_and_meanings_of_the_newest_opset_stay():
         np.testing.assert_array_equal(ek.InferenceSession(program).run(None, {"x": x})[0], expected)
 
 
+@pytest.mark.skipif(newest_opset() < 28, reason="onnx before 1.23")
+def test_a_meaning_of_the_newest_opset_in_a_function_is_named():
+    """Mod of floats took the sign of the dividend without a word once the function was written in opset 27 or less."""
+    g = Graph(opset=28)
+    newest = [helper.make_opsetid("", 28)]
+    rest = helper.make_function("own", "Rest", ["a", "b"], ["m"], [node("Mod", ["a", "b"], ["m"])], newest)
+    g.op("Rest", g.qdq(g.input("x", (2,))), g.const([-2, -2], np.float32), domain="own")
+    imports = [*newest, helper.make_opsetid("own", 1)]
+    value = helper.make_tensor_value_info(g.nodes[-1].output[0], TensorProto.FLOAT, [2])
+    graph = helper.make_graph(g.nodes, "graph", g.inputs, [value], g.constants)
+    model = helper.make_model(graph, opset_imports=imports, functions=[rest], ir_version=10)
+    with pytest.raises(ArgumentValueError, match="Mod 'm' is of opset 28, and this onnxruntime runs Q and DQ up to"):
+        ek.compile(model)
+
+
 def test_an_operator_that_has_changed_since_we_looked_is_named(monkeypatch):
     monkeypatch.setattr(opset, "_KNOWN_OPSET", 21)
     with pytest.raises(ArgumentValueError, match="Conv 'c0' has changed in opset 22, and this edgekern knows"):

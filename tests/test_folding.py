@@ -3,9 +3,11 @@
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 
 import edgekern as ek
+from edgekern.errors import CompileError
 from edgekern.graph import fold_constants
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.fold_constants import folded
@@ -256,7 +258,7 @@ def test_nodes_that_onnxruntime_cannot_compute_stay(domain):
     ]
     model = build(nodes, CHANNELS, [1, 3, 8, 8])
     model.opset_import.append(helper.make_opsetid(domain, 1))
-    left = [made.op_type for made in folded(open_model(model, function="test")).proto.graph.node]
+    left = [made.op_type for made in folded(open_model(model, function="test"), function="test").proto.graph.node]
     assert left == ["Unheard", "Conv", "Take"]
 
 
@@ -266,13 +268,82 @@ def test_heavy_results_are_computed_when_they_are_read(monkeypatch):
     nodes = [node("Transpose", ["w"], ["t"]), node("MatMul", ["x", "t"], ["y"])]
     model = build(nodes, {"w": large}, ["n", 300])
     calls = []
-    monkeypatch.setattr(fold_constants, "evaluate", lambda *given: calls.append(given[3]) or evaluate(*given))
-    made = folded(open_model(model, function="test"))
+    monkeypatch.setattr(
+        fold_constants, "evaluate", lambda *given, **to: calls.append(given[3]) or evaluate(*given, **to)
+    )
+    made = folded(open_model(model, function="test"), function="test")
     assert calls == []
     value = made.to_ir().graph.initializers["t"].const_value
     np.testing.assert_array_equal(value.numpy(), large.T)
     np.testing.assert_array_equal(value.numpy(), large.T)
     assert calls == [["t"], ["t"]]
+
+
+FAILS = [  # onnxruntime has no Erf of doubles
+    node("Erf", ["wide"], ["e"]),
+    node("Cast", ["e"], ["f"], to=FLOAT),
+    node("Mul", ["x", "f"], ["z"]),
+]
+# A node of which somebody reads some results only, beside the constants that it has.
+HALF_READ = {
+    "TopK": [node("TopK", ["row", "two"], ["p", "places"]), node("Add", ["z", "p"], ["y"])],
+    "Split": [node("Split", ["row", "halves"], ["p", "q"]), node("Add", ["z", "p"], ["y"])],
+    "MaxPool": [node("MaxPool", ["image"], ["p", ""], kernel_shape=[1]), node("Add", ["z", "p"], ["y"])],
+    "a result for what fails": [
+        node("Split", ["wide_row", "halves"], ["p", "q"]),
+        node("Cast", ["p"], ["narrow"], to=FLOAT),
+        node("Erf", ["q"], ["r"]),
+        node("Cast", ["r"], ["s"], to=FLOAT),
+        node("Add", ["z", "narrow"], ["u"]),
+        node("Add", ["u", "s"], ["y"]),
+    ],
+    "one that is read, and feeds what fails": [
+        node("Split", ["wide_row", "halves"], ["p", "q"]),
+        node("Erf", ["q"], ["r"]),
+        node("Cast", ["x"], ["doubled"], to=onnx.TensorProto.DOUBLE),
+        node("Add", ["doubled", "p"], ["u"]),
+        node("Add", ["u", "r"], ["v"]),
+        node("Cast", ["v"], ["y"], to=FLOAT),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", HALF_READ)
+def test_folding_beside_a_constant_that_nobody_computes_gives_a_valid_graph(kind):
+    """The node stayed for the result that nobody reads, and an initializer had the name of the one that is."""
+    constants = {
+        "wide": np.ones(2),
+        "row": f32(np.arange(4)),
+        "wide_row": np.arange(4.0),
+        "image": f32(np.ones((1, 1, 2))),
+        "two": np.array([2]),
+        "halves": np.array([2, 2]),
+    }
+    model = build([*FAILS, *HALF_READ[kind]], constants, ["n", 2])
+    made = folded(open_model(model, function="test"), function="test").to_proto()
+    onnx.checker.check_model(made, full_check=True)
+    names = {name for one in made.graph.node for name in one.output}
+    assert not names & {tensor.name for tensor in made.graph.initializer}
+
+
+def test_a_large_constant_that_nobody_computes_stays():
+    """It was believed before it was tried, and quantize ended in an error of compile's."""
+    nodes = [
+        node("Erf", ["large"], ["e"]),
+        node("Cast", ["e"], ["w"], to=FLOAT),
+        node("MatMul", ["x", "w"], ["h"]),
+        node("MatMul", ["h", "v"], ["y"]),
+    ]
+    stored = {"large": RNG.normal(size=(512, 512)), "v": f32(RNG.normal(size=(512, 16)))}
+    made = folded(open_model(build(nodes, stored, ["n", 512]), function="test"), function="test")
+    assert [one.op_type for one in made.proto.graph.node] == ["Erf", "Cast", "MatMul", "MatMul"]
+
+
+def test_an_error_of_folding_names_who_folds():
+    broken = build([node("Reshape", ["w1", "zero"], ["r"]), node("Mul", ["x", "r"], ["y"])], CHANNELS, [1, 3, 8, 8])
+    broken.graph.initializer.append(numpy_helper.from_array(np.array([5, 5]), "zero"))
+    with pytest.raises(CompileError, match=r"^quantize: "):
+        fold_constants.fold_constants(open_model(broken, function="test"), function="quantize")
 
 
 # --- BatchNormalization in other tools' QDQ models

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekern as ek
-from edgekern.graph.families import UNARY, formulas
+from edgekern.graph.families import UNARY
+from edgekern.graph.formulas import formulas
 
 node = helper.make_node
 # Where a function is defined; elsewhere (-2, 2).

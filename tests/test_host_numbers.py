@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import edgekern as ek
 from edgekern.calibration.runner import FloatRunner
-from edgekern.errors import EdgekernWarning
+from edgekern.errors import CompileError, EdgekernWarning
 from edgekern.graph.model import open_model
 
 from graphs import Graph, onnxruntime_session
@@ -233,6 +233,71 @@ def test_integer_products_do_not_saturate(op: str, first: str, second: str, opse
     np.testing.assert_array_equal(ek.InferenceSession(program).run(None, feeds)[0], exact)
     [values] = FloatRunner(open_model(model, function="test"), [y]).run(feeds)
     np.testing.assert_array_equal(values[y], exact)
+
+
+# Where a body has its weights, and where the product stands in it.
+PLACES = ["around it", "around it, large", "in it", "computed around it", "computed in it", "in a body of it"]
+
+
+def _in_a_body(g: Net, w: Array, place: str) -> str:
+    """An If whose bodies both multiply x by the same weights."""
+    make, value = helper.make_node, helper.make_tensor_value_info
+    outer = as_operand(g, w, "computed") if place == "computed around it" else g.const(w)
+    bodies = []
+    for stem in ("then", "else"):
+        nodes, stored, weights, result = [], [], outer, value(f"{stem}_y", TensorProto.INT32, None)
+        if place == "in it":
+            weights, stored = f"{stem}_w", [numpy_helper.from_array(w, f"{stem}_w")]
+        elif place == "computed in it":
+            weights, nodes = f"{stem}_w", [make("Max", [outer, outer], [f"{stem}_w"])]
+        nodes.append(make("MatMulInteger", ["x", weights], [result.name]))
+        body = helper.make_graph(nodes, stem, [], [result], stored)
+        if place == "in a body of it":
+            around = make("If", ["c"], [f"{stem}_z"], then_branch=body, else_branch=body)
+            body = helper.make_graph([around], stem, [], [value(f"{stem}_z", TensorProto.INT32, None)])
+        bodies.append(body)
+    g.input("c", (), TensorProto.BOOL)
+    return g.op("If", "c", then_branch=bodies[0], else_branch=bodies[1])
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+@pytest.mark.parametrize("place", PLACES)
+def test_integer_products_in_bodies_do_not_saturate(place: str) -> None:
+    """On a CPU without VNNI four products of 255 and 127 gave 65534, which is two times the largest of 16 bits."""
+    g = Net()
+    depth = 64 if "large" in place else 4
+    x, w = np.full((2, depth), 255, np.uint8), np.full((depth, 32), 127, np.int8)
+    g.input("x", x.shape, TensorProto.UINT8)
+    model = g.model(_in_a_body(g, w, place))
+    feeds = {"x": x, "c": np.array(True)} | ({"floor": np.zeros(w.shape, np.float32)} if "d around" in place else {})
+    exact = np.full((2, 32), depth * 255 * 127)
+    name = model.graph.output[0].name
+    for taken in (True, False):
+        feeds["c"] = np.array(taken)
+        np.testing.assert_array_equal(ek.InferenceSession(ek.compile(model)).run(None, feeds)[0], exact)
+        [values] = FloatRunner(open_model(model, function="test"), [name]).run(feeds)
+        np.testing.assert_array_equal(values[name], exact)
+
+
+@pytest.mark.parametrize("opset", [21, 20])
+def test_integer_products_in_functions_do_not_saturate(opset: int) -> None:
+    """Calibration runs the model as it is written; a function of another opset cannot be inlined."""
+    g = Net()
+    x, w = np.full((2, 4), 255, np.uint8), np.full((4, 32), 127, np.int8)
+    name = g.op("Times", g.input("x", x.shape, TensorProto.UINT8), g.const(w), domain="own")
+    result = helper.make_tensor_value_info(name, TensorProto.INT32, None)
+    graph = helper.make_graph(g.nodes, "graph", g.inputs, [result], g.constants)
+    inner = [helper.make_node("MatMulInteger", ["a", "b"], ["c"])]
+    times = helper.make_function("own", "Times", ["a", "b"], ["c"], inner, [helper.make_opsetid("", opset)])
+    imports = [helper.make_opsetid("", g.opset), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, opset_imports=imports, functions=[times], ir_version=10)
+    opened = open_model(model, function="test")
+    if opset != g.opset:
+        with pytest.raises(CompileError, match="function 'Times' multiplies 8-bit integers and cannot be inlined"):
+            FloatRunner(opened, [name])
+        return
+    [values] = FloatRunner(opened, [name]).run({"x": x})
+    np.testing.assert_array_equal(values[name], np.full((2, 32), 4 * 255 * 127))
 
 
 @pytest.mark.parametrize("op", ["MatMulIntegerToFloat", "DynamicQuantizeMatMul"])

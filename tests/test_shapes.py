@@ -1,5 +1,7 @@
 """Shapes that compile believes are those that onnxruntime gives; what depends on the data is refused by name."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from onnx import TensorProto, helper
 
 import edgekern as ek
 from edgekern.errors import CompileError, EdgekernWarning
+from edgekern.graph.counted import forget_sizes
 from edgekern.graph.families import SHAPED_BY_VALUES
 
 from graphs import Graph, onnxruntime_session
@@ -132,7 +135,7 @@ CHOOSE |= {
     "TensorScatter",
     "RoiAlign",
 }
-CHOOSE |= {"RotaryEmbedding", "Attention", "Dropout", "QLinearConv", "SequenceAt", "SequenceErase", "SequenceInsert"}
+CHOOSE |= {"RotaryEmbedding", "Attention", "Dropout", "QLinearConv"}
 CHOOSE |= {"SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"}
 # Each takes its shape from numbers that a caller feeds: an input of that shape, and those numbers.
 BY_DATA = {
@@ -206,7 +209,29 @@ def _rounded(g: Graph) -> str:
     return g.op("Reshape", g.input("x", (2, 6)), g.op("Cast", g.input("n", (2,)), to=TensorProto.INT64))
 
 
-@pytest.mark.parametrize("build", [_mask, _sizes, _scales, _depth, _range, _filled, _distinct, _rounded])
+def _sequence(g: Graph) -> tuple[str, str]:
+    """Two rows and four, and a place among them."""
+    parts = g.op("SplitToSequence", g.input("x", (6, 3)), g.const([2, 4]))
+    return parts, g.input("n", (), TensorProto.INT64)
+
+
+def _part(g: Graph) -> str:
+    return g.op("SequenceAt", *_sequence(g))
+
+
+def _part_that_is_left(g: Graph) -> str:
+    return g.op("SequenceAt", g.op("SequenceErase", *_sequence(g)), g.const(0))
+
+
+def _part_behind(g: Graph) -> str:
+    parts, place = _sequence(g)
+    return g.op("SequenceAt", g.op("SequenceInsert", parts, "x", place), g.const(0))
+
+
+SEQUENCES = [_part, _part_that_is_left, _part_behind]
+
+
+@pytest.mark.parametrize("build", [_mask, _sizes, _scales, _depth, _range, _filled, _distinct, _rounded, *SEQUENCES])
 def test_masks_sizes_and_counts_that_come_as_data_are_refused_by_name(build):
     g = Graph()
     with pytest.raises(CompileError, match=r"the shape of '\w+' depends on the data: \w+ 'node_\w+' takes it from the"):
@@ -251,3 +276,89 @@ def test_shapes_of_shapes_and_chosen_rows_are_no_data():
     feeds = {"x": np.ones((2, 6), np.float32), "n": np.array([1, 0, 1])}
     expected = onnxruntime_session(model, optimized=False).run(None, feeds)[0]
     np.testing.assert_allclose(ek.InferenceSession(ek.compile(model)).run(None, feeds)[0], expected)
+
+
+# --- in the bodies of If, Loop and Scan
+
+MAKE, VALUE = helper.make_node, helper.make_tensor_value_info
+WINDOW = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}  # 3 of 5 pixels; ONNX says 4
+IMAGE = np.random.default_rng(0).normal(size=(1, 1, 5, 5)).astype(np.float32)
+
+
+def _body(*nodes: onnx.NodeProto, inputs: Sequence[str] = ()) -> onnx.GraphProto:
+    """Gives what its last node makes."""
+    ends = [VALUE(nodes[-1].output[0], TensorProto.FLOAT, None)]
+    return helper.make_graph(list(nodes), "body", [VALUE(name, TensorProto.FLOAT, None) for name in inputs], ends)
+
+
+def _pooled(kind: str = "MaxPool") -> onnx.GraphProto:
+    return _body(MAKE(kind, ["x"], [f"{kind}_result"], **WINDOW))
+
+
+def _either(g: Graph, then: onnx.GraphProto, otherwise: onnx.GraphProto) -> str:
+    return g.op("Relu", g.op("If", "c", then_branch=then, else_branch=otherwise))
+
+
+def _branched() -> Graph:
+    g = Graph()
+    g.input("x", IMAGE.shape)
+    g.input("c", (), TensorProto.BOOL)
+    return g
+
+
+def _same_result(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[int, ...]:
+    """The shape that both give; onnxruntime needs free sizes for it, as it fills results as inferred."""
+    free = onnx.ModelProto.FromString(model.SerializeToString())
+    forget_sizes(free.graph)
+    [expected] = onnxruntime_session(free, optimized=False).run(None, feeds)
+    [found] = ek.InferenceSession(ek.compile(model)).run(None, feeds)
+    np.testing.assert_array_equal(found, expected)
+    return found.shape
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+@pytest.mark.parametrize("taken", [True, False])
+def test_windows_in_branches_are_counted_as_onnxruntime_counts_them(taken):
+    """It compiled with 4 by 4 pixels, and every run failed."""
+    g = _branched()
+    model = g.model(_either(g, _pooled(), _pooled("AveragePool")))
+    assert _same_result(model, {"x": IMAGE, "c": np.array(taken)}) == (1, 1, 3, 3)
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_windows_in_turns_are_counted_as_onnxruntime_counts_them():
+    g = Graph()
+    rows = g.op("Relu", g.input("x", (2, *IMAGE.shape)))
+    inner = _body(MAKE("MaxPool", ["row"], ["window"], **WINDOW), inputs=["row"])
+    scanned = g.op("Scan", rows, body=inner, num_scan_inputs=1)
+    model = g.model(g.op("Neg", scanned))
+    assert _same_result(model, {"x": np.stack([IMAGE, -IMAGE])}) == (2, 1, 1, 3, 3)
+
+
+def test_a_branch_of_the_shape_that_onnx_infers_for_the_other_is_refused():
+    g = _branched()
+    other = _body(MAKE("Identity", [g.const(np.zeros((1, 1, 4, 4)), np.float32)], ["e"]))
+    with pytest.raises(CompileError, match=r"If 'node_if_\d+' takes it from the values of 'c'"):
+        ek.compile(g.model(_either(g, _pooled(), other)))
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_a_slice_in_branches_of_branches_keeps_the_shape_that_onnx_infers():
+    g = _branched()
+    bounds = [g.const([number]) for number in (1, 4, 2)]
+    sliced = _body(MAKE("Slice", ["x", *bounds], ["t"]))
+    inner = _body(MAKE("If", ["c"], ["u"], then_branch=sliced, else_branch=sliced))
+    assert _same_result(g.model(_either(g, inner, inner)), {"x": IMAGE, "c": np.array(True)}) == (1, 1, 3, 5)
+
+
+@pytest.mark.parametrize("through_a_float", [False, True])
+def test_a_branch_that_fails_on_zeros_may_run_on_other_numbers(through_a_float):
+    """It was taken for one that can never run: with i of 15 each run failed where c is false."""
+    g = _branched()
+    kind = TensorProto.FLOAT if through_a_float else TensorProto.INT64
+    index = MAKE("Cast", [g.input("i", (1,), kind)], ["whole"], to=TensorProto.INT64)
+    table, far = g.const(np.zeros((10, 1, 5, 5)), np.float32), g.const([-20])
+    steps = [MAKE("Add", ["whole", far], ["at"]), MAKE("Gather", [table, "at"], ["row"])]
+    wider = _body(index, *steps, MAKE("Concat", ["x", "row"], ["e"], axis=1))
+    with pytest.raises(CompileError, match=r"the shape of '\w+' depends on the data: If 'node_if_\d+'"):
+        ek.compile(g.model(_either(g, _body(MAKE("Relu", ["x"], ["t"])), wider)))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgekern.artifact.host_model import BYTES, field_at
+
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE, _TENSOR_NAME = 7, 1, 5, 15, 8
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
-_BYTES, _WIDTH = 2, {1: 8, 5: 4}
 _OF_SHAPES = frozenset({b"Shape", b"Size"})  # what onnxruntime takes for constants where shapes are fixed
 
 
@@ -58,24 +59,8 @@ def _strings(node: bytes) -> dict[int, list[bytes]]:
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Those of a sound message that hold bytes, by number."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        wire = key & 7
-        if wire == _BYTES:
-            size, at = _varint(message, at)
-            yield key >> 3, message[at : at + size]
-            at += size
-        elif wire in _WIDTH:
-            at += _WIDTH[wire]
-        else:
-            at = _varint(message, at)[1]
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
-        if byte < 0x80:
-            return value, at
+    at, end = 0, len(message)
+    while at < end:
+        number, wire, _, content, at = field_at(message, at, end)
+        if wire == BYTES:
+            yield number, message[content:at]

@@ -15,8 +15,8 @@ from edgekern.errors import ArtifactError
 MAX_DEPTH = 100  # of nested messages; protobuf's own limit
 MAX_FIELDS = 1 << 22
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_NUMBERED, _WIDTH = (_VARINT, _BYTES), {_FIXED64: 8, _FIXED32: 4}
+_VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
+_NUMBERED, _WIDTH = (_VARINT, BYTES), {_FIXED64: 8, _FIXED32: 4}
 # `floats` and `ints` of an attribute: a field each, and a forest of decision trees has millions.
 _NUMBERS = re.compile(rb"(?:\x3d[\x00-\xff]{4}|\x40[\x80-\xff]{0,9}[\x00-\x7f])++")
 # By message and field number: the message that the field holds, "" for what is passed over, or what no host model
@@ -98,24 +98,14 @@ def _walk(model: bytes | memoryview) -> bool:
         fields += 1
         if fields > MAX_FIELDS:
             raise _Unsound(f"it has more than {MAX_FIELDS} fields")
-        key, at = (model[at], at + 1) if model[at] < 0x80 else _varint(model, at, end)
-        number, wire = key >> 3, key & 7
-        if wire in _NUMBERED:
-            value, content = (model[at], at + 1) if at < end and model[at] < 0x80 else _varint(model, at, end)
-            after = content + value if wire == _BYTES else content
-        elif wire in _WIDTH:
-            value, content, after = 0, at, at + _WIDTH[wire]
-        else:
-            raise _Unsound(f"the field before byte {at} has wire type {wire}, which ONNX does not use")
-        if after > end:
-            raise _Unsound(f"the field before byte {at} passes the end of what holds it")
+        number, wire, value, content, after = field_at(model, at, end)
         kind = known.get(number)
         if kind == "":
             at = after
         elif kind is None:
             raise _Unsound(f"ONNX has no field {number} in a {message}")
         elif kind in FIELDS:
-            if wire != _BYTES:
+            if wire != BYTES:
                 raise _Unsound(f"field {number} of a {message} is no message")
             if len(outer) == MAX_DEPTH:
                 raise _Unsound(f"its messages are nested more than {MAX_DEPTH} deep")
@@ -126,6 +116,22 @@ def _walk(model: bytes | memoryview) -> bool:
             at = after
         else:
             raise _Unsound(f"it has {'external data' if kind == 'location' else kind}, and a host model has none")
+
+
+def field_at(model: bytes | memoryview, at: int, end: int) -> tuple[int, int, int, int, int]:
+    """The field that begins at a byte: its number, wire type, value or size, and where its content begins and ends."""
+    key, at = (model[at], at + 1) if model[at] < 0x80 else _varint(model, at, end)
+    number, wire = key >> 3, key & 7
+    if wire in _NUMBERED:
+        value, content = (model[at], at + 1) if at < end and model[at] < 0x80 else _varint(model, at, end)
+        after = content + value if wire == BYTES else content
+    elif wire in _WIDTH:
+        value, content, after = 0, at, at + _WIDTH[wire]
+    else:
+        raise _Unsound(f"the field before byte {at} has wire type {wire}, which ONNX does not use")
+    if after > end:
+        raise _Unsound(f"the field before byte {at} passes the end of what holds it")
+    return number, wire, value, content, after
 
 
 def _varint(model: bytes | memoryview, at: int, end: int) -> tuple[int, int]:

@@ -51,15 +51,15 @@ class Piece:
 
 
 class FloatRunner:
-    """Runs a model for its tensors ``names``, none of them an input.
+    """Runs a model for its tensors ``names``, none of them an input; ``function`` is for errors.
 
     Attributes
     ----------
     inputs : onnxruntime's description of what a caller feeds
     """
 
-    def __init__(self, model: Skeleton, names: Sequence[str]) -> None:
-        model = exact_products(model)
+    def __init__(self, model: Skeleton, names: Sequence[str], *, function: str = "Calibrator") -> None:
+        model = exact_products(model, function=function)
         self._model, self._names = model, tuple(names)
         values = {name: weight.array() for name, weight in model.weights.items()}
         self._weights = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in values.items()}

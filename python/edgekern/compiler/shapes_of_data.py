@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
 from edgekern.graph.families import RANDOM, SEES_SHAPES, SHAPED_BY_VALUES
 from edgekern.graph.values import bodies, operands, shape_of
 
+Settle = Callable[[ir.Node, Sequence[ir.Value], Sequence[bool]], None]
 
-def shapes_of_data(graph: ir.Graph, inferred: Collection[str]) -> dict[ir.Value, tuple[ir.Node, ir.Value]]:
+
+def shapes_of_data(
+    graph: ir.Graph, inferred: Collection[str], settle: Settle
+) -> dict[ir.Value, tuple[ir.Node, ir.Value]]:
     """The values whose shape data may reach: with the node that makes them, and what that node reads.
 
     Every operator carries data on, but Shape and Size, which see shapes alone. They reach a shape through the sizes,
@@ -20,10 +24,14 @@ def shapes_of_data(graph: ir.Graph, inferred: Collection[str]) -> dict[ir.Value,
     Parameters
     ----------
     inferred : names of values whose shape is known beside those that the graph has
+    settle
+        Asked for the shapes of an If's results that the condition decides, where those of its bodies do not depend on
+        data: fills in what it finds before the walk goes on. It is given the If, those results, and of each body
+        whether data may keep it from running.
     """
     walk = _Walk(inferred)
     walk.varies.update(graph.inputs)
-    walk.over(graph)
+    walk.over(graph, settle)
     return walk.found
 
 
@@ -35,7 +43,7 @@ class _Walk:
         self.found: dict[ir.Value, tuple[ir.Node, ir.Value]] = {}
         self._inferred = inferred
 
-    def over(self, graph: ir.Graph) -> None:
+    def over(self, graph: ir.Graph, settle: Settle | None = None) -> None:
         for node in graph:
             reads = list(operands(node))
             cause = next((value for value in reads if value in self.found), None) or self._cause(node, reads)
@@ -51,12 +59,31 @@ class _Walk:
                 varies = varies or any(value in self.varies for value in body.outputs)
             if node.op_type in SEES_SHAPES and node.domain == "":
                 varies = cause is not None
-            for at, result in enumerate(node.outputs):
-                if varies:
-                    self.varies.add(result)
-                known = shape_of(result) is not None or result.name in self._inferred or _is_kept(node, at)
-                if cause is not None and not known:
-                    self.found[result] = node, cause
+            self.varies.update(node.outputs if varies else ())
+            if cause is None:
+                continue
+            unknown = self._unknown(node)
+            ends = [end for body in bodies(node) for end in body.outputs]
+            if unknown and settle is not None and node.op_type == "If" and self.found.keys().isdisjoint(ends):
+                settle(node, unknown, [self._may_fail(body) for body in bodies(node)])
+                unknown = self._unknown(node)
+            self.found.update((result, (node, cause)) for result in unknown)
+
+    def _unknown(self, node: ir.Node) -> list[ir.Value]:
+        return [
+            result
+            for at, result in enumerate(node.outputs)
+            if shape_of(result) is None and result.name not in self._inferred and not _is_kept(node, at)
+        ]
+
+    def _may_fail(self, body: ir.Graph) -> bool:
+        """Whether it reads numbers of data that an operator may refuse: an index, a size, what an If decides by."""
+        for node in ir.traversal.RecursiveGraphIterator(body):
+            reads = [value for value in node.inputs if value is not None and value in self.varies]
+            whole = [value for value in reads if value.dtype is None or not value.dtype.is_floating_point()]
+            if whole or self._cause(node, reads) is not None:
+                return True
+        return False
 
     def _cause(self, node: ir.Node, reads: list[ir.Value]) -> ir.Value | None:
         """What it reads of data that its results' shape follows from."""

@@ -9,7 +9,7 @@ from edgekern.graph.values import scalar
 _COPIES = frozenset({"Identity", "Dropout"})
 
 
-def remove_copies(graph: ir.Graph) -> None:
+def eliminate_identities(graph: ir.Graph) -> None:
     """Let whoever reads a copy read what was copied; in bodies of If, Loop and Scan all stays as it is.
 
     A body has to make what it gives, so an Identity of a value around it is no node too many. A copy that is an output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekern.errors import CompileError
-from edgekern.graph.evaluate import evaluate
+from edgekern.graph.counted import Types, known_types
+from edgekern.graph.evaluate import Piece, evaluate
 from edgekern.graph.families import RANDOM
 from edgekern.graph.infer_shapes import ShapeInference
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
-from edgekern.graph.subgraphs import bodies, leading_to, names_read, take_decided_branches
+from edgekern.graph.subgraphs import bodies, inline_constant_ifs, leading_to, names_read, with_inner
 
 Array = npt.NDArray[Any]
 
@@ -26,11 +27,11 @@ _KEPT = RANDOM | {"Dropout", "DequantizeLinear"}
 # Operators that onnxruntime has; what others compute is not known here.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 # A result of so many bytes that few nodes lead to is computed whenever it is read, and never kept.
-_HEAVY_BYTES = 1 << 20
+_LAZY_BYTES = 1 << 20
 _FEW = 8
 
 
-def folded(model: Skeleton) -> Skeleton:
+def folded(model: Skeleton, *, function: str) -> Skeleton:
     """A copy with its constants folded but for what is made of shapes: it runs on inputs of any size that it ran on.
 
     Types and shapes are inferred anew, and taken from the model where inference knows nothing.
@@ -39,7 +40,7 @@ def folded(model: Skeleton) -> Skeleton:
     proto.CopyFrom(model.proto)
     del proto.graph.value_info[:]
     copy = Skeleton(proto, dict(model.weights))
-    fold_constants(copy, shapes=False)
+    fold_constants(copy, shapes=False, function=function)
     graph = proto.graph
     known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     made = {name for node in graph.node for name in node.output} - known
@@ -47,7 +48,7 @@ def folded(model: Skeleton) -> Skeleton:
     return copy
 
 
-def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
+def fold_constants(model: Skeleton, *, shapes: bool = True, function: str = "compile") -> None:
     """Infer shapes and replace constant nodes by initializers, in place, until nothing changes.
 
     What onnxruntime cannot compute stays as it is.
@@ -55,31 +56,32 @@ def fold_constants(model: Skeleton, *, shapes: bool = True) -> None:
     Parameters
     ----------
     shapes : whether inferred shapes are constants, and an If that is decided becomes the body that runs
+    function : for errors
     """
-    inference = ShapeInference()
+    inference = ShapeInference(function)
     while True:
         if shapes:
             inference.infer(model)
         else:
             inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
             model.proto.graph.CopyFrom(inferred.graph)
-        changed = _fold_once(model, shapes)
-        if shapes and take_decided_branches(model):  # else the tensors in them have no ranges
+        changed = _fold_once(model, shapes, function)
+        if shapes and inline_constant_ifs(model):  # else the tensors in them have no ranges
             changed = True
         if not changed:
             return
 
 
-def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
+def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
     graph = model.proto.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
     functions = _steady_functions(model.proto)
-    shapes = _shapes(graph) if fold_shapes else {}
+    types = known_types([*graph.input, *graph.value_info, *graph.output]) if fold_shapes else {}
     constant: list[onnx.NodeProto] = []
     arrays: dict[str, Array] = {}
     names = {*known, *model.weights}
     for node in graph.node:
-        if node.domain == "" and (value := _plain_value(node, shapes)) is not None:
+        if node.domain == "" and (value := _plain_value(node, types)) is not None:
             arrays[node.output[0]] = value
         elif (
             node.op_type not in _KEPT
@@ -93,26 +95,23 @@ def _fold_once(model: Skeleton, fold_shapes: bool) -> bool:
         names.update(node.output)
     if not constant and not arrays:
         return False
-    gone = {name for node in constant for name in node.output} | set(arrays)
-    read = {name for node in graph.node if not set(node.output) <= gone for name in names_read(node)}
+    made = {name for node in constant for name in node.output} | set(arrays)
+    read = {name for node in graph.node if not set(node.output) <= made for name in names_read(node)}
     read.update(value.name for value in graph.output)
     inner = {name for node in constant for name in node.input}
     known |= {name: numpy_helper.from_array(array, name) for name, array in arrays.items() if name in inner}
-    heavy = _heavy(model, constant, known, read)
-    wanted = sorted(name for name in gone & read if name not in arrays and name not in heavy)
-    computed = _computed(model, constant, known, wanted)
-    if computed is None:
-        each = [_computed(model, leading_to([name], constant), known, [name], needed=fold_shapes) for name in wanted]
-        computed = {name: array for made in each if made is not None for name, array in made.items()}
-        gone = {*arrays, *computed, *heavy}
-        if not gone:
-            return False
-    kept = [node for node in graph.node if not set(node.output) <= gone]
+    lazy = _lazy_weights(model, constant, known, read, function)
+    wanted = sorted(name for name in made & read if name and name not in arrays and name not in lazy)
+    computed = _computed(model, constant, known, wanted, needed=fold_shapes, function=function)
+    found = {*arrays, *computed, *lazy}
+    kept = _unfolded(graph, {name for node in constant for name in node.output} | set(arrays), found)
+    if not found and len(kept) == len(graph.node):
+        return False
     del graph.node[:]
     graph.node.extend(kept)
     for name, array in (*arrays.items(), *computed.items()):
         model.add_constant(np.asarray(array), name)
-    for weight in heavy.values():
+    for weight in lazy.values():
         model.add_weight(weight)
     return True
 
@@ -124,19 +123,30 @@ def _steady_functions(proto: onnx.ModelProto) -> set[tuple[str, str]]:
         found = {
             (function.domain, function.name)
             for function in proto.functions
-            if any(node.op_type in RANDOM or (node.domain, node.op_type) in random for node in _inside(function.node))
+            if any(
+                node.op_type in RANDOM or (node.domain, node.op_type) in random for node in with_inner(function.node)
+            )
         }
         if found <= random:
             return {(function.domain, function.name) for function in proto.functions} - random
         random |= found
 
 
-def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of their bodies."""
-    for node in nodes:
-        yield node
-        for body in bodies(node):
-            yield from _inside(body.node)
+def _unfolded(graph: onnx.GraphProto, constant: set[str], found: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that stay: those that make more than constants, or a constant that is not ``found`` and is read.
+
+    Beside that one, it may make others that are found: their names belong to the initializers now.
+    """
+    read = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if set(node.output) <= constant:
+            if read.isdisjoint(set(node.output) - found - {""}):
+                continue
+            node.output[:] = [f"{name}.edgekern.unread" if name in found else name for name in node.output]
+        kept.append(node)
+        read |= names_read(node)
+    return kept[::-1]
 
 
 def _computed(
@@ -145,19 +155,31 @@ def _computed(
     known: Mapping[str, onnx.TensorProto],
     wanted: Sequence[str],
     *,
-    needed: bool = False,
-) -> dict[str, Array] | None:
-    """Results of nodes; None where onnxruntime cannot give them: where they are ``needed``, its failing is an error."""
+    needed: bool,
+    function: str,
+) -> dict[str, Array]:
+    """Those results of nodes that onnxruntime can give: where they are ``needed``, its failing is an error."""
+    if not wanted:
+        return {}
     try:
-        return dict(zip(wanted, evaluate(model, nodes, known, wanted) if wanted else [], strict=True))
+        return dict(zip(wanted, evaluate(model, nodes, known, wanted, function=function), strict=True))
     except CompileError as error:
-        if needed and type(error.__cause__).__name__ == "Fail":
-            raise
-        return None
+        if len(wanted) == 1:
+            if needed and type(error.__cause__).__name__ == "Fail":
+                raise
+            return {}
+    computed: dict[str, Array] = {}
+    for half in (wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]):
+        computed |= _computed(model, leading_to(half, nodes), known, half, needed=needed, function=function)
+    return computed
 
 
-def _heavy(
-    model: Skeleton, nodes: Sequence[onnx.NodeProto], known: Mapping[str, onnx.TensorProto], read: set[str]
+def _lazy_weights(
+    model: Skeleton,
+    nodes: Sequence[onnx.NodeProto],
+    known: Mapping[str, onnx.TensorProto],
+    read: set[str],
+    function: str,
 ) -> dict[str, Weight]:
     """Large results that few nodes lead to: weights behind a Transpose, mostly."""
     makers = {name: node for node in nodes for name in node.output}
@@ -173,7 +195,7 @@ def _heavy(
         header = helper.make_tensor(value.name, kind.elem_type, [0], b"", raw=True)
         header.ClearField("raw_data")
         header.dims[:] = sides
-        if math.prod(sides) * np.dtype(NUMPY_TYPES[kind.elem_type]).itemsize < _HEAVY_BYTES:
+        if math.prod(sides) * np.dtype(NUMPY_TYPES[kind.elem_type]).itemsize < _LAZY_BYTES:
             continue
         chain: dict[int, onnx.NodeProto] = {}
         waiting = [value.name]
@@ -183,14 +205,22 @@ def _heavy(
                 chain[id(node)] = node
                 waiting += node.input
         if len(chain) <= _FEW:
-            found[value.name] = _later(model, sorted(chain.values(), key=lambda node: place[id(node)]), known, header)
+            leading = sorted(chain.values(), key=lambda node: place[id(node)])
+            try:
+                found[value.name] = _lazy_weight(model, leading, known, header, function)
+            except CompileError:  # of this type onnxruntime does not know it
+                continue
     return found
 
 
-def _later(
-    model: Skeleton, nodes: Sequence[onnx.NodeProto], known: Mapping[str, onnx.TensorProto], header: onnx.TensorProto
+def _lazy_weight(
+    model: Skeleton,
+    nodes: Sequence[onnx.NodeProto],
+    known: Mapping[str, onnx.TensorProto],
+    header: onnx.TensorProto,
+    function: str,
 ) -> Weight:
-    """A weight that is computed each time that it is read."""
+    """A weight that is computed each time that it is read; CompileError where onnxruntime does not take its nodes."""
     whole = onnx.ModelProto(ir_version=model.proto.ir_version)
     whole.opset_import.extend(model.proto.opset_import)
     whole.functions.extend(model.proto.functions)
@@ -198,33 +228,24 @@ def _later(
     source = Skeleton(whole, {name: model.weights[name] for name in read if name in model.weights})
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     constants = {name: known[name] for name in read if name in known}
+    Piece(source, copies, constants, [header.name], {}, function=function)  # fails here, if at all
 
     def read_part(start: int, stop: int) -> memoryview:
-        [array] = evaluate(source, copies, constants, [header.name])
+        [array] = evaluate(source, copies, constants, [header.name], function=function)
         content = np.ascontiguousarray(array.reshape(tuple(header.dims)))
         return content.reshape(-1).view(np.uint8).data[start:stop]
 
     return Weight(header, 1 << 62, read_part, in_pieces=False)
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            sides = value.type.tensor_type.shape.dim
-            if all(side.HasField("dim_value") for side in sides):
-                shapes[value.name] = tuple(side.dim_value for side in sides)
-    return shapes
-
-
-def _plain_value(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Array | None:
+def _plain_value(node: onnx.NodeProto, types: Types) -> Array | None:
     """What a Constant holds, or what Shape and Size give of a known shape."""
     if node.op_type == "Constant":
         [held] = node.attribute
         return numpy_helper.to_array(held.t) if held.name == "value" and held.t.data_type in NUMPY_TYPES else None
-    if node.op_type not in ("Shape", "Size") or node.input[0] not in shapes:
+    if node.op_type not in ("Shape", "Size") or node.input[0] not in types:
         return None
-    shape = shapes[node.input[0]]
+    _, shape = types[node.input[0]]
     if node.op_type == "Size":
         return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
     bounds = {attribute.name: attribute.i for attribute in node.attribute}

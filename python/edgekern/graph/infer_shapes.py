@@ -3,32 +3,36 @@
 The two count differently: the windows of a pooling with ``ceil_mode`` or ``auto_pad``, the sides of a ConvTranspose
 with ``auto_pad`` or ``output_shape``, the pixels of a Resize by a fraction, a Slice that begins far outside. Such a
 node is run alone, on zeros of its shape: its other operands are constant, so that its shape depends on nothing else.
-onnxruntime is right by definition, since it computes the float model and the host steps.
+onnxruntime is right by definition, since it computes the float model and the host steps. Where one stands in a body of
+an If, Loop or Scan, the shapes of their results are left open, and so is what inference wrote down within.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from edgekern.errors import CompileError
+from edgekern.graph.counted import Types, forget_sizes, is_doubtful, known_types
 from edgekern.graph.evaluate import evaluate
-from edgekern.graph.families import COUNTED_BY_ATTRIBUTES, COUNTED_BY_OPERANDS, PRODUCTS
+from edgekern.graph.families import COUNTED_BY_OPERANDS
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
+from edgekern.graph.subgraphs import bodies
 
 # No schema has this domain: inference leaves such a node alone, and goes on from the shape that is written down.
 _SETTLED = "edgekern.settled"
 
-Types = Mapping[str, tuple[int, tuple[int, ...]]]  # element type and shape by name, where both are known
+Settled = dict[int, tuple[onnx.NodeProto, list[onnx.ValueInfoProto]]]  # by its place: a node, and what it gives
 
 
 class ShapeInference:
-    """Infers the shapes of one model again and again, while its constants are folded."""
+    """Infers the shapes of one model again and again, while its constants are folded; ``function`` is for errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: str) -> None:
+        self._function = function
         self._seen: dict[tuple[object, ...], list[onnx.ValueInfoProto]] = {}
 
     def infer(self, model: Skeleton) -> None:
@@ -39,21 +43,46 @@ class ShapeInference:
         CompileError
             When types or shapes contradict each other, or onnxruntime cannot run such a node.
         """
-        settled: dict[int, list[onnx.ValueInfoProto]] = {}
+        settled: Settled = {}
         while True:
-            graph = _inferred(model.proto, settled)
+            graph = _inferred(model.proto, settled, self._function)
             types = known_types([*graph.input, *graph.value_info, *graph.output])
             constants = {tensor.name: tensor for tensor in graph.initializer}
-            wrong = {}
+            wrong: Settled = {}
             for at, node in enumerate(graph.node):
-                real = self._real_shapes(model, node, constants, types) if _is_doubtful(node, types) else []
+                if at not in settled and self._is_wrong_within(model, node, constants, types):
+                    wrong[at] = _left_open(graph, node)
+                real = self._real_shapes(model, node, constants, types) if is_doubtful(node, types) else []
                 if any(types.get(value.name) != known_types([value])[value.name] for value in real):
-                    wrong[at] = real
+                    wrong[at] = node, real
             if not wrong:
-                _refuse_negative(graph, types)
+                _refuse_negative(graph, types, self._function)
                 model.proto.graph.CopyFrom(graph)
                 return
             settled |= wrong  # the first of them for good: what follows is looked at again
+
+    def _is_wrong_within(
+        self, model: Skeleton, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], types: Types
+    ) -> bool:
+        """Whether a body of a node has one whose inferred shape is not the real one, or may be another."""
+        for body in bodies(node):
+            seen = {**types, **known_types([*body.input, *body.value_info, *body.output])}
+            held = {**constants, **{tensor.name: tensor for tensor in body.initializer}}
+            for inside in body.node:
+                if inside.op_type == "Constant" and inside.attribute[0].HasField("t"):
+                    tensor = onnx.TensorProto.FromString(inside.attribute[0].t.SerializeToString())
+                    tensor.name = inside.output[0]
+                    held[tensor.name] = tensor
+                if is_doubtful(inside, seen) and any(name in seen for name in inside.output):
+                    try:
+                        real = known_types(self._real_shapes(model, inside, held, seen))
+                    except CompileError:  # it may never run
+                        return True
+                    if any(seen.get(name) != real.get(name) for name in inside.output if name):
+                        return True
+                if self._is_wrong_within(model, inside, held, seen):
+                    return True
+        return False
 
     def _real_shapes(
         self, model: Skeleton, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], types: Types
@@ -71,7 +100,7 @@ class ShapeInference:
             feeds = {name: np.zeros(types[name][1], kind) for name, kind in kinds.items()}
             names = [name for name in node.output if name]
             try:
-                results = evaluate(model, [node], constants, names, feeds)
+                results = evaluate(model, [node], constants, names, feeds, function=self._function)
             except CompileError as error:
                 if type(error.__cause__).__name__ != "NotImplemented":
                     raise
@@ -83,17 +112,22 @@ class ShapeInference:
         return self._seen[key]
 
 
-def known_types(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Element type and shape of every tensor that has both in full."""
-    known = {}
-    for value in values:
-        kind = value.type.tensor_type
-        if kind.elem_type and kind.HasField("shape") and all(side.HasField("dim_value") for side in kind.shape.dim):
-            known[value.name] = kind.elem_type, tuple(side.dim_value for side in kind.shape.dim)
-    return known
+def _left_open(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.NodeProto, list[onnx.ValueInfoProto]]:
+    """A node whose bodies count, and its results without their shapes."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for body in bodies(copy):
+        forget_sizes(body)
+    values = []
+    for value in (*graph.value_info, *graph.output):
+        if value.name in node.output:
+            values.append(onnx.ValueInfoProto.FromString(value.SerializeToString()))
+            if value.type.HasField("tensor_type"):
+                values[-1].type.tensor_type.ClearField("shape")
+    return copy, values
 
 
-def _inferred(model: onnx.ModelProto, settled: Mapping[int, Sequence[onnx.ValueInfoProto]]) -> onnx.GraphProto:
+def _inferred(model: onnx.ModelProto, settled: Settled, function: str) -> onnx.GraphProto:
     """The graph with inferred shapes, the results of ``settled`` nodes as given."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -106,7 +140,7 @@ def _inferred(model: onnx.ModelProto, settled: Mapping[int, Sequence[onnx.ValueI
         for value in graph.output:
             if value.name in made:
                 value.type.tensor_type.ClearField("shape")
-        for at, values in settled.items():
+        for at, (_, values) in settled.items():
             graph.node[at].domain = _SETTLED
             for value in values:
                 (outputs[value.name] if value.name in outputs else graph.value_info.add()).CopyFrom(value)
@@ -114,32 +148,17 @@ def _inferred(model: onnx.ModelProto, settled: Mapping[int, Sequence[onnx.ValueI
         graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise CompileError(f"compile: the shapes or types of the model contradict each other: {reason}") from error
-    for at in settled:
-        graph.node[at].domain = model.graph.node[at].domain
+        raise CompileError(f"{function}: the shapes or types of the model contradict each other: {reason}") from error
+    for at, (node, _) in settled.items():
+        graph.node[at].CopyFrom(node)
     return graph
 
 
-def _refuse_negative(graph: onnx.GraphProto, types: Types) -> None:
+def _refuse_negative(graph: onnx.GraphProto, types: Types, function: str) -> None:
     for node in graph.node:
         for name in node.output:
             if name in types and min(types[name][1], default=0) < 0:
                 raise CompileError(
-                    f"compile: {node.op_type} '{node.name or name}' would give the shape {list(types[name][1])}; make "
-                    "its input larger"
+                    f"{function}: {node.op_type} '{node.name or name}' would give the shape {list(types[name][1])}; "
+                    "make its input larger"
                 )
-
-
-def _is_doubtful(node: onnx.NodeProto, types: Types) -> bool:
-    if node.domain != "":
-        return False
-    if node.op_type in COUNTED_BY_ATTRIBUTES | PRODUCTS and 0 in types.get(node.output[0], (0, ()))[1]:
-        return True  # most often there is no place for a window
-    if node.op_type in COUNTED_BY_OPERANDS:
-        return True
-    given = {attribute.name: attribute for attribute in node.attribute}
-    automatic = "auto_pad" in given and given["auto_pad"].s != b"NOTSET"
-    if node.op_type in COUNTED_BY_ATTRIBUTES:
-        return automatic or "output_shape" in given or ("ceil_mode" in given and given["ceil_mode"].i != 0)
-    # they agree on a Conv, but there is one that onnxruntime does not take
-    return node.op_type in PRODUCTS and automatic and "dilations" in given and set(given["dilations"].ints) != {1}

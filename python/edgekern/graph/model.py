@@ -71,8 +71,8 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
     from edgekern.graph.opset import (
         OLDEST_OPSET,
         WORKING_OPSET,
+        downgraded,
         has_quantization,
-        lowered,
         newest_opset,
         opset_of,
         unknown_change,
@@ -102,7 +102,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         if opset < WORKING_OPSET:
             proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
         if reason is None and has_quantization(proto):
-            proto, reason = lowered(proto)
+            proto, reason = downgraded(proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArgumentValueError(f"{function}: model{name} is not valid ONNX: {reason}") from error

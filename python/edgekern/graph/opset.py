@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import onnx
 from onnx import TensorProto, helper
 
 from edgekern._onnxruntime import open_session
+from edgekern.graph.subgraphs import with_inner
 
 OLDEST_OPSET = 7
 WORKING_OPSET = 13  # the first with per-axis QuantizeLinear
@@ -49,22 +49,21 @@ def newest_running_opset() -> int:
 
 def unknown_change(proto: onnx.ModelProto, opset: int) -> str | None:
     """An operator that has changed since somebody looked, or that onnx's converter gives another meaning, if any."""
-    for node, _ in _since(proto, opset) if opset < _SCAN_WITHOUT_BATCH else ():
+    for node, _ in _since(proto) if opset < _SCAN_WITHOUT_BATCH else ():
         if node.op_type == "Scan":
             return f"{_name(node)} has a batch, which Scan has not since opset {_SCAN_WITHOUT_BATCH}"
-    for node, since in _since(proto, opset) if opset > _KNOWN_OPSET else ():
+    for node, since in _since(proto):
         if since > _KNOWN_OPSET:
             return f"{_name(node)} has changed in opset {since}, and this edgekern knows operators up to {_KNOWN_OPSET}"
     return None
 
 
-def lowered(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
+def downgraded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
     """The model in an opset in which onnxruntime runs Q and DQ; what would change its meaning there, if anything."""
-    opset = opset_of(proto)
     target = newest_running_opset()
-    if opset <= target:
+    if max(map(opset_of, (proto, *proto.functions))) <= target:
         return proto, None
-    for node, since in _since(proto, opset):
+    for node, since in _since(proto):
         if since > target and (node.op_type in _OTHER_MEANING or not onnx.defs.has(node.op_type, target, "")):
             return proto, f"{_name(node)} is of opset {since}, and this onnxruntime runs Q and DQ up to opset {target}"
     lower = onnx.ModelProto()
@@ -84,34 +83,31 @@ def lowered(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
     return lower, None
 
 
-def opset_of(proto: onnx.ModelProto) -> int:
-    """Of ONNX's own domain; 1 where the model does not say."""
+def opset_of(proto: onnx.ModelProto | onnx.FunctionProto) -> int:
+    """Of ONNX's own domain; 1 where the model or function does not say."""
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def has_quantization(proto: onnx.ModelProto) -> bool:
     """Whether a Q or DQ stands anywhere in the model."""
-    nodes = _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes)
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node, _ in _nodes(proto))
 
 
-def _since(proto: onnx.ModelProto, opset: int) -> Iterator[tuple[onnx.NodeProto, int]]:
-    """ONNX's own operators, with the opset in which each has become what it is in ``opset``."""
-    for node in _nodes(proto.graph.node):
+def _since(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """ONNX's own operators, with the opset in which each has become what it is here."""
+    for node, opset in _nodes(proto):
         if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, opset, ""):
             yield node, onnx.defs.get_schema(node.op_type, opset, "").since_version
 
 
+def _nodes(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """All nodes, those in bodies and functions as well, with their opset."""
+    for nodes, opset in [
+        (proto.graph.node, opset_of(proto)),
+        *((function.node, opset_of(function)) for function in proto.functions),
+    ]:
+        yield from ((node, opset) for node in with_inner(nodes))
+
+
 def _name(node: onnx.NodeProto) -> str:
     return f"{node.op_type} '{node.name or node.output[0]}'"
-
-
-def _nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """All of them, and those in their bodies."""
-    waiting = deque(nodes)
-    while waiting:
-        node = waiting.popleft()
-        yield node
-        for attribute in node.attribute:
-            for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                waiting += body.node

@@ -19,6 +19,14 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Some nodes, and those in their bodies."""
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from with_inner(body.node)
+
+
 def names_read(node: onnx.NodeProto) -> set[str]:
     """Names that a node, and the bodies in it, read from outside; what a body names itself hides what is outside."""
     names = {name for name in node.input if name}
@@ -31,18 +39,6 @@ def names_read(node: onnx.NodeProto) -> set[str]:
     return names
 
 
-def forget_sizes(graph: onnx.GraphProto) -> None:
-    """Leave inputs and outputs their ranks alone, and results nothing.
-
-    onnxruntime counts the windows of some operators otherwise when it infers shapes than when it runs, and holds what
-    bodies compute to what it has inferred.
-    """
-    del graph.value_info[:]
-    for value in (*graph.input, *graph.output):
-        for side in value.type.tensor_type.shape.dim:
-            side.Clear()
-
-
 def leading_to(names: Iterable[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Those of some nodes in order that results are computed by."""
     needed, chain = set(names), []
@@ -53,7 +49,7 @@ def leading_to(names: Iterable[str], nodes: Sequence[onnx.NodeProto]) -> list[on
     return chain[::-1]
 
 
-def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphProto | None]) -> bool:
+def inline_ifs(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphProto | None]) -> bool:
     """Put the body that ``choose`` gives in the place of each If, where it gives one; whether it did."""
     import onnx
 
@@ -66,7 +62,7 @@ def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.Graph
             nodes.node.append(node)
             continue
         found = True
-        body = lifted(taken, free_prefix(graph, f"{node.output[0]} "))
+        body = inlined_body(taken, free_prefix(graph, f"{node.output[0]} "))
         nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
         graph.sparse_initializer.extend(body.sparse_initializer)
@@ -78,7 +74,7 @@ def take_branches(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.Graph
     return found
 
 
-def take_decided_branches(model: Skeleton) -> bool:
+def inline_constant_ifs(model: Skeleton) -> bool:
     """The same for every If whose condition is an initializer."""
     import onnx
 
@@ -92,7 +88,7 @@ def take_decided_branches(model: Skeleton) -> bool:
         body: onnx.GraphProto = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
         return body
 
-    return take_branches(model, choose)
+    return inline_ifs(model, choose)
 
 
 def free_prefix(graph: onnx.GraphProto, prefix: str) -> str:
@@ -108,7 +104,7 @@ def free_prefix(graph: onnx.GraphProto, prefix: str) -> str:
     return prefix
 
 
-def lifted(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+def inlined_body(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
     """A copy whose own names begin with ``prefix``: its nodes may stand in the graph around it."""
     own = [tensor.name for tensor in body.initializer] + [tensor.values.name for tensor in body.sparse_initializer]
     own += [name for node in body.node for name in node.output if name]

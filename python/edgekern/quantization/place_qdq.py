@@ -20,11 +20,10 @@ from edgekern.graph.families import (
     PRODUCTS,
     RESHAPES,
     SOFTMAX,
-    Formula,
-    formulas,
     is_scalar,
     takes_bytes,
 )
+from edgekern.graph.formulas import Formula, formulas
 from edgekern.graph.values import is_float_constant, shape_of, sole_consumer
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}

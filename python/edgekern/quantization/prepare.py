@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekern.graph.copies import remove_copies
+from edgekern.graph.copies import eliminate_identities
 from edgekern.graph.families import affine, batch_norm_affine
 from edgekern.graph.initializers import lazy_initializer, new_initializer
 from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
@@ -28,7 +28,7 @@ def prepare(model: ir.Model) -> None:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     ):
         simplify(model)
-    remove_copies(model.graph)
+    eliminate_identities(model.graph)
     passes.ShapeInferencePass()(model)
     for node in list(model.graph):
         if node.op_type == "BatchNormalization" and node.domain == "":

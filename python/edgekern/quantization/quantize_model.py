@@ -21,7 +21,7 @@ from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
-from edgekern.graph.opset import lowered
+from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import HALVES, is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
@@ -152,12 +152,12 @@ def _quantized(
     config = config or QuantConfig()
     opened = open_model(model, function=function)
     _require_same_model(opened, ranges, function)
-    proto, reason = lowered(opened.proto)
+    proto, reason = downgraded(opened.proto)
     if reason is not None:
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
 
-    graph_model = folded(with_types(without_false_shapes(opened))).to_ir()
+    graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
     prepare(graph_model)
     placement = place(graph_model.graph)

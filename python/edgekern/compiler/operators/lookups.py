@@ -13,7 +13,8 @@ from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
 from edgekern.graph.evaluate import evaluate, to_proto
-from edgekern.graph.families import UNARY, WITH_CONSTANT, elementwise_operands, limits
+from edgekern.graph.families import UNARY, WITH_CONSTANT, limits
+from edgekern.graph.formulas import elementwise_operands
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import Quant, constant, float_constant, is_code, is_constant, label, operands, sole_consumer
 

@@ -12,7 +12,8 @@ from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
-from edgekern.graph.families import MOVES, PRODUCTS, QDQ, RESHAPES, elementwise_operands
+from edgekern.graph.families import MOVES, PRODUCTS, QDQ, RESHAPES
+from edgekern.graph.formulas import elementwise_operands
 from edgekern.graph.values import (
     Quant,
     constant,

@@ -14,10 +14,11 @@ from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
+from edgekern.graph.counted import forget_sizes
 from edgekern.graph.evaluate import IR_VERSION, new_session
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Encoded, Skeleton, as_input
-from edgekern.graph.subgraphs import bodies, forget_sizes, names_read
+from edgekern.graph.subgraphs import bodies, names_read
 from edgekern.graph.values import label, qualified
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit

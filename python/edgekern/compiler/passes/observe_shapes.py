@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,14 @@ import onnx
 import onnx_ir as ir
 
 from edgekern._onnxruntime import run_to_end
+from edgekern.compiler.passes.try_branches import BranchTrial
 from edgekern.compiler.shapes_of_data import shapes_of_data
 from edgekern.errors import CompileError
 from edgekern.graph import subgraphs
+from edgekern.graph.counted import forget_sizes, is_open_within
 from edgekern.graph.evaluate import new_session
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import bodies, known_shape, label, qualified, shape_of
+from edgekern.graph.values import known_shape, label, qualified, shape_of
 
 
 def observe_shapes(model: ir.Model) -> None:
@@ -43,7 +44,7 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
     if not unknown:
         return False
     skeleton = Skeleton.of_ir(model)
-    subgraphs.take_branches(skeleton, lambda node: taken.get(node.output[0]))
+    subgraphs.inline_ifs(skeleton, lambda node: taken.get(node.output[0]))
     proto = skeleton.proto
     names = [str(value.name) for value in unknown]
     for node in proto.graph.node:
@@ -60,8 +61,11 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
             value.dtype = ir.DataType[name[len("tensor(") : -1].upper()]
     # An unknown number of axes looks like none.
     inferred = {value.name for value in session.get_outputs() if value.shape and set(map(type, value.shape)) == {int}}
-    dependent = shapes_of_data(model.graph, inferred)
-    if _settle_branches(model.graph, skeleton, dependent, taken):
+    inferred -= {name for node in proto.graph.node if is_open_within(node) for name in node.output}
+    trial = BranchTrial(skeleton, _feeds(model.graph, 0))
+    dependent = shapes_of_data(model.graph, inferred, trial.settle)
+    if trial.taken:
+        taken |= trial.taken
         return True
     for value, (node, cause) in ((value, dependent[value]) for value in unknown if value in dependent):
         raise CompileError(
@@ -70,6 +74,9 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
             "out"
         )
     try:
+        if any(any(subgraphs.bodies(node)) for node in proto.graph.node):
+            forget_sizes(proto.graph)
+            session = new_session(proto.SerializeToString())
         weights = {name: weight.array() for name, weight in skeleton.weights.items()}
         first, second = (
             run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=None) for seed in (0, 1)
@@ -86,54 +93,6 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
         value.shape = ir.Shape(np.shape(one))
         value.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(one).dtype))
     return False
-
-
-def _settle_branches(
-    graph: ir.Graph,
-    skeleton: Skeleton,
-    dependent: Mapping[ir.Value, tuple[ir.Node, ir.Value]],
-    taken: dict[str, onnx.GraphProto],
-) -> bool:
-    """Run the bodies of each If, and fill in the shapes on which they agree; whether there were any.
-
-    A body that cannot run on inputs of these sizes gives no shape: where it is taken, there is no answer anyway.
-    """
-    made = {name: node for node in skeleton.proto.graph.node for name in node.output}
-    settled = False
-    for node in graph:
-        doubtful = [value for value in node.outputs if dependent.get(value, (None,))[0] is node]
-        ends = [end for body in bodies(node) for end in body.outputs]
-        if node.op_type != "If" or not doubtful or any(end in dependent for end in ends):
-            continue
-        name = str(node.outputs[0].name)
-        tried = [(_shapes_of(graph, skeleton, body), body) for body in subgraphs.bodies(made[name])]
-        runs = [(shapes, body) for shapes, body in tried if shapes is not None]
-        for value in doubtful:
-            at = node.outputs.index(value)
-            if len({shapes[at] for shapes, _ in runs}) == 1:
-                value.shape, taken[name], settled = ir.Shape(runs[0][0][at]), runs[0][1], True
-    return settled
-
-
-def _shapes_of(graph: ir.Graph, skeleton: Skeleton, body: onnx.GraphProto) -> list[tuple[int, ...]] | None:
-    """Of its results, whatever decides whether it runs; None where it cannot."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(skeleton.proto)
-    inner = subgraphs.lifted(body, subgraphs.free_prefix(proto.graph, "lifted "))
-    names = [value.name for value in inner.output]
-    nodes = onnx.GraphProto(node=subgraphs.leading_to(names, [*proto.graph.node, *inner.node]))  # without the If itself
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes.node)
-    proto.graph.initializer.extend(inner.initializer)
-    proto.graph.sparse_initializer.extend(inner.sparse_initializer)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    feeds = {name: weight.array() for name, weight in skeleton.weights.items()} | _feeds(graph, 0)
-    try:
-        results = run_to_end(new_session(proto.SerializeToString()), names, feeds, timeout_s=None)
-    except Exception:  # onnxruntime raises a class per status, all private
-        return None
-    return [np.shape(result) for result in results]
 
 
 def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekern.graph.copies import remove_copies
+from edgekern.graph.copies import eliminate_identities
 from edgekern.graph.families import QDQ, RANDOM
 from edgekern.graph.values import coded, is_code
 
@@ -26,7 +26,7 @@ def simplify_graph(model: ir.Model) -> None:
         if node.domain == _CONTRIB and node.op_type in QDQ and is_code(coded(node)):
             node.domain = ""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    remove_copies(model.graph)
+    eliminate_identities(model.graph)
     # Tools write one scale a pair; equal ones have to be one tensor before equal pairs are seen to be equal.
     with _quiet(passes.DeduplicateInitializersPass.__module__):
         passes.DeduplicateInitializersPass(size_limit=64)(model)
