@@ -16,7 +16,7 @@ from edgekern.graph.values import attribute, float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
-from edgekern.quantization.place_qdq import Placement, added_row
+from edgekern.quantization.place_qdq import Placement, fused_bias
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -37,7 +37,7 @@ def quantize_layer(
     source, weights_value, *rest = node.inputs
     assert source is not None
     adds_later = node.op_type == "MatMul"  # it has no bias of its own, but may get one in the accumulator
-    bias_value = added_row(node) if adds_later else rest[0] if rest else None
+    bias_value = fused_bias(node) if adds_later else rest[0] if rest else None
     weights, bias = float_constant(weights_value), float_constant(bias_value)
     assert weights is not None
     for value, array in ((weights_value, weights), (bias_value, bias)):

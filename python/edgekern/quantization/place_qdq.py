@@ -69,10 +69,10 @@ def _written_out(graph: ir.Graph) -> dict[ir.Node, Formula]:
     Operators of ``ARITHMETIC`` alone are placed one by one. These are SiLU as ``x * Sigmoid(x)``, Erf-GELU,
     ``x * 0.5``, Gelu itself.
     """
-    folded = [node.outputs[0] for node in graph if _is_folded(node) and not _adds_number(node.inputs[0])]
+    fused = [node.outputs[0] for node in graph if _is_fused(node) and not _adds_number(node.inputs[0])]
     return {
         node: formula
-        for node, formula in formulas(graph, folded).items()
+        for node, formula in formulas(graph, fused).items()
         if any(inner.op_type not in ARITHMETIC for inner in formula.nodes)
         and all(value.dtype == ir.DataType.FLOAT for value in (formula.root, *(n.outputs[0] for n in formula.nodes)))
     }
@@ -92,7 +92,7 @@ def _kind(node: ir.Node) -> str:
         return ""
     op = node.op_type
     if op in PRODUCTS and any(0 in (shape_of(value) or ()) for value in node.inputs[:2]):
-        return ""  # of nothing
+        return ""  # onnxruntime's QLinearMatMul leaves a sum over nothing unwritten
     if op in ("Conv", "Gemm"):
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None and not _is_vector(bias):
@@ -115,13 +115,13 @@ def _is_vector(value: ir.Value) -> bool:
     return is_float_constant(value) and tensor is not None and len(tensor.shape) == 1
 
 
-def folded_source(node: ir.Node) -> ir.Value | None:
+def fused_source(node: ir.Node) -> ir.Value | None:
     """What a node reads of the operator before it where that one's epilogue computes the node, else None.
 
     A Relu or Clip behind Conv, Gemm, MatMul or Add; an Add of a constant row behind a MatMul.
     """
     if node.op_type == "Add" and node.domain == "":
-        return next((value for value in node.inputs if value is not None and _row_behind(value) is node), None)
+        return next((value for value in node.inputs if value is not None and _bias_add_behind(value) is node), None)
     source = node.inputs[0] if node.op_type in CLAMPS else None
     before = None if source is None else source.producer()
     if source is None or before is None or sole_consumer(source) is not node or not _kind(before):
@@ -129,18 +129,18 @@ def folded_source(node: ir.Node) -> ir.Value | None:
     return source if before.op_type in PRODUCTS or before.op_type == "Add" else None
 
 
-def _is_folded(node: ir.Node) -> bool:
-    return folded_source(node) is not None
+def _is_fused(node: ir.Node) -> bool:
+    return fused_source(node) is not None
 
 
-def added_row(node: ir.Node) -> ir.Value | None:
-    """The constant row that is added to a MatMul in its epilogue."""
+def fused_bias(node: ir.Node) -> ir.Value | None:
+    """The constant row that is added to a MatMul in its epilogue, as its bias."""
     result = node.outputs[0]
-    add = _row_behind(result)
+    add = _bias_add_behind(result)
     return None if add is None else next(value for value in add.inputs if value is not result)
 
 
-def _row_behind(product: ir.Value) -> ir.Node | None:
+def _bias_add_behind(product: ir.Value) -> ir.Node | None:
     """The Add of a constant row that alone reads the result of a MatMul."""
     before, add = product.producer(), sole_consumer(product)
     if before is None or before.op_type != "MatMul" or _kind(before) != "weighted" or add is None:
@@ -208,7 +208,7 @@ def _supplies(value: ir.Value, integer: set[ir.Node]) -> bool:
 def _quantized_tensors(
     nodes: list[ir.Node], integer: set[ir.Node], written_out: Mapping[ir.Node, Formula]
 ) -> set[ir.Value]:
-    """Inputs of integer nodes and outputs of arithmetic ones, but none that is folded away.
+    """Inputs of integer nodes and outputs of arithmetic ones, but none that an epilogue takes.
 
     Reshaping operators only pass on what they get, so the float result of the last Conv or Gemm stays float behind one.
     """
@@ -219,11 +219,11 @@ def _quantized_tensors(
         if node in written_out:
             quantized.update((written_out[node].root, node.outputs[0]))
             continue
-        folded = _is_folded(node)
-        if not folded:
+        fused = _is_fused(node)
+        if not fused:
             operands = float_inputs(node)
             quantized.update(v for v in operands if not is_float_constant(v) or node.op_type not in PRODUCTS)
-        if node.op_type not in PRODUCTS and not (folded and _gives_float(node)):
+        if node.op_type not in PRODUCTS and not (fused and _gives_float(node)):
             quantized.update(_results(node))
     reshaping = [node for node in nodes if node.op_type in _RESHAPING and node in integer]
     for _ in range(len(reshaping) + 1):
@@ -235,15 +235,15 @@ def _quantized_tensors(
         if len(quantized) == before:
             break
     computing = [node for node in nodes if node in integer and node not in written_out]
-    folded_away = {folded_source(node) for node in computing}
-    return {value for value in quantized if value not in folded_away}
+    fused_away = {fused_source(node) for node in computing}
+    return {value for value in quantized if value not in fused_away}
 
 
 def _gives_float(node: ir.Node) -> bool:
-    """Whether what is folded ends a weighted operator whose result may stay in float32."""
-    source = folded_source(node)
+    """Whether what is fused ends a weighted operator whose result may stay in float32."""
+    source = fused_source(node)
     before = None if source is None else source.producer()
-    return before is not None and (before.op_type in PRODUCTS or (before.op_type == "Add" and _is_folded(before)))
+    return before is not None and (before.op_type in PRODUCTS or (before.op_type == "Add" and _is_fused(before)))
 
 
 def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir.Value]:

@@ -152,6 +152,7 @@ def _onnxruntime(num_threads: int) -> Run:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise EdgekernError("quickstart: onnxruntime is needed; pip install 'edgekern[toolkit]'") from error
+    # With onnxruntime's own options, unlike every other session: here it is timed, as users run it.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])
