@@ -211,10 +211,10 @@ def test_what_a_config_says_twice_or_of_some_layers_is_refused(tmp_path, tensors
 
 
 def test_types_that_are_not_read_have_the_names_of_the_gguf_package():
-    from edgekern.llm.gguf import _ENCODINGS, _OTHER_TYPES
+    from edgekern.llm.gguf_types import ENCODINGS, OTHER_TYPES
 
     theirs = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
-    assert theirs.items() <= ({code: encoding.name for code, encoding in _ENCODINGS.items()} | _OTHER_TYPES).items()
+    assert theirs.items() <= ({code: encoding.name for code, encoding in ENCODINGS.items()} | OTHER_TYPES).items()
 
 
 @pytest.mark.parametrize(

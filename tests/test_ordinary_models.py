@@ -159,13 +159,10 @@ def fused(op, weights):
 
 @pytest.mark.parametrize("op", ["BiasGelu", "FusedMatMul"])
 def test_fused_nodes_are_quantized_around_where_nothing_is_hidden_in_them(op, rng):
-    """A product is, and a type that only the file can tell: "ranges lack tensor 'f'; observe it" before."""
+    """A product is hidden in the one."""
     model = fused(op, {"w": f32(rng.normal(size=(8, 8))), "b": f32(rng.normal(size=8))})
     x = f32(rng.normal(size=(2, 8)))
     message = rf"the file was optimized for onnxruntime, and com\.microsoft\.{op} 'f' hide what there is to quantize"
-    with pytest.raises(QuantizationError, match=message):
-        ek.quantize(model, ranges_of(model, x))
-    model.graph.value_info.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, [2, 8]))
     ranges = ranges_of(model, x)
     if op == "FusedMatMul":
         with pytest.raises(QuantizationError, match=message):

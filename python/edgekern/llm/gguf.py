@@ -6,7 +6,7 @@ Read: version 2 and 3, little-endian, architectures ``llama`` and ``qwen2``, ten
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,8 @@ import numpy as np
 from edgekern import files
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.llm.config import ModelConfig, RopeScaling
-from edgekern.llm.encodings import BF16, F16, F32, Q4_0, Q8_0, Bytes
+from edgekern.llm.encodings import Bytes
+from edgekern.llm.gguf_types import ENCODINGS, require_known_types
 from edgekern.llm.weights import (
     EMBEDDING,
     FINAL_NORM,
@@ -32,14 +33,6 @@ from edgekern.llm.weights import (
 Value = int | float | bool | str | bytes | list[bytes] | np.ndarray[Any, Any]
 _T = TypeVar("_T")
 
-_ENCODINGS = {0: F32, 1: F16, 2: Q4_0, 8: Q8_0, 30: BF16}
-# The types that are not read, by llama.cpp's names.
-_NAMES = """
-3 Q4_1, 6 Q5_0, 7 Q5_1, 9 Q8_1, 10 Q2_K, 11 Q3_K, 12 Q4_K, 13 Q5_K, 14 Q6_K, 15 Q8_K, 16 IQ2_XXS, 17 IQ2_XS, 18 IQ3_XXS,
-19 IQ1_S, 20 IQ4_NL, 21 IQ3_S, 22 IQ2_S, 23 IQ4_XS, 24 I8, 25 I16, 26 I32, 27 I64, 28 F64, 29 IQ1_M, 34 TQ1_0, 35 TQ2_0,
-39 MXFP4, 40 NVFP4, 41 Q1_0
-"""
-_OTHER_TYPES = {int(code): name for code, name in (entry.split() for entry in _NAMES.split(","))}
 _NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8"} | {
     12: "<f8"
 }
@@ -171,27 +164,9 @@ def _tensor(reader: _Reader) -> tuple[str, tuple[int, int], int, int]:
         raise reader.fail(f"tensor {name!r} has shape {tuple(reversed(sizes))}; a matrix is expected")
     code = int(reader.number(4))
     rows, columns = (sizes[1] if axes > 1 else 1), sizes[0]
-    if code in _ENCODINGS and columns % _ENCODINGS[code].block:
-        raise reader.fail(f"tensor {name!r} has rows of {columns} values in blocks of {_ENCODINGS[code].block}")
+    if code in ENCODINGS and columns % ENCODINGS[code].block:
+        raise reader.fail(f"tensor {name!r} has rows of {columns} values in blocks of {ENCODINGS[code].block}")
     return name, (rows, columns), code, int(reader.number(10))
-
-
-def _require_known_types(path: Path, tensors: Sequence[tuple[str, int]]) -> None:
-    unread: dict[str, list[str]] = {}
-    for name, code in tensors:
-        if code not in _ENCODINGS:
-            unread.setdefault(_OTHER_TYPES.get(code, f"an unknown type {code}"), []).append(name)
-    if not unread:
-        return
-    kinds = "; ".join(f"{kind} ({len(names)}, {names[0]!r} the first)" for kind, names in unread.items())
-    known = ", ".join(encoding.name for encoding in _ENCODINGS.values())
-    borders = {name for names in unread.values() for name in names} <= {"output.weight", "token_embd.weight"}
-    remedy = (
-        "llama-quantize gives these types with --output-tensor-type q8_0 --token-embedding-type q8_0, or with --pure"
-        if borders
-        else "take the model's Q8_0, or make Q8_0 or --pure Q4_0 of its F16 with llama-quantize"
-    )
-    raise ArtifactError(f"llm.load: {path} has tensors of the types {kinds}; {known} are read; {remedy}")
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -221,7 +196,7 @@ def read_gguf(path: Path) -> GgufFile:
         values[key] = reader.value()
     metadata = Metadata(path, values)
     infos = [_tensor(reader) for _ in range(num_tensors)]
-    _require_known_types(path, [(name, code) for name, _, code, _ in infos])
+    require_known_types(path, [(name, code) for name, _, code, _ in infos])
     alignment = metadata.number("general.alignment", 32)
     if not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         raise reader.fail(f"alignment {alignment} is no power of two")
@@ -229,7 +204,7 @@ def read_gguf(path: Path) -> GgufFile:
     tensors: dict[str, Stored] = {}
     spans = []
     for name, (rows, columns), code, offset in infos:
-        encoding = _ENCODINGS[code]
+        encoding = ENCODINGS[code]
         row_bytes = encoding.row_bytes(columns)
         first, end = start + offset, start + offset + rows * row_bytes
         if offset % alignment or end > data.size:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgekern.graph.families import (
+    AFFINE,
     ARITHMETIC,
     CLAMPS,
     MAXIMA,
@@ -200,9 +201,9 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
 
 
 def _masks(node: ir.Node) -> bool:
-    """Whether a node adds a given tensor to what Softmax reads: one of -1e9 leaves a single code to all the rest."""
+    """Whether a node joins a given tensor to what Softmax reads: a mask of -1e9 leaves one code to all the rest."""
     given = [value for value in node.inputs if value is not None and value.producer() is None]
-    if node.op_type not in ("Add", "Sub") or all(is_scalar(value, 0) for value in given):
+    if node.op_type not in AFFINE or all(is_scalar(value, 0) for value in given):
         return False
     seen, waiting = {node}, [node]
     while waiting:
