@@ -175,7 +175,7 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         raise ArgumentValueError("compare: program and float_model have no tensor in common; is it another model?")
     wanted = sorted({layer.tensor for layer in layers.values()})
     fed = {value.name for value in model.inputs}
-    reference = FloatRunner(model, [name for name in wanted if name not in fed])
+    reference = FloatRunner(model, [name for name in wanted if name not in fed], function="compare")
     session = InferenceSession(program)
     count = 0
     for feeds in [data] if isinstance(data, Mapping) else data:
