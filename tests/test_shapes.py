@@ -107,6 +107,19 @@ def test_what_follows_a_window_has_its_shape():
     np.testing.assert_array_equal(ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0], expected)
 
 
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_a_window_behind_a_wrongly_counted_one_is_looked_at_again():
+    """On the 5 rows that ONNX infers onnxruntime cannot run it ("padding values must be non-negative"); there are 4."""
+    g = Graph(opset=22)
+    first = {"kernel_shape": [2, 3], "strides": [3, 1], "pads": [1, 1, 1, 0], "ceil_mode": 1}
+    pooled = g.op("AveragePool", g.qdq(g.input("x", (1, 3, 10, 7))), **first)
+    second = {"kernel_shape": [1, 3], "strides": [3, 3], "auto_pad": "SAME_LOWER"}
+    model = g.model(g.op("MaxPool", g.qdq(pooled, 0.3), **second))
+    x = np.random.default_rng(0).normal(0, 2, (1, 3, 10, 7)).astype(np.float32)
+    expected = onnxruntime_session(model, optimized=False).run(None, {"x": x})[0]
+    assert ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0].shape == expected.shape
+
+
 def test_a_window_of_a_million_pixels_goes_to_the_host():
     g = Graph()
     model = g.model(g.op("GlobalAveragePool", g.qdq(g.input("x", (1, 1, 1025, 1024)))))

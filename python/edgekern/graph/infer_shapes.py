@@ -52,7 +52,12 @@ class ShapeInference:
             for at, node in enumerate(graph.node):
                 if at not in settled and self._is_wrong_within(model, node, constants, types):
                     wrong[at] = _left_open(graph, node)
-                real = self._real_shapes(model, node, constants, types) if is_doubtful(node, types) else []
+                try:
+                    real = self._real_shapes(model, node, constants, types) if is_doubtful(node, types) else []
+                except CompileError:
+                    if not wrong:
+                        raise
+                    break  # its input may be counted wrongly
                 if any(types.get(value.name) != known_types([value])[value.name] for value in real):
                     wrong[at] = node, real
             if not wrong:
