@@ -123,4 +123,4 @@ def test_a_session_folds_weights_and_only_those(folded, monkeypatch):
     given = np.ones((2, 8), np.float32)
     [y] = ek.InferenceSession(program).run(None, {"x": given})
     np.testing.assert_allclose(y, np.full((2, 4), 4 if folded else 8 / 3), rtol=1e-6)
-    assert seen == [[] if folded else ["ConstantFolding"]]
+    assert [("ConstantFolding" in disabled) for disabled in seen] == [not folded]
