@@ -195,6 +195,23 @@ def test_quantize_writes_the_sizes(rng):
     assert ek.compile(qdq).outputs[0].shape == (4, 5)
 
 
+def test_a_size_by_name_may_be_given_again_where_it_is_fixed(rng):
+    """The same shapes in Calibrator, quantize and compile: "shapes has 'n', but the inputs are ['x']" at the last."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = build(nodes, {"w": rng.normal(size=(6, 4)).astype(np.float32)}, ["n", "t", 6])
+    shapes = {"n": 2, "t": 3}
+    calibrator = ek.Calibrator(model, shapes=shapes, progress=False)
+    ranges = calibrator.collect({"x": rng.normal(size=(2, 3, 6)).astype(np.float32)}).compute_ranges()
+    qdq = ek.quantize(model, ranges, shapes=shapes)
+    assert ek.compile(qdq, shapes=shapes).inputs[0].shape == (2, 3, 6)
+    assert ek.compile(qdq, shapes={"t": 3}).inputs[0].shape == (2, 3, 6)
+    with pytest.raises(ArgumentValueError, match=r"shapes\['t'\] is 4, but the model was made for 3"):
+        ek.compile(qdq, shapes={"n": 2, "t": 4})
+    qdq.metadata_props[0].value, qdq.metadata_props[1].value = "[", "["
+    with pytest.raises(ArgumentValueError, match="shapes has 't', but the inputs are"):
+        ek.compile(qdq, shapes={"t": 3})
+
+
 def test_commands_take_sizes(tmp_path, capsys):
     model, data, ranges, qdq, ekm = (tmp_path / name for name in ("m.onnx", "d.npz", "r.json", "q.onnx", "p.ekm"))
     onnx.save(two_inputs(["batch", "sequence", 5], ["batch", "sequence", 5]), model)

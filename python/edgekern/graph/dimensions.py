@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from edgekern.graph.skeleton import Skeleton
 
 LARGEST_SIZE = 2**31 - 1  # steps count in int32
+_FIXED_KEY = "edgekern.dimensions"  # metadata: the named dimensions that were given a size
 # By the name of an input, a size for each dimension, where None leaves one as it is; by that of a dimension, its size.
 Shapes = Mapping[str, int | Sequence[int | None]]
 
@@ -36,10 +38,26 @@ def fix_dimensions(model: Skeleton, shapes: Shapes | None, *, function: str) -> 
             if (side.HasField("dim_value") and side.dim_value <= 0) or side.dim_param == "?":
                 side.Clear()
     if shapes is not None:
-        _Fixing(inputs, function).fix(shapes)
+        fixed = _fixed_before(proto)
+        fixed |= _Fixing(inputs, fixed, function).fix(shapes)
         forget_inferred(proto)
+        kept = [entry for entry in proto.metadata_props if entry.key != _FIXED_KEY]
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(kept)
+        if fixed:
+            proto.metadata_props.add(key=_FIXED_KEY, value=json.dumps(fixed, sort_keys=True))
     _describe_inputs_again(proto.graph)
     return model.with_graph(proto)
+
+
+def _fixed_before(proto: onnx.ModelProto) -> dict[str, int]:
+    """Named dimensions that a model has no more, because :func:`fix_dimensions` gave them these sizes."""
+    told = next((entry.value for entry in proto.metadata_props if entry.key == _FIXED_KEY), "{}")
+    try:
+        found = json.loads(told)
+    except ValueError:
+        found = {}
+    return {name: size for name, size in found.items() if isinstance(size, int)} if isinstance(found, dict) else {}
 
 
 def forget_inferred(proto: onnx.ModelProto) -> None:
@@ -65,11 +83,12 @@ def sides_of(value: onnx.ValueInfoProto) -> list[str]:
 
 
 class _Fixing:
-    def __init__(self, inputs: Mapping[str, onnx.ValueInfoProto], function: str) -> None:
-        self._inputs, self._function = inputs, function
+    def __init__(self, inputs: Mapping[str, onnx.ValueInfoProto], before: Mapping[str, int], function: str) -> None:
+        self._inputs, self._before, self._function = inputs, before, function
         self._sizes: dict[str, tuple[int, str]] = {}  # of named dimensions, and who said so
 
-    def fix(self, shapes: Shapes) -> None:
+    def fix(self, shapes: Shapes) -> dict[str, int]:
+        """Give the inputs their sizes; those of named dimensions come back."""
         if not isinstance(shapes, Mapping):
             raise ArgumentTypeError(
                 f"{self._function}: shapes must be a mapping such as {{'input_ids': (1, 128)}}, got "
@@ -83,6 +102,9 @@ class _Fixing:
                 if name in named:
                     self._name(name, size, f"shapes[{name!r}]")
                     continue
+                if name in self._before and name not in self._inputs:
+                    self._require_before(name, size)
+                    continue
                 given = (size,)
             if name not in self._inputs:
                 names = sorted(named)
@@ -94,6 +116,14 @@ class _Fixing:
         for side in sides:
             if side.dim_param in self._sizes:
                 side.dim_value = self._sizes[side.dim_param][0]
+        return {name: size for name, (size, _) in self._sizes.items()}
+
+    def _require_before(self, dimension: str, size: int) -> None:
+        if self._before[dimension] != size:
+            raise ArgumentValueError(
+                f"{self._function}: shapes[{dimension!r}] is {size}, but the model was made for "
+                f"{self._before[dimension]}; give the model of before that, or the same size"
+            )
 
     def _fix_input(self, name: str, given: Sequence[int | None]) -> None:
         kind = self._inputs[name].type.tensor_type
