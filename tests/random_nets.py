@@ -417,8 +417,7 @@ def check_net(model: onnx.ModelProto, batches: list[Array], *, by_onnxruntime: b
     """
     feeds = [{"x": batch} for batch in batches]
     try:
-        session = onnxruntime_session(model, optimized=False)
-        real = [session.run(None, feed) for feed in feeds]
+        real = _results(model, feeds)
     except Exception as error:  # onnxruntime raises a class per status, all private
         return f"onnxruntime refuses the float net: {type(error).__name__}"
     if not all(np.isfinite(array).all() and array.size for arrays in real for array in arrays):
@@ -432,7 +431,7 @@ def check_net(model: onnx.ModelProto, batches: list[Array], *, by_onnxruntime: b
                     source = replace(source, model=onnx.version_converter.convert_version(model, 13))
                 with tempfile.TemporaryDirectory() as folder:
                     qdq = quantized_by_onnxruntime(source, Path(folder), signed=False)
-                truth = onnxruntime_session(qdq, optimized=False).run(None, feeds[0])
+                truths: list[list[Array]] | None = _results(qdq, feeds)
             except Exception as error:
                 return f"onnxruntime does not quantize it, or run what it wrote: {type(error).__name__}"
         else:
@@ -444,15 +443,21 @@ def check_net(model: onnx.ModelProto, batches: list[Array], *, by_onnxruntime: b
                     return "nothing to quantize"
                 raise
             onnx.checker.check_model(qdq, full_check=True)
-            truth = onnxruntime_session(qdq, optimized=False).run(None, feeds[0])
+            truths = _results_unless_misjudged(qdq, feeds)
         free = not model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
         program = ek.compile(qdq, **({"batch": len(batches[0])} if free else {}))
         found = ek.InferenceSession(program).run(None, feeds[0])
-    for name, ours, theirs, exact in zip(program_outputs(program), found, truth, real[0], strict=True):
+    if truths is None:
+        assert [result.shape for result in found] == [result.shape for result in real[0]]
+        return "runs, where onnxruntime holds a body of the file to a shape that it does not give"
+    for at, (name, ours) in enumerate(zip(program_outputs(program), found, strict=True)):
+        theirs = truths[0][at]
         assert ours.shape == theirs.shape, f"{name}: shape {ours.shape}, onnxruntime gives {theirs.shape}"
         assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, onnxruntime gives {theirs.dtype}"
-        noise = _rms(theirs - exact)
-        allowed = EXACT * _rms(exact) + (NOISE_FACTOR * noise + CODES * float(np.abs(theirs).max()) if noise else 0.0)
+        # Of all batches: the noise of a single number is nothing once in a while.
+        exact, coded = (np.stack([results[at] for results in batch]) for batch in (real, truths))
+        noise = _rms(coded - exact)
+        allowed = EXACT * _rms(exact) + (NOISE_FACTOR * noise + CODES * float(np.abs(exact).max()) if noise else 0.0)
         off = _rms(ours.astype(np.float64) - theirs)
         assert off <= allowed, f"{name}: off by {off:.3g}, where quantization makes {noise:.3g}"
     return None
@@ -460,6 +465,21 @@ def check_net(model: onnx.ModelProto, batches: list[Array], *, by_onnxruntime: b
 
 def program_outputs(program: ek.Program) -> list[str]:
     return [info.name for info in program.outputs]
+
+
+def _results(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> list[list[Array]]:
+    session = onnxruntime_session(model, optimized=False)
+    return [list(session.run(None, feed)) for feed in feeds]
+
+
+def _results_unless_misjudged(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> list[list[Array]] | None:
+    """None where onnxruntime fills the result of a body as it has inferred it, and then gives another shape."""
+    try:
+        return _results(model, feeds)
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        if "but the computed output shape for this run is" not in str(error):
+            raise
+        return None
 
 
 def _rms(array: Array) -> float:
