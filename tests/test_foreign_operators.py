@@ -19,7 +19,6 @@ OPERATORS = {
     "BiasGelu": (("g",), {}),
     "SkipLayerNormalization": (("x", "g", "b"), {}),
     "SkipSimplifiedLayerNormalization": (("x", "g"), {}),
-    "Attention": (("w3", "b3"), {"num_heads": 2}),
     "MultiHeadAttention": (("h", "h"), {"num_heads": 2}),
     "SimplifiedLayerNormalization": (("g",), {"axis": -1}),
 }
@@ -38,7 +37,7 @@ def test_what_follows_an_operator_that_onnx_does_not_know_is_observed_and_quanti
         node("Relu", ["l"], ["r"]),
         node("MatMul", ["r", "w"], ["y"]),
     ]
-    shapes = {"w": (8, 8), "g": (8,), "b": (8,), "w3": (8, 24), "b3": (24,)}
+    shapes = {"w": (8, 8), "g": (8,), "b": (8,)}
     model = build(nodes, {name: f32(rng.normal(size=shape) / 3) for name, shape in shapes.items()}, [1, 4, 8])
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.output[0].ClearField("type")

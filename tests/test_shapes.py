@@ -120,6 +120,22 @@ def test_a_window_behind_a_wrongly_counted_one_is_looked_at_again():
     assert ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0].shape == expected.shape
 
 
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_bodies_behind_a_wrongly_counted_window_have_its_shape():
+    """What was inferred of them, too early, stood in the file: the If had one row too many."""
+    g = Graph()
+    pooled = g.op("MaxPool", g.qdq(g.input("x", (1, 3, 8, 6))), kernel_shape=[1, 2], strides=[3, 1], ceil_mode=1)
+    positive = g.op("Greater", g.op("ReduceMax", pooled, keepdims=0), g.const(0, np.float32))
+    bodies = []
+    for op in ("Relu", "Neg"):
+        result = helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT, None)
+        bodies.append(helper.make_graph([helper.make_node(op, [pooled], [f"{op}_y"])], op, [], [result]))
+    chosen = g.op("If", positive, then_branch=bodies[0], else_branch=bodies[1])
+    model = g.model(g.op("Flatten", chosen))
+    x = np.random.default_rng(0).normal(0, 2, (1, 3, 8, 6)).astype(np.float32)
+    assert ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0].shape == (1, 3 * 3 * 5)
+
+
 def test_a_window_of_a_million_pixels_goes_to_the_host():
     g = Graph()
     model = g.model(g.op("GlobalAveragePool", g.qdq(g.input("x", (1, 1, 1025, 1024)))))

@@ -139,7 +139,9 @@ def _inferred(model: onnx.ModelProto, settled: Settled, function: str) -> onnx.G
     graph = copy.graph
     if settled:
         copy.opset_import.add(domain=_SETTLED, version=1)
-        del graph.value_info[:]  # what was inferred from the wrong shapes
+        del graph.value_info[:]  # what was inferred from the wrong shapes, here and in bodies
+        for body in (body for node in graph.node for body in bodies(node)):
+            forget_sizes(body)
         outputs = {value.name: value for value in graph.output}
         made = {name for node in graph.node for name in node.output}
         for value in graph.output:
