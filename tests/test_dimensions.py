@@ -241,6 +241,26 @@ def test_every_opset_is_quantized_into_one_that_onnxruntime_runs(version, rng):
     assert np.abs(result - expected).max() < 0.02 * np.abs(expected).max()
 
 
+def test_a_model_on_which_the_converter_of_onnx_breaks_is_not_called_invalid():
+    """Softmax of opset 12 whose result a body reads: "Assertion `from->owningGraph() == graph_` failed"."""
+    inner = [helper.make_node("Mul", ["s", "s"], ["t"])], [helper.make_node("Neg", ["s"], ["e"])]
+    bodies = [
+        helper.make_graph(
+            nodes, "body", [], [helper.make_tensor_value_info(nodes[0].output[0], TensorProto.FLOAT, None)]
+        )
+        for nodes in inner
+    ]
+    nodes = [helper.make_node("Softmax", ["x"], ["s"], axis=1)]
+    nodes.append(helper.make_node("ReduceMax", ["s"], ["m"], keepdims=0))
+    nodes.append(helper.make_node("Greater", ["m", "half"], ["p"]))
+    nodes.append(helper.make_node("If", ["p"], ["y"], then_branch=bodies[0], else_branch=bodies[1]))
+    model = build(nodes, {"half": np.float32(0.5)}, [1, 2, 3, 4], opset=12)
+    with pytest.raises(
+        ArgumentValueError, match="opset 12: onnx's version converter, which brings it to 13, fails on it"
+    ):
+        ek.compile(model)
+
+
 def test_what_another_tool_writes_in_the_newest_opset_compiles():
     g = Graph(opset=newest_opset())
     x = g.qdq(g.input("x", (2, 33)))

@@ -100,7 +100,11 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         make_dense(skeleton)
         reason = unknown_change(proto, opset)
         if opset < WORKING_OPSET:
-            proto = onnx.version_converter.convert_version(proto, WORKING_OPSET)
+            converted = _converted(proto)
+            if converted is None:
+                reason = f"onnx's version converter, which brings it to {WORKING_OPSET}, fails on it"
+            else:
+                proto = converted
         if reason is None and has_quantization(proto):
             proto, reason = downgraded(proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -111,6 +115,23 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
             f"{function}: model{name} has opset {opset}: {reason}; export it again with another opset"
         )
     return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
+
+
+def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """In the working opset; None where onnx's converter breaks on a model that its checker has passed.
+
+    It moves what bodies of If and Loop read of the graph around them between graphs, and ends in an assertion.
+    """
+    import onnx
+
+    from edgekern.graph.opset import WORKING_OPSET
+
+    try:
+        return onnx.version_converter.convert_version(proto, WORKING_OPSET)
+    except RuntimeError as error:
+        if "Assertion" not in str(error):
+            raise
+        return None
 
 
 def what_breaks_onnx(model: Skeleton) -> str | None:
