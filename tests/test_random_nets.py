@@ -4,7 +4,8 @@ import onnx
 import pytest
 from hypothesis import given, settings
 
-from random_nets import check_net, random_nets
+from net_strategy import random_nets
+from random_nets import check_net
 
 from graphs import Array
 

@@ -271,6 +271,16 @@ def test_what_leads_to_branches_is_run_once(monkeypatch):
     assert [made.op_type for made in run_nodes].count("Conv") == 1
 
 
+def test_bodies_are_tried_under_names_that_are_free():
+    """A body whose names met one of the graph's could not run, and the shape of the other one was believed."""
+    made = [node("Relu", ["y"], ["t"]), node("Add", ["t", "lifted t"], ["u"]), node("Flatten", ["u"], ["v"])]
+    inner, other = body(*made), body(node("Neg", ["y"], ["e"]))
+    nodes = [*STEM, RESHAPED, loop(), node("Abs", ["y"], ["lifted t"]), if_(inner, other, "z")]
+    model = build(nodes, {**WEIGHTS, "limit": f32(np.array(0))}, [1, 3, 8, 8], ("z",))
+    with pytest.raises(CompileError, match="the shape of 'z' depends on the data: If"):
+        ek.compile(model)
+
+
 def test_an_if_of_which_one_body_can_run_has_its_shape():
     """As models for two rates of sampling have it: the other body wants another length."""
     shapes = {"eight": np.array([1, 8, 64]), "sixteen": np.array([1, 8, 128])}

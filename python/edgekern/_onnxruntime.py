@@ -24,7 +24,7 @@ _GRACE_S = 1.0  # onnxruntime looks for the end between nodes; one that takes lo
 
 
 def open_session(
-    model: bytes,
+    model: bytes | str,
     *,
     num_threads: int,
     as_written: bool,
@@ -36,6 +36,7 @@ def open_session(
 
     Parameters
     ----------
+    model : encoded, or the path of a file
     as_written : node by node, so that a tensor has the same bits whichever others are asked for. Else onnxruntime may
         do several nodes in one, and choose its layouts, where that costs no more than float32 rounding.
     fold : whether constants are computed here, once, where nothing can end it

@@ -104,7 +104,7 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
     wanted = sorted(name for name in made & read if name and name not in arrays and name not in lazy)
     computed = _computed(model, constant, known, wanted, needed=fold_shapes, function=function)
     found = {*arrays, *computed, *lazy}
-    kept = _unfolded(graph, {name for node in constant for name in node.output} | set(arrays), found)
+    kept = _unfolded(graph, made, found)
     if not found and len(kept) == len(graph.node):
         return False
     del graph.node[:]

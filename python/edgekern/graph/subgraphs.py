@@ -32,7 +32,6 @@ def names_read(node: onnx.NodeProto) -> set[str]:
     names = {name for name in node.input if name}
     for body in bodies(node):
         own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-        own |= {tensor.values.name for tensor in body.sparse_initializer}
         own |= {name for inside in body.node for name in inside.output}
         names |= {name for inside in body.node for name in names_read(inside)} - own  # protobuf ends at 100 levels
         names |= {value.name for value in body.output} - own
@@ -65,7 +64,6 @@ def inline_ifs(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphPro
         body = inlined_body(taken, free_prefix(graph, f"{node.output[0]} "))
         nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
-        graph.sparse_initializer.extend(body.sparse_initializer)
         for inner, outer in zip(body.output, node.output, strict=True):
             nodes.node.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
     if found:
@@ -106,7 +104,7 @@ def free_prefix(graph: onnx.GraphProto, prefix: str) -> str:
 
 def inlined_body(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
     """A copy whose own names begin with ``prefix``: its nodes may stand in the graph around it."""
-    own = [tensor.name for tensor in body.initializer] + [tensor.values.name for tensor in body.sparse_initializer]
+    own = [tensor.name for tensor in body.initializer]
     own += [name for node in body.node for name in node.output if name]
     copy = type(body)()
     copy.CopyFrom(body)
@@ -116,7 +114,7 @@ def inlined_body(body: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Also in the bodies within: none may name anew what is named outside."""
-    for named in (*graph.initializer, *(tensor.values for tensor in graph.sparse_initializer), *graph.output):
+    for named in (*graph.initializer, *graph.output):
         named.name = names.get(named.name, named.name)
     for node in graph.node:
         node.name = ""  # those of two nodes must differ, too

@@ -34,6 +34,7 @@ class BranchTrial:
         self._place = {name: at for at, node in enumerate(self._nodes) for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._values = dict(feeds)
+        self._prefix = subgraphs.free_prefix(graph, "lifted ")
 
     def settle(self, node: ir.Node, unknown: Sequence[ir.Value], may_fail: Sequence[bool]) -> None:
         """Fill in those ``unknown`` shapes of an If's results on which its bodies agree.
@@ -59,7 +60,7 @@ class BranchTrial:
 
     def _run(self, body: onnx.GraphProto) -> list[Any] | None:
         """The results of a body; None where it cannot run."""
-        inner = subgraphs.inlined_body(body, "lifted ")
+        inner = subgraphs.inlined_body(body, self._prefix)
         names = [value.name for value in inner.output]
         read = {name for node in inner.node for name in subgraphs.names_read(node)} | set(names)
         leading = self._leading_to(read)
