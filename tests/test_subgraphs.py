@@ -273,7 +273,7 @@ def test_what_leads_to_branches_is_run_once(monkeypatch):
 
 def test_bodies_are_tried_under_names_that_are_free():
     """A body whose names met one of the graph's could not run, and the shape of the other one was believed."""
-    made = [node("Relu", ["y"], ["t"]), node("Add", ["t", "lifted t"], ["u"]), node("Flatten", ["u"], ["v"])]
+    made = [node("Relu", ["y"], ["t"]), node("Add", ["t", "lifted t"], ["u"]), node("Flatten", ["u"], ["flat_u"])]
     inner, other = body(*made), body(node("Neg", ["y"], ["e"]))
     nodes = [*STEM, RESHAPED, loop(), node("Abs", ["y"], ["lifted t"]), if_(inner, other, "z")]
     model = build(nodes, {**WEIGHTS, "limit": f32(np.array(0))}, [1, 3, 8, 8], ("z",))
