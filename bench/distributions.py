@@ -6,14 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Samples = dict[str, Callable[[], npt.NDArray[np.floating]]]
 DRAWN = 100_000
 
 
-def ordinary(name: str) -> Floats:
+def _ordinary() -> Samples:
     """Values drawn at random: what activations look like, and what breaks calibrators."""
     rng = np.random.default_rng(7)
     normal = rng.normal(size=DRAWN)
-    values: dict[str, Callable[[], npt.NDArray[np.floating]]] = {
+    return {
         "normal": lambda: normal,
         "laplace": lambda: rng.laplace(size=DRAWN),
         "student_t3": lambda: rng.standard_t(3, DRAWN),
@@ -32,35 +33,21 @@ def ordinary(name: str) -> Floats:
         "huge": lambda: np.clip(normal, -3, 3) * 1e38,
         "many_octaves": lambda: normal * np.exp2(rng.integers(-30, 30, DRAWN)),
     }
-    return values[name]().astype(np.float32)
 
 
-ORDINARY = (
-    "normal",
-    "laplace",
-    "student_t3",
-    "uniform",
-    "half_normal",
-    "relu",
-    "relu6",
-    "one_outlier",
-    "lognormal",
-    "bimodal",
-    "sparse",
-    "negative",
-    "constant",
-    "two_values",
-    "subnormal",
-    "huge",
-    "many_octaves",
-)
+def ordinary(name: str) -> Floats:
+    """One of :data:`ORDINARY`."""
+    return _ordinary()[name]().astype(np.float32)
 
 
-def few_valued(name: str) -> Floats:
+ORDINARY = tuple(_ordinary())
+
+
+def _few_valued() -> Samples:
     """Masks, codes, embeddings of flags: few values, far apart, none of which is a tail."""
     rng = np.random.default_rng(7)
     normal = rng.normal(size=DRAWN)
-    values: dict[str, Callable[[], npt.NDArray[np.floating]]] = {
+    return {
         "a quarter, 1 %, and one": lambda: np.repeat([0.25, 1.0], [DRAWN // 100, DRAWN - DRAWN // 100]),
         "1 to 8": lambda: np.tile(np.arange(1.0, 9.0), 12345),
         "0.2, 0.5, 1": lambda: rng.choice([0.2, 0.5, 1.0], DRAWN),
@@ -74,20 +61,11 @@ def few_valued(name: str) -> Floats:
         "an 8-bit image": lambda: np.clip(np.rint(120 + 40 * normal), 0, 255) / 255,
         "two close, one far": lambda: rng.choice([0.01, 0.0101, 5.0], DRAWN, p=[0.5, 0.4, 0.1]),
     }
-    return values[name]().astype(np.float32)
 
 
-FEW_VALUED = (
-    "a quarter, 1 %, and one",
-    "1 to 8",
-    "0.2, 0.5, 1",
-    "a mask",
-    "one-hot",
-    "a constant",
-    "a bias behind zeros",
-    "signs",
-    "4-bit codes",
-    "8-bit codes, signed",
-    "an 8-bit image",
-    "two close, one far",
-)
+def few_valued(name: str) -> Floats:
+    """One of :data:`FEW_VALUED`."""
+    return _few_valued()[name]().astype(np.float32)
+
+
+FEW_VALUED = tuple(_few_valued())
