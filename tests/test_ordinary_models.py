@@ -307,6 +307,17 @@ def test_a_mask_that_softmax_reads_costs_no_accuracy(mask, fill):
     assert sqnr_db(expected, ek.InferenceSession(ek.compile(qdq)).run(None, feeds)[0]) > 25
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=len)
+def test_a_number_that_is_added_to_what_softmax_reads_is_no_mask(shape, rng):
+    weights = {name: f32(rng.normal(size=(8, 8))) for name in "qkv"} | {"n": np.full(shape, 2, np.float32)}
+    nodes = [node("MatMul", ["x", name], [f"x{name}"]) for name in "qkv"]
+    nodes += [node("Transpose", ["xk"], ["t"], perm=[1, 0]), node("MatMul", ["xq", "t"], ["s"])]
+    nodes += [node("Add", ["s", "n"], ["d"]), node("Softmax", ["d"], ["p"]), node("MatMul", ["p", "xv"], ["y"])]
+    model = build(nodes, weights, [4, 8])
+    qdq = ek.quantize(model, ranges_of(model, f32(rng.normal(size=(4, 8)))))
+    assert [made for made in qdq.graph.node if made.op_type == "QuantizeLinear" and made.input[0] == "d"]
+
+
 def test_a_clip_from_above_its_upper_limit_gives_that():
     """ONNX: everything becomes the upper limit; it got the range of nothing, and gave 0."""
     nodes = [node("Conv", ["x", "w"], ["c"]), node("Clip", ["c", "one", "half"], ["y"])]

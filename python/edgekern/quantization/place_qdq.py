@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgekern.graph.families import (
-    AFFINE,
     ARITHMETIC,
     CLAMPS,
     MAXIMA,
@@ -25,7 +24,7 @@ from edgekern.graph.families import (
     takes_bytes,
 )
 from edgekern.graph.formulas import Formula, formulas
-from edgekern.graph.values import is_float_constant, shape_of, sole_consumer
+from edgekern.graph.values import is_float_constant, scalar, shape_of, sole_consumer
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
 _MOVING = MOVES - {"Identity"} | MAXIMA
@@ -201,9 +200,9 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
 
 
 def _masks(node: ir.Node) -> bool:
-    """Whether a node joins a given tensor to what Softmax reads: a mask of -1e9 leaves one code to all the rest."""
+    """Whether an Add gives a mask to what Softmax reads: -1e9 in its range would leave one code to all the rest."""
     given = [value for value in node.inputs if value is not None and value.producer() is None]
-    if node.op_type not in AFFINE or all(is_scalar(value, 0) for value in given):
+    if node.op_type != "Add" or all(scalar(value) is not None for value in given):
         return False
     seen, waiting = {node}, [node]
     while waiting:
