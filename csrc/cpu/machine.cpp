@@ -22,6 +22,8 @@ constexpr double kWakeUs = 4.5;
 /// two dot products of 16 bytes a cycle near 2.6 GHz, which i8mm doubles and the widening multiplies of Armv8.0
 /// quarter.
 constexpr double kMacsPerUs[kNumIsas] = {660, 40'000, 230'000, 230'000, 20'000, 80'000, 160'000};
+/// Two fused multiply-adds of a register a cycle; emulated without one.
+constexpr double kF32MacsPerUs[kNumIsas] = {100, 40'000, 40'000, 80'000, 20'000, 20'000, 20'000};
 static_assert(kMacsPerUs[kNumIsas - 1] > 0, "an instruction set without its speed");
 
 /// The first line of a file of sysfs; empty where there is none.
@@ -101,6 +103,8 @@ size_t resident_bytes() { return std::min(machine().l2_bytes, kUsedL2) / 2; }
 size_t stream_bytes() { return std::min(machine().last_level_bytes, kUsedLastLevel); }
 
 double macs_per_us(Isa isa) { return kMacsPerUs[static_cast<int>(isa)]; }
+
+double f32_macs_per_us(Isa isa) { return kF32MacsPerUs[static_cast<int>(isa)]; }
 
 bool worth_a_thread(double us) { return us > machine().wake_us; }
 

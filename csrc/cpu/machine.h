@@ -27,6 +27,8 @@ size_t stream_bytes();
 
 /// 8-bit multiply-adds that one core does in a microsecond where its operands lie in its L2.
 double macs_per_us(Isa isa);
+/// The same of float32 ones.
+double f32_macs_per_us(Isa isa);
 /// Whether work that takes one core so many microseconds is worth a second thread.
 bool worth_a_thread(double us);
 

@@ -8,6 +8,7 @@
   namespace ek {                                         \
   void fill_gemm_##isa_name(GemmKernels*);               \
   void fill_gemm_int4_##isa_name(Int4Kernels*);          \
+  void fill_gemm_f32_##isa_name(F32Kernels*);            \
   void fill_depthwise_##isa_name(DepthwiseKernels*);     \
   void fill_elementwise_##isa_name(ElementwiseKernels*); \
   void fill_probes_##isa_name(ProbeKernels*);            \
@@ -18,6 +19,7 @@
     table.isa = Isa::id;                                 \
     fill_gemm_##isa_name(&table);                        \
     fill_gemm_int4_##isa_name(&table);                   \
+    fill_gemm_f32_##isa_name(&table);                    \
     fill_depthwise_##isa_name(&table);                   \
     fill_elementwise_##isa_name(&table);                 \
     fill_probes_##isa_name(&table);                      \

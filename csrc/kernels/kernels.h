@@ -11,6 +11,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/epilogue.h"
 #include "kernels/gemm.h"
+#include "kernels/gemm_f32.h"
 #include "kernels/gemm_int4.h"
 #include "kernels/kv.h"
 #include "kernels/probes.h"
@@ -21,6 +22,7 @@ namespace ek {
 struct Kernels : GemmKernels,
                  DepthwiseKernels,
                  Int4Kernels,
+                 F32Kernels,
                  ElementwiseKernels,
                  KvKernels,
                  DecoderKernels,
@@ -33,6 +35,7 @@ struct Kernels : GemmKernels,
   EK_GEMM_KERNELS(X)        \
   EK_DEPTHWISE_KERNELS(X)   \
   EK_INT4_KERNELS(X)        \
+  EK_F32_KERNELS(X)         \
   EK_ELEMENTWISE_KERNELS(X) \
   EK_KV_KERNELS(X)          \
   EK_DECODER_KERNELS(X)     \

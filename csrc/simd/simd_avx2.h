@@ -10,6 +10,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvx2;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 4, kTileStrips = 1;
+constexpr int kF32TileRows = 6, kF32Sums = 6;  // 12 registers of sums, 2 of weights, 1 of x
 
 struct Act {
   __m256i even, odd;  // u8 values of k = 0, 2 and of k = 1, 3 as int16

@@ -16,6 +16,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvx512Vnni;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 6, kTileStrips = 4;  // 24 accumulators + 4 lines + activations of 32 registers
+constexpr int kF32TileRows = 12, kF32Sums = 24;
 #define EK_SIMD_SHALLOW                        // or the weights of gemm_shallow
 
 struct I32 {
@@ -45,6 +46,7 @@ EK_INLINE void store_f32(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
 EK_INLINE F32 set1_f32(float x) { return {_mm512_set1_ps(x)}; }
 EK_INLINE F32 add_f32(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 EK_INLINE F32 mul_f32(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 EK_INLINE F32 div_f32(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
 EK_INLINE F32 max_f32(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
 EK_INLINE F32 min_f32(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }

@@ -10,6 +10,7 @@ namespace {
 constexpr Isa kIsa = Isa::kNeon;
 constexpr Sign kNativeSign = Sign::kS8;
 constexpr int kTileRows = 4, kTileStrips = 1;
+constexpr int kF32TileRows = 6, kF32Sums = 6;  // 24 registers of sums, 4 of weights, 1 of x
 
 EK_INLINE int32x4_t dot_q(int32x4_t acc, int8x16_t a, int8x16_t w) {
   const int32x4_t lo = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(w)));

@@ -62,6 +62,10 @@ EK_INLINE F32 add_f32(F32 a, F32 b) {
 EK_INLINE F32 mul_f32(F32 a, F32 b) {
   return {vmulq_f32(a.v0, b.v0), vmulq_f32(a.v1, b.v1), vmulq_f32(a.v2, b.v2), vmulq_f32(a.v3, b.v3)};
 }
+EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) {
+  return {vfmaq_f32(c.v0, a.v0, b.v0), vfmaq_f32(c.v1, a.v1, b.v1), vfmaq_f32(c.v2, a.v2, b.v2),
+          vfmaq_f32(c.v3, a.v3, b.v3)};
+}
 EK_INLINE F32 div_f32(F32 a, F32 b) {
   return {vdivq_f32(a.v0, b.v0), vdivq_f32(a.v1, b.v1), vdivq_f32(a.v2, b.v2), vdivq_f32(a.v3, b.v3)};
 }

@@ -15,6 +15,7 @@ namespace {
 constexpr Isa kIsa = Isa::kNeonI8mm;
 constexpr Sign kNativeSign = Sign::kS8;
 constexpr int kTileRows = 6, kTileStrips = 1;
+constexpr int kF32TileRows = 6, kF32Sums = 6;  // 24 registers of sums, 4 of weights, 1 of x
 
 struct Pair {
   int32x4_t v[8];  // columns 2i, 2i+1

@@ -7,6 +7,7 @@
 // Activation bytes are of kNativeSign. dot() adds the four products of each column to its lane, exactly, mod 2^32.
 // dot_u4() does the same for weights in [0, 15] and a Quad: four activation bytes that are signed on every ISA.
 // max_f32(a, b) is `a > b ? a : b` and min_f32(a, b) `a < b ? a : b`: a NaN in a gives b.
+// fma_f32: a * b + c, rounded once.
 // rne_i32 rounds to nearest even; its operand lies in [-2^22, 2^22]. round_f32 takes any float.
 // fraction_f32: a minus the nearest integer, exact; of a NaN or an infinity, a NaN. max_lane: no lane is a NaN.
 // max_size_f32: max_f32(|a|, b). size_bits: the bits of |a|, which compare as a does; those of a NaN are the largest.
@@ -33,6 +34,7 @@ namespace {
 constexpr Isa kIsa = Isa::kScalar;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 4, kTileStrips = 1;
+constexpr int kF32TileRows = 4, kF32Sums = 4;
 
 struct I32 {
   int32_t v[16];
@@ -91,6 +93,25 @@ EK_INLINE F32 add_f32(F32 a, F32 b) {
 EK_INLINE F32 mul_f32(F32 a, F32 b) {
   for (int i = 0; i < 16; ++i) a.v[i] *= b.v[i];
   return a;
+}
+/// a * b + c, rounded once, without a library's help: the product of two floats is exact in double, the sum there is
+/// rounded to odd (its last bit set where anything was lost), and so the rounding to float that follows is the only one.
+EK_INLINE float fma_lane(float a, float b, float c) {
+  const double product = static_cast<double>(a) * static_cast<double>(b), addend = static_cast<double>(c);
+  const double sum = product + addend;
+  const double back = sum - product;
+  const double lost = (product - (sum - back)) + (addend - back);
+  int64_t bits;
+  __builtin_memcpy(&bits, &sum, sizeof bits);
+  const bool is_finite = (bits & 0x7FF0000000000000) != 0x7FF0000000000000;
+  if (is_finite && lost != 0 && (bits & 1) == 0) bits += (lost > 0) == (sum > 0) ? 1 : -1;
+  double odd;
+  __builtin_memcpy(&odd, &bits, sizeof odd);
+  return static_cast<float>(odd);
+}
+EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) {
+  for (int i = 0; i < 16; ++i) c.v[i] = fma_lane(a.v[i], b.v[i], c.v[i]);
+  return c;
 }
 EK_INLINE F32 div_f32(F32 a, F32 b) {
   for (int i = 0; i < 16; ++i) a.v[i] /= b.v[i];

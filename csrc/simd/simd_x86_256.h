@@ -52,6 +52,9 @@ EK_INLINE void stream_f32(float* p, F32 x) {
 EK_INLINE F32 set1_f32(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 EK_INLINE F32 add_f32(F32 a, F32 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 EK_INLINE F32 mul_f32(F32 a, F32 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
 EK_INLINE F32 div_f32(F32 a, F32 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 EK_INLINE F32 max_f32(F32 a, F32 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 EK_INLINE F32 min_f32(F32 a, F32 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
