@@ -66,7 +66,8 @@ std::string names_of(const StepType& type) {
 
 /// What an argument must be, in words.
 const char* described(const ArgumentName& argument) {
-  return argument.real ? "a number" : argument.count == 1 ? "an integer" : "a list of integers";
+  if (argument.real) return argument.count == 1 ? "a number" : "a list of numbers";
+  return argument.count == 1 ? "an integer" : "a list of integers";
 }
 
 /// Replaces a step's arguments by those given: all that its kind has, and no others.
@@ -80,7 +81,10 @@ void set_arguments(Step* step, const py::dict& given) {
     if (!left.contains(argument.name)) fail(Code::kValue, "Step: the argument " + of(argument.name) + " is missing");
     const py::object value = left.attr("pop")(argument.name);
     try {
-      if (argument.real) {
+      if (argument.real && argument.count == 0) {
+        const auto values = value.cast<std::vector<float>>();
+        floats.insert(floats.end(), values.begin(), values.end());
+      } else if (argument.real) {
         floats.push_back(value.cast<float>());
       } else if (argument.count == 1) {
         ints.push_back(value.cast<int64_t>());

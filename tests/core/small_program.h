@@ -25,13 +25,17 @@ struct Argument {
   Argument(const char* its_name, T value) : name(its_name) {
     if constexpr (std::is_floating_point_v<T>) {
       floats = {value};
+      is_real = true;
     } else {
       ints = {static_cast<int64_t>(value)};
     }
   }
   Argument(const char* its_name, std::vector<int64_t> values) : name(its_name), ints(std::move(values)) {}
+  Argument(const char* its_name, std::vector<float> values)
+      : name(its_name), is_real(true), floats(std::move(values)) {}
 
   std::string name;
+  bool is_real = false;
   std::vector<int64_t> ints;
   std::vector<float> floats;
 };
@@ -43,7 +47,7 @@ inline void set_arguments(Step& s, const Arguments& arguments) {
     const auto given = std::find_if(arguments.begin(), arguments.end(), [&](const Argument& a) {
       return a.name == wanted.name && (wanted.count == 0 || a.ints.size() + a.floats.size() == wanted.count);
     });
-    if (given == arguments.end() || given->floats.empty() == wanted.real) std::abort();
+    if (given == arguments.end() || given->is_real != wanted.real) std::abort();
     s.ints.insert(s.ints.end(), given->ints.begin(), given->ints.end());
     s.floats.insert(s.floats.end(), given->floats.begin(), given->floats.end());
   }

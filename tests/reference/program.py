@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 
 DTYPES = [np.uint8, np.int8, np.int32, np.float32, np.int64, np.bool_, np.float64]  # in the order of DType
 STRIP, PANEL, QUAD = 16, 64, 4
+# Kinds with a file of their own, by name: functions of the machine, the step, its inputs and its output's description.
+FAMILIES: dict[str, Callable[..., Array]] = {}
 
 
 def run_program(index: Any, data: Array, inputs: Sequence[Array]) -> list[Array]:
@@ -44,10 +46,14 @@ class Machine:
 
     def run(self, step: Any) -> None:
         y = self.tensors[step.outputs[0]]
-        result = getattr(self, f"_{step.kind.name.lower()}")(step, [self.tensor(number) for number in step.inputs], y)
+        x = [self.tensor(number) for number in step.inputs]
+        if step.kind.name in FAMILIES:
+            result = FAMILIES[step.kind.name](self, step, x, y)
+        else:
+            result = getattr(self, f"_{step.kind.name.lower()}")(step, x, y)
         self.tensor(step.outputs[0])[...] = result.reshape(y.shape)
 
-    def _blob(self, step: Any, at: int, dtype: npt.DTypeLike = np.uint8) -> Array:
+    def blob(self, step: Any, at: int, dtype: npt.DTypeLike = np.uint8) -> Array:
         blob = self.blobs[step.blobs[at]]
         return self.data[blob.offset : blob.offset + blob.bytes].view(dtype)
 
@@ -71,17 +77,17 @@ class Machine:
     def _gemm(self, step: Any, x: list[Array], y: Any) -> Array:
         rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
         zero_point = self.tensors[step.inputs[0]].zero_point
-        weights = unpack_weights(self._blob(step, 0), n, 1, k)[:, 0].T
+        weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
         acc = matmul_integer(x[0].reshape(rows, k), weights, zero_point)
         return self._finish(step, acc, n, 1, y)
 
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
         in_c, out_c, groups = (step.arguments[name] for name in ("in_channels", "out_channels", "groups"))
         windows = self._windows(step, x[0])  # (pixels, taps, in_c), zero point already subtracted
-        size = self._blob(step, 0).size // groups
+        size = self.blob(step, 0).size // groups
         columns = []
         for group in range(groups):
-            blob = self._blob(step, 0)[group * size : (group + 1) * size]
+            blob = self.blob(step, 0)[group * size : (group + 1) * size]
             weights = unpack_weights(blob, out_c // groups, windows.shape[1], in_c // groups)
             taken = windows[:, :, group * in_c // groups : (group + 1) * in_c // groups]
             flat = taken.reshape(taken.shape[0], -1)
@@ -90,14 +96,14 @@ class Machine:
 
     def _depthwise(self, step: Any, x: list[Array], y: Any) -> Array:
         windows = self._windows(step, x[0])
-        weights = unpack_depthwise(self._blob(step, 0), windows.shape[2], windows.shape[1])
+        weights = unpack_depthwise(self.blob(step, 0), windows.shape[2], windows.shape[1])
         acc = (windows.astype(np.int64) * weights.T).sum(axis=1).astype(np.int32)
         return self._finish(step, acc, windows.shape[2], 1, y)
 
     def _finish(self, step: Any, acc: Array, channels: int, groups: int, y: Any) -> Array:
         """Bias, multiplier, clamp, and the residual: what follows a product."""
         bias, multiplier = (
-            strips(self._blob(step, at, dtype), channels, groups) for at, dtype in ((1, "<i4"), (2, "<f4"))
+            strips(self.blob(step, at, dtype), channels, groups) for at, dtype in ((1, "<i4"), (2, "<f4"))
         )
         with np.errstate(over="ignore"):
             acc = acc + bias
@@ -126,15 +132,15 @@ class Machine:
         return np.rint(v).astype(np.int32) + y.zero_point
 
     def _lookup(self, step: Any, x: list[Array], y: Any) -> Array:
-        return self._blob(step, 0)[x[0].view(np.uint8)].view(DTYPES[int(y.dtype)])
+        return self.blob(step, 0)[x[0].view(np.uint8)].view(DTYPES[int(y.dtype)])
 
     def _constant(self, step: Any, x: list[Array], y: Any) -> Array:
         dtype = np.dtype(DTYPES[int(y.dtype)])
-        return self._blob(step, 0)[: math.prod(y.shape) * dtype.itemsize].view(dtype)
+        return self.blob(step, 0)[: math.prod(y.shape) * dtype.itemsize].view(dtype)
 
     def _softmax(self, step: Any, x: list[Array], y: Any) -> Array:
         codes = x[0].reshape(step.arguments["rows"], step.arguments["columns"]).astype(np.int32)
-        exponentials = self._blob(step, 0, "<i4")[codes.max(axis=1, keepdims=True) - codes]
+        exponentials = self.blob(step, 0, "<i4")[codes.max(axis=1, keepdims=True) - codes]
         sums = exponentials.sum(axis=1, keepdims=True, dtype=np.int64)
         factor = (1 / (sums * np.float64(y.scale))).astype(np.float32)
         lo, hi = bounds(DTYPES[int(y.dtype)])

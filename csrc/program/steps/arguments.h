@@ -56,6 +56,10 @@ class ReadArguments {
     values.assign(step_.ints.size() - ints_, 0);
     for (size_t& value : values) size(name, value);
   }
+  void reals(const char* name, std::vector<float>& values) {
+    values.assign(step_.floats.size() - floats_, 0.0f);
+    for (float& value : values) real(name, value);
+  }
 
   /// The first argument that is wrong, in words; empty when all are read and none is left.
   std::string wrong() const {
@@ -97,6 +101,7 @@ class NameArguments {
     names.push_back({name, false, N});
   }
   void list(const char* name, const std::vector<size_t>&) { names.push_back({name, false, 0}); }
+  void reals(const char* name, const std::vector<float>&) { names.push_back({name, true, 0}); }
 };
 
 }  // namespace ek
