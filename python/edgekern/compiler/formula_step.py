@@ -81,6 +81,7 @@ class MapStep(KernelStep):
         wide = self.kind == StepKind.MAP_I64
         if wide:
             self._store_constants()
+        self._drop_unread()
         tensors = [number for number, x in enumerate(self.operands) if isinstance(x, Tensor)]
         arrays = [number for number in range(len(self.operands)) if number not in tensors]
         place = {number: at for at, number in enumerate([*tensors, *arrays])}
@@ -108,6 +109,15 @@ class MapStep(KernelStep):
         self.arguments = {"shape": eight(self.output.shape), "operands": len(self.operands), "code": code}
         if not wide:
             self.arguments["constants"] = [float(constant) for constant in constants]
+
+    def _drop_unread(self) -> None:
+        """A product may have taken over what alone read an operand."""
+        read = sorted({ref.number for _, refs in self.code for ref in refs if isinstance(ref, Operand)})
+        place = {number: Operand(at) for at, number in enumerate(read)}
+        self.operands = [self.operands[number] for number in read]
+        self.code = [
+            (op, tuple(place[ref.number] if isinstance(ref, Operand) else ref for ref in refs)) for op, refs in self.code
+        ]
 
     def _store_constants(self) -> None:
         """Make operands of the numbers among the instructions: an index holds none that are int64."""

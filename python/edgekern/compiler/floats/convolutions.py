@@ -29,7 +29,7 @@ FloatArray = npt.NDArray[np.float32]
 Triple = tuple[int, int, int]
 _SPATIAL = 3  # dimensions that a kernel takes
 # What fuse_epilogues fills in.
-NO_EPILOGUE: dict[str, Any] = {"activation": 0, "lo": -math.inf, "hi": math.inf}
+NO_EPILOGUE: dict[str, Any] = {"activation": 0, "addend_first": 0, "lo": -math.inf, "hi": math.inf}
 
 
 @dataclass(frozen=True)

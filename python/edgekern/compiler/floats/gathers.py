@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.compiler.floats.moves import pick
 from edgekern.compiler.floats.operator import ANY, WHOLE, FloatOperator, new_tensor
-from edgekern.compiler.layout import eight, view
+from edgekern.compiler.layout import MOST_AXES, eight, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.values import constant, int_attribute, is_constant, known_shape, label
@@ -102,15 +102,13 @@ def _elements(lowering: Lowering, node: ir.Node, value: ir.Value, data: ir.Value
 def _nd(lowering: Lowering, node: ir.Node, value: ir.Value, data: ir.Value, indices: ir.Value) -> Tensor:
     shape, index = known_shape(data), known_shape(indices)
     lead, depth = int_attribute(node, "batch_dims", 0), index[-1]
-    steps, x = _steps(shape), lowering.plain(data)
+    x = lowering.plain(data)
     batches = math.prod(shape[:lead])
     arguments = {
         "batches": batches,
         "count": math.prod(index[lead:-1]),
         "depth": depth,
-        "sides": eight(shape[lead : lead + depth]),
-        "steps": eight(steps[lead : lead + depth], 0),
-        "batch_step": math.prod(shape[lead:]),
+        "sides": [*shape[lead : lead + depth], *[1] * (MOST_AXES - depth)],
         "slice_bytes": math.prod(shape[lead + depth :]) * x.item_bytes,
     }
     inputs = [x, lowering.plain(indices)]

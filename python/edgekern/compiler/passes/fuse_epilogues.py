@@ -1,77 +1,106 @@
-"""Let a product on floats finish its own result: clamp it, run an activation over it, add another tensor."""
+"""Let a product on floats finish its own result: add another tensor, clamp it, run an activation over it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 from edgekern._core import MapOp, StepKind
 from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
 
-_FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.CONV_TRANSPOSE_F32})
+_FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32})
 _ACTIVATIONS = {MapOp.GELU: 1, MapOp.GELU_TANH: 2, MapOp.SILU: 3}  # a product's `activation`
 
 
 def fuse_epilogues(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
-    """Move what the first instructions of an element-wise step do into the product that it alone reads."""
+    """Move what the first instructions of an element-wise step do into the last product that it alone reads."""
     readers = readers_of(items, outputs)
     maker = {item.output: item for item in items if isinstance(item, KernelStep) and item.kind in _FINISHING}
+    position = {item: at for at, item in enumerate(items)}
+    before: dict[Item, KernelStep] = {}  # products by the steps that they have moved to
+    for item in items:
+        if not isinstance(item, MapStep) or item.kind != StepKind.MAP:
+            continue
+        found = [maker[x] for x in item.inputs if x in maker and readers[x.root] == 1]
+        for product in sorted(found, key=position.__getitem__, reverse=True):
+            if product.output.shape == item.output.shape and _fuse(product, item):
+                before[item] = product
+                maker[product.output] = product
+                position[product] = position[item]
+                break
+    moved = set(before.values())
     kept: list[Item] = []
     for item in items:
-        if isinstance(item, MapStep) and item.kind == StepKind.MAP:
-            for x in list(item.inputs):
-                product = maker.get(x)
-                if product is not None and readers[x.root] == 1 and x.shape == item.output.shape:
-                    _fuse(product, item)
-            if not item.code:
-                maker[item.output] = maker.pop(item.inputs[0])
-                continue
-        kept.append(item)
+        if item in moved:
+            continue
+        if item in before:
+            kept.append(before[item])
+        if not isinstance(item, MapStep) or item.code:
+            kept.append(item)
     return kept
 
 
-def _fuse(product: KernelStep, step: MapStep) -> None:
-    number = step.operands.index(product.output)
-    taken = _activation(step, Operand(number))
-    if taken is None:
-        return
-    count, arguments = taken
+def _fuse(product: KernelStep, step: MapStep) -> bool:
+    """Whether a product has taken instructions over. It stands before the step from now on, or in its place."""
+    x: Ref = Operand(step.operands.index(product.output))
+    arguments: dict[str, Any] = {}
+    inputs, count, last = list(product.inputs), 0, x
+    addend = _addend(step, 0, x)
+    if addend is not None:
+        arguments["addend_first"] = 1
+        inputs.append(addend)
+        count, last = 1, Result(0)
+    active = _activation(step, count, last)
+    if active is not None:
+        count += active[0]
+        last = Result(count - 1)
+        arguments |= active[1]
+    if addend is None and count > 0:
+        addend = _addend(step, count, last)
+        if addend is not None:
+            inputs.append(addend)
+            count, last = count + 1, Result(count)
+    inner = {x, *(Result(number) for number in range(count - 1))}
+    if count == 0 or any(ref in inner for _, refs in step.code[count:] for ref in refs):
+        return False
+    product.inputs, product.op = inputs, f"{product.op}+{step.op}"
     product.arguments |= arguments
-    product.op = f"{product.op}+{step.op}"
-    code = [(op, tuple(_moved(ref, count, number) for ref in refs)) for op, refs in step.code[count:]]
-    if code:
-        step.code = code
-        return
-    product.output = step.output
-    step.code, step.inputs = [], [product.output]
+
+    def moved(ref: Ref) -> Ref:
+        if not isinstance(ref, Result):
+            return ref
+        return x if ref == last else Result(ref.number - count)
+
+    step.code = [(op, tuple(map(moved, refs))) for op, refs in step.code[count:]]
+    if not step.code:
+        product.output = step.output
+    return True
 
 
-def _moved(ref: Ref, count: int, number: int) -> Ref:
-    """A reference behind so many instructions that are gone; the last one's result is the product's."""
-    if not isinstance(ref, Result):
-        return ref
-    return Operand(number) if ref.number == count - 1 else Result(ref.number - count)
+def _addend(step: MapStep, at: int, x: Ref) -> Tensor | None:
+    """The tensor that an instruction adds to ``x``, element by element."""
+    if at >= len(step.code) or step.code[at][0] != MapOp.ADD or x not in step.code[at][1]:
+        return None
+    a, b = step.code[at][1]
+    other = b if a == x else a
+    tensor = step.operands[other.number] if isinstance(other, Operand) and other != x else None
+    full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == step.output.dtype
+    return tensor if isinstance(tensor, Tensor) and full else None
 
 
-def _activation(step: MapStep, x: Operand) -> tuple[int, dict[str, float]] | None:
-    """How many instructions are an activation of ``x``, which nobody else uses, and a product's arguments for it."""
-    op, refs = step.code[0]
-    found: tuple[int, dict[str, float]] | None = None
+def _activation(step: MapStep, at: int, x: Ref) -> tuple[int, dict[str, Any]] | None:
+    """How many instructions from one on are an activation of ``x``, and a product's arguments for it."""
+    if at >= len(step.code):
+        return None
+    op, refs = step.code[at]
+    if refs[0] == x and op in _ACTIVATIONS:
+        return 1, {"activation": _ACTIVATIONS[op]}
     if op == MapOp.CLIP and refs[0] == x and all(isinstance(ref, float) for ref in refs[1:]):
-        found = 1, {"lo": refs[1], "hi": refs[2]}  # type: ignore[dict-item]
-    elif op in _ACTIVATIONS and refs[0] == x:
-        found = 1, {"activation": _ACTIVATIONS[op]}
-    elif op == MapOp.SIGMOID and refs[0] == x and len(step.code) > 1:
-        second, both = step.code[1]
-        if second == MapOp.MUL and set(both) == {x, Result(0)}:
-            found = 2, {"activation": _ACTIVATIONS[MapOp.SILU]}
-    if found is None:
-        return None
-    gone = range(found[0] - 1)
-    later = [ref for _, refs in step.code[found[0] :] for ref in refs]
-    if x in later or any(Result(number) in later for number in gone):
-        return None
-    if found[1].get("lo", -math.inf) > found[1].get("hi", math.inf):
-        return None
-    return found
+        lo, hi = refs[1:]
+        return (1, {"lo": lo, "hi": hi}) if lo <= hi else None  # type: ignore[operator]
+    if op == MapOp.SIGMOID and refs[0] == x and at + 1 < len(step.code):
+        second, both = step.code[at + 1]
+        if second == MapOp.MUL and set(both) == {x, Result(at)}:
+            return 2, {"activation": _ACTIVATIONS[MapOp.SILU]}
+    return None
