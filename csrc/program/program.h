@@ -70,7 +70,14 @@ struct BlobDef {
   X(kPad, 14, pad_step)                       \
   X(kTranspose, 15, transpose_step)           \
   X(kSoftmax, 16, softmax_step)               \
-  X(kConstant, 17, constant_step)
+  X(kConstant, 17, constant_step)             \
+  X(kMap, 24, map_step)                       \
+  X(kMapI64, 25, map_i64_step)                \
+  X(kReduce, 26, reduce_step)                 \
+  X(kSoftmaxF32, 27, softmax_f32_step)        \
+  X(kNormalize, 28, normalize_step)           \
+  X(kCumSum, 29, cum_sum_step)                \
+  X(kArgExtreme, 30, arg_extreme_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };
