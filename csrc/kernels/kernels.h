@@ -16,7 +16,9 @@
 #include "kernels/gemm_f32.h"
 #include "kernels/gemm_int4.h"
 #include "kernels/kv.h"
+#include "kernels/map.h"
 #include "kernels/probes.h"
+#include "kernels/rows.h"
 
 namespace ek {
 
@@ -28,6 +30,8 @@ struct Kernels : GemmKernels,
                  F32DepthwiseKernels,
                  F32AttentionKernels,
                  ElementwiseKernels,
+                 MapKernels,
+                 RowKernels,
                  KvKernels,
                  DecoderKernels,
                  ProbeKernels {
@@ -43,6 +47,8 @@ struct Kernels : GemmKernels,
   EK_F32_DEPTHWISE_KERNELS(X) \
   EK_F32_ATTENTION_KERNELS(X) \
   EK_ELEMENTWISE_KERNELS(X)   \
+  EK_MAP_KERNELS(X)           \
+  EK_ROW_KERNELS(X)           \
   EK_KV_KERNELS(X)            \
   EK_DECODER_KERNELS(X)       \
   EK_PROBE_KERNELS(X)

@@ -11,6 +11,7 @@
 
 #include "base/buffer.h"
 #include "base/checked.h"
+#include "float_steps.h"
 #include "gemm/pack.h"
 #include "memory/planner.h"
 #include "program/program.h"
@@ -560,7 +561,10 @@ inline SmallProgram every_kind() {
   const uint32_t pairs = p.view(deep, {2, 21, 18});
   const uint32_t scores = floats.matmul(pairs, pairs);
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
-  p.finish({logits, counts, picture, list, anchors, kept, codes, scores, mixed});
+  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, scores, mixed};
+  const std::vector<uint32_t> more = add_float_steps(p);
+  outputs.insert(outputs.end(), more.begin(), more.end());
+  p.finish(outputs);
   return p;
 }
 
