@@ -15,6 +15,8 @@
 #include "kernels/gemm_int4.h"
 #include "kernels/kv.h"
 #include "kernels/probes.h"
+#include "kernels/sampling.h"
+#include "kernels/words.h"
 
 namespace ek {
 
@@ -26,6 +28,8 @@ struct Kernels : GemmKernels,
                  ElementwiseKernels,
                  KvKernels,
                  DecoderKernels,
+                 SamplingKernels,
+                 WordKernels,
                  ProbeKernels {
   Isa isa;
 };
@@ -39,6 +43,8 @@ struct Kernels : GemmKernels,
   EK_ELEMENTWISE_KERNELS(X) \
   EK_KV_KERNELS(X)          \
   EK_DECODER_KERNELS(X)     \
+  EK_SAMPLING_KERNELS(X)    \
+  EK_WORD_KERNELS(X)        \
   EK_PROBE_KERNELS(X)
 
 /// The table of an ISA that available_isas() lists.

@@ -133,6 +133,13 @@ class StepKind(enum.IntEnum):
     TRANSPOSE = 15
     SOFTMAX = 16
     CONSTANT = 17
+    POOL_F32 = 31
+    RESAMPLE = 32
+    PICK = 33
+    PERMUTE = 34
+    GATHER = 35
+    GATHER_ELEMENTS = 36
+    GATHER_ND = 37
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final

@@ -21,9 +21,13 @@ namespace ek::test {
 
 /// An argument of a step: its name and its numbers.
 struct Argument {
+  /// Of one number, or of floats; a list in braces is one of integers.
   template <typename T>
   Argument(const char* its_name, T value) : name(its_name) {
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_same_v<T, std::vector<float>>) {
+      floats = std::move(value);
+      is_real = true;
+    } else if constexpr (std::is_floating_point_v<T>) {
       floats = {value};
       is_real = true;
     } else {
@@ -31,8 +35,6 @@ struct Argument {
     }
   }
   Argument(const char* its_name, std::vector<int64_t> values) : name(its_name), ints(std::move(values)) {}
-  Argument(const char* its_name, std::vector<float> values)
-      : name(its_name), is_real(true), floats(std::move(values)) {}
 
   std::string name;
   bool is_real = false;
@@ -504,6 +506,9 @@ class SmallProgram {
   std::vector<uint8_t> blobs_;
 };
 
+/// small_moves.h
+inline std::vector<uint32_t> moves_of(SmallProgram& p, uint32_t x);
+
 /// Every kind of step once or more, on shapes that leave tails everywhere.
 inline SmallProgram every_kind() {
   SmallProgram p;
@@ -529,8 +534,12 @@ inline SmallProgram every_kind() {
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
-  p.finish({logits, counts, picture, list, anchors, kept});
+  std::vector<uint32_t> results = {logits, counts, picture, list, anchors, kept};
+  for (const uint32_t id : moves_of(p, image)) results.push_back(id);
+  p.finish(results);
   return p;
 }
 
 }  // namespace ek::test
+
+#include "small_moves.h"
