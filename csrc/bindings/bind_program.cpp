@@ -124,6 +124,12 @@ void bind_program(py::module_& m) {
   for (const StepType& type : step_types()) kinds.value(type.name, type.kind);
   kinds.finalize();
 
+  py::native_enum<MapOp> ops(m, "MapOp", "enum.IntEnum");
+#define EK_BIND_OP(op, number, name, operands, whole) ops.value(name, MapOp::op);
+  EK_MAP_OPS(EK_BIND_OP)
+#undef EK_BIND_OP
+  ops.finalize();
+
   using Shape = std::vector<int64_t>;
   using Ids = std::vector<uint32_t>;
   py::class_<TensorDef>(m, "TensorDef", py::is_final(), plain_type())

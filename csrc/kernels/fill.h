@@ -11,6 +11,8 @@
   void fill_gemm_f32_##isa_name(F32Kernels*);            \
   void fill_depthwise_##isa_name(DepthwiseKernels*);     \
   void fill_elementwise_##isa_name(ElementwiseKernels*); \
+  void fill_map_##isa_name(MapKernels*);                 \
+  void fill_rows_##isa_name(RowKernels*);                \
   void fill_probes_##isa_name(ProbeKernels*);            \
   void fill_decoder_##isa_name(DecoderKernels*);         \
   void fill_kv_##isa_name(KvKernels*);                   \
@@ -24,6 +26,8 @@
     fill_gemm_f32_##isa_name(&table);                    \
     fill_depthwise_##isa_name(&table);                   \
     fill_elementwise_##isa_name(&table);                 \
+    fill_map_##isa_name(&table);                         \
+    fill_rows_##isa_name(&table);                        \
     fill_probes_##isa_name(&table);                      \
     fill_decoder_##isa_name(&table);                     \
     fill_kv_##isa_name(&table);                          \

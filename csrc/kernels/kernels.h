@@ -14,7 +14,9 @@
 #include "kernels/gemm_f32.h"
 #include "kernels/gemm_int4.h"
 #include "kernels/kv.h"
+#include "kernels/map.h"
 #include "kernels/probes.h"
+#include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/words.h"
 
@@ -26,6 +28,8 @@ struct Kernels : GemmKernels,
                  Int4Kernels,
                  F32Kernels,
                  ElementwiseKernels,
+                 MapKernels,
+                 RowKernels,
                  KvKernels,
                  DecoderKernels,
                  SamplingKernels,
@@ -41,6 +45,8 @@ struct Kernels : GemmKernels,
   EK_INT4_KERNELS(X)        \
   EK_F32_KERNELS(X)         \
   EK_ELEMENTWISE_KERNELS(X) \
+  EK_MAP_KERNELS(X)         \
+  EK_ROW_KERNELS(X)         \
   EK_KV_KERNELS(X)          \
   EK_DECODER_KERNELS(X)     \
   EK_SAMPLING_KERNELS(X)    \

@@ -71,6 +71,13 @@ struct BlobDef {
   X(kTranspose, 15, transpose_step)            \
   X(kSoftmax, 16, softmax_step)                \
   X(kConstant, 17, constant_step)              \
+  X(kMap, 24, map_step)                        \
+  X(kMapI64, 25, map_i64_step)                 \
+  X(kReduce, 26, reduce_step)                  \
+  X(kSoftmaxF32, 27, softmax_f32_step)         \
+  X(kNormalize, 28, normalize_step)            \
+  X(kCumSum, 29, cum_sum_step)                 \
+  X(kArgExtreme, 30, arg_extreme_step)         \
   X(kPoolF32, 31, pool_f32_step)               \
   X(kResample, 32, resample_step)              \
   X(kPick, 33, pick_step)                      \

@@ -17,7 +17,7 @@ constexpr Isa kIsa = Isa::kAvx512Vnni;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 6, kTileStrips = 4;  // 24 accumulators + 4 lines + activations of 32 registers
 constexpr int kF32TileRows = 12, kF32Sums = 24;
-#define EK_SIMD_SHALLOW                        // or the weights of gemm_shallow
+#define EK_SIMD_SHALLOW  // or the weights of gemm_shallow
 
 struct I32 {
   __m512i v;
@@ -48,6 +48,7 @@ EK_INLINE F32 add_f32(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 EK_INLINE F32 mul_f32(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 EK_INLINE F32 div_f32(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+EK_INLINE F32 sqrt_f32(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
 EK_INLINE F32 max_f32(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
 EK_INLINE F32 min_f32(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 EK_INLINE F32 abs_f32(F32 a) { return {_mm512_abs_ps(a.v)}; }
@@ -63,6 +64,15 @@ EK_INLINE int32_t max_lane(I32 a) { return _mm512_reduce_max_epi32(a.v); }
 EK_INLINE bool all_below(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) == 0xFFFF; }
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+EK_INLINE F32 select_equal(F32 a, F32 b, F32 x, F32 y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ), y.v, x.v)};
+}
+EK_INLINE F32 as_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
+EK_INLINE I32 sub_i32(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+template <int kBits>
+EK_INLINE I32 shift_right(I32 a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
 }
 EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), y.v, x.v)};

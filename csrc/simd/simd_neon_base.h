@@ -69,6 +69,7 @@ EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) {
 EK_INLINE F32 div_f32(F32 a, F32 b) {
   return {vdivq_f32(a.v0, b.v0), vdivq_f32(a.v1, b.v1), vdivq_f32(a.v2, b.v2), vdivq_f32(a.v3, b.v3)};
 }
+EK_INLINE F32 sqrt_f32(F32 a) { return {vsqrtq_f32(a.v0), vsqrtq_f32(a.v1), vsqrtq_f32(a.v2), vsqrtq_f32(a.v3)}; }
 // A compare and a select, not fmaxnm: a NaN in a must give b, of whatever kind the NaN is.
 EK_INLINE float32x4_t max_q(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 EK_INLINE float32x4_t min_q(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
@@ -103,6 +104,21 @@ EK_INLINE bool all_below(F32 a, F32 b) {
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {vbslq_f32(vcltq_f32(a.v0, b.v0), x.v0, y.v0), vbslq_f32(vcltq_f32(a.v1, b.v1), x.v1, y.v1),
           vbslq_f32(vcltq_f32(a.v2, b.v2), x.v2, y.v2), vbslq_f32(vcltq_f32(a.v3, b.v3), x.v3, y.v3)};
+}
+EK_INLINE F32 select_equal(F32 a, F32 b, F32 x, F32 y) {
+  return {vbslq_f32(vceqq_f32(a.v0, b.v0), x.v0, y.v0), vbslq_f32(vceqq_f32(a.v1, b.v1), x.v1, y.v1),
+          vbslq_f32(vceqq_f32(a.v2, b.v2), x.v2, y.v2), vbslq_f32(vceqq_f32(a.v3, b.v3), x.v3, y.v3)};
+}
+EK_INLINE F32 as_f32(I32 a) {
+  return {vreinterpretq_f32_s32(a.v0), vreinterpretq_f32_s32(a.v1), vreinterpretq_f32_s32(a.v2),
+          vreinterpretq_f32_s32(a.v3)};
+}
+EK_INLINE I32 sub_i32(I32 a, I32 b) {
+  return {vsubq_s32(a.v0, b.v0), vsubq_s32(a.v1, b.v1), vsubq_s32(a.v2, b.v2), vsubq_s32(a.v3, b.v3)};
+}
+template <int kBits>
+EK_INLINE I32 shift_right(I32 a) {
+  return {vshrq_n_s32(a.v0, kBits), vshrq_n_s32(a.v1, kBits), vshrq_n_s32(a.v2, kBits), vshrq_n_s32(a.v3, kBits)};
 }
 EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
   const uint32x4_t all = vdupq_n_u32(bits);

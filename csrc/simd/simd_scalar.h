@@ -15,6 +15,7 @@
 // stored for u8; for s8 it is the value.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
+// select_equal: a == b ? x : y; a NaN equals nothing. sub_i32 wraps. shift_right keeps the sign. as_f32: the same bits.
 // select_bits: lane i of x where bit i is set, else of y. sum_lanes adds lane i + 8 to lane i, then i + 4, i + 2, i
 // + 1. even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's
 // upper bits and make it quiet.
@@ -95,7 +96,8 @@ EK_INLINE F32 mul_f32(F32 a, F32 b) {
   return a;
 }
 /// a * b + c, rounded once, without a library's help: the product of two floats is exact in double, the sum there is
-/// rounded to odd (its last bit set where anything was lost), and so the rounding to float that follows is the only one.
+/// rounded to odd (its last bit set where anything was lost), and so the rounding to float that follows is the only
+/// one.
 EK_INLINE float fma_lane(float a, float b, float c) {
   const double product = static_cast<double>(a) * static_cast<double>(b), addend = static_cast<double>(c);
   const double sum = product + addend;
@@ -115,6 +117,10 @@ EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) {
 }
 EK_INLINE F32 div_f32(F32 a, F32 b) {
   for (int i = 0; i < 16; ++i) a.v[i] /= b.v[i];
+  return a;
+}
+EK_INLINE F32 sqrt_f32(F32 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] = __builtin_sqrtf(a.v[i]);
   return a;
 }
 EK_INLINE F32 max_f32(F32 a, F32 b) {
@@ -160,6 +166,10 @@ EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   for (int i = 0; i < 16; ++i) y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
   return y;
 }
+EK_INLINE F32 select_equal(F32 a, F32 b, F32 x, F32 y) {
+  for (int i = 0; i < 16; ++i) y.v[i] = a.v[i] == b.v[i] ? x.v[i] : y.v[i];
+  return y;
+}
 EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
   for (int i = 0; i < 16; ++i) y.v[i] = (bits >> i & 1) != 0 ? x.v[i] : y.v[i];
   return y;
@@ -198,6 +208,21 @@ EK_INLINE float float_of(uint32_t bits) {
   float x;
   __builtin_memcpy(&x, &bits, 4);
   return x;
+}
+EK_INLINE F32 as_f32(I32 a) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = float_of(static_cast<uint32_t>(a.v[i]));
+  return r;
+}
+EK_INLINE I32 sub_i32(I32 a, I32 b) {
+  for (int i = 0; i < 16; ++i)
+    a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) - static_cast<uint32_t>(b.v[i]));
+  return a;
+}
+template <int kBits>
+EK_INLINE I32 shift_right(I32 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] >>= kBits;
+  return a;
 }
 EK_INLINE F32 keep_bits(F32 a, uint32_t mask) {
   for (int i = 0; i < 16; ++i) a.v[i] = float_of(bits_of(a.v[i]) & mask);

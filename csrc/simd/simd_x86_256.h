@@ -56,6 +56,7 @@ EK_INLINE F32 fma_f32(F32 a, F32 b, F32 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
 EK_INLINE F32 div_f32(F32 a, F32 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+EK_INLINE F32 sqrt_f32(F32 a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
 EK_INLINE F32 max_f32(F32 a, F32 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 EK_INLINE F32 min_f32(F32 a, F32 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 EK_INLINE F32 abs_f32(F32 a) {
@@ -91,6 +92,16 @@ EK_INLINE bool all_below(F32 a, F32 b) {
 EK_INLINE F32 select_below(F32 a, F32 b, F32 x, F32 y) {
   return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
           _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+EK_INLINE F32 select_equal(F32 a, F32 b, F32 x, F32 y) {
+  return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_EQ_OQ)),
+          _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_EQ_OQ))};
+}
+EK_INLINE F32 as_f32(I32 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
+EK_INLINE I32 sub_i32(I32 a, I32 b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+template <int kBits>
+EK_INLINE I32 shift_right(I32 a) {
+  return {_mm256_srai_epi32(a.lo, kBits), _mm256_srai_epi32(a.hi, kBits)};
 }
 EK_INLINE F32 select_bits(uint32_t bits, F32 x, F32 y) {
   const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(bits));
@@ -207,6 +218,20 @@ EK_INLINE Quad load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);
   return {_mm256_set1_epi32(quad)};
+}
+#define EK_SIMD_F32_TAILS  // masked lanes are neither read nor written, and do not fault
+constexpr int32_t kFirstLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+EK_INLINE I32 first_lanes(size_t n) { return load_i32(kFirstLanes + 16 - n); }
+EK_INLINE F32 load_f32_n(const float* p, size_t n) {
+  if (n >= 16) return load_f32(p);
+  const I32 first = first_lanes(n);
+  return {_mm256_maskload_ps(p, first.lo), _mm256_maskload_ps(p + 8, first.hi)};
+}
+EK_INLINE void store_f32_n(float* p, F32 x, size_t n) {
+  if (n >= 16) return store_f32(p, x);
+  const I32 first = first_lanes(n);
+  _mm256_maskstore_ps(p, first.lo, x.lo);
+  _mm256_maskstore_ps(p + 8, first.hi, x.hi);
 }
 EK_INLINE Line low_nibbles(Line x) {
   const __m256i low = _mm256_set1_epi8(0x0F);

@@ -27,12 +27,20 @@ EK_INLINE void store_i32_n(int32_t* p, I32 x, size_t n) {
   store_i32(lanes, x);
   copy_bytes(p, lanes, n * sizeof(int32_t));
 }
+#ifndef EK_SIMD_F32_TAILS
 EK_INLINE void store_f32_n(float* p, F32 x, size_t n) {
   if (n >= 16) return store_f32(p, x);
   float lanes[16];
   store_f32(lanes, x);
   copy_bytes(p, lanes, n * sizeof(float));
 }
+EK_INLINE F32 load_f32_n(const float* p, size_t n) {
+  if (n >= 16) return load_f32(p);
+  float lanes[16] = {};
+  copy_bytes(lanes, p, n * sizeof(float));
+  return load_f32(lanes);
+}
+#endif
 EK_INLINE void store_f16_n(uint16_t* p, F32 x, size_t n) {
   if (n >= 16) return store_f16(p, x);
   uint16_t lanes[16];
@@ -50,12 +58,6 @@ EK_INLINE I32 load_i32_n(const int32_t* p, size_t n) {
   int32_t lanes[16] = {};
   copy_bytes(lanes, p, n * sizeof(int32_t));
   return load_i32(lanes);
-}
-EK_INLINE F32 load_f32_n(const float* p, size_t n) {
-  if (n >= 16) return load_f32(p);
-  float lanes[16] = {};
-  copy_bytes(lanes, p, n * sizeof(float));
-  return load_f32(lanes);
 }
 EK_INLINE I32 load_u8_n(const uint8_t* p, size_t n) {
   if (n >= 16) return load_u8(p);

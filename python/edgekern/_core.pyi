@@ -133,6 +133,13 @@ class StepKind(enum.IntEnum):
     TRANSPOSE = 15
     SOFTMAX = 16
     CONSTANT = 17
+    MAP = 24
+    MAP_I64 = 25
+    REDUCE = 26
+    SOFTMAX_F32 = 27
+    NORMALIZE = 28
+    CUM_SUM = 29
+    ARG_EXTREME = 30
     POOL_F32 = 31
     RESAMPLE = 32
     PICK = 33
@@ -140,6 +147,58 @@ class StepKind(enum.IntEnum):
     GATHER = 35
     GATHER_ELEMENTS = 36
     GATHER_ND = 37
+
+class MapOp(enum.IntEnum):
+    COPY = 0
+    NEG = 1
+    ABS = 2
+    SIGN = 3
+    SQRT = 4
+    RECIPROCAL = 5
+    EXP = 6
+    LOG = 7
+    SIN = 8
+    COS = 9
+    TAN = 10
+    ASIN = 11
+    ACOS = 12
+    ATAN = 13
+    SINH = 14
+    COSH = 15
+    TANH = 16
+    ERF = 17
+    SIGMOID = 18
+    SILU = 19
+    GELU = 20
+    GELU_TANH = 21
+    SOFTPLUS = 22
+    FLOOR = 23
+    CEIL = 24
+    ROUND = 25
+    NOT = 26
+    IS_NAN = 27
+    IS_INF = 28
+    ADD = 29
+    SUB = 30
+    MUL = 31
+    DIV = 32
+    MIN = 33
+    MAX = 34
+    POW = 35
+    MOD = 36
+    FMOD = 37
+    LESS = 38
+    LESS_EQUAL = 39
+    GREATER = 40
+    GREATER_EQUAL = 41
+    EQUAL = 42
+    AND = 43
+    OR = 44
+    XOR = 45
+    PRELU = 46
+    WHERE = 47
+    CLIP = 48
+    MUL_ADD = 49
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final

@@ -11,6 +11,7 @@
 
 #include "base/buffer.h"
 #include "base/checked.h"
+#include "float_steps.h"
 #include "gemm/pack.h"
 #include "memory/planner.h"
 #include "program/program.h"
@@ -534,9 +535,11 @@ inline SmallProgram every_kind() {
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
-  std::vector<uint32_t> results = {logits, counts, picture, list, anchors, kept};
-  for (const uint32_t id : moves_of(p, image)) results.push_back(id);
-  p.finish(results);
+  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept};
+  const std::vector<uint32_t> floats = add_float_steps(p);
+  outputs.insert(outputs.end(), floats.begin(), floats.end());
+  for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);
+  p.finish(outputs);
   return p;
 }
 
