@@ -41,7 +41,7 @@ PATHS = {
     "elementwise": ({"add"}, set()),
     "lookup": ({"lookup"}, set()),
     "pool": ({"max_rows", "sum_rows"}, {"requantize"}),
-    "move": (set(), {"transpose"}),
+    "move": (set(), {"transpose", "transpose_words"}),
 }
 
 

@@ -47,13 +47,15 @@ struct BoundSession {
   int threads = 1;
   std::vector<std::string> input_names, output_names;  // for errors
 
-  /// Calls body() without the GIL and alone.
+  /// Calls body() without the GIL and alone; raises what it says.
   template <typename Body>
   void run(Body&& body) {
-    const WithoutGil released;
-    const Turn::Guard guard(turn);
-    if (guard.orphaned()) session->forget_run();
-    body();
+    throw_if_error([&] {
+      const WithoutGil released;
+      const Turn::Guard guard(turn);
+      if (guard.orphaned()) session->forget_run();
+      return body();
+    }());
   }
 };
 
@@ -186,7 +188,7 @@ bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
     if (y && !is_plain(y)) return false;
     to.push_back(y ? y.mutable_data() : nullptr);
   }
-  s.run([&] { s.session->run(from.data(), to.data()); });
+  s.run([&] { return s.session->run(from.data(), to.data()); });
   return true;
 }
 
@@ -204,14 +206,14 @@ void bind_session(py::module_& m) {
           "run_segment",
           [](BoundSession& s, size_t i) {
             check_number("segment", i, s.session->index().segments.size());
-            s.run([&] { s.session->run_segment(i); });
+            s.run([&] { return s.session->run_segment(i); });
           },
           py::arg("segment"))
       .def(
           "run_step",
           [](BoundSession& s, size_t i) {
             check_number("step", i, s.session->index().steps.size());
-            s.run([&] { s.session->run_step(i); });
+            s.run([&] { return s.session->run_step(i); });
           },
           py::arg("step"))
       .def(

@@ -1,11 +1,11 @@
-// Transposition: of bytes by the kernel, of wider elements one by one.
+// Transposition of four axes: of bytes that swap two runs of them here, of all else as of any number of axes.
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/checked.h"
 #include "cpu/machine.h"
 #include "elementwise/elementwise.h"
+#include "elementwise/moves.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -54,18 +54,9 @@ void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], co
     });
     return;
   }
-  const size_t x_stride[4] = {x_shape[1] * x_shape[2] * x_shape[3] * item, x_shape[2] * x_shape[3] * item,
-                              x_shape[3] * item, item};
-  size_t shape[4], stride[4];
-  for (int i = 0; i < 4; ++i) shape[i] = x_shape[perm[i]], stride[i] = x_stride[perm[i]];
-  for (size_t i = 0; i < shape[0]; ++i) {
-    for (size_t j = 0; j < shape[1]; ++j) {
-      for (size_t k = 0; k < shape[2]; ++k) {
-        const uint8_t* from = x + i * stride[0] + j * stride[1] + k * stride[2];
-        for (size_t l = 0; l < shape[3]; ++l, y += item) std::memcpy(y, from + l * stride[3], item);
-      }
-    }
-  }
+  const size_t axes[4] = {static_cast<size_t>(perm[0]), static_cast<size_t>(perm[1]), static_cast<size_t>(perm[2]),
+                          static_cast<size_t>(perm[3])};
+  permute(rt, x, 4, x_shape, axes, item, y);
 }
 
 }  // namespace ek

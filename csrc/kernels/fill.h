@@ -18,6 +18,8 @@
   void fill_probes_##isa_name(ProbeKernels*);               \
   void fill_decoder_##isa_name(DecoderKernels*);            \
   void fill_kv_##isa_name(KvKernels*);                      \
+  void fill_sampling_##isa_name(SamplingKernels*);          \
+  void fill_words_##isa_name(WordKernels*);                 \
   inline Kernels make_kernels_##isa_name() {                \
     Kernels table{};                                        \
     table.isa = Isa::id;                                    \
@@ -33,6 +35,8 @@
     fill_probes_##isa_name(&table);                         \
     fill_decoder_##isa_name(&table);                        \
     fill_kv_##isa_name(&table);                             \
+    fill_sampling_##isa_name(&table);                       \
+    fill_words_##isa_name(&table);                          \
     return table;                                           \
   }                                                         \
   }

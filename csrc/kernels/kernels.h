@@ -19,6 +19,8 @@
 #include "kernels/map.h"
 #include "kernels/probes.h"
 #include "kernels/rows.h"
+#include "kernels/sampling.h"
+#include "kernels/words.h"
 
 namespace ek {
 
@@ -34,6 +36,8 @@ struct Kernels : GemmKernels,
                  RowKernels,
                  KvKernels,
                  DecoderKernels,
+                 SamplingKernels,
+                 WordKernels,
                  ProbeKernels {
   Isa isa;
 };
@@ -51,6 +55,8 @@ struct Kernels : GemmKernels,
   EK_ROW_KERNELS(X)           \
   EK_KV_KERNELS(X)            \
   EK_DECODER_KERNELS(X)       \
+  EK_SAMPLING_KERNELS(X)      \
+  EK_WORD_KERNELS(X)          \
   EK_PROBE_KERNELS(X)
 
 /// The table of an ISA that available_isas() lists.

@@ -83,7 +83,14 @@ struct BlobDef {
   X(kSoftmaxF32, 27, softmax_f32_step)              \
   X(kNormalize, 28, normalize_step)                 \
   X(kCumSum, 29, cum_sum_step)                      \
-  X(kArgExtreme, 30, arg_extreme_step)
+  X(kArgExtreme, 30, arg_extreme_step)              \
+  X(kPoolF32, 31, pool_f32_step)                    \
+  X(kResample, 32, resample_step)                   \
+  X(kPick, 33, pick_step)                           \
+  X(kPermute, 34, permute_step)                     \
+  X(kGather, 35, gather_step)                       \
+  X(kGatherElements, 36, gather_elements_step)      \
+  X(kGatherNd, 37, gather_nd_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

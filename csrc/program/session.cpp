@@ -30,6 +30,8 @@ struct Session::Impl final : StepSite {
   std::vector<uint8_t*> places;  // of tensors: in the arena, or the caller's memory while run() has moved them there
   std::vector<bool> movable;     // what only steps touch that ask `places`
   std::deque<std::vector<int32_t>> kept;  // a deque keeps their addresses
+  std::deque<std::vector<float>> kept_floats;
+  Fault fault_of_run;
   std::vector<Prepared> steps;
 
   const Runtime& runtime() const override { return rt; }
@@ -42,6 +44,8 @@ struct Session::Impl final : StepSite {
     return &shared_at;
   }
   int32_t* keep(size_t count) override { return kept.emplace_back(count).data(); }
+  float* keep_floats(size_t count) override { return kept_floats.emplace_back(count).data(); }
+  Fault* fault() override { return &fault_of_run; }
 
   uint64_t size(uint32_t id) const {
     uint64_t n = 0;
@@ -71,6 +75,19 @@ struct Session::Impl final : StepSite {
   void run_step(size_t step) {
     if (blobs_stay) return steps[step].run();
     with_blobs(index.steps[step], [&] { steps[step].run(); });
+  }
+
+  void run_steps(size_t segment) {
+    for (size_t i = index.segments[segment].begin; i < index.segments[segment].end; ++i) run_step(i);
+  }
+  /// What the run that ends here has to say; the next one begins without it.
+  Status end_run() {
+    if (fault_of_run.step == nullptr) return {};
+    const Fault fault = fault_of_run;
+    fault_of_run = {};
+    return {Code::kValue, "run: step '" + fault.step->name + "' (" + fault.step->op + ") was given the index " +
+                              std::to_string(fault.index) + ", which lies outside of [" + std::to_string(fault.low) +
+                              ", " + std::to_string(fault.high) + "]; results hold zeros where it was used"};
   }
 
   void find_movable();
@@ -220,19 +237,19 @@ uint8_t* Session::tensor(uint32_t id) { return impl_->bytes(id); }
 const char* Session::path(size_t step) const { return impl_->steps[step].path; }
 uint64_t Session::tensor_bytes(uint32_t id) const { return impl_->size(id); }
 
-void Session::run_segment(size_t segment) noexcept {
+Status Session::run_segment(size_t segment) noexcept {
   const FpGuard guard;
-  for (size_t i = impl_->index.segments[segment].begin; i < impl_->index.segments[segment].end; ++i) {
-    impl_->run_step(i);
-  }
+  impl_->run_steps(segment);
+  return impl_->end_run();
 }
 
-void Session::run_step(size_t step) noexcept {
+Status Session::run_step(size_t step) noexcept {
   const FpGuard guard;
   impl_->run_step(step);
+  return impl_->end_run();
 }
 
-void Session::run(const void* const* inputs, void* const* outputs) noexcept {
+Status Session::run(const void* const* inputs, void* const* outputs) noexcept {
   Impl& m = *impl_;
   const std::vector<uint32_t>&in = m.index.inputs, &out = m.index.outputs;
   for (size_t i = 0; i < in.size(); ++i) {
@@ -246,16 +263,22 @@ void Session::run(const void* const* inputs, void* const* outputs) noexcept {
     if (outputs[j] == nullptr || !m.may_move(out[j], outputs[j])) continue;
     if (!m.meets_output(outputs[j], m.size(out[j]), outputs, j)) m.places[out[j]] = static_cast<uint8_t*>(outputs[j]);
   }
-  for (size_t i = 0; i < m.index.segments.size(); ++i) run_segment(i);
+  {
+    const FpGuard guard;
+    for (size_t i = 0; i < m.index.segments.size(); ++i) m.run_steps(i);
+  }
   for (size_t j = 0; j < out.size(); ++j) {
     if (outputs[j] != nullptr && m.places[out[j]] != outputs[j]) {
       std::memmove(outputs[j], m.bytes(out[j]), m.size(out[j]));
     }
   }
+  const Status ended = m.end_run();
   forget_run();
+  return ended;
 }
 
 void Session::forget_run() {
+  impl_->fault_of_run = {};
   for (const uint32_t id : impl_->index.inputs) impl_->places[id] = impl_->bytes(id);
   for (const uint32_t id : impl_->index.outputs) impl_->places[id] = impl_->bytes(id);
   for (uint32_t id = 0; !impl_->blobs_stay && id < impl_->blobs.size(); ++id) {
@@ -266,6 +289,7 @@ void Session::forget_run() {
 uint64_t Session::arena_bytes() const {
   uint64_t total = impl_->arena.size() + impl_->shared.size();
   for (const auto& values : impl_->kept) total += values.size() * sizeof(int32_t);
+  for (const auto& values : impl_->kept_floats) total += values.size() * sizeof(float);
   return total;
 }
 

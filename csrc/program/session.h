@@ -40,11 +40,12 @@ class Session {
   /// The code that a step runs: "tile", "thin", "shallow", "gemv", "depthwise", "lookup", "move", ...
   const char* path(size_t step) const;
   /// All segments on the caller's arrays, in the order of the index; an output that is null is not wanted. What is only
-  /// converted or transposed at the border is read and written there, the rest is copied to and from the arena.
-  void run(const void* const* inputs, void* const* outputs) noexcept;
+  /// converted or transposed at the border is read and written there, the rest is copied to and from the arena. Fails
+  /// where an index in a tensor leaves its axis: the outputs are written, and hold zeros where it was used.
+  Status run(const void* const* inputs, void* const* outputs) noexcept;
   // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
-  void run_segment(size_t segment) noexcept;
-  void run_step(size_t step) noexcept;
+  Status run_segment(size_t segment) noexcept;
+  Status run_step(size_t step) noexcept;
   /// Makes it ready again where a run was begun and never ends: in the child of a fork.
   void forget_run();
   uint64_t arena_bytes() const;  // arena + scratch + prepared accumulator starts: all that the session owns

@@ -140,6 +140,13 @@ class StepKind(enum.IntEnum):
     NORMALIZE = 28
     CUM_SUM = 29
     ARG_EXTREME = 30
+    POOL_F32 = 31
+    RESAMPLE = 32
+    PICK = 33
+    PERMUTE = 34
+    GATHER = 35
+    GATHER_ELEMENTS = 36
+    GATHER_ND = 37
 
 class MapOp(enum.IntEnum):
     COPY = 0

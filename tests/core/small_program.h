@@ -23,9 +23,13 @@ namespace ek::test {
 
 /// An argument of a step: its name and its numbers.
 struct Argument {
+  /// Of one number, or of floats; a list in braces is one of integers.
   template <typename T>
   Argument(const char* its_name, T value) : name(its_name) {
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_same_v<T, std::vector<float>>) {
+      floats = std::move(value);
+      is_real = true;
+    } else if constexpr (std::is_floating_point_v<T>) {
       floats = {value};
       is_real = true;
     } else {
@@ -33,8 +37,6 @@ struct Argument {
     }
   }
   Argument(const char* its_name, std::vector<int64_t> values) : name(its_name), ints(std::move(values)) {}
-  Argument(const char* its_name, std::vector<float> values)
-      : name(its_name), is_real(true), floats(std::move(values)) {}
 
   std::string name;
   bool is_real = false;
@@ -508,6 +510,9 @@ class SmallProgram {
   std::vector<uint8_t> blobs_;
 };
 
+/// small_moves.h
+inline std::vector<uint32_t> moves_of(SmallProgram& p, uint32_t x);
+
 /// Every kind of step once or more, on shapes that leave tails everywhere.
 inline SmallProgram every_kind() {
   SmallProgram p;
@@ -564,8 +569,11 @@ inline SmallProgram every_kind() {
   std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, scores, mixed};
   const std::vector<uint32_t> more = add_float_steps(p);
   outputs.insert(outputs.end(), more.begin(), more.end());
+  for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);
   p.finish(outputs);
   return p;
 }
 
 }  // namespace ek::test
+
+#include "small_moves.h"

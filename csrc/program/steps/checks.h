@@ -1,8 +1,10 @@
 // What the checks of several families ask.
 #pragma once
 
+#include <array>
 #include <initializer_list>
 
+#include "base/checked.h"
 #include "conv/conv.h"
 #include "conv/window3.h"
 #include "program/steps/step.h"
@@ -26,6 +28,14 @@ bool has(const Step& step, size_t inputs, size_t blobs);
 bool product(std::initializer_list<size_t> factors, size_t* out);
 /// Whether a tensor has as many elements as a shape.
 bool holds(const TensorDef& tensor, std::initializer_list<size_t> shape);
+template <size_t N>
+bool holds(const TensorDef& tensor, const std::array<size_t, N>& shape) {
+  size_t elements = 1;
+  for (const size_t side : shape) {
+    if (!checked_mul(elements, side, &elements)) return false;
+  }
+  return elements_of(tensor) == elements;
+}
 /// Whether a blob has `bytes`, rounded up as blobs are.
 bool blob_is(const ProgramIndex& index, const Step& step, size_t i, size_t bytes);
 /// A clamp around the zero point that stays inside the 8-bit range.

@@ -23,6 +23,7 @@ struct Concat : NoMacs {
     size_t row = 0, whole = 0;
     for (size_t i = 0; i < bytes.size(); ++i) {
       size_t piece = 0;
+      if (input(index, step, i).dtype != output(index, step).dtype) return bad_step(step, "pieces of several types");
       if (!checked_mul(rows, bytes[i], &piece) || bytes_of(input(index, step, i)) != piece ||
           !checked_add(row, bytes[i], &row)) {
         return bad_step(step, "pieces do not match its tensors");

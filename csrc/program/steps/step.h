@@ -13,6 +13,17 @@
 
 namespace ek {
 
+/// Data that a run cannot do: an index that leaves its axis. Nothing is read there, and the run says so at its end.
+struct Fault {
+  const Step* step = nullptr;  // null: none so far
+  int64_t index = 0, low = 0, high = 0;
+
+  /// The first one of a run stays. By one thread at a time.
+  void note(const Step* at, int64_t found, int64_t lowest, int64_t highest) {
+    if (step == nullptr) *this = {at, found, lowest, highest};
+  }
+};
+
 /// What a step may ask of the session that it is prepared for. Addresses hold as long as the session; no tensor is read
 /// or written before it runs.
 class StepSite {
@@ -30,6 +41,9 @@ class StepSite {
   virtual uint8_t* const* scratch(size_t bytes) = 0;
   /// Memory of the step's own.
   virtual int32_t* keep(size_t count) = 0;
+  virtual float* keep_floats(size_t count) = 0;
+  /// Where a step notes what it cannot do. The step that it is prepared of has one address as long as the session.
+  virtual Fault* fault() = 0;
 
  protected:
   ~StepSite() = default;

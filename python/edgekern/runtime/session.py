@@ -153,7 +153,8 @@ class InferenceSession:
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
-            When a name is unknown or missing, or an array has another dtype or shape; nothing is written then.
+            When a name is unknown or missing, or an array has another dtype or shape; nothing is written then. Or
+            when an index among the values leaves its axis: what ``out`` holds is then no result.
         HostTimeoutError
             When a host step takes longer than ``host_timeout_s``.
         """

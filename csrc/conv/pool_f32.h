@@ -1,0 +1,22 @@
+// Pooling of float32 images of up to three axes, channels last.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "kernels/kernels.h"
+
+namespace ek {
+
+struct PoolF32Args {
+  size_t batch = 1, channels = 0;
+  std::array<size_t, 3> in{}, out{}, kernel{}, stride{}, dilation{}, pad{};  // depth, height, width; pad: in front
+  bool average = false;                                                      // else a maximum
+  bool count_include_pad = false;  // an average divides by all taps, else by those inside the image
+  const float* x = nullptr;
+  float* y = nullptr;
+};
+
+void pool_f32(const Runtime& rt, const PoolF32Args& args);
+
+}  // namespace ek

@@ -1,0 +1,119 @@
+// Items where indices of another tensor say. An index that leaves its axis is not followed.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "base/checked.h"
+#include "cpu/machine.h"
+#include "elementwise/item.h"
+#include "elementwise/moves.h"
+#include "threads/pool.h"
+
+namespace ek {
+namespace {
+
+constexpr size_t kTaskBytes = 65536;
+/// Bytes that count as moved for each index, and what one core moves in a microsecond.
+constexpr size_t kIndexBytes = 8;
+constexpr double kBytesPerUs = 5000;
+
+/// The place that an index names, counted from the end where it is negative; n or more where it leaves the axis.
+size_t place_of(int64_t index, size_t n) {
+  return static_cast<size_t>(index < 0 ? static_cast<uint64_t>(index) + n : static_cast<uint64_t>(index));
+}
+
+void note_lowest(std::atomic<size_t>& lowest, size_t found) {
+  size_t before = lowest.load(std::memory_order_relaxed);
+  while (found < before && !lowest.compare_exchange_weak(before, found, std::memory_order_relaxed)) {
+  }
+}
+
+/// body(begin, end) over `count` blocks of so many bytes, each with an index.
+template <typename Body>
+void for_each_part(const Runtime& rt, size_t count, size_t bytes, Body&& body) {
+  const size_t each = bytes + kIndexBytes, per_task = std::max<size_t>(1, kTaskBytes / each);
+  const double us = static_cast<double>(count) * static_cast<double>(each) / kBytesPerUs;
+  parallel_for(ceil_div(count, per_task), worth_a_thread(us) ? rt.threads : 1,
+               [&](size_t task) { body(task * per_task, std::min(count, (task + 1) * per_task)); });
+}
+
+}  // namespace
+
+size_t gather(const Runtime& rt, const GatherArgs& args) {
+  std::atomic<size_t> outside{kAllInside};
+  with_block(args.inner, [&](const auto& block) {
+    for_each_part(rt, args.outer * args.count, args.inner, [&](size_t begin, size_t end) {
+      size_t i = begin % args.count;
+      const uint8_t* from = args.data + begin / args.count * args.n * args.inner;
+      uint8_t* to = args.y + begin * args.inner;
+      for (size_t all = begin; all < end; ++all, to += args.inner) {
+        const size_t place = place_of(args.index[i], args.n);
+        if (place < args.n) {
+          block.copy(to, from + place * block.bytes());
+        } else {
+          block.clear(to);
+          note_lowest(outside, i);
+        }
+        if (++i == args.count) i = 0, from += args.n * args.inner;
+      }
+    });
+  });
+  return outside;
+}
+
+size_t gather_elements(const Runtime& rt, const GatherElementsArgs& args) {
+  const MoveShape& shape = args.shape;
+  const size_t side = shape[kMoveAxes - 1], step = args.x_step[kMoveAxes - 1];
+  size_t lines = 1;
+  for (size_t axis = 0; axis + 1 < kMoveAxes; ++axis) lines *= shape[axis];
+  std::atomic<size_t> outside{kAllInside};
+  with_block(args.item, [&](const auto& block) {
+    for_each_part(rt, lines, side * (args.item + kIndexBytes), [&](size_t begin, size_t end) {
+      for (size_t line = begin; line < end; ++line) {
+        size_t from = 0, rest = line;
+        for (size_t axis = kMoveAxes - 1; axis-- > 0 && rest != 0; rest /= shape[axis]) {
+          from += rest % shape[axis] * args.x_step[axis];
+        }
+        uint8_t* to = args.y + line * side * block.bytes();
+        for (size_t i = 0; i < side; ++i, from += step, to += block.bytes()) {
+          const size_t place = place_of(args.index[line * side + i], args.n);
+          if (place < args.n) {
+            block.copy(to, args.data + (from + place * args.axis_step) * block.bytes());
+          } else {
+            block.clear(to);
+            note_lowest(outside, line * side + i);
+          }
+        }
+      }
+    });
+  });
+  return outside;
+}
+
+size_t gather_nd(const Runtime& rt, const GatherNdArgs& args) {
+  size_t batch_slices = 1;
+  for (size_t k = 0; k < args.depth; ++k) batch_slices *= args.sides[k];
+  std::atomic<size_t> outside{kAllInside};
+  with_block(args.slice, [&](const auto& block) {
+    for_each_part(rt, args.batches * args.count, args.slice + args.depth * kIndexBytes, [&](size_t begin, size_t end) {
+      uint8_t* to = args.y + begin * block.bytes();
+      for (size_t i = begin; i < end; ++i, to += block.bytes()) {
+        size_t at = 0, k = 0;
+        for (; k < args.depth; ++k) {
+          const size_t place = place_of(args.index[i * args.depth + k], args.sides[k]);
+          if (place >= args.sides[k]) break;
+          at = at * args.sides[k] + place;
+        }
+        if (k == args.depth) {
+          block.copy(to, args.data + (i / args.count * batch_slices + at) * block.bytes());
+        } else {
+          block.clear(to);
+          note_lowest(outside, i * args.depth + k);
+        }
+      }
+    });
+  });
+  return outside;
+}
+
+}  // namespace ek
