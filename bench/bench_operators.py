@@ -7,7 +7,6 @@ is installed, OpenVINO's in float32. Free sizes are those of ``bench coverage``,
 """
 
 import argparse
-import io
 import subprocess
 import sys
 import tempfile
@@ -80,12 +79,11 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
         "reasons": sorted({step.reason for step in program.host_steps}),
         "kernel_share": kernel_macs / macs if macs else 1.0,
     }
-    model = path.read_bytes()
     expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
     row["relative_error"] = error_of(expected, ek.InferenceSession(program, num_threads=1).run(None, feeds))
     row |= _loaded(program, feeds)
     for count in threads:
-        contenders = _contenders(program, model, feeds, expected, count)
+        contenders = _contenders(program, path, feeds, expected, count)
         try:
             timings = measure(contenders, seconds=seconds)
         except AssertionError:
@@ -99,7 +97,7 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
 
 
 def _contenders(
-    program: ek.Program, model: bytes, feeds: dict[str, Array], expected: Sequence[Array], threads: int
+    program: ek.Program, path: Path, feeds: dict[str, Array], expected: Sequence[Array], threads: int
 ) -> list[Contender]:
     def check(found: Sequence[Array]) -> None:
         assert error_of(expected, [as_numpy(array) for array in found]) <= TOLERANCE
@@ -107,10 +105,10 @@ def _contenders(
     session = ek.InferenceSession(program, num_threads=threads)
     contenders = [
         Contender("edgekern", partial(session.run, None, feeds, out=session.run(None, feeds)), check),
-        onnxruntime("onnxruntime", model, feeds, threads, check),
+        onnxruntime("onnxruntime", str(path), feeds, threads, check),
     ]
     try:
-        contenders.append(Contender("openvino", _openvino(model, feeds, threads), check))
+        contenders.append(Contender("openvino", _openvino(path, feeds, threads), check))
     except ImportError:
         pass
     except Exception as error:  # what OpenVINO cannot compile has no row of its own
@@ -118,11 +116,11 @@ def _contenders(
     return contenders
 
 
-def _openvino(model: bytes, feeds: dict[str, Array], threads: int) -> Any:
+def _openvino(path: Path, feeds: dict[str, Array], threads: int) -> Any:
     import openvino
 
     core = openvino.Core()
-    read = core.read_model(io.BytesIO(model))
+    read = core.read_model(path)
     read.reshape({name: list(array.shape) for name, array in feeds.items()})
     hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
     request = core.compile_model(read, "CPU", hints).create_infer_request()

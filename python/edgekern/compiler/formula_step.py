@@ -116,7 +116,8 @@ class MapStep(KernelStep):
         place = {number: Operand(at) for at, number in enumerate(read)}
         self.operands = [self.operands[number] for number in read]
         self.code = [
-            (op, tuple(place[ref.number] if isinstance(ref, Operand) else ref for ref in refs)) for op, refs in self.code
+            (op, tuple(place[ref.number] if isinstance(ref, Operand) else ref for ref in refs))
+            for op, refs in self.code
         ]
 
     def _store_constants(self) -> None:

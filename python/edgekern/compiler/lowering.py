@@ -57,6 +57,7 @@ class Lowering:
         self._images: dict[Tensor, Tensor] = {}
         self._real: dict[ir.Value, Tensor] = {}
         self._plain: dict[ir.Value, Tensor] = {}
+        self._shared: dict[ir.Node, Tensor] = {}
         self._hosts: dict[ir.Node, HostNode] = {}
         self.inputs = {str(value.name): self._border(value) for value in graph.inputs}
 
@@ -141,6 +142,12 @@ class Lowering:
             stored = {tensor.name: tensor for tensor in self.model.proto.graph.initializer}
             [array] = evaluate(self.model, _leading_to(value), stored, [str(value.name)])
         return array
+
+    def shared(self, node: ir.Node, make: Callable[[], Tensor]) -> Tensor:
+        """What is made once for all results of a node."""
+        if node not in self._shared:
+            self._shared[node] = make()
+        return self._shared[node]
 
     def keep_stored(self, value: ir.Value, tensor: Tensor) -> None:
         """A value has become this 8-bit tensor."""

@@ -139,10 +139,6 @@ def _elu(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.MUL, result, gamma) if gamma != 1.0 else result
 
 
-def _softplus(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
-    return code(MapOp.SOFTPLUS, *x)
-
-
 def _mish(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.MUL, x[0], code(MapOp.TANH, code(MapOp.SOFTPLUS, x[0])))
 
@@ -182,10 +178,26 @@ def _cast(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.COPY, x[0])
 
 
+def _acosh(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
+    roots = [code(MapOp.SQRT, code(op, x[0], 1.0)) for op in (MapOp.SUB, MapOp.ADD)]
+    return code(MapOp.LOG, code(MapOp.ADD, x[0], code(MapOp.MUL, *roots)))
+
+
+def _asinh(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
+    size = code(MapOp.ABS, x[0])
+    root = code(MapOp.SQRT, code(MapOp.ADD, code(MapOp.MUL, size, size), 1.0))
+    return code(MapOp.MUL, code(MapOp.SIGN, x[0]), code(MapOp.LOG, code(MapOp.ADD, size, root)))
+
+
+def _atanh(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
+    quotient = code(MapOp.DIV, code(MapOp.ADD, x[0], 1.0), code(MapOp.SUB, 1.0, x[0]))
+    return code(MapOp.MUL, code(MapOp.LOG, quotient), 0.5)
+
+
 _SAME = (
     *("Abs", "Acos", "Asin", "Atan", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "IsNaN", "Log", "Neg", "Not"),
     *("Reciprocal", "Round", "Sigmoid", "Sign", "Sin", "Sinh", "Sqrt", "Tan", "Tanh", "Add", "Sub", "Mul", "Div"),
-    *("And", "Or", "Xor", "Less", "Greater", "Equal", "Where", "PRelu", "Acosh", "Asinh", "Atanh"),
+    *("And", "Or", "Xor", "Less", "Greater", "Equal", "Where", "PRelu"),
 )
 _NAMES = {"IsNaN": "IS_NAN"}
 _WRITERS: dict[str, Write] = {
@@ -203,7 +215,10 @@ _WRITERS: dict[str, Write] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     **dict.fromkeys(("Elu", "Celu", "Selu"), _elu),
-    "Softplus": _softplus,
+    "Softplus": _plain(MapOp.SOFTPLUS),
+    "Acosh": _acosh,
+    "Asinh": _asinh,
+    "Atanh": _atanh,
     "Mish": _mish,
     "LeakyRelu": _leaky,
     "ThresholdedRelu": _thresholded,
