@@ -15,7 +15,7 @@ constexpr size_t kDepth = 256;
 /// Rows that a strip meets before the next one comes: a multiple of every tile's height. Their part of A stays in the
 /// L2.
 constexpr size_t kRows = 96;
-/// Strips side by side that the narrowest tile takes.
+/// Strips side by side that a low tile takes: one where rows are many, which has the L1 for itself.
 constexpr size_t kSide = 4;
 /// Strips from which on a copy of the rows is paid for by what they then save: rows a power of two apart share the sets
 /// of an L1.
@@ -43,7 +43,7 @@ struct Depth {
 
 void run_depth(const Kernels& kernels, const F32Args& args, const F32Rows& rows, const Depth& depth, bool starts,
                bool ends, size_t row0, size_t row1, size_t strip0, size_t strip1) {
-  const size_t height = kernels.f32_tile_rows, side = row1 - row0 < height ? kSide : 2, n = args.b.n;
+  const size_t height = kernels.f32_tile_rows, side = row1 - row0 < height ? kSide : 1, n = args.b.n;
   const size_t unpacked_to = args.b.tail == nullptr ? strip1 : std::min(strip1, n / kStrip);
   const Epilogue* const finish = ends && !is_plain(args) ? &args.epilogue : nullptr;
   F32GemmTile tile = {};
@@ -56,6 +56,8 @@ void run_depth(const Kernels& kernels, const F32Args& args, const F32Rows& rows,
   tile.starts = starts;
   tile.scale = args.scale;
   tile.ldc = args.ldc;
+  const size_t depth_line =
+      depth.shift + (rows.table == nullptr || depth.runs == 0 ? 0 : rows.lines[depth.run] / kStrip);
   for (size_t strip = strip0; strip < strip1;) {
     const bool in_tail = strip >= unpacked_to;
     const size_t next = in_tail ? strip1 : std::min(unpacked_to, strip + side);
@@ -64,7 +66,12 @@ void run_depth(const Kernels& kernels, const F32Args& args, const F32Rows& rows,
     tile.b = (in_tail ? args.b.tail : args.b.strip(strip)) + depth.shift * tile.b_line;
     tile.col0 = strip * kStrip;
     tile.cols = std::min(n, next * kStrip) - tile.col0;
-    for (size_t row = row0; row < row1; row += tile.rows) {
+    // A strip is a few pages of its own, which nothing fetches ahead by itself: each tile asks for a part of the next.
+    const bool fetches = args.b.packed() && next < strip1 && row1 - row0 > 2 * height;
+    const size_t lines = fetches ? depth.runs * depth.k : 0, per_tile = ceil_div(lines, ceil_div(row1 - row0, height));
+    for (size_t row = row0, line = 0; row < row1; row += tile.rows, line += per_tile) {
+      tile.ahead_lines = line < lines ? std::min(per_tile, lines - line) : 0;
+      tile.ahead = fetches ? args.b.strip(next) + depth_line * kStrip + line * kStrip : nullptr;
       tile.rows = std::min(height, row1 - row);
       tile.row0 = row;
       if (rows.table == nullptr) {

@@ -23,6 +23,8 @@ struct F32GemmTile {
   const size_t* lines;  // [runs]: floats from there to a run's first line
   size_t b_step;        // floats from strip to strip
   size_t b_line;        // floats from line to line
+  const float* ahead;   // lines of a strip that comes later, to be on their way to the L2
+  size_t ahead_lines;   // how many
   bool starts;          // sums begin at zero; else at what C, float32, holds
   float scale;          // of finished sums, where there is an epilogue
   uint8_t* c;           // float32 sums, or what the epilogue makes of them

@@ -133,6 +133,7 @@ __attribute__((noinline)) void f32_tile_rows_of(const F32GemmTile& t, const Epil
 }
 
 void gemm_f32_tile(const F32GemmTile& t, const Epilogue* e) {
+  for (size_t i = 0; i < t.ahead_lines; ++i) __builtin_prefetch(t.ahead + i * kStrip, 0, 2);
   unroll<kF32TileRows>([&](auto r) EK_LAMBDA {
     if (t.rows == r.value + 1) f32_tile_rows_of<r.value + 1>(t, e);
   });

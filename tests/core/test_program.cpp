@@ -273,8 +273,10 @@ TEST_CASE("a step without arguments, or with damaged ones, has no work, and aski
   for (Step step : p.index.steps) {
     CAPTURE(step.op);
     const StepType& type = *find_step_type(step.kind);
-    CHECK((type.macs(step) > 0) ==
-          (step.kind == StepKind::kConv || step.kind == StepKind::kDepthwise || step.kind == StepKind::kGemm));
+    const bool of_bytes =
+        step.kind == StepKind::kConv || step.kind == StepKind::kDepthwise || step.kind == StepKind::kGemm;
+    const bool of_floats = step.kind >= StepKind::kConvF32 && step.kind <= StepKind::kAttentionF32;
+    CHECK((type.macs(step) > 0) == (of_bytes || of_floats));
     std::fill(step.ints.begin(), step.ints.end(), 0);
     CHECK(type.macs(step) == 0);
     step.ints.clear();

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference.activations import LN2_HIGH, LN2_LOW, LOG2_E, exp_minus_one, gelu, gelu_tanh, silu, times_pow2
+from reference.activations import gelu, gelu_tanh, silu, times_pow2
 from reference.fma import fma
 from reference.quantize import quantize_linear
 
@@ -158,12 +158,22 @@ def matmul_f32(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     return _placed(y, a["batch"], a["c_batch"], result, a["c_row"])
 
 
+EXP_TERMS = tuple(
+    float.fromhex(term)
+    for term in ("0x1p0", "0x1p0", "0x1p-1", "0x1.55548ep-3", "0x1.55545ep-5", "0x1.123b52p-7", "0x1.6db41cp-10")
+)
+
+
 def exp_below_zero(x: Array) -> Array:
     """exp of what is not above zero, as ``kernels/exp.inl`` has it."""
-    v = np.where(np.float32(-110) > x, np.float32(-110), x)
-    n = np.rint(v * LOG2_E)
-    r = (v - n * LN2_HIGH) - n * LN2_LOW
-    return times_pow2(np.float32(1) + exp_minus_one(r), np.where(np.isnan(n), np.float32(0), n))
+    shift = np.float32(1.5 * 2**23)
+    v = np.where(np.float32(-104) > x, np.float32(-104), x)
+    n = fma(v, np.float32(float.fromhex("0x1.715476p0")), shift) - shift
+    r = fma(n, np.float32(float.fromhex("0x1.05c61p-29")), fma(n, np.float32(float.fromhex("-0x1.62e43p-1")), v))
+    p = np.full_like(r, EXP_TERMS[-1])
+    for term in EXP_TERMS[-2::-1]:
+        p = fma(p, r, np.float32(term))
+    return times_pow2(p, np.where(np.isnan(n), np.float32(0), n))
 
 
 def sum_lanes(x: Array) -> Array:
