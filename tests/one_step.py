@@ -23,6 +23,7 @@ def one_step(
     kind: StepKind,
     inputs: Sequence[Array],
     output: tuple[tuple[int, ...], npt.DTypeLike],
+    /,
     blobs: Sequence[Array | bytes] = (),
     **arguments: Any,
 ) -> ek.Program:

@@ -16,8 +16,8 @@ from edgekern.compiler.operators.table import OPERATORS
 
 # Lowest first: a room includes itself and the rooms before it.
 CPP_ROOMS = [
-    *("base", "cpu", "threads", "simd", "kernels", "hash", "elementwise", "gemm", "conv", "calibration", "memory"),
-    *("weights", "kvcache", "program", "decoder", "capi", "bindings"),
+    *("base", "cpu", "threads", "simd", "kernels", "hash", "elementwise", "gemm", "recurrent", "conv", "calibration"),
+    *("memory", "weights", "kvcache", "program", "decoder", "capi", "bindings"),
 ]
 # MXCSR can be set by intrinsic only; it is state of the floating-point unit and no vector code.
 TOUCHES_MXCSR = "base/fp_env.h"

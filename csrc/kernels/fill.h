@@ -20,6 +20,7 @@
   void fill_kv_##isa_name(KvKernels*);                      \
   void fill_sampling_##isa_name(SamplingKernels*);          \
   void fill_words_##isa_name(WordKernels*);                 \
+  void fill_recurrent_##isa_name(RecurrentKernels*);        \
   inline Kernels make_kernels_##isa_name() {                \
     Kernels table{};                                        \
     table.isa = Isa::id;                                    \
@@ -37,6 +38,7 @@
     fill_kv_##isa_name(&table);                             \
     fill_sampling_##isa_name(&table);                       \
     fill_words_##isa_name(&table);                          \
+    fill_recurrent_##isa_name(&table);                      \
     return table;                                           \
   }                                                         \
   }

@@ -18,6 +18,7 @@
 #include "kernels/kv.h"
 #include "kernels/map.h"
 #include "kernels/probes.h"
+#include "kernels/recurrent.h"
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/words.h"
@@ -38,6 +39,7 @@ struct Kernels : GemmKernels,
                  DecoderKernels,
                  SamplingKernels,
                  WordKernels,
+                 RecurrentKernels,
                  ProbeKernels {
   Isa isa;
 };
@@ -57,6 +59,7 @@ struct Kernels : GemmKernels,
   EK_DECODER_KERNELS(X)       \
   EK_SAMPLING_KERNELS(X)      \
   EK_WORD_KERNELS(X)          \
+  EK_RECURRENT_KERNELS(X)     \
   EK_PROBE_KERNELS(X)
 
 /// The table of an ISA that available_isas() lists.

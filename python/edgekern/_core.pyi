@@ -147,6 +147,7 @@ class StepKind(enum.IntEnum):
     GATHER = 35
     GATHER_ELEMENTS = 36
     GATHER_ND = 37
+    RECURRENT = 38
 
 class MapOp(enum.IntEnum):
     COPY = 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference import maps, moves, products_f32, rows, sampling
+from reference import maps, moves, products_f32, recurrent, rows, sampling
 from reference.gemm import matmul_integer, requantize
 from reference.quantize import bounds, dequantize_linear, quantize_linear
 
@@ -22,6 +22,7 @@ FAMILIES: dict[str, Callable[..., Array]] = {
     **products_f32.STEPS,
     **maps.STEPS,
     **rows.STEPS,
+    **recurrent.STEPS,
     **moves.STEPS,
     **sampling.STEPS,
 }
