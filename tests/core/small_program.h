@@ -24,7 +24,10 @@ namespace ek::test {
 struct Argument {
   template <typename T>
   Argument(const char* its_name, T value) : name(its_name) {
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_same_v<T, std::vector<float>>) {
+      floats = std::move(value);
+      is_real = true;
+    } else if constexpr (std::is_floating_point_v<T>) {
       floats = {value};
       is_real = true;
     } else {
@@ -32,8 +35,6 @@ struct Argument {
     }
   }
   Argument(const char* its_name, std::vector<int64_t> values) : name(its_name), ints(std::move(values)) {}
-  Argument(const char* its_name, std::vector<float> values)
-      : name(its_name), is_real(true), floats(std::move(values)) {}
 
   std::string name;
   bool is_real = false;
