@@ -52,7 +52,7 @@ BOUNDS = {
     "ATAN": (0.51, np.arctan),
     "SINH": (0.51, np.sinh),
     "COSH": (0.51, np.cosh),
-    "TANH": (4, np.tanh),
+    "TANH": (5, np.tanh),
     "ERF": (2, np.vectorize(math.erf, otypes=[np.float64])),
     "SIGMOID": (3, lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x)))),
     "SOFTPLUS": (2, lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))),

@@ -5,9 +5,8 @@
 //            softplus by an exponential. erf: below 0.92 an odd polynomial, above it 1 - exp(-a - a Q(a)). Coefficients
 //            are minimax ones, fitted here.
 // Bits       multiplications, additions, fused multiply-adds and divisions in the order written: the same on every ISA.
-// Accuracy   exp and log 1, erf and softplus 2, sigmoid and tanh 3 units in the last place, for every float, results
-// that
-//            are subnormal included but for sigmoid's, which may be 0 (tests/test_map.py holds them).
+// Accuracy   exp and log 1, erf and softplus 2, sigmoid 3, tanh 5 units in the last place, for every float, subnormal
+//            results included but for sigmoid's, which may be 0 (tests/test_map.py holds them).
 // Edges      a NaN stays one; infinities and zeros give the limits, with their sign.
 #pragma once
 
