@@ -53,7 +53,7 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"pool_f32", {{"max_box_f32", "sum_box_f32"}, {}}},
       {"move", {{}, {"transpose", "transpose_words"}}},
       {"map", {{"map", "map_i64"}, {"map_load", "map_store", "map_load_i64", "map_store_i64"}}},
-      {"reduce", {{"reduce_row", "reduce_columns", "reduce_i64"}, {}}},
+      {"reduce", {{"reduce_rows", "reduce_columns", "reduce_i64"}, {}}},
       {"softmax_f32", {{"softmax_f32_rows", "softmax_f32_columns"}, {}}},
       {"normalize", {{"normalize_rows"}, {}}},
       {"scan", {{"cum_sum", "cum_sum_i64", "arg_extreme", "arg_extreme_i64"}, {}}},
