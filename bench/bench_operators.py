@@ -68,6 +68,8 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
         program = ek.compile(path, shapes=shapes)
     except (EdgekernError, OSError) as error:
         return row | {"error": " ".join(str(error).split())[:300]}
+    except Exception as error:  # none may come: the row says which did
+        return row | {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     row["compile_s"] = time.perf_counter() - start
     host = [node for step in program.host_steps for node in step.operators]
     kernel_macs = sum(step.macs for step in program.steps)

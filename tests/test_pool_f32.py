@@ -37,7 +37,6 @@ def pool(shape, window, *, stride=(1, 1, 1), dilation=(1, 1, 1), pad=(0, 0, 0), 
         "channels": channels,
         "average": 0,
         "count_include_pad": 0,
-        "power": 0.0,
     }
     x = np.empty(shape, np.float32)
     return one_step(StepKind.POOL_F32, [x], ((batch, *out, channels), np.float32), **(arguments | changes))
@@ -112,7 +111,6 @@ def test_golden_bytes(isa, average):
         ({"kernel": [1, 0, 3]}, "damaged window"),
         ({"kernel": [1, 3, 2**31 - 1]}, "window does not fit the image"),
         ({"pad": [0, 5, 0]}, "a window lies wholly in the padding"),
-        ({"power": 3.0}, "damaged power"),
         ({"channels": 4}, "tensors do not match its sizes"),
         ({"batch": 3}, "tensors do not match its sizes"),
     ],

@@ -9,7 +9,6 @@ namespace {
 
 struct PoolF32 : NoMacs {
   PoolF32Args args;
-  float power = 0;
 
   template <typename Arguments>
   void each(Arguments& a) {
@@ -23,7 +22,6 @@ struct PoolF32 : NoMacs {
     a.size("channels", args.channels, 1);
     a.flag("average", args.average);
     a.flag("count_include_pad", args.count_include_pad);
-    a.real("power", power);
   }
 
   /// Two of the axes, as the checks of flat windows take them.
@@ -44,7 +42,6 @@ struct PoolF32 : NoMacs {
                          args.dilation[axis] > 0;
       if (!there) return bad_step(step, "damaged window");
     }
-    if (power != 0) return bad_step(step, "damaged power");
     const Window low = flat(1, 2), high = flat(0, 1);
     if (!window_fits(low) || !window_fits(high)) return bad_step(step, "window does not fit the image");
     if (!window_covers(low) || !window_covers(high)) return bad_step(step, "a window lies wholly in the padding");

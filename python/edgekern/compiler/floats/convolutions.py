@@ -12,9 +12,11 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
+from edgekern.compiler.floats.moves import pick
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
+from edgekern.compiler.operators.window import MAX_TAPS
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.values import (
     int_attribute,
@@ -28,6 +30,7 @@ from edgekern.graph.values import (
 FloatArray = npt.NDArray[np.float32]
 Triple = tuple[int, int, int]
 _SPATIAL = 3  # dimensions that a kernel takes
+_SIZES = ("in", "out", "kernel", "stride", "dilation", "pad")
 # What fuse_epilogues fills in.
 NO_EPILOGUE: dict[str, Any] = {"activation": 0, "addend_first": 0, "lo": -math.inf, "hi": math.inf}
 
@@ -71,6 +74,49 @@ class Window:
         return {"batch": self.batch, **self.sizes}
 
     @property
+    def fits(self) -> bool:
+        """Whether every window begins within reach of the image, as the kernels want it."""
+        return self.taps <= MAX_TAPS and all(
+            0 <= pad <= dilation * (kernel - 1) and (out - 1) * stride < image + pad
+            for image, out, kernel, stride, dilation, pad in self._axes
+        )
+
+    @property
+    def turned(self) -> Window:
+        """Of a ConvTranspose: the window that leads from its result back to its input."""
+        return Window(self.batch, {**self.sizes, "in": self.sizes["out"], "out": self.sizes["in"]})
+
+    def padded(self) -> Window:
+        """The same window over an image that holds its own padding."""
+        image = [
+            size + pad + max(over, 0)
+            for size, pad, over in zip(self.sizes["in"], self.sizes["pad"], self.overhang, strict=True)
+        ]
+        return Window(self.batch, {**self.sizes, "in": image, "pad": [0] * _SPATIAL})
+
+    @property
+    def covers(self) -> bool:
+        """Whether each window sees a pixel of the image: dilation can step over a small one."""
+        return all(
+            any(0 <= at < image for at in range(start, start + (kernel - 1) * dilation + 1, dilation))
+            for image, out, kernel, stride, dilation, pad in self._axes
+            for start in range(-pad, 0, stride)
+            if (start + pad) // stride < out
+        )
+
+    @property
+    def overhang(self) -> list[int]:
+        """How far the last window reaches behind the image, along each axis."""
+        return [
+            (out - 1) * stride + (kernel - 1) * dilation + 1 - pad - image
+            for image, out, kernel, stride, dilation, pad in self._axes
+        ]
+
+    @property
+    def _axes(self) -> list[tuple[int, ...]]:
+        return list(zip(*(self.sizes[name] for name in _SIZES), strict=True))
+
+    @property
     def taps(self) -> int:
         return math.prod(self.sizes["kernel"])
 
@@ -95,9 +141,11 @@ def reason(node: ir.Node) -> str | None:
         return f"{node.op_type} over {len(x) - 2} dimensions has no kernel"
     if 0 in (*x, *y, *w):
         return f"a {node.op_type} of nothing has no kernel"
-    pads = Window.of(node, w[2:]).sizes["pad"]
-    if min(pads) < 0 or min(ints_attribute(node, "pads", [0])) < 0:
+    window = Window.of(node, w[2:])
+    if min(window.sizes["pad"]) < 0 or min(ints_attribute(node, "pads", [0])) < 0:
         return "negative padding has no kernel"
+    if window.taps > MAX_TAPS or (node.op_type == "ConvTranspose" and not window.turned.fits):
+        return "a window that begins outside the image has no kernel"
     return None
 
 
@@ -110,6 +158,8 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     x = lowering.image(source)
     in_c = x.shape[-1]
     window = Window.of(node, weights.shape[2:])
+    if node.op_type == "Conv" and not window.fits:
+        x, window = _padded(lowering, source, x, window, label(node)), window.padded()
     shape = known_shape(value)
     order = channels_last(len(shape))
     y = new_tensor(value, tuple(shape[axis] for axis in order), order)
@@ -121,9 +171,8 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     step = KernelStep(StepKind.CONV_F32, label(node), node.op_type, [x], y, arguments=arguments)
     if transposes:
         step.kind = StepKind.CONV_TRANSPOSE_F32
-        # (in, out of a group, taps) as rows of what one input pixel adds to each tap's pixel.
-        parts = weights.reshape(groups, in_c // groups, out_c // groups, window.taps).transpose(0, 3, 2, 1)
-        packed = _core.pack_f32_blob(np.ascontiguousarray(parts.reshape(groups, -1, in_c // groups)))
+        parts = weights.reshape(groups, in_c // groups, out_c // groups, window.taps).transpose(0, 2, 3, 1)
+        packed = _core.pack_f32_blob(np.ascontiguousarray(parts.reshape(groups, out_c // groups, -1)))
         step.blobs = [packed, pad_strips(bias, groups)]
     elif groups > 1 and groups == in_c == out_c:
         step.kind = StepKind.DEPTHWISE_F32
@@ -138,6 +187,18 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         packed = _core.pack_f32_blob(np.ascontiguousarray(parts.reshape(groups, out_c // groups, -1)))
         step.blobs = [packed, pad_strips(bias, groups)]
     return lowering.emit(step)
+
+
+def _padded(lowering: Lowering, source: ir.Value, x: Tensor, window: Window, name: str) -> Tensor:
+    """An image with zeros around it."""
+    wide, rank = window.padded().sizes["in"], len(x.shape) - 2
+    tables = [np.arange(x.shape[0]), np.arange(x.shape[-1])]
+    for size, pad, side in zip(
+        *(values[-rank:] for values in (window.sizes["in"], window.sizes["pad"], wide)), strict=True
+    ):
+        at = np.arange(side) - pad
+        tables.append(np.where((at < 0) | (at >= size), -1, at))
+    return pick(lowering, x, source, tables, name, "Pad")
 
 
 OPERATOR = FloatOperator(frozenset({"Conv", "ConvTranspose"}), reason, lower)

@@ -242,6 +242,8 @@ def reason(node: ir.Node) -> str | None:
         return None
     if node.op_type == "Where" and not _types(node, 1) & _NUMBERS:
         return None
+    if node.op_type == "Pow":
+        return None
     if node.op_type not in _WHOLE:
         return f"{node.op_type} of integers has no kernel"
     if _types(node, 1 if node.op_type == "Where" else 0) & FLOAT:
@@ -257,6 +259,8 @@ def _is_whole(node: ir.Node) -> bool:
     """Whether it computes in integers."""
     if node.op_type == "Cast":
         return not (_types(node) | {node.outputs[0].dtype}) & FLOAT
+    if node.op_type == "Pow":
+        return not _types(node) & FLOAT
     return bool(_types(node, 1 if node.op_type == "Where" else 0) & _NUMBERS)
 
 

@@ -92,7 +92,8 @@ def _depth_to_space(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tenso
     batch, height, width, channels = x.shape
     if node.op_type == "SpaceToDepth":
         parts = view(x, shape=(batch, height // block, block, width // block, block, channels), order=())
-        y = transposed(lowering, parts, (0, 1, 3, 2, 4, 5), (), label(node))
+        rows = text_attribute(node, "mode", "DCR") == "DCR"
+        y = transposed(lowering, parts, (0, 1, 3, 2, 4, 5) if rows else (0, 1, 3, 5, 2, 4), (), label(node))
         shape = (batch, height // block, width // block, channels * block * block)
     else:
         depth = channels // (block * block)

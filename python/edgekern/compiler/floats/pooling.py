@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekern._core import StepKind
+from edgekern._core import MapOp, StepKind
 from edgekern.compiler.floats.convolutions import Window
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
+from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
-from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands
+from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands, text_attribute
 
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
 _WINDOWS = frozenset({"AveragePool", "MaxPool", "LpPool"})
@@ -26,26 +27,55 @@ def reason(node: ir.Node) -> str | None:
         return "a pooling of nothing has no kernel"
     if len(used_outputs(node)) > 1:
         return "the indices of a pooling have no kernel"
-    if node.op_type in _WINDOWS and min(ints_attribute(node, "pads", [0])) < 0:
+    pads = ints_attribute(node, "pads", [0] * 2 * (len(x) - 2))
+    if node.op_type in _WINDOWS and min(pads) < 0:
         return "negative padding has no kernel"
+    window = _window(node)
+    if not window.fits:
+        return "a window that begins outside the image has no kernel"
+    if not window.covers:
+        return "a window that sees nothing but padding has no kernel"
+    stated = zip(window.overhang[5 - len(x) :], pads[len(x) - 2 :], strict=True)
+    explicit = text_attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    if explicit and int_attribute(node, "count_include_pad", 0) and any(over > pad for over, pad in stated):
+        return "count_include_pad with a window that ends behind the padding has no kernel"
     return None
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = next(operands(node))
-    x, before, shape = lowering.image(source), known_shape(source), known_shape(value)
+    x, shape, window = lowering.image(source), known_shape(value), _window(node)
     order = channels_last(len(shape))
-    y = new_tensor(value, tuple(shape[axis] for axis in order), order)
-    kernel = before[2:] if node.op_type in _GLOBAL else tuple(ints_attribute(node, "kernel_shape", []))
-    window = _whole(before) if node.op_type in _GLOBAL else Window.of(node, kernel)
+    stored = tuple(shape[axis] for axis in order)
+    sums = "Lp" in node.op_type
+    p = float(int_attribute(node, "p", 2))
+    if sums:
+        x = _map(lowering, node, x, x.shape, [(MapOp.ABS, (Operand(0),)), (MapOp.POW, (Result(0), p))])
     arguments = {
         **window.arguments,
-        "channels": before[1],
-        "average": int("Average" in node.op_type),
-        "count_include_pad": int_attribute(node, "count_include_pad", 0),
-        "power": float(int_attribute(node, "p", 2)) if "Lp" in node.op_type else 0.0,
+        "channels": shape[1],
+        "average": int(sums or "Average" in node.op_type),
+        "count_include_pad": int(sums or int_attribute(node, "count_include_pad", 0)),
     }
-    return lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
+    y = new_tensor(value, stored, order)
+    y = lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
+    if not sums:
+        return y
+    code: list[Instruction] = [(MapOp.MUL, (Operand(0), float(window.taps))), (MapOp.POW, (Result(0), 1 / p))]
+    return _map(lowering, node, y, stored, code)
+
+
+def _map(lowering: Lowering, node: ir.Node, x: Tensor, shape: tuple[int, ...], code: list[Instruction]) -> Tensor:
+    y = Tensor(label(node), x.dtype, shape, order=x.order)
+    step = MapStep(StepKind.MAP, label(node), node.op_type, [], y, operands=[x], code=code)
+    step.read()
+    return lowering.emit(step)
+
+
+def _window(node: ir.Node) -> Window:
+    if node.op_type in _GLOBAL:
+        return _whole(known_shape(node.inputs[0]))
+    return Window.of(node, tuple(ints_attribute(node, "kernel_shape", [])))
 
 
 def _whole(shape: tuple[int, ...]) -> Window:
