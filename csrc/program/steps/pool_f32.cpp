@@ -1,11 +1,16 @@
-// Pooling of float32 images: a maximum, or an average.
+// Pooling of float32 images: a maximum, an average, or a norm.
 #include "conv/pool_f32.h"
+
+#include <cmath>
 
 #include "base/checked.h"
 #include "program/steps/checks.h"
 
 namespace ek {
 namespace {
+
+/// p of a norm; each costs a product a tap.
+constexpr float kMostPower = 64;
 
 struct PoolF32 : NoMacs {
   PoolF32Args args;
@@ -44,7 +49,7 @@ struct PoolF32 : NoMacs {
                          args.dilation[axis] > 0;
       if (!there) return bad_step(step, "damaged window");
     }
-    if (power != 0) return bad_step(step, "damaged power");
+    if (!(power >= 0 && power <= kMostPower) || power != std::floor(power)) return bad_step(step, "damaged power");
     const Window low = flat(1, 2), high = flat(0, 1);
     if (!window_fits(low) || !window_fits(high)) return bad_step(step, "window does not fit the image");
     if (!window_covers(low) || !window_covers(high)) return bad_step(step, "a window lies wholly in the padding");
@@ -59,6 +64,7 @@ struct PoolF32 : NoMacs {
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
     PoolF32Args all = args;
+    all.power = static_cast<size_t>(power);
     all.x = reinterpret_cast<const float*>(site.bytes(step.in[0]));
     all.y = reinterpret_cast<float*>(site.bytes(step.out[0]));
     return {"pool_f32", [&rt, all] { pool_f32(rt, all); }};
