@@ -127,7 +127,7 @@ def as_numpy(value: Any) -> Array:
 
 def onnxruntime(
     name: str,
-    model: bytes,
+    model: bytes | str,
     feeds: Mapping[str, Array],
     threads: int,
     check: Check,

@@ -74,3 +74,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if DATA_ROOT.is_dir() and any(reason.startswith("test data") for reason in _skips(reporter)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def no_float_kernels():
+    """Every float operator on the host: for tests of host steps, which are the same whichever operator is one."""
+    from edgekern.compiler.floats.table import FLOATS
+
+    kernels = dict(FLOATS)
+    FLOATS.clear()
+    yield
+    FLOATS.update(kernels)

@@ -37,6 +37,7 @@ from real_models import Source, quantized_by_onnxruntime  # noqa: E402
 # of the float ones, and where that is little by luck, by a code or two of the result. What is off by a layer, a channel
 # or a branch is off by its own size, which is 10 to 1,000 times that.
 NOISE_FACTOR, CODES, EXACT = 2.0, 2 / 255, 1e-5
+FLOAT_NOISE = 1e-5  # of a net that is compiled in float32
 
 
 def check_net(model: onnx.ModelProto, batches: list[Array], *, by_onnxruntime: bool) -> str | None:
@@ -100,6 +101,34 @@ def check_net(model: onnx.ModelProto, batches: list[Array], *, by_onnxruntime: b
     return None
 
 
+def check_float_net(model: onnx.ModelProto, batches: list[Array]) -> str | None:
+    """Compile a net as it is, nothing quantized: the same answers, by the same numbers on one thread and two."""
+    feeds = {"x": batches[0]}
+    try:
+        [real] = _results(model, [feeds])
+    except Exception as error:  # onnxruntime raises a class per status, all private
+        return f"onnxruntime refuses the float net: {type(error).__name__}"
+    if not all(np.isfinite(array).all() and array.size for array in real):
+        return "its numbers are not finite"
+    free = not model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgekernWarning)
+        try:
+            program = ek.compile(model, **({"batch": len(batches[0])} if free else {}))
+        except ArgumentValueError as error:
+            if "onnx's version converter" in str(error):
+                return "onnx's version converter fails on it"
+            raise
+        found, again = (ek.InferenceSession(program, num_threads=count).run(None, feeds) for count in (1, 2))
+    for name, ours, same, theirs in zip(program_outputs(program), found, again, real, strict=True):
+        assert ours.shape == theirs.shape, f"{name}: shape {ours.shape}, onnxruntime gives {theirs.shape}"
+        assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, onnxruntime gives {theirs.dtype}"
+        off = _rms(ours.astype(np.float64) - theirs)
+        assert off <= FLOAT_NOISE * _rms(theirs), f"{name}: off by {off:.3g} of {_rms(theirs):.3g}"
+        assert program.host_steps or np.array_equal(ours, same), f"{name}: two threads give other bits than one"
+    return None if not program.host_steps else "right, with host steps"
+
+
 def program_outputs(program: ek.Program) -> list[str]:
     return [info.name for info in program.outputs]
 
@@ -143,9 +172,12 @@ def main() -> int:
     @seed(options.seed)
     @given(net=random_nets())
     def run(net: tuple[onnx.ModelProto, list[Array]]) -> None:
-        for who in ("edgekern", "onnxruntime"):
+        for who in ("edgekern", "onnxruntime", "float"):
             try:
-                why = check_net(*net, by_onnxruntime=who == "onnxruntime")
+                if who == "float":
+                    why = check_float_net(*net)
+                else:
+                    why = check_net(*net, by_onnxruntime=who == "onnxruntime")
                 seen[f"{who}: {why or 'right'}"] += 1
             except Exception as error:  # the count goes on: one run shows every kind of failure
                 kind = f"{who}: FAILED: {type(error).__name__}: {re.sub(r'[0-9.e-]*[0-9]', 'N', str(error))[:160]}"

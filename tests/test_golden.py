@@ -34,7 +34,9 @@ PATHS = {
     "shallow": ({"gemm_shallow"}, {"flip_sign"}),
     "thin": ({"gemm_thin"}, set()),
     "gemv": ({"gemv"}, {"gemm_tile", "gemm_shallow"}),  # its last columns
-    "depthwise": ({"depthwise_row", "depthwise_3x3"}, {"flip_sign"}),
+    "depthwise": ({"depthwise_row", "depthwise_3x3", "depthwise_f32_row"}, {"flip_sign"}),
+    "float": ({"gemm_f32_tile"}, {"f32_strip"}),
+    "attention": ({"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}),
     "quantize": ({"quantize", "quantize_triples", "dequantize"}, {"transpose"}),
     "elementwise": ({"add"}, set()),
     "lookup": ({"lookup"}, set()),

@@ -13,7 +13,7 @@ from edgekern.errors import ArtifactError
 
 from one_step import assert_equals_reference, one_step
 
-GOLDEN = "9959db372ad7d1c6"
+GOLDEN = "66c2fca86a380dfa"
 
 
 def program_of(x, log):

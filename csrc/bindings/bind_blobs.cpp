@@ -6,6 +6,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "gemm/gemm_f32.h"
 #include "gemm/pack.h"
 
 namespace ek {
@@ -59,11 +60,58 @@ py::bytes pack_depthwise_blob(const py::array& w) {
                       [&](uint8_t* out) { pack_depthwise(channels, taps, from, stride_channel, stride_tap, out); });
 }
 
+void require_floats(const char* function, const py::array& w, py::ssize_t rank) {
+  require_rank(function, "w", w, rank);
+  if (!is_f32(w)) fail(Code::kType, std::string(function) + ": w must be float32, got " + dtype_name(w));
+  require_aligned(function, "w", w);
+}
+
+ptrdiff_t float_step(const py::array& w, int axis) { return w.strides(axis) / static_cast<ptrdiff_t>(sizeof(float)); }
+
+py::bytes pack_f32_blob(const py::array& w) {
+  require_floats("pack_f32_blob", w, 3);
+  const size_t groups = usize(w.shape(0)), n = usize(w.shape(1)), k = usize(w.shape(2));
+  size_t floats = 0, total = 0;
+  if (!f32_packed_floats(k, n, &floats) || !checked_mul(floats, groups * sizeof(float), &total)) {
+    fail(Code::kValue, "pack_f32_blob: w is too large");
+  }
+  const float* from = static_cast<const float*>(w.data());
+  const ptrdiff_t group = float_step(w, 0), stride_n = float_step(w, 1), stride_k = float_step(w, 2);
+  const Runtime rt = make_runtime("", 1);
+  return packed_bytes("pack_f32_blob", total, [&](uint8_t* out) {
+    for (size_t g = 0; g < groups; ++g) {
+      pack_f32(rt, k, n, from + static_cast<ptrdiff_t>(g) * group, stride_k, stride_n,
+               reinterpret_cast<float*>(out) + g * floats);
+    }
+  });
+}
+
+py::bytes pack_depthwise_f32_blob(const py::array& w) {
+  require_floats("pack_depthwise_f32_blob", w, 2);
+  const size_t channels = usize(w.shape(0)), taps = usize(w.shape(1)), padded = round_up(channels, kStrip);
+  size_t floats = 0, total = 0;
+  if (!f32_packed_floats(taps, channels, &floats) || !checked_mul(floats, sizeof(float), &total)) {
+    fail(Code::kValue, "pack_depthwise_f32_blob: w is too large");
+  }
+  const float* from = static_cast<const float*>(w.data());
+  const ptrdiff_t by_channel = float_step(w, 0), by_tap = float_step(w, 1);
+  return packed_bytes("pack_depthwise_f32_blob", total, [&](uint8_t* out) {
+    float* const to = reinterpret_cast<float*>(out);
+    for (size_t c = 0; c < channels; ++c) {
+      for (size_t t = 0; t < taps; ++t) {
+        to[t * padded + c] = from[static_cast<ptrdiff_t>(c) * by_channel + static_cast<ptrdiff_t>(t) * by_tap];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void bind_blobs(py::module_& m) {
   m.def("pack_weights_blob", &pack_weights_blob, py::arg("w").noconvert());
   m.def("pack_depthwise_blob", &pack_depthwise_blob, py::arg("w").noconvert());
+  m.def("pack_f32_blob", &pack_f32_blob, py::arg("w").noconvert());
+  m.def("pack_depthwise_f32_blob", &pack_depthwise_f32_blob, py::arg("w").noconvert());
 }
 
 }  // namespace ek

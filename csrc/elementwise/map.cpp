@@ -228,16 +228,26 @@ void MapPlan<T>::count_tasks(const std::vector<MapInstruction>& code) {
   tasks_ = shared ? std::min(blocks_, kTasksPerThread * static_cast<size_t>(rt_.threads)) : 1;
 }
 
-// Scratch memory: addresses of operands; then for each task its places, a line for each operand, and registers.
+template <typename T>
+struct MapPlan<T>::Task {
+  const uint8_t* const* from;  // operands
+  MapSource<T>* places;        // of operands, constants and registers
+  size_t* rows;                // items from an operand's beginning to its row
+  T* lines;                    // of operands
+  T* registers;
+  std::array<size_t, kMapRank> index;  // of the row
+};
+
+// Scratch memory: addresses of operands; then for each task its places, the rows and lines of its operands, registers.
 template <typename T>
 size_t MapPlan<T>::task_bytes() const {
   const size_t places = (operands_.size() + constants_ + registers_ + 1) * sizeof(MapSource<T>);
   const size_t lanes = operands_.size() * kStrip + registers_ * round_up(block_, kStrip);
-  return round_up(places, kAlignment) + lanes * sizeof(T);
+  return round_up(places + operands_.size() * sizeof(size_t), kAlignment) + lanes * sizeof(T);
 }
 template <typename T>
 size_t MapPlan<T>::scratch_bytes() const {
-  return round_up(operands_.size() * sizeof(uint8_t*), kAlignment) + tasks_ * task_bytes();
+  return round_up(operands_.size() * sizeof(uint8_t*), kAlignment) + tasks_ * round_up(task_bytes(), kAlignment);
 }
 
 /// Items from an operand's beginning to what an element of y meets.
@@ -294,27 +304,61 @@ void MapPlan<T>::gather(const MapOperand& operand, const uint8_t* from, Block bl
 }
 
 template <typename T>
-void MapPlan<T>::run_block(Block block, MapSource<T>* places, const uint8_t* const* from, T* lines, uint8_t* y) const {
+void MapPlan<T>::begin(Task& task) const {
+  const size_t first = operands_.size() + constants_;
+  const auto at_register = [&](size_t r) { return task.registers + r * round_up(block_, kStrip); };
+  for (size_t k = 0; k < operands_.size(); ++k) {
+    T* const line = task.lines + k * kStrip;
+    task.places[k] = {line, ways_[k] == Way::kOne || ways_[k] == Way::kOneInRow ? 0 : kWalks};
+    if (ways_[k] == Way::kOne) {
+      load(operands_[k], task.from[k], 1, line);
+      std::fill_n(line + 1, kStrip - 1, line[0]);
+    } else if (ways_[k] == Way::kRepeated) {
+      task.places[k].p = at_register(repeated_[k]);
+      gather(operands_[k], task.from[k], {0, std::min(block_, row_)}, at_register(repeated_[k]));
+    }
+  }
+  for (size_t c = 0; c < constants_; ++c) task.places[operands_.size() + c] = {lines_.data() + c * kStrip, 0};
+  for (size_t r = 0; r < registers_; ++r) task.places[first + r] = {at_register(r), kWalks};
+}
+
+/// The task's first row, or the one behind the last.
+template <typename T>
+void MapPlan<T>::enter_row(Task& task, bool first) const {
+  for (size_t axis = sides_.size() - 1; !first && axis-- > 0;) {
+    const bool wraps = ++task.index[axis] == sides_[axis];
+    if (wraps) task.index[axis] = 0;
+    for (size_t k = 0; k < operands_.size(); ++k) {
+      const size_t step = operands_[k].steps[axis];
+      task.rows[k] += wraps ? step - sides_[axis] * step : step;
+    }
+    if (!wraps) break;
+  }
+  for (size_t k = 0; k < operands_.size(); ++k) {
+    if (ways_[k] != Way::kOneInRow) continue;
+    T* const line = task.lines + k * kStrip;
+    load(operands_[k], task.from[k] + task.rows[k] * item_bytes(operands_[k].format), 1, line);
+    for (size_t i = 1; i < kStrip; ++i) line[i] = line[0];
+  }
+}
+
+template <typename T>
+void MapPlan<T>::run_block(Task& task, Block block, size_t in_row, uint8_t* y) const {
   for (size_t k = 0; k < operands_.size(); ++k) {
     if (ways_[k] == Way::kDirect) {
-      const size_t at = rows_ == 1 ? block.at : offset(operands_[k], block.at);
-      places[k].p = reinterpret_cast<const T*>(from[k]) + at;
-    } else if (ways_[k] == Way::kOneInRow) {
-      const size_t at = offset(operands_[k], block.at) * item_bytes(operands_[k].format);
-      load(operands_[k], from[k] + at, 1, lines + k * kStrip);
-      std::fill_n(lines + k * kStrip + 1, kStrip - 1, lines[k * kStrip]);
+      task.places[k].p = reinterpret_cast<const T*>(task.from[k]) + task.rows[k] + in_row;
     }
   }
   T* const to = reinterpret_cast<T*>(y) + block.at;
   for (size_t i = 0; i < actions_.size(); ++i) {
     const Action& action = actions_[i];
     const bool writes_y = !stores_ && i + 1 == actions_.size();
-    T* const result = writes_y ? to : const_cast<T*>(places[action.y].p);
+    T* const result = writes_y ? to : const_cast<T*>(task.places[action.y].p);
     if (action.loads) {
-      gather(operands_[action.x[0]], from[action.x[0]], block, result);
+      gather(operands_[action.x[0]], task.from[action.x[0]], block, result);
       continue;
     }
-    const MapSource<T> x[3] = {places[action.x[0]], places[action.x[1]], places[action.x[2]]};
+    const MapSource<T> x[3] = {task.places[action.x[0]], task.places[action.x[1]], task.places[action.x[2]]};
     if constexpr (std::is_same_v<T, float>) {
       rt_.kernels->map(action.op, x, block.n, result);
     } else {
@@ -324,36 +368,41 @@ void MapPlan<T>::run_block(Block block, MapSource<T>* places, const uint8_t* con
   if (!stores_) return;
   uint8_t* const bytes = y + block.at * item_bytes(y_format_);
   if constexpr (std::is_same_v<T, float>) {
-    rt_.kernels->map_store(places[result_].p, y_format_, block.n, bytes);
+    rt_.kernels->map_store(task.places[result_].p, y_format_, block.n, bytes);
   } else {
-    rt_.kernels->map_store_i64(places[result_].p, y_format_, block.n, bytes);
+    rt_.kernels->map_store_i64(task.places[result_].p, y_format_, block.n, bytes);
   }
 }
 
 template <typename T>
-void MapPlan<T>::run_task(size_t task, uint8_t* y, uint8_t* scratch) const {
-  const uint8_t* const* const from = addresses(scratch);
-  const size_t first = operands_.size() + constants_;
-  uint8_t* const own = scratch + round_up(operands_.size() * sizeof(uint8_t*), kAlignment) + task * task_bytes();
-  auto* const places = reinterpret_cast<MapSource<T>*>(own);
-  T* const lines = reinterpret_cast<T*>(own + round_up((first + registers_ + 1) * sizeof(MapSource<T>), kAlignment));
-  T* const registers = lines + operands_.size() * kStrip;
-  const auto at_register = [&](size_t r) { return registers + r * round_up(block_, kStrip); };
-  for (size_t k = 0; k < operands_.size(); ++k) {
-    places[k] = {lines + k * kStrip, ways_[k] == Way::kOne || ways_[k] == Way::kOneInRow ? 0 : kWalks};
-    if (ways_[k] == Way::kOne) {
-      load(operands_[k], from[k], 1, lines + k * kStrip);
-      std::fill_n(lines + k * kStrip + 1, kStrip - 1, lines[k * kStrip]);
-    } else if (ways_[k] == Way::kRepeated) {
-      places[k].p = at_register(repeated_[k]);
-      gather(operands_[k], from[k], {0, std::min(block_, row_)}, at_register(repeated_[k]));
-    }
+void MapPlan<T>::run_task(size_t number, uint8_t* y, uint8_t* scratch) const {
+  const size_t places = operands_.size() + constants_ + registers_ + 1;
+  uint8_t* const own =
+      scratch + round_up(operands_.size() * sizeof(uint8_t*), kAlignment) + number * round_up(task_bytes(), kAlignment);
+  uint8_t* const rows = own + places * sizeof(MapSource<T>);
+  T* const lines = reinterpret_cast<T*>(
+      own + round_up(places * sizeof(MapSource<T>) + operands_.size() * sizeof(size_t), kAlignment));
+  Task task{addresses(scratch),
+            reinterpret_cast<MapSource<T>*>(own),
+            reinterpret_cast<size_t*>(rows),
+            lines,
+            lines + operands_.size() * kStrip,
+            {}};
+  const size_t end = (number + 1) * blocks_ / tasks_;
+  size_t b = number * blocks_ / tasks_, row = b / blocks_in_row_, in_row = b % blocks_in_row_ * block_;
+  begin(task);
+  for (size_t k = 0; k < operands_.size(); ++k) task.rows[k] = rows_ == 1 ? 0 : offset(operands_[k], row * row_);
+  for (size_t axis = sides_.size() - 1, rest = row; axis-- > 0; rest /= sides_[axis]) {
+    task.index[axis] = rest % sides_[axis];
   }
-  for (size_t c = 0; c < constants_; ++c) places[operands_.size() + c] = {lines_.data() + c * kStrip, 0};
-  for (size_t r = 0; r < registers_; ++r) places[first + r] = {at_register(r), kWalks};
-  for (size_t b = task * blocks_ / tasks_; b < (task + 1) * blocks_ / tasks_; ++b) {
-    const size_t row = b / blocks_in_row_, at = b % blocks_in_row_ * block_;
-    run_block({row * row_ + at, std::min(block_, row_ - at)}, places, from, lines, y);
+  enter_row(task, true);
+  for (; b < end; ++b) {
+    run_block(task, {row * row_ + in_row, std::min(block_, row_ - in_row)}, in_row, y);
+    in_row += block_;
+    if (in_row < row_ || b + 1 == end) continue;
+    in_row = 0;
+    ++row;
+    enter_row(task, false);
   }
 }
 

@@ -63,6 +63,8 @@ class MapPlan {
   struct Block {
     size_t at, n;  // elements of y
   };
+  /// Where a task stands, and what it works on.
+  struct Task;
 
   void merge_axes(const MapSides& shape);
   bool is_dense(const MapOperand& operand) const;
@@ -75,8 +77,10 @@ class MapPlan {
   size_t offset(const MapOperand& operand, size_t at) const;
   void gather(const MapOperand& operand, const uint8_t* from, Block block, T* y) const;
   void load(const MapOperand& operand, const uint8_t* from, size_t n, T* y) const;
-  void run_task(size_t task, uint8_t* y, uint8_t* scratch) const;
-  void run_block(Block block, MapSource<T>* places, const uint8_t* const* from, T* registers, uint8_t* y) const;
+  void begin(Task& task) const;
+  void enter_row(Task& task, bool first) const;
+  void run_block(Task& task, Block block, size_t in_row, uint8_t* y) const;
+  void run_task(size_t number, uint8_t* y, uint8_t* scratch) const;
   size_t task_bytes() const;
 
   const Runtime rt_;

@@ -48,7 +48,7 @@ void by_columns(const Runtime& rt, const AxisShape& s, size_t results, double pe
 void reduce(const Runtime& rt, ReduceOp op, const float* x, const AxisShape& s, float* y) {
   if (s.inner == 1) {
     return by_rows(rt, s.outer, s.n, kReducedPerUs, [&](size_t first, size_t count) {
-      for (size_t r = first; r < first + count; ++r) y[r] = rt.kernels->reduce_row(op, x + r * s.n, s.n);
+      rt.kernels->reduce_rows(op, x + first * s.n, count, s.n, y + first);
     });
   }
   by_columns(rt, s, 1, kReducedPerUs, [&](size_t from, size_t to, const ColumnShape& columns) {

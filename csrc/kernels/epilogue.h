@@ -28,7 +28,8 @@ struct QuantParams {
 ///   kInt32      C = acc
 ///   kQuantized  q = rne(clamp(float(acc) * multiplier[n], lo - zp, hi - zp)) + zp
 ///               with a residual r:  q = quantize(dequantize(q) + dequantize(r))          (the graph has Q/DQ between)
-///   kFloat32    y = activation(float(acc) * (row_scale[m] * multiplier[n]) + bias[n]) + addend[m, n], a NaN stays one
+///   kFloat32    y = activation(float(acc) * (row_scale[m] * multiplier[n]) + bias[n]) + addend[m, n], a NaN stays one;
+///               where the addend comes first, the activation takes the sum with it
 ///   others      the same y, rounded to the type of C once (quantized as `out` says)
 struct Epilogue {
   OutKind kind = OutKind::kInt32;
@@ -46,6 +47,7 @@ struct Epilogue {
   Activation activation = Activation::kClamp;
   const float* addend = nullptr;  // of C's shape; may be null
   size_t addend_ld = 0;           // floats from row to row
+  bool addend_first = false;      // not with kSwiglu
 };
 
 /// Columns of C that the first `columns` accumulators of a row become, and the bytes they take.

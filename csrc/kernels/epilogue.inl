@@ -128,13 +128,10 @@ class RealStore {
 
   /// `z` has strips * 16 values, which are overwritten; the first `columns` are those of the product from `col` on.
   EK_INLINE void store(float* z, size_t strips, size_t row, size_t col, size_t columns, uint8_t* c) const {
-    activate(e_, z, strips);
     const size_t cols = out_columns(e_, columns);
-    if (e_.addend != nullptr) {
-      const float* const addend = e_.addend + row * e_.addend_ld + out_columns(e_, col);
-      for (size_t i = 0; i < cols; i += kStrip)
-        store_f32(z + i, add_f32(load_f32(z + i), load_f32_n(addend + i, cols - i)));
-    }
+    if (e_.addend_first) add(z, row, col, cols);
+    activate(e_, z, strips);
+    if (!e_.addend_first) add(z, row, col, cols);
     switch (e_.kind) {
       case OutKind::kFloat16:
         for (size_t i = 0; i < cols; i += kStrip)
@@ -155,6 +152,13 @@ class RealStore {
   }
 
  private:
+  EK_INLINE void add(float* z, size_t row, size_t col, size_t cols) const {
+    if (e_.addend == nullptr) return;
+    const float* const addend = e_.addend + row * e_.addend_ld + out_columns(e_, col);
+    for (size_t i = 0; i < cols; i += kStrip)
+      store_f32(z + i, add_f32(load_f32(z + i), load_f32_n(addend + i, cols - i)));
+  }
+
   EK_INLINE RealStore(const Epilogue& e, float low, float zero)
       : e_(e), quotient_(e.out.scale), bytes_(low - zero, low + 255.0f - zero, e.out.zero_point, e.out.sign) {}
 

@@ -1,11 +1,12 @@
 // Exponential, logarithm and what follows from them, on 16 lanes: one definition each.
 //
 // Method     exp: x = n ln 2 + r, |r| <= 0.35, a polynomial of r, times 2^n in two steps. log: x = 2^e * m, m within
-//            [sqrt(1/2), sqrt(2)), a polynomial of m - 1. tanh by exp(2|x|) - 1, sigmoid and softplus by exp(-|x|).
-//            erf: below 0.92 an odd polynomial, above it 1 - exp(-a Q(a)). Coefficients are minimax ones, fitted here.
+//            [sqrt(1/2), sqrt(2)), a polynomial of m - 1. tanh: x times a quotient of polynomials of x^2. sigmoid and
+//            softplus by an exponential. erf: below 0.92 an odd polynomial, above it 1 - exp(-a - a Q(a)). Coefficients
+//            are minimax ones, fitted here.
 // Bits       multiplications, additions, fused multiply-adds and divisions in the order written: the same on every ISA.
-// Accuracy   exp and log 1, erf and softplus 2, sigmoid and tanh 3 units in the last place, for every float, results that
-//            are subnormal included (tests/test_map.py holds them).
+// Accuracy   exp and log 1, erf and softplus 2, sigmoid 3, tanh 5 units in the last place, for every float, subnormal
+//            results included but for sigmoid's, which may be 0 (tests/test_map.py holds them).
 // Edges      a NaN stays one; infinities and zeros give the limits, with their sign.
 #pragma once
 
@@ -16,6 +17,7 @@ namespace {
 
 constexpr float kInvLn2 = 0x1.715476p0f;
 constexpr float kLn2 = 0x1.62e43p-1f, kLn2Rest = -0x1.05c61p-29f;  // their sum is ln 2
+constexpr float kTanhEnd = 9.02f;                                  // from there on it is 1
 
 /// c[0] + c[1] x + ..., fused.
 template <int N>
@@ -33,32 +35,40 @@ EK_INLINE F32 with_sign(F32 size, F32 sign) {
 /// x held under a limit; a NaN stays one.
 EK_INLINE F32 at_most(F32 x, float limit) { return min_f32(set1_f32(limit), x); }
 
-/// v as n ln 2 + r, and exp(r) - 1. A NaN has n = `least` and stays in r.
-struct Powers {
-  F32 n, tail;
+EK_INLINE F32 negative_f32(F32 x) { return as_f32(add_i32(bits_i32(x), set1_i32(static_cast<int32_t>(0x80000000)))); }
 
-  EK_INLINE Powers(F32 v, float least) {
-    constexpr float kTail[] = {0x1.0p-1f,      0x1.555556p-3f,  0x1.55548p-5f,
-                               0x1.111084p-7f, 0x1.6d96ccp-10f, 0x1.a1ae2cp-13f};
-    n = max_f32(round_f32(mul_f32(v, set1_f32(kInvLn2))), set1_f32(least));
-    const F32 r = fma_f32(n, set1_f32(-kLn2Rest), fma_f32(n, set1_f32(-kLn2), v));
-    tail = fma_f32(mul_f32(r, r), fused_horner(kTail, r), r);
+/// v as n ln 2 + r. Adding `kShift` rounds to an integer, which the lowest bits hold then. A NaN stays in r.
+struct Powers {
+  static constexpr float kShift = 0x1.8p23f;
+  I32 n;
+  F32 r;
+
+  EK_INLINE explicit Powers(F32 v) {
+    const F32 shifted = fma_f32(v, set1_f32(kInvLn2), set1_f32(kShift)), whole = sub_f32(shifted, set1_f32(kShift));
+    n = bits_i32(shifted);
+    r = fma_f32(whole, set1_f32(-kLn2Rest), fma_f32(whole, set1_f32(-kLn2), v));
+  }
+  /// exp(r)
+  EK_INLINE F32 near_one() const {
+    constexpr float kTail[] = {1.0f, 1.0f, 0x1.0p-1f, 0x1.55548ep-3f, 0x1.55545ep-5f, 0x1.123b52p-7f, 0x1.6db41cp-10f};
+    return fused_horner(kTail, r);
   }
 };
+/// 2^(n + more), of an integer in the lowest bits.
+EK_INLINE F32 pow2_of(I32 n, int32_t more) { return as_f32(add_i32(shift_left<23>(n), set1_i32((127 + more) << 23))); }
 
 /// Beyond the limits nothing changes: infinity, and 0.
 EK_INLINE F32 exp_f32(F32 x) {
-  const Powers e(max_f32(set1_f32(-104.0f), at_most(x, 89.0f)), -152.0f);
-  const F32 half = round_f32(mul_f32(e.n, set1_f32(0.5f)));  // 2^n may be no float
-  const F32 y = mul_f32(add_f32(set1_f32(1.0f), e.tail), pow2_f32(rne_i32(half)));
-  return mul_f32(y, pow2_f32(rne_i32(sub_f32(e.n, half))));
+  const F32 v = max_f32(set1_f32(-104.0f), at_most(x, 89.0f));
+  const Powers e(v);
+  const I32 half = bits_i32(fma_f32(v, set1_f32(0.5f * kInvLn2), set1_f32(Powers::kShift)));  // 2^n may be no float
+  return mul_f32(mul_f32(e.near_one(), pow2_of(half, 0)), pow2_of(sub_i32(e.n, half), 0));
 }
 
 /// The same bits for what is not above 0, sooner.
 EK_INLINE F32 exp_below_zero(F32 x) {
-  const Powers e(max_f32(set1_f32(-104.0f), x), -152.0f);
-  const F32 y = mul_f32(add_f32(set1_f32(1.0f), e.tail), pow2_f32(add_i32(rne_i32(e.n), set1_i32(64))));
-  return mul_f32(y, set1_f32(0x1p-64f));
+  const Powers e(max_f32(set1_f32(-104.0f), x));
+  return mul_f32(mul_f32(e.near_one(), pow2_of(e.n, 64)), set1_f32(0x1p-64f));
 }
 
 /// e ln 2 + log(1 + f) for f in [-0.293, 0.415].
@@ -82,17 +92,19 @@ EK_INLINE F32 log_f32(F32 x) {
 
 EK_INLINE F32 exp_of_minus_size(F32 x) { return exp_below_zero(sub_f32(set1_f32(0.0f), size_f32(x))); }
 
+/// exp(-x) is infinite from 2^127.5 on.
 EK_INLINE F32 sigmoid_f32(F32 x) {
-  const F32 one = set1_f32(1.0f), e = exp_of_minus_size(x);
-  return div_f32(select_below(x, set1_f32(0.0f), e, one), add_f32(one, e));
+  const F32 one = set1_f32(1.0f);
+  const Powers e(max_f32(set1_f32(-87.0f), at_most(negative_f32(x), 89.0f)));
+  return div_f32(one, add_f32(one, mul_f32(e.near_one(), pow2_of(e.n, 0))));
 }
 
 EK_INLINE F32 tanh_f32(F32 x) {
-  const F32 a = at_most(size_f32(x), 9.1f);  // from there on it is 1
-  const Powers e(add_f32(a, a), 0.0f);
-  const F32 scale = pow2_f32(rne_i32(e.n));
-  const F32 less_one = fma_f32(e.tail, scale, sub_f32(scale, set1_f32(1.0f)));  // exp(2a) - 1
-  return with_sign(div_f32(less_one, add_f32(less_one, set1_f32(2.0f))), x);
+  constexpr float kAbove[] = {1.0f, 0x1.1832ap-3f, 0x1.fb4aap-9f, 0x1.d689a6p-16f, 0x1.07787p-25f, -0x1.af7148p-37f};
+  constexpr float kBelow[] = {1.0f, 0x1.e16ea4p-2f, 0x1.be844cp-6f, 0x1.9d5bf2p-12f, 0x1.5a4794p-20f};
+  const F32 v = max_f32(set1_f32(-kTanhEnd), at_most(x, kTanhEnd)), square = mul_f32(v, v);
+  const F32 y = div_f32(mul_f32(v, fused_horner(kAbove, square)), fused_horner(kBelow, square));
+  return max_f32(set1_f32(-1.0f), at_most(y, 1.0f));
 }
 
 EK_INLINE F32 erf_f32(F32 x) {

@@ -6,8 +6,10 @@
 #pragma once
 
 #include "cpu/isa.h"
+#include "kernels/attention_f32.h"
 #include "kernels/decoder.h"
 #include "kernels/depthwise.h"
+#include "kernels/depthwise_f32.h"
 #include "kernels/elementwise.h"
 #include "kernels/epilogue.h"
 #include "kernels/gemm.h"
@@ -28,6 +30,8 @@ struct Kernels : GemmKernels,
                  DepthwiseKernels,
                  Int4Kernels,
                  F32Kernels,
+                 F32DepthwiseKernels,
+                 F32AttentionKernels,
                  ElementwiseKernels,
                  MapKernels,
                  RowKernels,
@@ -41,19 +45,21 @@ struct Kernels : GemmKernels,
 };
 
 /// Every pointer of the table, by name: X(name) for each. Each trade's header lists its own.
-#define EK_KERNELS(X)       \
-  EK_GEMM_KERNELS(X)        \
-  EK_DEPTHWISE_KERNELS(X)   \
-  EK_INT4_KERNELS(X)        \
-  EK_F32_KERNELS(X)         \
-  EK_ELEMENTWISE_KERNELS(X) \
-  EK_MAP_KERNELS(X)         \
-  EK_ROW_KERNELS(X)         \
-  EK_KV_KERNELS(X)          \
-  EK_DECODER_KERNELS(X)     \
-  EK_SAMPLING_KERNELS(X)    \
-  EK_WORD_KERNELS(X)        \
-  EK_RECURRENT_KERNELS(X)   \
+#define EK_KERNELS(X)         \
+  EK_GEMM_KERNELS(X)          \
+  EK_DEPTHWISE_KERNELS(X)     \
+  EK_INT4_KERNELS(X)          \
+  EK_F32_KERNELS(X)           \
+  EK_F32_DEPTHWISE_KERNELS(X) \
+  EK_F32_ATTENTION_KERNELS(X) \
+  EK_ELEMENTWISE_KERNELS(X)   \
+  EK_MAP_KERNELS(X)           \
+  EK_ROW_KERNELS(X)           \
+  EK_KV_KERNELS(X)            \
+  EK_DECODER_KERNELS(X)       \
+  EK_SAMPLING_KERNELS(X)      \
+  EK_WORD_KERNELS(X)          \
+  EK_RECURRENT_KERNELS(X)     \
   EK_PROBE_KERNELS(X)
 
 /// The table of an ISA that available_isas() lists.

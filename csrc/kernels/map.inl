@@ -76,9 +76,6 @@ EK_INLINE F32 floor_f32(F32 x) {
   const F32 nearest = round_f32(x);
   return select_below(x, nearest, sub_f32(nearest, set1_f32(1.0f)), nearest);
 }
-EK_INLINE F32 negative_f32(F32 x) {
-  return as_f32(add_i32(bits_i32(x), set1_i32(static_cast<int32_t>(0x80000000))));
-}
 /// -0 from above -1 on.
 EK_INLINE F32 ceil_f32(F32 x) { return negative_f32(floor_f32(negative_f32(x))); }
 EK_INLINE F32 sign_f32(F32 x) {
@@ -106,9 +103,9 @@ void map(MapOp op, const F32Source* x, size_t n, float* y) {
     case MapOp::kLog:
       return map_long(x, n, y, [](F32 a) EK_LAMBDA { return log_f32(a); });
     case MapOp::kSin:
-      return each1(x, n, y, [](float a) EK_LAMBDA { return sin_lane(a); });
+      return sines(x[0].p, x[0].walk, n, 0, y);
     case MapOp::kCos:
-      return each1(x, n, y, [](float a) EK_LAMBDA { return cos_lane(a); });
+      return sines(x[0].p, x[0].walk, n, 1, y);
     case MapOp::kTan:
       return each1(x, n, y, [](float a) EK_LAMBDA { return tan_lane(a); });
     case MapOp::kAsin:

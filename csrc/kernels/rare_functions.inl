@@ -49,7 +49,8 @@ EK_INLINE double series(const double (&c)[N], double x) {
   return p;
 }
 
-constexpr double kHalfPi = 0x1.921fb54442d18p+0;
+constexpr double kHalfPi = 0x1.921fb54442d18p+0, kTwoOverPi = 0x1.45f306dc9c883p-1;
+constexpr double kHalfPiHigh = 0x1.921fb544p+0, kHalfPiRest = 0x1.0b4611a626331p-34;
 constexpr double kRound = 0x1.8p52;  // adding it rounds to an integer and leaves that in the lowest bits
 
 /// x = quadrant * pi / 2 + r, |r| <= pi / 4 and a bit. Of a NaN or an infinity r is a NaN.
@@ -61,20 +62,20 @@ struct Angle {
     const double wide = static_cast<double>(x);
     const float size = size_of_f32(x);
     if (size < 0x1p20f) {
-      const double shifted = wide * 0x1.45f306dc9c883p-1 + kRound, n = shifted - kRound;
-      r = (wide - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34;
+      const double shifted = wide * kTwoOverPi + kRound, n = shifted - kRound;
+      r = (wide - n * kHalfPiHigh) - n * kHalfPiRest;
       quadrant = static_cast<uint32_t>(bits_of_f64(shifted));
     } else if (size < kInfinityF32) {
       // 64 bits of mantissa * 2 / pi, those below multiples of 4; 2 / pi has one word from each of its bytes on.
-      static const uint32_t kTwoOverPi[24] = {0x000000A2, 0x0000A2F9, 0x00A2F983, 0xA2F9836E, 0xF9836E4E, 0x836E4E44,
-                                              0x6E4E4415, 0x4E441529, 0x441529FC, 0x1529FC27, 0x29FC2757, 0xFC2757D1,
-                                              0x2757D1F5, 0x57D1F534, 0xD1F534DD, 0xF534DDC0, 0x34DDC0DB, 0xDDC0DB62,
-                                              0xC0DB6295, 0xDB629599, 0x6295993C, 0x95993C43, 0x993C4390, 0x3C439041};
+      static const uint32_t kWords[24] = {0x000000A2, 0x0000A2F9, 0x00A2F983, 0xA2F9836E, 0xF9836E4E, 0x836E4E44,
+                                          0x6E4E4415, 0x4E441529, 0x441529FC, 0x1529FC27, 0x29FC2757, 0xFC2757D1,
+                                          0x2757D1F5, 0x57D1F534, 0xD1F534DD, 0xF534DDC0, 0x34DDC0DB, 0xDDC0DB62,
+                                          0xC0DB6295, 0xDB629599, 0x6295993C, 0x95993C43, 0x993C4390, 0x3C439041};
       const uint32_t bits = bits_of_f32(x), place = bits >> 26 & 15;
       const uint32_t mantissa = ((bits & 0x7FFFFF) | 0x800000) << (bits >> 23 & 7);
-      const uint32_t high = mantissa * kTwoOverPi[place];
-      const uint64_t middle = uint64_t{mantissa} * kTwoOverPi[place + 4];
-      const uint64_t low = uint64_t{mantissa} * kTwoOverPi[place + 8];
+      const uint32_t high = mantissa * kWords[place];
+      const uint64_t middle = uint64_t{mantissa} * kWords[place + 4];
+      const uint64_t low = uint64_t{mantissa} * kWords[place + 8];
       const uint64_t product = (low >> 32 | uint64_t{high} << 32) + middle;
       const uint64_t n = (product + (uint64_t{1} << 61)) >> 62;
       r = static_cast<double>(static_cast<int64_t>(product - (n << 62))) * 0x1.921fb54442d18p-62;
@@ -97,15 +98,36 @@ EK_INLINE double cosine_of(double r) {
   const double square = r * r;
   return 1.0 + square * series(c, square);
 }
-EK_INLINE float sin_lane(float x) {
-  const Angle a(x);
-  const double y = (a.quadrant & 1) != 0 ? cosine_of(a.r) : sine_of(a.r);
-  return static_cast<float>((a.quadrant & 2) != 0 ? -y : y);
+/// sin(x + quarters * pi / 2)
+EK_INLINE float sine_lane(const Angle& a, uint32_t quarters) {
+  const uint32_t quadrant = a.quadrant + quarters;
+  const double y = (quadrant & 1) != 0 ? cosine_of(a.r) : sine_of(a.r);
+  return static_cast<float>((quadrant & 2) != 0 ? -y : y);
 }
-EK_INLINE float cos_lane(float x) {
-  const Angle a(x);
-  const double y = (a.quadrant & 1) != 0 ? sine_of(a.r) : cosine_of(a.r);
-  return static_cast<float>(((a.quadrant + 1) & 2) != 0 ? -y : y);
+/// Of lanes as MapSource has them. Those below 2^20 in a loop that the compiler turns into vectors; others once more.
+EK_INLINE void sines(const float* x, size_t walk, size_t n, uint64_t quarters, float* y) {
+  constexpr size_t kTogether = 64;
+  for (size_t first = 0; first < n; first += kTogether) {
+    const size_t count = n - first < kTogether ? n - first : kTogether;
+    float from[kTogether] = {}, to[kTogether];
+    for (size_t i = 0; i < count; ++i) from[i] = x[(first + i) & walk];
+    uint32_t large = 0;
+    for (size_t i = 0; i < kTogether; ++i) {
+      const double wide = static_cast<double>(from[i]);
+      const double shifted = wide * kTwoOverPi + kRound, whole = shifted - kRound;
+      const double r = (wide - whole * kHalfPiHigh) - whole * kHalfPiRest;
+      const uint64_t quadrant = bits_of_f64(shifted) + quarters;
+      const double sine = sine_of(r), cosine = cosine_of(r);
+      const uint64_t mask = 0 - (quadrant & 1);  // without a branch
+      const uint64_t chosen = (bits_of_f64(cosine) & mask) | (bits_of_f64(sine) & ~mask);
+      to[i] = static_cast<float>(f64_of(chosen ^ (quadrant >> 1 << 63)));
+      large |= 0x497FFFFF - (bits_of_f32(from[i]) & 0x7FFFFFFF);  // below 0 from 2^20 on
+    }
+    for (size_t i = 0; large >> 31 != 0 && i < count; ++i) {
+      if (!(size_of_f32(from[i]) < 0x1p20f)) to[i] = sine_lane(Angle(from[i]), static_cast<uint32_t>(quarters));
+    }
+    for (size_t i = 0; i < count; ++i) y[first + i] = to[i];
+  }
 }
 EK_INLINE float tan_lane(float x) {
   const Angle a(x);

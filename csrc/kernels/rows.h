@@ -24,8 +24,8 @@ struct Normalization {
 // a column elements follow each other. A NaN makes every result a NaN that it has a part in; it is the extreme of its
 // row.
 struct RowKernels {
-  // One number of a row; one of each column. A mean is the sum divided by n.
-  float (*reduce_row)(ReduceOp op, const float* x, size_t n);
+  // One number of each of some rows of n; one of each column. A mean is the sum divided by n.
+  void (*reduce_rows)(ReduceOp op, const float* x, size_t rows, size_t n, float* y);
   void (*reduce_columns)(ReduceOp op, const float* x, ColumnShape shape, float* y);
   // Sum, largest, smallest and product of columns, mod 2^64.
   void (*reduce_i64)(ReduceOp op, const int64_t* x, ColumnShape shape, int64_t* y);
@@ -43,7 +43,7 @@ struct RowKernels {
 };
 
 #define EK_ROW_KERNELS(X) \
-  X(reduce_row)           \
+  X(reduce_rows)          \
   X(reduce_columns)       \
   X(reduce_i64)           \
   X(softmax_f32_rows)     \

@@ -23,13 +23,24 @@ EK_INLINE void along(size_t n, Body&& body) {
   for (; i + kStrip <= n; i += kStrip) body(i, size_t{kStrip});
   if (i < n) body(i, n - i);
 }
-EK_INLINE F32 larger(F32 best, F32 v) { return select_equal(v, v, max_f32(v, best), v); }
-EK_INLINE F32 smaller(F32 best, F32 v) { return select_equal(v, v, min_f32(v, best), v); }
+
+/// Lane i meets lane i + 8, then i + 4, i + 2, i + 1.
+template <typename Op>
+EK_INLINE float meet_lanes(F32 all) {
+  float lanes[2 * kStrip];
+  unroll<4>([&](auto step) EK_LAMBDA {
+    store_f32(lanes, all);
+    store_f32(lanes + kStrip, all);
+    all = Op::join(all, load_f32(lanes + (8 >> step.value)));
+  });
+  store_f32(lanes, all);
+  return lanes[0];
+}
 
 struct Sum {
   static constexpr float kStart = 0.0f;
   static EK_INLINE F32 join(F32 sum, F32 v) { return add_f32(sum, v); }
-  static EK_INLINE F32 meet(F32 a, F32 b) { return add_f32(a, b); }
+  static EK_INLINE float meet(F32 all) { return sum_lanes(all); }
 };
 struct SumAbs : Sum {
   static EK_INLINE F32 join(F32 sum, F32 v) { return add_f32(sum, size_f32(v)); }
@@ -40,57 +51,57 @@ struct SumSquares : Sum {
 struct Product {
   static constexpr float kStart = 1.0f;
   static EK_INLINE F32 join(F32 product, F32 v) { return mul_f32(product, v); }
-  static EK_INLINE F32 meet(F32 a, F32 b) { return mul_f32(a, b); }
+  static EK_INLINE float meet(F32 all) { return meet_lanes<Product>(all); }
 };
 struct Largest {
   static constexpr float kStart = -__builtin_inff();
-  static EK_INLINE F32 join(F32 best, F32 v) { return larger(best, v); }
-  static EK_INLINE F32 meet(F32 a, F32 b) { return larger(a, b); }
+  static EK_INLINE F32 join(F32 best, F32 v) { return select_equal(v, v, max_f32(v, best), v); }
+  static EK_INLINE float meet(F32 all) { return meet_lanes<Largest>(all); }
 };
 struct Smallest {
   static constexpr float kStart = __builtin_inff();
-  static EK_INLINE F32 join(F32 best, F32 v) { return smaller(best, v); }
-  static EK_INLINE F32 meet(F32 a, F32 b) { return smaller(a, b); }
+  static EK_INLINE F32 join(F32 best, F32 v) { return select_equal(v, v, min_f32(v, best), v); }
+  static EK_INLINE float meet(F32 all) { return meet_lanes<Smallest>(all); }
 };
 
-/// Lane i meets lane i + 8, then i + 4, i + 2, i + 1.
-template <typename Op>
-EK_INLINE float meet_lanes(F32 all) {
-  float lanes[2 * kStrip];
-  unroll<4>([&](auto step) EK_LAMBDA {
-    store_f32(lanes, all);
-    store_f32(lanes + kStrip, all);
-    all = Op::meet(all, load_f32(lanes + (8 >> step.value)));
+/// Of some rows at once, whose sums do not wait for each other.
+template <typename Op, int kRows>
+EK_INLINE void reduce_few(const float* x, size_t n, float* y) {
+  F32 all[kRows];
+  unroll<kRows>([&](auto r) EK_LAMBDA { all[r.value] = set1_f32(Op::kStart); });
+  along(n, [&](size_t i, size_t left) EK_LAMBDA {
+    unroll<kRows>([&](auto r) EK_LAMBDA {
+      const F32 v = first_or(load_f32_n(x + r.value * n + i, left), Op::kStart, left);
+      all[r.value] = Op::join(all[r.value], v);
+    });
   });
-  store_f32(lanes, all);
-  return lanes[0];
+  unroll<kRows>([&](auto r) EK_LAMBDA { y[r.value] = Op::meet(all[r.value]); });
 }
 template <typename Op>
-EK_INLINE float reduce_row_of(const float* x, size_t n) {
-  F32 all = set1_f32(Op::kStart);
-  along(n, [&](size_t i, size_t left)
-               EK_LAMBDA { all = Op::join(all, first_or(load_f32_n(x + i, left), Op::kStart, left)); });
-  return meet_lanes<Op>(all);
+EK_INLINE void reduce_rows_of(const float* x, size_t rows, size_t n, float* y) {
+  for (; rows >= 4; rows -= 4, x += 4 * n, y += 4) reduce_few<Op, 4>(x, n, y);
+  for (; rows > 0; --rows, x += n, ++y) reduce_few<Op, 1>(x, n, y);
 }
 
-float reduce_row(ReduceOp op, const float* x, size_t n) {
+void reduce_rows(ReduceOp op, const float* x, size_t rows, size_t n, float* y) {
   switch (op) {
     case ReduceOp::kSum:
-      return reduce_row_of<Sum>(x, n);
+      return reduce_rows_of<Sum>(x, rows, n, y);
     case ReduceOp::kMean:
-      return reduce_row_of<Sum>(x, n) / static_cast<float>(n);
+      reduce_rows_of<Sum>(x, rows, n, y);
+      for (size_t r = 0; r < rows; ++r) y[r] /= static_cast<float>(n);
+      return;
     case ReduceOp::kMax:
-      return reduce_row_of<Largest>(x, n);
+      return reduce_rows_of<Largest>(x, rows, n, y);
     case ReduceOp::kMin:
-      return reduce_row_of<Smallest>(x, n);
+      return reduce_rows_of<Smallest>(x, rows, n, y);
     case ReduceOp::kProd:
-      return reduce_row_of<Product>(x, n);
+      return reduce_rows_of<Product>(x, rows, n, y);
     case ReduceOp::kSumAbs:
-      return reduce_row_of<SumAbs>(x, n);
+      return reduce_rows_of<SumAbs>(x, rows, n, y);
     case ReduceOp::kSumSquares:
-      return reduce_row_of<SumSquares>(x, n);
+      return reduce_rows_of<SumSquares>(x, rows, n, y);
   }
-  return 0.0f;
 }
 
 /// Eight rows at a time, so that y is seldom read and written.
@@ -134,8 +145,21 @@ void reduce_columns(ReduceOp op, const float* x, ColumnShape s, float* y) {
   }
 }
 
+/// Of a row of one vector, which never leaves its registers.
+EK_INLINE void softmax_short_row(const float* x, size_t n, bool log, float* y) {
+  const F32 v = first_or(load_f32_n(x, n), -__builtin_inff(), n);
+  const F32 less = sub_f32(v, set1_f32(max_lane(max_f32(v, set1_f32(-__builtin_inff())))));
+  const F32 e = exp_below_zero(less);
+  const float sum = sum_lanes(first_or(e, 0.0f, n));
+  store_f32_n(y, log ? sub_f32(less, log_f32(set1_f32(sum))) : mul_f32(e, set1_f32(1.0f / sum)), n);
+}
+
 void softmax_f32_rows(const float* x, size_t rows, size_t n, bool log, float* y) {
   for (; rows > 0; --rows, x += n, y += n) {
+    if (n <= kStrip) {
+      softmax_short_row(x, n, log, y);
+      continue;
+    }
     F32 best = set1_f32(-__builtin_inff());
     along(n, [&](size_t i, size_t left)
                  EK_LAMBDA { best = max_f32(first_or(load_f32_n(x + i, left), -__builtin_inff(), left), best); });
@@ -180,7 +204,11 @@ void softmax_f32_columns(const float* x, ColumnShape s, bool log, float* y) {
 void normalize_rows(const float* x, size_t rows, size_t n, Normalization how, float* y) {
   const float count = static_cast<float>(n);
   for (; rows > 0; --rows, x += n, y += n) {
-    const float mean = how.centered ? reduce_row_of<Sum>(x, n) / count : 0.0f;
+    float mean = 0.0f;
+    if (how.centered) {
+      reduce_few<Sum, 1>(x, n, &mean);
+      mean /= count;
+    }
     const F32 center = set1_f32(mean);
     F32 sum = set1_f32(0.0f);
     along(n, [&](size_t i, size_t left) EK_LAMBDA {

@@ -53,38 +53,44 @@ struct BlobDef {
 
 /// Kinds of steps, ascending: name, number in a file, and the function that tells what a kind takes, refuses and does
 /// (csrc/program/steps).
-#define EK_STEP_KINDS(X)                       \
-  X(kQuantize, 1, quantize_step)               \
-  X(kQuantizeNchw, 2, quantize_nchw_step)      \
-  X(kDequantize, 3, dequantize_step)           \
-  X(kDequantizeNchw, 4, dequantize_nchw_step)  \
-  X(kConv, 5, conv_step)                       \
-  X(kDepthwise, 6, depthwise_step)             \
-  X(kGemm, 7, gemm_step)                       \
-  X(kAdd, 8, add_step)                         \
-  X(kLookup, 9, lookup_step)                   \
-  X(kMaxPool, 10, max_pool_step)               \
-  X(kAveragePool, 11, average_pool_step)       \
-  X(kConcat, 12, concat_step)                  \
-  X(kSlice, 13, slice_step)                    \
-  X(kPad, 14, pad_step)                        \
-  X(kTranspose, 15, transpose_step)            \
-  X(kSoftmax, 16, softmax_step)                \
-  X(kConstant, 17, constant_step)              \
-  X(kMap, 24, map_step)                        \
-  X(kMapI64, 25, map_i64_step)                 \
-  X(kReduce, 26, reduce_step)                  \
-  X(kSoftmaxF32, 27, softmax_f32_step)         \
-  X(kNormalize, 28, normalize_step)            \
-  X(kCumSum, 29, cum_sum_step)                 \
-  X(kArgExtreme, 30, arg_extreme_step)         \
-  X(kPoolF32, 31, pool_f32_step)               \
-  X(kResample, 32, resample_step)              \
-  X(kPick, 33, pick_step)                      \
-  X(kPermute, 34, permute_step)                \
-  X(kGather, 35, gather_step)                  \
-  X(kGatherElements, 36, gather_elements_step) \
-  X(kGatherNd, 37, gather_nd_step)             \
+#define EK_STEP_KINDS(X)                            \
+  X(kQuantize, 1, quantize_step)                    \
+  X(kQuantizeNchw, 2, quantize_nchw_step)           \
+  X(kDequantize, 3, dequantize_step)                \
+  X(kDequantizeNchw, 4, dequantize_nchw_step)       \
+  X(kConv, 5, conv_step)                            \
+  X(kDepthwise, 6, depthwise_step)                  \
+  X(kGemm, 7, gemm_step)                            \
+  X(kAdd, 8, add_step)                              \
+  X(kLookup, 9, lookup_step)                        \
+  X(kMaxPool, 10, max_pool_step)                    \
+  X(kAveragePool, 11, average_pool_step)            \
+  X(kConcat, 12, concat_step)                       \
+  X(kSlice, 13, slice_step)                         \
+  X(kPad, 14, pad_step)                             \
+  X(kTranspose, 15, transpose_step)                 \
+  X(kSoftmax, 16, softmax_step)                     \
+  X(kConstant, 17, constant_step)                   \
+  X(kConvF32, 18, conv_f32_step)                    \
+  X(kDepthwiseF32, 19, depthwise_f32_step)          \
+  X(kGemmF32, 20, gemm_f32_step)                    \
+  X(kMatmulF32, 21, matmul_f32_step)                \
+  X(kConvTransposeF32, 22, conv_transpose_f32_step) \
+  X(kAttentionF32, 23, attention_f32_step)          \
+  X(kMap, 24, map_step)                             \
+  X(kMapI64, 25, map_i64_step)                      \
+  X(kReduce, 26, reduce_step)                       \
+  X(kSoftmaxF32, 27, softmax_f32_step)              \
+  X(kNormalize, 28, normalize_step)                 \
+  X(kCumSum, 29, cum_sum_step)                      \
+  X(kArgExtreme, 30, arg_extreme_step)              \
+  X(kPoolF32, 31, pool_f32_step)                    \
+  X(kResample, 32, resample_step)                   \
+  X(kPick, 33, pick_step)                           \
+  X(kPermute, 34, permute_step)                     \
+  X(kGather, 35, gather_step)                       \
+  X(kGatherElements, 36, gather_elements_step)      \
+  X(kGatherNd, 37, gather_nd_step)                  \
   X(kRecurrent, 38, recurrent_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,

@@ -220,6 +220,11 @@ EK_INLINE I32 sub_i32(I32 a, I32 b) {
   return a;
 }
 template <int kBits>
+EK_INLINE I32 shift_left(I32 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << kBits);
+  return a;
+}
+template <int kBits>
 EK_INLINE I32 shift_right(I32 a) {
   for (int i = 0; i < 16; ++i) a.v[i] >>= kBits;
   return a;

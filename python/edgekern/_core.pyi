@@ -200,6 +200,12 @@ class MapOp(enum.IntEnum):
     WHERE = 47
     CLIP = 48
     MUL_ADD = 49
+    CONV_F32 = 18
+    DEPTHWISE_F32 = 19
+    GEMM_F32 = 20
+    MATMUL_F32 = 21
+    CONV_TRANSPOSE_F32 = 22
+    ATTENTION_F32 = 23
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final
@@ -295,6 +301,8 @@ def sha256(data: npt.NDArray[np.uint8], kernel: str = "") -> builtins.bytes: ...
 def sha256_kernels() -> list[str]: ...
 def pack_weights_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
 def pack_depthwise_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
+def pack_f32_blob(w: npt.NDArray[np.float32]) -> builtins.bytes: ...
+def pack_depthwise_f32_blob(w: npt.NDArray[np.float32]) -> builtins.bytes: ...
 
 @final
 class MemoryPlan:

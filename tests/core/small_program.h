@@ -17,6 +17,7 @@
 #include "program/program.h"
 #include "program/steps/checks.h"
 #include "reference.h"
+#include "small_products_f32.h"
 
 namespace ek::test {
 
@@ -77,6 +78,8 @@ inline float& real(Step& s, const std::string& name) {
 
 class SmallProgram {
  public:
+  using StepArguments = Arguments;
+
   ProgramIndex index;
   std::vector<Bytes> expected;  // per tensor
 
@@ -535,9 +538,37 @@ inline SmallProgram every_kind() {
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
-  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept};
-  const std::vector<uint32_t> floats = add_float_steps(p);
-  outputs.insert(outputs.end(), floats.begin(), floats.end());
+  FloatProducts floats(p);
+  const uint32_t volume = p.input({1, 2, 7, 6, 5});
+  FloatConv conv;
+  conv.out_c = 18;
+  conv.kernel = {2, 3, 3};
+  conv.pad = {0, 1, 1};
+  conv.out = {1, 7, 6};
+  const uint32_t deep = floats.conv(volume, conv);
+  conv.depthwise = true;
+  conv.kernel = {1, 3, 3};
+  conv.addend = deep;
+  const uint32_t wise = floats.conv(deep, conv);
+  conv = {};
+  conv.transposed = true;
+  conv.out_c = 6;
+  conv.groups = 2;
+  conv.kernel = {1, 3, 2};
+  conv.stride = {1, 2, 2};
+  conv.pad = {0, 1, 0};
+  conv.out = {1, 13, 12};
+  const uint32_t larger = floats.conv(wise, conv);
+  conv = {};
+  conv.out_c = 21;
+  conv.dtype = DType::kU8;
+  const uint32_t codes = floats.gemm(larger, 12, conv);
+  const uint32_t pairs = p.view(deep, {2, 21, 18});
+  const uint32_t scores = floats.matmul(pairs, pairs);
+  const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
+  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, scores, mixed};
+  const std::vector<uint32_t> more = add_float_steps(p);
+  outputs.insert(outputs.end(), more.begin(), more.end());
   for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);
   p.finish(outputs);
   return p;

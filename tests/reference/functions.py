@@ -16,11 +16,14 @@ f32 = np.float32
 
 INV_LN2, LN2 = f32(1 / math.log(2)), f32(math.log(2))
 LN2_REST = f32(math.log(2) - float(LN2))
-EXP_TAIL = ("0x1p-1", "0x1.555556p-3", "0x1.55548p-5", "0x1.111084p-7", "0x1.6d96ccp-10", "0x1.a1ae2cp-13")
+SHIFT = f32(1.5 * 2**23)  # adding it rounds to an integer
+EXP_OF_REST = ("1", "1", "0x1p-1", "0x1.55548ep-3", "0x1.55545ep-5", "0x1.123b52p-7", "0x1.6db41cp-10")
 LOG_TAIL = (
     *("0x1.555548p-2", "-0x1.000006p-2", "0x1.99a4b6p-3", "-0x1.555c4cp-3", "0x1.233764p-3"),
     *("-0x1.fc2216p-4", "0x1.e6f0b6p-4", "-0x1.de3bd6p-4", "0x1.1456bap-4"),
 )
+TANH_ABOVE = ("1", "0x1.1832ap-3", "0x1.fb4aap-9", "0x1.d689a6p-16", "0x1.07787p-25", "-0x1.af7148p-37")
+TANH_BELOW = ("1", "0x1.e16ea4p-2", "0x1.be844cp-6", "0x1.9d5bf2p-12", "0x1.5a4794p-20")
 ERF_SMALL = (
     *("0x1.06eba6p-3", "-0x1.8126dcp-2", "0x1.ce1904p-4"),
     *("-0x1.b676c8p-6", "0x1.46c22ep-8", "-0x1.3825b2p-11"),
@@ -38,12 +41,11 @@ def horner(coefficients: tuple[str, ...], x: Array) -> Array:
     return p
 
 
-def powers(v: Array, least: float) -> tuple[Array, Array]:
-    """n and exp(r) - 1 of v = n ln 2 + r."""
-    n = np.rint(v * INV_LN2)
-    n = np.where(n > f32(least), n, f32(least))
+def powers(v: Array) -> tuple[Array, Array]:
+    """n and exp(r) of v = n ln 2 + r."""
+    n = fma(v, INV_LN2, SHIFT) - SHIFT
     r = fma(n, -LN2_REST, fma(n, -LN2, v))
-    return n, fma(r * r, horner(EXP_TAIL, r), r)
+    return n, horner(EXP_OF_REST, r)
 
 
 def held(x: Array, lowest: float, largest: float) -> Array:
@@ -52,13 +54,14 @@ def held(x: Array, lowest: float, largest: float) -> Array:
 
 
 def exp(x: Array) -> Array:
-    n, tail = powers(held(x, -104, 89), -152)
-    half = np.rint(n * f32(0.5))
-    return (f32(1) + tail) * pow2(half) * pow2(n - half)
+    v = held(x, -104, 89)
+    n, y = powers(v)
+    half = fma(v, INV_LN2 * f32(0.5), SHIFT) - SHIFT
+    return y * pow2(half) * pow2(n - half)
 
 
 def pow2(n: Array) -> Array:
-    return np.ldexp(f32(1), n.astype(np.int32))
+    return np.ldexp(f32(1), np.nan_to_num(n).astype(np.int32))
 
 
 def log_from(f: Array, e: Array) -> Array:
@@ -78,15 +81,13 @@ def log(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    e = exp(-np.abs(x))
-    return np.where(x < 0, e, f32(1)) / (f32(1) + e)
+    n, y = powers(held(-x, -87, 89))
+    return f32(1) / (f32(1) + y * pow2(n))
 
 
 def tanh(x: Array) -> Array:
-    a = np.where(f32(9.1) < np.abs(x), f32(9.1), np.abs(x))
-    n, tail = powers(a + a, 0)
-    less_one = fma(tail, pow2(n), pow2(n) - f32(1))
-    return np.copysign(less_one / (less_one + f32(2)), x)
+    v = held(x, -9.02, 9.02)
+    return held(v * horner(TANH_ABOVE, v * v) / horner(TANH_BELOW, v * v), -1, 1)
 
 
 def erf(x: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference import maps, moves, recurrent, rows, sampling
+from reference import maps, moves, products_f32, recurrent, rows, sampling
 from reference.gemm import matmul_integer, requantize
 from reference.quantize import bounds, dequantize_linear, quantize_linear
 
@@ -19,6 +19,7 @@ DTYPES = [np.uint8, np.int8, np.int32, np.float32, np.int64, np.bool_, np.float6
 STRIP, PANEL, QUAD = 16, 64, 4
 # Kinds with a file of their own, by name: functions of the machine, the step, its inputs and its output's description.
 FAMILIES: dict[str, Callable[..., Array]] = {
+    **products_f32.STEPS,
     **maps.STEPS,
     **rows.STEPS,
     **recurrent.STEPS,

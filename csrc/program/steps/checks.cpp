@@ -1,6 +1,8 @@
 #include "program/steps/checks.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "base/checked.h"
 
@@ -89,6 +91,44 @@ bool zero_point_inside(int64_t zero_point, Sign sign) {
 bool window_fits(const Window& w) {
   return axis_fits(w.in_h, w.out_h, w.kernel_h, w.stride_h, w.dilation_h, w.pad_top) &&
          axis_fits(w.in_w, w.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left) && w.taps() <= kMaxTaps;
+}
+
+bool window_fits(const Window3& w) {
+  size_t taps = 1;
+  for (size_t i = 0; i < 3; ++i) {
+    if (w.in[i] == 0 || w.out[i] == 0 || w.kernel[i] == 0 || w.stride[i] == 0 || w.dilation[i] == 0 ||
+        !axis_fits(w.in[i], w.out[i], w.kernel[i], w.stride[i], w.dilation[i], w.pad[i])) {
+      return false;
+    }
+    taps *= w.kernel[i];  // each at most 2^20
+  }
+  return taps <= kMaxTaps;
+}
+
+bool stays_inside(const TensorDef& tensor, std::initializer_list<Axis> axes) {
+  size_t last = 0;
+  for (const auto& [size, step] : axes) {
+    size_t reach = 0;
+    if (size == 0) return true;
+    if (step < 0 || !checked_mul(size - 1, static_cast<size_t>(step), &reach) || !checked_add(last, reach, &last)) {
+      return false;
+    }
+  }
+  return last < elements_of(tensor);
+}
+
+bool is_whole(const TensorDef& tensor, std::initializer_list<Axis> axes) {
+  std::vector<Axis> longer;
+  for (const Axis& axis : axes) {
+    if (axis.size == 0) return elements_of(tensor) == 0;
+    if (axis.size > 1) longer.push_back(axis);
+  }
+  std::sort(longer.begin(), longer.end(), [](const Axis& a, const Axis& b) { return a.step < b.step; });
+  size_t elements = 1;
+  for (const auto& [size, step] : longer) {
+    if (step <= 0 || static_cast<size_t>(step) != elements || !checked_mul(elements, size, &elements)) return false;
+  }
+  return elements == elements_of(tensor);
 }
 
 bool window_covers(const Window& w) {

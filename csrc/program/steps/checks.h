@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "conv/conv.h"
+#include "conv/window3.h"
 #include "program/steps/step.h"
 
 namespace ek {
@@ -58,9 +59,31 @@ void each_of_window(Arguments& a, Window& w) {
   a.size("pad_left", w.pad_left);
 }
 
+template <typename Arguments>
+void each_of_window(Arguments& a, Window3& w) {
+  a.size("batch", w.batch, 1);
+  a.sizes("in", w.in);
+  a.sizes("out", w.out);
+  a.sizes("kernel", w.kernel);
+  a.sizes("stride", w.stride);
+  a.sizes("dilation", w.dilation);
+  a.sizes("pad", w.pad);
+}
+
+/// An axis of a tensor: how long it is, and elements from one to the next.
+struct Axis {
+  size_t size;
+  int64_t step;
+};
+/// Whether steps lead from the tensor's first element nowhere outside of it.
+bool stays_inside(const TensorDef& tensor, std::initializer_list<Axis> axes);
+/// Whether the axes, in some order, are those of the whole tensor, each element once.
+bool is_whole(const TensorDef& tensor, std::initializer_list<Axis> axes);
+
 /// Any window may lie in the padding, of which there is a bounded amount at each end, and no coordinate of a tap can
 /// wrap around.
 bool window_fits(const Window& w);
+bool window_fits(const Window3& w);
 /// Whether every output pixel of a pooling sees a pixel of the image.
 bool window_covers(const Window& w);
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from edgekern._core import StepKind
-from edgekern.compiler.steps import NCHW, NHWC, KernelStep, Tensor
+from edgekern.compiler.steps import NHWC, KernelStep, Tensor, channels_last, inverse
 
 MAX_RANK = 4  # axes that a moving kernel takes
+MOST_AXES = 8  # that a tensor has
 
 
 class Emitter(Protocol):
@@ -47,6 +48,11 @@ def four(sides: Sequence[int], filler: int = 1) -> list[int]:
     return [filler] * (MAX_RANK - len(sides)) + list(sides)
 
 
+def eight(sides: Sequence[int], filler: int = 1) -> list[int]:
+    """The same of as many axes as a tensor can have."""
+    return [filler] * (MOST_AXES - len(sides)) + list(sides)
+
+
 def pad(steps: Emitter, x: Tensor, before: Sequence[int], after: Sequence[int], code: int, name: str) -> Tensor:
     """Surround ``x`` with ``code``; widths are along the stored axes."""
     if not any(before) and not any(after):
@@ -63,22 +69,30 @@ def transposed(steps: Emitter, x: Tensor, perm: tuple[int, ...], order: tuple[in
     sides, merged = merge_axes(x.shape, perm)
     if x.size == 0 or merged == list(range(len(merged))):
         return view(x, shape=shape, order=order)
+    y = Tensor(x.name, x.dtype, shape, x.quant, order)
+    if len(sides) > MAX_RANK:
+        lead = MOST_AXES - len(sides)
+        perm8 = [*range(lead), *(lead + axis for axis in merged)]
+        arguments = {"x_shape": eight(sides), "perm": perm8, "item_bytes": x.item_bytes}
+        return steps.emit(KernelStep(StepKind.PERMUTE, name, "Transpose", [x], y, arguments=arguments))
     lead = MAX_RANK - len(sides)
     perm4 = [*range(lead), *(lead + axis for axis in merged)]
     arguments = {"x_shape": four(sides), "perm": perm4, "item_bytes": x.item_bytes}
-    y = Tensor(x.name, x.dtype, shape, x.quant, order)
     return steps.emit(KernelStep(StepKind.TRANSPOSE, name, "Transpose", [x], y, arguments=arguments))
 
 
-def to_nhwc(steps: Emitter, x: Tensor) -> Tensor:
-    """An image in ONNX's order, stored as NHWC."""
-    return transposed(steps, x, NHWC, NHWC, f"{x.name} to NHWC")
+def to_channels_last(steps: Emitter, x: Tensor) -> Tensor:
+    """An image over any dimensions, with its channels last; what is no image as it is."""
+    order = channels_last(len(x.shape))
+    if len(order) < 3 or x.order == order:
+        return x
+    return transposed(steps, in_onnx_order(steps, x), order, order, f"{x.name} to NHWC")
 
 
 def in_onnx_order(steps: Emitter, x: Tensor) -> Tensor:
-    """The inverse of :func:`to_nhwc`, for flattened images too."""
+    """The inverse of :func:`to_channels_last`, for flattened images too."""
     if x.flat is not None:
         channels, height, width = x.flat
         image = view(x, shape=(x.size // math.prod(x.flat), height, width, channels), order=NHWC, flat=None)
-        return view(transposed(steps, image, NCHW, (), f"{x.name} to NCHW"), shape=x.shape)
-    return x if x.order == () else transposed(steps, x, NCHW, (), f"{x.name} to NCHW")
+        return view(transposed(steps, image, inverse(NHWC), (), f"{x.name} to NCHW"), shape=x.shape)
+    return x if x.order == () else transposed(steps, x, inverse(x.order), (), f"{x.name} to NCHW")

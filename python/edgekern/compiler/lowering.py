@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
-from edgekern.compiler.layout import in_onnx_order, to_nhwc, view
+from edgekern.compiler.layout import in_onnx_order, to_channels_last, transposed, view
 from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
 from edgekern.errors import CompileError
+from edgekern.graph.evaluate import evaluate
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import HALVES, Quant, captured, constant_or_dequantized, is_code, known_shape, shape_of
+
+Array = npt.NDArray[Any]
 
 _DTYPES = {
     ir.DataType.UINT8: DType.U8,
@@ -49,7 +55,9 @@ class Lowering:
         self._lower = lower
         self._stored: dict[ir.Value, Tensor] = {}
         self._images: dict[Tensor, Tensor] = {}
+        self._real: dict[ir.Value, Tensor] = {}
         self._plain: dict[ir.Value, Tensor] = {}
+        self._shared: dict[ir.Node, Tensor] = {}
         self._hosts: dict[ir.Node, HostNode] = {}
         self.inputs = {str(value.name): self._border(value) for value in graph.inputs}
 
@@ -67,22 +75,57 @@ class Lowering:
     def native(self, value: ir.Value) -> Tensor:
         """A value as 8-bit, images as NHWC."""
         x = self.stored(value)
-        if len(x.shape) != 4 or x.order == NHWC:
-            return x
-        if x not in self._images:
-            self._images[x] = to_nhwc(self, x)
-        return self._images[x]
+        return self._image(x) if len(x.shape) == 4 else x
 
     def stored(self, value: ir.Value) -> Tensor:
         """A value as 8-bit, in the order in which it was made."""
         return self._stored[value] if value in self._stored else self.plain(value)
+
+    def real(self, value: ir.Value) -> Tensor:
+        """A value of ONNX's type, in the order in which it was made."""
+        if value in self._real:
+            return self._real[value]
+        if value in self._plain or self.placement.role_of(value) is not Role.BYTES or is_code(value):
+            return self.plain(value)
+        x = self._stored[value]
+        if x.flat is not None or x.order != NHWC:
+            return self.plain(value)
+        y = Tensor(str(value.name), DType.F32, x.shape, order=x.order)
+        x = view(x, quant=self.placement.quant[value]) if x.quant is None else x
+        self._real[value] = self.emit(KernelStep(StepKind.DEQUANTIZE, y.name, "DequantizeLinear", [x], y))
+        return y
+
+    def image(self, value: ir.Value) -> Tensor:
+        """A value of ONNX's type with its channels last."""
+        return self._image(self.real(value))
+
+    def ordered(self, value: ir.Value, order: tuple[int, ...]) -> Tensor:
+        """A value of ONNX's type, of so many axes as ``order`` by ones in front, and in that order."""
+        x, rank = self.real(value), len(order)
+        plain = tuple(range(rank))
+        if len(x.shape) == rank and (x.order or plain) == order:
+            return x
+        if order == plain:
+            return self.plain(value)
+        if len(x.shape) == rank:
+            return self._image(x)
+        x = self.plain(value)
+        x = view(x, shape=(1,) * (rank - len(x.shape)) + x.shape)
+        return transposed(self, x, order, order, f"{x.name} to NHWC")
+
+    def _image(self, x: Tensor) -> Tensor:
+        if x not in self._images:
+            self._images[x] = to_channels_last(self, x)
+        return self._images[x]
 
     def plain(self, value: ir.Value) -> Tensor:
         """A value as ONNX has it."""
         if value in self._plain:
             return self._plain[value]
         role = self.placement.role_of(value)
-        if role is Role.BYTES:
+        if value in self._real:
+            tensor = in_onnx_order(self, self._real[value])
+        elif role is Role.BYTES:
             native = self._stored[value]
             tensor = in_onnx_order(self, native) if is_code(value) else self._dequantized(native, value)
         elif value.producer() in self._hosts:
@@ -92,13 +135,27 @@ class Lowering:
         self._plain[value] = tensor
         return tensor
 
+    def constant(self, value: ir.Value) -> Array:
+        """The array of a constant, of one that dequantized weights lead to, too."""
+        array = constant_or_dequantized(value)
+        if array is None:
+            stored = {tensor.name: tensor for tensor in self.model.proto.graph.initializer}
+            [array] = evaluate(self.model, _leading_to(value), stored, [str(value.name)])
+        return array
+
+    def shared(self, node: ir.Node, make: Callable[[], Tensor]) -> Tensor:
+        """What is made once for all results of a node."""
+        if node not in self._shared:
+            self._shared[node] = make()
+        return self._shared[node]
+
     def keep_stored(self, value: ir.Value, tensor: Tensor) -> None:
         """A value has become this 8-bit tensor."""
         self._stored[value] = tensor
 
-    def keep_plain(self, value: ir.Value, tensor: Tensor) -> None:
-        """A value has become this tensor, as ONNX has it."""
-        self._plain[value] = tensor
+    def keep_real(self, value: ir.Value, tensor: Tensor) -> None:
+        """A value has become this tensor of ONNX's type, in any order."""
+        self._real[value] = tensor
 
     def add_host(self, node: ir.Node) -> None:
         """Leave a node to the host, behind what it reads."""
@@ -128,8 +185,7 @@ class Lowering:
 
     def _constant(self, value: ir.Value) -> Tensor:
         """A constant that the caller wants: weights and anchors are outputs of many a model."""
-        array = constant_or_dequantized(value)
-        assert array is not None
+        array = self.constant(value)
         tensor = Tensor(str(value.name), _dtype(value), array.shape)
         content = np.ascontiguousarray(array).tobytes()
         return self.emit(KernelStep(StepKind.CONSTANT, tensor.name, "Constant", [], tensor, [content]))
@@ -146,6 +202,23 @@ class Lowering:
         batch, height, width, channels = x.shape
         sizes = {"batch": batch, "channels": channels, "pixels": height * width}
         return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))
+
+
+def _leading_to(value: ir.Value) -> list[onnx.NodeProto]:
+    """The nodes that compute a constant, each after those it reads."""
+    found: dict[ir.Node, None] = {}
+    waiting = [value.producer()]
+    seen: set[ir.Node | None] = set()
+    while waiting:
+        node = waiting[-1]
+        if node in seen or node is None:  # a second time: all that it reads is there
+            waiting.pop()
+            if node is not None:
+                found.setdefault(node)
+            continue
+        seen.add(node)
+        waiting += [operand.producer() for operand in node.inputs if operand is not None]
+    return [ir.to_proto(node) for node in found]
 
 
 def _dtype(value: ir.Value) -> DType:

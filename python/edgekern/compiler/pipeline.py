@@ -15,11 +15,16 @@ from edgekern.artifact import Program
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory, too_large
+from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
+from edgekern.compiler.passes.finish_maps import finish_maps
 from edgekern.compiler.passes.fix_batch import fix_batch
 from edgekern.compiler.passes.fold_lookups import fold_lookups
 from edgekern.compiler.passes.fold_norms import fold_norms
+from edgekern.compiler.passes.fuse_epilogues import fuse_epilogues
+from edgekern.compiler.passes.fuse_maps import fuse_maps
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
+from edgekern.compiler.passes.join_norms import join_norms
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
@@ -40,6 +45,7 @@ from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
+from edgekern.quantization.prepare import fold_channels
 
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
@@ -114,6 +120,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     simplify_graph(model)
     observe_shapes(model)
     fold_norms(model.graph)
+    fold_channels(model.graph)
+    join_norms(model.graph)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
     if placement.hosts and not allow_host:
@@ -122,8 +130,12 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     lowering, results = lower_graph(model.graph, placement, simplified)
     # Simplifying may leave one tensor under one name where the graph returns it under two.
     outputs = dict(zip((value.name for value in proto.graph.output), results, strict=True))
-    items = fold_lookups(lowering.items, results)
+    items = drop_unread(lowering.items, results)
+    items = fold_lookups(items, results)
     items = fuse_residuals(items, results)
+    items = fuse_maps(items, results)
+    items = fuse_epilogues(items, results)
+    finish_maps(items)
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)
     index = NodeIndex(simplified)

@@ -1,13 +1,15 @@
 """Decide for every value how it is held, and for every node who computes it.
 
-First a walk forward: what could each value be? Then a walk back from the outputs: what is needed of it? A node whose
-float result is needed, and that no kernel computes, goes to the host.
+First a walk forward: what could each value be? Then a walk back from the outputs: what is needed of it? A node that no
+kernel on 8 bits computes, or whose float result is needed, is one for kernels on floats; what they do not take, either,
+goes to the host.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekern.compiler.floats.table import float_reason
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
 from edgekern.graph.families import OPTIMIZED, is_integer, is_optimized
@@ -23,8 +25,7 @@ def place_nodes(graph: ir.Graph) -> Placement:
         reason = _give_role(placement, node)
         if reason is not None:
             placement.reasons[node] = reason
-            for value in node.outputs:
-                placement.role[value] = Role.HOST
+            placement.role.update(dict.fromkeys(node.outputs, Role.HOST))
     placement.plain.update(value for value in graph.outputs if constant_or_dequantized(value) is None)
     for node in reversed(list(graph)):
         _demand(placement, node)
@@ -32,7 +33,7 @@ def place_nodes(graph: ir.Graph) -> Placement:
 
 
 def _give_role(p: Placement, node: ir.Node) -> str | None:
-    """Give the node's outputs a role, or say why a kernel cannot compute them."""
+    """Give the node's outputs a role, or say why no kernel can compute them."""
     if is_optimized(node):
         return f"{OPTIMIZED}: compile the model as it was exported"
     if is_integer(node):
@@ -41,11 +42,17 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
         return f"operators of domain {node.domain} have no kernel"
     if any(value is not None and is_constant(value) for value in node.outputs):
         return "it is constant"
-    if node.op_type not in OPERATORS:
-        return f"{node.op_type} has no kernel"
     if next(operands(node), None) is None:
         return "it reads nothing"
-    return OPERATORS[node.op_type].role(p, node)
+    if node.op_type in OPERATORS:
+        reason = OPERATORS[node.op_type].role(p, node)
+        if reason is None:
+            return None
+        p.float_reasons[node] = reason
+    reason = float_reason(node)
+    if reason is None:
+        p.role.update(dict.fromkeys(node.outputs, Role.FLOAT))
+    return reason
 
 
 def _demand(p: Placement, node: ir.Node) -> None:
@@ -62,11 +69,13 @@ def _demand(p: Placement, node: ir.Node) -> None:
             continue
         if role is Role.PRODUCT:
             p.native.update(p.operands(result))
-        elif role is Role.FLOAT:
+            continue
+        reason = p.reasons.get(node) if role in (Role.FLOAT, Role.HOST) else float_reason(node)
+        if reason is None:
             p.plain.update(operands(node))
         else:
             p.hosts.add(node)
-            p.reasons.setdefault(node, "its result is float: no QuantizeLinear follows")
+            p.reasons[node] = reason
             p.plain.update(captured(node))
 
 

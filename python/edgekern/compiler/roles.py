@@ -21,7 +21,7 @@ class Role(Enum):
     TABLE = "a function of one 8-bit tensor; a QuantizeLinear makes it a table of 256 bytes"
     PRODUCT = "the result of Conv, Gemm or MatMul on int8, not yet stored"
     PENDING = "the result of a kernel on 8-bit operands whose QuantizeLinear, still to come, says how it is stored"
-    FLOAT = "float32 or integer, moved by kernels"
+    FLOAT = "of ONNX's type, computed or moved by kernels"
     HOST = "computed by onnxruntime"
 
 
@@ -74,8 +74,9 @@ class Placement:
     chain : of PRODUCT and PENDING values
     root : of TABLE values: the BYTES value that they are a function of
     reasons : why a node has no kernel
+    float_reasons : why a node has none on 8 bits
     native : values that kernels read as 8-bit
-    plain : values that are read as ONNX has them: by host nodes, moves of floats, the caller
+    plain : values that are read as ONNX has them: by host nodes, kernels on floats, the caller
     hosts : nodes that the host computes
     """
 
@@ -84,6 +85,7 @@ class Placement:
     chain: dict[ir.Value, Chain] = field(default_factory=dict)
     root: dict[ir.Value, ir.Value] = field(default_factory=dict)
     reasons: dict[ir.Node, str] = field(default_factory=dict)
+    float_reasons: dict[ir.Node, str] = field(default_factory=dict)
     native: set[ir.Value] = field(default_factory=set)
     plain: set[ir.Value] = field(default_factory=set)
     hosts: set[ir.Node] = field(default_factory=set)

@@ -14,7 +14,6 @@ from edgekern._core import DType, StepKind
 from edgekern.graph.values import Quant
 
 NHWC = (0, 2, 3, 1)
-NCHW = (0, 3, 1, 2)
 PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
 _BYTES = {
     DType.U8: 1,
@@ -121,6 +120,16 @@ class HostNode:
 
 
 Item = KernelStep | HostNode
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """The order of an image over ``rank - 2`` dimensions as its kernels read it; ONNX's own of what is none."""
+    return (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
+
+
+def inverse(order: Sequence[int]) -> tuple[int, ...]:
+    """Where each axis of ONNX's order lies in ``order``."""
+    return tuple(order.index(axis) for axis in range(len(order)))
 
 
 def dtype_of(quant: Quant) -> DType:

@@ -1,12 +1,14 @@
 """What a user may choose about quantization."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
+Recipe = Literal["w8a8", "float32"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class QuantConfig:
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
+    recipe : "w8a8" or "float32"
+        How nodes are computed that no rule names: on 8-bit weights and activations, or in float32.
+    overrides : mapping
+        A recipe for the nodes that a rule names: ``{"/head/*": "float32", "Softmax": "float32"}``. A rule is the type
+        of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its
+        first output). Where several rules name a node, the last one counts.
+    keep_float : sequence of str
+        Rules for nodes that stay float32, whatever ``overrides`` say.
 
     Raises
     ------
@@ -35,12 +45,40 @@ class QuantConfig:
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
     bias_correction: bool = True
+    recipe: Recipe = "w8a8"
+    overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
+    keep_float: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
+        _require_choice(self.recipe, "recipe", get_args(Recipe))
+        if not isinstance(self.overrides, Mapping):
+            kind = type(self.overrides).__name__
+            raise ArgumentTypeError(f"QuantConfig: overrides must be a mapping from rules to recipes, got {kind}")
+        for rule, recipe in self.overrides.items():
+            _require_rule(rule, "overrides")
+            _require_choice(recipe, f"overrides[{rule!r}]", get_args(Recipe))
+        if isinstance(self.keep_float, str) or not isinstance(self.keep_float, Sequence):
+            raise ArgumentTypeError(f"QuantConfig: keep_float must be a list of rules, got {self.keep_float!r}")
+        for rule in self.keep_float:
+            _require_rule(rule, "keep_float")
+        object.__setattr__(self, "overrides", dict(self.overrides))
+        object.__setattr__(self, "keep_float", tuple(self.keep_float))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "overrides": dict(self.overrides), "keep_float": list(self.keep_float)}
+
+
+def _require_rule(rule: object, argument: str) -> None:
+    if not isinstance(rule, str) or not rule:
+        raise ArgumentTypeError(
+            f"QuantConfig: a rule of {argument} must be an operator's type or a pattern of node names, got {rule!r}"
+        )
 
 
 def _require_choice(value: object, argument: str, choices: tuple[object, ...]) -> None:

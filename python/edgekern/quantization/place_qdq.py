@@ -25,6 +25,7 @@ from edgekern.graph.families import (
 )
 from edgekern.graph.formulas import Formula, formulas
 from edgekern.graph.values import is_float_constant, scalar, shape_of, sole_consumer
+from edgekern.quantization.rules import is_kept
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
 _MOVING = MOVES - {"Identity"} | MAXIMA
@@ -51,7 +52,7 @@ def place(graph: ir.Graph) -> Placement:
     inner = {node for formula in written_out.values() for node in formula.nodes}
     nodes = [node for node in graph if node in written_out or (node not in inner and _kind(node))]
     integer = _integer_nodes(nodes, written_out)
-    candidates = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
+    candidates = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS and not is_kept(node)]
     quantized = _quantized_tensors(nodes, integer, written_out)
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     return Placement(
@@ -73,6 +74,7 @@ def _written_out(graph: ir.Graph) -> dict[ir.Node, Formula]:
         node: formula
         for node, formula in formulas(graph, fused).items()
         if any(inner.op_type not in ARITHMETIC for inner in formula.nodes)
+        and not any(map(is_kept, formula.nodes))
         and all(value.dtype == ir.DataType.FLOAT for value in (formula.root, *(n.outputs[0] for n in formula.nodes)))
     }
 
@@ -85,7 +87,7 @@ def float_inputs(node: ir.Node) -> Iterator[ir.Value]:
 
 def _kind(node: ir.Node) -> str:
     """One of "weighted", "arithmetic" and "moving"; "" for an operator that stays in float32."""
-    if node.domain != "" or not node.outputs or node.outputs[0].dtype != ir.DataType.FLOAT:
+    if node.domain != "" or is_kept(node) or not node.outputs or node.outputs[0].dtype != ir.DataType.FLOAT:
         return ""
     if any(extra.dtype != ir.DataType.FLOAT for extra in _results(node)):  # indices of a pooling
         return ""

@@ -11,6 +11,7 @@ from edgekern.graph.copies import eliminate_identities
 from edgekern.graph.families import affine, batch_norm_affine
 from edgekern.graph.initializers import lazy_initializer, new_initializer
 from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
+from edgekern.quantization.rules import is_kept
 from edgekern.quantization.weights import blocks
 
 FloatArray = npt.NDArray[np.floating]
@@ -31,14 +32,36 @@ def prepare(model: ir.Model) -> None:
     eliminate_identities(model.graph)
     passes.ShapeInferencePass()(model)
     for node in list(model.graph):
+        if _fold_channels_of(node):
+            continue
         if node.op_type == "BatchNormalization" and node.domain == "":
-            _fold_batch_normalization(node)
-        elif not _fold_per_channel(node) and node.op_type == "Add" and node.domain == "":
+            _as_depthwise(node)
+        elif node.op_type == "Add" and node.domain == "":
             _fuse_matmul_bias(node)
     for node in list(model.graph):
         if node.op_type == "Gemm" and node.domain == "":
             _normalize_gemm(node)
     passes.RemoveUnusedNodesPass()(model)
+
+
+def fold_channels(graph: ir.Graph) -> None:
+    """Fold BatchNormalization, and constants for each channel, into the float Conv or Gemm before them, in place.
+
+    ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` goes into its weights and bias, in float64.
+    """
+    for node in list(graph):
+        _fold_channels_of(node)
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # what is not finite stays as it is
+def _fold_channels_of(node: ir.Node) -> bool:
+    if node.op_type != "BatchNormalization":
+        return _fold_per_channel(node)
+    found = batch_norm_affine(node)
+    before = None if found is None else found[0].producer()
+    if found is None or before is None or sole_consumer(found[0]) is not node or is_kept(before) != is_kept(node):
+        return False
+    return _scale_channels(before, node, *found[1:])
 
 
 def _graph(node: ir.Node) -> ir.Graph:
@@ -89,21 +112,6 @@ def _scaled(weights: ir.Value, factor: FloatArray, axis: int) -> Callable[[], Fl
     return compute
 
 
-@np.errstate(divide="ignore", invalid="ignore")  # what is not finite stays as it is
-def _fold_batch_normalization(node: ir.Node) -> None:
-    """Fold ``(x - mean) * gamma / sqrt(var + epsilon) + beta`` into the weights and bias before it, in float64.
-
-    On an image that no Conv gave, it becomes a depthwise 1x1 Conv, which has an integer kernel.
-    """
-    found = batch_norm_affine(node)
-    if found is None:
-        return
-    source, factor, shift = found
-    before = source.producer()
-    if before is None or sole_consumer(source) is not node or not _scale_channels(before, node, factor, shift):
-        _as_depthwise(node, source, factor, shift)
-
-
 def _scale_channels(before: ir.Node, node: ir.Node, factor: FloatArray, shift: FloatArray) -> bool:
     """Let a Conv or Gemm give ``x * factor + shift`` as ``node`` behind it did; False if it cannot."""
     found = _weights_of(before)
@@ -139,20 +147,32 @@ def _fold_per_channel(node: ir.Node) -> bool:
     weights, axis = layer
     channels = _shape(weights)[axis]
     shape = (1,) * (rank - factor.ndim) + factor.shape
-    if sole_consumer(source) is not node or channels == 1 or shape != (1, channels, *[1] * (rank - 2)):
+    if (
+        is_kept(before) != is_kept(node)
+        or sole_consumer(source) is not node
+        or channels == 1
+        or shape != (1, channels, *[1] * (rank - 2))
+    ):
         return False
     if not np.isfinite([factor, shift]).all():
         return False  # as weights and a bias they would be refused under names that the model does not have
     return _scale_channels(before, node, factor.reshape(-1), shift.reshape(-1))
 
 
-def _as_depthwise(node: ir.Node, source: ir.Value, factor: FloatArray, shift: FloatArray) -> None:
+@np.errstate(divide="ignore", invalid="ignore")
+def _as_depthwise(node: ir.Node) -> None:
+    """Let a depthwise 1x1 Conv, which has an integer kernel, do a BatchNormalization of an image that no Conv gave."""
+    found = batch_norm_affine(node)
+    if found is None:
+        return
+    source, factor, shift = found
     if source.shape is None or len(source.shape) != 4:
         return
     graph, name = _graph(node), node.outputs[0].name
     weights = new_initializer(graph, f"{name}_weight", factor.astype(np.float32).reshape(-1, 1, 1, 1))
     bias = new_initializer(graph, f"{name}_bias", shift.astype(np.float32))
     conv = ir.Node("", "Conv", [source, weights, bias], [ir.AttrInt64("group", factor.size)], name=node.name)
+    conv.meta.update(node.meta)
     graph.insert_before(node, conv)
     _take_over(conv, node)
 
@@ -163,6 +183,8 @@ def _fuse_matmul_bias(node: ir.Node) -> None:
         before = None if product is None else product.producer()
         if before is None or product is None or before.op_type != "MatMul" or sole_consumer(product) is not node:
             continue
+        if is_kept(before) != is_kept(node):
+            continue
         weights, x = before.inputs[1], before.inputs[0]
         if weights is None or x is None or x.shape is None or not is_float_constant(weights):
             continue
@@ -170,6 +192,7 @@ def _fuse_matmul_bias(node: ir.Node) -> None:
         if len(x.shape) != 2 or len(shape) != 2 or bias is None or bias.shape not in ((shape[1],), (1, shape[1])):
             continue
         gemm = ir.Node("", "Gemm", [x, before.inputs[1], addend], name=before.name)
+        gemm.meta.update(before.meta)
         graph = _graph(node)
         graph.insert_before(node, gemm)
         _take_over(gemm, node)

@@ -30,6 +30,7 @@ from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
 from edgekern.quantization.place_qdq import place
 from edgekern.quantization.prepare import prepare
+from edgekern.quantization.rules import apply_rules, is_kept
 from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def quantize(
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
     done.model.metadata_props[QUANTIZATION_KEY] = json.dumps(
         {
-            "config": asdict(done.config),
+            "config": done.config.to_dict(),
+            "front_end": [label(node) for node in done.front_end],
             "model_hash": ranges.model_hash,
             "ranges": {"method": ranges.method, **ranges.options, "sha256": _sha256(ranges)},
             "widened": done.widened,
@@ -117,7 +119,7 @@ class _Quantized:
     """``source`` is the float model.
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
-    holds the products that stand in bodies of If, Loop and Scan.
+    holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves.
     """
 
     source: Skeleton
@@ -127,10 +129,17 @@ class _Quantized:
     widened: dict[str, list[int]]
     left_float: tuple[ir.Node, ...]
     in_bodies: tuple[ir.Node, ...]
+    front_end: tuple[ir.Node, ...]
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
             _warn(f"{function}: {_describe_bodies(self.in_bodies, all_of_it=not self.encodings)}")
+        if self.front_end:
+            last = self.front_end[-1]
+            _warn(
+                f"{function}: {len(self.front_end)} nodes up to {last.op_type} {label(last)!r} stay float32: "
+                "a front end with a logarithm spans more than 8 bits; overrides of QuantConfig quantize it all the same"
+            )
         for node in self.left_float:
             _warn(
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
@@ -159,10 +168,13 @@ def _quantized(
 
     graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
+    front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
     placement = place(graph_model.graph)
     in_bodies = _products_in_bodies(graph_model.graph)
-    _require_something_to_do(graph_model.graph, bool(placement.source or in_bodies), function)
+    _require_something_to_do(
+        graph_model.graph, bool(placement.source or in_bodies or any(map(is_kept, graph_model.graph))), function
+    )
     activations = encode_activations(placement, ranges, config, function=function)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
@@ -179,7 +191,9 @@ def _quantized(
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
     writer.write_activations()
-    return _Quantized(opened, graph_model, config, encodings, widened, placement.left_float, in_bodies)
+    return _Quantized(
+        opened, graph_model, config, encodings, widened, placement.left_float, in_bodies, tuple(front_end)
+    )
 
 
 def _sha256(ranges: Ranges) -> str:

@@ -31,11 +31,6 @@ from edgekern.graph.values import (
 
 def role(p: Placement, node: ir.Node) -> str | None:
     source = next(operands(node))
-    if p.role_of(source) in (Role.PRODUCT, Role.FLOAT) and node.op_type in RESHAPES | {"Transpose"}:
-        reason = _reason(node)
-        if reason is None:
-            p.role[node.outputs[0]] = Role.FLOAT
-        return reason
     reason = p.needs_bytes(node, codes=node.op_type != "Pad") or _reason(node)
     if reason is not None:
         return reason
@@ -70,11 +65,11 @@ def _reason(node: ir.Node) -> str | None:
 def _pad_reason(node: ir.Node, rank: int) -> str | None:
     if text_attribute(node, "mode", "constant") != "constant":
         return "only constant padding has a kernel"
-    before, after = _pad_widths(node, rank)
+    before, after = pad_widths(node, rank)
     return "negative padding has no kernel" if min(*before, *after, 0) < 0 else None
 
 
-def _pad_widths(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
+def pad_widths(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
     given = constant(node.inputs[1])
     assert given is not None
     pads = [int(pad) for pad in given]
@@ -87,7 +82,7 @@ def _pad_widths(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
     return before, after
 
 
-def _slice_ranges(node: ir.Node, shape: Sequence[int]) -> tuple[list[int], list[int]]:
+def slice_ranges(node: ir.Node, shape: Sequence[int]) -> tuple[list[int], list[int]]:
     """Start and step of every axis of a Slice; the lengths are those of its output."""
     given = [constant(value) for value in node.inputs[1:]]
     starts, ends = ([int(item) for item in array] if array is not None else [] for array in given[:2])
@@ -107,15 +102,13 @@ def _pads_exactly(node: ir.Node, quant: Quant) -> bool:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
-    """Of 8-bit tensors, or (``quant`` is None) of any as ONNX has them."""
-    source = next(operands(node))
-    x = lowering.plain(source) if quant is None else lowering.stored(source)
+    x = lowering.stored(next(operands(node)))
     if node.op_type in RESHAPES:
         return _reshape(lowering, value, x)
     if node.op_type == "Transpose":
         return _transpose(lowering, node, x)
     if node.op_type == "Pad":
-        before, after = _pad_widths(node, len(x.shape))
+        before, after = pad_widths(node, len(x.shape))
         filler = scalar(node.inputs[2]) if len(node.inputs) > 2 else None
         code = int(x.q.quantize(filler or 0.0))
         order = x.order or tuple(range(len(x.shape)))
@@ -176,7 +169,7 @@ def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Ten
     shape, order = known_shape(value), x.order or tuple(range(len(x.shape)))
     source = known_shape(node.inputs[0])
     if node.op_type == "Slice":
-        start, step = _slice_ranges(node, source)
+        start, step = slice_ranges(node, source)
     else:  # Split
         axis = int_attribute(node, "axis", 0) % len(source)
         start, step = [0] * len(source), [1] * len(source)

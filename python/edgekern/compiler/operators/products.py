@@ -125,7 +125,7 @@ def _bias_reason(node: ir.Node, channels: int) -> str | None:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
-    """The result of a chain as 8-bit, or as float32 in ONNX's order where ``quant`` is None."""
+    """The result of a chain as 8-bit, or as float32 where ``quant`` is None."""
     data, chain = node.inputs[0], lowering.placement.chain[value]
     assert data is not None
     x = lowering.native(data)
@@ -139,8 +139,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     if quant is not None:
         step.output.dtype, step.output.quant = dtype_of(quant), quant
     step.output.names.append(str(value.name))
-    y = lowering.emit(step)
-    return in_onnx_order(lowering, y) if quant is None else y
+    return lowering.emit(step)
 
 
 def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekern.compiler.floats.table import FLOATS
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
@@ -19,16 +20,18 @@ def lower_graph(graph: ir.Graph, placement: Placement, model: Skeleton) -> tuple
         if node in placement.hosts:
             lowering.add_host(node)
         for value in node.outputs:
-            _lower(lowering, value)
+            _lower(lowering, node, value)
     return lowering, [lowering.plain(value) for value in graph.outputs]
 
 
-def _lower(lowering: Lowering, value: ir.Value) -> None:
+def _lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> None:
     p, role = lowering.placement, lowering.placement.role_of(value)
     if value in p.native and role is Role.BYTES:
         tensor = lowering.compute(value, p.quant[value])
         lowering.keep_stored(value, tensor)
         if str(value.name) not in tensor.names and not is_code(value):
             tensor.names.append(str(value.name))
-    elif value in p.plain and role in (Role.PRODUCT, Role.FLOAT):
-        lowering.keep_plain(value, lowering.compute(value, None))
+    elif value in p.plain and role is Role.PRODUCT:
+        lowering.keep_real(value, lowering.compute(value, None))
+    elif value in p.plain and role is not Role.HOST and node not in p.hosts:
+        lowering.keep_real(value, FLOATS[node.op_type].lower(lowering, node, value))

@@ -1,0 +1,218 @@
+"""What moves elements of any type and computes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgekern._core import StepKind
+from edgekern.compiler.floats.maps import common_order
+from edgekern.compiler.floats.operator import ANY, FloatOperator, new_tensor, type_reason
+from edgekern.compiler.layout import eight, transposed, view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.moves import pad_widths, slice_ranges
+from edgekern.compiler.steps import KernelStep, Tensor, channels_last
+from edgekern.graph.families import RESHAPES
+from edgekern.graph.values import (
+    constant,
+    int_attribute,
+    ints_attribute,
+    known_shape,
+    label,
+    operands,
+    scalar,
+    text_attribute,
+)
+
+Table = npt.NDArray[np.int32]
+_MODES = ("constant", "edge", "reflect", "wrap")
+_MOST_PIECES = 4096  # that a step of an index holds
+
+
+def reason(node: ir.Node) -> str | None:
+    wrong = type_reason(node, ANY)
+    if wrong is not None:
+        return wrong
+    sizes = node.inputs[1:] if node.op_type in ("Slice", "Expand", "Tile", "Reshape", "Squeeze", "Unsqueeze") else []
+    if node.op_type in ("Pad", "Split"):
+        sizes = [value for at, value in enumerate(node.inputs) if at == 1 or at == 3]
+    if any(value is not None and constant(value) is None for value in sizes):
+        return "its shape depends on the data"
+    if node.op_type == "Concat" and len(node.inputs) > _MOST_PIECES:
+        return f"Concat of more than {_MOST_PIECES} tensors has no kernel"
+    if node.op_type == "Pad":
+        mode = text_attribute(node, "mode", "constant")
+        filler = node.inputs[2] if len(node.inputs) > 2 else None
+        if mode not in _MODES:
+            return f"padding by '{mode}' has no kernel"
+        if filler is not None and scalar(filler) is None:
+            return "its padding value is not constant"
+        if mode != "constant" and 0 in known_shape(node.inputs[0]):
+            return "a padding of nothing has no kernel"
+    return None
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    return _LOWER[node.op_type](lowering, node, value)
+
+
+def _reshape(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    source = next(operands(node))
+    x, shape = lowering.real(source), known_shape(value)
+    if x.order and len(shape) == len(x.shape) and shape == known_shape(source):
+        return view(x)
+    before = known_shape(source)
+    spatial = math.prod(before[2:])
+    if x.order and len(before) > 2 and len(shape) > 2 and shape[:2] == before[:2] and spatial > 1:
+        # The axes behind the channels become others behind the channels: these still lie last.
+        return view(x, shape=(shape[0], *shape[2:], shape[1]), order=channels_last(len(shape)))
+    return view(lowering.plain(source), shape=shape)
+
+
+def _transpose(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    x = lowering.real(next(operands(node)))
+    rank = len(x.shape)
+    perm = ints_attribute(node, "perm", list(range(rank))[::-1])
+    order, last = x.order or tuple(range(rank)), channels_last(rank)
+    plain = tuple(order.index(axis) for axis in perm)
+    image = tuple(plain[axis] for axis in last)
+    if rank > 2 and image == tuple(range(rank)):
+        return view(x, order=last)
+    return transposed(lowering, x, plain, (), label(node))
+
+
+def _depth_to_space(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """Of an image with its channels last, so is its result."""
+    x, block = lowering.image(next(operands(node))), int_attribute(node, "blocksize", 1)
+    batch, height, width, channels = x.shape
+    if node.op_type == "SpaceToDepth":
+        parts = view(x, shape=(batch, height // block, block, width // block, block, channels), order=())
+        y = transposed(lowering, parts, (0, 1, 3, 2, 4, 5), (), label(node))
+        shape = (batch, height // block, width // block, channels * block * block)
+    else:
+        depth = channels // (block * block)
+        if text_attribute(node, "mode", "DCR") == "DCR":
+            parts = view(x, shape=(batch, height, width, block, block, depth), order=())
+            y = transposed(lowering, parts, (0, 1, 3, 2, 4, 5), (), label(node))
+        else:
+            parts = view(x, shape=(batch, height, width, depth, block, block), order=())
+            y = transposed(lowering, parts, (0, 1, 4, 2, 5, 3), (), label(node))
+        shape = (batch, height * block, width * block, depth)
+    return view(y, shape=shape, order=channels_last(4))
+
+
+def _slice(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    source = next(operands(node))
+    shape, sides = known_shape(source), known_shape(value)
+    if node.op_type == "Slice":
+        start, step = slice_ranges(node, shape)
+    else:  # Split
+        axis = int_attribute(node, "axis", 0) % len(shape)
+        start, step = [0] * len(shape), [1] * len(shape)
+        earlier = node.outputs[: list(node.outputs).index(value)]
+        start[axis] = sum(known_shape(piece)[axis] for piece in earlier)
+    tables = [begin + by * np.arange(side) for begin, by, side in zip(start, step, sides, strict=True)]
+    return pick(lowering, lowering.real(source), value, tables, label(node), node.op_type)
+
+
+def _expand(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    source, sides = next(operands(node)), known_shape(value)
+    x, rank = lowering.real(source), len(sides)
+    if len(x.shape) != rank:
+        x = view(lowering.plain(source), shape=(1,) * (rank - len(x.shape)) + known_shape(source))
+    plain = (1,) * (rank - len(known_shape(source))) + known_shape(source)
+    if node.op_type == "Tile":
+        tables = [np.arange(side) % max(size, 1) for size, side in zip(plain, sides, strict=True)]
+    else:
+        tables = [
+            np.arange(side) if size == side else np.zeros(side, np.int64)
+            for size, side in zip(plain, sides, strict=True)
+        ]
+    return pick(lowering, x, value, tables, label(node), node.op_type)
+
+
+def _pad(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    source = next(operands(node))
+    sides, mode = known_shape(source), text_attribute(node, "mode", "constant")
+    before, _ = pad_widths(node, len(sides))
+    tables = []
+    for size, side, lead in zip(sides, known_shape(value), before, strict=True):
+        at = np.arange(side) - lead
+        if mode == "constant":
+            at = np.where((at < 0) | (at >= size), -1, at)
+        elif mode == "edge":
+            at = at.clip(0, size - 1)
+        elif mode == "wrap":
+            at = at % size
+        else:
+            period = max(2 * (size - 1), 1)
+            at = at % period
+            at = np.where(at >= size, period - at, at)
+        tables.append(at)
+    filler = scalar(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
+    return pick(lowering, lowering.real(source), value, tables, label(node), "Pad", filler or 0.0)
+
+
+def pick(
+    lowering: Lowering,
+    x: Tensor,
+    value: ir.Value,
+    tables: Sequence[npt.NDArray[Any]],
+    name: str,
+    op: str,
+    filler: float = 0.0,
+) -> Tensor:
+    """``y[i, j, ...] = x[tables[0][i], tables[1][j], ...]``, the tables by ONNX's axes; -1 is the filler."""
+    order = x.order or tuple(range(len(x.shape)))
+    stored = [tables[axis].astype(np.int32) for axis in order]
+    shape = tuple(len(table) for table in stored)
+    if shape == x.shape and all(np.array_equal(table, np.arange(len(table))) for table in stored):
+        return view(x)
+    y = new_tensor(value, shape, x.order)
+    assert value.dtype is not None
+    bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
+    arguments = {
+        "x_shape": eight(x.shape),
+        "y_shape": eight(shape),
+        "item_bytes": x.item_bytes,
+        "filler": int.from_bytes(bits.tobytes(), "little", signed=True),
+    }
+    content = np.concatenate([np.zeros(8 - len(stored), np.int32), *stored]).tobytes()
+    return lowering.emit(KernelStep(StepKind.PICK, name, op, [x], y, [content], arguments))
+
+
+def _concat(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    given = [operand for operand in node.inputs if operand is not None]
+    rank = len(known_shape(value))
+    order = common_order(lowering, given, rank)
+    pieces = [lowering.ordered(operand, order) for operand in given if 0 not in known_shape(operand)]
+    axis = order.index(int_attribute(node, "axis", 0) % rank)
+    shape = tuple(known_shape(value)[at] for at in order)
+    y = new_tensor(value, shape, () if order == tuple(range(rank)) else order)
+    if not pieces:  # nothing beside nothing
+        pieces = [lowering.ordered(given[0], order)]
+    arguments = {
+        "rows": math.prod(shape[:axis]),
+        "bytes": [math.prod(piece.shape[axis:]) * piece.item_bytes for piece in pieces],
+    }
+    return lowering.emit(KernelStep(StepKind.CONCAT, label(node), "Concat", pieces, y, arguments=arguments))
+
+
+_LOWER: dict[str, Callable[[Lowering, ir.Node, ir.Value], Tensor]] = {
+    **dict.fromkeys(RESHAPES, _reshape),
+    "Transpose": _transpose,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _depth_to_space,
+    "Slice": _slice,
+    "Split": _slice,
+    "Expand": _expand,
+    "Tile": _expand,
+    "Pad": _pad,
+    "Concat": _concat,
+}
+OPERATOR = FloatOperator(frozenset(_LOWER), reason, lower)

@@ -1,0 +1,169 @@
+"""Normalizations: of rows where they lie in memory, then a factor and a shift for each channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekern._core import MapOp, StepKind
+from edgekern.compiler.floats.maps import common_order, new_map, operand_of
+from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
+from edgekern.compiler.floats.reductions import reduce_axes
+from edgekern.compiler.formula_step import Operand, Result
+from edgekern.compiler.layout import view
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.steps import KernelStep, Tensor
+from edgekern.graph.families import batch_norm_affine
+from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
+
+_ROWS = frozenset({"LayerNormalization", "RMSNormalization"})
+_CHANNELS = frozenset({"InstanceNormalization", "GroupNormalization"})
+
+
+def reason(node: ir.Node) -> str | None:
+    wrong = type_reason(node, FLOAT)
+    if wrong is not None:
+        return wrong
+    if any(value is not node.outputs[0] for value in used_outputs(node)):
+        return "its statistics have no kernel"
+    if 0 in known_shape(node.inputs[0]):
+        return f"{node.op_type} of nothing has no kernel"
+    if node.op_type == "BatchNormalization" and batch_norm_affine(node) is None:
+        return "its statistics are not constant, or not finite"
+    return None
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    if node.op_type == "BatchNormalization":
+        return _batch(lowering, node, value)
+    if node.op_type == "LpNormalization":
+        return _lp(lowering, node, value)
+    return (_rows if node.op_type in _ROWS else _channels)(lowering, node, value)
+
+
+def _rows(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    source, scale = node.inputs[:2]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    assert source is not None
+    assert scale is not None
+    shape = known_shape(source)
+    axis = int_attribute(node, "axis", -1) % len(shape)
+    columns = math.prod(shape[axis:])
+    epsilon = float_attribute(node, "epsilon", 1e-5)
+    centered = node.op_type == "LayerNormalization"
+    factors = [factor for factor in (scale, bias) if factor is not None]
+    blobs = []
+    fixed = all(is_constant(factor) and known_shape(factor) == shape[axis:] for factor in factors)
+    if fixed:
+        blobs = [lowering.constant(factor).astype(np.float32).tobytes() for factor in factors]
+    y = new_tensor(value, shape)
+    y = _normalize(lowering, node, lowering.plain(source), y, columns, epsilon, centered, blobs)
+    if fixed:
+        return y
+    return _affine(lowering, node, value, y, factors, tuple(range(len(shape))))
+
+
+def _normalize(
+    lowering: Lowering,
+    node: ir.Node,
+    x: Tensor,
+    y: Tensor,
+    columns: int,
+    epsilon: float,
+    centered: bool,
+    blobs: list[bytes],
+) -> Tensor:
+    arguments = {"rows": x.size // columns, "columns": columns, "epsilon": epsilon, "centered": int(centered)}
+    return lowering.emit(KernelStep(StepKind.NORMALIZE, label(node), node.op_type, [x], y, blobs, arguments))
+
+
+def _affine(
+    lowering: Lowering,
+    node: ir.Node,
+    value: ir.Value,
+    x: Tensor,
+    factors: Sequence[ir.Value],
+    order: tuple[int, ...],
+) -> Tensor:
+    """``x`` times the first, plus the second, both along the last axes."""
+    step = new_map(value, order)
+    step.operands.append(x)
+    refs = [operand_of(lowering, step, factor, order) for factor in factors]
+    step.code = [(MapOp.MUL, (Operand(0), refs[0]))]
+    if len(refs) > 1:
+        step.code.append((MapOp.ADD, (Result(0), refs[1])))
+    step.name, step.op = label(node), node.op_type
+    step.read()
+    return lowering.emit(step)
+
+
+def _channels(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """Of each image the rows are its channels, or groups of them."""
+    source, scale, bias = node.inputs[:3]
+    assert source is not None
+    assert scale is not None
+    assert bias is not None
+    shape = known_shape(source)
+    groups = int_attribute(node, "num_groups", 1) if node.op_type == "GroupNormalization" else shape[1]
+    columns = math.prod(shape[1:]) // groups
+    y = Tensor(str(value.name), new_tensor(value).dtype, shape)
+    epsilon = float_attribute(node, "epsilon", 1e-5)
+    y = _normalize(lowering, node, lowering.plain(source), y, columns, epsilon, True, [])
+    step = new_map(value, tuple(range(len(shape))))
+    step.operands.append(y)
+    refs = []
+    for factor in (scale, bias):
+        per_channel = known_shape(factor)[0]
+        if is_constant(factor):
+            array = np.repeat(lowering.constant(factor).astype(np.float32), shape[1] // per_channel)
+            step.operands.append(array.reshape(1, shape[1], *[1] * (len(shape) - 2)))
+        else:
+            step.operands.append(view(lowering.plain(factor), shape=(1, shape[1], *[1] * (len(shape) - 2))))
+        refs.append(Operand(len(step.operands) - 1))
+    step.code = [(MapOp.MUL, (Operand(0), refs[0])), (MapOp.ADD, (Result(0), refs[1]))]
+    step.name, step.op = label(node), node.op_type
+    step.read()
+    return lowering.emit(step)
+
+
+def _batch(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    found = batch_norm_affine(node)
+    assert found is not None
+    source, factor, shift = found
+    rank = len(known_shape(value))
+    order = common_order(lowering, [source], rank)
+    step = new_map(value, order)
+    step.operands.append(lowering.ordered(source, order))
+    for array in (factor, shift):
+        full = array.astype(np.float32).reshape(1, -1, *[1] * (rank - 2)) if rank > 1 else array.astype(np.float32)
+        step.operands.append(full.transpose(order))
+    step.code = [(MapOp.MUL, (Operand(0), Operand(1))), (MapOp.ADD, (Result(0), Operand(2)))]
+    step.name, step.op = label(node), node.op_type
+    step.read()
+    return lowering.emit(step)
+
+
+def _lp(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """x / norm, and 0 where the norm is."""
+    source = node.inputs[0]
+    assert source is not None
+    x = lowering.real(source)
+    square = int_attribute(node, "p", 2) == 2
+    axis = int_attribute(node, "axis", -1) % len(x.shape)
+    norm = reduce_axes(lowering, x, [axis], (6 if square else 5, 0), label(node), node.op_type)
+    step = new_map(value, x.order or tuple(range(len(x.shape))))
+    step.operands += [x, norm]
+    length = Result(0) if square else Operand(1)
+    step.code = [(MapOp.SQRT, (Operand(1),))] if square else []
+    at = len(step.code)
+    step.code += [(MapOp.EQUAL, (length, 0.0)), (MapOp.DIV, (Operand(0), length))]
+    step.code.append((MapOp.WHERE, (Result(at), 0.0, Result(at + 1))))
+    step.name, step.op = label(node), node.op_type
+    step.read()
+    return lowering.emit(step)
+
+
+OPERATOR = FloatOperator(_ROWS | _CHANNELS | {"BatchNormalization", "LpNormalization"}, reason, lower)

@@ -1,0 +1,59 @@
+"""Pooling of floats over one to three dimensions, and over whole images."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekern._core import StepKind
+from edgekern.compiler.floats.convolutions import Window
+from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
+from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.steps import KernelStep, Tensor, channels_last
+from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands
+
+_GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
+_WINDOWS = frozenset({"AveragePool", "MaxPool", "LpPool"})
+
+
+def reason(node: ir.Node) -> str | None:
+    wrong = type_reason(node, FLOAT)
+    if wrong is not None:
+        return wrong
+    x, y = known_shape(node.inputs[0]), known_shape(node.outputs[0])
+    if not 3 <= len(x) <= 5:
+        return f"pooling over {len(x) - 2} dimensions has no kernel"
+    if 0 in (*x, *y):
+        return "a pooling of nothing has no kernel"
+    if len(used_outputs(node)) > 1:
+        return "the indices of a pooling have no kernel"
+    if node.op_type in _WINDOWS and min(ints_attribute(node, "pads", [0])) < 0:
+        return "negative padding has no kernel"
+    return None
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    source = next(operands(node))
+    x, before, shape = lowering.image(source), known_shape(source), known_shape(value)
+    order = channels_last(len(shape))
+    y = new_tensor(value, tuple(shape[axis] for axis in order), order)
+    kernel = before[2:] if node.op_type in _GLOBAL else tuple(ints_attribute(node, "kernel_shape", []))
+    window = _whole(before) if node.op_type in _GLOBAL else Window.of(node, kernel)
+    arguments = {
+        **window.arguments,
+        "channels": before[1],
+        "average": int("Average" in node.op_type),
+        "count_include_pad": int_attribute(node, "count_include_pad", 0),
+        "power": float(int_attribute(node, "p", 2)) if "Lp" in node.op_type else 0.0,
+    }
+    return lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
+
+
+def _whole(shape: tuple[int, ...]) -> Window:
+    """A window as large as the image."""
+    image = [1] * (5 - len(shape)) + list(shape[2:])
+    ones = [1, 1, 1]
+    sizes = {"in": image, "out": ones, "kernel": image, "stride": ones, "dilation": ones, "pad": [0, 0, 0]}
+    return Window(shape[0], sizes)
+
+
+OPERATOR = FloatOperator(_GLOBAL | _WINDOWS, reason, lower)

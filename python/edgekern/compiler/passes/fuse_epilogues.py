@@ -1,0 +1,106 @@
+"""Let a product on floats finish its own result: add another tensor, clamp it, run an activation over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgekern._core import MapOp, StepKind
+from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
+from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
+
+_FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32})
+_ACTIVATIONS = {MapOp.GELU: 1, MapOp.GELU_TANH: 2, MapOp.SILU: 3}  # a product's `activation`
+
+
+def fuse_epilogues(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
+    """Move what the first instructions of an element-wise step do into the last product that it alone reads."""
+    readers = readers_of(items, outputs)
+    maker = {item.output: item for item in items if isinstance(item, KernelStep) and item.kind in _FINISHING}
+    position = {item: at for at, item in enumerate(items)}
+    before: dict[Item, KernelStep] = {}  # products by the steps that they have moved to
+    for item in items:
+        if not isinstance(item, MapStep) or item.kind != StepKind.MAP:
+            continue
+        found = [maker[x] for x in item.inputs if x in maker and readers[x.root] == 1]
+        for product in sorted(found, key=position.__getitem__, reverse=True):
+            if product.output.shape == item.output.shape and _fuse(product, item):
+                before[item] = product
+                maker[product.output] = product
+                position[product] = position[item]
+                break
+    moved = set(before.values())
+    kept: list[Item] = []
+    for item in items:
+        if item in moved:
+            continue
+        if item in before:
+            kept.append(before[item])
+        if not isinstance(item, MapStep) or item.code:
+            kept.append(item)
+    return kept
+
+
+def _fuse(product: KernelStep, step: MapStep) -> bool:
+    """Whether a product has taken instructions over. It stands before the step from now on, or in its place."""
+    x: Ref = Operand(step.operands.index(product.output))
+    arguments: dict[str, Any] = {}
+    inputs, count, last = list(product.inputs), 0, x
+    addend = _addend(step, 0, x)
+    if addend is not None:
+        arguments["addend_first"] = 1
+        inputs.append(addend)
+        count, last = 1, Result(0)
+    active = _activation(step, count, last)
+    if active is not None:
+        count += active[0]
+        last = Result(count - 1)
+        arguments |= active[1]
+    if addend is None and count > 0:
+        addend = _addend(step, count, last)
+        if addend is not None:
+            inputs.append(addend)
+            count, last = count + 1, Result(count)
+    inner = {x, *(Result(number) for number in range(count - 1))}
+    if count == 0 or any(ref in inner for _, refs in step.code[count:] for ref in refs):
+        return False
+    product.inputs, product.op = inputs, f"{product.op}+{step.op}"
+    product.arguments |= arguments
+
+    def moved(ref: Ref) -> Ref:
+        if not isinstance(ref, Result):
+            return ref
+        return x if ref == last else Result(ref.number - count)
+
+    step.code = [(op, tuple(map(moved, refs))) for op, refs in step.code[count:]]
+    if not step.code:
+        product.output = step.output
+    return True
+
+
+def _addend(step: MapStep, at: int, x: Ref) -> Tensor | None:
+    """The tensor that an instruction adds to ``x``, element by element."""
+    if at >= len(step.code) or step.code[at][0] != MapOp.ADD or x not in step.code[at][1]:
+        return None
+    a, b = step.code[at][1]
+    other = b if a == x else a
+    tensor = step.operands[other.number] if isinstance(other, Operand) and other != x else None
+    full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == step.output.dtype
+    return tensor if isinstance(tensor, Tensor) and full else None
+
+
+def _activation(step: MapStep, at: int, x: Ref) -> tuple[int, dict[str, Any]] | None:
+    """How many instructions from one on are an activation of ``x``, and a product's arguments for it."""
+    if at >= len(step.code):
+        return None
+    op, refs = step.code[at]
+    if refs[0] == x and op in _ACTIVATIONS:
+        return 1, {"activation": _ACTIVATIONS[op]}
+    if op == MapOp.CLIP and refs[0] == x and all(isinstance(ref, float) for ref in refs[1:]):
+        lo, hi = refs[1:]
+        return (1, {"lo": lo, "hi": hi}) if lo <= hi else None  # type: ignore[operator]
+    if op == MapOp.SIGMOID and refs[0] == x and at + 1 < len(step.code):
+        second, both = step.code[at + 1]
+        if second == MapOp.MUL and set(both) == {x, Result(at)}:
+            return 2, {"activation": _ACTIVATIONS[MapOp.SILU]}
+    return None

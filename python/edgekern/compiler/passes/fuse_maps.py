@@ -1,0 +1,40 @@
+"""Do element-wise steps in one pass over memory: one that alone reads another computes it itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekern._core import DType
+from edgekern.compiler.formula_step import MapStep
+from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
+
+# Values of a block lie in the cache; more would not.
+_MOST_OPERANDS, _MOST_INSTRUCTIONS = 16, 48
+# What an instruction's result is as it is: a conversion, which is made where a value is stored, is none.
+_UNCONVERTED = (DType.F32, DType.I64, DType.BOOL)
+
+
+def fuse_maps(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
+    """Fuse each element-wise step into its only reader, where that has as many elements."""
+    readers = readers_of(items, outputs)
+    maker = {item.output: item for item in items if isinstance(item, MapStep)}
+    gone: set[KernelStep] = set()
+    for item in items:
+        if not isinstance(item, MapStep):
+            continue
+        for x in [x for x in item.operands if isinstance(x, Tensor)]:
+            made = maker.get(x)
+            if made is not None and made not in gone and readers[x.root] == 1 and _fits(made, item):
+                item.inline(x, made)
+                gone.add(made)
+    return [item for item in items if item not in gone]
+
+
+def _fits(made: MapStep, step: MapStep) -> bool:
+    return (
+        made.kind == step.kind
+        and made.output.shape == step.output.shape
+        and made.output.dtype in _UNCONVERTED
+        and len(made.operands) + len(step.operands) - 1 <= _MOST_OPERANDS
+        and len(made.code) + len(step.code) <= _MOST_INSTRUCTIONS
+    )

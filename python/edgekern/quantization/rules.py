@@ -1,0 +1,102 @@
+"""Which nodes a configuration keeps in float32, and the front end that stays there by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from edgekern.errors import QuantizationError
+from edgekern.graph.families import ACTIVATIONS, PRODUCTS, SOFTMAX
+from edgekern.graph.values import is_constant, label, scalar
+from edgekern.quantization.config import QuantConfig
+
+_KEPT = "edgekern.keep_float"
+
+
+def keep(node: ir.Node) -> None:
+    """Mark a node that stays float32."""
+    node.meta[_KEPT] = True
+
+
+def is_kept(node: ir.Node) -> bool:
+    return _KEPT in node.meta
+
+
+def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
+    """Mark the nodes that stay float32; those of a front end, which no rule has named.
+
+    Raises
+    ------
+    QuantizationError
+        When a rule names no node.
+    """
+    recipes: dict[ir.Node, str] = {}
+    for rule, recipe in config.overrides.items():
+        recipes.update(dict.fromkeys(_named(graph, rule, "overrides", function), recipe))
+    for rule in config.keep_float:
+        recipes.update(dict.fromkeys(_named(graph, rule, "keep_float", function), "float32"))
+    for node in graph:
+        if recipes.get(node, config.recipe) == "float32":
+            keep(node)
+    if config.recipe == "float32":
+        return []
+    front = [node for node in _front_end(graph) if node not in recipes]
+    for node in front:
+        keep(node)
+    return front
+
+
+def _named(graph: ir.Graph, rule: str, argument: str, function: str) -> list[ir.Node]:
+    nodes = list(graph)
+    found = [node for node in nodes if node.op_type == rule or fnmatchcase(label(node), rule)]
+    if found:
+        return found
+    types = ", ".join(sorted({node.op_type for node in nodes}))
+    names = ", ".join(repr(label(node)) for node in nodes[:3])
+    raise QuantizationError(
+        f"{function}: the rule {rule!r} of {argument} names no node of the model; it has operators {types}, and "
+        f"nodes {names}{', ...' if len(nodes) > 3 else ''}"
+    )
+
+
+def _front_end(graph: ir.Graph) -> list[ir.Node]:
+    """What leads to a logarithm or a root that no activation stands before and a product behind: a sound's spectrum.
+
+    Its results span many powers of ten, which 255 equal steps do not.
+    """
+    products = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
+    before_products = set(_leading_to(graph, products))
+    learned: set[ir.Value] = set()  # values behind an activation
+    spread: list[ir.Node] = []
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if any(value in learned for value in inputs) or node.op_type in ACTIVATIONS | SOFTMAX:
+            learned.update(node.outputs)
+        elif _compresses(node) and node in before_products:
+            spread.append(node)
+    return _leading_to(graph, spread)
+
+
+def _compresses(node: ir.Node) -> bool:
+    """Whether a node is a logarithm, or a power below one, of what is computed."""
+    if node.domain != "" or is_constant(node.inputs[0] if node.inputs else None):
+        return False
+    if node.op_type in ("Log", "ReduceLogSum", "ReduceLogSumExp"):
+        return True
+    exponent = scalar(node.inputs[1]) if node.op_type == "Pow" else None
+    return exponent is not None and 0 < exponent < 1 and exponent != 0.5
+
+
+def _leading_to(graph: ir.Graph, ends: Iterable[ir.Node]) -> list[ir.Node]:
+    """Some nodes and all that they are computed from, in order."""
+    found: set[ir.Node] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            makers = (value.producer() for value in node.inputs if value is not None)
+            waiting += [maker for maker in makers if maker is not None and maker.graph is graph]
+    return [node for node in graph if node in found]
