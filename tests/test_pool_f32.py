@@ -37,13 +37,20 @@ def pool(shape, window, *, stride=(1, 1, 1), dilation=(1, 1, 1), pad=(0, 0, 0), 
         "channels": channels,
         "average": 0,
         "count_include_pad": 0,
+        "power": 0.0,
     }
     x = np.empty(shape, np.float32)
     return one_step(StepKind.POOL_F32, [x], ((batch, *out, channels), np.float32), **(arguments | changes))
 
 
-@given(data=st.data(), average=st.booleans(), include=st.booleans(), special=st.booleans())
-def test_any_window_equals_the_reference(data, average, include, special):
+@given(
+    data=st.data(),
+    average=st.booleans(),
+    include=st.booleans(),
+    power=st.sampled_from([0.0, 0.0, 1.0, 2.0, 3.0, 5.0]),
+    special=st.booleans(),
+)
+def test_any_window_equals_the_reference(data, average, include, power, special):
     some = {"window": [], "stride": [], "dilation": [], "pad": [], "end": []}
     sides = []
     for _ in range(3):
@@ -57,7 +64,7 @@ def test_any_window_equals_the_reference(data, average, include, special):
         some["end"].append(data.draw(st.integers(0, k - 1)) if by == 1 else 0)
     shape = (data.draw(st.integers(1, 2)), *sides, data.draw(st.sampled_from([1, 3, 15, 16, 17, 64, 70])))
     x = data.draw(float_arrays(shape, special=special))
-    program = pool(shape, average=int(average), count_include_pad=int(include), **some)
+    program = pool(shape, average=int(average), count_include_pad=int(include), power=power, **some)
     assert_equals_reference(program, [x])
 
 
@@ -81,6 +88,14 @@ def test_large_images_and_whole_ones_are_shared_between_threads(shape, average):
     result = assert_equals_reference(pool(shape, kernel, average=int(average)), [x])
     if whole:
         np.testing.assert_allclose(result[0, 0, 0, 0], (x.mean if average else x.max)(axis=(0, 1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4])
+def test_a_norm_is_close_to_the_truth(p):
+    x = np.random.default_rng(3).normal(size=(1, 1, 6, 7, 20)).astype(np.float32)
+    result = assert_equals_reference(pool(x.shape, (1, 6, 7), power=float(p)), [x])
+    truth = (np.abs(x.astype(np.float64)) ** p).sum(axis=(0, 1, 2, 3)) ** (1 / p)
+    np.testing.assert_allclose(result.reshape(-1), truth, rtol=1e-6)
 
 
 def test_a_maximum_passes_over_nan_and_an_average_does_not():
@@ -111,6 +126,9 @@ def test_golden_bytes(isa, average):
         ({"kernel": [1, 0, 3]}, "damaged window"),
         ({"kernel": [1, 3, 2**31 - 1]}, "window does not fit the image"),
         ({"pad": [0, 5, 0]}, "a window lies wholly in the padding"),
+        ({"power": 2.5}, "damaged power"),
+        ({"power": -1.0}, "damaged power"),
+        ({"power": float("nan")}, "damaged power"),
         ({"channels": 4}, "tensors do not match its sizes"),
         ({"batch": 3}, "tensors do not match its sizes"),
     ],

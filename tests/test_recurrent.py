@@ -17,7 +17,7 @@ from one_step import assert_equals_reference, one_step
 from reference.recurrent import GATES, STRIP, padded
 
 # SHA-256 of the bytes that every machine gives for fixed ones; tests/reference computed it.
-GOLDEN = {0: "f12dbefccb8abdb2", 1: "7fcc83910e377af9", 2: "9999d7eddfac44e0"}
+GOLDEN = {0: "84e92355d0dc5f14", 1: "320acd21e8819e0a", 2: "679f5579342c8120"}
 NAMES = {0: "LSTM", 1: "GRU", 2: "RNN"}
 DEFAULTS = {0: [0, 1, 1], 1: [0, 1, 0], 2: [1, 0, 0]}
 FUNCTIONS = ["Sigmoid", "Tanh", "Relu"]

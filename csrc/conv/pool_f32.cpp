@@ -59,7 +59,9 @@ void pool_f32(const Runtime& rt, const PoolF32Args& args) {
         box.count[2] = x.count;
         box.x = args.x + (row + x.first) * args.channels + c0;
         float* const to = args.y + (line * width + column) * args.channels + c0;
-        if (args.average) {
+        if (args.power != 0) {
+          rt.kernels->norm_box_f32(box, channels, args.power, to);
+        } else if (args.average) {
           const size_t count = args.count_include_pad ? taps : z.count * y.count * x.count;
           rt.kernels->sum_box_f32(box, channels, static_cast<float>(count), to);
         } else {

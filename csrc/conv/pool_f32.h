@@ -13,6 +13,7 @@ struct PoolF32Args {
   std::array<size_t, 3> in{}, out{}, kernel{}, stride{}, dilation{}, pad{};  // depth, height, width; pad: in front
   bool average = false;                                                      // else a maximum
   bool count_include_pad = false;  // an average divides by all taps, else by those inside the image
+  size_t power = 0;                // p of a norm in the place of both; 0 is none
   const float* x = nullptr;
   float* y = nullptr;
 };

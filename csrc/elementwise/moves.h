@@ -32,10 +32,12 @@ struct PickPlan {
   };
   std::array<Axis, kMoveAxes> outer{};  // around a line
   size_t outer_axes = 0, lines = 1;
+  enum class Line { kRuns, kEntries, kRepeats };
+  Line kind = Line::kRuns;
   const int32_t* line = nullptr;  // pairs of the first place in x (-1: filler) and how many follow; or the table itself
-  size_t count = 0;               // of pairs, or of entries
-  bool by_entry = false;
-  size_t block = 1;  // bytes that stay together
+  size_t count = 0;               // of pairs, of entries, or of places that are repeated
+  size_t times = 1;               // so often each, from the table's first place on
+  size_t block = 1;               // bytes that stay together
   size_t line_bytes = 0;
 };
 

@@ -8,33 +8,38 @@
 
 #include EK_SIMD_HEADER
 #include "kernels/epilogue.h"
+#include "kernels/functions.inl"
+#include "kernels/rare_functions.inl"
 #include "kernels/sampling.h"
 
 namespace ek {
 namespace {
 
-/// body(strips, channel): strips of 16 channels from `channel` on, four at a time while there are.
+/// body(strips, channel): whole strips of 16 channels from `channel` on, four at a time while there are; the last one,
+/// which may be shorter, by itself.
 template <typename Body>
 EK_INLINE void by_strips(size_t channels, Body&& body) {
   size_t c = 0;
-  for (; c + 3 * kStrip < channels; c += 4 * kStrip) body(Int<4>{}, c);
+  for (; c + 4 * kStrip <= channels; c += 4 * kStrip) body(Int<4>{}, c);
   for (; c < channels; c += kStrip) body(Int<1>{}, c);
 }
 
 template <int S>
 EK_INLINE void load_strips(const float* x, size_t n, F32 (&to)[S]) {
-  unroll<S>([&](auto s) EK_LAMBDA {
-    constexpr size_t at = decltype(s)::value * kStrip;
-    to[s.value] = load_f32_n(x + at, n - at);
-  });
+  if constexpr (S == 1) {
+    to[0] = load_f32_n(x, n);
+  } else {
+    unroll<S>([&](auto s) EK_LAMBDA { to[s.value] = load_f32(x + s.value * kStrip); });
+  }
 }
 
 template <int S>
 EK_INLINE void store_strips(float* y, size_t n, const F32 (&from)[S]) {
-  unroll<S>([&](auto s) EK_LAMBDA {
-    constexpr size_t at = decltype(s)::value * kStrip;
-    store_f32_n(y + at, from[s.value], n - at);
-  });
+  if constexpr (S == 1) {
+    store_f32_n(y, from[0], n);
+  } else {
+    unroll<S>([&](auto s) EK_LAMBDA { store_f32(y + s.value * kStrip, from[s.value]); });
+  }
 }
 
 template <int S>
@@ -72,7 +77,9 @@ void max_box_f32(const PoolBox& box, size_t channels, float* y) {
   });
 }
 
-void sum_box_f32(const PoolBox& box, size_t channels, float divisor, float* y) {
+/// What each row of channels adds, along the last axis and then of all lines; finish(the sums) is stored.
+template <typename Term, typename Finish>
+EK_INLINE void sum_box(const PoolBox& box, size_t channels, float* y, Term&& term, Finish&& finish) {
   by_strips(channels, [&](auto strips, size_t c) EK_LAMBDA {
     constexpr int S = decltype(strips)::value;
     F32 total[S], part[S];
@@ -80,15 +87,43 @@ void sum_box_f32(const PoolBox& box, size_t channels, float divisor, float* y) {
     fill_strips<S>(0.0f, part);
     walk_box<S>(
         box, box.x + c, channels - c,
-        [&](const F32(&v)[S])
-            EK_LAMBDA { unroll<S>([&](auto s) EK_LAMBDA { part[s.value] = add_f32(part[s.value], v[s.value]); }); },
+        [&](const F32(&v)[S]) EK_LAMBDA {
+          unroll<S>([&](auto s) EK_LAMBDA { part[s.value] = add_f32(part[s.value], term(v[s.value])); });
+        },
         [&]() EK_LAMBDA {
           unroll<S>([&](auto s) EK_LAMBDA { total[s.value] = add_f32(total[s.value], part[s.value]); });
           fill_strips<S>(0.0f, part);
         });
-    const F32 by = set1_f32(divisor);
-    unroll<S>([&](auto s) EK_LAMBDA { total[s.value] = div_f32(total[s.value], by); });
+    unroll<S>([&](auto s) EK_LAMBDA { total[s.value] = finish(total[s.value]); });
     store_strips<S>(y + c, channels - c, total);
+  });
+}
+
+void sum_box_f32(const PoolBox& box, size_t channels, float divisor, float* y) {
+  const F32 by = set1_f32(divisor);
+  sum_box(
+      box, channels, y, [](F32 v) EK_LAMBDA { return v; }, [&](F32 sum) EK_LAMBDA { return div_f32(sum, by); });
+}
+
+/// A lane at a time, once a result.
+__attribute__((noinline)) F32 root_of(F32 sum, float exponent) {
+  float lanes[kStrip];
+  store_f32(lanes, sum);
+  for (float& lane : lanes) lane = pow_lane(lane, exponent);
+  return load_f32(lanes);
+}
+
+void norm_box_f32(const PoolBox& box, size_t channels, size_t p, float* y) {
+  const float exponent = 1.0f / static_cast<float>(p);
+  const auto term = [&](F32 v) EK_LAMBDA {
+    const F32 size = size_f32(v);
+    F32 power = size;
+    for (size_t i = 1; i < p; ++i) power = mul_f32(power, size);
+    return power;
+  };
+  sum_box(box, channels, y, term, [&](F32 sum) EK_LAMBDA {
+    if (p == 1) return sum;
+    return p == 2 ? sqrt_f32(sum) : root_of(sum, exponent);
   });
 }
 

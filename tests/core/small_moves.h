@@ -34,7 +34,8 @@ inline uint32_t pool_f32(SmallProgram& p, uint32_t x, bool average) {
           {"pad", list(pad)},
           {"channels", 3},
           {"average", average},
-          {"count_include_pad", false}});
+          {"count_include_pad", false},
+          {"power", 0.0f}});
   const std::vector<float> from = items_of<float>(p, x);
   std::vector<float> result;
   for (int64_t i = 0; i < out[0] * out[1] * out[2] * 3; ++i) {

@@ -50,7 +50,7 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"elementwise", {{"add"}, {}}},
       {"pool", {{"max_rows", "sum_rows"}, {"requantize"}}},
       {"recurrent", {{"lstm_gates", "gru_update", "rnn_gate"}, {"gru_reset", "gemm_f32_tile"}}},
-      {"pool_f32", {{"max_box_f32", "sum_box_f32"}, {}}},
+      {"pool_f32", {{"max_box_f32", "sum_box_f32", "norm_box_f32"}, {}}},
       {"move", {{}, {"transpose", "transpose_words"}}},
       {"map", {{"map", "map_i64"}, {"map_load", "map_store", "map_load_i64", "map_store_i64"}}},
       {"reduce", {{"reduce_rows", "reduce_columns", "reduce_i64"}, {}}},

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reference.fma import fma
+from reference.functions import power
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +33,7 @@ def taps(step: Any, x: Array) -> Iterator[tuple[tuple[int, ...], Array, Array]]:
 
 def pool_f32(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     a = step.arguments
-    if not a["average"]:
+    if not a["average"] and not a["power"]:
         best = np.float32(-np.inf)
         for _, values, inside in taps(step, x[0]):
             best = np.where(inside & (values > best), values, best)
@@ -41,12 +42,25 @@ def pool_f32(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     count = np.zeros((1, *a["out"], 1), np.int64)
     with np.errstate(all="ignore"):
         for tap, values, inside in taps(step, x[0]):
-            part = part + np.where(inside, values, np.float32(0))
+            part = part + np.where(inside, norm(values, int(a["power"])), np.float32(0))
             count += inside
             if tap[2] == a["kernel"][2] - 1:
                 total, part = total + part, np.zeros_like(part)
+        if a["power"]:
+            return root(total, int(a["power"]))
         divisor = math.prod(a["kernel"]) if a["count_include_pad"] else count
         return total / np.asarray(divisor, np.float32)
+
+
+def norm(x: Array, p: int) -> Array:
+    size = np.abs(x)
+    return math.prod([size] * (p - 1), start=size) if p else x
+
+
+def root(total: Array, p: int) -> Array:
+    if p < 3:
+        return total if p == 1 else np.sqrt(total)
+    return np.asarray(power(total, np.broadcast_to(np.float32(1) / np.float32(p), total.shape)))
 
 
 def resample(machine: Any, step: Any, x: list[Array], y: Any) -> Array:

@@ -1,5 +1,7 @@
-// Pooling of float32 images: a maximum, or an average.
+// Pooling of float32 images: a maximum, an average, or a norm.
 #include "conv/pool_f32.h"
+
+#include <cmath>
 
 #include "base/checked.h"
 #include "program/steps/checks.h"
@@ -7,8 +9,12 @@
 namespace ek {
 namespace {
 
+/// p of a norm; each costs a product a tap.
+constexpr float kMostPower = 64;
+
 struct PoolF32 : NoMacs {
   PoolF32Args args;
+  float power = 0;
 
   template <typename Arguments>
   void each(Arguments& a) {
@@ -22,6 +28,7 @@ struct PoolF32 : NoMacs {
     a.size("channels", args.channels, 1);
     a.flag("average", args.average);
     a.flag("count_include_pad", args.count_include_pad);
+    a.real("power", power);
   }
 
   /// Two of the axes, as the checks of flat windows take them.
@@ -42,6 +49,7 @@ struct PoolF32 : NoMacs {
                          args.dilation[axis] > 0;
       if (!there) return bad_step(step, "damaged window");
     }
+    if (!(power >= 0 && power <= kMostPower) || power != std::floor(power)) return bad_step(step, "damaged power");
     const Window low = flat(1, 2), high = flat(0, 1);
     if (!window_fits(low) || !window_fits(high)) return bad_step(step, "window does not fit the image");
     if (!window_covers(low) || !window_covers(high)) return bad_step(step, "a window lies wholly in the padding");
@@ -56,6 +64,7 @@ struct PoolF32 : NoMacs {
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
     PoolF32Args all = args;
+    all.power = static_cast<size_t>(power);
     all.x = reinterpret_cast<const float*>(site.bytes(step.in[0]));
     all.y = reinterpret_cast<float*>(site.bytes(step.out[0]));
     return {"pool_f32", [&rt, all] { pool_f32(rt, all); }};

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekern._core import MapOp, StepKind
+from edgekern._core import StepKind
 from edgekern.compiler.floats.convolutions import Window
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
-from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands, text_attribute
@@ -46,30 +45,15 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = next(operands(node))
     x, shape, window = lowering.image(source), known_shape(value), _window(node)
     order = channels_last(len(shape))
-    stored = tuple(shape[axis] for axis in order)
-    sums = "Lp" in node.op_type
-    p = float(int_attribute(node, "p", 2))
-    if sums:
-        x = _map(lowering, node, x, x.shape, [(MapOp.ABS, (Operand(0),)), (MapOp.POW, (Result(0), p))])
+    y = new_tensor(value, tuple(shape[axis] for axis in order), order)
     arguments = {
         **window.arguments,
         "channels": shape[1],
-        "average": int(sums or "Average" in node.op_type),
-        "count_include_pad": int(sums or int_attribute(node, "count_include_pad", 0)),
+        "average": int("Average" in node.op_type),
+        "count_include_pad": int_attribute(node, "count_include_pad", 0),
+        "power": float(int_attribute(node, "p", 2)) if "Lp" in node.op_type else 0.0,
     }
-    y = new_tensor(value, stored, order)
-    y = lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
-    if not sums:
-        return y
-    code: list[Instruction] = [(MapOp.MUL, (Operand(0), float(window.taps))), (MapOp.POW, (Result(0), 1 / p))]
-    return _map(lowering, node, y, stored, code)
-
-
-def _map(lowering: Lowering, node: ir.Node, x: Tensor, shape: tuple[int, ...], code: list[Instruction]) -> Tensor:
-    y = Tensor(label(node), x.dtype, shape, order=x.order)
-    step = MapStep(StepKind.MAP, label(node), node.op_type, [], y, operands=[x], code=code)
-    step.read()
-    return lowering.emit(step)
+    return lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
 
 
 def _window(node: ir.Node) -> Window:
