@@ -57,7 +57,7 @@ size_t different(const T* a, const T* b, size_t n) {
 template <typename T, typename Run>
 void equal_on_every_isa(size_t n, Run&& run) {
   Guarded<T> expected(n);
-  run(*tables().back(), expected.data());
+  run(kernels(Isa::kScalar), expected.data());
   for (const Kernels* table : tables()) {
     CAPTURE(isa_name(table->isa));
     Guarded<T> y(n);
@@ -69,7 +69,6 @@ void equal_on_every_isa(size_t n, Run&& run) {
 }  // namespace
 
 TEST_CASE("an operation over a block has one result, whatever its operands are and where they end") {
-  REQUIRE(tables().back()->isa == Isa::kScalar);
   for (const size_t n : kLengths) {
     Guarded<float> a(some<float>(n)), b(some<float>(n)), c(some<float>(n));
     Guarded<float> line(std::vector<float>(kStrip, item<float>()));
