@@ -2,7 +2,7 @@
 //
 // Operands   arrays of n items, or lines of kStrip equal ones, which a walk of 0 reads again and again.
 // Bits       each lane by itself, in the order written in the bodies; nothing depends on where a block begins.
-// Edges      a tail is read and written lane by lane: operands may end at the end of a tensor.
+// Edges      nothing behind the n-th item is read or written: operands may end at the end of a tensor.
 #pragma once
 
 #include "kernels/activations.inl"
@@ -15,11 +15,14 @@ namespace {
 
 using F32Source = MapSource<float>;
 
+/// The last vector overlaps its neighbor. It is computed first, for y may be an operand.
 template <typename Body>
 EK_INLINE void map_lanes(size_t n, float* y, Body&& body) {
-  size_t i = 0;
-  for (; i + kStrip <= n; i += kStrip) store_f32(y + i, body(i, size_t{kStrip}));
-  if (i < n) store_f32_n(y + i, body(i, n - i), n - i);
+  if (n < kStrip) return store_f32_n(y, body(0, n), n);
+  const size_t last = n - kStrip;
+  const F32 tail = body(last, size_t{kStrip});
+  for (size_t i = 0; i < last; i += kStrip) store_f32(y + i, body(i, size_t{kStrip}));
+  store_f32(y + last, tail);
 }
 template <typename Body>
 EK_INLINE void map1(const F32Source* x, size_t n, float* y, Body&& body) {

@@ -145,21 +145,33 @@ void reduce_columns(ReduceOp op, const float* x, ColumnShape s, float* y) {
   }
 }
 
-/// Of a row of one vector, which never leaves its registers.
-EK_INLINE void softmax_short_row(const float* x, size_t n, bool log, float* y) {
-  const F32 v = first_or(load_f32_n(x, n), -__builtin_inff(), n);
-  const F32 less = sub_f32(v, set1_f32(max_lane(max_f32(v, set1_f32(-__builtin_inff())))));
-  const F32 e = exp_below_zero(less);
-  const float sum = sum_lanes(first_or(e, 0.0f, n));
-  store_f32_n(y, log ? sub_f32(less, log_f32(set1_f32(sum))) : mul_f32(e, set1_f32(1.0f / sum)), n);
+/// Of some rows of one vector or less, which never leave their registers. What stands behind a row is read with it, and
+/// written before the next row is: `room` floats are there.
+template <int kRows>
+EK_INLINE void softmax_short_rows(const float* x, size_t n, size_t room, bool log, float* y) {
+  F32 less[kRows], result[kRows];
+  float sum[kRows];
+  unroll<kRows>([&](auto r) EK_LAMBDA {
+    const size_t at = r.value * n;
+    const F32 v = first_or(load_f32_n(x + at, room - at), -__builtin_inff(), n);
+    less[r.value] = sub_f32(v, set1_f32(max_lane(max_f32(v, set1_f32(-__builtin_inff())))));
+  });
+  unroll<kRows>([&](auto r) EK_LAMBDA { result[r.value] = exp_below_zero(less[r.value]); });
+  unroll<kRows>([&](auto r) EK_LAMBDA { sum[r.value] = sum_lanes(first_or(result[r.value], 0.0f, n)); });
+  unroll<kRows>([&](auto r) EK_LAMBDA {
+    const F32 v = log ? sub_f32(less[r.value], log_f32(set1_f32(sum[r.value])))
+                      : mul_f32(result[r.value], set1_f32(1.0f / sum[r.value]));
+    store_f32_n(y + r.value * n, v, room - r.value * n);
+  });
+}
+EK_INLINE void softmax_short_rows(const float* x, size_t rows, size_t n, bool log, float* y) {
+  for (; rows >= 4; rows -= 4, x += 4 * n, y += 4 * n) softmax_short_rows<4>(x, n, rows * n, log, y);
+  for (; rows > 0; --rows, x += n, y += n) softmax_short_rows<1>(x, n, rows * n, log, y);
 }
 
 void softmax_f32_rows(const float* x, size_t rows, size_t n, bool log, float* y) {
+  if (n <= kStrip) return softmax_short_rows(x, rows, n, log, y);
   for (; rows > 0; --rows, x += n, y += n) {
-    if (n <= kStrip) {
-      softmax_short_row(x, n, log, y);
-      continue;
-    }
     F32 best = set1_f32(-__builtin_inff());
     along(n, [&](size_t i, size_t left)
                  EK_LAMBDA { best = max_f32(first_or(load_f32_n(x + i, left), -__builtin_inff(), left), best); });

@@ -98,6 +98,19 @@ uint32_t counted(Program& p, uint32_t truths, const std::vector<int64_t>& weight
   return y;
 }
 
+/// The same numbers as int32.
+template <typename Program>
+uint32_t shortened(Program& p, uint32_t x) {
+  const auto shape = p.index.tensors[x].shape;
+  const uint32_t y = p.tensor(DType::kI32, shape);
+  std::vector<int64_t> code = steps_of(shape);
+  add_instruction(code, MapOp::kCopy, 0);
+  p.step(StepKind::kMapI64, {x}, y, {{"shape", sides_of(shape)}, {"operands", 1}, {"code", code}});
+  const std::vector<int64_t> from = items_of<int64_t>(p, x);
+  expect(p, y, std::vector<int32_t>(from.begin(), from.end()));
+  return y;
+}
+
 struct Axis {
   int64_t outer, n, inner;
 };
@@ -119,12 +132,12 @@ uint32_t largest_of(Program& p, uint32_t x, const Axis& a) {
   return y;
 }
 
-template <typename Program>
+template <typename T, typename Program>
 uint32_t place_of_smallest(Program& p, uint32_t x, const Axis& a) {
   const uint32_t y = p.tensor(DType::kI64, {a.outer, a.inner});
   p.step(StepKind::kArgExtreme, {x}, y,
          {{"outer", a.outer}, {"n", a.n}, {"inner", a.inner}, {"largest", 0}, {"last", 1}});
-  const std::vector<float> from = items_of<float>(p, x);
+  const std::vector<T> from = items_of<T>(p, x);
   std::vector<int64_t> values;
   for (int64_t i = 0; i < a.outer * a.inner; ++i) {
     const auto at = [&](int64_t r) {
@@ -229,7 +242,9 @@ std::vector<uint32_t> add_float_steps(Program& p) {
   return {largest_of<float>(p, chain, {3, 7, 21}),
           largest_of<float>(p, chain, {21, 21, 1}),
           largest_of<int64_t>(p, counts, {3, 7, 21}),
-          place_of_smallest(p, chain, {3, 7, 21}),
+          place_of_smallest<float>(p, chain, {3, 7, 21}),
+          place_of_smallest<int64_t>(p, counts, {3, 7, 21}),
+          shortened(p, counts),
           softmax_f32(p, masks, {21, 21, 1}),
           softmax_f32(p, masks, {3, 7, 21}),
           normalized(p, x, 21),
