@@ -2,8 +2,7 @@
 // into vectors.
 #pragma once
 
-#include "kernels/rows.h"
-#include "simd/unroll.h"
+#include "kernels/rows.inl"
 
 namespace ek {
 namespace {
@@ -89,8 +88,21 @@ EK_INLINE void extreme_places(const T* x, ColumnShape s, bool largest, bool last
     }
   }
 }
+/// Of one dense row: its extreme by vectors, and then where that is.
+EK_INLINE int64_t extreme_place(const float* x, size_t n, bool largest, bool last) {
+  float best;
+  largest ? reduce_few<Largest, 1>(x, n, &best) : reduce_few<Smallest, 1>(x, n, &best);
+  const auto is_best = [&](size_t i) EK_LAMBDA { return x[i] == best || (is_nan(x[i]) && is_nan(best)); };
+  size_t i = last ? n - 1 : 0;
+  while (!is_best(i)) last ? --i : ++i;
+  return static_cast<int64_t>(i);
+}
 void arg_extreme(const float* x, ColumnShape s, bool largest, bool last, int64_t* y) {
-  extreme_places(x, s, largest, last, y);
+  if (s.width == 1 && s.step == 1) {
+    *y = extreme_place(x, s.n, largest, last);
+  } else {
+    extreme_places(x, s, largest, last, y);
+  }
 }
 void arg_extreme_i64(const int64_t* x, ColumnShape s, bool largest, bool last, int64_t* y) {
   extreme_places(x, s, largest, last, y);
