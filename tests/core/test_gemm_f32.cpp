@@ -30,9 +30,9 @@ std::vector<float> floats(size_t count) {
 struct Shape {
   size_t m, n, k;
 };
-const Shape kShapes[] = {{1, 1, 1},    {1, 64, 32},  {1, 200, 300}, {2, 65, 64},   {3, 16, 513},
-                         {5, 48, 255}, {6, 70, 256}, {7, 129, 31},  {13, 64, 257}, {97, 33, 65},
-                         {200, 17, 9}, {3, 5, 0},    {0, 8, 64},    {4, 0, 3}};
+const Shape kShapes[] = {{1, 1, 1},    {1, 64, 32},  {1, 200, 300}, {2, 65, 64},  {3, 16, 513}, {5, 48, 255},
+                         {6, 70, 256}, {7, 129, 31}, {13, 64, 257}, {97, 33, 65}, {200, 17, 9}, {37, 3, 300},
+                         {9, 8, 20},   {3, 5, 0},    {0, 8, 64},    {4, 0, 3}};
 
 /// What every product here is held to.
 std::vector<float> slow(const Shape& s, const float* a, size_t lda, const float* w) {
