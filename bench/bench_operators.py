@@ -83,13 +83,16 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
     }
     expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
     row["relative_error"] = error_of(expected, ek.InferenceSession(program, num_threads=1).run(None, feeds))
+    optimized = open_session(str(path), num_threads=1).run(None, feeds)
+    row["peer_error"] = error_of(expected, optimized)
+    allowed = max(TOLERANCE, 2 * float(row["peer_error"]))  # what onnxruntime's own rewrites make of it
     row |= _loaded(program, feeds)
     for count in threads:
-        contenders = _contenders(program, path, feeds, expected, count)
+        contenders = _contenders(program, path, feeds, expected, allowed, count)
         try:
             timings = measure(contenders, seconds=seconds)
         except AssertionError:
-            return row | {"error": f"an answer is further than {TOLERANCE} from onnxruntime's"}
+            return row | {"error": f"an answer is further than {allowed} from onnxruntime's"}
         for name, timing in timings.items():
             row[f"{name}_{count}_ms"] = timing.best * 1e3
         row[f"ratio_{count}"] = timings["onnxruntime"].best / timings["edgekern"].best
@@ -99,10 +102,10 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
 
 
 def _contenders(
-    program: ek.Program, path: Path, feeds: dict[str, Array], expected: Sequence[Array], threads: int
+    program: ek.Program, path: Path, feeds: dict[str, Array], expected: Sequence[Array], allowed: float, threads: int
 ) -> list[Contender]:
     def check(found: Sequence[Array]) -> None:
-        assert error_of(expected, [as_numpy(array) for array in found]) <= TOLERANCE
+        assert error_of(expected, [as_numpy(array) for array in found]) <= allowed
 
     session = ek.InferenceSession(program, num_threads=threads)
     contenders = [
@@ -171,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{path.name}: {rows[-1]['error'] or 'done'}", file=sys.stderr)
     write_json(options.json, rows)
     columns = {"model": "", "operators": "d", "steps": "d", "host_nodes": "d", "kernel_share": ".0%"}
-    columns |= {"relative_error": ".1e", "compile_s": ".1f", "open_ms": ".1f", "peak_mb": ".0f"}
+    columns |= {"relative_error": ".1e", "peer_error": ".1e", "compile_s": ".1f", "open_ms": ".1f", "peak_mb": ".0f"}
     for count in options.threads:
         columns |= {f"edgekern_{count}_ms": ".2f", f"onnxruntime_{count}_ms": ".2f", f"ratio_{count}": ".2f"}
         columns |= {f"openvino_ratio_{count}": ".2f"}

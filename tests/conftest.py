@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def no_float_kernels():
+def no_float_kernels() -> Iterator[None]:
     """Every float operator on the host: for tests of host steps, which are the same whichever operator is one."""
-    from edgekern.compiler.floats.table import FLOATS
+    from graphs import without_float_kernels
 
-    kernels = dict(FLOATS)
-    FLOATS.clear()
-    yield
-    FLOATS.update(kernels)
+    with without_float_kernels():
+        yield

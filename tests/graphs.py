@@ -1,6 +1,7 @@
 """Small QDQ models, written as the formulas they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from edgekern.compiler.floats.table import FLOATS
 
 Array = npt.NDArray[Any]
 U8, S8 = np.uint8, np.int8
@@ -93,3 +96,14 @@ def onnxruntime_session(model: onnx.ModelProto, *, optimized: bool = True) -> on
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def without_float_kernels() -> Iterator[None]:
+    """Every float operator on the host, as those without a kernel are."""
+    kernels = dict(FLOATS)
+    FLOATS.clear()
+    try:
+        yield
+    finally:
+        FLOATS.update(kernels)

@@ -122,6 +122,7 @@ def test_exact_layers_have_infinite_sqnr():
     assert [row.cosine for row in report.rows] == pytest.approx([1.0])
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 @pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
 def test_a_program_of_host_steps_alone_is_told_from_another_model():
     model = float_model()

@@ -176,6 +176,7 @@ def test_arena_is_planned_close_to_its_bound():
     assert plan.arena_bytes < sum(np.prod(step.shape) for step in program.steps)
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 @pytest.mark.parametrize("name", HOSTS)
 def test_what_has_no_kernel_becomes_a_host_step(name):
     build, operators, reason = HOSTS[name]
@@ -192,6 +193,7 @@ def test_what_has_no_kernel_becomes_a_host_step(name):
         assert np.mean(np.abs(result - expected) > 2e-2 * np.abs(expected).max()) <= 0.01
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 @pytest.mark.parametrize("name", HOSTS)
 def test_allow_host_false_names_operator_and_reason(name):
     build, operators, reason = HOSTS[name]
@@ -201,6 +203,7 @@ def test_allow_host_false_names_operator_and_reason(name):
     assert all(operator in str(caught.value) for operator in operators)
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_connected_host_nodes_are_one_step():
     g = Graph()
     y = g.op("Gemm", image(g, 3, 33), g.weights(33, 20, axis=1))
@@ -212,6 +215,7 @@ def test_connected_host_nodes_are_one_step():
     assert [what for what, _ in program.manifest.order] == ["segment", "host", "segment", "host"]
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_host_share_of_the_work_is_stated():
     with pytest.warns(EdgekernWarning):
         program = ek.compile(unquantized_conv())
@@ -219,6 +223,7 @@ def test_host_share_of_the_work_is_stated():
     assert program.host_steps[0].macs_share == 1.0
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_model_that_is_all_host_still_runs():
     g = Graph()
     model = g.model(g.op("Softmax", g.input("x", (2, 5))))
@@ -233,6 +238,7 @@ def float_layers():
     return g.model(g.op("Gemm", g.op("Flatten", g.op("Relu", x)), g.const(g.rng.normal(size=(64, 5)), np.float32)))
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_a_float_model_is_told_to_be_quantized_first():
     """It compiled into host steps alone, and only their reasons hinted at it."""
     remedy = r"is not quantized, as it has no QuantizeLinear; .*edgekern\.Calibrator.*edgekern\.quantize"
@@ -258,6 +264,7 @@ def test_a_model_of_integer_operators_is_told_which_form_is_read():
         ek.compile(model)
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_weights_alone_in_8_bits_leave_the_kernels_idle():
     g = Graph()
     model = g.model(g.op("Gemm", g.input("x", (2, 8)), g.weights(8, 4, axis=1)))
@@ -265,6 +272,7 @@ def test_weights_alone_in_8_bits_leave_the_kernels_idle():
         ek.compile(model)
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_one_kernel_is_enough_to_be_silent_about_the_rest():
     g = Graph()
     y = g.op("Gemm", g.qdq(g.input("x", (2, 8))), g.weights(8, 4, axis=1))

@@ -33,6 +33,7 @@ def through_all(model, x, **options):
     return expected, ek.InferenceSession(program).run(None, {"x": x})[0], program
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_5000_layers_with_host_steps_among_them():
     """SiLU blocks with their residuals, and an operator for the host behind each 125 of them."""
     rng, nodes, constants, x = np.random.default_rng(0), [], {"half": np.float32(0.5)}, "x"
@@ -96,6 +97,7 @@ def test_a_chain_of_2000_moves():
     assert sqnr_db(expected, found) > 35
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_a_chain_of_2000_nodes_on_the_host_is_one_host_step():
     rng, nodes, x = np.random.default_rng(4), [node("Conv", ["x", "w"], ["c"])], "c"
     for i in range(PAST_RECURSION):

@@ -222,6 +222,7 @@ def test_an_added_constant_that_is_not_finite_is_refused_by_its_own_name():
         ek.quantize(model, ranges_of(model, x))
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_a_constant_that_is_quantized_twice_is_refused_by_name():
     """DequantizeLinear, QuantizeLinear, DequantizeLinear on a constant: no integers of their own. An AssertionError."""
     g = Graph()
@@ -380,6 +381,7 @@ def test_batch_normalization_behind_a_conv_runs_on_kernels(between, dtype, gamma
     assert np.mean(found != expected) < 0.02
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_batch_normalization_of_a_float_stays_on_the_host():
     g = Graph()
     model = g.model(norm(g, g.input("x", (1, 8, 9, 7)), 8))
@@ -408,6 +410,7 @@ def test_a_batch_normalization_that_divides_by_nothing_stays_one(variance):
         assert sqnr_db(expected[:, [0, *range(2, 8)]], ours[:, [0, *range(2, 8)]]) > 30
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_weights_of_minus_128_are_not_turned_around():
     g = Graph()
     w = g.op("DequantizeLinear", g.const(np.full((2, 8, 1, 1), -128), S8), g.const(0.01, np.float32), g.const(0, S8))

@@ -311,6 +311,7 @@ def host_program():
         return ek.compile(g.model(y))
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_session_without_onnxruntime_names_the_extra(tmp_path):
     """Programs of kernels run with NumPy alone; a host step says what it needs."""
     ek.compile(two_in_two_out()).save(tmp_path / "kernels.ekm")
@@ -335,6 +336,7 @@ else:
     assert child.returncode == 0, child.stderr
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_host_step_that_fails_is_named(monkeypatch):
     session = ek.InferenceSession(host_program())
     monkeypatch.setattr(session._hosts[0], "_outputs", {"absent": np.zeros(1)})
@@ -342,6 +344,7 @@ def test_host_step_that_fails_is_named(monkeypatch):
         session.run(None, {"x": np.zeros((2, 8), np.float32)})
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_no_worker_spins_while_the_host_computes(monkeypatch):
     """Two libraries' threads on the same CPUs: who waits must not look busy."""
     session, seen = ek.InferenceSession(host_program(), num_threads=2), []
@@ -366,6 +369,7 @@ def test_no_worker_spins_while_the_host_computes(monkeypatch):
     assert seen == [0]
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_arrays_of_a_program_with_host_steps():
     session, x = ek.InferenceSession(host_program()), np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     [want] = session.run(None, {"x": x})
@@ -385,6 +389,7 @@ def test_arrays_of_a_program_with_host_steps():
     assert (fixed == 7).all()
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_integer_inputs_pass_to_the_host():
     g = Graph()
     table = g.const(g.rng.normal(0, 1, (10, 8)), np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekern.compiler.floats.table import float_reason
+from edgekern.compiler.floats.table import FLOATS, float_reason
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
 from edgekern.graph.families import OPTIMIZED, is_integer, is_optimized
@@ -49,6 +49,8 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
         if reason is None:
             return None
         p.float_reasons[node] = reason
+        if node.op_type not in FLOATS:
+            return reason
     reason = float_reason(node)
     if reason is None:
         p.role.update(dict.fromkeys(node.outputs, Role.FLOAT))
@@ -70,7 +72,9 @@ def _demand(p: Placement, node: ir.Node) -> None:
         if role is Role.PRODUCT:
             p.native.update(p.operands(result))
             continue
-        reason = p.reasons.get(node) if role in (Role.FLOAT, Role.HOST) else float_reason(node)
+        reason = p.reasons.get(node)
+        if reason is None and role is not Role.FLOAT:
+            reason = float_reason(node) if node.op_type in FLOATS else "its result is float: no QuantizeLinear follows"
         if reason is None:
             p.plain.update(operands(node))
         else:

@@ -13,6 +13,8 @@ from edgekern.graph.values import is_constant, label, scalar
 from edgekern.quantization.config import QuantConfig
 
 _KEPT = "edgekern.keep_float"
+_LEARNED = ACTIVATIONS - {"Clip"} | SOFTMAX  # a Clip may be the floor under a logarithm
+_POWERS = frozenset({"Pow", "Abs", "Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 
 
 def keep(node: ir.Node) -> None:
@@ -68,13 +70,17 @@ def _front_end(graph: ir.Graph) -> list[ir.Node]:
     """
     products = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
     before_products = set(_leading_to(graph, products))
+    powers: set[ir.Value] = set()  # values that a square, a root or a norm leads to
     learned: set[ir.Value] = set()  # values behind an activation
     spread: list[ir.Node] = []
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
-        if any(value in learned for value in inputs) or node.op_type in ACTIVATIONS | SOFTMAX:
+        if any(value in learned for value in inputs) or node.op_type in _LEARNED:
             learned.update(node.outputs)
-        elif _compresses(node) and node in before_products:
+            continue
+        if node.op_type in _POWERS or any(value in powers for value in inputs) or len(set(inputs)) < len(inputs):
+            powers.update(node.outputs)
+        if _compresses(node) and node.inputs[0] in powers and node in before_products:
             spread.append(node)
     return _leading_to(graph, spread)
 

@@ -116,7 +116,8 @@ def product(
     n, k = weights.shape
     packed = _core.pack_f32_blob(np.ascontiguousarray(weights)[np.newaxis])
     filled = pad_strips(np.zeros(n, np.float32) if bias is None else bias)
-    arguments: dict[str, Any] = {"rows": math.prod(y.shape) // max(n, 1), "k": k, "columns": n, **NO_EPILOGUE}
+    rows = math.prod(y.shape) // n if n else math.prod(y.shape[:-1])
+    arguments: dict[str, Any] = {"rows": rows, "k": k, "columns": n, **NO_EPILOGUE}
     return lowering.emit(KernelStep(StepKind.GEMM_F32, name, op, [x], y, [packed, filled], arguments))
 
 

@@ -43,7 +43,7 @@ def fuse_epilogues(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Ite
 
 def _fuse(product: KernelStep, step: MapStep) -> bool:
     """Whether a product has taken instructions over. It stands before the step from now on, or in its place."""
-    x: Ref = Operand(step.operands.index(product.output))
+    x: Ref = Operand(next(at for at, operand in enumerate(step.operands) if operand is product.output))
     arguments: dict[str, Any] = {}
     inputs, count, last = list(product.inputs), 0, x
     addend = _addend(step, 0, x)

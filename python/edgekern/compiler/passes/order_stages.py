@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgekern.compiler.steps import HostNode, Item, KernelStep, Tensor
+from edgekern.graph.families import RANDOM
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,15 @@ def _earliest(item: Item, maker: dict[Tensor, Item], host_of: dict[ir.Value, Hos
 
 
 def _connected(hosts: list[HostNode], host_of: dict[ir.Value, HostNode]) -> list[list[HostNode]]:
-    """Groups of nodes that hang together through values between them."""
+    """Groups of nodes that hang together through values between them.
+
+    Those that draw are one: sessions of their own would draw the same numbers.
+    """
     neighbors: dict[HostNode, list[HostNode]] = {host: [] for host in hosts}
+    drawing = [host for host in hosts if host.node.op_type in RANDOM]
+    for host, other in zip(drawing, drawing[1:], strict=False):
+        neighbors[host].append(other)
+        neighbors[other].append(host)
     for host in hosts:
         for other in (host_of.get(value) for value in host.reads):
             if other in neighbors:
