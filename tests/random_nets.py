@@ -174,10 +174,7 @@ def main() -> int:
     def run(net: tuple[onnx.ModelProto, list[Array]]) -> None:
         for who in ("edgekern", "onnxruntime", "float"):
             try:
-                if who == "float":
-                    why = check_float_net(*net)
-                else:
-                    why = check_net(*net, by_onnxruntime=who == "onnxruntime")
+                why = check_float_net(*net) if who == "float" else check_net(*net, by_onnxruntime=who == "onnxruntime")
                 seen[f"{who}: {why or 'right'}"] += 1
             except Exception as error:  # the count goes on: one run shows every kind of failure
                 kind = f"{who}: FAILED: {type(error).__name__}: {re.sub(r'[0-9.e-]*[0-9]', 'N', str(error))[:160]}"

@@ -11,6 +11,7 @@ import edgekern as ek
 from edgekern import _core
 from edgekern._core import StepKind
 from float_steps import ENDINGS, NO_CLAMP, RESULTS, Window, assert_close, digest, floats, padded, slow_windows, windows
+
 from one_step import assert_equals_reference, one_step
 
 # SHA-256 of what every machine makes of fixed floats; tests/reference computed it.

@@ -21,6 +21,7 @@ from float_steps import (
     slow_windows,
     windows,
 )
+
 from one_step import assert_equals_reference, one_step
 
 # SHA-256 of what every machine makes of fixed floats; tests/reference computed it.

@@ -1,4 +1,4 @@
-"""Float models compiled as they are: whole nets on kernels alone, with onnxruntime's numbers and one result everywhere."""
+"""Float models compiled as they are: nets on kernels alone, with onnxruntime's numbers and one result everywhere."""
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ def feeds_of(model, seed=0):
     for value in model.graph.input:
         shape = [side.dim_value or 2 for side in value.type.tensor_type.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        drawn = rng.normal(0, 1, shape) if dtype.kind == "f" else rng.integers(0, 2 if dtype == bool else 9, shape)
+        drawn = rng.normal(0, 1, shape) if dtype.kind == "f" else rng.integers(0, 2 if dtype.kind == "b" else 9, shape)
         feeds[value.name] = drawn.astype(dtype)
     return feeds
 

@@ -9,6 +9,7 @@ import edgekern as ek
 from edgekern import _core
 from edgekern._core import StepKind
 from float_steps import ADDENDS, ENDINGS, NO_CLAMP, RESULTS, assert_close, digest, floats, padded
+
 from one_step import assert_equals_reference, one_step
 
 # SHA-256 of what every machine makes of fixed floats; tests/reference computed it.

@@ -9,6 +9,7 @@ import edgekern as ek
 from edgekern._core import StepKind
 from edgekern.errors import ArtifactError
 from float_steps import assert_close, digest, floats
+
 from one_step import assert_equals_reference, one_step
 
 # SHA-256 of what every machine makes of fixed floats; tests/reference computed it.

@@ -56,12 +56,12 @@ def test_a_float_recipe_gives_the_float_model_back(rng):
 def test_what_is_kept_is_more_accurate_and_is_written_down(rng):
     model, x = small_cnn(), samples(rng)
     ranges = ranges_of(model, x)
-    config = ek.QuantConfig(overrides={"*": "float32", "Gemm": "w8a8"}, keep_float=["Conv"])
+    config = ek.QuantConfig(overrides={"*": "float32", "c0": "w8a8"}, keep_float=["Gemm"])
     qdq = ek.quantize(model, ranges, config)
     truth = run(model, x)[0]
     assert sqnr_db(truth, run(qdq, x)[0]) > sqnr_db(truth, run(ek.quantize(model, ranges), x)[0]) + 3
     metadata = json.loads(qdq.metadata_props[0].value)
-    assert metadata["config"]["keep_float"] == ["Conv"]
+    assert metadata["config"]["keep_float"] == ["Gemm"]
     assert metadata["config"] == config.to_dict()
     assert pickle.loads(pickle.dumps(config)) == config
 

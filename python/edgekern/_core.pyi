@@ -133,6 +133,12 @@ class StepKind(enum.IntEnum):
     TRANSPOSE = 15
     SOFTMAX = 16
     CONSTANT = 17
+    CONV_F32 = 18
+    DEPTHWISE_F32 = 19
+    GEMM_F32 = 20
+    MATMUL_F32 = 21
+    CONV_TRANSPOSE_F32 = 22
+    ATTENTION_F32 = 23
     MAP = 24
     MAP_I64 = 25
     REDUCE = 26

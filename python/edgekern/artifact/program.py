@@ -29,6 +29,7 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.BOOL: np.bool_,
     _core.DType.F64: np.float64,
 }
+_CODES = (_core.DType.U8, _core.DType.S8)
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ class Program:
         ]
         macs = sum(step.macs for step in self.steps) + sum(step.macs for step in self.host_steps)
         plan = self.memory_plan
+        lines = [self._precision(), "", *lines]
         lines += [
             "",
             f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
@@ -223,6 +225,21 @@ class Program:
             *(f"host step: {step}" for step in self.host_steps),
         ]
         return "\n".join(lines)
+
+    def _precision(self) -> str:
+        """In which numbers the work is done."""
+        tensors = self.index.tensors
+        if all(tensor.dtype not in _CODES for tensor in tensors):
+            return "float32: nothing is quantized"
+        macs = {"8 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
+        for step, info in zip(self.index.steps, self.steps, strict=True):
+            on_bytes = bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES
+            macs["8 bits" if on_bytes else "float32"] += info.macs
+        total = sum(macs.values()) or 1
+        shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
+        return (
+            f"multiply-adds: {shares['8 bits']} in 8 bits, {shares['float32']} in float32, {shares['host']} on the host"
+        )
 
     def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
         if what == "host":

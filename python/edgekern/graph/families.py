@@ -82,9 +82,13 @@ WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRe
 AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
+# A front end's: what makes a number small or large by powers of ten, and what leads to such a number.
+COMPRESSIONS = frozenset({"Log", "ReduceLogSum", "ReduceLogSumExp"})
+POWERS = frozenset({"Pow", "Abs", "Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 # What gets QuantizeLinear and DequantizeLinear wherever 8 bits come in or are wanted; other element-wise functions only
 # where both holds.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
+LEARNED = ACTIVATIONS - {"Clip"} | SOFTMAX  # what a front end does not have; a Clip may be the floor of its logarithm
 ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
@@ -184,13 +188,20 @@ def batch_norm_affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64],
     return (x, factor, shift) if np.isfinite([factor, shift]).all() else None
 
 
-def averages_image(node: ir.Node) -> bool:
-    """Whether a ReduceMean is one over the two axes of an image, as GlobalAveragePool is."""
+def reduced_axes(node: ir.Node, rank: int) -> list[int]:
+    """The axes of a reduction, given by attribute or input; all where none are given."""
     axes = ints_attribute(node, "axes", [])
     if len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
         axes = [int(axis) for axis in given.reshape(-1)]
+    if not axes and not int_attribute(node, "noop_with_empty_axes", 0):
+        axes = list(range(rank))
+    return sorted({axis % rank for axis in axes})
+
+
+def averages_image(node: ir.Node) -> bool:
+    """Whether a ReduceMean is one over the two axes of an image, as GlobalAveragePool is."""
     x = node.inputs[0]
-    return x is not None and x.shape is not None and len(x.shape) == 4 and sorted(axis % 4 for axis in axes) == [2, 3]
+    return x is not None and x.shape is not None and len(x.shape) == 4 and reduced_axes(node, 4) == [2, 3]
 
 
 def is_scalar(value: ir.Value | None, rank: int) -> bool:

@@ -59,9 +59,14 @@ def _fold_channels_of(node: ir.Node) -> bool:
         return _fold_per_channel(node)
     found = batch_norm_affine(node)
     before = None if found is None else found[0].producer()
-    if found is None or before is None or sole_consumer(found[0]) is not node or is_kept(node) and not is_kept(before):
+    if found is None or before is None or sole_consumer(found[0]) is not node or _is_kept_alone(node, before):
         return False
     return _scale_channels(before, node, *found[1:])
+
+
+def _is_kept_alone(node: ir.Node, before: ir.Node) -> bool:
+    """Whether a rule keeps a node in float32, and not the one that it could become a part of."""
+    return is_kept(node) and not is_kept(before)
 
 
 def _graph(node: ir.Node) -> ir.Graph:
@@ -148,7 +153,7 @@ def _fold_per_channel(node: ir.Node) -> bool:
     channels = _shape(weights)[axis]
     shape = (1,) * (rank - factor.ndim) + factor.shape
     if (
-        is_kept(node) and not is_kept(before)
+        _is_kept_alone(node, before)
         or sole_consumer(source) is not node
         or channels == 1
         or shape != (1, channels, *[1] * (rank - 2))
@@ -183,7 +188,7 @@ def _fuse_matmul_bias(node: ir.Node) -> None:
         before = None if product is None else product.producer()
         if before is None or product is None or before.op_type != "MatMul" or sole_consumer(product) is not node:
             continue
-        if is_kept(node) and not is_kept(before):
+        if _is_kept_alone(node, before):
             continue
         weights, x = before.inputs[1], before.inputs[0]
         if weights is None or x is None or x.shape is None or not is_float_constant(weights):

@@ -8,13 +8,11 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from edgekern.errors import QuantizationError
-from edgekern.graph.families import ACTIVATIONS, PRODUCTS, SOFTMAX
+from edgekern.graph.families import COMPRESSIONS, LEARNED, POWERS, PRODUCTS
 from edgekern.graph.values import is_constant, label, scalar
 from edgekern.quantization.config import QuantConfig
 
 _KEPT = "edgekern.keep_float"
-_LEARNED = ACTIVATIONS - {"Clip"} | SOFTMAX  # a Clip may be the floor under a logarithm
-_POWERS = frozenset({"Pow", "Abs", "Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 
 
 def keep(node: ir.Node) -> None:
@@ -75,10 +73,10 @@ def _front_end(graph: ir.Graph) -> list[ir.Node]:
     spread: list[ir.Node] = []
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
-        if any(value in learned for value in inputs) or node.op_type in _LEARNED:
+        if any(value in learned for value in inputs) or node.op_type in LEARNED:
             learned.update(node.outputs)
             continue
-        if node.op_type in _POWERS or any(value in powers for value in inputs) or len(set(inputs)) < len(inputs):
+        if node.op_type in POWERS or any(value in powers for value in inputs) or len(set(inputs)) < len(inputs):
             powers.update(node.outputs)
         if _compresses(node) and node.inputs[0] in powers and node in before_products:
             spread.append(node)
@@ -89,7 +87,7 @@ def _compresses(node: ir.Node) -> bool:
     """Whether a node is a logarithm, or a power below one, of what is computed."""
     if node.domain != "" or is_constant(node.inputs[0] if node.inputs else None):
         return False
-    if node.op_type in ("Log", "ReduceLogSum", "ReduceLogSumExp"):
+    if node.op_type in COMPRESSIONS:
         return True
     exponent = scalar(node.inputs[1]) if node.op_type == "Pow" else None
     return exponent is not None and 0 < exponent < 1 and exponent != 0.5

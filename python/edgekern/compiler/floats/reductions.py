@@ -14,7 +14,8 @@ from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.layout import in_onnx_order, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
-from edgekern.graph.values import constant, int_attribute, ints_attribute, known_shape, label, operands
+from edgekern.graph.families import reduced_axes
+from edgekern.graph.values import constant, int_attribute, known_shape, label, operands
 
 _SUM, _MEAN, _MAX, _MIN, _PROD, _ABS_SUM, _SQUARE_SUM = range(7)  # REDUCE's `op`
 # The first group of neighboring axes, the groups after it, and what follows at the end.
@@ -65,7 +66,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         axes = [int_attribute(node, "axis", 0) % rank]
         y = _arg(lowering, node, x, _stored(x, axes)[0])
     else:
-        axes = axes_of(node, rank)
+        axes = reduced_axes(node, rank)
         y = (
             _log_sum_exp(lowering, node, x, axes)
             if node.op_type == "ReduceLogSumExp"
@@ -73,16 +74,6 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         )
     y.name = str(value.name)
     return without(lowering, y, axes, known_shape(value))
-
-
-def axes_of(node: ir.Node, rank: int) -> list[int]:
-    """The axes of a reduction, given by attribute or input; all where none are given."""
-    axes = ints_attribute(node, "axes", [])
-    if len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
-        axes = [int(axis) for axis in given.reshape(-1)]
-    if not axes and not int_attribute(node, "noop_with_empty_axes", 0):
-        axes = list(range(rank))
-    return sorted({axis % rank for axis in axes})
 
 
 def without(lowering: Lowering, y: Tensor, axes: Sequence[int], shape: tuple[int, ...]) -> Tensor:

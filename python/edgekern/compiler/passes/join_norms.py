@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekern.compiler.floats.reductions import axes_of
+from edgekern.graph.families import reduced_axes
 from edgekern.graph.values import float_constant, is_constant, known_shape, scalar, shape_of, sole_consumer
 
 
@@ -93,7 +93,7 @@ def _means_rows(node: ir.Node, x: ir.Value) -> bool:
     if node.op_type != "ReduceMean" or node.domain != "" or shape is None or x.dtype != ir.DataType.FLOAT:
         return False
     keeps = shape_of(node.outputs[0]) == (*shape[:-1], 1)
-    return keeps and len(shape) > 0 and axes_of(node, len(shape)) == [len(shape) - 1]
+    return keeps and len(shape) > 0 and reduced_axes(node, len(shape)) == [len(shape) - 1]
 
 
 def _remove_unread(graph: ir.Graph, last: ir.Node) -> None:

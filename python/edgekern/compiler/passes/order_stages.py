@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import onnx_ir as ir
 
@@ -64,9 +65,9 @@ def _connected(hosts: list[HostNode], host_of: dict[ir.Value, HostNode]) -> list
     """
     neighbors: dict[HostNode, list[HostNode]] = {host: [] for host in hosts}
     drawing = [host for host in hosts if host.node.op_type in RANDOM]
-    for host, other in zip(drawing, drawing[1:], strict=False):
-        neighbors[host].append(other)
-        neighbors[other].append(host)
+    for one, next_one in pairwise(drawing):
+        neighbors[one].append(next_one)
+        neighbors[next_one].append(one)
     for host in hosts:
         for other in (host_of.get(value) for value in host.reads):
             if other in neighbors:
