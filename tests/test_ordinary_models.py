@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import edgekern as ek
 from edgekern.calibration import Ranges, model_hash
@@ -342,3 +342,28 @@ def test_16_bit_pairs_of_onnxruntimes_own_domain_stay_there(dtype, opset):
     x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
     np.testing.assert_array_equal(ek.InferenceSession(ek.compile(model)).run(None, {"x": x})[0], expected)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    ("op", "opset", "scale"),
+    [(op, opset, scale) for op, opset in (("Upsample", 7), ("Upsample", 9), ("Resize", 10)) for scale in (1.7, 2.0)]
+    + [("Resize", 10, 0.6)],
+)
+def test_resizing_means_what_it_meant_in_the_opset_of_the_file(op, opset, mode, scale):
+    """onnx's converter gives Upsample the new default of Resize: off by half a pixel."""
+    scales = [1.0, 1.0, scale, scale]
+    inputs, attributes = (["x"], {"scales": scales}) if opset == 7 else (["x", "s"], {})
+    stored = [] if opset == 7 else [numpy_helper.from_array(np.array(scales, np.float32), "s")]
+    graph = helper.make_graph(
+        [helper.make_node(op, inputs, ["y"], mode=mode, **attributes)],
+        "resize",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        stored,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    x = np.random.default_rng(3).normal(size=(1, 2, 5, 6)).astype(np.float32)
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    program = ek.compile(model, allow_host=False)
+    np.testing.assert_allclose(ek.InferenceSession(program).run(None, {"x": x})[0], expected, atol=1e-5)

@@ -124,14 +124,17 @@ def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     """
     import onnx
 
-    from edgekern.graph.opset import WORKING_OPSET
+    from edgekern.graph.opset import FIRST_WITH_MODES, WORKING_OPSET, opset_of, restore_resizes
 
     try:
-        return onnx.version_converter.convert_version(proto, WORKING_OPSET)
+        converted = onnx.version_converter.convert_version(proto, WORKING_OPSET)
     except RuntimeError as error:
         if "Assertion" not in str(error):
             raise
         return None
+    if opset_of(proto) < FIRST_WITH_MODES:
+        restore_resizes(converted)
+    return converted
 
 
 def what_breaks_onnx(model: Skeleton) -> str | None:

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Iterator
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekern._onnxruntime import open_session
 from edgekern.graph.subgraphs import with_inner
 
 OLDEST_OPSET = 7
 WORKING_OPSET = 13  # the first with per-axis QuantizeLinear
+FIRST_WITH_MODES = 11  # of Resize
 # Up to here somebody has looked at what changed: since 13 nothing that kernels compute, and since 23 operators only
 # take more types, or attributes that no older model has.
 _KNOWN_OPSET = 28
@@ -86,6 +87,22 @@ def downgraded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
 def opset_of(proto: onnx.ModelProto | onnx.FunctionProto) -> int:
     """Of ONNX's own domain; 1 where the model or function does not say."""
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def restore_resizes(proto: onnx.ModelProto) -> None:
+    """Give the Resizes of a model that onnx's converter has brought to a newer opset their old meaning back, in place.
+
+    Before opset 11 Upsample and Resize knew no modes of coordinates: an element of the result came from its index over
+    the scale, rounded down, or up where the image shrinks, as onnxruntime has it. The converter leaves the new default.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node, _ in _nodes(proto) if node.op_type == "Constant"}
+    for node, _ in _nodes(proto):
+        if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
+            scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+            shrinks = scales is not None and bool((numpy_helper.to_array(scales) <= 1).all())
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
 def has_quantization(proto: onnx.ModelProto) -> bool:

@@ -59,7 +59,8 @@ def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
         When onnxruntime cannot run it: nobody can. When its sub-model has what no program may carry.
     """
     model = index.model
-    inputs = {value: tensor for host in hosts for value, tensor in host.inputs.items()}
+    made = {value for host in hosts for value in host.node.outputs}
+    inputs = {value: tensor for host in hosts for value, tensor in host.inputs.items() if value not in made}
     outputs = {value: tensor for host in hosts for value, tensor in host.outputs.items()}
     nodes, constants, weights = index.with_constants([host.node for host in hosts])
     graph = helper.make_graph(
@@ -80,8 +81,8 @@ def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
             f"compile: {names} cannot be inlined, and a host step has no functions; export the model with one opset "
             "for itself and its functions"
         )
-    made = exact_products(Skeleton(piece, {name: model.weights[name] for name in weights}))
-    piece, content = made.proto, Encoded.of(made)
+    exact = exact_products(Skeleton(piece, {name: model.weights[name] for name in weights}))
+    piece, content = exact.proto, Encoded.of(exact)
     if len(content) > _MAX_MESSAGE_BYTES:
         raise CompileError(
             f"compile: {names} go to the host with {len(content)} bytes of constants, and one ONNX message ends at "

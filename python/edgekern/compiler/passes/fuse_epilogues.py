@@ -24,10 +24,10 @@ def fuse_epilogues(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Ite
             continue
         found = [maker[x] for x in item.inputs if x in maker and readers[x.root] == 1]
         for product in sorted(found, key=position.__getitem__, reverse=True):
+            made = product.output
             if product.output.shape == item.output.shape and _fuse(product, item):
                 before[item] = product
-                maker[product.output] = product
-                position[product] = position[item]
+                del maker[made]  # it finishes once
                 break
     moved = set(before.values())
     kept: list[Item] = []
