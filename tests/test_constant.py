@@ -50,6 +50,7 @@ def test_a_constant_is_an_output_like_any_other(kind, through, rng):
     assert {row.tensor for row in ek.compare(model, program, feeds).rows} == {"x", "y"}
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_a_constant_output_hides_from_nobody_that_the_model_is_not_quantized(rng):
     """The sentence was missing: a constant was taken for a kernel's work."""
     nodes = [node("Gemm", ["x", "w"], ["y"]), node("Identity", ["w"], ["d"])]

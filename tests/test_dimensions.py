@@ -72,6 +72,7 @@ def test_a_dimension_is_fixed_by_place_or_by_name_wherever_it_stands(shapes):
     check(two_inputs(["batch", "sequence", 5], ["batch", "sequence", 5]), shapes, (2, 7, 5), (2, 7, 5))
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_batch_fills_what_shapes_leave_free():
     model = two_inputs(["batch", "sequence", 5], ["batch", "sequence", 5])
     with pytest.warns(EdgekernWarning):
@@ -91,6 +92,7 @@ def test_a_batch_for_sizes_that_are_all_given_is_refused_with_the_remedy_of_eith
         ek.compile(two_inputs([1, 5], [1, 5]), batch=4)
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_batch_is_the_size_of_its_name_everywhere():
     nodes = [helper.make_node("Transpose", ["z"], ["t"], perm=[1, 0, 2]), helper.make_node("Add", ["x", "t"], ["y"])]
     model = two_inputs(["n", 7, 5], [7, "n", 5])

@@ -104,6 +104,7 @@ def test_sparse_initializers_are_constants_of_any_size():
     assert not only_weights_fold(made.SerializeToString())
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 @pytest.mark.parametrize("folded", [True, False])
 def test_a_session_folds_weights_and_only_those(folded, monkeypatch):
     seen = []

@@ -24,6 +24,8 @@ from float_models import sqnr_db
 from graphs import Graph, onnxruntime_session
 
 Array = npt.NDArray[Any]
+pytestmark = pytest.mark.usefixtures("no_float_kernels")
+
 LEAST_DB = 90.0
 TYPES = {
     "int8": (TensorProto.INT8, -128, 127),

@@ -164,13 +164,13 @@ def test_a_model_past_two_gib_goes_through_every_step(tmp_path):
     assert sum(weight.nbytes for weight in opened.weights.values()) > 2**31
     assert opened.proto.ByteSize() < 1 << 16
     assert observed_tensors(opened) == observed_tensors(_mlp(1, width))
-    with pytest.warns(EdgekernWarning, match="run on the host"):
-        assert ek.compile(path) == ek.compile(_mlp(1, width))
+    assert ek.compile(path, allow_host=False) == ek.compile(_mlp(1, width))
 
 
 # --- the same model, wherever its weights lie
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 @pytest.mark.parametrize("opset", [11, 17])
 def test_weights_beside_the_file_give_the_same_as_weights_in_it(tmp_path, opset):
     model = _mlp(opset=opset)
@@ -296,12 +296,14 @@ def test_a_damaged_file_is_a_typed_error_or_the_model_that_protobuf_reads(data):
         assert [t.raw_data for t in found.graph.initializer] == [t.raw_data for t in expected]
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_a_host_step_past_what_a_message_holds_is_refused_by_name(monkeypatch):
     monkeypatch.setattr("edgekern.compiler.passes.extract_hosts._MAX_MESSAGE_BYTES", 4096)
     with pytest.raises(CompileError, match=r"Gemm .* go to the host with \d+ bytes of constants"):
         ek.compile(_mlp())
 
 
+@pytest.mark.usefixtures("no_float_kernels")
 def test_a_deep_model_with_host_steps_compiles():
     """Looking for the constants of a host step walked the whole depth of the graph, and met Python's limit."""
     scale, zero = (numpy_helper.from_array(np.array(v), n) for v, n in ((np.float32(0.1), "s"), (np.uint8(9), "z")))

@@ -51,7 +51,7 @@ class Window:
         dilation = ints_attribute(node, "dilations", [1] * rank)
         pad = ints_attribute(node, "pads", [0] * 2 * rank)[:rank]
         automatic = text_attribute(node, "auto_pad", "NOTSET")
-        if automatic in ("SAME_UPPER", "SAME_LOWER"):
+        if is_same(node):
             wide, small = (y[2:], x[2:]) if node.op_type == "ConvTranspose" else (x[2:], y[2:])
             reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
             total = [max((o - 1) * s + r - i, 0) for o, s, r, i in zip(small, stride, reach, wide, strict=True)]
@@ -105,6 +105,11 @@ class Window:
         )
 
     @property
+    def steps_over(self) -> bool:
+        """Whether the last window ends inside the image: SAME padding would have to be negative."""
+        return any(pad + over < 0 for pad, over in zip(self.sizes["pad"], self.overhang, strict=True))
+
+    @property
     def overhang(self) -> list[int]:
         """How far the last window reaches behind the image, along each axis."""
         return [
@@ -119,6 +124,11 @@ class Window:
     @property
     def taps(self) -> int:
         return math.prod(self.sizes["kernel"])
+
+
+def is_same(node: ir.Node) -> bool:
+    """Whether the padding follows from the size of the result."""
+    return text_attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
 
 
 def _transposed_pads(node: ir.Node, x: Any, y: Any, kernel: Any, stride: Any, dilation: Any) -> list[int]:
@@ -144,6 +154,8 @@ def reason(node: ir.Node) -> str | None:
     window = Window.of(node, w[2:])
     if min(window.sizes["pad"]) < 0 or min(ints_attribute(node, "pads", [0])) < 0:
         return "negative padding has no kernel"
+    if node.op_type == "Conv" and is_same(node) and window.steps_over:
+        return "auto_pad where strides leave pixels out has no kernel"
     if window.taps > MAX_TAPS or (node.op_type == "ConvTranspose" and not window.turned.fits):
         return "a window that begins outside the image has no kernel"
     return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.floats.convolutions import Window
+from edgekern.compiler.floats.convolutions import Window, is_same
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
-from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands, text_attribute
+from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands
 
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
 _WINDOWS = frozenset({"AveragePool", "MaxPool", "LpPool"})
@@ -30,13 +30,14 @@ def reason(node: ir.Node) -> str | None:
     if node.op_type in _WINDOWS and min(pads) < 0:
         return "negative padding has no kernel"
     window = _window(node)
+    if is_same(node) and (window.steps_over or window.sizes["dilation"] != [1, 1, 1]):
+        return "auto_pad with dilations, or where strides leave pixels out, has no kernel"
     if not window.fits:
         return "a window that begins outside the image has no kernel"
     if not window.covers:
         return "a window that sees nothing but padding has no kernel"
     stated = zip(window.overhang[5 - len(x) :], pads[len(x) - 2 :], strict=True)
-    explicit = text_attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
-    if explicit and int_attribute(node, "count_include_pad", 0) and any(over > pad for over, pad in stated):
+    if not is_same(node) and int_attribute(node, "count_include_pad", 0) and any(over > pad for over, pad in stated):
         return "count_include_pad with a window that ends behind the padding has no kernel"
     return None
 
