@@ -416,7 +416,17 @@ def test_dispatcher_knows_its_benches(capsys):
         "host",
         "int4",
     }
-    assert set(names()) == everything | {"kv", "linear", "load", "memory", "models", "ranges", "report", "versus"}
+    assert set(names()) == everything | {
+        "kv",
+        "linear",
+        "load",
+        "memory",
+        "models",
+        "operators",
+        "ranges",
+        "report",
+        "versus",
+    }
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
 

@@ -19,14 +19,25 @@ from onnx import numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
 from conformance.onnx_backend import EdgekernBackend
+from graphs import onnxruntime_session
 from edgekern.compiler.floats.table import FLOATS
 from edgekern.errors import EdgekernError
 from edgekern.graph.families import SHAPED_BY_VALUES
 
 PARTS = 4
-# Why a test is refused, in the words of the first reason that is found, and how many are, in onnx 1.23.
-REASONS: dict[str, int] = {}
-OTHER_TYPES = r"has type \w+, which a program cannot hold|reads \w+, for which|gives \w+, for which"
+# Why a test is refused, by the first pattern that fits: as many as onnx 1.23 has of each.
+REASONS = {
+    r"(reads|gives) \w+, for which \w+ has no kernel": 77,
+    r"its statistics have no kernel": 21,  # of LayerNormalization and BatchNormalization, as training reads them
+    r"has a free dimension|is no view of|Mismatch between the sum of 'split'": 14,  # sizes of 0
+    r"a Resize that (crops|keeps the aspect ratio) has no kernel": 8,
+    r"has opset 1, which is outside 7": 3,
+    r"layout = 1 has no kernel": 3,
+    r"as onnxruntime has it": 2,  # align_corners where an image shrinks by a factor that does not divide it
+    r"the indices of a pooling have no kernel": 2,
+    r"a window that ends behind the padding": 1,
+    r"peepholes have no kernel": 1,
+}
 
 
 def cases() -> Iterator[onnx.backend.test.case.test_case.TestCase]:
@@ -82,8 +93,14 @@ def outcome(case: onnx.backend.test.case.test_case.TestCase) -> str:
         if found.dtype != want.dtype or found.shape != want.shape:
             return f"wrong: {found.dtype}{found.shape} for {want.dtype}{want.shape}"
         if not np.allclose(found, want, rtol=max(case.rtol, 1e-5), atol=max(case.atol or 0, 1e-6), equal_nan=True):
-            return f"wrong: {np.abs(found.astype(float) - want).max()}"
+            theirs = onnxruntime_session(model, optimized=False).run(None, _feeds(model, inputs))
+            same = all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(results, theirs, strict=True))
+            return "as onnxruntime has it" if same else f"wrong: {np.abs(found.astype(float) - want).max()}"
     return ""
+
+
+def _feeds(model: onnx.ModelProto, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {value.name: array for value, array in zip(model.graph.input, inputs, strict=True)}
 
 
 def reason_of(text: str) -> str:
@@ -97,9 +114,11 @@ def test_node_tests_run_on_kernels_or_are_refused_for_a_known_reason(part):
         found = {case.name: outcome(case) for case in list(cases())[part::PARTS]}
     finally:
         logging.disable(logging.NOTSET)
-    unknown = {name: text for name, text in found.items() if text and reason_of(text) == text}
+    unknown = {name: text for name, text in found.items() if text and reason_of(text) not in REASONS}
     assert not unknown
-    assert sum(not text for text in found.values()) > len(found) // 2
+    refused = Counter(reason_of(text) for text in found.values() if text)
+    assert all(count <= REASONS[reason] for reason, count in refused.items())
+    assert sum(not text for text in found.values()) > len(found) * 3 // 4
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ class QuantConfig:
     recipe : "w8a8" or "float32"
         How nodes are computed that no rule names: on 8-bit weights and activations, or in float32.
     overrides : mapping
-        A recipe for the nodes that a rule names: ``{"/head/*": "float32", "Softmax": "float32"}``. A rule is the type
+        A recipe for the nodes that a rule names: ``{"/head/*": "float32", "LSTM": "float32"}``. A rule is the type
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its
         first output). Where several rules name a node, the last one counts.
     keep_float : sequence of str
