@@ -1,6 +1,7 @@
 """The onnx package's node tests through kernels alone: right, or refused for one of the reasons counted here.
 
-``python -m tests.conformance.test_native_nodes`` prints the count of each operator.
+``PYTHONPATH=tests:. python tests/conformance/test_native_nodes.py`` prints the count of each operator, and with
+``--table`` the rows of docs/operators.md.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from onnx import numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
 from conformance.onnx_backend import EdgekernBackend
-from graphs import onnxruntime_session
 from edgekern.compiler.floats.table import FLOATS
 from edgekern.errors import EdgekernError
 from edgekern.graph.families import SHAPED_BY_VALUES
+
+from graphs import onnxruntime_session
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of casts in the cases themselves
 
 PARTS = 4
 # Why a test is refused, by the first pattern that fits: as many as onnx 1.23 has of each.
 REASONS = {
     r"(reads|gives) \w+, for which \w+ has no kernel": 77,
-    r"its statistics have no kernel": 21,  # of LayerNormalization and BatchNormalization, as training reads them
+    r"its statistics have no kernel": 2,  # of BatchNormalization, as training reads them
     r"has a free dimension|is no view of|Mismatch between the sum of 'split'": 14,  # sizes of 0
     r"a Resize that (crops|keeps the aspect ratio) has no kernel": 8,
     r"has opset 1, which is outside 7": 3,
@@ -121,8 +125,32 @@ def test_node_tests_run_on_kernels_or_are_refused_for_a_known_reason(part):
     assert sum(not text for text in found.values()) > len(found) * 3 // 4
 
 
+def test_the_documentation_lists_every_operator_that_has_a_kernel(repository):
+    text = (repository / "docs" / "operators.md").read_text()
+    section = text.partition("## In float32")[2].partition("\n## ")[0]
+    assert set(re.findall(r"[A-Z]\w+(?= \d+/\d+| -)", section)) == FLOATS.keys()
+
+
+def table() -> None:
+    """The rows of docs/operators.md: how many node tests of each operator pass, of how many."""
+    passed, all_of = Counter(), Counter()
+    for case in cases():
+        op = case.model.graph.node[0].op_type
+        all_of[op] += 1
+        passed[op] += not outcome(case)
+    families: dict[str, list[str]] = {}
+    for op, kernel in FLOATS.items():
+        room = kernel.reason.__module__.rpartition(".")[2]
+        families.setdefault(room, []).append(f"{op} {passed[op]}/{all_of[op]}" if all_of[op] else f"{op} -")
+    for room, rows in families.items():
+        print(f"| {room} | {', '.join(sorted(rows))} |")
+
+
 def main() -> int:
     logging.disable(logging.CRITICAL)
+    if "--table" in sys.argv:
+        table()
+        return 0
     passed, all_of, refused, wrong = Counter(), Counter(), Counter(), []
     for case in cases():
         op, text = case.model.graph.node[0].op_type, outcome(case)

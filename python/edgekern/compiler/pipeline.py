@@ -1,4 +1,4 @@
-"""QDQ ONNX in, Program out."""
+"""ONNX in, Program out."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ _MOVES = frozenset(
 
 
 def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, allow_host: bool = True) -> Program:
-    """Turn a quantized ONNX model into a program.
+    """Turn an ONNX model into a program.
 
     Parameters
     ----------
     qdq : path, bytes or onnx.ModelProto
-        A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool.
+        A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool;
+        what is not quantized runs in float32, all of it where nothing is.
     batch : int
         Size of the free first dimension of the inputs, where ``shapes`` says nothing of it.
     shapes : mapping, optional

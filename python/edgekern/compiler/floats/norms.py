@@ -11,8 +11,8 @@ import onnx_ir as ir
 from edgekern._core import MapOp, StepKind
 from edgekern.compiler.floats.maps import common_order, new_map, operand_of
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
-from edgekern.compiler.floats.reductions import reduce_axes
-from edgekern.compiler.formula_step import Operand, Result
+from edgekern.compiler.floats.reductions import element_wise, reduce_axes
+from edgekern.compiler.formula_step import Instruction, Operand, Result
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
@@ -27,7 +27,7 @@ def reason(node: ir.Node) -> str | None:
     wrong = type_reason(node, FLOAT)
     if wrong is not None:
         return wrong
-    if any(value is not node.outputs[0] for value in used_outputs(node)):
+    if node.op_type == "BatchNormalization" and len(used_outputs(node)) > 1:
         return "its statistics have no kernel"
     if 0 in known_shape(node.inputs[0]):
         return f"{node.op_type} of nothing has no kernel"
@@ -59,11 +59,26 @@ def _rows(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     fixed = all(is_constant(factor) and known_shape(factor) == shape[axis:] for factor in factors)
     if fixed:
         blobs = [lowering.constant(factor).astype(np.float32).tobytes() for factor in factors]
+    if value is not node.outputs[0]:
+        return _statistics(lowering, node, value, lowering.plain(source), axis, epsilon)
     y = new_tensor(value, shape)
     y = _normalize(lowering, node, lowering.plain(source), y, columns, epsilon, centered, blobs)
     if fixed:
         return y
     return _affine(lowering, node, value, y, factors, tuple(range(len(shape))))
+
+
+def _statistics(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor, axis: int, epsilon: float) -> Tensor:
+    """The mean of each row, or one over its standard deviation."""
+    axes = range(axis, len(x.shape))
+    mean = reduce_axes(lowering, x, axes, (1, 1), label(node), node.op_type)
+    if value is node.outputs[1] and node.op_type == "LayerNormalization":
+        return mean
+    code: list[Instruction] = [(MapOp.SUB, (Operand(0), Operand(1))), (MapOp.MUL, (Result(0), Result(0)))]
+    squares = element_wise(lowering, node, [x, mean], code, x.shape)
+    variance = reduce_axes(lowering, squares, axes, (1, 1), label(node), node.op_type)
+    code = [(MapOp.ADD, (Operand(0), epsilon)), (MapOp.SQRT, (Result(0),)), (MapOp.RECIPROCAL, (Result(1),))]
+    return element_wise(lowering, node, [variance], code, variance.shape)
 
 
 def _normalize(

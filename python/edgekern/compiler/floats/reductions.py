@@ -115,10 +115,10 @@ def _reduce(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -
     if not axes:  # nothing is reduced, and each element is its own sum
         first_map = {_ABS_SUM: MapOp.ABS, _SQUARE_SUM: MapOp.MUL}.get(first, MapOp.COPY)
         refs = (Operand(0), Operand(0)) if first_map is MapOp.MUL else (Operand(0),)
-        x = _map(lowering, node, [x], [(first_map, refs)], x.shape)
+        x = element_wise(lowering, node, [x], [(first_map, refs)], x.shape)
     else:
         x = reduce_axes(lowering, x, axes, (first, after), label(node), node.op_type)
-    return x if last is None else _map(lowering, node, [x], [(last, (Operand(0),))], x.shape)
+    return x if last is None else element_wise(lowering, node, [x], [(last, (Operand(0),))], x.shape)
 
 
 def _log_sum_exp(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -126,17 +126,18 @@ def _log_sum_exp(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[in
     name = label(node)
     largest = reduce_axes(lowering, x, axes, (_MAX, _MAX), name, node.op_type)
     zero = (MapOp.WHERE, (Result(0), 0.0, Operand(0)))
-    shift = _map(lowering, node, [largest], [(MapOp.IS_INF, (Operand(0),)), zero], largest.shape)
+    shift = element_wise(lowering, node, [largest], [(MapOp.IS_INF, (Operand(0),)), zero], largest.shape)
     code: list[Instruction] = [(MapOp.SUB, (Operand(0), Operand(1))), (MapOp.EXP, (Result(0),))]
-    powers = _map(lowering, node, [x, shift], code, x.shape)
+    powers = element_wise(lowering, node, [x, shift], code, x.shape)
     total = reduce_axes(lowering, powers, axes, (_SUM, _SUM), name, node.op_type)
     code = [(MapOp.LOG, (Operand(0),)), (MapOp.ADD, (Result(0), Operand(1)))]
-    return _map(lowering, node, [total, shift], code, total.shape)
+    return element_wise(lowering, node, [total, shift], code, total.shape)
 
 
-def _map(
+def element_wise(
     lowering: Lowering, node: ir.Node, inputs: list[Tensor], code: list[Instruction], shape: tuple[int, ...]
 ) -> Tensor:
+    """Instructions on tensors that lie in one order, as a step."""
     x = inputs[0]
     kind = StepKind.MAP_I64 if x.dtype == DType.I64 else StepKind.MAP
     y = Tensor(label(node), x.dtype, shape, order=x.order)
