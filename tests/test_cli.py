@@ -57,6 +57,23 @@ def test_verify_and_inspect_read_a_program(workshop, capsys):
     assert "Conv" in shown
 
 
+def test_inspect_says_what_would_become_of_an_onnx_model(capsys):
+    assert cli.run(["inspect", str(quickstart.MODEL), "--batch", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "float32: nothing is quantized" in shown
+    assert "0 of the host" in shown
+    assert " Conv, " in shown
+
+
+def test_quantize_takes_rules(workshop, tmp_path, capsys):
+    command = ["quantize", str(quickstart.MODEL), str(workshop / RANGES), "-o", str(tmp_path / "qdq.onnx")]
+    assert cli.run([*command, "--keep-float", "Gemm", "--override", "Conv=float32"]) == 0
+    assert cli.run(["inspect", str(tmp_path / "qdq.onnx")]) == 0
+    assert "float32: nothing is quantized" in capsys.readouterr().out
+    assert cli.run([*command, "--override", "Conv"]) != 0
+    assert "--override must be RULE=RECIPE" in capsys.readouterr().err
+
+
 def test_info_names_the_isa(capsys):
     assert cli.run(["info"]) == 0
     assert "isa" in capsys.readouterr().out

@@ -150,6 +150,11 @@ def kind_of(head: Head | None) -> str | None:
     return next((name for name, kind in KINDS.items() if kind.fits(head)), None)
 
 
+def kind_of_file(path: str | os.PathLike[str]) -> str | None:
+    """The same of a file; None where it cannot be read."""
+    return kind_of(_head(path))
+
+
 @contextmanager
 def naming_kind(source: object, wanted: str, *kinds: str) -> Iterator[None]:
     """Let an error that a loader raises about a file say what the file is, where that is another kind than it reads.

@@ -7,6 +7,7 @@ import typer
 
 from edgekern.calibration import Method
 from edgekern.cli import session
+from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
 app = typer.Typer(
@@ -66,12 +67,23 @@ def quantize(
     ranges: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE=RECIPE",
+            help="w8a8 or float32 for the nodes of an operator's type or a pattern of names. Repeatable.",
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(metavar="RULE", help="Nodes that stay float32. Repeatable.")
+    ] = None,
     shape: Shape = None,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.quantize(model, ranges, output, activations=activations, shapes=shape))
+    rules = toolkit.Rules(override or [], keep_float or [])
+    typer.echo(toolkit.quantize(model, ranges, output, activations=activations, rules=rules, shapes=shape))
 
 
 @app.command("compile", rich_help_panel=MAKE)
@@ -118,9 +130,18 @@ def verify(model: Existing, allow_host: AllowHost = True) -> None:
 
 
 @app.command(rich_help_panel=USE)
-def inspect(model: Existing) -> None:
-    """Show the inputs, outputs and steps of a program."""
-    typer.echo(session.inspect(model))
+def inspect(
+    model: Existing,
+    batch: Annotated[int, typer.Option(min=1, help="Of an ONNX model: rows that one run would take.")] = 1,
+    shape: Shape = None,
+) -> None:
+    """Show the inputs, outputs and steps of a program, or what would become of an ONNX model."""
+    if kind_of_file(model) == "onnx":
+        from edgekern.cli import toolkit
+
+        typer.echo(toolkit.inspect(model, batch=batch, shapes=shape))
+    else:
+        typer.echo(session.inspect(model))
 
 
 @app.command(rich_help_panel=USE)

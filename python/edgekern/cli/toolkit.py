@@ -1,12 +1,16 @@
 """From a float model to a program: commands that need the toolkit extra."""
 
+import warnings
+from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
 from edgekern.cli.data import data_files, read_feeds, read_shapes
-from edgekern.graph.model import model_files
+from edgekern.cli.terminal import printable
+from edgekern.errors import ArgumentValueError, EdgekernWarning
+from edgekern.graph.model import model_files, open_model
 
 
 def quickstart(save: Path | None) -> str:
@@ -31,17 +35,48 @@ def calibrate(
     return f"{output}: {len(ranges)} ranges by {ranges.method}"
 
 
+class Rules(NamedTuple):
+    """Which nodes stay float32, as the command line has them: RULE=RECIPE, and rules alone."""
+
+    overrides: list[str]
+    keep_float: list[str]
+
+
 def quantize(
-    model: Path, ranges: Path, output: Path, *, activations: Literal["u8", "s8"], shapes: list[str] | None = None
+    model: Path,
+    ranges: Path,
+    output: Path,
+    *,
+    activations: Literal["u8", "s8"],
+    rules: Rules,
+    shapes: list[str] | None = None,
 ) -> str:
     inputs = [*model_files(model, function="quantize"), ranges]
     files.check_target(output, function="quantize", inputs=inputs)
-    config = quantization.QuantConfig(activations=activations)
+    overrides: dict[str, Any] = {}
+    for given in rules.overrides:
+        rule, equals, recipe = given.rpartition("=")
+        if not equals:
+            raise ArgumentValueError(f"quantize: --override must be RULE=RECIPE, as Conv=float32, got {given!r}")
+        overrides[rule] = recipe
+    config = quantization.QuantConfig(activations=activations, overrides=overrides, keep_float=rules.keep_float)
     read = calibration.Ranges.load(ranges)
     qdq = quantization.quantize(model, read, config, shapes=read_shapes("quantize", shapes))
     with files.atomic_write(output, function="quantize", inputs=inputs) as file:
         file.write(qdq.SerializeToString())
     return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
+
+
+def inspect(model: Path, *, batch: int, shapes: list[str] | None = None) -> str:
+    """Compiles it, and writes nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgekernWarning)  # the summary has it all
+        program = compiler.compile(model, batch=batch, shapes=read_shapes("inspect", shapes))
+    nodes = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
+    became = f"{len(program.steps)} steps and {len(program.host_steps)} of the host"
+    lines = [f"{model}: {nodes.total()} nodes, which would be {became}"]
+    lines.append("operators: " + ", ".join(f"{count} {name}" for name, count in sorted(nodes.items())))
+    return printable("\n".join([*lines, "", program.summary()]))
 
 
 def compile(model: Path, output: Path, *, batch: int, allow_host: bool, shapes: list[str] | None = None) -> str:
