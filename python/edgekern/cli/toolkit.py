@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,8 +39,8 @@ def calibrate(
 class Rules(NamedTuple):
     """Which nodes stay float32, as the command line has them: RULE=RECIPE, and rules alone."""
 
-    overrides: list[str]
-    keep_float: list[str]
+    overrides: Sequence[str] = ()
+    keep_float: Sequence[str] = ()
 
 
 def quantize(
@@ -48,11 +49,12 @@ def quantize(
     output: Path,
     *,
     activations: Literal["u8", "s8"],
-    rules: Rules,
+    rules: Rules | None = None,
     shapes: list[str] | None = None,
 ) -> str:
     inputs = [*model_files(model, function="quantize"), ranges]
     files.check_target(output, function="quantize", inputs=inputs)
+    rules = rules or Rules()
     overrides: dict[str, Any] = {}
     for given in rules.overrides:
         rule, equals, recipe = given.rpartition("=")
