@@ -228,3 +228,11 @@ def test_a_float_program_is_a_file_like_any_other(tmp_path):
     [expected] = onnxruntime_session(model, optimized=False).run(None, feeds)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert isinstance(model, onnx.ModelProto)
+
+
+@pytest.mark.filterwarnings("ignore:compare. program does not say which:edgekern.errors.EdgekernWarning")
+def test_a_float_program_can_be_compared_with_its_model():
+    model = transformer()
+    report = ek.compare(model, ek.compile(model), [feeds_of(model, seed) for seed in range(2)])
+    assert len(report.rows) > 5
+    assert min(row.sqnr_db for row in report.rows) > 90

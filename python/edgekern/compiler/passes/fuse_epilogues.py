@@ -73,7 +73,9 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
         return x if ref == last else Result(ref.number - count)
 
     step.code = [(op, tuple(map(moved, refs))) for op, refs in step.code[count:]]
-    if not step.code:
+    if step.code:
+        product.output.names.clear()  # it holds another tensor of the model now
+    else:
         product.output = step.output
     return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekern._core import DType
 from edgekern.compiler.floats.table import FLOATS
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.table import OPERATORS
@@ -34,4 +35,7 @@ def _lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> None:
     elif value in p.plain and role is Role.PRODUCT:
         lowering.keep_real(value, lowering.compute(value, None))
     elif value in p.plain and role is not Role.HOST and node not in p.hosts:
-        lowering.keep_real(value, FLOATS[node.op_type].lower(lowering, node, value))
+        tensor = FLOATS[node.op_type].lower(lowering, node, value)
+        lowering.keep_real(value, tensor)
+        if tensor.order == () and tensor.dtype == DType.F32 and tensor.view_of is None:
+            tensor.names.append(str(value.name))
