@@ -206,12 +206,6 @@ class MapOp(enum.IntEnum):
     WHERE = 47
     CLIP = 48
     MUL_ADD = 49
-    CONV_F32 = 18
-    DEPTHWISE_F32 = 19
-    GEMM_F32 = 20
-    MATMUL_F32 = 21
-    CONV_TRANSPOSE_F32 = 22
-    ATTENTION_F32 = 23
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from edgekern._core import DType, StepKind
@@ -17,7 +16,16 @@ from edgekern.compiler.steps import NHWC, HostNode, Item, KernelStep, Tensor
 from edgekern.errors import CompileError
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import HALVES, Quant, captured, constant_or_dequantized, is_code, known_shape, shape_of
+from edgekern.graph.values import (
+    HALVES,
+    Quant,
+    captured,
+    constant_or_dequantized,
+    is_code,
+    known_shape,
+    leading_to,
+    shape_of,
+)
 
 Array = npt.NDArray[Any]
 
@@ -139,8 +147,9 @@ class Lowering:
         """The array of a constant, of one that dequantized weights lead to, too."""
         array = constant_or_dequantized(value)
         if array is None:
+            nodes = [ir.to_proto(node) for node in leading_to(value, lambda _: True)]
             stored = {tensor.name: tensor for tensor in self.model.proto.graph.initializer}
-            [array] = evaluate(self.model, _leading_to(value), stored, [str(value.name)])
+            [array] = evaluate(self.model, nodes, stored, [str(value.name)])
         return array
 
     def shared(self, node: ir.Node, make: Callable[[], Tensor]) -> Tensor:
@@ -202,23 +211,6 @@ class Lowering:
         batch, height, width, channels = x.shape
         sizes = {"batch": batch, "channels": channels, "pixels": height * width}
         return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))
-
-
-def _leading_to(value: ir.Value) -> list[onnx.NodeProto]:
-    """The nodes that compute a constant, each after those it reads."""
-    found: dict[ir.Node, None] = {}
-    waiting = [value.producer()]
-    seen: set[ir.Node | None] = set()
-    while waiting:
-        node = waiting[-1]
-        if node in seen or node is None:  # a second time: all that it reads is there
-            waiting.pop()
-            if node is not None:
-                found.setdefault(node)
-            continue
-        seen.add(node)
-        waiting += [operand.producer() for operand in node.inputs if operand is not None]
-    return [ir.to_proto(node) for node in found]
 
 
 def _dtype(value: ir.Value) -> DType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,6 +239,23 @@ def captured(node: ir.Node) -> list[ir.Value]:
         for value in inner.inputs:
             if value is not None and value.graph is node.graph and not is_constant(value):
                 found[value] = None
+    return list(found)
+
+
+def leading_to(value: ir.Value, follow: Callable[[ir.Value], bool]) -> list[ir.Node]:
+    """The nodes that compute a value, each after those it reads, through the operands that are to be followed."""
+    found: dict[ir.Node, None] = {}
+    seen: set[ir.Node] = set()
+    waiting = [value.producer()]
+    while waiting:
+        node = waiting[-1]
+        if node is None or node in seen:  # a second time: all that it reads is there
+            waiting.pop()
+            if node is not None:
+                found.setdefault(node)
+            continue
+        seen.add(node)
+        waiting += [operand.producer() for operand in node.inputs if operand is not None and follow(operand)]
     return list(found)
 
 

@@ -16,7 +16,17 @@ from edgekern.graph.evaluate import evaluate, to_proto
 from edgekern.graph.families import UNARY, WITH_CONSTANT, limits
 from edgekern.graph.formulas import elementwise_operands
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import Quant, constant, float_constant, is_code, is_constant, label, operands, sole_consumer
+from edgekern.graph.values import (
+    Quant,
+    constant,
+    float_constant,
+    is_code,
+    is_constant,
+    label,
+    leading_to,
+    operands,
+    sole_consumer,
+)
 
 Codes = npt.NDArray[np.int64]
 
@@ -94,7 +104,7 @@ def _table_of(
     model: Skeleton, value: ir.Value, root: ir.Value, source: Quant, quant: Quant
 ) -> tuple[Codes, list[ir.Node]]:
     """Codes of the function that leads from ``root`` to ``value``: onnxruntime computes it on the 256 values."""
-    nodes = _between(root, value)
+    nodes = leading_to(value, lambda operand: operand is not root and not is_constant(operand))
     x = source.dequantize(source.codes())
     constants = {}
     for node in nodes:
@@ -107,23 +117,6 @@ def _table_of(
     protos = [ir.to_proto(node) for node in nodes]
     [result] = evaluate(model, protos, constants, [str(value.name)], {str(root.name): x})
     return quant.quantize(np.broadcast_to(result, (256,))), nodes
-
-
-def _between(root: ir.Value, value: ir.Value) -> list[ir.Node]:
-    """The nodes that compute ``value`` from ``root``, each after those it reads."""
-    found: dict[ir.Node, None] = {}
-    seen: set[ir.Node] = set()
-    waiting = [value.producer()]
-    while waiting:
-        node = waiting[-1]
-        if node is None or node in seen:  # a second time: all that it reads is there
-            waiting.pop()
-            if node is not None:
-                found.setdefault(node)
-            continue
-        seen.add(node)
-        waiting += [v.producer() for v in node.inputs if v is not None and v is not root and not is_constant(v)]
-    return list(found)
 
 
 OPERATOR = Operator(UNARY | WITH_CONSTANT - {"Add"}, role, lower)
