@@ -12,7 +12,6 @@
 namespace ek {
 namespace {
 
-constexpr size_t kLineFloats = 16;
 /// Rows of a block: at most so many, and as few as keep their scores this small.
 constexpr size_t kMostRows = 96, kScoreFloats = 64 * 1024;
 /// What the exponential of a score costs, in multiply-adds.
