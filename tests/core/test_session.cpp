@@ -343,12 +343,18 @@ TEST_CASE("a caller's floating-point state changes no result and is given back")
 #endif
 }
 
+#if defined(__aarch64__)  // which an emulator runs, step by step: the checks are the same code there
+constexpr size_t kStride = 11;
+#else
+constexpr size_t kStride = 1;
+#endif
+
 TEST_CASE("what validate accepts of a damaged index, a session runs without touching a byte that is not its own") {
   const SmallProgram p = every_kind();
   const AlignedBuffer data = p.data();
   std::string bytes = encode(p.index);
   size_t ran = 0;
-  for (size_t at = 8; at < bytes.size(); ++at) {
+  for (size_t at = 8; at < bytes.size(); at += kStride) {
     for (const unsigned flip : {0x01u, 0x80u}) {
       const char was = bytes[at];
       bytes[at] = static_cast<char>(static_cast<unsigned char>(was) ^ flip);
