@@ -18,7 +18,8 @@ EK_INLINE F32 exp_below_zero(F32 x) {
   const F32 r = fma_f32(n, set1_f32(0x1.05c61p-29f), fma_f32(n, set1_f32(-0x1.62e43p-1f), v));
   F32 p = set1_f32(kTerms[6]);
   unroll<6>([&](auto i) EK_LAMBDA { p = fma_f32(p, r, set1_f32(kTerms[5 - decltype(i)::value])); });
-  return mul_f32(mul_f32(p, pow2_f32(add_i32(rne_i32(n), set1_i32(64)))), set1_f32(0x1p-64f));
+  const F32 whole = max_f32(n, set1_f32(-152.0f));  // a NaN is no integer, and stays in p
+  return mul_f32(mul_f32(p, pow2_f32(add_i32(rne_i32(whole), set1_i32(64)))), set1_f32(0x1p-64f));
 }
 
 }  // namespace
