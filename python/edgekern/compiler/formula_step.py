@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._core import MapOp, StepKind
-from edgekern.compiler.layout import eight
+from edgekern.compiler.layout import MOST_AXES, eight
 from edgekern.compiler.steps import KernelStep, Tensor
 
 Array = npt.NDArray[Any]
-RANK = 8
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ class MapStep(KernelStep):
 def _steps(shape: Sequence[int]) -> list[int]:
     """Elements from one index to the next along each of a result's axes: 0 where the operand is broadcast."""
     sides = eight(shape)
-    steps, step = [0] * RANK, 1
-    for axis in reversed(range(RANK)):
+    steps, step = [0] * MOST_AXES, 1
+    for axis in reversed(range(MOST_AXES)):
         steps[axis] = step if sides[axis] > 1 else 0
         step *= sides[axis]
     return steps

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, read_strided
+from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, dense_steps, read_strided
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.values import (
@@ -48,11 +48,6 @@ def lower(lowering: Lowering, node: ir.Node, y: Tensor) -> Tensor | None:
         return None
     batch = shape[:-2]
     sizes, steps = batch_steps(batch, [*parts, *([] if mask is None else [mask])])
-    plain: list[int] = []
-    step = shape[-2] * shape[-1]
-    for side in reversed(sizes):
-        plain.insert(0, step)
-        step *= side
     arguments = {
         "batch": sizes,
         "rows": shape[-2],
@@ -63,7 +58,7 @@ def lower(lowering: Lowering, node: ir.Node, y: Tensor) -> Tensor | None:
         "k_batch": steps[1],
         "v_batch": steps[2],
         "mask_batch": [0] * BATCH_AXES if mask is None else steps[3],
-        "y_batch": plain,
+        "y_batch": dense_steps(sizes, shape[-2] * shape[-1]),
         "q_row": q.steps[-2],
         "k_row": k.steps[-2],
         "k_depth": k.steps[-1],

@@ -15,7 +15,7 @@ from edgekern.compiler.floats import attention
 from edgekern.compiler.floats.convolutions import NO_EPILOGUE
 from edgekern.compiler.floats.maps import new_map, operand_of
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
-from edgekern.compiler.floats.strides import Strided, batch_steps, read_strided
+from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, dense_steps, read_strided
 from edgekern.compiler.formula_step import Operand, Result
 from edgekern.compiler.layout import transposed
 from edgekern.compiler.lowering import Lowering
@@ -24,7 +24,6 @@ from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
-_MOST_BATCH_AXES = 4  # of a product of two tensors
 
 
 def reason(node: ir.Node) -> str | None:
@@ -34,8 +33,8 @@ def reason(node: ir.Node) -> str | None:
     a, b = (known_shape(value) for value in node.inputs[:2])
     if not a or not b:
         return "a product with a scalar has no kernel"
-    if max(len(a), len(b)) > _MOST_BATCH_AXES + 2:
-        return f"a product over more than {_MOST_BATCH_AXES + 2} dimensions has no kernel"
+    if max(len(a), len(b)) > BATCH_AXES + 2:
+        return f"a product over more than {BATCH_AXES + 2} dimensions has no kernel"
     return None
 
 
@@ -126,11 +125,6 @@ def _two(node: ir.Node, a: Strided, b: Strided, y: Tensor, scale: float) -> Kern
     columns = b.shape[-1]
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     sizes, steps = batch_steps(batch, [a, b])
-    plain: list[int] = []
-    step = rows * columns
-    for side in reversed(sizes):
-        plain.insert(0, step)
-        step *= side
     arguments = {
         "batch": sizes,
         "rows": rows,
@@ -138,7 +132,7 @@ def _two(node: ir.Node, a: Strided, b: Strided, y: Tensor, scale: float) -> Kern
         "columns": columns,
         "a_batch": steps[0],
         "b_batch": steps[1],
-        "c_batch": plain,
+        "c_batch": dense_steps(sizes, rows * columns),
         "a_row": a.steps[-2],
         "a_k": a.steps[-1],
         "b_k": b.steps[-2],

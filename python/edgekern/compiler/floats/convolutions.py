@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern import _core
@@ -27,8 +26,6 @@ from edgekern.graph.values import (
     text_attribute,
 )
 
-FloatArray = npt.NDArray[np.float32]
-Triple = tuple[int, int, int]
 _SPATIAL = 3  # dimensions that a kernel takes
 _SIZES = ("in", "out", "kernel", "stride", "dilation", "pad")
 # What fuse_epilogues fills in.
@@ -136,8 +133,8 @@ def _transposed_pads(node: ir.Node, x: Any, y: Any, kernel: Any, stride: Any, di
     extra = ints_attribute(node, "output_padding", [0] * len(x))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     total = [max(s * (i - 1) + e + r - o, 0) for s, i, e, r, o in zip(stride, x, extra, reach, y, strict=True)]
-    upper = text_attribute(node, "auto_pad", "NOTSET") != "SAME_UPPER"
-    return [t // 2 if not upper else t - t // 2 for t in total]
+    upper = text_attribute(node, "auto_pad", "NOTSET") == "SAME_UPPER"
+    return [t // 2 if upper else t - t // 2 for t in total]
 
 
 def reason(node: ir.Node) -> str | None:
@@ -191,9 +188,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         for name in ("in_channels", "out_channels", "groups"):
             arguments.pop(name)
         arguments["channels"] = out_c
-        taps = np.zeros((window.taps, -(-out_c // 16) * 16), np.float32)
-        taps[:, :out_c] = weights.reshape(out_c, window.taps).T
-        step.blobs = [taps.tobytes(), pad_strips(bias)]
+        step.blobs = [_core.pack_depthwise_f32_blob(weights.reshape(out_c, window.taps)), pad_strips(bias)]
     else:
         parts = weights.reshape(groups, out_c // groups, in_c // groups, window.taps).transpose(0, 1, 3, 2)
         packed = _core.pack_f32_blob(np.ascontiguousarray(parts.reshape(groups, out_c // groups, -1)))

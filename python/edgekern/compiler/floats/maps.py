@@ -71,10 +71,6 @@ def _mean(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.DIV, _folded(MapOp.ADD)(code, node, x), float(len(x)))
 
 
-def _negated(op: MapOp) -> Write:
-    return lambda code, node, x: code(MapOp.NOT, code(op, *x))
-
-
 def _clip(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     """Limits that are no constants are operands as any other."""
     if code.whole:

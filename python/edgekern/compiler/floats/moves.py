@@ -29,7 +29,6 @@ from edgekern.graph.values import (
     text_attribute,
 )
 
-Table = npt.NDArray[np.int32]
 _MODES = ("constant", "edge", "reflect", "wrap")
 _MOST_PIECES = 4096  # that a step of an index holds
 

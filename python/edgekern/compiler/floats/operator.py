@@ -43,9 +43,7 @@ class FloatOperator:
     lower: Callable[[Lowering, ir.Node, ir.Value], Tensor]
 
 
-def type_reason(
-    node: ir.Node, allowed: Collection[ir.DataType], *, results: Collection[ir.DataType] = ANY
-) -> str | None:
+def type_reason(node: ir.Node, allowed: Collection[ir.DataType]) -> str | None:
     """Why the types of what it reads, or of what is read of it, are not those of its kernels."""
     for values, types, what in ((node.inputs, allowed, "reads"), (used_outputs(node), ANY, "gives")):
         for value in values:

@@ -149,7 +149,7 @@ def element_wise(
 def _arg(lowering: Lowering, node: ir.Node, x: Tensor, place: int) -> Tensor:
     shape = tuple(1 if at == place else side for at, side in enumerate(x.shape))
     arguments = {
-        **_around(x.shape, place),
+        **around(x.shape, place),
         "largest": int(node.op_type == "ArgMax"),
         "last": int_attribute(node, "select_last_index", 0),
     }
@@ -159,12 +159,13 @@ def _arg(lowering: Lowering, node: ir.Node, x: Tensor, place: int) -> Tensor:
 
 def _softmax(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
     place = _stored(x, [int_attribute(node, "axis", -1) % len(x.shape)])[0]
-    arguments = {**_around(x.shape, place), "log": int(node.op_type == "LogSoftmax")}
+    arguments = {**around(x.shape, place), "log": int(node.op_type == "LogSoftmax")}
     y = replace(x, name=str(value.name), view_of=None, names=[])
     return lowering.emit(KernelStep(StepKind.SOFTMAX_F32, label(node), node.op_type, [x], y, arguments=arguments))
 
 
-def _around(shape: Sequence[int], place: int) -> dict[str, int]:
+def around(shape: Sequence[int], place: int) -> dict[str, int]:
+    """A tensor as a step along one of its stored axes sees it."""
     return {"outer": math.prod(shape[:place]), "n": shape[place], "inner": math.prod(shape[place + 1 :])}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import onnx_ir as ir
 
 from edgekern._core import StepKind
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator
+from edgekern.compiler.floats.reductions import around
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.values import constant, int_attribute, label, operands
@@ -27,9 +27,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     order = x.order or tuple(range(len(x.shape)))
     place = order.index(int(axis.reshape(-1)[0]) % len(order))
     arguments = {
-        "outer": math.prod(x.shape[:place]),
-        "n": x.shape[place],
-        "inner": math.prod(x.shape[place + 1 :]),
+        **around(x.shape, place),
         "exclusive": int_attribute(node, "exclusive", 0),
         "reverse": int_attribute(node, "reverse", 0),
     }

@@ -11,7 +11,7 @@ from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import Tensor
 from edgekern.graph.values import ints_attribute, is_constant, known_shape
 
-BATCH_AXES = 4
+BATCH_AXES = 4  # in front of a product's matrices
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,12 @@ def batch_steps(batch: Sequence[int], operands: Sequence[Strided]) -> tuple[list
         steps += [0 if side == 1 else step for side, step in zip(x.shape[:own], x.steps[:own], strict=True)]
         all_steps.append(steps)
     return [1] * lead + list(batch), all_steps
+
+
+def dense_steps(sizes: Sequence[int], step: int) -> list[int]:
+    """Steps along axes without gaps, ``step`` along the last."""
+    steps: list[int] = []
+    for side in reversed(sizes):
+        steps.insert(0, step)
+        step *= side
+    return steps
