@@ -43,7 +43,7 @@ struct Depth {
 
 void run_depth(const Kernels& kernels, const F32Args& args, const F32Rows& rows, const Depth& depth, bool starts,
                bool ends, size_t row0, size_t row1, size_t strip0, size_t strip1) {
-  const size_t height = kernels.f32_tile_rows, side = row1 - row0 < height ? kSide : 1, n = args.b.n;
+  const size_t side = row1 - row0 < kernels.f32_tile_rows ? kSide : 1, n = args.b.n;
   const size_t unpacked_to = args.b.tail == nullptr ? strip1 : std::min(strip1, n / kStrip);
   const Epilogue* const finish = ends && !is_plain(args) ? &args.epilogue : nullptr;
   F32GemmTile tile = {};
@@ -66,6 +66,7 @@ void run_depth(const Kernels& kernels, const F32Args& args, const F32Rows& rows,
     tile.b = (in_tail ? args.b.tail : args.b.strip(strip)) + depth.shift * tile.b_line;
     tile.col0 = strip * kStrip;
     tile.cols = std::min(n, next * kStrip) - tile.col0;
+    const size_t height = tile.cols <= kNarrowColumns ? kernels.f32_narrow_rows : kernels.f32_tile_rows;
     // A strip is a few pages of its own, which nothing fetches ahead by itself: each tile asks for a part of the next.
     const bool fetches = args.b.packed() && next < strip1 && row1 - row0 > 2 * height;
     const size_t lines = fetches ? depth.runs * depth.k : 0, per_tile = ceil_div(lines, ceil_div(row1 - row0, height));

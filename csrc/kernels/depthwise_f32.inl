@@ -14,6 +14,9 @@
 namespace ek {
 namespace {
 
+/// Half a strip.
+constexpr size_t kNarrowChannels = 8;
+
 struct PixelBlock {
   size_t pixels, strips, channels;
 };
@@ -27,10 +30,12 @@ __attribute__((noinline)) void finish_pixels(const F32DepthwiseRow& d, const Epi
   }
 }
 
-/// P pixels of Q strips of channels, from `c` on.
-template <int P, int Q, bool kWhole>
+/// P pixels of Q strips of channels, from `c` on. Where a vector is several registers, those past kNarrow channels are
+/// not used: they fall out when kNarrow is compiled.
+template <int P, int Q, bool kWhole, size_t kNarrow = kStrip>
 EK_INLINE void depthwise_f32_pixels(const F32DepthwiseRow& d, const Epilogue& e, size_t pixel, size_t c) {
   const size_t n = kWhole ? Q * kStrip : d.channels - c, padded = (d.channels + kStrip - 1) / kStrip * kStrip;
+  if (!kWhole && n > kNarrow) __builtin_unreachable();
   F32 sum[P][Q];
   unroll<P>([&](auto p) EK_LAMBDA { unroll<Q>([&](auto q) EK_LAMBDA { sum[p.value][q.value] = set1_f32(0.0f); }); });
   const float* w = d.weights + c;
@@ -58,7 +63,11 @@ EK_INLINE void depthwise_f32_pixels(const F32DepthwiseRow& d, const Epilogue& e,
   if (e.kind != OutKind::kFloat32 || e.activation != Activation::kClamp || e.addend != nullptr) {
     float z[P * Q * kStrip];
     unroll<P>([&](auto p) EK_LAMBDA {
-      unroll<Q>([&](auto q) EK_LAMBDA { store_f32(z + (p.value * Q + q.value) * kStrip, sum[p.value][q.value]); });
+      unroll<Q>([&](auto q) EK_LAMBDA {
+        float* const to = z + (p.value * Q + q.value) * kStrip;
+        if (kNarrow < kStrip) store_f32(to, set1_f32(0.0f));
+        store_f32_n(to, sum[p.value][q.value], kNarrow);
+      });
     });
     return finish_pixels(d, e, pixel, c, z, {P, Q, n}, out);
   }
@@ -82,6 +91,9 @@ __attribute__((noinline)) void depthwise_f32_channels(const F32DepthwiseRow& d, 
 
 void depthwise_f32_row(const F32DepthwiseRow& d, const Epilogue& e) {
   size_t pixel = 0;
+  if (d.channels <= kNarrowChannels) {
+    for (; pixel + 8 <= d.pixels; pixel += 8) depthwise_f32_pixels<8, 1, false, kNarrowChannels>(d, e, pixel, 0);
+  }
   for (; pixel + 4 <= d.pixels; pixel += 4) depthwise_f32_channels<4, 1>(d, e, pixel);
   for (; pixel + 2 <= d.pixels; pixel += 2) depthwise_f32_channels<2, 2>(d, e, pixel);
   for (; pixel < d.pixels; ++pixel) depthwise_f32_channels<1, 4>(d, e, pixel);

@@ -9,12 +9,13 @@
 namespace ek {
 
 inline constexpr size_t kMaxF32TileRows = 12;  // rows of the tallest register tile
+inline constexpr size_t kNarrowColumns = 8;    // half a strip
 
 /// rows x `cols` of C. What a tile adds to lies in C.
 struct F32GemmTile {
   // Rows of A: `k` floats each, lda apart; or, where there is a table, runs * k floats, run by run.
   const float* a;
-  size_t lda, rows;           // 1 .. tile rows
+  size_t lda, rows;           // 1 .. tile rows, of few columns narrow rows
   const float* const* table;  // [runs][table_ld]: where the run of a row lies
   size_t table_ld, runs, k;
   size_t shift;  // floats past what the table says
@@ -34,7 +35,8 @@ struct F32GemmTile {
 };
 
 struct F32Kernels {
-  size_t f32_tile_rows;  // best height of a register tile, <= kMaxF32TileRows
+  size_t f32_tile_rows;    // best height of a register tile, <= kMaxF32TileRows
+  size_t f32_narrow_rows;  // the same where there are at most kNarrowColumns
   // y = fma(x, w, y) over runs and k, ascending, from zero or from what C holds: stored as float32 where there is no
   // epilogue, else times scale, plus bias and the rest of a real kind.
   void (*gemm_f32_tile)(const F32GemmTile& tile, const Epilogue* epilogue);

@@ -18,6 +18,10 @@
 namespace ek {
 namespace {
 
+// Half a vector takes half the registers where it is several of them; one alone is no cheaper.
+constexpr int kF32NarrowRows = kF32Sums > kF32TileRows ? kF32TileRows : 2 * kF32TileRows;
+static_assert(kF32NarrowRows <= kMaxF32TileRows);
+
 /// sum += over t.k floats of R rows times lines of S strips.
 template <int R, int S, typename X>
 EK_INLINE void f32_run(size_t k, size_t line_step, const float* (&b)[S], X&& x, F32 (&sum)[R][S]) {
@@ -94,9 +98,11 @@ EK_INLINE void finish_simple(const F32GemmTile& t, const Epilogue& e, size_t fir
   });
 }
 
-template <int R, int S>
+/// Where a vector is several registers, those past kNarrowColumns are not used: they fall out when kNarrow is compiled.
+template <int R, int S, bool kNarrow = false>
 EK_INLINE void f32_part(const F32GemmTile& t, const Epilogue* e, size_t strip) {
   const size_t first = strip * kStrip, cols = t.cols - first;
+  if (kNarrow && cols > kNarrowColumns) __builtin_unreachable();
   const auto c = [&](size_t r, size_t s)
                      EK_LAMBDA { return reinterpret_cast<float*>(t.c + r * t.ldc) + first + s * kStrip; };
   const auto lanes = [&](size_t s) EK_LAMBDA { return cols - s * kStrip; };
@@ -118,7 +124,9 @@ EK_INLINE void f32_part(const F32GemmTile& t, const Epilogue* e, size_t strip) {
   float sums[R * S * kStrip];
   unroll<R>([&](auto r) EK_LAMBDA {
     unroll<S>([&](auto s) EK_LAMBDA {
-      store_f32(sums + (r.value * S + s.value) * kStrip, mul_f32(sum[r.value][s.value], scale));
+      float* const to = sums + (r.value * S + s.value) * kStrip;
+      if (kNarrow) store_f32(to, set1_f32(0.0f));
+      store_f32_n(to, mul_f32(sum[r.value][s.value], scale), kNarrow ? kNarrowColumns : kStrip);
     });
   });
   store_real_sums(t, *e, sums, strip, S);
@@ -132,10 +140,18 @@ __attribute__((noinline)) void f32_tile_rows_of(const F32GemmTile& t, const Epil
   for (; strip * kStrip < t.cols; ++strip) f32_part<R, 1>(t, e, strip);
 }
 
+template <int R>
+__attribute__((noinline)) void f32_narrow_rows_of(const F32GemmTile& t, const Epilogue* e) {
+  f32_part<R, 1, true>(t, e, 0);
+}
+
 void gemm_f32_tile(const F32GemmTile& t, const Epilogue* e) {
   for (size_t i = 0; i < t.ahead_lines; ++i) __builtin_prefetch(t.ahead + i * kStrip, 0, 2);
   unroll<kF32TileRows>([&](auto r) EK_LAMBDA {
     if (t.rows == r.value + 1) f32_tile_rows_of<r.value + 1>(t, e);
+  });
+  unroll<kF32NarrowRows - kF32TileRows>([&](auto r) EK_LAMBDA {
+    if (t.rows == kF32TileRows + r.value + 1) f32_narrow_rows_of<kF32TileRows + r.value + 1>(t, e);
   });
 }
 

@@ -231,11 +231,27 @@ EK_INLINE F32 load_f32_n(const float* p, size_t n) {
   const I32 first = first_lanes(n);
   return {_mm256_maskload_ps(p, first.lo), _mm256_maskload_ps(p + 8, first.hi)};
 }
+// By powers of two: a masked store is microcode on AMD.
 EK_INLINE void store_f32_n(float* p, F32 x, size_t n) {
   if (n >= 16) return store_f32(p, x);
-  const I32 first = first_lanes(n);
-  _mm256_maskstore_ps(p, first.lo, x.lo);
-  _mm256_maskstore_ps(p + 8, first.hi, x.hi);
+  __m256 rest = x.lo;
+  if (n & 8) {
+    _mm256_storeu_ps(p, x.lo);
+    rest = x.hi;
+    p += 8;
+  }
+  __m128 four = _mm256_castps256_ps128(rest);
+  if (n & 4) {
+    _mm_storeu_ps(p, four);
+    four = _mm256_extractf128_ps(rest, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), four);
+    four = _mm_movehl_ps(four, four);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, four);
 }
 EK_INLINE Line low_nibbles(Line x) {
   const __m256i low = _mm256_set1_epi8(0x0F);

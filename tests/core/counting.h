@@ -17,8 +17,9 @@ enum class Kernel : size_t { EK_KERNELS(EK_NAME) kCount };
 inline constexpr auto kNumKernels = static_cast<size_t>(Kernel::kCount);
 inline constexpr const char* kKernelNames[] = {EK_KERNELS(EK_TEXT)};
 
-// Besides pointers the table has isa, native_sign, tile_rows, tile_strips, w4_tile_rows and f32_tile_rows, a word each.
-static_assert(sizeof(Kernels) == (kNumKernels + 6) * sizeof(void*), "EK_KERNELS does not name every kernel");
+// Besides pointers the table has isa, native_sign, tile_rows, tile_strips, w4_tile_rows, f32_tile_rows and
+// f32_narrow_rows, a word each.
+static_assert(sizeof(Kernels) == (kNumKernels + 7) * sizeof(void*), "EK_KERNELS does not name every kernel");
 
 /// A table and what it counts. kSlots: one for each ISA, one for a table that no ISA names.
 struct Counted {
