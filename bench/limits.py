@@ -1,11 +1,12 @@
 """What this machine can do at best, measured next to what is timed, and when a run is void.
 
-Two limits: int8 dot products on registers, and reading memory. The reading limit is the best of 1 to 8 streams a
-thread, with and without software prefetch, in huge and in small pages: a kernel that beats it was not reading memory.
+Two limits: multiply-adds on registers, int8 dot products or float32, and reading memory. The reading limit is the best
+of 1 to 8 streams a thread, with and without software prefetch, in huge and in small pages: a kernel that beats it was
+not reading memory.
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -54,6 +55,7 @@ class Probe:
 
     Attributes
     ----------
+    peak : given an ISA, threads and seconds, the operations a second on registers
     streams : the fastest ways to read: streams a thread, prefetch distance in bytes, kind of pages
     """
 
@@ -61,6 +63,7 @@ class Probe:
     threads: int
     memory_bytes: int
     seconds: float = 0.05
+    peak: Callable[[str, int, float], float] = _core.measure_dot_peak
     streams: list[tuple[int, int, str]] = field(init=False)
     _pages: dict[str, npt.NDArray[np.uint8]] = field(init=False, repr=False)
     _cached: dict[int, float] = field(init=False, repr=False, default_factory=dict)
@@ -75,8 +78,7 @@ class Probe:
         return _core.measure_read_bandwidth(memory, self.threads, streams, prefetch, seconds)
 
     def sample(self) -> Sample:
-        peak = _core.measure_dot_peak(self.isa, self.threads, self.seconds)
-        return Sample(peak, self.read())
+        return Sample(self.peak(self.isa, self.threads, self.seconds), self.read())
 
     def read(self) -> float:
         """Bytes a second from memory, now."""
@@ -124,7 +126,7 @@ def void_reasons(
     read = max(before.bytes_per_second, after.bytes_per_second)
     for name, rate in operations_per_second.items():
         if rate > peak * (1 + SLACK):
-            reasons.append(f"{name} at {100 * rate / peak:.1f} % of the dot-product peak")
+            reasons.append(f"{name} at {100 * rate / peak:.1f} % of the peak")
     for name, rate in bytes_per_second.items():
         if rate > read * (1 + SLACK):
             reasons.append(f"{name} at {100 * rate / read:.1f} % of the read bandwidth")

@@ -33,6 +33,12 @@ def model(nodes: Iterable[NodeProto], x: Array, outputs: Iterable[Output], const
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString())
 
 
+def matmul(x: Array, w: Array) -> bytes:
+    """float32, one product."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    return model(nodes, x, [("y", np.float32, (x.shape[0], w.shape[1]))], {"w": w})
+
+
 def matmul_integer(x: Array, weights: Sequence[Array]) -> bytes:
     nodes = [helper.make_node("MatMulInteger", ["x", f"w{i}", "", f"zw{i}"], [f"y{i}"]) for i in range(len(weights))]
     shape = (x.shape[0], weights[0].shape[1])

@@ -17,6 +17,7 @@ from bench.harness import Contender, Row, Timing, machine, measure, print_table,
 from bench.limits import Probe, Sample, last_level_cache_bytes, void_reasons
 from bench.peers import PACKAGES, peer_threads
 from bench.shapes import FASTEST_PEER
+from edgekern import _core
 from edgekern.calibration.progress import progress_bar
 
 ATTEMPTS = 3
@@ -33,9 +34,9 @@ class Case:
     Attributes
     ----------
     group : rows that share a geometric mean
-    operations : int8 operations of one call, two a multiply-add; 0 where they are not counted
+    operations : of one call, two a multiply-add; 0 where they are not counted
     rotated : weights come from memory, a fresh copy every call
-    known_shares : the part of the dot-product peak that a peer, or the fastest of them, is known to reach
+    known_shares : the part of the peak that a peer, or the fastest of them, is known to reach
     references : contenders timed for comparison, neither ours nor peers
     rounds : at least so many; fewer where a call takes seconds
     """
@@ -118,6 +119,7 @@ def run(
     options: argparse.Namespace,
     cases: Callable[[int], Iterable[Plan]],
     facts: Callable[[Sequence[Result]], Row] = lambda results: {},
+    peak: Callable[[str, int, float], float] = _core.measure_dot_peak,
 ) -> list[Result]:
     """Measure all cases for every number of threads, print them, and append them to the JSON file.
 
@@ -125,6 +127,7 @@ def run(
     ----------
     cases : given a number of threads, what to measure
     facts : further figures from all results of one number of threads, printed and kept with the summary
+    peak : what the operations of a case are held against
     """
     host = {"edgekern": ek.__version__, **machine(PACKAGES)}
     header: Row = {"record": "run", "bench": bench, "threads": options.threads, "quick": options.quick, **host}
@@ -133,7 +136,7 @@ def run(
     isa, everything = str(ek.cpu_info()["isa"]), []
     for threads in options.threads:
         memory = (8 << 20) if options.quick else CACHES_TO_FILL * last_level_cache_bytes()
-        probe = Probe(isa, threads, memory, seconds=0.005 if options.quick else 0.05)
+        probe = Probe(isa, threads, memory, seconds=0.005 if options.quick else 0.05, peak=peak)
         with peer_threads(threads):
             results = _measure_all(bench, cases(threads), probe, options)
         summaries = list(_summaries(bench, threads, results))
@@ -282,7 +285,7 @@ def _record(bench: str, result: Result, probe: Probe) -> Row:
 
 
 def peak_percent(result: Result) -> float | None:
-    """Our share of the dot-product peak, best of all rounds."""
+    """Our share of the peak, best of all rounds."""
     peak = max(result.before.operations_per_second, result.after.operations_per_second)
     rate = result.case.operations / result.timings[result.ours].best
     return 100 * rate / peak if result.case.operations else None

@@ -166,7 +166,7 @@ STEADY = limits.Sample(1e12, 4e10)
         (limits.Sample(1.029e12, 1e9), {"a": 1.0e12}, {}, {}, []),
         (limits.Sample(1.04e12, 4e10), {"a": 0.9e12}, {}, {}, ["the peak drifted by 4.0 %"]),
         (limits.Sample(0.96e12, 4e10), {"a": 0.9e12}, {}, {}, ["the peak drifted by 4.0 %"]),
-        (STEADY, {"a": 1.02e12, "b": 1.0e12}, {}, {}, ["a at 102.0 % of the dot-product peak"]),
+        (STEADY, {"a": 1.02e12, "b": 1.0e12}, {}, {}, ["a at 102.0 % of the peak"]),
         (STEADY, {"a": 1e10}, {"a": 5e10}, {}, ["a at 125.0 % of the read bandwidth"]),
         (STEADY, {"a": 9e11}, {}, {"peer": (0.4e12, 0.5)}, ["peer at 40 % of the peak, known to reach 50 %"]),
     ],

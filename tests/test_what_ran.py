@@ -71,6 +71,7 @@ CALLS: dict[str, tuple[Callable[[str], object], set[str]]] = {
     "rms_norm": (lambda isa: _core.rms_norm(X, np.ones(96, np.float32), 1e-5, 2, isa), {"norm_row", "sum_squares"}),
     "attention": (attend, {"kv_attend", "kv_merge", "kv_finish"}),
     "measure_dot_peak": (lambda isa: _core.measure_dot_peak(isa, 1, 0.0), {"dot_burst"}),
+    "measure_fma_peak": (lambda isa: _core.measure_fma_peak(isa, 1, 0.0), {"fma_burst"}),
 }
 
 

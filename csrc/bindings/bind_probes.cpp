@@ -20,21 +20,30 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Best rate of several bursts, in int8 operations (2 per multiply-add) per second over all threads.
-double measure_dot_peak(const std::string& isa, int threads, double seconds) {
-  const Runtime rt = make_runtime(isa, threads);
+/// Best rate of several bursts of multiply-adds, in operations (2 each) per second over all threads.
+double measure_peak(const Runtime& rt, uint64_t (*burst)(size_t), double seconds) {
   const WithoutGil released;
   double best = 0;
   const auto start = std::chrono::steady_clock::now();
   do {
     const auto begin = std::chrono::steady_clock::now();
     std::vector<uint64_t> macs(static_cast<size_t>(rt.threads));
-    parallel_for(macs.size(), rt.threads, [&](size_t task) { macs[task] = rt.kernels->dot_burst(200'000); });
+    parallel_for(macs.size(), rt.threads, [&](size_t task) { macs[task] = burst(200'000); });
     uint64_t total = 0;
     for (const uint64_t part : macs) total += part;
     best = std::max(best, 2.0 * static_cast<double>(total) / seconds_since(begin));
   } while (seconds_since(start) < seconds);
   return best;
+}
+
+double measure_dot_peak(const std::string& isa, int threads, double seconds) {
+  const Runtime rt = make_runtime(isa, threads);
+  return measure_peak(rt, rt.kernels->dot_burst, seconds);
+}
+
+double measure_fma_peak(const std::string& isa, int threads, double seconds) {
+  const Runtime rt = make_runtime(isa, threads);
+  return measure_peak(rt, rt.kernels->fma_burst, seconds);
 }
 
 /// Best rate of reading `x` once, in bytes per second over all threads: each reads its part in `streams` runs.
@@ -120,6 +129,8 @@ void repeat_c_gemm(const py::array& a, const py::array_t<int8_t, py::array::c_st
 
 void bind_probes(py::module_& m) {
   m.def("measure_dot_peak", &measure_dot_peak, py::arg("isa") = "", py::arg("num_threads") = 1,
+        py::arg("seconds") = 0.05);
+  m.def("measure_fma_peak", &measure_fma_peak, py::arg("isa") = "", py::arg("num_threads") = 1,
         py::arg("seconds") = 0.05);
   m.def("measure_read_bandwidth", &measure_read_bandwidth, py::arg("x").noconvert(), py::arg("num_threads") = 1,
         py::arg("streams") = 1, py::arg("prefetch") = 0, py::arg("seconds") = 0.05);
