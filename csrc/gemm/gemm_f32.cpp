@@ -185,10 +185,12 @@ F32Pieces f32_pieces(const Runtime& rt, size_t m, size_t strips, size_t k) {
   const size_t tiles = ceil_div(m, rt.kernels->f32_tile_rows), most = std::max(tiles, strips);
   const bool of_rows = tiles >= strips;
   if (rt.threads <= 1 || !worth_a_thread(us)) return {1, of_rows};
-  // As many as are worth taking from a thread that is late.
-  const auto worth = static_cast<size_t>(std::min(us / (kWakesPerUnit * machine().wake_us), 1e9));
-  const size_t threads = static_cast<size_t>(rt.threads);
-  return {std::min(most, std::max(threads, std::min(worth, kUnitsPerThread * threads))), of_rows};
+  // As many as are worth taking from a thread that is late, and each thread the same number: three between two would
+  // take as long as four.
+  const auto threads = static_cast<size_t>(rt.threads);
+  const double each = us / (kWakesPerUnit * machine().wake_us) / static_cast<double>(rt.threads);
+  const auto per_thread = static_cast<size_t>(std::clamp(each, 1.0, static_cast<double>(kUnitsPerThread)));
+  return {std::min(most, per_thread * threads), of_rows};
 }
 
 size_t f32_scratch_floats(const Runtime& rt, size_t m, size_t k, size_t n) {
