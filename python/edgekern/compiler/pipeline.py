@@ -28,6 +28,7 @@ from edgekern.compiler.passes.join_norms import join_norms
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
+from edgekern.compiler.passes.recognize_gelu import recognize_gelu
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.compiler.roles import Placement
@@ -135,6 +136,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     items = fold_lookups(items, results)
     items = fuse_residuals(items, results)
     items = fuse_maps(items, results)
+    recognize_gelu(items)
     items = fuse_epilogues(items, results)
     finish_maps(items)
     stages = order_stages(items)

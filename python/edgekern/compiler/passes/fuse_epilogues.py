@@ -1,15 +1,20 @@
-"""Let a product on floats finish its own result: add another tensor, clamp it, run an activation over it."""
+"""Let a product on floats finish its own result: add a bias and another tensor, clamp it, run an activation over it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgekern._core import MapOp, StepKind
 from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
+from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
 
 _FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32})
+_COLUMNS = ("columns", "out_channels", "channels")  # what a product calls the numbers side by side in its result
 _ACTIVATIONS = {MapOp.GELU: 1, MapOp.GELU_TANH: 2, MapOp.SILU: 3}  # a product's `activation`
 
 
@@ -46,11 +51,14 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
     x: Ref = Operand(next(at for at, operand in enumerate(step.operands) if operand is product.output))
     arguments: dict[str, Any] = {}
     inputs, count, last = list(product.inputs), 0, x
-    addend = _addend(step, 0, x)
+    row = _row(step, x, product)
+    if row is not None:
+        count, last = 1, Result(0)
+    addend = _addend(step, count, last)
     if addend is not None:
         arguments["addend_first"] = 1
         inputs.append(addend)
-        count, last = 1, Result(0)
+        count, last = count + 1, Result(count)
     active = _activation(step, count, last)
     if active is not None:
         count += active[0]
@@ -64,6 +72,8 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
     inner = {x, *(Result(number) for number in range(count - 1))}
     if count == 0 or any(ref in inner for _, refs in step.code[count:] for ref in refs):
         return False
+    if row is not None:
+        product.blobs[1] = pad_strips(row, product.arguments.get("groups", 1))
     product.inputs, product.op = inputs, f"{product.op}+{step.op}"
     product.arguments |= arguments
 
@@ -80,13 +90,31 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
     return True
 
 
-def _addend(step: MapStep, at: int, x: Ref) -> Tensor | None:
-    """The tensor that an instruction adds to ``x``, element by element."""
+def _row(step: MapStep, x: Ref, product: KernelStep) -> npt.NDArray[np.float32] | None:
+    """What the first instruction adds to ``x``, the result of a product without bias: constants, one a column."""
+    other = _added(step, 0, x)
+    array = step.operands[other.number] if isinstance(other, Operand) else other
+    columns = next(product.arguments[key] for key in _COLUMNS if key in product.arguments)
+    if isinstance(array, Tensor | Result | None) or np.frombuffer(product.blobs[1], np.float32).any():
+        return None
+    values = np.asarray(array, np.float32)
+    if values.size != 1 and not step.output.shape[-1:] == values.shape[-1:] == (columns,) == (values.size,):
+        return None
+    return np.broadcast_to(values.reshape(-1), (columns,))
+
+
+def _added(step: MapStep, at: int, x: Ref) -> Ref | None:
+    """What an instruction adds to ``x``."""
     if at >= len(step.code) or step.code[at][0] != MapOp.ADD or x not in step.code[at][1]:
         return None
     a, b = step.code[at][1]
-    other = b if a == x else a
-    tensor = step.operands[other.number] if isinstance(other, Operand) and other != x else None
+    return (b if a == x else a) if a != b else None
+
+
+def _addend(step: MapStep, at: int, x: Ref) -> Tensor | None:
+    """The tensor that an instruction adds to ``x``, element by element."""
+    other = _added(step, at, x)
+    tensor = step.operands[other.number] if isinstance(other, Operand) else None
     full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == step.output.dtype
     return tensor if isinstance(tensor, Tensor) and full else None
 

@@ -22,11 +22,18 @@ def fuse_maps(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
     for item in items:
         if not isinstance(item, MapStep):
             continue
-        for x in [x for x in item.operands if isinstance(x, Tensor)]:
+        waiting = list(item.inputs)
+        while waiting:
+            x = waiting.pop(0)
             made = maker.get(x)
-            if made is not None and made not in gone and readers[x.root] == 1 and _fits(made, item):
-                item.inline(x, made)
-                gone.add(made)
+            if made is None or made in gone or readers[x.root] != 1 or not _fits(made, item):
+                continue
+            both = [tensor for tensor in made.inputs if tensor in item.inputs]
+            item.inline(x, made)
+            gone.add(made)
+            for tensor in both:  # two readers are one now, which may have been all
+                readers[tensor.root] -= 1
+            waiting += both
     return [item for item in items if item not in gone]
 
 
