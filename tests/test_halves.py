@@ -1,0 +1,82 @@
+"""float16 and bfloat16: every half, every border between two, stored weights, and whole graphs in halves."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from edgekern._core import MapOp
+
+from map_chains import chain
+from one_step import assert_equals_reference
+from reference.maps import bfloat16
+
+BFLOAT16 = ml_dtypes.bfloat16
+HALVES = (np.float16, BFLOAT16)
+EVERY = np.arange(65536, dtype=np.uint16)
+
+
+def wide(halves):
+    """As float32: of bfloat16 by its definition."""
+    if halves.dtype == np.float16:
+        return halves.astype(np.float32)
+    return (halves.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def around_borders(dtype):
+    """The float32 in the middle between neighbors, where ties go to even, and those beside it; what lies beyond."""
+    finite = EVERY.view(dtype)
+    values = np.unique(wide(finite[np.isfinite(finite.astype(np.float32))]))
+    middle = ((values[:-1].astype(np.float64) + values[1:]) / 2).astype(np.float32)
+    last = values[-1] + (values[-1].astype(np.float64) - values[-2]) / 2
+    ends = np.array([last, -last, 3e38, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 0.0, -0.0], np.float32)
+    x = np.concatenate([values, middle, ends])
+    return np.concatenate([x, np.nextafter(x, np.float32(np.inf)), np.nextafter(x, np.float32(-np.inf))])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_half_is_read_as_the_float32_that_it_is(dtype):
+    x = EVERY.view(dtype)
+    found = assert_equals_reference(chain([x], [("COPY", 0)]), [x])
+    assert np.array_equal(found, wide(x), equal_nan=True)
+    assert np.array_equal(np.signbit(found), EVERY >= 0x8000)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_float32_beside_every_border_becomes_the_nearest_half(dtype):
+    x = around_borders(dtype)
+    found = assert_equals_reference(chain([x], [("COPY", 0)], dtype=dtype), [x])
+    with np.errstate(over="ignore"):
+        assert np.array_equal(wide(found), wide(x.astype(dtype)), equal_nan=True)
+
+
+@pytest.mark.parametrize(("dtype", "op"), [(np.float16, MapOp.ROUND_F16), (BFLOAT16, MapOp.ROUND_BF16)])
+def test_rounding_in_a_chain_is_storing_and_reading(dtype, op):
+    x = around_borders(dtype)
+    found = assert_equals_reference(chain([x], [(op.name, 0)]), [x])
+    with np.errstate(over="ignore"):
+        assert np.array_equal(found, wide(x.astype(dtype)), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_become_halves_of_their_own_type_again(dtype):
+    x = EVERY.view(dtype)
+    found = assert_equals_reference(chain([x], [("COPY", 0)], dtype=dtype), [x])
+    number = ~np.isnan(wide(x))
+    assert np.array_equal(found.view(np.uint16)[number], EVERY[number])
+
+
+def test_the_reference_rounds_bfloat16_as_ml_dtypes_does():
+    x = around_borders(BFLOAT16)
+    with np.errstate(over="ignore"):
+        expected = x.astype(BFLOAT16)
+    assert np.array_equal(wide(bfloat16(x).view(BFLOAT16)), wide(expected), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_are_broadcast_like_any_operand(dtype):
+    rng = np.random.default_rng(0)
+    x, row, column = (rng.normal(size=shape).astype(dtype) for shape in ((7, 1, 33), (5, 1), (33,)))
+    program = chain([x, row, column], [("MUL", 0, 1), ("ADD", 3, 2)], dtype=dtype)
+    assert_equals_reference(program, [x, row, column])
