@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgekern._core import MapOp, StepKind
+from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
 
@@ -62,7 +62,8 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
             inputs.append(addend)
             count, last = count + 1, Result(count)
     inner = {x, *(Result(number) for number in range(count - 1))}
-    if count == 0 or any(ref in inner for _, refs in step.code[count:] for ref in refs):
+    converts = count == len(step.code) and step.output.dtype != product.output.dtype
+    if count == 0 or converts or any(ref in inner for _, refs in step.code[count:] for ref in refs):
         return False
     product.inputs, product.op = inputs, f"{product.op}+{step.op}"
     product.arguments |= arguments
@@ -87,7 +88,7 @@ def _addend(step: MapStep, at: int, x: Ref) -> Tensor | None:
     a, b = step.code[at][1]
     other = b if a == x else a
     tensor = step.operands[other.number] if isinstance(other, Operand) and other != x else None
-    full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == step.output.dtype
+    full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == DType.F32
     return tensor if isinstance(tensor, Tensor) and full else None
 
 

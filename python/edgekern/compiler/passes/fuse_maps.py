@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekern._core import DType
-from edgekern.compiler.formula_step import MapStep
+from edgekern._core import DType, MapOp
+from edgekern.compiler.formula_step import MapStep, Result
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
 
 # Values of a block lie in the cache; more would not.
 _MOST_OPERANDS, _MOST_INSTRUCTIONS = 16, 48
 # What an instruction's result is as it is: a conversion, which is made where a value is stored, is none.
 _UNCONVERTED = (DType.F32, DType.I64, DType.BOOL)
+# Conversions that an instruction does, too.
+_ROUNDED = {DType.F16: MapOp.ROUND_F16, DType.BF16: MapOp.ROUND_BF16}
 
 
 def fuse_maps(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
@@ -25,6 +27,8 @@ def fuse_maps(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
         for x in [x for x in item.operands if isinstance(x, Tensor)]:
             made = maker.get(x)
             if made is not None and made not in gone and readers[x.root] == 1 and _fits(made, item):
+                if x.dtype in _ROUNDED:
+                    made.code.append((_ROUNDED[x.dtype], (Result(len(made.code) - 1),)))
                 item.inline(x, made)
                 gone.add(made)
     return [item for item in items if item not in gone]
@@ -34,7 +38,7 @@ def _fits(made: MapStep, step: MapStep) -> bool:
     return (
         made.kind == step.kind
         and made.output.shape == step.output.shape
-        and made.output.dtype in _UNCONVERTED
+        and (made.output.dtype in _UNCONVERTED or made.output.dtype in _ROUNDED)
         and len(made.operands) + len(step.operands) - 1 <= _MOST_OPERANDS
         and len(made.code) + len(step.code) <= _MOST_INSTRUCTIONS
     )
