@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+import edgekern as ek
 from edgekern._core import MapOp
+from edgekern.errors import ArgumentValueError
 
 from map_chains import chain
 from one_step import assert_equals_reference
@@ -15,6 +20,8 @@ from reference.maps import bfloat16
 BFLOAT16 = ml_dtypes.bfloat16
 HALVES = (np.float16, BFLOAT16)
 EVERY = np.arange(65536, dtype=np.uint16)
+# SHA-256 of the bytes that every machine gives for what is no NaN; tests/reference computed it.
+GOLDEN = {np.float16: "0b144778d16517c9", BFLOAT16: "944dfeb21ca6bfd4"}
 
 
 def wide(halves):
@@ -80,3 +87,19 @@ def test_halves_are_broadcast_like_any_operand(dtype):
     x, row, column = (rng.normal(size=shape).astype(dtype) for shape in ((7, 1, 33), (5, 1), (33,)))
     program = chain([x, row, column], [("MUL", 0, 1), ("ADD", 3, 2)], dtype=dtype)
     assert_equals_reference(program, [x, row, column])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_golden_bytes(dtype):
+    x = around_borders(dtype)
+    x = x[~np.isnan(x)]
+    found = assert_equals_reference(chain([x], [("COPY", 0)], dtype=dtype), [x])
+    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == GOLDEN[dtype]
+
+
+def test_bfloat16_borders_want_ml_dtypes(monkeypatch):
+    x = EVERY[:64].view(BFLOAT16)
+    program = chain([x], [("COPY", 0)])
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ArgumentValueError, match="a tensor is bfloat16, which NumPy has from ml_dtypes alone; pip"):
+        ek.InferenceSession(program)
