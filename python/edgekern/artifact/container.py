@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekern import _core, files
 from edgekern.errors import ArgumentTypeError, ArtifactError
@@ -87,14 +88,14 @@ class Content(Protocol):
 class Halves:
     """A blob of float32 that a file has as halves: a session widens it when it is opened."""
 
-    content: bytes
+    content: npt.NDArray[np.uint16]
     stored: _core.Storage
 
     def __len__(self) -> int:
-        return len(self.content)
+        return self.content.nbytes
 
     def write_to(self, room: ByteArray) -> None:
-        room[:] = np.frombuffer(self.content, np.uint8)
+        room[:] = self.content.view(np.uint8)
 
 
 Blob = bytes | Content

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekern._core import Storage
 from edgekern.artifact.container import Blob, Halves
 
 _LEAST_BYTES = 1024  # what is smaller saves a line or two of a file
-_PROBE = 4096  # items that most constants of other types fail on
+_PIECE = 1 << 18  # items that are looked at together
 
 
 def narrowed(content: bytes, halves: Sequence[str]) -> Blob:
@@ -19,16 +20,17 @@ def narrowed(content: bytes, halves: Sequence[str]) -> Blob:
         return content
     words = np.frombuffer(content, np.uint32)
     for name in halves:
-        if _narrow(words[:_PROBE], name) is not None and (found := _narrow(words, name)) is not None:
+        found = np.empty(words.size, np.uint16)
+        if all(_narrow(words[at : at + _PIECE], found[at : at + _PIECE], name) for at in range(0, words.size, _PIECE)):
             return Halves(found, Storage.F16 if name == "float16" else Storage.BF16)
     return content
 
 
-def _narrow(words: np.ndarray[tuple[int], np.dtype[np.uint32]], name: str) -> bytes | None:
-    """The halves that are these float32, given by their bits; None where one of them is no half."""
+def _narrow(words: npt.NDArray[np.uint32], halves: npt.NDArray[np.uint16], name: str) -> bool:
+    """Fill in the halves that float32, given by their bits, are; False where one of them is no half."""
     if name == "bfloat16":
-        return None if (words & 0xFFFF).any() else (words >> 16).astype(np.uint16).tobytes()
+        np.right_shift(words, 16, out=halves, casting="unsafe")
+        return not (words & 0xFFFF).any()
     with np.errstate(over="ignore", invalid="ignore"):
-        halves = words.view(np.float32).astype(np.float16)
-    same = halves.astype(np.float32).view(np.uint32) == words
-    return halves.tobytes() if same.all() else None
+        halves.view(np.float16)[:] = words.view(np.float32)
+    return bool((halves.view(np.float16).astype(np.float32).view(np.uint32) == words).all())
