@@ -35,8 +35,18 @@ def mlp():
     return net(nodes, weights, {"x": (5, 48)}, ["y"])
 
 
-NETS = {"cnn": small_cnn, "mlp": mlp, "transformer": transformer}
-BATCH = {"cnn": 2, "mlp": 1, "transformer": 1}  # of those that leave one free
+def picture():
+    """Its result is an image, whose channels lie last where it is made."""
+    weights = {"w": f32(np.random.default_rng(4).normal(0, 0.2, (5, 3, 3, 3)))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2]),
+    ]
+    return net(nodes, weights, {"x": (1, 3, 11, 9)}, ["y"])
+
+
+NETS = {"cnn": small_cnn, "mlp": mlp, "picture": picture, "transformer": transformer}
+BATCH = {"cnn": 2, "mlp": 1, "picture": 1, "transformer": 1}  # of those that leave one free
 
 
 def halved(model, kind):

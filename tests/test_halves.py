@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import edgekern as ek
-from edgekern._core import MapOp
+from edgekern._core import MapOp, StepKind
 from edgekern.errors import ArgumentValueError
 
 from map_chains import chain
-from one_step import assert_equals_reference
+from one_step import assert_equals_reference, one_step
 from reference.maps import bfloat16
 
 BFLOAT16 = ml_dtypes.bfloat16
@@ -87,6 +87,14 @@ def test_halves_are_broadcast_like_any_operand(dtype):
     x, row, column = (rng.normal(size=shape).astype(dtype) for shape in ((7, 1, 33), (5, 1), (33,)))
     program = chain([x, row, column], [("MUL", 0, 1), ("ADD", 3, 2)], dtype=dtype)
     assert_equals_reference(program, [x, row, column])
+
+
+@pytest.mark.parametrize("perm", [(0, 3, 1, 2), (0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 2, 3)])
+def test_halves_are_transposed_like_any_item(perm):
+    x = np.arange(2 * 19 * 70 * 33, dtype=np.uint16).reshape(2, 19, 70, 33).view(np.float16)
+    y = x.transpose(perm)
+    program = one_step(StepKind.TRANSPOSE, [x], (y.shape, np.float16), x_shape=x.shape, perm=perm, item_bytes=2)
+    assert np.array_equal(assert_equals_reference(program, [x]).view(np.uint16), y.view(np.uint16))
 
 
 @pytest.mark.parametrize("dtype", HALVES)
