@@ -199,3 +199,31 @@ def test_quantize_takes_halves_by_their_float32_values(kind):
     assert same_numbers(found, expected.astype(HALVES[kind]))
     report = ek.compare(half, programs[0], {"x": x})
     assert min(row.sqnr_db for row in report.rows) > 20
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_constants_in_halves_are_outputs_like_any_other(kind):
+    weights = {"w": np.float32([0.1, -2.5, 1e-6]).astype(HALVES[kind])}
+    nodes = [helper.make_node("Mul", ["x", "w"], ["y"]), helper.make_node("Neg", ["w"], ["z"])]
+    program = ek.compile(net(nodes, weights, {"x": ((2, 3), kind)}, ["y", "z", "w"]), allow_host=False)
+    x = np.ones((2, 3), HALVES[kind])
+    y, z, w = run(program, {"x": x})
+    assert y.dtype == z.dtype == w.dtype == HALVES[kind]
+    assert same_numbers(w, weights["w"])
+    assert same_numbers(z, -weights["w"])
+    assert same_numbers(y, np.broadcast_to(weights["w"], (2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:compile. :edgekern.errors.EdgekernWarning")
+@pytest.mark.parametrize("kind", HALVES)
+def test_operators_of_other_domains_run_on_the_host_between_half_borders(kind):
+    """Only onnxruntime knows type and shape of what they give."""
+    nodes = [helper.make_node("QuickGelu", ["x"], ["g"], domain="com.microsoft"), helper.make_node("Neg", ["g"], ["y"])]
+    model = net(nodes, {}, {"x": ((4, 6), kind)}, ["y"])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    x = np.linspace(-3, 3, 24).reshape(4, 6).astype(HALVES[kind])
+    program = ek.compile(model)
+    assert [step.operators for step in program.host_steps] == [("QuickGelu",)]
+    [found] = run(program, {"x": x})
+    wide = x.astype(np.float32)
+    np.testing.assert_allclose(found.astype(np.float32), -wide / (1 + np.exp(-1.702 * wide)), rtol=2**-8)

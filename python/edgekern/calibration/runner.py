@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 
 from edgekern import _core
-from edgekern._onnxruntime import open_session
+from edgekern._onnxruntime import open_session, ort_value
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.subgraphs import names_read
@@ -80,7 +80,7 @@ class FloatRunner:
         if given > self._planned_bytes:
             shapes = {name: array.shape for name, array in feeds.items()}
             self._pieces, self._planned_bytes = plan_pieces(self._model, self._names, shapes), given
-        values = self._weights | {n: _value(a) for n, a in feeds.items()}
+        values = self._weights | {n: ort_value(a) for n, a in feeds.items()}
         # An array only views its OrtValue, which has to live as long.
         if len(self._pieces) == 1:
             made = self._whole.run_with_ort_values(self._names, values)
@@ -215,14 +215,6 @@ def _around(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
 def _open(model: bytes) -> Any:
     # An arena of onnxruntime's keeps, and grows by doubling.
     return open_session(model, num_threads=_core.num_threads(), as_written=True, keep_memory=False)
-
-
-def _value(array: Array) -> onnxruntime.OrtValue:
-    """An array for onnxruntime, which takes bfloat16 by its bits."""
-    if array.dtype.name != "bfloat16":
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-    bits = array.view(np.uint16)
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx.TensorProto.BFLOAT16)
 
 
 def _arrays(names: Sequence[str], values: Sequence[Any]) -> dict[str, Array]:

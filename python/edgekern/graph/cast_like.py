@@ -13,8 +13,9 @@ from edgekern.graph.subgraphs import with_inner
 def value_types(model: Skeleton) -> dict[str, int]:
     """The element types of a model's values, also where it leaves them to inference."""
     graph = onnx.shape_inference.infer_shapes(with_types(model).proto).graph
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    return types | {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def write_casts(model: Skeleton) -> Skeleton:

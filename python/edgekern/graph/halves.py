@@ -87,7 +87,7 @@ def _is_half(value: onnx.ValueInfoProto) -> bool:
     return value.type.HasField("tensor_type") and value.type.tensor_type.elem_type in HALVES
 
 
-def _cast_to(node: onnx.NodeProto) -> int:
+def cast_to(node: onnx.NodeProto) -> int:
     """The type that a Cast gives; 0 of any other node."""
     is_cast = node.op_type == "Cast" and node.domain in ("", "ai.onnx")
     return next((a.i for a in node.attribute if a.name == "to"), 0) if is_cast else 0
@@ -104,9 +104,9 @@ class _Widening:
         self._names.update(model.weights)
         self._types = value_types(model)
         # What is read as a half by a Cast to float32 alone needs no second one.
-        self._read = {name for node in nodes if _cast_to(node) != FLOAT for name in node.input}
+        self._read = {name for node in nodes if cast_to(node) != FLOAT for name in node.input}
         self._read |= {value.name for node in nodes for body in bodies(node) for value in body.output}
-        self._rounded = {node.output[0] for node in nodes if _cast_to(node) in HALVES}
+        self._rounded = {node.output[0] for node in nodes if cast_to(node) in HALVES}
 
     def done(self) -> Skeleton:
         graph = self._graph
@@ -144,7 +144,7 @@ class _Widening:
         for node in nodes:
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
-            if (kind := _cast_to(node)) not in HALVES:
+            if (kind := cast_to(node)) not in HALVES:
                 self._widen_attributes(node, names)
             yield node
             if kind in HALVES and node.output[0] in self._read:
