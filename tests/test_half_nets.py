@@ -185,9 +185,20 @@ def test_a_graph_of_both_rounds_at_its_casts():
         assert np.array_equal(y, (back.astype(np.float32) + branch).astype(np.float16))
 
 
+def pooled():
+    """What an input is given to is quantized where a node that was quantized gives it, too."""
+    weights = {"w": f32(np.random.default_rng(4).normal(0, 0.2, (5, 3, 3, 3)))}
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("Conv", ["p", "w"], ["y"]),
+    ]
+    return net(nodes, weights, {"x": ("n", 3, 12, 12)}, ["y"])
+
+
 @pytest.mark.parametrize("kind", HALVES)
-def test_quantize_takes_halves_by_their_float32_values(kind):
-    half, twin = halved(small_cnn(), kind)
+@pytest.mark.parametrize("make", [small_cnn, pooled])
+def test_quantize_takes_halves_by_their_float32_values(make, kind):
+    half, twin = halved(make(), kind)
     x = np.random.default_rng(0).normal(size=(8, 3, 12, 12)).astype(HALVES[kind])
     qdqs = []
     for model, feed in ((half, x), (twin, x.astype(np.float32))):
