@@ -115,11 +115,13 @@ struct Session::Impl final : StepSite {
 };
 
 void Session::Impl::widen_blobs() {
+  uint64_t total = arena.size();
+  for (uint32_t id = 0; id < blobs.size(); ++id) total += is_widened(id) ? held_bytes(index.blobs[id]) : 0;
+  require_memory(total);
   const FpGuard guard;  // subnormal halves are multiplied into their place
   for (uint32_t id = 0; id < blobs.size(); ++id) {
     if (!is_widened(id)) continue;
     const BlobDef& blob = index.blobs[id];
-    require_memory(held_bytes(blob));
     AlignedBuffer& room = widened.emplace_back(static_cast<size_t>(held_bytes(blob)));
     const MapFormat format{blob.stored == Storage::kF16 ? MapType::kF16 : MapType::kBf16, {}};
     const size_t items = room.size() / sizeof(float), tasks = ceil_div(items, kWidenedAtOnce);
