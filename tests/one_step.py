@@ -83,4 +83,4 @@ def assert_equals_reference(program: ek.Program, inputs: Sequence[Array]) -> Arr
 
 
 def _is_real(x: Array) -> bool:
-    return x.dtype.kind == "f"
+    return x.dtype.kind == "f" or x.dtype.name == "bfloat16"

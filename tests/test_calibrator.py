@@ -118,8 +118,8 @@ def test_other_float_types_are_observed() -> None:
     twice = helper.make_node("Add", ["half", "half"], ["y"])
     model = model_of([cast, twice], ["n"], types=(onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16))
     ranges = Calibrator(model, progress=False).collect({"x": np.array([-1.0, 0.1])}).compute_ranges("max")
-    assert (ranges["x"].hi, ranges["y"].lo) == (float(np.float32(0.1)), -2.0)
-    assert ranges["half"].hi == float(np.float16(0.1))
+    assert (ranges["x"].hi, ranges["y_float32"].lo) == (float(np.float32(0.1)), -2.0)
+    assert ranges["half_float32"].hi == float(np.float16(0.1))
 
 
 # --- the same bits for every order

@@ -173,20 +173,6 @@ def test_fused_nodes_are_quantized_around_where_nothing_is_hidden_in_them(op, rn
         assert sum(step.op == "MatMul" for step in ek.compile(qdq).steps) == 2
 
 
-@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
-def test_a_float16_model_is_refused_by_name(rng):
-    w = rng.normal(size=(6, 6)).astype(np.float16)
-    model = build([node("Gemm", ["x", "w"], ["y"])], {"w": w}, [2, 6])
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    x = rng.normal(size=(2, 6)).astype(np.float16)
-    ranges = ek.Calibrator(model).collect({"x": x}).compute_ranges()
-    with pytest.raises(QuantizationError, match=r"computes in float16 \('w'\), and what is quantized is float32"):
-        ek.quantize(model, ranges)
-    with pytest.raises(CompileError, match="'x' has type FLOAT16, which a program cannot hold; export the"):
-        ek.compile(model)
-
-
 def test_what_is_no_tensor_is_refused_by_name():
     sequence = build([node("SplitToSequence", ["x"], ["y"])], {}, [2, 6])
     sequence.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="y"))

@@ -119,6 +119,13 @@ void bind_program(py::module_& m) {
       .value("I64", DType::kI64)
       .value("BOOL", DType::kBool)
       .value("F64", DType::kF64)
+      .value("F16", DType::kF16)
+      .value("BF16", DType::kBf16)
+      .finalize();
+  py::native_enum<Storage>(m, "Storage", "enum.IntEnum")
+      .value("WHOLE", Storage::kWhole)
+      .value("F16", Storage::kF16)
+      .value("BF16", Storage::kBf16)
       .finalize();
   py::native_enum<StepKind> kinds(m, "StepKind", "enum.IntEnum");
   for (const StepType& type : step_types()) kinds.value(type.name, type.kind);
@@ -147,13 +154,15 @@ void bind_program(py::module_& m) {
       .def_readwrite("offset", &TensorDef::offset)
       .def_readwrite("alias_of", &TensorDef::alias_of);
   py::class_<BlobDef>(m, "BlobDef", py::is_final(), plain_type())
-      .def(py::init([](std::string name, uint64_t offset, uint64_t nbytes, const py::bytes& sha256) {
-             return BlobDef{std::move(name), offset, nbytes, digest_of(sha256)};
+      .def(py::init([](std::string name, uint64_t offset, uint64_t nbytes, const py::bytes& sha256, Storage stored) {
+             return BlobDef{std::move(name), offset, nbytes, digest_of(sha256), stored};
            }),
-           py::kw_only(), py::arg("name"), py::arg("offset"), py::arg("bytes"), py::arg("sha256"))
+           py::kw_only(), py::arg("name"), py::arg("offset"), py::arg("bytes"), py::arg("sha256"),
+           py::arg("stored") = Storage::kWhole)
       .def_readwrite("name", &BlobDef::name)
       .def_readwrite("offset", &BlobDef::offset)
       .def_readwrite("bytes", &BlobDef::bytes)
+      .def_readwrite("stored", &BlobDef::stored)
       .def_property(
           "sha256", [](const BlobDef& b) { return bytes_of(b.sha256); },
           [](BlobDef& b, const py::bytes& sha256) { b.sha256 = digest_of(sha256); });
@@ -200,7 +209,6 @@ void bind_program(py::module_& m) {
            py::arg("blobs") = std::vector<BlobDef>{}, py::arg("steps") = std::vector<Step>{},
            py::arg("segments") = std::vector<Segment>{}, py::arg("inputs") = Ids{}, py::arg("outputs") = Ids{},
            py::arg("arena_bytes") = 0)
-      .def_readwrite("version", &ProgramIndex::version)
       .def_readwrite("producer", &ProgramIndex::producer)
       .def_property("tensors", copy_of(&ProgramIndex::tensors), assign_to(&ProgramIndex::tensors))
       .def_property("blobs", copy_of(&ProgramIndex::blobs), assign_to(&ProgramIndex::blobs))

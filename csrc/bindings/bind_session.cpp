@@ -32,6 +32,10 @@ py::dtype numpy_dtype(DType dtype) {
       return py::dtype::of<bool>();
     case DType::kF64:
       return py::dtype::of<double>();
+    case DType::kF16:
+      return py::dtype("float16");
+    case DType::kBf16:
+      return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
   }
   return py::dtype::of<uint8_t>();
 }

@@ -44,7 +44,7 @@ void slice4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], 
 /// x placed at `before` inside y, the rest of y filled with `value`; four axes, bytes.
 void pad4(const uint8_t* x, const size_t x_shape[4], const size_t y_shape[4], const size_t before[4], uint8_t value,
           uint8_t* y);
-/// y = transpose(x): y_shape[i] = x_shape[perm[i]]; elements of `item` bytes (1, 4 or 8).
+/// y = transpose(x): y_shape[i] = x_shape[perm[i]]; elements of `item` bytes (1, 2, 4 or 8).
 void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], const int perm[4], size_t item,
                 uint8_t* y);
 

@@ -23,6 +23,8 @@ void with_block(size_t bytes, Body&& body) {
   switch (bytes) {
     case 1:
       return body(Block<1>{1});
+    case 2:
+      return body(Block<2>{2});
     case 4:
       return body(Block<4>{4});
     case 8:

@@ -67,6 +67,9 @@ size_t operands_of(MapOp op) { return kOperands[static_cast<size_t>(op)]; }
 
 size_t item_bytes(const MapFormat& format) {
   switch (format.type) {
+    case MapType::kF16:
+    case MapType::kBf16:
+      return 2;
     case MapType::kI64:
       return 8;
     case MapType::kBool:

@@ -1,5 +1,5 @@
-// Operators that only move items of 1, 4 or 8 bytes: picked along each axis by a table, with axes in another order, or
-// where indices of another tensor say.
+// Operators that only move items of 1, 2, 4 or 8 bytes: picked along each axis by a table, with axes in another order,
+// or where indices of another tensor say.
 #pragma once
 
 #include <array>

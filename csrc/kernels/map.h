@@ -10,6 +10,7 @@ namespace ek {
 
 // Operations by number in a file, name, operands, and whether whole numbers have them. A truth is 0 or 1; what is not 0
 // is true. NaN: stays one in everything but comparisons (false) and tests of truth (true); MIN and MAX give it.
+// ROUND_F16 and ROUND_BF16 give the nearest half, ties to even, as float32: what is past the largest is infinite.
 #define EK_MAP_OPS(X)                            \
   X(kCopy, 0, "COPY", 1, true)                   \
   X(kNeg, 1, "NEG", 1, true)                     \
@@ -60,7 +61,9 @@ namespace ek {
   X(kPrelu, 46, "PRELU", 2, true)                \
   X(kWhere, 47, "WHERE", 3, true)                \
   X(kClip, 48, "CLIP", 3, true)                  \
-  X(kMulAdd, 49, "MUL_ADD", 3, true)
+  X(kMulAdd, 49, "MUL_ADD", 3, true)             \
+  X(kRoundF16, 50, "ROUND_F16", 1, false)        \
+  X(kRoundBf16, 51, "ROUND_BF16", 1, false)
 
 #define EK_MAP_OP_NUMBER(op, number, name, operands, whole) op = number,
 enum class MapOp : uint8_t { EK_MAP_OPS(EK_MAP_OP_NUMBER) };
@@ -68,7 +71,7 @@ enum class MapOp : uint8_t { EK_MAP_OPS(EK_MAP_OP_NUMBER) };
 
 /// How a tensor holds its items: those of 8 bits stand for reals in a float chain, and for themselves in one of whole
 /// numbers.
-enum class MapType : uint8_t { kF32, kI64, kI32, kBool, kCodes };
+enum class MapType : uint8_t { kF32, kF16, kBf16, kI64, kI32, kBool, kCodes };
 struct MapFormat {
   MapType type;
   QuantParams q;  // of kCodes
@@ -85,7 +88,7 @@ struct MapKernels {
   // y = op(x[0], x[1], x[2]), n lanes; y is one of the operands, or apart from them.
   void (*map)(MapOp op, const MapSource<float>* x, size_t n, float* y);
   // n items as float32; and back, where a whole number is cut off toward zero and held in its type's range (0 for a
-  // NaN), 8 bits are quantized, and a truth is "not 0".
+  // NaN), 8 bits are quantized, a half is the nearest one, and a truth is "not 0".
   void (*map_load)(const uint8_t* x, MapFormat format, size_t n, float* y);
   void (*map_store)(const float* x, MapFormat format, size_t n, uint8_t* y);
   // The same on int64, which wraps. DIV is cut off toward zero; DIV, MOD and FMOD by 0 give 0. What is stored in fewer

@@ -189,6 +189,37 @@ void map(MapOp op, const F32Source* x, size_t n, float* y) {
       return map3(x, n, y, [](F32 a, F32 b, F32 c) EK_LAMBDA { return unless_nan(a, min_f32(c, max_f32(b, a))); });
     case MapOp::kMulAdd:
       return map3(x, n, y, [](F32 a, F32 b, F32 c) EK_LAMBDA { return fma_f32(a, b, c); });
+    case MapOp::kRoundF16:
+      return map1(x, n, y, [](F32 a) EK_LAMBDA {
+        uint16_t halves[kStrip];
+        store_f16_n(halves, a, kStrip);
+        return load_f16(halves);
+      });
+    case MapOp::kRoundBf16:
+      return map1(x, n, y, [](F32 a) EK_LAMBDA {
+        uint16_t halves[kStrip];
+        store_bf16_n(halves, a, kStrip);
+        return load_bf16(halves);
+      });
+  }
+}
+
+/// n halves as float32: `load` widens kStrip of them.
+template <typename Load>
+EK_INLINE void widen_items(const uint8_t* x, size_t n, float* y, Load&& load) {
+  const auto* const halves = reinterpret_cast<const uint16_t*>(x);
+  size_t i = 0;
+  for (; i + kStrip <= n; i += kStrip) store_f32(y + i, load(halves + i));
+  if (i == n) return;
+  uint16_t lanes[kStrip] = {};
+  copy_bytes(lanes, halves + i, (n - i) * sizeof *lanes);
+  store_f32_n(y + i, load(lanes), n - i);
+}
+/// `store` rounds the first few lanes to halves.
+template <typename Store>
+EK_INLINE void narrow_items(const float* x, size_t n, uint8_t* y, Store&& store) {
+  for (size_t i = 0; i < n; i += kStrip) {
+    store(reinterpret_cast<uint16_t*>(y) + i, load_f32_n(x + i, n - i), n - i < kStrip ? n - i : kStrip);
   }
 }
 
@@ -205,6 +236,10 @@ void map_load(const uint8_t* x, MapFormat format, size_t n, float* y) {
   switch (format.type) {
     case MapType::kF32:
       return copy_bytes(y, x, n * sizeof(float));
+    case MapType::kF16:
+      return widen_items(x, n, y, [](const uint16_t* p) EK_LAMBDA { return load_f16(p); });
+    case MapType::kBf16:
+      return widen_items(x, n, y, [](const uint16_t* p) EK_LAMBDA { return load_bf16(p); });
     case MapType::kI64:
       return convert_items<int64_t>(x, n, y);
     case MapType::kI32:
@@ -235,6 +270,10 @@ void map_store(const float* x, MapFormat format, size_t n, uint8_t* y) {
   switch (format.type) {
     case MapType::kF32:
       return copy_bytes(y, x, n * sizeof(float));
+    case MapType::kF16:
+      return narrow_items(x, n, y, [](uint16_t* p, F32 v, size_t k) EK_LAMBDA { store_f16_n(p, v, k); });
+    case MapType::kBf16:
+      return narrow_items(x, n, y, [](uint16_t* p, F32 v, size_t k) EK_LAMBDA { store_bf16_n(p, v, k); });
     case MapType::kI64:
       return store_whole<int64_t>(x, n, y);
     case MapType::kI32:

@@ -92,6 +92,8 @@ void map_i64(MapOp op, const MapSource<int64_t>* x, size_t n, int64_t* y) {
 void map_load_i64(const uint8_t* x, MapFormat format, size_t n, int64_t* y) {
   switch (format.type) {
     case MapType::kF32:
+    case MapType::kF16:
+    case MapType::kBf16:
       return;  // refused where a step is checked
     case MapType::kI64:
       return copy_bytes(y, x, n * sizeof(int64_t));
@@ -117,6 +119,9 @@ void map_store_i64(const int64_t* x, MapFormat format, size_t n, uint8_t* y) {
   switch (format.type) {
     case MapType::kF32:
       return store_low<float>(x, n, y);
+    case MapType::kF16:
+    case MapType::kBf16:
+      return;  // refused where a step is checked
     case MapType::kI64:
       return store_low<int64_t>(x, n, y);
     case MapType::kI32:

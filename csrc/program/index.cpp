@@ -5,6 +5,7 @@
 //
 // Numbers are little-endian; text and lists start with their count as u32. No padding, no optional part: equal indices
 // have equal bytes, and bytes that decode are the bytes that encode would write.
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -36,6 +37,9 @@ void fields(Archive& ar, T& record) {
     ar.number(record.offset);
     ar.number(record.bytes);
     ar.bytes(record.sha256.data(), record.sha256.size());
+    if (ar.has_storage) {
+      ar.choice("blob storage", record.stored, [](Storage stored) { return stored <= kLastStorage; });
+    }
   } else if constexpr (std::is_same_v<Record, Step>) {
     ar.choice("step kind", record.kind, [](StepKind kind) { return find_step_type(kind) != nullptr; });
     ar.text("step name", record.name);
@@ -49,7 +53,7 @@ void fields(Archive& ar, T& record) {
     ar.number(record.begin);
     ar.number(record.end);
   } else if constexpr (std::is_same_v<Record, ProgramIndex>) {
-    ar.number(record.version);
+    ar.version(record);
     ar.text("producer", record.producer);
     ar.list("tensors", record.tensors, kMaxItems);
     ar.list("blobs", record.blobs, kMaxItems);
@@ -70,8 +74,19 @@ using Bits = std::conditional_t<
     sizeof(T) == 1, uint8_t,
     std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>>;
 
+bool has_storage(const ProgramIndex& index) {
+  return std::any_of(index.blobs.begin(), index.blobs.end(),
+                     [](const BlobDef& blob) { return blob.stored != Storage::kWhole; });
+}
+
 class Writer {
  public:
+  bool has_storage = false;  // of blobs, in this version
+
+  void version(const ProgramIndex& index) {
+    has_storage = ek::has_storage(index);
+    number(has_storage ? kVersionWithStorage : kProgramVersion);
+  }
   template <typename T>
   void number(T value) {
     Bits<T> bits;
@@ -119,7 +134,19 @@ bool is_utf8(const std::string& text) {
 /// Reads until the first thing that is wrong; from then on every value is zero and `status` says what it was.
 class Reader {
  public:
+  bool has_storage = false;
+
   Reader(const uint8_t* data, size_t size) : next_(data), left_(size) {}
+
+  void version(ProgramIndex&) {
+    uint32_t version = 0;
+    number(version);
+    has_storage = version == kVersionWithStorage;
+    if (ok() && version != kProgramVersion && !has_storage) {
+      fail("format version " + std::to_string(version) + " is not supported; this edgekern reads versions " +
+           std::to_string(kProgramVersion) + " and " + std::to_string(kVersionWithStorage));
+    }
+  }
 
   template <typename T>
   void number(T& value) {
@@ -198,6 +225,9 @@ size_t dtype_bytes(DType dtype) {
     case DType::kS8:
     case DType::kBool:
       return 1;
+    case DType::kF16:
+    case DType::kBf16:
+      return 2;
     case DType::kI32:
     case DType::kF32:
       return 4;
@@ -229,19 +259,15 @@ Status decode(const uint8_t* bytes, size_t size, ProgramIndex* index) {
 Status decode_front(const uint8_t* bytes, size_t size, ProgramIndex* index, size_t* used) {
   Reader reader(bytes, size);
   char magic[sizeof kMagic] = {};
-  uint32_t version = 0;
   reader.bytes(magic, sizeof magic);
   if (reader.ok() && std::memcmp(magic, kMagic, sizeof kMagic) != 0) {
     reader.fail("the magic bytes are wrong; this is no edgekern program");
   }
-  Reader ahead = reader;
-  ahead.number(version);
-  if (ahead.ok() && version != kProgramVersion) {
-    reader.fail("format version " + std::to_string(version) + " is not supported; this edgekern reads version " +
-                std::to_string(kProgramVersion));
-  }
   ProgramIndex result;
   if (reader.ok()) fields(reader, result);
+  if (reader.ok() && reader.has_storage && !has_storage(result)) {
+    reader.fail("version " + std::to_string(kVersionWithStorage) + " without a blob of halves");
+  }
   if (reader.ok()) {
     *index = std::move(result);
     *used = size - reader.left();

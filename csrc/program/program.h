@@ -14,7 +14,8 @@
 
 namespace ek {
 
-inline constexpr uint32_t kProgramVersion = 2;
+/// Of an index whose blobs are all whole, and of one that says of each how it is stored.
+inline constexpr uint32_t kProgramVersion = 2, kVersionWithStorage = 3;
 
 enum class DType : uint8_t {
   kU8 = 0,
@@ -23,9 +24,11 @@ enum class DType : uint8_t {
   kF32 = 3,
   kI64 = 4,
   kBool = 5,
-  kF64 = 6
-};  // i64.. : host borders only
-inline constexpr DType kLastDType = DType::kF64;
+  kF64 = 6,  // host borders only
+  kF16 = 7,  // borders and what MAP converts
+  kBf16 = 8
+};
+inline constexpr DType kLastDType = DType::kBf16;
 size_t dtype_bytes(DType dtype);
 
 /// A tensor in the arena. 8-bit image tensors are stored NHWC: `shape` is the stored order.
@@ -42,14 +45,21 @@ struct TensorDef {
 /// Bytes of a tensor; false when the product of its shape does not fit or a side is negative.
 bool tensor_bytes(const TensorDef& tensor, uint64_t* bytes);
 
+/// How a file has a blob: as steps read it, or as halves that are widened to float32 when a session is created.
+enum class Storage : uint8_t { kWhole = 0, kF16 = 1, kBf16 = 2 };
+inline constexpr Storage kLastStorage = Storage::kBf16;
+
 /// Constant bytes outside the index (weights, bias, multipliers, tables). Offsets count from the start of the file's
 /// data section.
 struct BlobDef {
   std::string name;
   uint64_t offset = 0;  // a multiple of 64
-  uint64_t bytes = 0;   // a multiple of 64 (zero padded)
+  uint64_t bytes = 0;   // in the file, a multiple of 64 (zero padded)
   std::array<uint8_t, 32> sha256{};
+  Storage stored = Storage::kWhole;
 };
+/// Bytes of a blob as steps read it.
+inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage::kWhole ? blob.bytes : 2 * blob.bytes; }
 
 /// Kinds of steps, ascending: name, number in a file, and the function that tells what a kind takes, refuses and does
 /// (csrc/program/steps).
@@ -112,7 +122,6 @@ struct Segment {
 };
 
 struct ProgramIndex {
-  uint32_t version = kProgramVersion;
   std::string producer;  // "edgekern 0.1.0"
   std::vector<TensorDef> tensors;
   std::vector<BlobDef> blobs;

@@ -18,6 +18,9 @@ namespace ek {
 /// them, hired for a number given by mistake, would wake at every job of the process.
 constexpr int kMostAtOnce = 64;
 
+/// Halves that one task widens.
+constexpr size_t kWidenedAtOnce = size_t{1} << 18;
+
 struct Session::Impl final : StepSite {
   ProgramIndex index;
   std::unique_ptr<WeightSource> weights;
@@ -31,6 +34,7 @@ struct Session::Impl final : StepSite {
   std::vector<bool> movable;     // what only steps touch that ask `places`
   std::deque<std::vector<int32_t>> kept;  // a deque keeps their addresses
   std::deque<std::vector<float>> kept_floats;
+  std::deque<AlignedBuffer> widened;  // blobs that the file has as halves
   Fault fault_of_run;
   std::vector<Prepared> steps;
 
@@ -53,11 +57,17 @@ struct Session::Impl final : StepSite {
     return fits ? n : 0;
   }
 
-  void pin(uint32_t id) { blobs[id] = weights->pin(index.blobs[id].offset, index.blobs[id].bytes); }
+  bool is_widened(uint32_t id) const { return index.blobs[id].stored != Storage::kWhole; }
+  void pin(uint32_t id) {
+    if (!is_widened(id)) blobs[id] = weights->pin(index.blobs[id].offset, index.blobs[id].bytes);
+  }
   void unpin(uint32_t id) {
+    if (is_widened(id)) return;
     weights->unpin(index.blobs[id].offset, index.blobs[id].bytes);
     blobs[id] = nullptr;
   }
+  /// Halves become float32 once, and stay.
+  void widen_blobs();
   /// Calls body() with the step's blobs pinned.
   template <typename Body>
   void with_blobs(const Step& step, Body&& body) {
@@ -103,6 +113,28 @@ struct Session::Impl final : StepSite {
     return false;
   }
 };
+
+void Session::Impl::widen_blobs() {
+  uint64_t total = arena.size();
+  for (uint32_t id = 0; id < blobs.size(); ++id) total += is_widened(id) ? held_bytes(index.blobs[id]) : 0;
+  require_memory(total);
+  const FpGuard guard;  // subnormal halves are multiplied into their place
+  for (uint32_t id = 0; id < blobs.size(); ++id) {
+    if (!is_widened(id)) continue;
+    const BlobDef& blob = index.blobs[id];
+    AlignedBuffer& room = widened.emplace_back(static_cast<size_t>(held_bytes(blob)));
+    const MapFormat format{blob.stored == Storage::kF16 ? MapType::kF16 : MapType::kBf16, {}};
+    const size_t items = room.size() / sizeof(float), tasks = ceil_div(items, kWidenedAtOnce);
+    const uint8_t* const halves = weights->pin(blob.offset, blob.bytes);
+    parallel_for(tasks, tasks > 1 ? rt.threads : 1, [&](size_t task) {
+      const size_t at = task * kWidenedAtOnce;
+      rt.kernels->map_load(halves + at * sizeof(uint16_t), format, std::min(kWidenedAtOnce, items - at),
+                           reinterpret_cast<float*>(room.data()) + at);
+    });
+    weights->unpin(blob.offset, blob.bytes);
+    blobs[id] = room.data();
+  }
+}
 
 /// Tensors at the border of the program, named there once, filled there or by a step, without views, that only steps
 /// touch which read and write where `places` says.
@@ -159,6 +191,7 @@ Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> w
     for (uint32_t id = 0; id < impl.index.tensors.size(); ++id) impl.places.push_back(impl.bytes(id));
     impl.find_movable();
     impl.blobs.resize(impl.index.blobs.size());
+    impl.widen_blobs();
     impl.blobs_stay = impl.weights->stays();
     if (impl.blobs_stay) {
       for (uint32_t id = 0; id < impl.blobs.size(); ++id) impl.pin(id);
@@ -288,6 +321,7 @@ void Session::forget_run() {
 
 uint64_t Session::arena_bytes() const {
   uint64_t total = impl_->arena.size() + impl_->shared.size();
+  for (const AlignedBuffer& room : impl_->widened) total += room.size();
   for (const auto& values : impl_->kept) total += values.size() * sizeof(int32_t);
   for (const auto& values : impl_->kept_floats) total += values.size() * sizeof(float);
   return total;

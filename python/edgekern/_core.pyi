@@ -114,6 +114,13 @@ class DType(enum.IntEnum):
     I64 = 4
     BOOL = 5
     F64 = 6
+    F16 = 7
+    BF16 = 8
+
+class Storage(enum.IntEnum):
+    WHOLE = 0
+    F16 = 1
+    BF16 = 2
 
 class StepKind(enum.IntEnum):
     QUANTIZE = 1
@@ -206,6 +213,8 @@ class MapOp(enum.IntEnum):
     WHERE = 47
     CLIP = 48
     MUL_ADD = 49
+    ROUND_F16 = 50
+    ROUND_BF16 = 51
 
 # Lists and nested objects are copied on every access: assign a whole list to change it.
 @final
@@ -235,7 +244,10 @@ class BlobDef:
     offset: int
     bytes: int
     sha256: builtins.bytes
-    def __init__(self, *, name: str, offset: int, bytes: int, sha256: builtins.bytes) -> None: ...
+    stored: Storage
+    def __init__(
+        self, *, name: str, offset: int, bytes: int, sha256: builtins.bytes, stored: Storage = Storage.WHOLE
+    ) -> None: ...
 
 @final
 class Step:
@@ -268,7 +280,6 @@ class Segment:
 
 @final
 class ProgramIndex:
-    version: int
     producer: str
     tensors: list[TensorDef]
     blobs: list[BlobDef]

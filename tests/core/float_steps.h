@@ -230,6 +230,80 @@ uint32_t running_sum(Program& p, uint32_t x, const Axis& a) {
   return y;
 }
 
+/// The nearest float16 of what is below 65504: so many steps of its last place, of which subnormals have the smallest.
+inline uint16_t float16_of(float x) {
+  int exponent = 0;
+  std::frexp(x, &exponent);
+  exponent = std::max(exponent, -13);
+  const int steps = static_cast<int>(std::nearbyint(std::ldexp(std::fabs(x), 11 - exponent)));
+  return static_cast<uint16_t>((std::signbit(x) ? 0x8000 : 0) + ((exponent + 13) << 10) + steps);
+}
+inline float value_of_float16(uint16_t half) {
+  const int exponent = half >> 10 & 31, fraction = half & 1023;
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                   : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+  return half >= 0x8000 ? -size : size;
+}
+/// The nearest bfloat16 of a number, and its value: the upper half of a float32.
+inline uint16_t bfloat16_of(float x) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &x, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+inline float value_of_bfloat16(uint16_t half) {
+  const uint32_t bits = uint32_t{half} << 16;
+  float x = 0;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/// An input of float16 times weights that are stored as float16, plus others that are stored as bfloat16: as bfloat16,
+/// and of that a third in float16 and the same in float32.
+template <typename Program>
+std::vector<uint32_t> halves(Program& p) {
+  constexpr size_t kColumns = 21, kRows = 9;
+  const std::vector<int64_t> shape = {kRows, kColumns};
+  const uint32_t x = p.tensor(DType::kF16, shape), sum = p.tensor(DType::kBf16, shape);
+  const uint32_t third = p.tensor(DType::kF16, shape), wide = p.tensor(DType::kF32, shape);
+  p.index.inputs.push_back(x);
+  std::vector<uint16_t> given, factors, addends, sums, thirds;
+  std::vector<float> values;
+  for (size_t i = 0; i < kColumns; ++i) {
+    factors.push_back(float16_of(static_cast<float>(i) * 0.375f - 2.0f));
+    addends.push_back(bfloat16_of(static_cast<float>(i) - 7.5f));
+  }
+  for (size_t i = 0; i < kRows * kColumns; ++i) {
+    given.push_back(float16_of(std::ldexp(static_cast<float>(i) - 80.0f, static_cast<int>(i % 19) - 25)));
+    const size_t at = i % kColumns;
+    sums.push_back(
+        bfloat16_of(value_of_float16(given[i]) * value_of_float16(factors[at]) + value_of_bfloat16(addends[at])));
+    thirds.push_back(float16_of(value_of_bfloat16(sums[i]) / 3.0f));
+    values.push_back(value_of_float16(thirds[i]));
+  }
+  const std::vector<int64_t> dense = steps_of(shape), last = steps_of(shape, true);
+  std::vector<int64_t> code = dense;
+  code.insert(code.end(), last.begin(), last.end());
+  code.insert(code.end(), last.begin(), last.end());
+  add_instruction(code, MapOp::kMul, 0, 1);
+  add_instruction(code, MapOp::kAdd, 3, 2);
+  const std::vector<float> none, three = {3.0f};
+  p.step(StepKind::kMap, {x}, sum, {{"shape", sides_of(shape)}, {"operands", 3}, {"constants", none}, {"code", code}})
+      .blobs = {p.blob(factors.data(), factors.size() * 2, Storage::kF16),
+                p.blob(addends.data(), addends.size() * 2, Storage::kBf16)};
+  code = dense;
+  add_instruction(code, MapOp::kDiv, 0, 1);
+  p.step(StepKind::kMap, {sum}, third,
+         {{"shape", sides_of(shape)}, {"operands", 1}, {"constants", three}, {"code", code}});
+  add_instruction(code, MapOp::kRoundF16, 2);
+  p.step(StepKind::kMap, {sum}, wide,
+         {{"shape", sides_of(shape)}, {"operands", 1}, {"constants", three}, {"code", code}});
+  expect(p, x, given);
+  expect(p, sum, sums);
+  expect(p, third, thirds);
+  expect(p, wide, values);
+  return {sum, third, wide};
+}
+
 /// All of them on one tensor of floats; what comes out last.
 template <typename Program>
 std::vector<uint32_t> add_float_steps(Program& p) {
@@ -239,17 +313,19 @@ std::vector<uint32_t> add_float_steps(Program& p) {
   for (int i = 0; i < 21; ++i) weights.push_back(static_cast<float>(i - 9) / 8), whole.push_back(i * i - 100);
   const uint32_t chain = scaled(p, x, weights), truths = positive(p, chain), counts = counted(p, truths, whole);
   const uint32_t masks = far_apart(p, truths);
-  return {largest_of<float>(p, chain, {3, 7, 21}),
-          largest_of<float>(p, chain, {21, 21, 1}),
-          largest_of<int64_t>(p, counts, {3, 7, 21}),
-          place_of_smallest<float>(p, chain, {3, 7, 21}),
-          place_of_smallest<int64_t>(p, counts, {3, 7, 21}),
-          shortened(p, counts),
-          softmax_f32(p, masks, {21, 21, 1}),
-          softmax_f32(p, masks, {3, 7, 21}),
-          normalized(p, x, 21),
-          running_sum<float>(p, x, {3, 7, 21}),
-          running_sum<int64_t>(p, counts, {1, 3, 147})};
+  std::vector<uint32_t> last = {largest_of<float>(p, chain, {3, 7, 21}),
+                                largest_of<float>(p, chain, {21, 21, 1}),
+                                largest_of<int64_t>(p, counts, {3, 7, 21}),
+                                place_of_smallest<float>(p, chain, {3, 7, 21}),
+                                place_of_smallest<int64_t>(p, counts, {3, 7, 21}),
+                                shortened(p, counts),
+                                softmax_f32(p, masks, {21, 21, 1}),
+                                softmax_f32(p, masks, {3, 7, 21}),
+                                normalized(p, x, 21),
+                                running_sum<float>(p, x, {3, 7, 21}),
+                                running_sum<int64_t>(p, counts, {1, 3, 147})};
+  for (const uint32_t id : halves(p)) last.push_back(id);
+  return last;
 }
 
 }  // namespace ek::test

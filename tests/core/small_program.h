@@ -97,8 +97,10 @@ class SmallProgram {
     return static_cast<uint32_t>(index.tensors.size() - 1);
   }
 
-  uint32_t blob(const void* from, size_t bytes) {
+  /// `bytes`: as they are stored.
+  uint32_t blob(const void* from, size_t bytes, Storage stored = Storage::kWhole) {
     BlobDef b;
+    b.stored = stored;
     b.name = "b" + std::to_string(index.blobs.size());
     b.offset = blobs_.size();
     b.bytes = round_up(bytes, 64);

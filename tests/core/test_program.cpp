@@ -100,8 +100,10 @@ TEST_CASE("decode says what it found") {
   bytes[0] = 'X';
   CHECK(says(decode_exactly(bytes, &index), "no edgekern program"));
   bytes = encode({});
+  bytes[8] = 4;
+  CHECK(says(decode_exactly(bytes, &index), "format version 4"));
   bytes[8] = 3;
-  CHECK(says(decode_exactly(bytes, &index), "format version 3"));
+  CHECK(says(decode_exactly(bytes, &index), "version 3 without a blob of halves"));
   ProgramIndex with_text;
   with_text.producer = std::string(5000, 'x');
   CHECK(says(decode_exactly(encode(with_text), &index), "limit of 4096"));
@@ -128,6 +130,12 @@ TEST_CASE("validate refuses every broken promise") {
   const auto with_residual = [](ProgramIndex& i) -> Step& {
     for (Step& s : i.steps) {
       if (s.kind == StepKind::kConv && s.in.size() == 2) return s;
+    }
+    std::abort();
+  };
+  const auto with_halves = [](ProgramIndex& i) -> BlobDef& {
+    for (BlobDef& b : i.blobs) {
+      if (b.stored != Storage::kWhole) return b;
     }
     std::abort();
   };
@@ -232,6 +240,12 @@ TEST_CASE("validate refuses every broken promise") {
       {"constant too short", [&](ProgramIndex& i) { i.blobs[first(i, StepKind::kConstant).blobs[0]].bytes = 0; }},
       {"dtype of an input", [&](ProgramIndex& i) { i.tensors[i.inputs[0]].dtype = DType::kI32; }},
       {"dtype of an output", [&](ProgramIndex& i) { i.tensors[i.outputs[0]].dtype = DType::kBool; }},
+      {"halves where bytes are read",
+       [&](ProgramIndex& i) { i.blobs[first(i, StepKind::kGemm).blobs[0]].stored = Storage::kF16; }},
+      {"half a blob of halves", [&](ProgramIndex& i) { with_halves(i).bytes -= 64; }},
+      {"halves that are no float32", [&](ProgramIndex& i) { with_halves(i).stored = Storage::kWhole; }},
+      {"whole numbers of halves",
+       [&](ProgramIndex& i) { i.tensors[first(i, StepKind::kMapI64).out[0]].dtype = DType::kF16; }},
       {"kind", [&](ProgramIndex& i) { i.steps[0].kind = static_cast<StepKind>(99); }},
   };
   for (const auto& change : changes) {

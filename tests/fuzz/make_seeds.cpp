@@ -64,6 +64,11 @@ int main(int, char** arguments) {
     p.finish({p.transpose(p.pool(p.add(y, y), true, 2, 1))});
     program("moves", p, true);
   }
+  {
+    SmallProgram p;
+    p.finish(ek::test::halves(p));
+    program("halves", p, true);
+  }
   program("every_kind", ek::test::every_kind(), false);
   for (uint8_t which = 0; which < std::size(fuzz::kFormats); ++which) {
     const KvSpec s = fuzz::kv_spec(which);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -57,11 +58,20 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "WHERE": lambda a, b, c: np.where(a != 0, b, c),
     "CLIP": lambda a, b, c: np.where(np.isnan(a), a, smaller(c, np.where(b > a, b, a))),
     "MUL_ADD": fma,
+    "ROUND_F16": lambda a: a.astype(np.float16).astype(f32),
+    "ROUND_BF16": lambda a: (bfloat16(a).astype(np.uint32) << 16).view(f32),
 }
 
 
 def smaller(a: Array, b: Array) -> Array:
     return np.where(a < b, a, b)
+
+
+def bfloat16(x: Array) -> Array:
+    """The bits of the nearest bfloat16, ties to even: the upper half of a float32."""
+    bits = x.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(x), bits >> 16 | 0x40, rounded).astype(np.uint16)
 
 
 def quotient(a: Array, b: Array) -> Array:
@@ -114,6 +124,12 @@ WHOLE_OPERATIONS: dict[str, Callable[..., Array]] = {
 }
 
 
+def operands_of(op: MapOp) -> int:
+    if op >= MapOp.ROUND_F16:
+        return 1
+    return 3 if op >= MapOp.WHERE else 2 if op >= MapOp.ADD else 1
+
+
 def evaluate(step: Any, operands: list[Array], table: dict[str, Callable[..., Array]]) -> Array:
     """The last result of a chain. Operands are flat; code begins with the steps by which they are walked."""
     arguments = step.arguments
@@ -126,8 +142,7 @@ def evaluate(step: Any, operands: list[Array], table: dict[str, Callable[..., Ar
     with np.errstate(all="ignore"):
         for op, *numbers in code[8 * count :].reshape(-1, 4).tolist():
             function = table[MapOp(op).name]
-            arity = 3 if op >= MapOp.WHERE else 2 if op >= MapOp.ADD else 1
-            result = function(*(values[number] for number in numbers[:arity]))
+            result = function(*(values[number] for number in numbers[: operands_of(MapOp(op))]))
             values.append(np.asarray(result).astype(values[0].dtype))
     return values[-1]
 
@@ -145,6 +160,11 @@ def float_map(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
         return quantize_linear(result, y.scale, y.zero_point, np.uint8 if y.dtype.name == "U8" else np.int8)
     if y.dtype.name in ("I32", "I64"):
         return cut_off(result, np.int32 if y.dtype.name == "I32" else np.int64)
+    if y.dtype.name == "F16":
+        with np.errstate(over="ignore"):
+            return result.astype(np.float16)
+    if y.dtype.name == "BF16":
+        return bfloat16(result).view(ml_dtypes.bfloat16)
     return result != 0 if y.dtype.name == "BOOL" else result
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +16,8 @@ from reference.quantize import bounds, dequantize_linear, quantize_linear
 
 Array = npt.NDArray[Any]
 
-DTYPES = [np.uint8, np.int8, np.int32, np.float32, np.int64, np.bool_, np.float64]  # in the order of DType
+# In the order of DType.
+DTYPES = [np.uint8, np.int8, np.int32, np.float32, np.int64, np.bool_, np.float64, np.float16, ml_dtypes.bfloat16]
 STRIP, PANEL, QUAD = 16, 64, 4
 # Kinds with a file of their own, by name: functions of the machine, the step, its inputs and its output's description.
 FAMILIES: dict[str, Callable[..., Array]] = {
@@ -63,7 +65,12 @@ class Machine:
 
     def blob(self, step: Any, at: int, dtype: npt.DTypeLike = np.uint8) -> Array:
         blob = self.blobs[step.blobs[at]]
-        return self.data[blob.offset : blob.offset + blob.bytes].view(dtype)
+        content = self.data[blob.offset : blob.offset + blob.bytes]
+        if blob.stored.name == "F16":
+            content = content.view(np.float16).astype(np.float32)
+        if blob.stored.name == "BF16":
+            content = content.view(np.uint16).astype(np.uint32) << 16
+        return content.view(dtype)
 
     def _real(self, step: Any, at: int) -> Array:
         t = self.tensors[step.inputs[at]]

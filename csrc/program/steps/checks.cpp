@@ -74,8 +74,13 @@ bool holds(const TensorDef& tensor, std::initializer_list<size_t> shape) {
 }
 
 bool blob_is(const ProgramIndex& index, const Step& step, size_t i, size_t bytes) {
+  const BlobDef& blob = index.blobs[step.blobs[i]];
+  if (blob.stored != Storage::kWhole) {
+    if (bytes % sizeof(float) != 0) return false;
+    bytes /= 2;
+  }
   size_t padded = 0;
-  return checked_add(bytes, 63, &padded) && index.blobs[step.blobs[i]].bytes == padded / 64 * 64;
+  return checked_add(bytes, 63, &padded) && blob.bytes == padded / 64 * 64;
 }
 
 bool clamp_inside(float lo, float hi, const QuantParams& q) {

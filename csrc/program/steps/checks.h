@@ -36,7 +36,7 @@ bool holds(const TensorDef& tensor, const std::array<size_t, N>& shape) {
   }
   return elements_of(tensor) == elements;
 }
-/// Whether a blob has `bytes`, rounded up as blobs are.
+/// Whether a blob has `bytes` as steps read it, rounded up as blobs are.
 bool blob_is(const ProgramIndex& index, const Step& step, size_t i, size_t bytes);
 /// A clamp around the zero point that stays inside the 8-bit range.
 bool clamp_inside(float lo, float hi, const QuantParams& q);

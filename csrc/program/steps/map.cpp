@@ -20,12 +20,20 @@ constexpr bool kIsWhole[] = {
 };
 constexpr size_t kNumOps = sizeof kIsWhole / sizeof *kIsWhole;
 
+bool is_half(MapType type) { return type == MapType::kF16 || type == MapType::kBf16; }
+
 /// False for a type that no chain reads or writes.
 bool format_of(const TensorDef& tensor, MapFormat* format) {
   format->q = quant_of(tensor);
   switch (tensor.dtype) {
     case DType::kF32:
       format->type = MapType::kF32;
+      return true;
+    case DType::kF16:
+      format->type = MapType::kF16;
+      return true;
+    case DType::kBf16:
+      format->type = MapType::kBf16;
       return true;
     case DType::kI64:
       format->type = MapType::kI64;
@@ -73,16 +81,17 @@ struct Map : NoMacs {
     const TensorDef& y = output(index, step);
     MapFormat format;
     const auto [a, b, c, d, e, f, g, h] = shape;
-    if (!format_of(y, &format) || !holds(y, {a, b, c, d, e, f, g, h})) {
+    if (!format_of(y, &format) || (!kIsReal && is_half(format.type)) || !holds(y, {a, b, c, d, e, f, g, h})) {
       return bad_step(step, "shape does not match its tensor");
     }
     for (size_t k = 0; k < num_operands; ++k) {
       const bool is_tensor = k < step.in.size();
-      if (is_tensor && (!format_of(input(index, step, k), &format) || (!kIsReal && format.type == MapType::kF32))) {
+      if (is_tensor && (!format_of(input(index, step, k), &format) ||
+                        (!kIsReal && (format.type == MapType::kF32 || is_half(format.type))))) {
         return bad_step(step, "an operand's type has no chain");
       }
       const uint64_t items = is_tensor ? elements_of(input(index, step, k))
-                                       : index.blobs[step.blobs[k - step.in.size()]].bytes / sizeof(T);
+                                       : held_bytes(index.blobs[step.blobs[k - step.in.size()]]) / sizeof(T);
       size_t last = 0;
       for (size_t axis = 0; axis < kMapRank; ++axis) {
         size_t reach = 0;

@@ -99,7 +99,7 @@ struct Transpose : NoMacs {
       y_shape[i] = x_shape[perm[i]];
       seen |= 1u << perm[i];
     }
-    if (seen != 15 || (item_bytes != 1 && item_bytes != 4 && item_bytes != 8)) {
+    if (seen != 15 || (item_bytes != 1 && item_bytes != 2 && item_bytes != 4 && item_bytes != 8)) {
       return bad_step(step, "damaged permutation");
     }
     return check_shapes(index, step, x_shape, y_shape, item_bytes);

@@ -32,7 +32,7 @@ Work work_of(const ProgramIndex& index, const Step& step) {
   Work work{find_step_type(step.kind)->macs(step), 0};
   for (const uint32_t id : step.in) work.bytes += bytes_of(index.tensors[id]);
   for (const uint32_t id : step.out) work.bytes += bytes_of(index.tensors[id]);
-  for (const uint32_t id : step.blobs) work.bytes += index.blobs[id].bytes;
+  for (const uint32_t id : step.blobs) work.bytes += held_bytes(index.blobs[id]);
   return work;
 }
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekern import _core, files
 from edgekern.errors import ArgumentTypeError, ArtifactError
@@ -83,6 +84,20 @@ class Content(Protocol):
         """Fill ``room``, which has as many bytes."""
 
 
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """A blob of float32 that a file has as halves: a session widens it when it is opened."""
+
+    content: npt.NDArray[np.uint16]
+    stored: _core.Storage
+
+    def __len__(self) -> int:
+        return self.content.nbytes
+
+    def write_to(self, room: ByteArray) -> None:
+        room[:] = self.content.view(np.uint8)
+
+
 Blob = bytes | Content
 
 
@@ -94,8 +109,8 @@ def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], metadata: Ma
     sizes = [_round_up(len(content), BLOB_ALIGNMENT) for _, content in blobs]
     # Lengths do not depend on values, so a first encoding says where the blobs will lie.
     index.blobs = [
-        _core.BlobDef(name=name, offset=0, bytes=size, sha256=bytes(DIGEST_BYTES))
-        for (name, _), size in zip(blobs, sizes, strict=True)
+        _core.BlobDef(name=name, offset=0, bytes=size, sha256=bytes(DIGEST_BYTES), stored=_storage(content))
+        for (name, content), size in zip(blobs, sizes, strict=True)
     ]
     encoded_bytes = len(index.encode())
     index_bytes = _round_up(encoded_bytes + DIGEST_BYTES, BLOB_ALIGNMENT)
@@ -118,6 +133,10 @@ def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], metadata: Ma
     _fill(room[start : start + index_bytes], encoded)
     room.flags.writeable = False
     return room
+
+
+def _storage(blob: Blob) -> _core.Storage:
+    return blob.stored if isinstance(blob, Halves) else _core.Storage.WHOLE
 
 
 def _fill(place: ByteArray, content: Blob) -> bytes:

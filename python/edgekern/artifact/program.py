@@ -28,8 +28,23 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.I64: np.int64,
     _core.DType.BOOL: np.bool_,
     _core.DType.F64: np.float64,
+    _core.DType.F16: np.float16,
 }
 _CODES = (_core.DType.U8, _core.DType.S8)
+
+
+def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
+    """The dtype of arrays of a tensor. That of bfloat16 is ml_dtypes', which comes with onnx."""
+    if dtype != _core.DType.BF16:
+        return np.dtype(DTYPES[dtype])
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ArgumentValueError(
+            "Program: a tensor is bfloat16, which NumPy has from ml_dtypes alone; pip install ml_dtypes"
+        ) from error
+    bfloat16: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
 
 
 @dataclass(frozen=True)
@@ -165,7 +180,7 @@ class Program:
         steps = []
         for number, step in enumerate(self.index.steps):
             result = tensors[step.outputs[0]]
-            shape, dtype = tuple(result.shape), np.dtype(DTYPES[result.dtype])
+            shape, dtype = tuple(result.shape), numpy_dtype(result.dtype)
             macs, nbytes = self.index.work(number)
             steps.append(StepInfo(step.name, step.op, step.kind.name, shape, dtype, macs, nbytes, result.offset))
         return tuple(steps)
@@ -257,8 +272,7 @@ class Program:
     def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
         tensors = self.index.tensors
         return tuple(
-            TensorInfo(name, tuple(tensors[number].shape), np.dtype(DTYPES[tensors[number].dtype]))
-            for name, number in pairs
+            TensorInfo(name, tuple(tensors[number].shape), numpy_dtype(tensors[number].dtype)) for name, number in pairs
         )
 
     def __eq__(self, other: object) -> bool:

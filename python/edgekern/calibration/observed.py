@@ -21,7 +21,7 @@ def observed_tensors(model: ModelLike) -> list[str]:
     from edgekern.graph.infer_types import with_types
 
     skeleton = with_types(open_model(model, function="observed_tensors"))
-    float_types = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    float_types = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
     graph = onnx.shape_inference.infer_shapes(skeleton.proto).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     is_float = {value.name: value.type.tensor_type.elem_type in float_types for value in values}

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 
 from edgekern import _core
-from edgekern._onnxruntime import open_session
+from edgekern._onnxruntime import open_session, ort_value
 from edgekern.graph.exact_products import exact_products
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.subgraphs import names_read
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 
 # Tensors that are wanted of one piece take so many bytes at most, unless one alone takes more.
 PIECE_BYTES = 64 << 20
-_FLOAT_BYTES: dict[int, int] = {onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.DOUBLE: 8}
+_FLOAT_BYTES: dict[int, int] = {onnx.TensorProto.DOUBLE: 8}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FloatRunner:
         if given > self._planned_bytes:
             shapes = {name: array.shape for name, array in feeds.items()}
             self._pieces, self._planned_bytes = plan_pieces(self._model, self._names, shapes), given
-        values = self._weights | {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in feeds.items()}
+        values = self._weights | {n: ort_value(a) for n, a in feeds.items()}
         # An array only views its OrtValue, which has to live as long.
         if len(self._pieces) == 1:
             made = self._whole.run_with_ort_values(self._names, values)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from edgekern import _core
 from edgekern.artifact import HostStep, Manifest, Program
 from edgekern.artifact.container import Blob
+from edgekern.compiler.halves import narrowed
 from edgekern.compiler.memory import Plan
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
@@ -26,8 +27,9 @@ def emit_program(
     inputs: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     quantization: str,
+    halves: Sequence[str],
 ) -> Program:
-    """Number tensors and blobs, and write index and manifest."""
+    """Number tensors and blobs, and write index and manifest. ``halves``: the types that constants may be stored in."""
     number = {tensor: at for at, tensor in enumerate(plan.tensors)}
     blobs: list[tuple[str, Blob]] = []
     same: dict[bytes, int] = {}  # equal tables and constants are stored once
@@ -48,7 +50,7 @@ def emit_program(
             for content in step.blobs:
                 if content not in same:
                     same[content] = len(blobs)
-                    blobs.append((f"{len(blobs)}.{step.kind.name.lower()}", content))
+                    blobs.append((f"{len(blobs)}.{step.kind.name.lower()}", narrowed(content, halves)))
                 ids.append(same[content])
             steps.append(_step(step, number, ids))
             step.blobs.clear()  # they belong to the program now

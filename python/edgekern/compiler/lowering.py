@@ -17,7 +17,6 @@ from edgekern.errors import CompileError
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import (
-    HALVES,
     Quant,
     captured,
     constant_or_dequantized,
@@ -37,6 +36,8 @@ _DTYPES = {
     ir.DataType.INT64: DType.I64,
     ir.DataType.BOOL: DType.BOOL,
     ir.DataType.DOUBLE: DType.F64,
+    ir.DataType.FLOAT16: DType.F16,
+    ir.DataType.BFLOAT16: DType.BF16,
 }
 
 
@@ -216,6 +217,5 @@ class Lowering:
 def _dtype(value: ir.Value) -> DType:
     if value.dtype not in _DTYPES:
         kind = "unknown" if value.dtype is None else value.dtype.name
-        remedy = "; export the model in float32" if value.dtype in HALVES else ""
-        raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold{remedy}")
+        raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold")
     return _DTYPES[value.dtype]

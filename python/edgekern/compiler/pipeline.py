@@ -43,6 +43,7 @@ from edgekern.errors import (
 from edgekern.graph.dimensions import LARGEST_SIZE, fix_dimensions
 from edgekern.graph.families import INTEGER, MOVES, QDQ
 from edgekern.graph.fold_constants import fold_constants
+from edgekern.graph.halves import stored_halves
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
@@ -75,7 +76,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     ----------
     qdq : path, bytes or onnx.ModelProto
         A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool;
-        what is not quantized runs in float32, all of it where nothing is.
+        what is not quantized runs in float32, all of it where nothing is. Of a model in float16 or bfloat16 inputs,
+        outputs and stored weights are halves.
     batch : int
         Size of the free first dimension of the inputs, where ``shapes`` says nothing of it.
     shapes : mapping, optional
@@ -148,7 +150,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     try:
-        return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
+        return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, stored_halves(proto))
     except ArtifactError as error:
         largest = max(plan.tensors, key=lambda tensor: tensor.size)
         if largest.size <= LARGEST_SIZE:

@@ -23,6 +23,8 @@ _BYTES = {
     DType.F32: 4,
     DType.I64: 8,
     DType.F64: 8,
+    DType.F16: 2,
+    DType.BF16: 2,
 }
 
 

@@ -1,12 +1,12 @@
-"""Nodes that give what they get: Identity, and Dropout where nothing is trained."""
+"""Nodes that give what they get: Identity, Cast to the same type, and Dropout where nothing is trained."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekern.graph.values import scalar
+from edgekern.graph.values import int_attribute, scalar
 
-_COPIES = frozenset({"Identity", "Dropout"})
+_COPIES = frozenset({"Identity", "Dropout", "Cast"})
 
 
 def eliminate_identities(graph: ir.Graph) -> None:
@@ -34,7 +34,10 @@ def eliminate_identities(graph: ir.Graph) -> None:
 
 
 def _copies(node: ir.Node) -> bool:
-    """Whether a Dropout does nothing, and nobody asks for its mask."""
+    """Whether a Dropout does nothing, and nobody asks for its mask; whether a Cast leads to the type that is there."""
+    if node.op_type == "Cast":
+        source = node.inputs[0]
+        return source is not None and source.dtype is not None and source.dtype == int_attribute(node, "to", 0)
     training = node.inputs[2] if len(node.inputs) > 2 else None
     masks = node.outputs[1:]
     return (training is None or scalar(training) == 0) and not any(m.uses() or m.is_graph_output() for m in masks)

@@ -15,6 +15,7 @@ from edgekern.errors import CompileError
 from edgekern.graph.counted import Types, known_types
 from edgekern.graph.evaluate import Piece, evaluate
 from edgekern.graph.families import RANDOM
+from edgekern.graph.halves import cast_to
 from edgekern.graph.infer_shapes import ShapeInference
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
 from edgekern.graph.subgraphs import bodies, inline_constant_ifs, leading_to, names_read, with_inner
@@ -81,10 +82,13 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
     arrays: dict[str, Array] = {}
     names = {*known, *model.weights}
     for node in graph.node:
-        if node.domain == "" and (value := _plain_value(node, types)) is not None:
+        value = _plain_value(node, types) if node.domain == "" else None
+        value = _as_bfloat16(model, node, known) if value is None else value
+        if value is not None:
             arrays[node.output[0]] = value
         elif (
             node.op_type not in _KEPT
+            and cast_to(node) != onnx.TensorProto.BFLOAT16
             and (node.domain in _DOMAINS or (node.domain, node.op_type) in functions)
             and not any(bodies(node))
             and all(name in names for name in node.input if name)
@@ -236,6 +240,20 @@ def _lazy_weight(
         return content.reshape(-1).view(np.uint8).data[start:stop]
 
     return Weight(header, 1 << 62, read_part, in_pieces=False)
+
+
+def _as_bfloat16(model: Skeleton, node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> Array | None:
+    """A float32 constant that a Cast rounds to bfloat16, which onnxruntime's Python has no arrays of."""
+    if cast_to(node) != onnx.TensorProto.BFLOAT16:
+        return None
+    name = node.input[0]
+    array = model.weights[name].array() if name in model.weights else None
+    if array is None and name in known:
+        array = numpy_helper.to_array(known[name])
+    if array is None or array.dtype != np.float32:
+        return None
+    with np.errstate(over="ignore"):
+        return array.astype(helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
 
 
 def _plain_value(node: onnx.NodeProto, types: Types) -> Array | None:

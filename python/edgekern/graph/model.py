@@ -38,8 +38,8 @@ def load_model(model: ModelLike, *, function: str = "load_model") -> onnx.ModelP
     Returns
     -------
     onnx.ModelProto
-        With opset 13 or later, Q and DQ in one in which onnxruntime runs them, and without initializers among the
-        graph's inputs: they are constants.
+        With opset 13 or later, Q and DQ in one in which onnxruntime runs them, halves in float32 between Casts, and
+        without initializers among the graph's inputs: they are constants.
 
     Raises
     ------
@@ -68,6 +68,8 @@ def open_model(model: ModelLike, *, function: str) -> Skeleton:
 def _open_model(model: ModelLike, function: str) -> Skeleton:
     import onnx
 
+    from edgekern.graph.cast_like import write_casts
+    from edgekern.graph.halves import widen_halves
     from edgekern.graph.opset import (
         OLDEST_OPSET,
         WORKING_OPSET,
@@ -114,7 +116,8 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         raise ArgumentValueError(
             f"{function}: model{name} has opset {opset}: {reason}; export it again with another opset"
         )
-    return skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
+    skeleton = skeleton.with_graph(_without_overridable_inputs(proto, onnx.IR_VERSION_2019_9_19))
+    return widen_halves(write_casts(skeleton))
 
 
 def _converted(proto: onnx.ModelProto) -> onnx.ModelProto | None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 _CONSTANT = "edgekern.constant"
-HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})  # what neither quantize nor a program takes
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})  # what Casts read and give
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from edgekern.graph.families import (
     takes_bytes,
 )
 from edgekern.graph.formulas import Formula, formulas
-from edgekern.graph.values import is_float_constant, scalar, shape_of, sole_consumer
+from edgekern.graph.values import HALVES, is_float_constant, scalar, shape_of, sole_consumer
 from edgekern.quantization.rules import is_kept
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
@@ -203,7 +203,7 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
 
 def _masks(node: ir.Node) -> bool:
     """Whether an Add gives a mask to what Softmax reads: -1e9 in its range would leave one code to all the rest."""
-    given = [value for value in node.inputs if value is not None and value.producer() is None]
+    given = [value for value in node.inputs if value is not None and _is_given(value)]
     if node.op_type != "Add" or all(scalar(value) is not None for value in given):
         return False
     seen, waiting = {node}, [node]
@@ -218,8 +218,16 @@ def _masks(node: ir.Node) -> bool:
 
 
 def _supplies(value: ir.Value, integer: set[ir.Node]) -> bool:
+    return _is_given(value) or value.producer() in integer
+
+
+def _is_given(value: ir.Value) -> bool:
+    """Whether it is a constant or an input, also one that comes in halves."""
     producer = value.producer()
-    return producer in integer if producer is not None else value.is_initializer() or value.is_graph_input()
+    if producer is None:
+        return value.is_initializer() or value.is_graph_input()
+    source = producer.inputs[0] if producer.op_type == "Cast" else None
+    return source is not None and source.is_graph_input() and source.dtype in HALVES
 
 
 def _quantized_tensors(

@@ -23,7 +23,7 @@ from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import HALVES, is_float_constant, label, qualified
+from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
@@ -211,7 +211,7 @@ def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
 
 
 def _require_as_exported(graph: ir.Graph, function: str) -> None:
-    """In float32, and with the operators that it was made of."""
+    """With the operators that it was made of."""
     optimized = [node for node in graph if hides_products(node)]
     if optimized:
         names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in optimized[:4])
@@ -219,14 +219,6 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
         raise QuantizationError(
             f"{function}: {OPTIMIZED}, and {names}{more} hide what there is to quantize; give the model as it was "
             "exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
-        )
-    halves = [value for value in graph.initializers.values() if value.dtype in HALVES]
-    products = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS]
-    if halves and not any(is_float_constant(value) for node in products for value in node.inputs):
-        kind = "float16" if halves[0].dtype == ir.DataType.FLOAT16 else "bfloat16"
-        raise QuantizationError(
-            f"{function}: model computes in {kind} ({halves[0].name!r}), and what is quantized is float32; export it "
-            "in float32, or convert it"
         )
 
 

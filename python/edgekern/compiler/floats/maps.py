@@ -24,6 +24,7 @@ from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Ref, R
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import Tensor, channels_last
 from edgekern.graph.values import (
+    HALVES,
     attribute,
     int_attribute,
     is_constant,
@@ -224,17 +225,19 @@ _WRITERS: dict[str, Write] = {
 }
 # Those that integers have, too.
 _WHOLE = frozenset(
-    {"Abs", "Neg", "Sign", "Add", "Sub", "Mul", "Div", "Min", "Max", "Mod", "Clip", "Relu", "Where", "Cast", "Less"}
+    {"Abs", "Neg", "Sign", "Add", "Sub", "Mul", "Div", "Min", "Max", "Mod", "Clip", "Relu", "Where", "Less"}
     | {"LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Sum"}
 )
 _NUMBERS = WHOLE | CODES
 
 
 def reason(node: ir.Node) -> str | None:
+    if node.op_type == "Cast":  # halves come and go through nothing else: graph/halves.py
+        return type_reason(node, ANY | HALVES, ANY | HALVES)
     wrong = type_reason(node, ANY)
     if wrong is not None:
         return wrong
-    if node.op_type == "Cast" or not _types(node) & _NUMBERS:
+    if not _types(node) & _NUMBERS:
         return None
     if node.op_type == "Where" and not _types(node, 1) & _NUMBERS:
         return None
@@ -254,7 +257,7 @@ def _types(node: ir.Node, first: int = 0) -> set[ir.DataType]:
 def _is_whole(node: ir.Node) -> bool:
     """Whether it computes in integers."""
     if node.op_type == "Cast":
-        return not (_types(node) | {node.outputs[0].dtype}) & FLOAT
+        return not (_types(node) | {node.outputs[0].dtype}) & (FLOAT | HALVES)
     if node.op_type == "Pow":
         return not _types(node) & FLOAT
     return bool(_types(node, 1 if node.op_type == "Where" else 0) & _NUMBERS)

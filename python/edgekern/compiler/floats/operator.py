@@ -24,6 +24,8 @@ DTYPES = {
     ir.DataType.BOOL: DType.BOOL,
     ir.DataType.UINT8: DType.U8,
     ir.DataType.INT8: DType.S8,
+    ir.DataType.FLOAT16: DType.F16,
+    ir.DataType.BFLOAT16: DType.BF16,
 }
 
 
@@ -43,13 +45,14 @@ class FloatOperator:
     lower: Callable[[Lowering, ir.Node, ir.Value], Tensor]
 
 
-def type_reason(node: ir.Node, allowed: Collection[ir.DataType]) -> str | None:
+def type_reason(node: ir.Node, allowed: Collection[ir.DataType], given: Collection[ir.DataType] = ANY) -> str | None:
     """Why the types of what it reads, or of what is read of it, are not those of its kernels."""
-    for values, types, what in ((node.inputs, allowed, "reads"), (used_outputs(node), ANY, "gives")):
+    for values, types, what in ((node.inputs, allowed, "reads"), (used_outputs(node), given, "gives")):
         for value in values:
             if value is not None and value.dtype not in types:
                 name = "an unknown type" if value.dtype is None else value.dtype.name
-                return f"it {what} {name}, for which {node.op_type} has no kernel"
+                remedy = "; export the model in float32" if value.dtype == ir.DataType.DOUBLE else ""
+                return f"it {what} {name}, for which {node.op_type} has no kernel{remedy}"
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekern._core import MapOp, StepKind
+from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
@@ -70,7 +70,8 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
             inputs.append(addend)
             count, last = count + 1, Result(count)
     inner = {x, *(Result(number) for number in range(count - 1))}
-    if count == 0 or any(ref in inner for _, refs in step.code[count:] for ref in refs):
+    converts = count == len(step.code) and step.output.dtype != product.output.dtype
+    if count == 0 or converts or any(ref in inner for _, refs in step.code[count:] for ref in refs):
         return False
     if row is not None:
         product.blobs[1] = pad_strips(row, product.arguments.get("groups", 1))
@@ -115,7 +116,7 @@ def _addend(step: MapStep, at: int, x: Ref) -> Tensor | None:
     """The tensor that an instruction adds to ``x``, element by element."""
     other = _added(step, at, x)
     tensor = step.operands[other.number] if isinstance(other, Operand) else None
-    full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == step.output.dtype
+    full = isinstance(tensor, Tensor) and tensor.shape == step.output.shape and tensor.dtype == DType.F32
     return tensor if isinstance(tensor, Tensor) and full else None
 
 

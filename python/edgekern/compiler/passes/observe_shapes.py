@@ -46,7 +46,7 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
     skeleton = Skeleton.of_ir(model)
     subgraphs.inline_ifs(skeleton, lambda node: taken.get(node.output[0]))
     proto = skeleton.proto
-    names = [str(value.name) for value in unknown]
+    names = [str(_observed(value).name) for value in unknown]
     for node in proto.graph.node:
         node.name = node.name or node.output[0]  # so that onnxruntime can say which one it cannot run
     known = {value.name for value in proto.graph.output}
@@ -91,8 +91,16 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
                 f"compile: the shape of '{value.name}' depends on the data; a program needs fixed shapes"
             )
         value.shape = ir.Shape(np.shape(one))
-        value.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(one).dtype))
+        if value.dtype != ir.DataType.BFLOAT16:
+            value.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(one).dtype))
     return False
+
+
+def _observed(value: ir.Value) -> ir.Value:
+    """What is looked at for the shape of a value: onnxruntime gives out no bfloat16, so what a Cast makes it of."""
+    maker = value.producer()
+    source = maker.inputs[0] if maker is not None and maker.op_type == "Cast" else None
+    return value if source is None or value.dtype != ir.DataType.BFLOAT16 else source
 
 
 def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
