@@ -63,12 +63,12 @@ CALLS: dict[str, tuple[Callable[[str], object], set[str]]] = {
     "dynamic_quantize": (lambda isa: _core.dynamic_quantize(X, isa, 2), {"quantize_rows"}),
     "product, float32": (
         lambda isa: product(isa, _core.pack_float32(np.ones((70, 96), np.float32)), True),
-        {"f32_tile", "norm_row", "sum_squares"},
+        {"gemm_f32_tile", "normalize_rows"},
     ),
-    "product, int8": (lambda isa: product(isa, scaled(), True), {"norm_quantize_row", "gemm_tile"}),
+    "product, int8": (lambda isa: product(isa, scaled(), True), {"reduce_rows", "norm_quantize_row", "gemm_tile"}),
     "product, int4": (lambda isa: product(isa, packed_int4(), False), {"w4_quantize", "w4_tile"}),
     "rotary": (lambda isa: _core.rotary(HEADS, ANGLES, ANGLES, 2, isa), {"rotate_row"}),
-    "rms_norm": (lambda isa: _core.rms_norm(X, np.ones(96, np.float32), 1e-5, 2, isa), {"norm_row", "sum_squares"}),
+    "rms_norm": (lambda isa: _core.rms_norm(X, np.ones(96, np.float32), 1e-5, 2, isa), {"normalize_rows"}),
     "attention": (attend, {"kv_attend", "kv_merge", "kv_finish"}),
     "measure_dot_peak": (lambda isa: _core.measure_dot_peak(isa, 1, 0.0), {"dot_burst"}),
 }
