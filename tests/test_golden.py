@@ -1,4 +1,4 @@
-"""A checked-in .ekm gives its golden bytes: on every ISA, for every number of threads, on every machine."""
+"""Checked-in .ekm files give their golden bytes: on every ISA, for every number of threads, on every machine."""
 
 import math
 from pathlib import Path
@@ -10,9 +10,11 @@ import edgekern as ek
 from edgekern._core import StepKind
 
 import kernel_calls
+from golden import make
 from golden.younger import younger_programs
 
 FOLDER = Path(__file__).parent / "golden"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ekm"))
 
 # The kernels of which a kind of step uses one or more; of a path, and those that may run beside them.
 KINDS = {
@@ -52,8 +54,12 @@ def program():
 
 @pytest.fixture(scope="module")
 def golden():
+    return golden_bytes("every_step")
+
+
+def golden_bytes(name):
     """Bytes of the inputs and of the outputs."""
-    return (FOLDER / "every_step.inputs").read_bytes(), (FOLDER / "every_step.outputs").read_bytes()
+    return (FOLDER / f"{name}.inputs").read_bytes(), (FOLDER / f"{name}.outputs").read_bytes()
 
 
 def feeds_of(program, golden):
@@ -75,7 +81,9 @@ def test_every_kind_of_step_has_golden_bytes(program):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_golden_bytes(program, golden, isa, threads):
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_bytes(name, isa, threads):
+    program, golden = ek.Program.load(FOLDER / f"{name}.ekm"), golden_bytes(name)
     outputs = ek.InferenceSession(program, isa=isa, num_threads=threads).run(None, feeds_of(program, golden))
     assert b"".join(output.tobytes() for output in outputs) == golden[1]
 
@@ -96,11 +104,14 @@ def test_every_step_runs_the_isa_it_was_given_and_the_path_it_states(program, go
         kernel_calls.reset()
 
 
-def test_golden_file_is_what_the_compiler_writes(program):
-    """Format and compiler stand still, or tests/golden/make.py is run and the change is seen in review."""
-    from golden import make
+def test_every_golden_model_has_its_file():
+    assert sorted(make.MODELS) == NAMES
 
-    made = ek.compile(make.golden_model(), allow_host=False)
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_golden_file_is_what_the_compiler_writes(name):
+    """Format and compiler stand still, or tests/golden/make.py is run and the change is seen in review."""
+    program, made = ek.Program.load(FOLDER / f"{name}.ekm"), ek.compile(make.MODELS[name](), allow_host=False)
     assert made.steps == program.steps
     assert made.memory_plan == program.memory_plan
     assert [(b.name, b.sha256) for b in made.index.blobs] == [(b.name, b.sha256) for b in program.index.blobs]

@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/checked.h"
 #include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
-#include "decoder/matrix.h"
 #include "kvcache/dense.h"
 #include "threads/pool.h"
 
@@ -115,10 +115,8 @@ py::array rms_norm(const py::array& x, const py::array& gain, float eps, int thr
   const WithoutGil released;
   parallel_for(ceil_div(rows, kRowsPerTask), rt.threads, [&](size_t task) {
     const FpGuard guard;
-    for (size_t row = task * kRowsPerTask; row < rows && row < (task + 1) * kRowsPerTask; ++row) {
-      const float* const at = from + row * n;
-      rt.kernels->norm_row({at, by, n, rms_factor(*rt.kernels, at, n, eps)}, to + row * n);
-    }
+    const size_t first = task * kRowsPerTask, count = std::min(kRowsPerTask, rows - first);
+    rt.kernels->normalize_rows(from + first * n, count, n, {eps, false, by, nullptr}, to + first * n);
   });
   return out;
 }

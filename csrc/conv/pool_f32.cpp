@@ -19,19 +19,19 @@ struct Inside {
   size_t first, count;  // of the image
 };
 
-Inside inside(const PoolF32Args& args, size_t axis, size_t out) {
-  const size_t in = args.in[axis], dilation = args.dilation[axis], from = out * args.stride[axis];
-  const size_t before = from < args.pad[axis] ? ceil_div(args.pad[axis] - from, dilation) : 0;
-  const size_t first = from + before * dilation - args.pad[axis];
-  if (before >= args.kernel[axis] || first >= in) return {0, 0};
-  return {first, std::min(args.kernel[axis] - before, ceil_div(in - first, dilation))};
+Inside inside(const Window3& w, size_t axis, size_t out) {
+  const size_t in = w.in[axis], dilation = w.dilation[axis], from = out * w.stride[axis];
+  const size_t before = from < w.pad[axis] ? ceil_div(w.pad[axis] - from, dilation) : 0;
+  const size_t first = from + before * dilation - w.pad[axis];
+  if (before >= w.kernel[axis] || first >= in) return {0, 0};
+  return {first, std::min(w.kernel[axis] - before, ceil_div(in - first, dilation))};
 }
 
 }  // namespace
 
 void pool_f32(const Runtime& rt, const PoolF32Args& args) {
-  const size_t taps = args.kernel[0] * args.kernel[1] * args.kernel[2];
-  const size_t lines = args.batch * args.out[0] * args.out[1], width = args.out[2];
+  const Window3& w = args.window;
+  const size_t taps = w.taps(), width = w.out[2], lines = w.out_pixels() / width;
   const double work = static_cast<double>(lines * width) * static_cast<double>(taps * args.channels);
   const size_t threads = worth_a_thread(work / kTapsPerUs) ? static_cast<size_t>(rt.threads) : 1;
   const size_t most_parts = ceil_div(args.channels, kTaskChannels);
@@ -42,20 +42,16 @@ void pool_f32(const Runtime& rt, const PoolF32Args& args) {
     const size_t c0 = most_parts * part / parts * kTaskChannels;
     const size_t channels = std::min(args.channels, most_parts * (part + 1) / parts * kTaskChannels) - c0;
     PoolBox box = {};
-    for (size_t axis = 3; axis-- > 0;) {
-      const size_t row = axis == 2   ? args.channels
-                         : axis == 1 ? args.in[2] * args.channels
-                                     : args.in[1] * args.in[2] * args.channels;
-      box.step[axis] = args.dilation[axis] * row;
-    }
+    for (size_t axis = 3, step = args.channels; axis-- > 0; step *= w.in[axis])
+      box.step[axis] = w.dilation[axis] * step;
     for (size_t line = lines * share / shares; line < lines * (share + 1) / shares; ++line) {
-      const size_t plane = line / args.out[1], image = plane / args.out[0];
-      const Inside z = inside(args, 0, plane - image * args.out[0]), y = inside(args, 1, line - plane * args.out[1]);
-      const size_t row = ((image * args.in[0] + z.first) * args.in[1] + y.first) * args.in[2];
+      const OutRow out = out_row(w, line);
+      const Inside z = inside(w, 0, out.d), y = inside(w, 1, out.h);
+      const size_t row = ((out.batch * w.in[0] + z.first) * w.in[1] + y.first) * w.in[2];
       box.count[0] = z.count;
       box.count[1] = y.count;
       for (size_t column = 0; column < width; ++column) {
-        const Inside x = inside(args, 2, column);
+        const Inside x = inside(w, 2, column);
         box.count[2] = x.count;
         box.x = args.x + (row + x.first) * args.channels + c0;
         float* const to = args.y + (line * width + column) * args.channels + c0;

@@ -1,17 +1,17 @@
 // Pooling of float32 images of up to three axes, channels last.
 #pragma once
 
-#include <array>
 #include <cstddef>
 
+#include "conv/window3.h"
 #include "kernels/kernels.h"
 
 namespace ek {
 
 struct PoolF32Args {
-  size_t batch = 1, channels = 0;
-  std::array<size_t, 3> in{}, out{}, kernel{}, stride{}, dilation{}, pad{};  // depth, height, width; pad: in front
-  bool average = false;                                                      // else a maximum
+  Window3 window;
+  size_t channels = 0;
+  bool average = false;            // else a maximum
   bool count_include_pad = false;  // an average divides by all taps, else by those inside the image
   size_t power = 0;                // p of a norm in the place of both; 0 is none
   const float* x = nullptr;

@@ -18,8 +18,6 @@ namespace {
 constexpr size_t kLine = 64;
 /// Values that a thread norms before a second one pays.
 constexpr size_t kValuesPerTask = 32768;
-/// Multiply-adds of float32 that one core does in a microsecond: none of them fused.
-constexpr double kF32MacsPerUs = 110'000;
 
 size_t normed_bytes(size_t rows, size_t k) { return round_up(rows * k * sizeof(float), kLine); }
 
@@ -34,13 +32,17 @@ void for_rows(const Runtime& rt, size_t rows, size_t k, F&& body) {
 
 NormRow norm_of(const Kernels& kernels, const RowSource& source, size_t row, size_t k) {
   const float* const x = source.x + row * source.ldx;
-  return {x, source.gain, k, rms_factor(kernels, x, k, source.eps)};
+  float squares = 0;
+  kernels.reduce_rows(ReduceOp::kSumSquares, x, 1, k, &squares);
+  return {x, source.gain, k, 1.0f / std::sqrt(squares / static_cast<float>(k) + source.eps)};
 }
 
 /// The source's rows as floats: normed into `out` where they are to be.
 RowSource real_rows(const Runtime& rt, const RowSource& source, size_t rows, size_t k, float* out) {
   if (source.gain == nullptr) return source;
-  for_rows(rt, rows, k, [&](size_t row) { rt.kernels->norm_row(norm_of(*rt.kernels, source, row, k), out + row * k); });
+  const Normalization how{source.eps, false, source.gain, nullptr};
+  for_rows(rt, rows, k,
+           [&](size_t row) { rt.kernels->normalize_rows(source.x + row * source.ldx, 1, k, how, out + row * k); });
   return {out, k};
 }
 
@@ -64,25 +66,29 @@ void multiply8(const Runtime& rt, const Matrix& w, const RowSource& source, size
 }
 
 void multiply32(const Runtime& rt, const Matrix& w, const RowSource& source, size_t rows, const GemmArgs& args) {
-  const size_t panels = ceil_div(w.n, kPanel);
+  const size_t panels = ceil_div(w.n, kPanel), height = rt.kernels->f32_tile_rows;
   const double macs = static_cast<double>(rows) * static_cast<double>(w.n) * static_cast<double>(w.k);
-  const bool serial = !worth_a_thread(macs / kF32MacsPerUs);
+  const bool serial = !worth_a_thread(macs / f32_macs_per_us(rt.kernels->isa));
   const size_t tasks = serial ? 1 : std::min(panels, static_cast<size_t>(rt.threads) * 8);
   parallel_for(tasks, rt.threads, [&](size_t task) {
+    F32GemmTile tile{};
+    tile.lda = source.ldx;
+    tile.k = w.k;
+    tile.b_step = kStrip;
+    tile.b_line = kPanel;
+    tile.starts = true;
+    tile.scale = 1.0f;
+    tile.ldc = args.ldc;
     for (size_t panel = task * panels / tasks; panel < (task + 1) * panels / tasks; ++panel) {
-      F32Tile tile{};
-      tile.ldx = source.ldx;
-      tile.k = w.k;
-      tile.panel = reinterpret_cast<const float*>(w.data) + panel * w.k * kPanel;
-      tile.ldc = args.ldc;
+      tile.b = reinterpret_cast<const float*>(w.data) + panel * w.k * kPanel;
       tile.col0 = panel * kPanel;
       tile.cols = std::min(kPanel, w.n - tile.col0);
-      for (size_t row = 0; row < rows; row += kMaxF32Rows) {
+      for (size_t row = 0; row < rows; row += tile.rows) {
         tile.row0 = row;
-        tile.rows = std::min(kMaxF32Rows, rows - row);
-        tile.x = source.x + row * source.ldx;
+        tile.rows = std::min(height, rows - row);
+        tile.a = source.x + row * source.ldx;
         tile.c = static_cast<uint8_t*>(args.c) + row * args.ldc + out_bytes(args.epilogue, tile.col0);
-        rt.kernels->f32_tile(tile, args.epilogue);
+        rt.kernels->gemm_f32_tile(tile, &args.epilogue);
       }
     }
   });
@@ -116,10 +122,6 @@ size_t Matrix::packed_bytes() const {
   size_t bytes = 0;
   const bool fits = bits == 4 ? shape4.bytes(&bytes) : PackedShape{n, 1, k}.bytes(&bytes);
   return fits ? bytes : 0;
-}
-
-float rms_factor(const Kernels& kernels, const float* x, size_t n, float eps) {
-  return 1.0f / std::sqrt(kernels.sum_squares(x, n) / static_cast<float>(n) + eps);
 }
 
 size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows) {

@@ -12,7 +12,7 @@
 
 namespace ek {
 
-/// (n, k) float32 weights, rows `ld` floats apart, as panels of 64 columns: [k][64].
+/// (n, k) float32 weights, rows `ld` floats apart, as panels of 64 columns: [k][64]. One row reads them in one stream.
 size_t packed_f32_bytes(size_t n, size_t k);
 void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out);
 
@@ -66,8 +66,5 @@ struct RowSource {
 /// addend has y's shape and stride and may be y.
 void multiply(const Runtime& rt, const Matrix& matrix, const RowSource& source, size_t rows, Activation activation,
               const float* addend, float* y, size_t ldy, uint8_t* scratch);
-
-/// 1 / sqrt(mean of squares + eps) of a row.
-float rms_factor(const Kernels& kernels, const float* x, size_t n, float eps);
 
 }  // namespace ek

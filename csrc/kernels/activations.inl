@@ -5,6 +5,8 @@
 //            r: a rounded v of 100 would cost 60 units in the last place. Phi's tail is exp(-x^2 / 2) * R(|x|), R a
 //            polynomial in t = 1 / (1 + 0.75 |x|) (the form of Hastings, 1955; coefficients fitted here).
 // Bits       multiplications, additions and one division, each rounded, in the order written: the same on every ISA.
+//            Not the exp of functions.inl, whose argument is one float where these take a sum of exact parts; and 8-bit
+//            models keep the bits that they have had.
 // Accuracy   at most 5 units in the last place for every float, subnormal results included (tests hold it).
 // Edges      a NaN stays one, +infinity stays, what lies below the smallest result gives -0.
 #pragma once

@@ -6,12 +6,12 @@
 // Integers   K: u8 codes by s8 query, an int32 dot per group, times the group's scale. V: the weights p * scale of 64
 //            tokens become u8 with a scale of their own, and meet codes that count from the middle of their range: what
 //            the weights' rounding loses falls on values of both signs. Both are exact up to those roundings.
-// Bits       float products and sums are rounded one by one, over dims, groups and tokens in ascending order; a slot
-//            that a row does not see adds +0.
+// Bits       one fused multiply-add a product, over dims, groups and tokens in ascending order; a slot that a row does
+//            not see adds 0. exp and tanh are those of functions.inl.
 // Registers  R x T accumulators, T lines, one broadcast: 4 x 4 of 32 with AVX-512, 4 x 1 elsewhere.
 #pragma once
 
-#include "kernels/activations.inl"
+#include "kernels/functions.inl"
 #include "kernels/kv.h"
 
 namespace ek {
@@ -20,22 +20,6 @@ namespace {
 constexpr float kLeastWeight = 0x1p-100f;  // weights of a tile that are all below it add nothing
 constexpr float kInverse255 = 0x1.010102p-8f;
 constexpr int kScoreTiles = kTileStrips;  // runs of K, or strips of V, that meet a broadcast
-
-/// exp(-v) for v >= 0; 0 from 87 on, where it would become subnormal.
-EK_INLINE F32 exp_neg(F32 v) {
-  const F32 held = min_f32(v, set1_f32(88.0f)), n = exponent_of(held);
-  const F32 r = sub_f32(sub_f32(mul_f32(n, set1_f32(-kLn2High)), held), mul_f32(n, set1_f32(kLn2Low)));
-  const F32 e = mul_f32(add_f32(set1_f32(1.0f), exp_minus_one(r)), pow2_f32(rne_i32(n)));
-  return select_below(v, set1_f32(87.0f), e, set1_f32(0.0f));
-}
-
-/// c * tanh(x / c), to within a rounding of c.
-EK_INLINE F32 capped(F32 x, F32 c) {
-  const F32 u = abs_f32(div_f32(x, c)), zero = set1_f32(0.0f), one = set1_f32(1.0f);
-  const F32 e = exp_neg(add_f32(u, u));
-  const F32 y = mul_f32(c, div_f32(sub_f32(one, e), add_f32(one, e)));
-  return select_below(x, zero, sub_f32(zero, y), y);
-}
 
 /// Asks for what lies a segment further: each head's tiles follow each other, and while a segment's V is summed the
 /// next one's K arrives. Past the last tile this is the next head's first.
@@ -81,8 +65,7 @@ void score_floats(const KvTile& tile, const uint8_t* k, const KvQuery* q, float*
     });
     unroll<R>([&](auto r) EK_LAMBDA {
       const F32 x = set1_f32(q[r.value].x[d]);
-      unroll<T>([&](auto t)
-                    EK_LAMBDA { acc[r.value][t.value] = add_f32(acc[r.value][t.value], mul_f32(x, keys[t.value])); });
+      unroll<T>([&](auto t) EK_LAMBDA { acc[r.value][t.value] = fma_f32(x, keys[t.value], acc[r.value][t.value]); });
     });
   }
   unroll<R>([&](auto r) EK_LAMBDA {
@@ -135,11 +118,10 @@ void score_integers(const KvTile& tile, const uint8_t* k, const uint8_t* scales,
       if (tile.asymmetric) offset = load_f16(reinterpret_cast<const uint16_t*>(at + tile.offsets - tile.scales));
       unroll<R>([&](auto r) EK_LAMBDA {
         float* const to = scores + r.value * kSegment + t.value * kRunTokens;
-        F32 part = mul_f32(to_f32(acc[r.value][t.value]), scale);
-        if (tile.asymmetric) {
-          part = add_f32(part, mul_f32(set1_f32(static_cast<float>(q[r.value].sums[g])), offset));
-        }
-        store_f32(to, g == 0 ? part : add_f32(load_f32(to), part));
+        const F32 dot = to_f32(acc[r.value][t.value]);
+        F32 sum = g == 0 ? mul_f32(dot, scale) : fma_f32(dot, scale, load_f32(to));
+        if (tile.asymmetric) sum = fma_f32(set1_f32(static_cast<float>(q[r.value].sums[g])), offset, sum);
+        store_f32(to, sum);
       });
     });
   }
@@ -174,7 +156,7 @@ void score(const KvTile& tile, const uint8_t* k, const KvQuery* q, size_t rows, 
 EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, float* p, const float* sink_scores) {
   const uint64_t* const visible = s.visible[row];
   const F32 factor = set1_f32(s.q[row].factor), sink_factor = set1_f32(s.q_sink[row].factor);
-  const F32 never = set1_f32(-__builtin_inff());
+  const F32 softcap = set1_f32(s.softcap), never = set1_f32(-__builtin_inff());
   F32 most = never;
   for (size_t i = 0; i < s.slots; i += kStrip) {
     if (!live[i / kTileTokens]) continue;
@@ -184,7 +166,7 @@ EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, flo
       const uint32_t bits = left >= kStrip ? 0xFFFF : (1u << left) - 1;
       x = select_bits(bits, mul_f32(load_f32(sink_scores + i), sink_factor), x);
     }
-    if (s.softcap > 0) x = capped(x, set1_f32(s.softcap));
+    if (s.softcap > 0) x = mul_f32(softcap, tanh_f32(div_f32(x, softcap)));
     if (s.bias != nullptr) x = add_f32(x, load_f32(s.bias[row] + i));
     x = select_bits(static_cast<uint32_t>(visible[i / 64] >> i % 64) & 0xFFFF, x, never);
     store_f32(p + i, x);
@@ -201,7 +183,8 @@ EK_INLINE void softmax_row(const KvSegment& s, size_t row, const bool* live, flo
   const F32 m = set1_f32(top);
   for (size_t i = 0; i < s.slots; i += kStrip) {
     if (!live[i / kTileTokens]) continue;
-    const F32 e = exp_neg(sub_f32(m, load_f32(p + i)));
+    // What overflowed on its way, less the largest, may be a NaN: it weighs nothing.
+    const F32 e = max_f32(exp_below_zero(sub_f32(load_f32(p + i), m)), set1_f32(0.0f));
     store_f32(p + i, e);
     sum = add_f32(sum, e);
   }
@@ -219,9 +202,8 @@ void add_floats(const KvTile& tile, const uint8_t* v, const float* p, float* o, 
       const uint8_t* const at = v + (strip * kTileTokens + t) * kLine;
       const F32 values = load_kind<Kind>(at);
       fetch_ahead(tile, at);
-      unroll<R>([&](auto r) EK_LAMBDA {
-        acc[r.value] = add_f32(acc[r.value], mul_f32(set1_f32(p[r.value * kSegment + t]), values));
-      });
+      unroll<R>([&](auto r)
+                    EK_LAMBDA { acc[r.value] = fma_f32(set1_f32(p[r.value * kSegment + t]), values, acc[r.value]); });
     }
     unroll<R>([&](auto r) EK_LAMBDA {
       float* const to = o + r.value * o_ld + strip * kStrip;
@@ -263,9 +245,8 @@ EK_INLINE void quantize_weights(const KvTile& tile, const uint8_t* v, size_t gro
   F32 total = set1_f32(0.0f);
   const F32 half = set1_f32(tile.kind == KvKind::kInt8 ? 128.0f : 8.0f);
   unroll<4>([&](auto i) EK_LAMBDA {
-    const F32 middle =
-        add_f32(load_f16(offsets + i.value * kStrip), mul_f32(load_f16(scales + i.value * kStrip), half));
-    total = add_f32(total, mul_f32(load_f32(p + i.value * kStrip), middle));
+    const F32 middle = fma_f32(load_f16(scales + i.value * kStrip), half, load_f16(offsets + i.value * kStrip));
+    total = fma_f32(load_f32(p + i.value * kStrip), middle, total);
   });
   out->offset = sum_lanes(total);
 }
@@ -321,9 +302,8 @@ void add_integers(const KvTile& tile, const uint8_t* v, const Weights* weights, 
     const F32 scale = set1_f32(weights[r.value].scale), offset = set1_f32(weights[r.value].offset);
     unroll<T>([&](auto t) EK_LAMBDA {
       float* const to = o + r.value * o_ld + t.value * kStrip;
-      F32 part = mul_f32(to_f32(acc[r.value][t.value]), scale);
-      if (tile.asymmetric) part = add_f32(part, offset);
-      store_f32(to, add_f32(load_f32(to), part));
+      const F32 sum = fma_f32(to_f32(acc[r.value][t.value]), scale, load_f32(to));
+      store_f32(to, tile.asymmetric ? add_f32(sum, offset) : sum);
     });
   });
 }
@@ -406,16 +386,16 @@ void kv_merge(size_t n, float* m, float* l, float* o, float part_m, float part_l
   float top = part_m;
   if (*l > 0) {
     top = *m > part_m ? *m : part_m;
-    keep_old = exp_neg(sub_f32(set1_f32(top), set1_f32(*m)));
-    keep_part = exp_neg(sub_f32(set1_f32(top), set1_f32(part_m)));
+    keep_old = exp_below_zero(set1_f32(*m - top));
+    keep_part = exp_below_zero(set1_f32(part_m - top));
   }
   const bool first = !(*l > 0);
   for (size_t i = 0; i < n; i += kStrip) {
     const F32 part = mul_f32(load_f32_n(part_o + i, n - i), keep_part);
-    store_f32_n(o + i, first ? part : add_f32(mul_f32(load_f32_n(o + i, n - i), keep_old), part), n - i);
+    store_f32_n(o + i, first ? part : fma_f32(load_f32_n(o + i, n - i), keep_old, part), n - i);
   }
   float lanes[kStrip];
-  store_f32(lanes, add_f32(mul_f32(set1_f32(*l), keep_old), mul_f32(set1_f32(part_l), keep_part)));
+  store_f32(lanes, fma_f32(set1_f32(*l), keep_old, mul_f32(set1_f32(part_l), keep_part)));
   *l = lanes[0];
   *m = top;
 }

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/attention_f32.h"
-#include "kernels/exp.inl"
+#include "kernels/functions.inl"
 
 namespace ek {
 namespace {

@@ -167,8 +167,8 @@ class RealStore {
   ByteStore bytes_;
 };
 
-/// Sums of an F32Tile or a W4Tile, some strips of all rows, become C. A call for every tile, so that its code is there
-/// once and not in each height of tile.
+/// Sums of an F32GemmTile or a W4Tile, some strips of all rows, become C. A call for every tile, so that its code is
+/// there once and not in each height of tile.
 template <typename Tile>
 __attribute__((noinline)) void store_real_sums(const Tile& t, const Epilogue& e, float* sums, size_t strip,
                                                size_t strips) {

@@ -4,10 +4,9 @@
 // Method     one line of B holds 8 values of k of 16 columns: its low nibbles, in [0, 15], meet the first quad of A's
 //            octet, its high ones the second. Lanes are columns. The 8 too much in every nibble is taken back by the
 //            starting value.
-// Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one product and one sum a
-//            group, and one of each a run, in ascending order, never contracted: the same bits on every ISA. Products
-//            of floats take the place of dot products on many cores, so a run, which is one scale of A, is several
-//            groups.
+// Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one fused multiply-add a
+//            group, and one a run, in ascending order: the same bits on every ISA. Products of floats take the place of
+//            dot products on many cores, so a run, which is one scale of A, is several groups.
 // Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile, and R x S sums of the run; where
 //            they do not fit the totals are in L1, touched once a run. One row takes two panels in turns of a run, for
 //            the reason in gemv.inl; with turns so long, four streams are slower than two.
@@ -138,9 +137,9 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
             if (kOffset) {
               // start is -8 * sum(q): its eighth is exact.
               const float sum_q = static_cast<float>(group_start[r.value]) * -0.125f;
-              dot = add_f32(dot, mul_f32(load_f16(halves + kPanel + s.value * kStrip), set1_f32(sum_q)));
+              dot = fma_f32(load_f16(halves + kPanel + s.value * kStrip), set1_f32(sum_q), dot);
             }
-            sum[r.value][s.value] = add_f32(sum[r.value][s.value], mul_f32(dot, scale));
+            sum[r.value][s.value] = fma_f32(dot, scale, sum[r.value][s.value]);
           });
         });
         b += (kOffset ? 2 : 1) * kHalvesBytes;
@@ -149,7 +148,7 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
         const F32 scale = set1_f32(row_scale[r.value]);
         unroll<S>([&](auto s) EK_LAMBDA {
           F32& y = total[p.value][r.value][s.value];
-          y = add_f32(y, mul_f32(sum[r.value][s.value], scale));
+          y = fma_f32(sum[r.value][s.value], scale, y);
         });
       });
       end = static_cast<size_t>(b - tiles[p.value].panel);

@@ -1,4 +1,4 @@
-// Steps of chains, reductions and norms for a SmallProgram, and what the slow way says they hold.
+// Steps of chains, reductions and norms for a program, and what the slow way says they hold.
 #pragma once
 
 #include <algorithm>
@@ -8,18 +8,18 @@
 
 #include "kernels/map.h"
 #include "kernels/rows.h"
-#include "program/program.h"
+#include "program_builder.h"
 
 namespace ek::test {
 
-template <typename T, typename Program>
-std::vector<T> items_of(const Program& p, uint32_t id) {
+template <typename T>
+std::vector<T> items_of(const ProgramBuilder& p, uint32_t id) {
   std::vector<T> values(p.expected[id].size() / sizeof(T));
   std::memcpy(values.data(), p.expected[id].data(), p.expected[id].size());
   return values;
 }
-template <typename T, typename Program>
-void expect(Program& p, uint32_t id, const std::vector<T>& values) {
+template <typename T>
+void expect(ProgramBuilder& p, uint32_t id, const std::vector<T>& values) {
   std::memcpy(p.expected[id].data(), values.data(), p.expected[id].size());
 }
 
@@ -42,8 +42,7 @@ inline void add_instruction(std::vector<int64_t>& code, MapOp op, int64_t a, int
 }
 
 /// max(x * weights of the last axis + 0.25, 0).
-template <typename Program>
-uint32_t scaled(Program& p, uint32_t x, std::vector<float> weights) {
+inline uint32_t scaled(ProgramBuilder& p, uint32_t x, std::vector<float> weights) {
   const auto shape = p.index.tensors[x].shape;
   const uint32_t y = p.tensor(DType::kF32, shape);
   std::vector<int64_t> code = steps_of(shape), walk = steps_of(shape, true);
@@ -62,8 +61,7 @@ uint32_t scaled(Program& p, uint32_t x, std::vector<float> weights) {
 }
 
 /// x > 0.25, as truths.
-template <typename Program>
-uint32_t positive(Program& p, uint32_t x) {
+inline uint32_t positive(ProgramBuilder& p, uint32_t x) {
   const auto shape = p.index.tensors[x].shape;
   const uint32_t y = p.tensor(DType::kBool, shape);
   std::vector<int64_t> code = steps_of(shape);
@@ -77,8 +75,7 @@ uint32_t positive(Program& p, uint32_t x) {
 }
 
 /// (truth * 5 - weights of the last axis) mod 3, as int64.
-template <typename Program>
-uint32_t counted(Program& p, uint32_t truths, const std::vector<int64_t>& weights) {
+inline uint32_t counted(ProgramBuilder& p, uint32_t truths, const std::vector<int64_t>& weights) {
   const auto shape = p.index.tensors[truths].shape;
   const uint32_t y = p.tensor(DType::kI64, shape);
   std::vector<int64_t> code = steps_of(shape), walk = steps_of(shape, true);
@@ -99,8 +96,7 @@ uint32_t counted(Program& p, uint32_t truths, const std::vector<int64_t>& weight
 }
 
 /// The same numbers as int32.
-template <typename Program>
-uint32_t shortened(Program& p, uint32_t x) {
+inline uint32_t shortened(ProgramBuilder& p, uint32_t x) {
   const auto shape = p.index.tensors[x].shape;
   const uint32_t y = p.tensor(DType::kI32, shape);
   std::vector<int64_t> code = steps_of(shape);
@@ -116,8 +112,8 @@ struct Axis {
 };
 inline int64_t elements(const Axis& a) { return a.outer * a.n * a.inner; }
 
-template <typename T, typename Program>
-uint32_t largest_of(Program& p, uint32_t x, const Axis& a) {
+template <typename T>
+uint32_t largest_of(ProgramBuilder& p, uint32_t x, const Axis& a) {
   const uint32_t y = p.tensor(p.index.tensors[x].dtype, {a.outer, a.inner});
   p.step(StepKind::kReduce, {x}, y, {{"outer", a.outer}, {"n", a.n}, {"inner", a.inner}, {"op", 2}});
   const std::vector<T> from = items_of<T>(p, x);
@@ -132,8 +128,8 @@ uint32_t largest_of(Program& p, uint32_t x, const Axis& a) {
   return y;
 }
 
-template <typename T, typename Program>
-uint32_t place_of_smallest(Program& p, uint32_t x, const Axis& a) {
+template <typename T>
+uint32_t place_of_smallest(ProgramBuilder& p, uint32_t x, const Axis& a) {
   const uint32_t y = p.tensor(DType::kI64, {a.outer, a.inner});
   p.step(StepKind::kArgExtreme, {x}, y,
          {{"outer", a.outer}, {"n", a.n}, {"inner", a.inner}, {"largest", 0}, {"last", 1}});
@@ -152,8 +148,7 @@ uint32_t place_of_smallest(Program& p, uint32_t x, const Axis& a) {
 }
 
 /// Of an axis whose values are alike or lie so far below the largest that nothing is left of them.
-template <typename Program>
-uint32_t softmax_f32(Program& p, uint32_t x, const Axis& a) {
+inline uint32_t softmax_f32(ProgramBuilder& p, uint32_t x, const Axis& a) {
   const uint32_t y = p.tensor(DType::kF32, p.index.tensors[x].shape);
   p.step(StepKind::kSoftmaxF32, {x}, y, {{"outer", a.outer}, {"n", a.n}, {"inner", a.inner}, {"log", 0}});
   const std::vector<float> from = items_of<float>(p, x);
@@ -170,8 +165,7 @@ uint32_t softmax_f32(Program& p, uint32_t x, const Axis& a) {
 }
 
 /// 200 where it is true, else -200.
-template <typename Program>
-uint32_t far_apart(Program& p, uint32_t truths) {
+inline uint32_t far_apart(ProgramBuilder& p, uint32_t truths) {
   const auto shape = p.index.tensors[truths].shape;
   const uint32_t y = p.tensor(DType::kF32, shape);
   std::vector<int64_t> code = steps_of(shape);
@@ -187,8 +181,7 @@ uint32_t far_apart(Program& p, uint32_t truths) {
   return y;
 }
 
-template <typename Program>
-uint32_t normalized(Program& p, uint32_t x, int64_t rows) {
+inline uint32_t normalized(ProgramBuilder& p, uint32_t x, int64_t rows) {
   const std::vector<float> from = items_of<float>(p, x);
   const size_t n = from.size() / static_cast<size_t>(rows);
   const uint32_t y = p.tensor(DType::kF32, p.index.tensors[x].shape);
@@ -217,8 +210,8 @@ uint32_t normalized(Program& p, uint32_t x, int64_t rows) {
   return y;
 }
 
-template <typename T, typename Program>
-uint32_t running_sum(Program& p, uint32_t x, const Axis& a) {
+template <typename T>
+uint32_t running_sum(ProgramBuilder& p, uint32_t x, const Axis& a) {
   const uint32_t y = p.tensor(p.index.tensors[x].dtype, p.index.tensors[x].shape);
   p.step(StepKind::kCumSum, {x}, y,
          {{"outer", a.outer}, {"n", a.n}, {"inner", a.inner}, {"exclusive", 0}, {"reverse", 1}});
@@ -305,8 +298,7 @@ std::vector<uint32_t> halves(Program& p) {
 }
 
 /// All of them on one tensor of floats; what comes out last.
-template <typename Program>
-std::vector<uint32_t> add_float_steps(Program& p) {
+inline std::vector<uint32_t> add_float_steps(ProgramBuilder& p) {
   const uint32_t x = p.constant({3, 7, 21});
   std::vector<float> weights;
   std::vector<int64_t> whole;

@@ -1,4 +1,4 @@
-// Steps of a SmallProgram that move items and sample images of float32, each with the slow way beside it.
+// Steps that move items and sample images of float32, each with the slow way beside it.
 #pragma once
 
 #include <array>
@@ -6,12 +6,13 @@
 #include <limits>
 #include <vector>
 
-#include "small_program.h"
+#include "float_steps.h"
+#include "program_builder.h"
 
 namespace ek::test {
 
 /// A tensor of integers that a step copies.
-inline uint32_t integers(SmallProgram& p, const std::vector<int64_t>& values) {
+inline uint32_t integers(ProgramBuilder& p, const std::vector<int64_t>& values) {
   const uint32_t y = p.tensor(DType::kI64, {static_cast<int64_t>(values.size())});
   expect(p, y, values);
   p.step(StepKind::kConstant, {}, y).blobs = {p.blob(values.data(), values.size() * sizeof(int64_t))};
@@ -19,7 +20,7 @@ inline uint32_t integers(SmallProgram& p, const std::vector<int64_t>& values) {
 }
 
 /// x as (1, 3, 11, 3) pixels of three channels, windows of (2, 3, 2), a row of padding around the second axis.
-inline uint32_t pool_f32(SmallProgram& p, uint32_t x, bool average) {
+inline uint32_t pool_f32(ProgramBuilder& p, uint32_t x, bool average) {
   const int64_t in[3] = {3, 11, 3}, out[3] = {2, 6, 2}, kernel[3] = {2, 3, 2}, stride[3] = {1, 2, 1},
                 pad[3] = {0, 1, 0};
   const auto list = [](const int64_t(&v)[3]) { return std::vector<int64_t>{v[0], v[1], v[2]}; };
@@ -61,7 +62,7 @@ inline uint32_t pool_f32(SmallProgram& p, uint32_t x, bool average) {
 }
 
 /// x as (outer, n, inner) to five places along n, each between two.
-inline uint32_t resample(SmallProgram& p, uint32_t x, int64_t outer, int64_t n, int64_t inner) {
+inline uint32_t resample(ProgramBuilder& p, uint32_t x, int64_t outer, int64_t n, int64_t inner) {
   const uint32_t y = p.tensor(DType::kF32, {outer, 5, inner});
   std::vector<int32_t> index;
   std::vector<float> weight;
@@ -86,7 +87,7 @@ inline uint32_t resample(SmallProgram& p, uint32_t x, int64_t outer, int64_t n, 
 }
 
 /// Rows and columns of a matrix of 4-byte items, some again, some backwards, with fillers between them.
-inline uint32_t pick(SmallProgram& p, uint32_t x, int64_t rows, int64_t columns) {
+inline uint32_t pick(ProgramBuilder& p, uint32_t x, int64_t rows, int64_t columns) {
   std::vector<int32_t> table(6, 0);
   std::vector<int32_t> down = {-1, 1, 1, 0}, across;
   for (int64_t c = columns; c-- > 0;) across.push_back(c % 4 == 2 ? -1 : static_cast<int32_t>(c));
@@ -111,7 +112,7 @@ inline uint32_t pick(SmallProgram& p, uint32_t x, int64_t rows, int64_t columns)
 }
 
 /// (a, b, c) -> (c, a, b).
-inline uint32_t permute(SmallProgram& p, uint32_t x, int64_t a, int64_t b, int64_t c) {
+inline uint32_t permute(ProgramBuilder& p, uint32_t x, int64_t a, int64_t b, int64_t c) {
   const uint32_t y = p.tensor(DType::kF32, {c, a, b});
   p.step(StepKind::kPermute, {x}, y,
          {{"x_shape", {1, 1, 1, 1, 1, a, b, c}}, {"perm", {0, 1, 2, 3, 4, 7, 5, 6}}, {"item_bytes", 4}});
@@ -123,7 +124,7 @@ inline uint32_t permute(SmallProgram& p, uint32_t x, int64_t a, int64_t b, int64
 }
 
 /// The three gathers, of rows of x as (rows, columns).
-inline std::vector<uint32_t> gathers(SmallProgram& p, uint32_t x, int64_t rows, int64_t columns) {
+inline std::vector<uint32_t> gathers(ProgramBuilder& p, uint32_t x, int64_t rows, int64_t columns) {
   const std::vector<float> from = items_of<float>(p, x);
   const auto at = [&](int64_t r, int64_t c) { return from[static_cast<size_t>((r + rows) % rows * columns + c)]; };
   const std::vector<int64_t> picked = {1, -1, 0, -rows};
@@ -159,7 +160,7 @@ inline std::vector<uint32_t> gathers(SmallProgram& p, uint32_t x, int64_t rows, 
 }
 
 /// A recurrent layer over x as (3, 3, 33), two directions of five units, gates of Relu: `cell` as Cell numbers them.
-inline uint32_t recurrent(SmallProgram& p, uint32_t x, size_t cell, bool linear_before_reset) {
+inline uint32_t recurrent(ProgramBuilder& p, uint32_t x, size_t cell, bool linear_before_reset) {
   constexpr size_t kSteps = 3, kBatch = 3, kInputs = 33, kHidden = 5, kPadded = 16, kDirections = 2;
   const size_t gates = cell == 0 ? 4 : cell == 1 ? 3 : 1, width = gates * kPadded, states = cell == 0 ? 2 : 1;
   const auto some = [](size_t n) {
@@ -231,7 +232,7 @@ inline uint32_t recurrent(SmallProgram& p, uint32_t x, size_t cell, bool linear_
 }
 
 /// All of them on a float32 tensor of 297 items; what they give.
-inline std::vector<uint32_t> moves_of(SmallProgram& p, uint32_t x) {
+inline std::vector<uint32_t> moves_of(ProgramBuilder& p, uint32_t x) {
   std::vector<uint32_t> results = {pool_f32(p, x, false),    pool_f32(p, x, true), resample(p, x, 3, 33, 3),
                                    resample(p, x, 1, 3, 99), pick(p, x, 3, 99),    permute(p, x, 3, 11, 9)};
   for (const uint32_t id : gathers(p, x, 3, 99)) results.push_back(id);

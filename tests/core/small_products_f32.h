@@ -1,4 +1,4 @@
-// Steps of float products for small_program.h, and what they give, one fused multiply-add after the other.
+// Steps of float products, and what they give, one fused multiply-add after the other.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gemm/gemm_f32.h"
-#include "program/program.h"
+#include "program_builder.h"
 #include "reference.h"
 
 namespace ek::test {
@@ -24,11 +24,9 @@ struct FloatConv {
   DType dtype = DType::kF32;
 };
 
-/// Makes the steps of a program that has tensor(), blob(), step() and `expected`.
-template <typename Program>
 class FloatProducts {
  public:
-  explicit FloatProducts(Program& program) : p_(program) {}
+  explicit FloatProducts(ProgramBuilder& program) : p_(program) {}
 
   /// x is (1, depth, height, width, channels).
   uint32_t conv(uint32_t x, const FloatConv& c) {
@@ -169,7 +167,7 @@ class FloatProducts {
     std::memcpy(p_.expected[id].data() + static_cast<size_t>(i) * sizeof v, &v, sizeof v);
   }
 
-  static typename Program::StepArguments window(const Sides3& in, const FloatConv& c) {
+  static Arguments window(const Sides3& in, const FloatConv& c) {
     const auto list = [](const Sides3& s) { return std::vector<int64_t>(s.begin(), s.end()); };
     return {{"batch", 1},
             {"in", list(in)},
@@ -181,9 +179,8 @@ class FloatProducts {
   }
 
   /// Weights (out_c, k) packed, a clamp at zero, and the result.
-  void finish(StepKind kind, uint32_t x, const FloatConv& c, typename Program::StepArguments arguments, int64_t groups,
-              int64_t k, const std::vector<float>& w, const std::vector<float>& bias, const std::vector<float>& sums,
-              uint32_t y) {
+  void finish(StepKind kind, uint32_t x, const FloatConv& c, Arguments arguments, int64_t groups, int64_t k,
+              const std::vector<float>& w, const std::vector<float>& bias, const std::vector<float>& sums, uint32_t y) {
     const int64_t parts = c.depthwise ? 1 : groups, part = c.out_c / parts;
     const auto padded = static_cast<int64_t>(round_up(static_cast<size_t>(part), kStrip));
     std::vector<float> packed(static_cast<size_t>(parts * k * padded)),
@@ -220,7 +217,7 @@ class FloatProducts {
     }
   }
 
-  Program& p_;
+  ProgramBuilder& p_;
 };
 
 }  // namespace ek::test

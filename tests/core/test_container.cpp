@@ -10,8 +10,8 @@
 #include <string>
 
 #include "ekm_file.h"
+#include "every_kind.h"
 #include "program/session.h"
-#include "small_program.h"
 
 using namespace ek;
 using namespace ek::test;

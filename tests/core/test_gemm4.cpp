@@ -68,10 +68,10 @@ float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) 
       sum += q;
     }
     float term = static_cast<float>(dot);
-    if (s.asymmetric) term = term - o.zero_point[g * s.n + col] * static_cast<float>(sum);
-    run_sum = run_sum + term * (o.scale[g * s.n + col] / o.unit);
+    if (s.asymmetric) term = std::fma(-o.zero_point[g * s.n + col], static_cast<float>(sum), term);
+    run_sum = std::fma(term, o.scale[g * s.n + col] / o.unit, run_sum);
     if (end < run_end) continue;
-    y = y + run_sum * (by.scale * o.unit);
+    y = std::fma(run_sum, by.scale * o.unit, y);
     run_sum = 0;
   }
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];

@@ -1,4 +1,4 @@
-// The checked-in program gives its golden bytes on every ISA, here and under an emulator; each step runs kernels of
+// The checked-in programs give their golden bytes on every ISA, here and under an emulator; each step runs kernels of
 // the ISA that it was given and of the path that it states.
 #include <doctest/doctest.h>
 
@@ -31,13 +31,11 @@ AlignedBuffer read_golden(const std::string& name) {
   return buffer;
 }
 
-}  // namespace
-
-TEST_CASE("the golden program gives its golden bytes on every ISA, for one and two threads") {
-  const AlignedBuffer file = read_golden("every_step.ekm"), inputs = read_golden("every_step.inputs");
-  const AlignedBuffer outputs = read_golden("every_step.outputs");
+void check_golden(const std::string& name) {
+  const AlignedBuffer file = read_golden(name + ".ekm"), inputs = read_golden(name + ".inputs");
+  const AlignedBuffer outputs = read_golden(name + ".outputs");
   ContainerView view;
-  const Status opened = open_container(file.data(), file.size(), "every_step.ekm", Verify::kFull, &view);
+  const Status opened = open_container(file.data(), file.size(), name.c_str(), Verify::kFull, &view);
   REQUIRE_MESSAGE(opened.ok(), opened.message());
   for (const Isa isa : available_isas()) {
     for (const int threads : {1, 2}) {
@@ -63,6 +61,15 @@ TEST_CASE("the golden program gives its golden bytes on every ISA, for one and t
       }
       CHECK(at == outputs.size());
     }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("golden programs give their golden bytes on every ISA, for one and two threads") {
+  for (const char* name : {"every_step", "float_image", "float_sentence", "float_sound"}) {
+    CAPTURE(name);
+    check_golden(name);
   }
 }
 

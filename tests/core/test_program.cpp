@@ -5,7 +5,7 @@
 #include <limits>
 #include <set>
 
-#include "small_program.h"
+#include "every_kind.h"
 
 using namespace ek;
 using namespace ek::test;

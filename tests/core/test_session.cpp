@@ -6,10 +6,10 @@
 
 #include "allocations.h"
 #include "base/fp_env.h"
+#include "every_kind.h"
 #include "machines.h"
 #include "moving_weights.h"
 #include "program/session.h"
-#include "small_program.h"
 #include "what_ran.h"
 
 using namespace ek;

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "common.h"
+#include "every_kind.h"
 #include "kv_specs.h"
 #include "small_program.h"
 

@@ -1,7 +1,8 @@
-"""Writes the golden program: ``python tests/golden/make.py``, when the format or the definition of an operator changes.
+"""Writes the golden programs: ``python tests/golden/make.py``, when the format or what an operator is changes.
 
-every_step.ekm has every kind of step. Beside it lie the bytes of its inputs, one array behind the other, and those of
-the outputs that every machine must give; they come from tests/reference, not from the core.
+every_step.ekm has every kind of step on 8 bits, float_*.ekm are whole float models. Beside each lie the bytes of its
+inputs, one array behind the other, and those of the outputs that every machine must give; they come from
+tests/reference, not from the core.
 """
 
 import sys
@@ -13,8 +14,8 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 import edgekern as ek  # noqa: E402
-from edgekern._core import StepKind  # noqa: E402
 
+from golden.float_nets import FLOAT_NETS  # noqa: E402
 from graphs import S8, Graph, feeds_of  # noqa: E402
 from reference.program import run_program  # noqa: E402
 
@@ -43,17 +44,20 @@ def golden_model():
     return g.model(head, again, g.qdq(product, 0.9, dtype=S8))
 
 
+MODELS = {"every_step": golden_model, **FLOAT_NETS}
+
+
 def main() -> None:
-    model = golden_model()
-    program = ek.compile(model, allow_host=False)
-    missing = {kind.name for kind in StepKind} - {step.kind for step in program.steps}
-    assert not missing, f"the golden program lacks {missing}"
-    feeds = feeds_of(model, seed=20261121)
-    outputs = run_program(program.index, program.container.blobs, [feeds[info.name] for info in program.inputs])
-    program.save(FOLDER / "every_step.ekm")
-    for name, arrays in (("inputs", [feeds[info.name] for info in program.inputs]), ("outputs", outputs)):
-        (FOLDER / f"every_step.{name}").write_bytes(b"".join(array.tobytes() for array in arrays))
-    print(program.summary())
+    for name, build in MODELS.items():
+        model = build()
+        program = ek.compile(model, allow_host=False)
+        feeds = feeds_of(model, seed=20261121)
+        inputs = [feeds[info.name] for info in program.inputs]
+        outputs = run_program(program.index, program.container.blobs, inputs)
+        program.save(FOLDER / f"{name}.ekm")
+        for part, arrays in (("inputs", inputs), ("outputs", outputs)):
+            (FOLDER / f"{name}.{part}").write_bytes(b"".join(array.tobytes() for array in arrays))
+        print(program.summary())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .fma import fma
 from .linear import Curve, activate, dynamic_quantize, store
 
 Float32 = npt.NDArray[np.float32]
@@ -57,8 +58,8 @@ def linear(
                 dot = (group @ w[part].astype(np.int32)).astype(np.float32)
                 if zero_point is not None:
                     sum_q = group.sum(axis=1, dtype=np.int32).astype(np.float32)
-                    dot = dot - np.asarray(zero_point, np.float16).astype(np.float32)[g] * sum_q[:, None]
-                total = total + dot * w_scale[g]
-            y = y + total * (x_scale[:, None] * unit)
+                    dot = fma(-np.asarray(zero_point, np.float16).astype(np.float32)[g], sum_q[:, None], dot)
+                total = fma(dot, w_scale[g], total)
+            y = fma(total, x_scale[:, None] * unit, y)
         y = activate(y if bias is None else y + bias, curve)
         return store(y if residual is None else y + residual, dtype, None, 0)

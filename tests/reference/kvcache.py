@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reference.activations import LN2_HIGH, LN2_LOW, exp_minus_one, exponent_of
+from reference.fma import fma
+from reference.functions import exp
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -108,20 +109,12 @@ def tree_sum(lanes: Float32) -> np.float32:
     return f32(lanes[0])
 
 
-def exp_neg(v: Float32) -> Float32:
-    v = np.asarray(v, f32)
-    held = np.where(v < f32(88), v, f32(88))
-    n = exponent_of(held)
-    e = (f32(1) + exp_minus_one((n * -LN2_HIGH - held) - n * LN2_LOW)) * np.ldexp(f32(1), n.astype(np.int32))
-    return np.where(v < f32(87), e, f32(0)).astype(f32)
-
-
 def scores(q: Float32, rows: Rows, form: Format, scale: float, query_bits: int) -> Float32:
     """Scores of one query against rows, in the kernels' order."""
     if form.is_float:
         total = np.zeros(len(rows.codes), f32)
         for d in range(len(q)):
-            total = total + q[d] * rows.codes[:, d].astype(f32)
+            total = fma(q[d], rows.codes[:, d], total)
         return total * f32(scale)
     q = rotate(q) if form.rotated else q
     levels = f32(127 if query_bits == 8 else 7)
@@ -132,22 +125,21 @@ def scores(q: Float32, rows: Rows, form: Format, scale: float, query_bits: int) 
     for g, begin in enumerate(range(0, len(q), rows.group)):
         part = slice(begin, begin + rows.group)
         dot = (rows.codes[:, part].astype(np.int32) - rows.zero) @ codes[part]
-        value = dot.astype(f32) * rows.scale[:, g]
+        total = fma(dot, rows.scale[:, g], total)
         if not form.symmetric:
-            value = value + f32(codes[part].sum()) * rows.offset[:, g]
-        total = value if g == 0 else total + value
+            total = fma(codes[part].sum(), rows.offset[:, g], total)
     return total * f32(f32(step) * f32(scale))
 
 
-def weighted_sum(p: Float32, rows: Rows, form: Format) -> Float32:
-    """p V over one tile of 64 tokens, in the kernels' order."""
+def add_weighted(out: Float32, p: Float32, rows: Rows, form: Format) -> Float32:
+    """out + p V over one tile of 64 tokens, in the kernels' order."""
     dim = rows.codes.shape[1]
     if form.is_float:
         total = np.zeros(dim, f32)
         for t in range(VALUE_TILE):
-            total = total + p[t] * rows.codes[t].astype(f32)
-        return total
-    out = np.zeros(dim, f32)
+            total = fma(p[t], rows.codes[t], total)
+        return out + total
+    out = out.copy()
     for g, begin in enumerate(range(0, dim, rows.group)):
         part = slice(begin, begin + rows.group)
         weights = p * rows.scale[:, g]
@@ -156,12 +148,12 @@ def weighted_sum(p: Float32, rows: Rows, form: Format) -> Float32:
         codes = np.rint(weights * (f32(255) / top if counts else f32(0))).astype(np.int32)
         middle = {"int8": 128, "int4": 8}[form.kind]
         dot = codes @ (rows.codes[:, part].astype(np.int32) - middle)
-        value = dot.astype(f32) * (top * f32(0.00392156885936856269836) if counts else f32(0))
+        value = fma(dot, top * f32(0.00392156885936856269836) if counts else f32(0), out[part])
         if not form.symmetric:
             lanes = np.zeros(LANES, f32)
             for i in range(0, VALUE_TILE, LANES):
                 lane = slice(i, i + LANES)
-                lanes = lanes + p[lane] * (rows.offset[lane, g] + rows.scale[lane, g] * f32(middle))
+                lanes = fma(p[lane], fma(rows.scale[lane, g], f32(middle), rows.offset[lane, g]), lanes)
             value = value + tree_sum(lanes)
         out[part] = value
     return out
@@ -187,7 +179,7 @@ def attention_in_order(
         if not seen[at].any():
             continue
         part_m = raw[at][seen[at]].max()
-        p = np.where(seen[at], exp_neg(part_m - np.where(seen[at], raw[at], part_m)), f32(0))
+        p = np.where(seen[at], exp(np.where(seen[at], raw[at], part_m) - part_m), f32(0))
         lanes = np.zeros(LANES, f32)
         for i in range(0, len(p), LANES):
             lanes = lanes + p[i : i + LANES]
@@ -195,11 +187,11 @@ def attention_in_order(
         for i in range(0, len(p), VALUE_TILE):
             rows = slice(begin + i, begin + i + VALUE_TILE)
             tile = Rows(v.codes[rows], v.scale[rows], v.offset[rows], v.zero, v.group)
-            part_o = part_o + weighted_sum(p[i : i + VALUE_TILE], tile, forms[1])
+            part_o = add_weighted(part_o, p[i : i + VALUE_TILE], tile, forms[1])
         if total == 0:
             m, total, o = part_m, part_l, part_o
             continue
         top = max(m, part_m)
-        a, b = exp_neg(top - m), exp_neg(top - part_m)
-        m, total, o = top, f32(total * a + part_l * b), o * a + part_o * b
+        a, b = exp(m - top), exp(part_m - top)
+        m, total, o = top, f32(fma(total, a, part_l * b)), fma(o, a, part_o * b)
     return o / total

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference.activations import gelu, gelu_tanh, silu, times_pow2
+from reference.activations import gelu, gelu_tanh, silu
 from reference.fma import fma
+from reference.functions import exp
 from reference.quantize import quantize_linear
 
 Array = npt.NDArray[Any]
@@ -158,24 +159,6 @@ def matmul_f32(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     return _placed(y, a["batch"], a["c_batch"], result, a["c_row"])
 
 
-EXP_TERMS = tuple(
-    float.fromhex(term)
-    for term in ("0x1p0", "0x1p0", "0x1p-1", "0x1.55548ep-3", "0x1.55545ep-5", "0x1.123b52p-7", "0x1.6db41cp-10")
-)
-
-
-def exp_below_zero(x: Array) -> Array:
-    """exp of what is not above zero, as ``kernels/exp.inl`` has it."""
-    shift = np.float32(1.5 * 2**23)
-    v = np.where(np.float32(-104) > x, np.float32(-104), x)
-    n = fma(v, np.float32(float.fromhex("0x1.715476p0")), shift) - shift
-    r = fma(n, np.float32(float.fromhex("0x1.05c61p-29")), fma(n, np.float32(float.fromhex("-0x1.62e43p-1")), v))
-    p = np.full_like(r, EXP_TERMS[-1])
-    for term in EXP_TERMS[-2::-1]:
-        p = fma(p, r, np.float32(term))
-    return times_pow2(p, np.where(np.isnan(n), np.float32(0), n))
-
-
 def sum_lanes(x: Array) -> Array:
     """Over the last axis: 16 lanes, each ascending, and a tree over them."""
     padded = np.zeros((*x.shape[:-1], -(-x.shape[-1] // STRIP) * STRIP), np.float32)
@@ -200,7 +183,7 @@ def attention_f32(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
         if len(x) == 4:
             scores = scores + strided(x[3], batch, a["mask_batch"], (rows, a["mask_row"]), (keys, a["mask_column"]))
         largest = np.fmax.reduce(scores, axis=-1, keepdims=True, initial=np.float32(-np.inf))
-        e = exp_below_zero(scores - largest)
+        e = exp(scores - largest)
         result = chain(e, v) / sum_lanes(e)[..., None]
     return _placed(y, batch, a["y_batch"], result, a["y_row"])
 

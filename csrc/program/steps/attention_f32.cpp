@@ -1,6 +1,5 @@
 // softmax(scale * q * k^T + mask) * v of float32, head by head.
-#include "gemm/matmul_f32.h"
-#include "program/steps/checks.h"
+#include "program/steps/batches.h"
 
 namespace ek {
 namespace {
@@ -46,17 +45,15 @@ struct AttentionF32 {
     bool real = output(index, step).dtype == DType::kF32;
     for (const uint32_t id : step.in) real = real && index.tensors[id].dtype == DType::kF32;
     if (!real) return bad_step(step, "tensors must be float32");
-    const auto with = [&](const std::array<int64_t, 4>& steps, Axis row, Axis column, auto holds_for, const auto& t) {
-      return holds_for(
-          t, {{batch[0], steps[0]}, {batch[1], steps[1]}, {batch[2], steps[2]}, {batch[3], steps[3]}, row, column});
-    };
-    if (!with(y_batch, {rows, y_row}, {value_depth, 1}, is_whole, output(index, step)))
+    if (!of_batches(is_whole, output(index, step), batch, y_batch, {rows, y_row}, {value_depth, 1}))
       return bad_step(step, "its result does not fill its tensor");
-    const bool inside =
-        with(q_batch, {rows, q_row}, {depth, 1}, stays_inside, input(index, step, 0)) &&
-        with(k_batch, {keys, k_row}, {depth, k_depth}, stays_inside, input(index, step, 1)) &&
-        with(v_batch, {keys, v_row}, {value_depth, 1}, stays_inside, input(index, step, 2)) &&
-        (!masked || with(mask_batch, {rows, mask_row}, {keys, mask_column}, stays_inside, input(index, step, 3)));
+    const auto reads = [&](size_t i, const std::array<int64_t, 4>& steps, Axis row, Axis column) {
+      return of_batches(stays_inside, input(index, step, i), batch, steps, row, column);
+    };
+    const bool inside = reads(0, q_batch, {rows, q_row}, {depth, 1}) &&
+                        reads(1, k_batch, {keys, k_row}, {depth, k_depth}) &&
+                        reads(2, v_batch, {keys, v_row}, {value_depth, 1}) &&
+                        (!masked || reads(3, mask_batch, {rows, mask_row}, {keys, mask_column}));
     if (!inside) return bad_step(step, "operands leave their tensors");
     size_t bytes = 0;  // of any machine with any number of threads, within reason
     return product({keys + kStrip, depth + value_depth + 1024, sizeof(float) * 4096}, &bytes)
@@ -66,18 +63,14 @@ struct AttentionF32 {
 
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
-    const auto steps = [](const std::array<int64_t, 4>& from) {
-      return BatchSteps{static_cast<ptrdiff_t>(from[0]), static_cast<ptrdiff_t>(from[1]),
-                        static_cast<ptrdiff_t>(from[2]), static_cast<ptrdiff_t>(from[3])};
-    };
     const auto floats = [&](size_t i) { return reinterpret_cast<const float*>(site.bytes(step.in[i])); };
     F32AttentionArgs args;
     args.batch = batch;
-    args.q_batch = steps(q_batch);
-    args.k_batch = steps(k_batch);
-    args.v_batch = steps(v_batch);
-    args.mask_batch = steps(mask_batch);
-    args.y_batch = steps(y_batch);
+    args.q_batch = batch_steps(q_batch);
+    args.k_batch = batch_steps(k_batch);
+    args.v_batch = batch_steps(v_batch);
+    args.mask_batch = batch_steps(mask_batch);
+    args.y_batch = batch_steps(y_batch);
     args.rows = rows;
     args.keys = keys;
     args.depth = depth;

@@ -98,17 +98,17 @@ bool window_fits(const Window& w) {
          axis_fits(w.in_w, w.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left) && w.taps() <= kMaxTaps;
 }
 
-bool window_fits(const Window3& w) {
-  size_t taps = 1;
+bool axes_fit(const Window3& w) {
   for (size_t i = 0; i < 3; ++i) {
     if (w.in[i] == 0 || w.out[i] == 0 || w.kernel[i] == 0 || w.stride[i] == 0 || w.dilation[i] == 0 ||
         !axis_fits(w.in[i], w.out[i], w.kernel[i], w.stride[i], w.dilation[i], w.pad[i])) {
       return false;
     }
-    taps *= w.kernel[i];  // each at most 2^20
   }
-  return taps <= kMaxTaps;
+  return true;
 }
+
+bool window_fits(const Window3& w) { return axes_fit(w) && w.taps() <= kMaxTaps; }  // each at most 2^20
 
 bool stays_inside(const TensorDef& tensor, std::initializer_list<Axis> axes) {
   size_t last = 0;
@@ -139,6 +139,13 @@ bool is_whole(const TensorDef& tensor, std::initializer_list<Axis> axes) {
 bool window_covers(const Window& w) {
   return axis_covers(w.in_h, w.out_h, w.kernel_h, w.stride_h, w.dilation_h, w.pad_top) &&
          axis_covers(w.in_w, w.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left);
+}
+
+bool window_covers(const Window3& w) {
+  for (size_t i = 0; i < 3; ++i) {
+    if (!axis_covers(w.in[i], w.out[i], w.kernel[i], w.stride[i], w.dilation[i], w.pad[i])) return false;
+  }
+  return true;
 }
 
 }  // namespace ek

@@ -84,7 +84,10 @@ bool is_whole(const TensorDef& tensor, std::initializer_list<Axis> axes);
 /// wrap around.
 bool window_fits(const Window& w);
 bool window_fits(const Window3& w);
+/// The same for each axis by itself: any number of taps together, as long as they lie in the image.
+bool axes_fit(const Window3& w);
 /// Whether every output pixel of a pooling sees a pixel of the image.
 bool window_covers(const Window& w);
+bool window_covers(const Window3& w);
 
 }  // namespace ek

@@ -1,9 +1,5 @@
 // MatMul of two float32 tensors, batch by batch, from any strides.
-#include "gemm/matmul_f32.h"
-
-#include <cmath>
-
-#include "program/steps/checks.h"
+#include "program/steps/batches.h"
 
 namespace ek {
 namespace {
@@ -42,14 +38,10 @@ struct MatmulF32 {
     const TensorDef &a = input(index, step), &b = input(index, step, 1), &c = output(index, step);
     if (a.dtype != DType::kF32 || b.dtype != DType::kF32 || c.dtype != DType::kF32)
       return bad_step(step, "tensors must be float32");
-    const auto with = [&](const std::array<int64_t, 4>& steps, Axis row, Axis column, auto holds_for, const auto& t) {
-      return holds_for(
-          t, {{batch[0], steps[0]}, {batch[1], steps[1]}, {batch[2], steps[2]}, {batch[3], steps[3]}, row, column});
-    };
-    if (!with(c_batch, {rows, c_row}, {columns, 1}, is_whole, c))
+    if (!of_batches(is_whole, c, batch, c_batch, {rows, c_row}, {columns, 1}))
       return bad_step(step, "its result does not fill its tensor");
-    const bool inside = with(a_batch, {rows, a_row}, {k, a_k}, stays_inside, a) &&
-                        with(b_batch, {k, b_k}, {columns, b_column}, stays_inside, b);
+    const bool inside = of_batches(stays_inside, a, batch, a_batch, {rows, a_row}, {k, a_k}) &&
+                        of_batches(stays_inside, b, batch, b_batch, {k, b_k}, {columns, b_column});
     if (!inside) return bad_step(step, "operands leave their tensors");
     size_t bytes = 0;  // of any machine with any number of threads, within reason
     return product({k, columns + kStrip, sizeof(float) * 1024}, &bytes) &&
@@ -60,14 +52,10 @@ struct MatmulF32 {
 
   F32MatmulArgs prepared(const Step& step, StepSite& site) const {
     F32MatmulArgs args;
-    const auto steps = [](const std::array<int64_t, 4>& from) {
-      return BatchSteps{static_cast<ptrdiff_t>(from[0]), static_cast<ptrdiff_t>(from[1]),
-                        static_cast<ptrdiff_t>(from[2]), static_cast<ptrdiff_t>(from[3])};
-    };
     args.batch = batch;
-    args.a_batch = steps(a_batch);
-    args.b_batch = steps(b_batch);
-    args.c_batch = steps(c_batch);
+    args.a_batch = batch_steps(a_batch);
+    args.b_batch = batch_steps(b_batch);
+    args.c_batch = batch_steps(c_batch);
     args.rows = rows;
     args.k = k;
     args.columns = columns;

@@ -1,0 +1,74 @@
+// A program of every kind of step.
+#pragma once
+
+#include <vector>
+
+#include "float_steps.h"
+#include "small_moves.h"
+#include "small_products_f32.h"
+#include "small_program.h"
+
+namespace ek::test {
+
+/// Every kind of step once or more, on shapes that leave tails everywhere.
+inline SmallProgram every_kind() {
+  SmallProgram p;
+  const uint32_t image = p.input({1, 3, 11, 9});
+  const uint32_t x = p.quantize_nchw(image, 0.016f, 131, DType::kU8);
+  const uint32_t stem = p.conv(x, {21, 3, 2, 1});
+  const uint32_t depthwise = p.conv(stem, {21, 3, 1, 1, 21, true, -1, DType::kS8});
+  const uint32_t pointwise = p.conv(depthwise, {21, 1, 1, 0, 1, false, stem});
+  const uint32_t grouped = p.conv(pointwise, {12, 3, 1, 1, 3, false, -1, DType::kU8});
+  const uint32_t wide = p.conv(pointwise, {70, 1, 1, 0});
+  const uint32_t joined = p.concat(grouped, wide);
+  const uint32_t largest = p.pool(joined, false, 2, 2);
+  const uint32_t sliced = p.slice(largest);
+  const uint32_t padded = p.pad(sliced, 7);
+  const uint32_t table = p.lookup(padded);
+  const uint32_t sum =
+      p.add(p.softmax(padded, 1.0f / 256, 0, DType::kU8), p.softmax(table, 1.0f / 127, -5, DType::kS8));
+  const uint32_t mean = p.pool(sum, true, 2, 1);
+  const uint32_t planes = p.transpose(mean);
+  const uint32_t flat = p.view(planes, {1, static_cast<int64_t>(p.expected[planes].size())});
+  const uint32_t logits = p.gemm(flat, 1, {10, 1, 1, 0, 1, false, -1, DType::kF32});
+  const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
+  const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
+  const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
+  const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
+  FloatProducts floats(p);
+  const uint32_t volume = p.input({1, 2, 7, 6, 5});
+  FloatConv conv;
+  conv.out_c = 18;
+  conv.kernel = {2, 3, 3};
+  conv.pad = {0, 1, 1};
+  conv.out = {1, 7, 6};
+  const uint32_t deep = floats.conv(volume, conv);
+  conv.depthwise = true;
+  conv.kernel = {1, 3, 3};
+  conv.addend = deep;
+  const uint32_t wise = floats.conv(deep, conv);
+  conv = {};
+  conv.transposed = true;
+  conv.out_c = 6;
+  conv.groups = 2;
+  conv.kernel = {1, 3, 2};
+  conv.stride = {1, 2, 2};
+  conv.pad = {0, 1, 0};
+  conv.out = {1, 13, 12};
+  const uint32_t larger = floats.conv(wise, conv);
+  conv = {};
+  conv.out_c = 21;
+  conv.dtype = DType::kU8;
+  const uint32_t codes = floats.gemm(larger, 12, conv);
+  const uint32_t pairs = p.view(deep, {2, 21, 18});
+  const uint32_t scores = floats.matmul(pairs, pairs);
+  const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
+  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, scores, mixed};
+  const std::vector<uint32_t> more = add_float_steps(p);
+  outputs.insert(outputs.end(), more.begin(), more.end());
+  for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);
+  p.finish(outputs);
+  return p;
+}
+
+}  // namespace ek::test
