@@ -109,6 +109,9 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
         return False
     del graph.node[:]
     graph.node.extend(kept)
+    inferred = [value for value in graph.value_info if value.name not in found]  # of a constant, its array says it
+    del graph.value_info[:]
+    graph.value_info.extend(inferred)
     for name, array in (*arrays.items(), *computed.items()):
         model.add_constant(np.asarray(array), name)
     for weight in lazy.values():
