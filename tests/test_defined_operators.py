@@ -5,7 +5,6 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgekern as ek
-
 from test_float_nets import assert_native, net
 
 RNG = np.random.default_rng(3)

@@ -182,10 +182,23 @@ def test_recurrent_layers_with_lengths_and_states(cell, direction):
     }
     states = {"h0": (directions, batch, hidden)} | ({"c0": (directions, batch, hidden)} if cell == "LSTM" else {})
     outputs = ["y", "h", "c"][: 3 if cell == "LSTM" else 2]
-    node = helper.make_node(
-        cell, ["x", "w", "r", "bias", "lengths", *states], outputs, hidden_size=hidden, direction=direction
+    names, shapes = ["x", "w", "r", "bias", "lengths", *states], {"x": (steps, batch, inputs), **states}
+    node = helper.make_node(cell, names, outputs, hidden_size=hidden, direction=direction)
+    model = net([node], weights, shapes, outputs)
+    assert_native(model)
+    node.attribute.append(helper.make_attribute("layout", 1))  # which onnxruntime has not
+    turned = net([node], weights, {name: (b, a, *rest) for name, (a, b, *rest) in shapes.items()}, outputs)
+    feeds = feeds_of(model)
+    found, want = (
+        ek.InferenceSession(ek.compile(one, allow_host=False)).run(None, given)
+        for one, given in (
+            (turned, {name: np.ascontiguousarray(x.swapaxes(0, 1)) for name, x in feeds.items()}),
+            (model, feeds),
+        )
     )
-    assert_native(net([node], weights, {"x": (steps, batch, inputs), **states}, outputs))
+    np.testing.assert_array_equal(found[0], want[0].transpose(2, 0, 1, 3))
+    for state, other in zip(found[1:], want[1:], strict=True):
+        np.testing.assert_array_equal(state, other.swapaxes(0, 1))
 
 
 def test_integers_and_truths_are_data():

@@ -167,20 +167,30 @@ def pick(
     op: str,
     filler: float = 0.0,
 ) -> Tensor:
+    """The same of a value's type, with any filler."""
+    assert value.dtype is not None
+    bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
+    y = pick_places(lowering, x, tables, name, op, int.from_bytes(bits.tobytes(), "little", signed=True))
+    if y.view_of is None:
+        y.name = str(value.name)
+    return y
+
+
+def pick_places(
+    lowering: Lowering, x: Tensor, tables: Sequence[npt.NDArray[Any]], name: str, op: str, filler_bits: int = 0
+) -> Tensor:
     """``y[i, j, ...] = x[tables[0][i], tables[1][j], ...]``, the tables by ONNX's axes; -1 is the filler."""
     order = x.order or tuple(range(len(x.shape)))
     stored = [tables[axis].astype(np.int32) for axis in order]
     shape = tuple(len(table) for table in stored)
     if shape == x.shape and all(np.array_equal(table, np.arange(len(table))) for table in stored):
         return view(x)
-    y = new_tensor(value, shape, x.order)
-    assert value.dtype is not None
-    bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
+    y = Tensor(name, x.dtype, shape, order=x.order)
     arguments = {
         "x_shape": eight(x.shape),
         "y_shape": eight(shape),
         "item_bytes": x.item_bytes,
-        "filler": int.from_bytes(bits.tobytes(), "little", signed=True),
+        "filler": filler_bits,
     }
     content = np.concatenate([np.zeros(8 - len(stored), np.int32), *stored]).tobytes()
     return lowering.emit(KernelStep(StepKind.PICK, name, op, [x], y, [content], arguments))

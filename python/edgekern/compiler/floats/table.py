@@ -7,6 +7,7 @@ import onnx_ir as ir
 from edgekern.compiler.floats import (
     contractions,
     convolutions,
+    einsum,
     gathers,
     maps,
     moves,
@@ -22,6 +23,7 @@ from edgekern.compiler.floats.operator import FloatOperator, shape_reason
 _FAMILIES = (
     convolutions.OPERATOR,
     contractions.OPERATOR,
+    einsum.OPERATOR,
     maps.OPERATOR,
     moves.OPERATOR,
     reductions.OPERATOR,

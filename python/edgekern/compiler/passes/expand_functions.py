@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx.inliner
 from onnx import defs, helper
@@ -59,15 +61,17 @@ def expand_functions(model: Skeleton) -> bool:
 
 
 def _definition(
-    schema: defs.OpSchema, node: onnx.NodeProto, types: dict[str, onnx.TypeProto], opset: int
+    schema: Any, node: onnx.NodeProto, types: dict[str, onnx.TypeProto], opset: int
 ) -> onnx.FunctionProto | None:
     """The newest that is no newer than the model, which ONNX gives for every opset up to the next of them."""
     fixed = [version for version in schema.function_opset_versions if version <= opset]
-    if fixed:
-        return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(max(fixed)))
     made = [version for version in schema.context_dependent_function_opset_versions if version <= opset]
-    if not made:
-        return None
-    kinds = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
-    content = schema.get_context_dependent_function_with_opset_version(max(made), node.SerializeToString(), kinds)
-    return onnx.FunctionProto.FromString(content) if content else None
+    content = b""
+    if fixed:
+        content = schema.get_function_with_opset_version(max(fixed))
+    elif made:
+        kinds = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+        content = schema.get_context_dependent_function_with_opset_version(max(made), node.SerializeToString(), kinds)
+    function = onnx.FunctionProto()
+    function.ParseFromString(content)
+    return function if content else None
