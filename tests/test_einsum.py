@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import edgekern as ek
-
 from test_float_nets import assert_native, kinds, net
 
 SIZES = dict(zip("abcdef", (2, 3, 4, 5, 1, 3), strict=True))

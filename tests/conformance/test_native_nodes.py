@@ -36,7 +36,6 @@ REASONS = {
     r"(Attention|CausalConvWithState|SwiGLU) has no kernel": 14,  # of 16-bit floats
     r"its statistics have no kernel": 2,  # of BatchNormalization, as training reads them
     r"has a free dimension|is no view of|Mismatch between the sum of 'split'": 14,  # sizes of 0
-    r"a Resize that (crops|keeps the aspect ratio) has no kernel": 8,
     r"has opset 1, which is outside 7": 3,
     r"as onnxruntime has it": 2,  # align_corners where an image shrinks by a factor that does not divide it
     r"the indices of a pooling have no kernel": 2,
