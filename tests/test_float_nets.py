@@ -249,3 +249,12 @@ def test_a_float_program_can_be_compared_with_its_model():
     report = ek.compare(model, ek.compile(model), [feeds_of(model, seed) for seed in range(2)])
     assert len(report.rows) > 5
     assert min(row.sqnr_db for row in report.rows) > 90
+
+
+def test_an_average_counts_its_padding_and_not_what_lies_behind_it():
+    node = helper.make_node(
+        "AveragePool", ["x"], ["y"], kernel_shape=[3], strides=[3], pads=[1, 1], ceil_mode=1, count_include_pad=1
+    )
+    program = ek.compile(net([node], {}, {"x": (1, 1, 6)}, ["y"]), allow_host=False)
+    [y] = ek.InferenceSession(program).run(None, {"x": np.arange(1, 7, dtype=np.float32).reshape(1, 1, 6)})
+    np.testing.assert_allclose(y.reshape(-1), [(0 + 1 + 2) / 3, (3 + 4 + 5) / 3, (6 + 0) / 2], rtol=1e-6)

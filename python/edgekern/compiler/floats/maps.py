@@ -147,6 +147,13 @@ def _thresholded(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.WHERE, code(MapOp.GREATER, x[0], attribute(node, "alpha", 1.0)), x[0], 0.0)
 
 
+def _shrink(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
+    """Zero from -lambd to lambd, and moved towards it by a bias beyond."""
+    limit, bias = attribute(node, "lambd", 0.5), attribute(node, "bias", 0.0)
+    above = code(MapOp.WHERE, code(MapOp.GREATER, x[0], limit), code(MapOp.SUB, x[0], bias), 0.0)
+    return code(MapOp.WHERE, code(MapOp.LESS, x[0], -limit), code(MapOp.ADD, x[0], bias), above)
+
+
 def _softsign(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.DIV, x[0], code(MapOp.ADD, code(MapOp.ABS, x[0]), 1.0))
 
@@ -218,6 +225,7 @@ _WRITERS: dict[str, Write] = {
     "Mish": _mish,
     "LeakyRelu": _leaky,
     "ThresholdedRelu": _thresholded,
+    "Shrink": _shrink,
     "Softsign": _softsign,
     "IsInf": _is_inf,
     "Cast": _cast,

@@ -17,7 +17,7 @@ from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.families import batch_norm_affine
-from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
+from edgekern.graph.values import float_attribute, int_attribute, ints_attribute, is_constant, known_shape, label
 
 _ROWS = frozenset({"LayerNormalization", "RMSNormalization"})
 _CHANNELS = frozenset({"InstanceNormalization", "GroupNormalization"})
@@ -37,10 +37,8 @@ def reason(node: ir.Node) -> str | None:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    if node.op_type == "BatchNormalization":
-        return _batch(lowering, node, value)
-    if node.op_type == "LpNormalization":
-        return _lp(lowering, node, value)
+    if node.op_type in _OTHER:
+        return _OTHER[node.op_type](lowering, node, value)
     return (_rows if node.op_type in _ROWS else _channels)(lowering, node, value)
 
 
@@ -168,4 +166,60 @@ def _lp(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     return emit_map(lowering, step, [*code, (MapOp.WHERE, (Result(at), 0.0, Result(at + 1)))])
 
 
-OPERATOR = FloatOperator(_ROWS | _CHANNELS | {"BatchNormalization", "LpNormalization"}, reason, lower)
+def _mean_variance(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """(x - mean) / (deviation + 1e-9), as ONNX has it."""
+    source = node.inputs[0]
+    assert source is not None
+    x = lowering.real(source)
+    axes = [axis % len(x.shape) for axis in ints_attribute(node, "axes", [0, 2, 3])]
+    mean = reduce_axes(lowering, x, axes, (MEAN, MEAN), label(node), node.op_type)
+    difference: Instruction = (MapOp.SUB, (Operand(0), Operand(1)))
+    squares = element_wise(lowering, node, [x, mean], [difference, (MapOp.MUL, (Result(0), Result(0)))], x.shape)
+    variance = reduce_axes(lowering, squares, axes, (MEAN, MEAN), label(node), node.op_type)
+    step = new_map(node, value, x.order or tuple(range(len(x.shape))))
+    step.operands += [x, mean, variance]
+    code: list[Instruction] = [difference, (MapOp.SQRT, (Operand(2),)), (MapOp.ADD, (Result(1), 1e-9))]
+    return emit_map(lowering, step, [*code, (MapOp.DIV, (Result(0), Result(2)))])
+
+
+def _lrn(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """x / (bias + alpha * mean of the squares of so many channels) ** beta: an average along the channels."""
+    source = node.inputs[0]
+    assert source is not None
+    x, size = lowering.plain(source), int_attribute(node, "size", 1)
+    batch, channels, *image = x.shape
+    squares = element_wise(lowering, node, [x], [(MapOp.MUL, (Operand(0), Operand(0)))], x.shape)
+    mean = Tensor(label(node), squares.dtype, x.shape)
+    arguments = {
+        "batch": batch,
+        "in": [1, 1, channels],
+        "out": [1, 1, channels],
+        "kernel": [1, 1, size],
+        "stride": [1, 1, 1],
+        "dilation": [1, 1, 1],
+        "pad": [0, 0, (size - 1) // 2],
+        "channels": math.prod(image),
+        "average": 1,
+        "count_include_pad": 1,
+        "power": 0.0,
+    }
+    lowering.emit(KernelStep(StepKind.POOL_F32, label(node), "LRN", [squares], mean, arguments=arguments))
+    step = new_map(node, value, tuple(range(len(x.shape))))
+    step.operands += [x, mean]
+    alpha, beta = float_attribute(node, "alpha", 1e-4), float_attribute(node, "beta", 0.75)
+    code: list[Instruction] = [
+        (MapOp.MUL, (Operand(1), alpha)),
+        (MapOp.ADD, (Result(0), float_attribute(node, "bias", 1.0))),
+        (MapOp.POW, (Result(1), beta)),
+        (MapOp.DIV, (Operand(0), Result(2))),
+    ]
+    return emit_map(lowering, step, code)
+
+
+_OTHER = {
+    "BatchNormalization": _batch,
+    "LpNormalization": _lp,
+    "MeanVarianceNormalization": _mean_variance,
+    "LRN": _lrn,
+}
+OPERATOR = FloatOperator(_ROWS | _CHANNELS | _OTHER.keys(), reason, lower)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import StepKind
 from edgekern.compiler.floats.convolutions import Window, is_same
+from edgekern.compiler.floats.moves import pick_places
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
@@ -36,25 +38,47 @@ def reason(node: ir.Node) -> str | None:
         return "a window that begins outside the image has no kernel"
     if not window.covers:
         return "a window that sees nothing but padding has no kernel"
-    stated = zip(window.overhang[5 - len(x) :], pads[len(x) - 2 :], strict=True)
-    if not is_same(node) and int_attribute(node, "count_include_pad", 0) and any(over > pad for over, pad in stated):
-        return "count_include_pad with a window that ends behind the padding has no kernel"
     return None
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = next(operands(node))
     x, shape, window = lowering.image(source), known_shape(value), _window(node)
+    counts_padding = bool(int_attribute(node, "count_include_pad", 0))
+    if counts_padding and _ends_behind(node, window):
+        x, window = _with_padding(lowering, node, x, window)
+        counts_padding = False  # what is counted is there, and what lies behind it is not counted
     order = channels_last(len(shape))
     y = new_tensor(value, tuple(shape[axis] for axis in order), order)
     arguments = {
         **window.arguments,
         "channels": shape[1],
         "average": int("Average" in node.op_type),
-        "count_include_pad": int_attribute(node, "count_include_pad", 0),
+        "count_include_pad": int(counts_padding),
         "power": float(int_attribute(node, "p", 2)) if "Lp" in node.op_type else 0.0,
     }
     return lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
+
+
+def _ends_behind(node: ir.Node, window: Window) -> bool:
+    """Whether a window ends behind the padding that a node states."""
+    rank = len(known_shape(node.inputs[0])) - 2
+    behind = ints_attribute(node, "pads", [0] * 2 * rank)[rank:]
+    return not is_same(node) and any(over > pad for over, pad in zip(window.overhang[-rank:], behind, strict=True))
+
+
+def _with_padding(lowering: Lowering, node: ir.Node, x: Tensor, window: Window) -> tuple[Tensor, Window]:
+    """An image with the padding that a node states as zeros of its own, and the window over that."""
+    rank = len(x.shape) - 2
+    pads = ints_attribute(node, "pads", [0] * 2 * rank)
+    tables, image = [np.arange(x.shape[0]), np.arange(x.shape[-1])], list(window.sizes["in"])
+    for axis in range(rank):
+        size = x.shape[1 + axis]
+        at = np.arange(size + pads[axis] + pads[rank + axis]) - pads[axis]
+        tables.append(np.where((at < 0) | (at >= size), -1, at))
+        image[axis - rank] = len(at)
+    padded = pick_places(lowering, x, tables, label(node), "Pad")
+    return padded, Window(window.batch, {**window.sizes, "in": image, "pad": [0, 0, 0]})
 
 
 def _window(node: ir.Node) -> Window:

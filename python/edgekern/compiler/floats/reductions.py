@@ -65,7 +65,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     rank = len(x.shape)
     if node.op_type in _ARGS:
         axes = [int_attribute(node, "axis", 0) % rank]
-        y = _arg(lowering, node, x, _stored(x, axes)[0])
+        y = arg_extreme(lowering, node, x, _stored(x, axes)[0], largest=node.op_type == "ArgMax")
     else:
         axes = reduced_axes(node, rank)
         y = (
@@ -145,11 +145,12 @@ def element_wise(
     return emit_map(lowering, MapStep(kind, label(node), node.op_type, [], y, operands=list(inputs)), code)
 
 
-def _arg(lowering: Lowering, node: ir.Node, x: Tensor, place: int) -> Tensor:
+def arg_extreme(lowering: Lowering, node: ir.Node, x: Tensor, place: int, *, largest: bool) -> Tensor:
+    """Where the largest or smallest number along a stored axis stands, which keeps one element."""
     shape = tuple(1 if at == place else side for at, side in enumerate(x.shape))
     arguments = {
         **around(x.shape, place),
-        "largest": int(node.op_type == "ArgMax"),
+        "largest": int(largest),
         "last": int_attribute(node, "select_last_index", 0),
     }
     y = Tensor(label(node), DType.I64, shape, order=x.order)
