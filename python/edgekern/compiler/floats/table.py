@@ -18,6 +18,7 @@ from edgekern.compiler.floats import (
     reductions,
     resize,
     scans,
+    scatters,
 )
 from edgekern.compiler.floats.operator import FloatOperator, shape_reason
 
@@ -34,6 +35,7 @@ _FAMILIES = (
     resize.OPERATOR,
     gathers.OPERATOR,
     scans.OPERATOR,
+    scatters.OPERATOR,
     recurrent.OPERATOR,
 )
 FLOATS: dict[str, FloatOperator] = {name: family for family in _FAMILIES for name in family.types}
