@@ -2,12 +2,49 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 import edgekern as ek
-from test_float_nets import assert_native, net
+from edgekern import _core
+from test_float_nets import assert_native, kinds, net
 
 RNG = np.random.default_rng(3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_attention_is_one_step_on_heads_where_they_lie(data):
+    batch, groups, each, rows, keys, depth, width = (data.draw(st.integers(1, 4)) for _ in range(7))
+    flat, causal = data.draw(st.booleans()), data.draw(st.booleans())
+    heads, names, attributes = groups * each, ["q", "k", "v"], {"is_causal": int(causal)}
+    shapes = {"q": (batch, heads, rows, depth), "k": (batch, groups, keys, depth), "v": (batch, groups, keys, width)}
+    if flat:
+        shapes = {name: (b, n, h * d) for name, (b, h, n, d) in shapes.items()}
+        attributes |= {"q_num_heads": heads, "kv_num_heads": groups}
+    feeds = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    sides = [batch, heads, rows, keys]
+    constants, masked = {}, data.draw(st.sampled_from([None, np.bool_, np.float32]))
+    if masked is not None:
+        # A causal order is that of all rows: of a mask with one, the reference takes the first.
+        shape = [data.draw(st.sampled_from([1, side])) for side in sides[:2]] + [rows, keys]
+        shape[2] = rows if causal else data.draw(st.sampled_from([1, rows]))
+        mask = RNG.random(shape[data.draw(st.integers(0, 2)) :]) < 0.6
+        mask = mask if masked is np.bool_ else np.where(mask, RNG.normal(size=mask.shape), -np.inf).astype(np.float32)
+        names.append("m")
+        (constants if data.draw(st.booleans()) else feeds)["m"] = mask
+    node = helper.make_node("Attention", names, ["y"], scale=0.7, **attributes)
+    kinds_of = {name: (array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)) for name, array in feeds.items()}
+    model = net([node], constants, kinds_of, ["y"], opset=23)
+    program = ek.compile(model, allow_host=False)
+    found = [ek.InferenceSession(program, isa=isa).run(None, feeds)[0] for isa in _core.available_isas()]
+    want = ReferenceEvaluator(model).run(None, feeds)[0]
+    np.testing.assert_allclose(found[0], want, rtol=0, atol=2e-5)
+    assert all(np.array_equal(found[0], other) for other in found)
+    assert set(kinds(program)) <= {"ATTENTION_F32", "CONSTANT", "MAP", "REDUCE", "TRANSPOSE"}
+    assert "MAP" not in kinds(program) or masked is not None
 
 
 def test_attention_with_causal_order_grouped_heads_and_a_cache():

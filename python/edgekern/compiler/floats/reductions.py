@@ -18,12 +18,12 @@ from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.families import reduced_axes
 from edgekern.graph.values import constant, int_attribute, known_shape, label, operands
 
-SUM, MEAN, _MAX, _MIN, _PROD, ABS_SUM, SQUARE_SUM = range(7)  # REDUCE's `op`
+SUM, MEAN, MAX, _MIN, _PROD, ABS_SUM, SQUARE_SUM = range(7)  # REDUCE's `op`
 # The first group of neighboring axes, the groups after it, and what follows at the end.
 _OPS = {
     "ReduceSum": (SUM, SUM, None),
     "ReduceMean": (MEAN, MEAN, None),
-    "ReduceMax": (_MAX, _MAX, None),
+    "ReduceMax": (MAX, MAX, None),
     "ReduceMin": (_MIN, _MIN, None),
     "ReduceProd": (_PROD, _PROD, None),
     "ReduceL1": (ABS_SUM, SUM, None),
@@ -125,7 +125,7 @@ def _reduce(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -
 def _log_sum_exp(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -> Tensor:
     """Around the largest element, where that is finite."""
     name = label(node)
-    largest = reduce_axes(lowering, x, axes, (_MAX, _MAX), name, node.op_type)
+    largest = reduce_axes(lowering, x, axes, (MAX, MAX), name, node.op_type)
     zero = (MapOp.WHERE, (Result(0), 0.0, Operand(0)))
     shift = element_wise(lowering, node, [largest], [(MapOp.IS_INF, (Operand(0),)), zero], largest.shape)
     code: list[Instruction] = [(MapOp.SUB, (Operand(0), Operand(1))), (MapOp.EXP, (Result(0),))]

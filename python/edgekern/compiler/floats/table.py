@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekern.compiler.floats import (
+    attention,
     contractions,
     convolutions,
     einsum,
@@ -25,6 +26,7 @@ from edgekern.compiler.floats.operator import FloatOperator, shape_reason
 _FAMILIES = (
     convolutions.OPERATOR,
     contractions.OPERATOR,
+    attention.OPERATOR,
     einsum.OPERATOR,
     maps.OPERATOR,
     masks.OPERATOR,

@@ -8,10 +8,11 @@ import onnx
 import onnx.inliner
 from onnx import defs, helper
 
+from edgekern.compiler.floats.attention import is_plain
 from edgekern.graph.opset import opset_of
 from edgekern.graph.skeleton import Skeleton
 
-# Those that have no kernel of their own, and whose definition needs no loop.
+# Those that have no kernel of their own, or none for all that they may be asked, and whose definition needs no loop.
 EXPANDED = frozenset(
     {"AffineGrid", "Attention", "CastLike", "CausalConvWithState", "CenterCropPad", "NegativeLogLikelihoodLoss"}
     | {"RotaryEmbedding", "SoftmaxCrossEntropyLoss", "SwiGLU"}
@@ -34,6 +35,8 @@ def expand_functions(model: Skeleton) -> bool:
     whole.CopyFrom(model.proto)
     for at, node in enumerate(whole.graph.node):
         if node.domain != "" or node.op_type not in EXPANDED or not all(name in types for name in node.input if name):
+            continue
+        if node.op_type == "Attention" and is_plain(node):
             continue
         if any(types[name].tensor_type.elem_type in _HALVES for name in node.input if name):
             continue
