@@ -156,6 +156,7 @@ class StepKind(enum.IntEnum):
     RECURRENT = 38
     SCATTER_ELEMENTS = 39
     SCATTER_ND = 40
+    GRID_SAMPLE = 41
 
 class MapOp(enum.IntEnum):
     COPY = 0

@@ -183,6 +183,40 @@ inline std::vector<uint32_t> scatters(SmallProgram& p, uint32_t x, int64_t rows,
   return {elements, named};
 }
 
+/// x as an image of 3 by 11 pixels, at four places between them, some of which may lie outside.
+inline uint32_t grid_sample(SmallProgram& p, uint32_t x) {
+  constexpr int kHeight = 3, kWidth = 11, kChannels = 9;
+  const uint32_t grid = p.constant({4, 2}), y = p.tensor(DType::kF32, {4, kChannels});
+  p.step(StepKind::kGridSample, {x, grid}, y,
+         {{"batch", 1},
+          {"height", kHeight},
+          {"width", kWidth},
+          {"points", 4},
+          {"channels", kChannels},
+          {"mode", 0},
+          {"padding", 0},
+          {"align_corners", false}});
+  const std::vector<float> from = items_of<float>(p, x), places = items_of<float>(p, grid);
+  std::vector<float> result;
+  for (size_t i = 0; i < 4 * kChannels; ++i) {
+    const float across = ((places[i / kChannels * 2] + 1) * kWidth - 1) / 2;
+    const float down = ((places[i / kChannels * 2 + 1] + 1) * kHeight - 1) / 2;
+    const float left = std::floor(across), top = std::floor(down);
+    float sum = 0;
+    for (int tap = 0; tap < 4; ++tap) {
+      const float row = top + static_cast<float>(tap / 2), column = left + static_cast<float>(tap % 2);
+      if (row < 0 || row >= kHeight || column < 0 || column >= kWidth) continue;
+      const float weight =
+          (tap / 2 == 1 ? down - top : top + 1 - down) * (tap % 2 == 1 ? across - left : left + 1 - across);
+      const auto pixel = static_cast<size_t>(row) * kWidth + static_cast<size_t>(column);
+      sum = std::fma(weight, from[pixel * kChannels + i % kChannels], sum);
+    }
+    result.push_back(sum);
+  }
+  expect(p, y, result);
+  return y;
+}
+
 /// A recurrent layer over x as (3, 3, 33), two directions of five units, gates of Relu: `cell` as Cell numbers them.
 inline uint32_t recurrent(SmallProgram& p, uint32_t x, size_t cell, bool linear_before_reset) {
   constexpr size_t kSteps = 3, kBatch = 3, kInputs = 33, kHidden = 5, kPadded = 16, kDirections = 2;
@@ -261,6 +295,7 @@ inline std::vector<uint32_t> moves_of(SmallProgram& p, uint32_t x) {
                                    resample(p, x, 1, 3, 99), pick(p, x, 3, 99),    permute(p, x, 3, 11, 9)};
   for (const uint32_t id : gathers(p, x, 3, 99)) results.push_back(id);
   for (const uint32_t id : scatters(p, x, 27, 11)) results.push_back(id);
+  results.push_back(grid_sample(p, x));
   results.insert(results.end(), {recurrent(p, x, 0, false), recurrent(p, x, 1, false), recurrent(p, x, 1, true),
                                  recurrent(p, x, 2, false)});
   return results;

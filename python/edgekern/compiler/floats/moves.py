@@ -107,17 +107,9 @@ def _depth_to_space(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tenso
 
 
 def _slice(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    source = next(operands(node))
-    shape, sides = known_shape(source), known_shape(value)
-    if node.op_type == "Slice":
-        start, step = slice_ranges(node, shape)
-    else:  # Split
-        axis = int_attribute(node, "axis", 0) % len(shape)
-        start, step = [0] * len(shape), [1] * len(shape)
-        earlier = node.outputs[: list(node.outputs).index(value)]
-        start[axis] = sum(known_shape(piece)[axis] for piece in earlier)
-    tables = [begin + by * np.arange(side) for begin, by, side in zip(start, step, sides, strict=True)]
-    return pick(lowering, lowering.real(source), value, tables, label(node), node.op_type)
+    start, step = slice_ranges(node, value)
+    tables = [begin + by * np.arange(side) for begin, by, side in zip(start, step, known_shape(value), strict=True)]
+    return pick(lowering, lowering.real(next(operands(node))), value, tables, label(node), node.op_type)
 
 
 def _expand(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
