@@ -258,3 +258,17 @@ def test_an_average_counts_its_padding_and_not_what_lies_behind_it():
     program = ek.compile(net([node], {}, {"x": (1, 1, 6)}, ["y"]), allow_host=False)
     [y] = ek.InferenceSession(program).run(None, {"x": np.arange(1, 7, dtype=np.float32).reshape(1, 1, 6)})
     np.testing.assert_allclose(y.reshape(-1), [(0 + 1 + 2) / 3, (3 + 4 + 5) / 3, (6 + 0) / 2], rtol=1e-6)
+
+
+def test_a_stated_shape_of_a_transposed_convolution_comes_before_valid_padding():
+    weights = {"w": f32(RNG.normal(size=(3, 3, 2, 3)))}
+    node = helper.make_node(
+        "ConvTranspose", ["x", "w"], ["y"], auto_pad="VALID", output_shape=[4, 4], strides=[1, 2], dilations=[3, 1]
+    )
+    assert_native(net([node], weights, {"x": (1, 3, 2, 2)}, ["y"], opset=13))
+
+
+def test_an_average_over_a_window_larger_than_its_image_is_refused():
+    node = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 1], strides=[2, 1], count_include_pad=1)
+    with pytest.raises(ek.errors.HostStepError, match="a window larger than its image"):
+        ek.compile(net([node], {}, {"x": (1, 3, 1, 1)}, ["y"]), allow_host=False)

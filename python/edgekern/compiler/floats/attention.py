@@ -170,6 +170,12 @@ def reason(node: ir.Node) -> str | None:
         if value is None or value.dtype not in FLOAT:
             name = "nothing" if value is None or value.dtype is None else value.dtype.name
             return f"it reads {name}, for which Attention has no kernel"
+    if not is_plain(ir.to_proto(node)):
+        return "an Attention with a cache, lengths, a window, a cap or its scores as a result has no kernel"
+    heads, kv_heads = _counts(node)
+    widths = [known_shape(value)[-1] for value in (q, k, v)] if len(known_shape(q)) == 3 else [0, 0, 0]
+    if heads % kv_heads or any(width % count for width, count in zip(widths, (heads, kv_heads, kv_heads), strict=True)):
+        return f"its {heads} heads do not share {kv_heads} heads of keys"
     if mask is not None and mask.dtype not in FLOAT | BOOL:
         return "a mask that is neither float32 nor bool has no kernel"
     if mask is not None and known_shape(mask)[-1] not in (1, known_shape(k)[-2]):
@@ -179,6 +185,14 @@ def reason(node: ir.Node) -> str | None:
     return None
 
 
+def _counts(node: ir.Node) -> tuple[int, int]:
+    """Heads of queries, and of keys."""
+    q, k = (known_shape(value) for value in node.inputs[:2])
+    if len(q) == 4:
+        return q[1], k[1]
+    return int_attribute(node, "q_num_heads", 1), int_attribute(node, "kv_num_heads", 1)
+
+
 def lower_node(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     """ONNX's Attention, on heads where they lie; a group of them reads one head of keys."""
     q_value, k_value, v_value, mask_value, *_ = [*node.inputs, None]
@@ -186,8 +200,7 @@ def lower_node(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     assert k_value is not None
     assert v_value is not None
     rank = len(known_shape(q_value))
-    heads = known_shape(q_value)[1] if rank == 4 else int_attribute(node, "q_num_heads", 1)
-    kv_heads = known_shape(k_value)[1] if rank == 4 else int_attribute(node, "kv_num_heads", 1)
+    heads, kv_heads = _counts(node)
     q, k, v = (
         _heads(lowering, part, count) for part, count in ((q_value, heads), (k_value, kv_heads), (v_value, kv_heads))
     )

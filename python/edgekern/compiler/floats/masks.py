@@ -24,7 +24,7 @@ def reason(node: ir.Node) -> str | None:
     if node.op_type == "Hardmax" and 0 in known_shape(node.inputs[0]):
         return "a Hardmax of nothing has no kernel"
     if node.op_type == "Trilu":
-        return None if len(node.inputs) < 2 or node.inputs[1] is None or _whole(node.inputs[1]) is not None else _OPEN
+        return None if _diagonal(node) is not None else "its diagonal is not constant"
     if node.op_type == "OneHot":
         if node.inputs[0] is not None and node.inputs[0].dtype not in FLOAT | WHOLE:
             return "OneHot of indices that are neither float32 nor int32 nor int64 has no kernel"
@@ -32,11 +32,10 @@ def reason(node: ir.Node) -> str | None:
     return None
 
 
-_OPEN = "its diagonal is not constant"
-
-
-def _whole(value: ir.Value | None) -> int | None:
-    number = scalar(value)
+def _diagonal(node: ir.Node) -> int | None:
+    """Of a Trilu; None where data says it."""
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    number = 0 if given is None else scalar(given)
     return None if number is None else int(number)
 
 
@@ -47,8 +46,8 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
 def _trilu(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = node.inputs[0]
     assert source is not None
-    shape = known_shape(value)
-    k = 0 if len(node.inputs) < 2 or node.inputs[1] is None else _whole(node.inputs[1]) or 0
+    shape, k = known_shape(value), _diagonal(node)
+    assert k is not None
     k = max(-shape[-2], min(k, shape[-1]))  # beyond, nothing changes
     ones = np.ones(shape[-2:], np.float32)
     kept = np.triu(ones, k) if int_attribute(node, "upper", 1) else np.tril(ones, k)

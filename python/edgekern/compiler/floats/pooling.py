@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.floats.convolutions import Window, is_same
 from edgekern.compiler.floats.moves import pick_places
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
 from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.window import MAX_TAPS, Window
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands
 
@@ -32,13 +32,15 @@ def reason(node: ir.Node) -> str | None:
     if node.op_type in _WINDOWS and min(pads) < 0:
         return "negative padding has no kernel"
     window = _window(node)
-    if is_same(node) and (window.steps_over or window.sizes["dilation"] != [1, 1, 1]):
+    if window.is_same and (window.steps_over or window.sizes["dilation"] != [1, 1, 1]):
         return "auto_pad with dilations, or where strides leave pixels out, has no kernel"
-    if not window.fits:
+    if not window.fits or window.taps > MAX_TAPS:
         return "a window that begins outside the image has no kernel"
     if not window.covers:
         return "a window that sees nothing but padding has no kernel"
-    return None
+    counts_padding, ceiled = int_attribute(node, "count_include_pad", 0), int_attribute(node, "ceil_mode", 0)
+    larger = counts_padding and not ceiled and _ends_behind(node, window)
+    return "count_include_pad with a window larger than its image has no kernel" if larger else None
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
@@ -64,7 +66,7 @@ def _ends_behind(node: ir.Node, window: Window) -> bool:
     """Whether a window ends behind the padding that a node states."""
     rank = len(known_shape(node.inputs[0])) - 2
     behind = ints_attribute(node, "pads", [0] * 2 * rank)[rank:]
-    return not is_same(node) and any(over > pad for over, pad in zip(window.overhang[-rank:], behind, strict=True))
+    return not window.is_same and any(over > pad for over, pad in zip(window.overhang[-rank:], behind, strict=True))
 
 
 def _with_padding(lowering: Lowering, node: ir.Node, x: Tensor, window: Window) -> tuple[Tensor, Window]:
@@ -83,16 +85,8 @@ def _with_padding(lowering: Lowering, node: ir.Node, x: Tensor, window: Window) 
 
 def _window(node: ir.Node) -> Window:
     if node.op_type in _GLOBAL:
-        return _whole(known_shape(node.inputs[0]))
+        return Window.whole(known_shape(node.inputs[0]))
     return Window.of(node, tuple(ints_attribute(node, "kernel_shape", [])))
-
-
-def _whole(shape: tuple[int, ...]) -> Window:
-    """A window as large as the image."""
-    image = [1] * (5 - len(shape)) + list(shape[2:])
-    ones = [1, 1, 1]
-    sizes = {"in": image, "out": ones, "kernel": image, "stride": ones, "dilation": ones, "pad": [0, 0, 0]}
-    return Window(shape[0], sizes)
 
 
 OPERATOR = FloatOperator(_GLOBAL | _WINDOWS, reason, lower)

@@ -28,6 +28,8 @@ def expand_functions(model: Skeleton) -> bool:
     Those of 16 bits stay, and those that read what has no type yet: their definitions ask for it.
     """
     graph, opset = model.proto.graph, opset_of(model.proto)
+    if EXPANDED.isdisjoint(node.op_type for node in graph.node):
+        return False
     values = [*graph.input, *graph.value_info, *graph.output]
     types = {value.name: value.type for value in values if value.type.WhichOneof("value")}
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in graph.initializer}
