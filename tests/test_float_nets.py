@@ -182,10 +182,23 @@ def test_recurrent_layers_with_lengths_and_states(cell, direction):
     }
     states = {"h0": (directions, batch, hidden)} | ({"c0": (directions, batch, hidden)} if cell == "LSTM" else {})
     outputs = ["y", "h", "c"][: 3 if cell == "LSTM" else 2]
-    node = helper.make_node(
-        cell, ["x", "w", "r", "bias", "lengths", *states], outputs, hidden_size=hidden, direction=direction
+    names, shapes = ["x", "w", "r", "bias", "lengths", *states], {"x": (steps, batch, inputs), **states}
+    node = helper.make_node(cell, names, outputs, hidden_size=hidden, direction=direction)
+    model = net([node], weights, shapes, outputs)
+    assert_native(model)
+    node.attribute.append(helper.make_attribute("layout", 1))  # which onnxruntime has not
+    turned = net([node], weights, {name: (b, a, *rest) for name, (a, b, *rest) in shapes.items()}, outputs)
+    feeds = feeds_of(model)
+    found, want = (
+        ek.InferenceSession(ek.compile(one, allow_host=False)).run(None, given)
+        for one, given in (
+            (turned, {name: np.ascontiguousarray(x.swapaxes(0, 1)) for name, x in feeds.items()}),
+            (model, feeds),
+        )
     )
-    assert_native(net([node], weights, {"x": (steps, batch, inputs), **states}, outputs))
+    np.testing.assert_array_equal(found[0], want[0].transpose(2, 0, 1, 3))
+    for state, other in zip(found[1:], want[1:], strict=True):
+        np.testing.assert_array_equal(state, other.swapaxes(0, 1))
 
 
 def test_integers_and_truths_are_data():
@@ -236,3 +249,26 @@ def test_a_float_program_can_be_compared_with_its_model():
     report = ek.compare(model, ek.compile(model), [feeds_of(model, seed) for seed in range(2)])
     assert len(report.rows) > 5
     assert min(row.sqnr_db for row in report.rows) > 90
+
+
+def test_an_average_counts_its_padding_and_not_what_lies_behind_it():
+    node = helper.make_node(
+        "AveragePool", ["x"], ["y"], kernel_shape=[3], strides=[3], pads=[1, 1], ceil_mode=1, count_include_pad=1
+    )
+    program = ek.compile(net([node], {}, {"x": (1, 1, 6)}, ["y"]), allow_host=False)
+    [y] = ek.InferenceSession(program).run(None, {"x": np.arange(1, 7, dtype=np.float32).reshape(1, 1, 6)})
+    np.testing.assert_allclose(y.reshape(-1), [(0 + 1 + 2) / 3, (3 + 4 + 5) / 3, (6 + 0) / 2], rtol=1e-6)
+
+
+def test_a_stated_shape_of_a_transposed_convolution_comes_before_valid_padding():
+    weights = {"w": f32(RNG.normal(size=(3, 3, 2, 3)))}
+    node = helper.make_node(
+        "ConvTranspose", ["x", "w"], ["y"], auto_pad="VALID", output_shape=[4, 4], strides=[1, 2], dilations=[3, 1]
+    )
+    assert_native(net([node], weights, {"x": (1, 3, 2, 2)}, ["y"], opset=13))
+
+
+def test_an_average_over_a_window_larger_than_its_image_is_refused():
+    node = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 1], strides=[2, 1], count_include_pad=1)
+    with pytest.raises(ek.errors.HostStepError, match="a window larger than its image"):
+        ek.compile(net([node], {}, {"x": (1, 3, 1, 1)}, ["y"]), allow_host=False)

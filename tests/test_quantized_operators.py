@@ -56,6 +56,25 @@ BODIES = {
     "Transpose": [node("Transpose", ["a"], ["b"], perm=[0, 1, 3, 2])],
     "Unsqueeze": [node("Unsqueeze", ["a", "one"], ["u"]), node("Squeeze", ["u", "one"], ["b"])],
 }
+# What has a kernel on floats alone: it stays float between two 8-bit Convs.
+FLOAT_BODIES = {
+    "Einsum": [node("Einsum", ["a", "wm"], ["b"], equation="bchw,wk->bchk")],
+    "LRN": [node("LRN", ["a"], ["b"], size=3)],
+    "MeanVarianceNormalization": [node("MeanVarianceNormalization", ["a"], ["b"])],
+    "Resize": [
+        node(
+            "Resize",
+            ["a", "crop", "", "image"],
+            ["b"],
+            mode="linear",
+            coordinate_transformation_mode="tf_crop_and_resize",
+        )
+    ],
+    "ScatterElements": [node("ScatterElements", ["a", "places", "updates"], ["b"], axis=3)],
+    "ScatterND": [node("ScatterND", ["a", "rows_of", "updates_of"], ["b"])],
+    "Shrink": [node("Shrink", ["a"], ["b"], lambd=0.3)],
+    "Trilu": [node("Trilu", ["a"], ["b"])],
+}
 WITH_NUMBER = {"Div", "Max", "Min", "Mul", "PRelu", "Sub"}
 CONSTANTS = {
     # passes on what it gets
@@ -74,6 +93,11 @@ CONSTANTS = {
     "pads": np.array([0, 0, 1, 1, 0, 0, 1, 0]),
     "rows": np.array([1, 8, 36, 1]),
     "image": np.array([1, 8, 6, 6]),
+    "crop": f32(np.array([0, 0, 0.1, 0.2, 1, 1, 0.9, 1])),
+    "places": np.zeros((1, 8, 6, 1), np.int64),
+    "updates": np.full((1, 8, 6, 1), 0.25, np.float32),
+    "rows_of": np.array([[0, 3]]),
+    "updates_of": np.full((1, 6, 6), 0.75, np.float32),
 }
 ABOVE_ONE = {"Acosh", "Floor", "ThresholdedRelu"}  # where they are defined and not 0; all others within (0.1, 0.9)
 STEPS = {"Ceil", "Floor", "Round", "Sign"}  # where an input a hair away gives the next integer
@@ -97,6 +121,18 @@ def test_quantize_uses_every_operator_of_the_compiler(name):
     program = ek.compile(ek.quantize(model, ranges_of(model, x)), allow_host=False)
     [found] = ek.InferenceSession(program).run(None, {"x": x})
     assert sqnr_db(expected, found) > (5 if name in STEPS else 25)
+
+
+@pytest.mark.parametrize("name", FLOAT_BODIES)
+def test_what_has_a_float_kernel_alone_stays_float_between_8_bit_layers(name):
+    nodes = [node("Conv", ["x", "w1"], ["a"]), *FLOAT_BODIES[name], node("Conv", ["b", "w2"], ["y"])]
+    model = build(nodes, CONSTANTS, [1, 8, 6, 6], opset=18)
+    x = f32(RNG.uniform(0.1, 0.9, (1, 8, 6, 6)))
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    program = ek.compile(ek.quantize(model, ranges_of(model, x)), allow_host=False)
+    [found] = ek.InferenceSession(program).run(None, {"x": x})
+    assert sqnr_db(expected, found) > 25
+    assert [step.kind for step in program.steps].count("CONV") == 2
 
 
 def test_what_is_left_out_is_in_the_table():

@@ -17,11 +17,6 @@ constexpr size_t kTaskBytes = 65536;
 constexpr size_t kIndexBytes = 8;
 constexpr double kBytesPerUs = 5000;
 
-/// The place that an index names, counted from the end where it is negative; n or more where it leaves the axis.
-size_t place_of(int64_t index, size_t n) {
-  return static_cast<size_t>(index < 0 ? static_cast<uint64_t>(index) + n : static_cast<uint64_t>(index));
-}
-
 void note_lowest(std::atomic<size_t>& lowest, size_t found) {
   size_t before = lowest.load(std::memory_order_relaxed);
   while (found < before && !lowest.compare_exchange_weak(before, found, std::memory_order_relaxed)) {

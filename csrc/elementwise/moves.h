@@ -1,5 +1,5 @@
 // Operators that only move items of 1, 2, 4 or 8 bytes: picked along each axis by a table, with axes in another order,
-// or where indices of another tensor say.
+// taken from or put where indices of another tensor say.
 #pragma once
 
 #include <array>
@@ -66,8 +66,13 @@ struct Indices {
   }
 };
 
-/// What a gather gives back where every index is in [-n, n): else the number of the first that is not. What it would
-/// have taken is zero.
+/// The place that an index names, counted from the end where it is negative; n or more where it leaves the axis.
+inline size_t place_of(int64_t index, size_t n) {
+  return static_cast<size_t>(index < 0 ? static_cast<uint64_t>(index) + n : static_cast<uint64_t>(index));
+}
+
+/// What a gather or scatter gives back where every index is in [-n, n): else the number of the first that is not. What
+/// it would have taken is zero.
 inline constexpr size_t kAllInside = SIZE_MAX;
 
 /// y[o, i] = data[o, index[i]], blocks of `inner` bytes.
@@ -98,5 +103,32 @@ struct GatherNdArgs {
   uint8_t* y = nullptr;
 };
 size_t gather_nd(const Runtime& rt, const GatherNdArgs& args);
+
+/// What becomes of an item that is there: another takes its place, or is joined with it.
+enum class Scatter : uint8_t { kPut, kAdd, kMultiply, kMin, kMax };
+
+/// y[sum of i_k * y_step_k + index[i] * axis_step] = updates[i], in the order of i; updates and indices have one shape.
+struct ScatterElementsArgs {
+  MoveShape shape{}, y_step{};  // steps in items, 0 on the axis itself
+  size_t n = 0, axis_step = 0, item = 1;
+  Scatter how = Scatter::kPut;
+  MapType type{};  // kF32, kI64 or kI32: of items that are joined
+  Indices index;
+  const uint8_t* updates = nullptr;
+  uint8_t* y = nullptr;  // holds the data
+};
+size_t scatter_elements(const ScatterElementsArgs& args);
+
+/// y[index[i, 0], .., index[i, depth - 1]] = updates[i], slices of `slice` bytes, in the order of i.
+struct ScatterNdArgs {
+  size_t count = 0, depth = 0, slice = 0;
+  MoveShape sides{};  // of the indexed axes, the first `depth` of them
+  Scatter how = Scatter::kPut;
+  MapType type{};
+  Indices index;
+  const uint8_t* updates = nullptr;
+  uint8_t* y = nullptr;
+};
+size_t scatter_nd(const ScatterNdArgs& args);
 
 }  // namespace ek

@@ -101,7 +101,10 @@ inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage:
   X(kGather, 35, gather_step)                       \
   X(kGatherElements, 36, gather_elements_step)      \
   X(kGatherNd, 37, gather_nd_step)                  \
-  X(kRecurrent, 38, recurrent_step)
+  X(kRecurrent, 38, recurrent_step)                 \
+  X(kScatterElements, 39, scatter_elements_step)    \
+  X(kScatterNd, 40, scatter_nd_step)                \
+  X(kGridSample, 41, grid_sample_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

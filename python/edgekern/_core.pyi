@@ -161,6 +161,9 @@ class StepKind(enum.IntEnum):
     GATHER_ELEMENTS = 36
     GATHER_ND = 37
     RECURRENT = 38
+    SCATTER_ELEMENTS = 39
+    SCATTER_ND = 40
+    GRID_SAMPLE = 41
 
 class MapOp(enum.IntEnum):
     COPY = 0

@@ -159,6 +159,65 @@ inline std::vector<uint32_t> gathers(ProgramBuilder& p, uint32_t x, int64_t rows
   return results;
 }
 
+/// Both scatters into x as (rows, columns): an index twice, one from the end.
+inline std::vector<uint32_t> scatters(SmallProgram& p, uint32_t x, int64_t rows, int64_t columns) {
+  const std::vector<float> from = items_of<float>(p, x);
+  const uint32_t indices = integers(p, {1, -1, 1, 0}), updates = p.constant({4});
+  const std::vector<float> given = items_of<float>(p, updates);
+  const uint32_t elements = p.tensor(DType::kF32, {rows, columns}), named = p.tensor(DType::kF32, {rows, columns});
+  p.step(StepKind::kScatterElements, {x, indices, updates}, elements,
+         {{"shape", {1, 1, 1, 1, 1, 1, 4, 1}},
+          {"y_step", {0, 0, 0, 0, 0, 0, 0, 1}},
+          {"n", rows},
+          {"axis_step", columns},
+          {"how", 1}});
+  p.step(StepKind::kScatterNd, {x, indices, updates}, named,
+         {{"count", 4}, {"depth", 1}, {"sides", {rows * columns, 1, 1, 1, 1, 1, 1, 1}}, {"slice", 1}, {"how", 0}});
+  std::vector<float> sums = from, put = from;
+  for (size_t i = 0; i < 4; ++i) {
+    const int64_t place[4] = {1, -1, 1, 0};
+    sums[static_cast<size_t>((place[i] + rows) % rows * columns)] += given[i];
+    put[static_cast<size_t>((place[i] + rows * columns) % (rows * columns))] = given[i];
+  }
+  expect(p, elements, sums);
+  expect(p, named, put);
+  return {elements, named};
+}
+
+/// x as an image of 3 by 11 pixels, at four places between them, some of which may lie outside.
+inline uint32_t grid_sample(SmallProgram& p, uint32_t x) {
+  constexpr int kHeight = 3, kWidth = 11, kChannels = 9;
+  const uint32_t grid = p.constant({4, 2}), y = p.tensor(DType::kF32, {4, kChannels});
+  p.step(StepKind::kGridSample, {x, grid}, y,
+         {{"batch", 1},
+          {"height", kHeight},
+          {"width", kWidth},
+          {"points", 4},
+          {"channels", kChannels},
+          {"mode", 0},
+          {"padding", 0},
+          {"align_corners", false}});
+  const std::vector<float> from = items_of<float>(p, x), places = items_of<float>(p, grid);
+  std::vector<float> result;
+  for (size_t i = 0; i < 4 * kChannels; ++i) {
+    const float across = ((places[i / kChannels * 2] + 1) * kWidth - 1) / 2;
+    const float down = ((places[i / kChannels * 2 + 1] + 1) * kHeight - 1) / 2;
+    const float left = std::floor(across), top = std::floor(down);
+    float sum = 0;
+    for (int tap = 0; tap < 4; ++tap) {
+      const float row = top + static_cast<float>(tap / 2), column = left + static_cast<float>(tap % 2);
+      if (row < 0 || row >= kHeight || column < 0 || column >= kWidth) continue;
+      const float weight =
+          (tap / 2 == 1 ? down - top : top + 1 - down) * (tap % 2 == 1 ? across - left : left + 1 - across);
+      const auto pixel = static_cast<size_t>(row) * kWidth + static_cast<size_t>(column);
+      sum = std::fma(weight, from[pixel * kChannels + i % kChannels], sum);
+    }
+    result.push_back(sum);
+  }
+  expect(p, y, result);
+  return y;
+}
+
 /// A recurrent layer over x as (3, 3, 33), two directions of five units, gates of Relu: `cell` as Cell numbers them.
 inline uint32_t recurrent(ProgramBuilder& p, uint32_t x, size_t cell, bool linear_before_reset) {
   constexpr size_t kSteps = 3, kBatch = 3, kInputs = 33, kHidden = 5, kPadded = 16, kDirections = 2;
@@ -236,6 +295,8 @@ inline std::vector<uint32_t> moves_of(ProgramBuilder& p, uint32_t x) {
   std::vector<uint32_t> results = {pool_f32(p, x, false),    pool_f32(p, x, true), resample(p, x, 3, 33, 3),
                                    resample(p, x, 1, 3, 99), pick(p, x, 3, 99),    permute(p, x, 3, 11, 9)};
   for (const uint32_t id : gathers(p, x, 3, 99)) results.push_back(id);
+  for (const uint32_t id : scatters(p, x, 27, 11)) results.push_back(id);
+  results.push_back(grid_sample(p, x));
   results.insert(results.end(), {recurrent(p, x, 0, false), recurrent(p, x, 1, false), recurrent(p, x, 1, true),
                                  recurrent(p, x, 2, false)});
   return results;

@@ -70,10 +70,46 @@ def gather_nd(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     return result.view(x[0].dtype)
 
 
+JOINS = (
+    lambda a, b: b,
+    lambda a, b: a + b,
+    lambda a, b: a * b,
+    lambda a, b: np.where(np.isnan(a) | (a < b), a, b),
+    lambda a, b: np.where(np.isnan(a) | (a > b), a, b),
+)
+
+
+def scatter_elements(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
+    a = step.arguments
+    result, join = x[0].reshape(-1).copy(), JOINS[a["how"]]
+    from_others = sum(i * by for i, by in zip(np.indices(a["shape"]), a["y_step"], strict=True))
+    places = [place(index, a["n"]) for index in x[1].reshape(-1).tolist()]
+    others = np.asarray(from_others).reshape(-1).tolist()
+    for other, at, update in zip(others, places, x[2].reshape(-1), strict=True):
+        if at is not None:
+            target = other + at * a["axis_step"]
+            result[target] = join(result[target], update)
+    return result
+
+
+def scatter_nd(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
+    a = step.arguments
+    sides, join = a["sides"][: a["depth"]], JOINS[a["how"]]
+    result = x[0].reshape(*sides, a["slice"]).copy()
+    updates = x[2].reshape(a["count"], a["slice"])
+    for row, update in zip(x[1].reshape(a["count"], a["depth"]).tolist(), updates, strict=True):
+        at = tuple(place(index, side) for index, side in zip(row, sides, strict=True))
+        if None not in at:
+            result[at] = join(result[at], update)
+    return result
+
+
 STEPS = {
     "PICK": pick,
     "PERMUTE": permute,
     "GATHER": gather,
     "GATHER_ELEMENTS": gather_elements,
     "GATHER_ND": gather_nd,
+    "SCATTER_ELEMENTS": scatter_elements,
+    "SCATTER_ND": scatter_nd,
 }

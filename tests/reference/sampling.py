@@ -14,6 +14,7 @@ from reference.fma import fma
 from reference.functions import power
 
 Array = npt.NDArray[Any]
+f32 = np.float32
 
 
 def taps(step: Any, x: Array) -> Iterator[tuple[tuple[int, ...], Array, Array]]:
@@ -75,4 +76,70 @@ def resample(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     return total
 
 
-STEPS = {"POOL_F32": pool_f32, "RESAMPLE": resample}
+LINEAR, NEAREST, CUBIC = range(3)
+ZEROS, _, REFLECTION = range(3)
+
+
+def reflected(at: Array, first: Array, last: Array) -> Array:
+    """Mirrored at both ends as often as it takes."""
+    span = last - first
+    if span <= 0:
+        return np.full_like(at, first)
+    before = at < first
+    beyond = np.where(before, first - at, at - last)
+    times = np.floor(beyond / span)
+    rest = beyond - times * span
+    mirrored = np.where((times.astype(np.int64) % 2 == 0) == before, first + rest, last - rest)
+    return np.where(before | (at > last), mirrored, at)
+
+
+def near(d: Array) -> Array:
+    return (f32(1.25) * d - f32(2.25)) * d * d + f32(1)
+
+
+def far(d: Array) -> Array:
+    return ((f32(-0.75) * d + f32(3.75)) * d - f32(6)) * d + f32(3)
+
+
+def grid_sample(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
+    a = step.arguments
+    image = x[0].reshape(a["batch"], a["height"], a["width"], a["channels"])
+    grid = x[1].reshape(a["batch"], a["points"], 2)
+    places, sides = [], []
+    for axis, size in enumerate((f32(a["width"]), f32(a["height"]))):
+        g, most = grid[..., axis], f32(1 << 22)
+        with np.errstate(invalid="ignore"):
+            at = (g + 1) / 2 * (size - 1) if a["align_corners"] else ((g + 1) * size - 1) / 2
+        at = np.where(at > -most, np.minimum(at, most), -most).astype(f32)
+        places.append(np.rint(at) if a["mode"] == NEAREST else at)
+        sides.append((size, f32(0), size - 1) if a["align_corners"] else (size, f32(-0.5), size - f32(0.5)))
+    both = []
+    for at, (size, first, last) in zip(places, sides, strict=True):
+        if a["padding"] == REFLECTION:
+            at = reflected(at, first, last)
+        below = np.floor(at)
+        d = at - below
+        if a["mode"] == NEAREST:
+            around = [(at, np.ones_like(at))]
+        elif a["mode"] == LINEAR:
+            around = [(below, (below + 1) - at), (below + 1, d)]
+        else:
+            weights = (far(d + 1), near(d), near(1 - d), far(2 - d))
+            around = [(below + f32(by - 1), weight) for by, weight in enumerate(weights)]
+        pixels = []
+        for pixel, weight in around:
+            if a["padding"] == REFLECTION:
+                pixel = np.trunc(reflected(pixel, first, last))
+            there = (a["padding"] != ZEROS) | ((pixel >= 0) & (pixel <= size - 1))
+            pixels.append((pixel.clip(0, size - 1).astype(np.int64), weight, there))
+        both.append(pixels)
+    total = np.zeros((a["batch"], a["points"], a["channels"]), f32)
+    images = np.arange(a["batch"])[:, None]
+    for row, of_row, row_there in both[1]:
+        for column, of_column, column_there in both[0]:
+            added = fma((of_row * of_column)[..., None], image[images, row, column], total)
+            total = np.where((row_there & column_there)[..., None], added, total)
+    return total
+
+
+STEPS = {"POOL_F32": pool_f32, "RESAMPLE": resample, "GRID_SAMPLE": grid_sample}

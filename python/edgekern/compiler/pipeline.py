@@ -16,6 +16,7 @@ from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.memory import plan_memory, too_large
 from edgekern.compiler.passes.drop_unread import drop_unread
+from edgekern.compiler.passes.expand_functions import expand_functions
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.finish_maps import finish_maps
 from edgekern.compiler.passes.fix_batch import fix_batch
@@ -120,6 +121,8 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     proto = opened.proto
     fix_batch(opened, batch, shapes)
     fold_constants(opened)
+    while expand_functions(opened):
+        fold_constants(opened)
     model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)

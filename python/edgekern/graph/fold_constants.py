@@ -113,6 +113,9 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
         return False
     del graph.node[:]
     graph.node.extend(kept)
+    inferred = [value for value in graph.value_info if value.name not in found]  # of a constant, its array says it
+    del graph.value_info[:]
+    graph.value_info.extend(inferred)
     for name, array in (*arrays.items(), *computed.items()):
         model.add_constant(np.asarray(array), name)
     for weight in lazy.values():
@@ -257,13 +260,17 @@ def _as_bfloat16(model: Skeleton, node: onnx.NodeProto, known: Mapping[str, onnx
 
 
 def _plain_value(node: onnx.NodeProto, types: Types) -> Array | None:
-    """What a Constant holds, or what Shape and Size give of a known shape."""
+    """What a Constant holds, or what Shape, Size and EyeLike give of a known shape."""
     if node.op_type == "Constant":
         [held] = node.attribute
         return numpy_helper.to_array(held.t) if held.name == "value" and held.t.data_type in NUMPY_TYPES else None
-    if node.op_type not in ("Shape", "Size") or node.input[0] not in types:
+    if node.op_type not in ("Shape", "Size", "EyeLike") or node.input[0] not in types:
         return None
-    _, shape = types[node.input[0]]
+    kind, shape = types[node.input[0]]
+    if node.op_type == "EyeLike":
+        given = {attribute.name: attribute.i for attribute in node.attribute}
+        kind = given.get("dtype", kind)
+        return np.eye(shape[0], shape[1], given.get("k", 0), NUMPY_TYPES[kind]) if kind in NUMPY_TYPES else None
     if node.op_type == "Size":
         return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
     bounds = {attribute.name: attribute.i for attribute in node.attribute}

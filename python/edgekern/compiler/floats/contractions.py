@@ -13,7 +13,7 @@ from edgekern import _core
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats import attention
 from edgekern.compiler.floats.convolutions import NO_EPILOGUE
-from edgekern.compiler.floats.maps import new_map, operand_of
+from edgekern.compiler.floats.maps import emit_map, new_map, operand_of
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
 from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, dense_steps, read_strided
 from edgekern.compiler.formula_step import Operand, Result
@@ -51,17 +51,17 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     rows, columns = known_shape(value)
     if beta == 0:
         addend = None
-    bias = None
-    if addend is not None and is_constant(addend):
-        array = lowering.constant(addend)
-        if array.size == 1 or (array.reshape(-1).shape == (columns,) and array.shape[-1] == columns):
-            bias = np.broadcast_to(np.float32(beta) * array.reshape(-1), (columns,)).astype(np.float32)
-            addend = None
     turned = bool(int_attribute(node, "transB", 0))
     made = Tensor(str(value.name), DType.F32, (rows, columns))
     if is_constant(b):
         weights = lowering.constant(b).astype(np.float32)
         weights = (weights if turned else weights.T) * np.float32(alpha)
+        bias = None
+        if addend is not None and is_constant(addend):
+            array = lowering.constant(addend)
+            if array.size == 1 or (array.reshape(-1).shape == (columns,) and array.shape[-1] == columns):
+                bias = np.broadcast_to(np.float32(beta) * array.reshape(-1), (columns,)).astype(np.float32)
+                addend = None
         x = lowering.plain(a)
         if int_attribute(node, "transA", 0):
             x = transposed(lowering, x, (1, 0), (), label(node))
@@ -70,18 +70,14 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         left = read_strided(lowering, a).swapped(bool(int_attribute(node, "transA", 0)))
         right = read_strided(lowering, b).swapped(turned)
         y = lowering.emit(_two(node, left, right, made, alpha))
-        addend = node.inputs[2] if bias is not None else addend
     if addend is None:
         return y
-    step = new_map(value, (0, 1))
+    step = new_map(node, value, (0, 1))
     step.operands.append(y)
     ref = operand_of(lowering, step, addend, (0, 1))
-    step.code = [(MapOp.ADD, (Operand(0), ref))]
-    if beta != 1.0:
-        step.code = [(MapOp.MUL, (ref, beta)), (MapOp.ADD, (Operand(0), Result(0)))]
-    step.name, step.op = label(node), node.op_type
-    step.read()
-    return lowering.emit(step)
+    if beta == 1.0:
+        return emit_map(lowering, step, [(MapOp.ADD, (Operand(0), ref))])
+    return emit_map(lowering, step, [(MapOp.MUL, (ref, beta)), (MapOp.ADD, (Operand(0), Result(0)))])
 
 
 def _matmul(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:

@@ -148,6 +148,13 @@ def _thresholded(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.WHERE, code(MapOp.GREATER, x[0], attribute(node, "alpha", 1.0)), x[0], 0.0)
 
 
+def _shrink(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
+    """Zero from -lambd to lambd, and moved towards it by a bias beyond."""
+    limit, bias = attribute(node, "lambd", 0.5), attribute(node, "bias", 0.0)
+    above = code(MapOp.WHERE, code(MapOp.GREATER, x[0], limit), code(MapOp.SUB, x[0], bias), 0.0)
+    return code(MapOp.WHERE, code(MapOp.LESS, x[0], -limit), code(MapOp.ADD, x[0], bias), above)
+
+
 def _softsign(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     return code(MapOp.DIV, x[0], code(MapOp.ADD, code(MapOp.ABS, x[0]), 1.0))
 
@@ -219,6 +226,7 @@ _WRITERS: dict[str, Write] = {
     "Mish": _mish,
     "LeakyRelu": _leaky,
     "ThresholdedRelu": _thresholded,
+    "Shrink": _shrink,
     "Softsign": _softsign,
     "IsInf": _is_inf,
     "Cast": _cast,
@@ -267,20 +275,25 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     code = Code(whole=_is_whole(node))
     given = [operand for operand in node.inputs if operand is not None]
     order = common_order(lowering, given, len(known_shape(value)))
-    step = new_map(value, order, whole=code.whole)
+    step = new_map(node, value, order, whole=code.whole)
     refs = [operand_of(lowering, step, operand, order) for operand in given]
     _WRITERS[node.op_type](code, node, refs)
-    step.code, step.name, step.op = code.instructions, label(node), node.op_type
-    step.read()
-    return lowering.emit(step)
+    return emit_map(lowering, step, code.instructions)
 
 
-def new_map(value: ir.Value, order: tuple[int, ...], *, whole: bool = False) -> MapStep:
-    """A step without instructions whose result is a value, stored in an order."""
+def new_map(node: ir.Node, value: ir.Value, order: tuple[int, ...], *, whole: bool = False) -> MapStep:
+    """A step of a node without instructions whose result is a value, stored in an order."""
     shape = known_shape(value)
     plain = tuple(range(len(shape)))
     y = new_tensor(value, tuple(shape[axis] for axis in order), () if order == plain else order)
-    return MapStep(StepKind.MAP_I64 if whole else StepKind.MAP, "", "", [], y)
+    return MapStep(StepKind.MAP_I64 if whole else StepKind.MAP, label(node), node.op_type, [], y)
+
+
+def emit_map(lowering: Lowering, step: MapStep, code: list[Instruction]) -> Tensor:
+    """What a step with these instructions gives."""
+    step.code = code
+    step.read()
+    return lowering.emit(step)
 
 
 def common_order(lowering: Lowering, operands: Sequence[ir.Value], rank: int) -> tuple[int, ...]:

@@ -107,17 +107,9 @@ def _depth_to_space(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tenso
 
 
 def _slice(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    source = next(operands(node))
-    shape, sides = known_shape(source), known_shape(value)
-    if node.op_type == "Slice":
-        start, step = slice_ranges(node, shape)
-    else:  # Split
-        axis = int_attribute(node, "axis", 0) % len(shape)
-        start, step = [0] * len(shape), [1] * len(shape)
-        earlier = node.outputs[: list(node.outputs).index(value)]
-        start[axis] = sum(known_shape(piece)[axis] for piece in earlier)
-    tables = [begin + by * np.arange(side) for begin, by, side in zip(start, step, sides, strict=True)]
-    return pick(lowering, lowering.real(source), value, tables, label(node), node.op_type)
+    start, step = slice_ranges(node, value)
+    tables = [begin + by * np.arange(side) for begin, by, side in zip(start, step, known_shape(value), strict=True)]
+    return pick(lowering, lowering.real(next(operands(node))), value, tables, label(node), node.op_type)
 
 
 def _expand(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
@@ -167,20 +159,30 @@ def pick(
     op: str,
     filler: float = 0.0,
 ) -> Tensor:
+    """The same of a value's type, with any filler."""
+    assert value.dtype is not None
+    bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
+    y = pick_places(lowering, x, tables, name, op, int.from_bytes(bits.tobytes(), "little", signed=True))
+    if y.view_of is None:
+        y.name = str(value.name)
+    return y
+
+
+def pick_places(
+    lowering: Lowering, x: Tensor, tables: Sequence[npt.NDArray[Any]], name: str, op: str, filler_bits: int = 0
+) -> Tensor:
     """``y[i, j, ...] = x[tables[0][i], tables[1][j], ...]``, the tables by ONNX's axes; -1 is the filler."""
     order = x.order or tuple(range(len(x.shape)))
     stored = [tables[axis].astype(np.int32) for axis in order]
     shape = tuple(len(table) for table in stored)
     if shape == x.shape and all(np.array_equal(table, np.arange(len(table))) for table in stored):
         return view(x)
-    y = new_tensor(value, shape, x.order)
-    assert value.dtype is not None
-    bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
+    y = Tensor(name, x.dtype, shape, order=x.order)
     arguments = {
         "x_shape": eight(x.shape),
         "y_shape": eight(shape),
         "item_bytes": x.item_bytes,
-        "filler": int.from_bytes(bits.tobytes(), "little", signed=True),
+        "filler": filler_bits,
     }
     content = np.concatenate([np.zeros(8 - len(stored), np.int32), *stored]).tobytes()
     return lowering.emit(KernelStep(StepKind.PICK, name, op, [x], y, [content], arguments))

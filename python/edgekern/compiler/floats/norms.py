@@ -9,15 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import MapOp, StepKind
-from edgekern.compiler.floats.maps import common_order, new_map, operand_of
+from edgekern.compiler.floats.maps import common_order, emit_map, new_map, operand_of
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
-from edgekern.compiler.floats.reductions import element_wise, reduce_axes
+from edgekern.compiler.floats.reductions import ABS_SUM, MEAN, SQUARE_SUM, SUM, element_wise, reduce_axes
 from edgekern.compiler.formula_step import Instruction, Operand, Result
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.families import batch_norm_affine
-from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
+from edgekern.graph.values import float_attribute, int_attribute, ints_attribute, is_constant, known_shape, label
 
 _ROWS = frozenset({"LayerNormalization", "RMSNormalization"})
 _CHANNELS = frozenset({"InstanceNormalization", "GroupNormalization"})
@@ -37,10 +37,8 @@ def reason(node: ir.Node) -> str | None:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    if node.op_type == "BatchNormalization":
-        return _batch(lowering, node, value)
-    if node.op_type == "LpNormalization":
-        return _lp(lowering, node, value)
+    if node.op_type in _OTHER:
+        return _OTHER[node.op_type](lowering, node, value)
     return (_rows if node.op_type in _ROWS else _channels)(lowering, node, value)
 
 
@@ -54,13 +52,11 @@ def _rows(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     columns = math.prod(shape[axis:])
     epsilon = float_attribute(node, "epsilon", 1e-5)
     centered = node.op_type == "LayerNormalization"
-    factors = [factor for factor in (scale, bias) if factor is not None]
-    blobs = []
-    fixed = all(is_constant(factor) and known_shape(factor) == shape[axis:] for factor in factors)
-    if fixed:
-        blobs = [lowering.constant(factor).astype(np.float32).tobytes() for factor in factors]
     if value is not node.outputs[0]:
         return _statistics(lowering, node, value, lowering.plain(source), axis, epsilon)
+    factors = [factor for factor in (scale, bias) if factor is not None]
+    fixed = all(is_constant(factor) and known_shape(factor) == shape[axis:] for factor in factors)
+    blobs = [lowering.constant(factor).astype(np.float32).tobytes() for factor in factors] if fixed else []
     y = new_tensor(value, shape)
     y = _normalize(lowering, node, lowering.plain(source), y, columns, epsilon, centered, blobs)
     if fixed:
@@ -71,12 +67,12 @@ def _rows(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
 def _statistics(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor, axis: int, epsilon: float) -> Tensor:
     """The mean of each row, or one over its standard deviation."""
     axes = range(axis, len(x.shape))
-    mean = reduce_axes(lowering, x, axes, (1, 1), label(node), node.op_type)
+    mean = reduce_axes(lowering, x, axes, (MEAN, MEAN), label(node), node.op_type)
     if value is node.outputs[1] and node.op_type == "LayerNormalization":
         return mean
     code: list[Instruction] = [(MapOp.SUB, (Operand(0), Operand(1))), (MapOp.MUL, (Result(0), Result(0)))]
     squares = element_wise(lowering, node, [x, mean], code, x.shape)
-    variance = reduce_axes(lowering, squares, axes, (1, 1), label(node), node.op_type)
+    variance = reduce_axes(lowering, squares, axes, (MEAN, MEAN), label(node), node.op_type)
     code = [(MapOp.ADD, (Operand(0), epsilon)), (MapOp.SQRT, (Result(0),)), (MapOp.RECIPROCAL, (Result(1),))]
     return element_wise(lowering, node, [variance], code, variance.shape)
 
@@ -104,15 +100,13 @@ def _affine(
     order: tuple[int, ...],
 ) -> Tensor:
     """``x`` times the first, plus the second, both along the last axes."""
-    step = new_map(value, order)
+    step = new_map(node, value, order)
     step.operands.append(x)
     refs = [operand_of(lowering, step, factor, order) for factor in factors]
-    step.code = [(MapOp.MUL, (Operand(0), refs[0]))]
+    code: list[Instruction] = [(MapOp.MUL, (Operand(0), refs[0]))]
     if len(refs) > 1:
-        step.code.append((MapOp.ADD, (Result(0), refs[1])))
-    step.name, step.op = label(node), node.op_type
-    step.read()
-    return lowering.emit(step)
+        code.append((MapOp.ADD, (Result(0), refs[1])))
+    return emit_map(lowering, step, code)
 
 
 def _channels(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
@@ -127,7 +121,7 @@ def _channels(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     y = Tensor(str(value.name), new_tensor(value).dtype, shape)
     epsilon = float_attribute(node, "epsilon", 1e-5)
     y = _normalize(lowering, node, lowering.plain(source), y, columns, epsilon, True, [])
-    step = new_map(value, tuple(range(len(shape))))
+    step = new_map(node, value, tuple(range(len(shape))))
     step.operands.append(y)
     refs = []
     for factor in (scale, bias):
@@ -138,10 +132,7 @@ def _channels(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         else:
             step.operands.append(view(lowering.plain(factor), shape=(1, shape[1], *[1] * (len(shape) - 2))))
         refs.append(Operand(len(step.operands) - 1))
-    step.code = [(MapOp.MUL, (Operand(0), refs[0])), (MapOp.ADD, (Result(0), refs[1]))]
-    step.name, step.op = label(node), node.op_type
-    step.read()
-    return lowering.emit(step)
+    return emit_map(lowering, step, [(MapOp.MUL, (Operand(0), refs[0])), (MapOp.ADD, (Result(0), refs[1]))])
 
 
 def _batch(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
@@ -150,15 +141,12 @@ def _batch(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source, factor, shift = found
     rank = len(known_shape(value))
     order = common_order(lowering, [source], rank)
-    step = new_map(value, order)
+    step = new_map(node, value, order)
     step.operands.append(lowering.ordered(source, order))
     for array in (factor, shift):
         full = array.astype(np.float32).reshape(1, -1, *[1] * (rank - 2)) if rank > 1 else array.astype(np.float32)
         step.operands.append(full.transpose(order))
-    step.code = [(MapOp.MUL, (Operand(0), Operand(1))), (MapOp.ADD, (Result(0), Operand(2)))]
-    step.name, step.op = label(node), node.op_type
-    step.read()
-    return lowering.emit(step)
+    return emit_map(lowering, step, [(MapOp.MUL, (Operand(0), Operand(1))), (MapOp.ADD, (Result(0), Operand(2)))])
 
 
 def _lp(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
@@ -168,17 +156,70 @@ def _lp(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     x = lowering.real(source)
     square = int_attribute(node, "p", 2) == 2
     axis = int_attribute(node, "axis", -1) % len(x.shape)
-    norm = reduce_axes(lowering, x, [axis], (6 if square else 5, 0), label(node), node.op_type)
-    step = new_map(value, x.order or tuple(range(len(x.shape))))
+    norm = reduce_axes(lowering, x, [axis], (SQUARE_SUM if square else ABS_SUM, SUM), label(node), node.op_type)
+    step = new_map(node, value, x.order or tuple(range(len(x.shape))))
     step.operands += [x, norm]
     length = Result(0) if square else Operand(1)
-    step.code = [(MapOp.SQRT, (Operand(1),))] if square else []
-    at = len(step.code)
-    step.code += [(MapOp.EQUAL, (length, 0.0)), (MapOp.DIV, (Operand(0), length))]
-    step.code.append((MapOp.WHERE, (Result(at), 0.0, Result(at + 1))))
-    step.name, step.op = label(node), node.op_type
-    step.read()
-    return lowering.emit(step)
+    code: list[Instruction] = [(MapOp.SQRT, (Operand(1),))] if square else []
+    at = len(code)
+    code += [(MapOp.EQUAL, (length, 0.0)), (MapOp.DIV, (Operand(0), length))]
+    return emit_map(lowering, step, [*code, (MapOp.WHERE, (Result(at), 0.0, Result(at + 1)))])
 
 
-OPERATOR = FloatOperator(_ROWS | _CHANNELS | {"BatchNormalization", "LpNormalization"}, reason, lower)
+def _mean_variance(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """(x - mean) / (deviation + 1e-9), as ONNX has it."""
+    source = node.inputs[0]
+    assert source is not None
+    x = lowering.real(source)
+    axes = [axis % len(x.shape) for axis in ints_attribute(node, "axes", [0, 2, 3])]
+    mean = reduce_axes(lowering, x, axes, (MEAN, MEAN), label(node), node.op_type)
+    difference: Instruction = (MapOp.SUB, (Operand(0), Operand(1)))
+    squares = element_wise(lowering, node, [x, mean], [difference, (MapOp.MUL, (Result(0), Result(0)))], x.shape)
+    variance = reduce_axes(lowering, squares, axes, (MEAN, MEAN), label(node), node.op_type)
+    step = new_map(node, value, x.order or tuple(range(len(x.shape))))
+    step.operands += [x, mean, variance]
+    code: list[Instruction] = [difference, (MapOp.SQRT, (Operand(2),)), (MapOp.ADD, (Result(1), 1e-9))]
+    return emit_map(lowering, step, [*code, (MapOp.DIV, (Result(0), Result(2)))])
+
+
+def _lrn(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """x / (bias + alpha * mean of the squares of so many channels) ** beta: an average along the channels."""
+    source = node.inputs[0]
+    assert source is not None
+    x, size = lowering.plain(source), int_attribute(node, "size", 1)
+    batch, channels, *image = x.shape
+    squares = element_wise(lowering, node, [x], [(MapOp.MUL, (Operand(0), Operand(0)))], x.shape)
+    mean = Tensor(label(node), squares.dtype, x.shape)
+    arguments = {
+        "batch": batch,
+        "in": [1, 1, channels],
+        "out": [1, 1, channels],
+        "kernel": [1, 1, size],
+        "stride": [1, 1, 1],
+        "dilation": [1, 1, 1],
+        "pad": [0, 0, (size - 1) // 2],
+        "channels": math.prod(image),
+        "average": 1,
+        "count_include_pad": 1,
+        "power": 0.0,
+    }
+    lowering.emit(KernelStep(StepKind.POOL_F32, label(node), "LRN", [squares], mean, arguments=arguments))
+    step = new_map(node, value, tuple(range(len(x.shape))))
+    step.operands += [x, mean]
+    alpha, beta = float_attribute(node, "alpha", 1e-4), float_attribute(node, "beta", 0.75)
+    code: list[Instruction] = [
+        (MapOp.MUL, (Operand(1), alpha)),
+        (MapOp.ADD, (Result(0), float_attribute(node, "bias", 1.0))),
+        (MapOp.POW, (Result(1), beta)),
+        (MapOp.DIV, (Operand(0), Result(2))),
+    ]
+    return emit_map(lowering, step, code)
+
+
+_OTHER = {
+    "BatchNormalization": _batch,
+    "LpNormalization": _lp,
+    "MeanVarianceNormalization": _mean_variance,
+    "LRN": _lrn,
+}
+OPERATOR = FloatOperator(_ROWS | _CHANNELS | _OTHER.keys(), reason, lower)

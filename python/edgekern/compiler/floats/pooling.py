@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.floats.convolutions import Window, is_same
+from edgekern.compiler.floats.moves import pick_places
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
 from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.window import MAX_TAPS, Window
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.values import int_attribute, ints_attribute, known_shape, label, operands
 
@@ -30,45 +32,61 @@ def reason(node: ir.Node) -> str | None:
     if node.op_type in _WINDOWS and min(pads) < 0:
         return "negative padding has no kernel"
     window = _window(node)
-    if is_same(node) and (window.steps_over or window.sizes["dilation"] != [1, 1, 1]):
+    if window.is_same and (window.steps_over or window.sizes["dilation"] != [1, 1, 1]):
         return "auto_pad with dilations, or where strides leave pixels out, has no kernel"
-    if not window.fits:
+    if not window.fits or window.taps > MAX_TAPS:
         return "a window that begins outside the image has no kernel"
     if not window.covers:
         return "a window that sees nothing but padding has no kernel"
-    stated = zip(window.overhang[5 - len(x) :], pads[len(x) - 2 :], strict=True)
-    if not is_same(node) and int_attribute(node, "count_include_pad", 0) and any(over > pad for over, pad in stated):
-        return "count_include_pad with a window that ends behind the padding has no kernel"
-    return None
+    counts_padding, ceiled = int_attribute(node, "count_include_pad", 0), int_attribute(node, "ceil_mode", 0)
+    larger = counts_padding and not ceiled and _ends_behind(node, window)
+    return "count_include_pad with a window larger than its image has no kernel" if larger else None
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = next(operands(node))
     x, shape, window = lowering.image(source), known_shape(value), _window(node)
+    counts_padding = bool(int_attribute(node, "count_include_pad", 0))
+    if counts_padding and _ends_behind(node, window):
+        x, window = _with_padding(lowering, node, x, window)
+        counts_padding = False  # what is counted is there, and what lies behind it is not counted
     order = channels_last(len(shape))
     y = new_tensor(value, tuple(shape[axis] for axis in order), order)
     arguments = {
         **window.arguments,
         "channels": shape[1],
         "average": int("Average" in node.op_type),
-        "count_include_pad": int_attribute(node, "count_include_pad", 0),
+        "count_include_pad": int(counts_padding),
         "power": float(int_attribute(node, "p", 2)) if "Lp" in node.op_type else 0.0,
     }
     return lowering.emit(KernelStep(StepKind.POOL_F32, label(node), node.op_type, [x], y, arguments=arguments))
 
 
+def _ends_behind(node: ir.Node, window: Window) -> bool:
+    """Whether a window ends behind the padding that a node states."""
+    rank = len(known_shape(node.inputs[0])) - 2
+    behind = ints_attribute(node, "pads", [0] * 2 * rank)[rank:]
+    return not window.is_same and any(over > pad for over, pad in zip(window.overhang[-rank:], behind, strict=True))
+
+
+def _with_padding(lowering: Lowering, node: ir.Node, x: Tensor, window: Window) -> tuple[Tensor, Window]:
+    """An image with the padding that a node states as zeros of its own, and the window over that."""
+    rank = len(x.shape) - 2
+    pads = ints_attribute(node, "pads", [0] * 2 * rank)
+    tables, image = [np.arange(x.shape[0]), np.arange(x.shape[-1])], list(window.sizes["in"])
+    for axis in range(rank):
+        size = x.shape[1 + axis]
+        at = np.arange(size + pads[axis] + pads[rank + axis]) - pads[axis]
+        tables.append(np.where((at < 0) | (at >= size), -1, at))
+        image[axis - rank] = len(at)
+    padded = pick_places(lowering, x, tables, label(node), "Pad")
+    return padded, Window(window.batch, {**window.sizes, "in": image, "pad": [0, 0, 0]})
+
+
 def _window(node: ir.Node) -> Window:
     if node.op_type in _GLOBAL:
-        return _whole(known_shape(node.inputs[0]))
+        return Window.whole(known_shape(node.inputs[0]))
     return Window.of(node, tuple(ints_attribute(node, "kernel_shape", [])))
-
-
-def _whole(shape: tuple[int, ...]) -> Window:
-    """A window as large as the image."""
-    image = [1] * (5 - len(shape)) + list(shape[2:])
-    ones = [1, 1, 1]
-    sizes = {"in": image, "out": ones, "kernel": image, "stride": ones, "dilation": ones, "pad": [0, 0, 0]}
-    return Window(shape[0], sizes)
 
 
 OPERATOR = FloatOperator(_GLOBAL | _WINDOWS, reason, lower)

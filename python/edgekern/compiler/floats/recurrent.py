@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import DType, StepKind
-from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, used_outputs
-from edgekern.compiler.layout import eight
+from edgekern.compiler.floats.moves import pick
+from edgekern.compiler.floats.operator import FLOAT, FloatOperator, used_outputs
+from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import KernelStep, Tensor
@@ -29,6 +30,7 @@ _CELLS = ("LSTM", "GRU", "RNN")  # by a step's `cell`
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _FUNCTIONS = ("Sigmoid", "Tanh", "Relu")  # by a step's `activations`
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_BATCH_FIRST = (2, 0, 1, 3)  # of a step's (time, directions, batch, hidden), as `layout = 1` has it
 _NUMBERS = {"LSTM": 3, "GRU": 2, "RNN": 1}  # of functions a direction
 
 
@@ -41,8 +43,6 @@ def reason(node: ir.Node) -> str | None:
         return "peepholes have no kernel"
     if any(not is_constant(value) for value in given[1:4]):
         return "its weights are not constant"
-    if int_attribute(node, "layout", 0):
-        return "layout = 1 has no kernel"
     if int_attribute(node, "input_forget", 0):
         return "input_forget has no kernel"
     unknown = set(_names(node)) - set(_FUNCTIONS)
@@ -67,12 +67,11 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     made = lowering.shared(node, lambda: _step(lowering, node))
     last = made.shape[0] - len(_states(node))
     begin, count = ((0, last), (last, 1), (last + 1, 1))[list(node.outputs).index(value)]
-    whole = (count, *made.shape[1:])
-    tables = [np.zeros(4, np.int32), begin + np.arange(count, dtype=np.int32)]
-    tables += [np.arange(side, dtype=np.int32) for side in made.shape[1:]]
-    arguments = {"x_shape": eight(made.shape), "y_shape": eight(whole), "item_bytes": made.item_bytes, "filler": 0}
-    content, y = np.concatenate(tables).tobytes(), new_tensor(value)
-    return lowering.emit(KernelStep(StepKind.PICK, label(node), node.op_type, [made], y, [content], arguments))
+    tables = [begin + np.arange(count), *map(np.arange, made.shape[1:])]
+    y = pick(lowering, made, value, tables, label(node), node.op_type)
+    if int_attribute(node, "layout", 0):
+        y = transposed(lowering, y, _BATCH_FIRST, (), label(node))
+    return view(y, shape=known_shape(value))
 
 
 def _states(node: ir.Node) -> tuple[str, ...]:
@@ -85,7 +84,10 @@ def _step(lowering: Lowering, node: ir.Node) -> Tensor:
     assert x is not None
     assert w is not None
     assert r is not None
+    batch_first = bool(int_attribute(node, "layout", 0))
     steps, batch, inputs = known_shape(x)
+    if batch_first:
+        steps, batch = batch, steps
     directions, _, hidden = known_shape(r)
     gates = _GATES[node.op_type]
     biases = np.zeros((directions, 2, gates, hidden), np.float32)
@@ -112,12 +114,15 @@ def _step(lowering: Lowering, node: ir.Node) -> Tensor:
         "activations": [*numbers[0], *(numbers[1] if directions == 2 else (0, 0, 0))],
         "clip": float_attribute(node, "clip", 0.0),
     }
-    states = [lowering.plain(state) for state in (lengths, h0, c0) if state is not None]
+    given = [lowering.plain(value) for value in (x, h0, c0) if value is not None]
+    if batch_first:
+        given = [transposed(lowering, t, (1, 0, 2), (), label(node)) for t in given]
+    if lengths is not None:
+        given.insert(1, lowering.plain(lengths))
     blobs = [_packed(lowering, w, hidden), _packed(lowering, r, hidden), pad_strips(biases, biases.size // hidden)]
     count = steps + len(_states(node))
     y = Tensor(label(node), DType.F32, (count, directions, batch, hidden))
-    inputs_of = [lowering.plain(x), *states]
-    return lowering.emit(KernelStep(StepKind.RECURRENT, label(node), node.op_type, inputs_of, y, blobs, arguments))
+    return lowering.emit(KernelStep(StepKind.RECURRENT, label(node), node.op_type, given, y, blobs, arguments))
 
 
 def _packed(lowering: Lowering, value: ir.Value, hidden: int) -> bytes:

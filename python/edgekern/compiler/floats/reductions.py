@@ -9,6 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from edgekern._core import DType, MapOp, StepKind
+from edgekern.compiler.floats.maps import emit_map
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, used_outputs
 from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.layout import in_onnx_order, view
@@ -17,18 +18,18 @@ from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.families import reduced_axes
 from edgekern.graph.values import constant, int_attribute, known_shape, label, operands
 
-_SUM, _MEAN, _MAX, _MIN, _PROD, _ABS_SUM, _SQUARE_SUM = range(7)  # REDUCE's `op`
+SUM, MEAN, MAX, _MIN, _PROD, ABS_SUM, SQUARE_SUM = range(7)  # REDUCE's `op`
 # The first group of neighboring axes, the groups after it, and what follows at the end.
 _OPS = {
-    "ReduceSum": (_SUM, _SUM, None),
-    "ReduceMean": (_MEAN, _MEAN, None),
-    "ReduceMax": (_MAX, _MAX, None),
+    "ReduceSum": (SUM, SUM, None),
+    "ReduceMean": (MEAN, MEAN, None),
+    "ReduceMax": (MAX, MAX, None),
     "ReduceMin": (_MIN, _MIN, None),
     "ReduceProd": (_PROD, _PROD, None),
-    "ReduceL1": (_ABS_SUM, _SUM, None),
-    "ReduceL2": (_SQUARE_SUM, _SUM, MapOp.SQRT),
-    "ReduceSumSquare": (_SQUARE_SUM, _SUM, None),
-    "ReduceLogSum": (_SUM, _SUM, MapOp.LOG),
+    "ReduceL1": (ABS_SUM, SUM, None),
+    "ReduceL2": (SQUARE_SUM, SUM, MapOp.SQRT),
+    "ReduceSumSquare": (SQUARE_SUM, SUM, None),
+    "ReduceLogSum": (SUM, SUM, MapOp.LOG),
 }
 _OF_INTEGERS = frozenset({"ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ArgMax", "ArgMin"})
 _ARGS = frozenset({"ArgMax", "ArgMin"})
@@ -64,7 +65,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     rank = len(x.shape)
     if node.op_type in _ARGS:
         axes = [int_attribute(node, "axis", 0) % rank]
-        y = _arg(lowering, node, x, _stored(x, axes)[0])
+        y = arg_extreme(lowering, node, x, _stored(x, axes)[0], largest=node.op_type == "ArgMax")
     else:
         axes = reduced_axes(node, rank)
         y = (
@@ -113,7 +114,7 @@ def reduce_axes(lowering: Lowering, x: Tensor, axes: Sequence[int], ops: tuple[i
 def _reduce(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -> Tensor:
     first, after, last = _OPS[node.op_type]
     if not axes:  # nothing is reduced, and each element is its own sum
-        first_map = {_ABS_SUM: MapOp.ABS, _SQUARE_SUM: MapOp.MUL}.get(first, MapOp.COPY)
+        first_map = {ABS_SUM: MapOp.ABS, SQUARE_SUM: MapOp.MUL}.get(first, MapOp.COPY)
         refs = (Operand(0), Operand(0)) if first_map is MapOp.MUL else (Operand(0),)
         x = element_wise(lowering, node, [x], [(first_map, refs)], x.shape)
     else:
@@ -124,12 +125,12 @@ def _reduce(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -
 def _log_sum_exp(lowering: Lowering, node: ir.Node, x: Tensor, axes: Sequence[int]) -> Tensor:
     """Around the largest element, where that is finite."""
     name = label(node)
-    largest = reduce_axes(lowering, x, axes, (_MAX, _MAX), name, node.op_type)
+    largest = reduce_axes(lowering, x, axes, (MAX, MAX), name, node.op_type)
     zero = (MapOp.WHERE, (Result(0), 0.0, Operand(0)))
     shift = element_wise(lowering, node, [largest], [(MapOp.IS_INF, (Operand(0),)), zero], largest.shape)
     code: list[Instruction] = [(MapOp.SUB, (Operand(0), Operand(1))), (MapOp.EXP, (Result(0),))]
     powers = element_wise(lowering, node, [x, shift], code, x.shape)
-    total = reduce_axes(lowering, powers, axes, (_SUM, _SUM), name, node.op_type)
+    total = reduce_axes(lowering, powers, axes, (SUM, SUM), name, node.op_type)
     code = [(MapOp.LOG, (Operand(0),)), (MapOp.ADD, (Result(0), Operand(1)))]
     return element_wise(lowering, node, [total, shift], code, total.shape)
 
@@ -141,16 +142,15 @@ def element_wise(
     x = inputs[0]
     kind = StepKind.MAP_I64 if x.dtype == DType.I64 else StepKind.MAP
     y = Tensor(label(node), x.dtype, shape, order=x.order)
-    step = MapStep(kind, label(node), node.op_type, [], y, operands=list(inputs), code=code)
-    step.read()
-    return lowering.emit(step)
+    return emit_map(lowering, MapStep(kind, label(node), node.op_type, [], y, operands=list(inputs)), code)
 
 
-def _arg(lowering: Lowering, node: ir.Node, x: Tensor, place: int) -> Tensor:
+def arg_extreme(lowering: Lowering, node: ir.Node, x: Tensor, place: int, *, largest: bool) -> Tensor:
+    """Where the largest or smallest number along a stored axis stands, which keeps one element."""
     shape = tuple(1 if at == place else side for at, side in enumerate(x.shape))
     arguments = {
         **around(x.shape, place),
-        "largest": int(node.op_type == "ArgMax"),
+        "largest": int(largest),
         "last": int_attribute(node, "select_last_index", 0),
     }
     y = Tensor(label(node), DType.I64, shape, order=x.order)

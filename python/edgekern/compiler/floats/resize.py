@@ -6,6 +6,7 @@ onnxruntime says with which weights: it resizes the unit vectors of an axis when
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,15 @@ from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.evaluate import evaluate, to_proto
-from edgekern.graph.values import constant, ints_attribute, known_shape, label, operands, text_attribute
+from edgekern.graph.values import (
+    constant,
+    float_attribute,
+    ints_attribute,
+    known_shape,
+    label,
+    operands,
+    text_attribute,
+)
 
 Array = npt.NDArray[Any]
 _BAND = 1 << 22  # elements of the unit vectors that are resized at once
@@ -32,10 +41,6 @@ def reason(node: ir.Node) -> str | None:
         return "it reads a type for which Resize has no kernel"
     if any(constant(value) is None for value in node.inputs[1:] if value is not None):
         return "its shape depends on the data"
-    if text_attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        return "a Resize that crops has no kernel"
-    if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        return "a Resize that keeps the aspect ratio has no kernel"
     if 0 in (*known_shape(data), *known_shape(node.outputs[0])):
         return "a Resize of nothing has no kernel"
     return None
@@ -44,53 +49,114 @@ def reason(node: ir.Node) -> str | None:
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = next(operands(node))
     x, before, after = lowering.real(source), known_shape(source), known_shape(value)
-    scales = _scales(node, len(before))
-    moving = [axis for axis in range(len(before)) if before[axis] != after[axis] or scales.get(axis, 1.0) != 1.0]
+    axes = [_Axis.of(lowering, node, axis, before[axis], after[axis]) for axis in range(len(before))]
+    outside = [axis.outside() for axis in axes]
+    filler = float_attribute(node, "extrapolation_value", 0.0)
     if text_attribute(node, "mode", "nearest") == "nearest":
-        tables = [
-            _weights(lowering, node, before[axis], after[axis], scales.get(axis)).argmax(axis=0)
-            if axis in moving
-            else np.arange(before[axis])
-            for axis in range(len(before))
-        ]
-        return pick(lowering, x, value, tables, label(node), "Resize")
+        tables = [axis.weights().argmax(axis=0) if axis.moves else np.arange(axis.n) for axis in axes]
+        tables = [np.where(beyond, -1, table) for beyond, table in zip(outside, tables, strict=True)]
+        return pick(lowering, x, value, tables, label(node), "Resize", filler)
     order = x.order or tuple(range(len(before)))
-    for axis in sorted(moving, key=lambda axis: after[axis] / before[axis]):
-        x = _resample(lowering, node, value, x, order.index(axis), after[axis], scales.get(axis))
-    return x if moving else view(x)
+    moving = [place for place, axis in enumerate(axes) if axis.moves]
+    for place in sorted(moving, key=lambda place: after[place] / before[place]):
+        x = _resample(lowering, node, value, x, order.index(place), axes[place])
+    if not any(beyond.any() for beyond in outside):
+        return x if moving else view(x)
+    tables = [np.where(beyond, -1, np.arange(len(beyond))) for beyond in outside]
+    return pick(lowering, x, value, tables, label(node), "Resize", filler)
 
 
-def _scales(node: ir.Node, rank: int) -> dict[int, float]:
-    """The scale of each axis, where scales are given and not sizes."""
-    given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if given is None or given.size == 0:
-        return {}
-    axes = ints_attribute(node, "axes", list(range(rank)))
-    return {axis % rank: float(scale) for axis, scale in zip(axes, given.reshape(-1), strict=True)}
+@dataclass(frozen=True)
+class _Axis:
+    """What a Resize makes of one axis.
+
+    Attributes
+    ----------
+    n, m : its sides before and after
+    scale : where scales are given
+    crop : the part of it that is resized, from and to, where a Resize crops
+    limit : the sides, before and asked for, of the axis that says how large an image may get that keeps its aspect
+    asked : the side that was asked for, where another may be the limit
+    """
+
+    lowering: Lowering
+    node: ir.Node
+    n: int
+    m: int
+    scale: float | None = None
+    crop: tuple[float, float] | None = None
+    limit: tuple[int, int] | None = None
+    asked: int = 0
+
+    @staticmethod
+    def of(lowering: Lowering, node: ir.Node, axis: int, n: int, m: int) -> _Axis:
+        shape = known_shape(node.inputs[0])
+        axes = [axis % len(shape) for axis in ints_attribute(node, "axes", list(range(len(shape))))]
+        if axis not in axes:
+            return _Axis(lowering, node, n, m)
+        at = axes.index(axis)
+        roi, scales, sizes = (None if array is None else array.reshape(-1) for array in _given(node))
+        crops = text_attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+        crop = (float(roi[at]), float(roi[at + len(axes)])) if crops and roi is not None else None
+        if scales is not None:
+            return _Axis(lowering, node, n, m, float(scales[at]), crop)
+        policy = text_attribute(node, "keep_aspect_ratio_policy", "stretch")
+        if policy == "stretch" or sizes is None:
+            return _Axis(lowering, node, n, m, None, crop)
+        ratios = [int(size) / shape[axis] for size, axis in zip(sizes, axes, strict=True)]
+        first = ratios.index(min(ratios) if policy == "not_larger" else max(ratios))
+        common = math.gcd(shape[axes[first]], int(sizes[first]))
+        limit = shape[axes[first]] // common, int(sizes[first]) // common
+        return _Axis(lowering, node, n, m, None, crop, limit, int(sizes[at]))
+
+    @property
+    def moves(self) -> bool:
+        return self.n != self.m or self.scale not in (None, 1.0) or self.crop not in (None, (0.0, 1.0))
+
+    def weights(self) -> Array:
+        """(n, m): what each element of it is worth for each of the result."""
+        bands = []
+        for first in range(0, self.n, rows := max(1, _BAND // (self.n * (self.limit or (1,))[0]))):
+            bands.append(self._resized(np.eye(min(rows, self.n - first), self.n, first, dtype=np.float32), 0.0))
+        return np.concatenate(bands)
+
+    def outside(self) -> npt.NDArray[np.bool_]:
+        """(m): which elements of the result lie beyond what is cropped."""
+        if self.crop is None:
+            return np.zeros(self.m, np.bool_)
+        return np.asarray(self._resized(np.zeros((1, self.n), np.float32), 1.0)[0] != 0)
+
+    def _resized(self, rows: Array, extrapolation: float) -> Array:
+        """Rows of n elements, as the node resizes them."""
+        own = {"axes", "extrapolation_value", *(["keep_aspect_ratio_policy"] if self.limit is None else [])}
+        single = helper.make_node("Resize", ["x", "roi", "scales" if self.scale else "", "sizes"], ["y"])
+        single.attribute.extend(ir.to_proto(x) for name, x in self.node.attributes.items() if name not in own)
+        single.attribute.append(helper.make_attribute("extrapolation_value", extrapolation))
+        single.input[3 if self.scale else 2] = ""
+        high, tall = self.limit or (1, 1)
+        x = np.repeat(rows[np.newaxis, :, np.newaxis], high, axis=2)
+        sizes = np.array([1, len(rows), tall, self.asked or self.m], np.int64)
+        if self.limit is not None:
+            single.attribute.append(helper.make_attribute("axes", [2, 3]))
+            sizes = sizes[2:]
+        lo, hi = self.crop or (0.0, 1.0)
+        arrays: dict[str, Array] = {"roi": np.array([0, 0, 0, lo, 1, 1, 1, hi], np.float32)}
+        arrays |= {"scales": np.array([1, 1, 1, self.scale], np.float32)} if self.scale else {"sizes": sizes}
+        constants = {name: to_proto(array, name) for name, array in arrays.items()}
+        if self.limit is not None:
+            constants["roi"] = to_proto(np.array([0, lo, 1, hi], np.float32), "roi")
+        [y] = evaluate(self.lowering.model, [single], constants, ["y"], {"x": x})
+        return np.asarray(y[0, :, 0])
 
 
-def _weights(lowering: Lowering, node: ir.Node, n: int, m: int, scale: float | None) -> Array:
-    """(n, m): what each element of an axis is worth for each of the result."""
-    attributes = [attribute for name, attribute in node.attributes.items() if name != "axes"]
-    single = helper.make_node("Resize", ["x", "", "scales", ""] if scale else ["x", "", "", "sizes"], ["y"])
-    single.attribute.extend(ir.to_proto(attribute) for attribute in attributes)
-    bands = []
-    for first in range(0, n, rows := max(1, _BAND // n)):
-        count = min(rows, n - first)
-        eye = np.eye(count, n, first, dtype=np.float32)[np.newaxis, np.newaxis]
-        if scale:
-            constants = {"scales": to_proto(np.array([1, 1, 1, scale], np.float32), "scales")}
-        else:
-            constants = {"sizes": to_proto(np.array([1, 1, count, m], np.int64), "sizes")}
-        [band] = evaluate(lowering.model, [single], constants, ["y"], {"x": eye})
-        bands.append(band[0, 0])
-    return np.concatenate(bands)
+def _given(node: ir.Node) -> list[Array | None]:
+    """The arrays of its region, scales and sizes; None for one that is missing or empty."""
+    arrays = [constant(value) for value in node.inputs[1:]]
+    return [None if array is None or array.size == 0 else array for array in (*arrays, None, None, None)][:3]
 
 
-def _resample(
-    lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor, place: int, m: int, scale: float | None
-) -> Tensor:
-    weights = _weights(lowering, node, x.shape[place], m, scale).T  # (m, n)
+def _resample(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor, place: int, axis: _Axis) -> Tensor:
+    weights, m = axis.weights().T, axis.m  # (m, n)
     taps = max(1, int((weights != 0).sum(axis=1).max()))
     at = np.argsort(weights == 0, axis=1, kind="stable")[:, :taps]  # those that count, ascending
     kept = np.take_along_axis(weights, at, axis=1)

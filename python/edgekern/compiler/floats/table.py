@@ -5,10 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekern.compiler.floats import (
+    attention,
     contractions,
     convolutions,
+    einsum,
     gathers,
+    grid_sample,
     maps,
+    masks,
     moves,
     norms,
     pooling,
@@ -16,20 +20,26 @@ from edgekern.compiler.floats import (
     reductions,
     resize,
     scans,
+    scatters,
 )
 from edgekern.compiler.floats.operator import FloatOperator, shape_reason
 
 _FAMILIES = (
     convolutions.OPERATOR,
     contractions.OPERATOR,
+    attention.OPERATOR,
+    einsum.OPERATOR,
     maps.OPERATOR,
+    masks.OPERATOR,
     moves.OPERATOR,
     reductions.OPERATOR,
     norms.OPERATOR,
     pooling.OPERATOR,
     resize.OPERATOR,
     gathers.OPERATOR,
+    grid_sample.OPERATOR,
     scans.OPERATOR,
+    scatters.OPERATOR,
     recurrent.OPERATOR,
 )
 FLOATS: dict[str, FloatOperator] = {name: family for family in _FAMILIES for name in family.types}

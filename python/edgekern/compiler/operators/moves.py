@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from edgekern._core import StepKind
@@ -82,8 +80,15 @@ def pad_widths(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
     return before, after
 
 
-def slice_ranges(node: ir.Node, shape: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Start and step of every axis of a Slice; the lengths are those of its output."""
+def slice_ranges(node: ir.Node, value: ir.Value) -> tuple[list[int], list[int]]:
+    """Start and step of every axis of what a Slice or Split gives as ``value``; the lengths are those of the value."""
+    shape = known_shape(node.inputs[0])
+    if node.op_type == "Split":
+        axis = int_attribute(node, "axis", 0) % len(shape)
+        earlier = node.outputs[: list(node.outputs).index(value)]
+        cut = [0] * len(shape)
+        cut[axis] = sum(known_shape(piece)[axis] for piece in earlier)
+        return cut, [1] * len(shape)
     given = [constant(value) for value in node.inputs[1:]]
     starts, ends = ([int(item) for item in array] if array is not None else [] for array in given[:2])
     axes = (
@@ -167,14 +172,7 @@ def _transpose(lowering: Lowering, node: ir.Node, x: Tensor) -> Tensor:
 
 def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
     shape, order = known_shape(value), x.order or tuple(range(len(x.shape)))
-    source = known_shape(node.inputs[0])
-    if node.op_type == "Slice":
-        start, step = slice_ranges(node, source)
-    else:  # Split
-        axis = int_attribute(node, "axis", 0) % len(source)
-        start, step = [0] * len(source), [1] * len(source)
-        earlier = node.outputs[: list(node.outputs).index(value)]
-        start[axis] = sum(known_shape(piece)[axis] for piece in earlier)
+    start, step = slice_ranges(node, value)
     stored = tuple(shape[axis] for axis in order)
     if stored == x.shape and all(one == 1 for one in step):
         return view(x)

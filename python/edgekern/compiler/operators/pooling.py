@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 
 from edgekern._core import StepKind
@@ -43,17 +41,17 @@ def _reason(node: ir.Node) -> str | None:
     if len(node.outputs) > 1 and node.outputs[1] is not None and node.outputs[1].uses():
         return "the indices of a pooling have no kernel"
     window = _window(node)
-    if window.is_same and (window.dilation != (1, 1) or window.steps_over):
+    if window.is_same and (window.sizes["dilation"] != [1, 1, 1] or window.steps_over):
         return "auto_pad with dilations, or where strides leave pixels out, has no kernel"
     if not window.fits:
         return "a window that begins outside the image has no kernel"
-    if math.prod(window.kernel) > MAX_TAPS:
+    if window.taps > MAX_TAPS:
         return f"a window of more than {MAX_TAPS} pixels has no kernel"
     behind = ints_attribute(node, "pads", [0] * 4)[2:]
     if (
         int_attribute(node, "count_include_pad", 0)
         and not window.is_same
-        and any(over > pad for over, pad in zip(window.overhang, behind, strict=True))
+        and any(over > pad for over, pad in zip(window.overhang[-2:], behind, strict=True))
     ):
         return "count_include_pad with a window that ends behind the padding has no kernel"
     return None if window.covers else "a window that sees nothing but padding has no kernel"
@@ -61,9 +59,8 @@ def _reason(node: ir.Node) -> str | None:
 
 def _window(node: ir.Node) -> Window:
     if node.op_type in ("AveragePool", "MaxPool"):
-        return Window.of(node)
-    batch, _, height, width = known_shape(node.inputs[0])
-    return Window(batch, (height, width), (1, 1), (height, width))
+        return Window.of(node, tuple(ints_attribute(node, "kernel_shape", [])))
+    return Window.whole(known_shape(node.inputs[0]))
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
@@ -71,8 +68,8 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     assert data is not None
     assert quant is not None
     x, window, chain = lowering.native(data), _window(node), lowering.placement.chain.get(value, Chain([node]))
-    arguments = {**window.arguments, "channels": x.shape[3]}
-    y = Tensor(str(value.name), x.dtype, (window.batch, *window.output, x.shape[3]), x.quant, NHWC)
+    arguments = {**window.flat_arguments, "channels": x.shape[3]}
+    y = Tensor(str(value.name), x.dtype, (window.batch, *window.sizes["out"][-2:], x.shape[3]), x.quant, NHWC)
     if node.op_type in MAXIMA:
         return lowering.emit(KernelStep(StepKind.MAX_POOL, label(node), chain.op, [x], y, arguments=arguments))
     arguments["count_include_pad"] = int_attribute(node, "count_include_pad", 0)

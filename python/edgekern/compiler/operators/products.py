@@ -148,7 +148,8 @@ def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape:
     groups = int_attribute(node, "group", 1)
     window = Window.of(node, (height, width))
     if not window.fits:
-        before, after = [0, *window.pad, 0], [0, *window.overhang, 0]
+        before = [0, *window.sizes["pad"][-2:], 0]
+        after = [0, *(max(over, 0) for over in window.overhang[-2:]), 0]
         x, window = pad(lowering, x, before, after, x.q.zero_point, label(node)), window.padded()
     in_c = x.shape[3]
     depthwise = groups > 1 and groups == in_c == out_c
@@ -160,9 +161,9 @@ def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape:
     blobs = [packed, pad_strips(product.bias.astype(np.int32), 1 if depthwise else groups)]
     y = Tensor("", DType.F32, tuple(shape[axis] for axis in NHWC), order=NHWC)
     if depthwise:
-        return KernelStep(StepKind.DEPTHWISE, "", "", [x], y, blobs, {**window.arguments, "channels": out_c})
+        return KernelStep(StepKind.DEPTHWISE, "", "", [x], y, blobs, {**window.flat_arguments, "channels": out_c})
     sizes = {"in_channels": in_c, "out_channels": out_c, "groups": groups}
-    return KernelStep(StepKind.CONV, "", "", [x], y, blobs, window.arguments | sizes)
+    return KernelStep(StepKind.CONV, "", "", [x], y, blobs, window.flat_arguments | sizes)
 
 
 def _matrix(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
