@@ -1,8 +1,10 @@
 """From a float model to a program: commands that need the toolkit extra."""
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -69,16 +71,24 @@ def quantize(
     return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
 
 
-def inspect(model: Path, *, batch: int, shapes: list[str] | None = None) -> str:
+def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json: bool = False) -> str:
     """Compiles it, and writes nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)  # the summary has it all
         program = compiler.compile(model, batch=batch, shapes=read_shapes("inspect", shapes))
-    nodes = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
+    if as_json:
+        nodes = [asdict(node) for node in program.nodes]
+        return json.dumps({"nodes": nodes, "host_steps": [asdict(step) for step in program.host_steps]}, indent=1)
+    counts = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
     became = f"{len(program.steps)} steps and {len(program.host_steps)} of the host"
-    lines = [f"{model}: {nodes.total()} nodes, which would be {became}"]
-    lines.append("operators: " + ", ".join(f"{count} {name}" for name, count in sorted(nodes.items())))
-    return printable("\n".join([*lines, "", program.summary()]))
+    first, *rest = program.summary().splitlines()
+    lines = [
+        f"{model}: {first}",
+        f"{counts.total()} nodes, which would be {became}",
+        "operators: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())),
+    ]
+    lines += ["", program.explain()] if program.nodes else []
+    return printable("\n".join([*lines, "", *rest]))
 
 
 def compile(model: Path, output: Path, *, batch: int, allow_host: bool, shapes: list[str] | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx
@@ -14,6 +15,7 @@ from edgekern._core import StepKind
 from edgekern.artifact import Program
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
+from edgekern.compiler.explain import explain
 from edgekern.compiler.memory import plan_memory, refuse_large, too_large
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
@@ -160,12 +162,13 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     try:
-        return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
+        program = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization)
     except ArtifactError as error:
         largest = max(plan.tensors, key=lambda tensor: tensor.size)
         if largest.size <= LARGEST_SIZE:
             raise
         raise CompileError(too_large(largest.name, largest.shape, largest.nbytes)) from error
+    return replace(program, nodes=explain(model.graph, placement))
 
 
 def _open(qdq: ModelLike) -> Skeleton:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.compiler.floats.maps import common_order
 from edgekern.compiler.floats.operator import ANY, FloatOperator, new_tensor, type_reason
-from edgekern.compiler.layout import eight, transposed, view
+from edgekern.compiler.layout import eight, places, transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.moves import pad_widths, slice_ranges
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
@@ -185,7 +185,7 @@ def pick(
         "item_bytes": x.item_bytes,
         "filler": int.from_bytes(bits.tobytes(), "little", signed=True),
     }
-    content = np.concatenate([np.zeros(8 - len(stored), np.int32), *stored]).tobytes()
+    content = places(stored)
     return lowering.emit(KernelStep(StepKind.PICK, name, op, [x], y, [content], arguments))
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgekern import _core
 from edgekern._core import DType, StepKind
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, used_outputs
-from edgekern.compiler.layout import eight
+from edgekern.compiler.layout import eight, places
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import KernelStep, Tensor
@@ -68,11 +68,10 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     last = made.shape[0] - len(_states(node))
     begin, count = ((0, last), (last, 1), (last + 1, 1))[list(node.outputs).index(value)]
     whole = (count, *made.shape[1:])
-    tables = [np.zeros(4, np.int32), begin + np.arange(count, dtype=np.int32)]
-    tables += [np.arange(side, dtype=np.int32) for side in made.shape[1:]]
+    tables = [begin + np.arange(count), *map(np.arange, made.shape[1:])]
     arguments = {"x_shape": eight(made.shape), "y_shape": eight(whole), "item_bytes": made.item_bytes, "filler": 0}
-    content, y = np.concatenate(tables).tobytes(), new_tensor(value)
-    return lowering.emit(KernelStep(StepKind.PICK, label(node), node.op_type, [made], y, [content], arguments))
+    y, content = new_tensor(value), [places(tables)]
+    return lowering.emit(KernelStep(StepKind.PICK, label(node), node.op_type, [made], y, content, arguments))
 
 
 def _states(node: ir.Node) -> tuple[str, ...]:

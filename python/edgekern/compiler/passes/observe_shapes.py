@@ -17,12 +17,12 @@ from edgekern.errors import CompileError
 from edgekern.graph import subgraphs
 from edgekern.graph.counted import forget_sizes, is_open_within
 from edgekern.graph.evaluate import new_session
+from edgekern.graph.families import LOOP, SCAN
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import known_shape, label, qualified, shape_of
 
 _PATIENCE_S = 20.0  # a loop may never end
 _MOST_ELEMENTS = 2**29
-_TURNS = ("Loop", "Scan")
 
 
 def observe_shapes(model: ir.Model) -> None:
@@ -105,7 +105,7 @@ def _refuse_rows(graph: onnx.GraphProto) -> None:
     """A Loop that is told how often it turns says how much it will collect."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type != "Loop" or node.domain or node.input[0] not in stored:
+        if node.op_type != LOOP or node.domain or node.input[0] not in stored:
             continue
         turns = int(onnx.numpy_helper.to_array(stored[node.input[0]]).reshape(-1)[0])
         [body] = subgraphs.bodies(node)
@@ -131,7 +131,9 @@ def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
 
 def _refusal(graph: ir.Graph, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    endless = isinstance(error, TimeoutError)
-    guilty = [node for node in graph if (node.op_type in _TURNS if endless else node.domain and node.op_type in reason)]
+    if isinstance(error, TimeoutError):
+        guilty = [node for node in graph if node.op_type in (LOOP, SCAN)]
+    else:
+        guilty = [node for node in graph if node.domain and node.op_type in reason]
     names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in guilty) or "the model"
     return f"compile: neither edgekern nor onnxruntime can run {names}: {reason}"
