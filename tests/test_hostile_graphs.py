@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import edgekern as ek
-from bomb_graphs import BOMBS
-from hostile_graphs import HARMLESS, MALFORMED
 
+from bomb_graphs import BOMBS
 from graphs import onnxruntime_session
+from hostile_graphs import HARMLESS, MALFORMED
 
 # In a child, which may be stopped where one waits or eats for ever.
 CHILD = """
