@@ -1,12 +1,6 @@
 """The shapes that are benched, and what is known of them."""
 
-import pytest
-
 from bench.shapes import FASTEST_PEER, GEMM_SHAPES, ODD_SHAPES, Shape, peer_shares
-
-pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
-pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
-pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
 
 def test_shapes_are_distinct_and_count_two_operations_a_multiply_add():

@@ -99,6 +99,11 @@ def test_inspect_begins_with_the_precision_and_gives_the_nodes_as_json(tmp_path,
     assert [place["runs"] for place in told["nodes"] if place["operator"] == "Conv"] == ["8 bits"]
     assert told["nodes"][0]["prices"]["8 bits"]["nbytes"] > 0
     assert told["host_steps"] == []
+    ek.compile(path).save(tmp_path / "m.ekm")
+    assert cli.run(["inspect", str(tmp_path / "m.ekm"), "--json"]) == 0
+    loaded = json.loads(capsys.readouterr().out)
+    assert loaded == {**told, "nodes": []}
+    assert [step["kind"] for step in loaded["steps"]] == ["QUANTIZE_NCHW", "CONV", "DEQUANTIZE_NCHW"]
 
 
 # --- quantize: no Q and DQ for a cheap operator between float ones

@@ -1,16 +1,15 @@
 """From a float model to a program: commands that need the toolkit extra."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
 from edgekern.cli.data import data_files, read_feeds, read_shapes
+from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
@@ -77,8 +76,7 @@ def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json
         warnings.simplefilter("ignore", EdgekernWarning)  # the summary has it all
         program = compiler.compile(model, batch=batch, shapes=read_shapes("inspect", shapes))
     if as_json:
-        nodes = [asdict(node) for node in program.nodes]
-        return json.dumps({"nodes": nodes, "host_steps": [asdict(step) for step in program.host_steps]}, indent=1)
+        return told(program)
     counts = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
     became = f"{len(program.steps)} steps and {len(program.host_steps)} of the host"
     first, *rest = program.summary().splitlines()
