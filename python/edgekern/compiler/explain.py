@@ -48,7 +48,7 @@ def explain(graph: ir.Graph, placement: Placement) -> tuple[NodePlace, ...]:
         runs = _runs(placement, node)
         reason = _reason(placement, node, runs, unquantized=unquantized)
         remedy = next((what for word, what in _REMEDIES if word in reason), _STAYS if runs == "host" else "")
-        places.append(NodePlace(label(node), qualified(node), runs, reason, remedy, _prices(placement, node)))
+        places.append(NodePlace(label(node), qualified(node), runs, reason, remedy, _prices(placement, node, runs)))
     return tuple(places)
 
 
@@ -75,7 +75,7 @@ def _reason(p: Placement, node: ir.Node, runs: str, *, unquantized: bool) -> str
     return p.float_reasons.get(node) or (_READ_AS_FLOAT if node.op_type in OPERATORS else f"{node.op_type} {_NO_CODES}")
 
 
-def _prices(p: Placement, node: ir.Node) -> dict[str, Price]:
+def _prices(p: Placement, node: ir.Node, runs: str) -> dict[str, Price]:
     """By where a node may run."""
     held = [value for value in operands(node) if p.role_of(value) is Role.BYTES]
     real = [value for value in operands(node) if p.role_of(value) in _REAL]
@@ -89,7 +89,7 @@ def _prices(p: Placement, node: ir.Node) -> dict[str, Price]:
             prices["8 bits"] = Price(own.macs, own.nbytes + (REAL - CODE) * elements(given))
         else:
             prices["8 bits"] = eight_bit_price(node) if node.op_type in QDQ else eight_bit_price(node, real, given)
-    if node.op_type in FLOATS and float_reason(node) is None:
+    if runs == "float32" or (runs == "8 bits" and node.op_type in FLOATS and float_reason(node) is None):
         prices["float32"] = float_price(node, held, followed)
     prices["host"] = host_price(node, held, followed)
     return prices

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgekern.graph.families import PRODUCTS
 from edgekern.graph.values import is_constant, shape_of
 
 CODE, REAL = 1, 4  # bytes of an element that is quantized, and of one that is not
 CONVERSION = CODE + REAL  # of QuantizeLinear or DequantizeLinear: it reads the one and writes the other
+
+
+_MULTIPLYING = PRODUCTS | {"ConvTranspose"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def host_price(node: ir.Node, dequantized: Iterable[ir.Value] = (), quantized: I
 
 def macs(node: ir.Node) -> int:
     """Multiply-adds of a product, of any type; 0 for other operators."""
+    if node.op_type not in _MULTIPLYING:
+        return 0
     shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
     if any(shape is None for shape in shapes) or len(shapes) < 3:
         return 0
