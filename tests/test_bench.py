@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,22 +28,18 @@ from bench import (
 )
 from bench.__main__ import main, names
 from bench.onnx_models import Conv
-from bench.shapes import FASTEST_PEER, GEMM_SHAPES, ODD_SHAPES, Shape, peer_shares
+from bench.shapes import Shape
 from edgekern import _core
 
+from bench_fakes import STEADY, FakeProbe, fine, options_of
 from float_models import build, small_cnn
-
-
-def _fine(result: object) -> None:
-    assert result == 4
-
 
 # --- harness
 
 
 def test_a_wrong_answer_is_never_timed():
     calls = []
-    wrong = harness.Contender("wrong", lambda: calls.append(1) or 5, _fine)
+    wrong = harness.Contender("wrong", lambda: calls.append(1) or 5, fine)
     with pytest.raises(AssertionError):
         harness.measure([wrong], seconds=0.01)
     assert len(calls) == 1
@@ -52,7 +47,7 @@ def test_a_wrong_answer_is_never_timed():
 
 def test_contenders_take_turns_and_report_order_statistics():
     rounds = []
-    everyone = [harness.Contender(name, lambda: 4, _fine) for name in "ab"]
+    everyone = [harness.Contender(name, lambda: 4, fine) for name in "ab"]
     timings = harness.measure(everyone, seconds=0.004, each_round=lambda: rounds.append(1))
     assert set(timings) == {"a", "b"}
     assert len(rounds) == max(timing.samples for timing in timings.values())
@@ -82,7 +77,7 @@ def test_results_are_written_from_a_line_on(shape):
 
 def test_times_are_per_call(monkeypatch):
     monkeypatch.setattr(harness, "_time", lambda run, calls: 1.0)
-    timings = harness.measure([harness.Contender("four", lambda: 4, _fine, calls=4)], seconds=0)
+    timings = harness.measure([harness.Contender("four", lambda: 4, fine, calls=4)], seconds=0)
     assert timings["four"].best == 0.25
 
 
@@ -135,28 +130,7 @@ def test_machine_says_what_is_absent():
 # --- shapes
 
 
-def test_shapes_are_distinct_and_count_two_operations_a_multiply_add():
-    assert len({shape[:3] for shape in GEMM_SHAPES}) == len(GEMM_SHAPES) == 18
-    assert Shape(2, 3, 5, "").operations == 60
-
-
-def test_odd_shapes_are_forty_and_always_the_same():
-    assert len({shape[:3] for shape in ODD_SHAPES}) == 40
-    assert ODD_SHAPES[0][:3] == (1218, 129, 270)
-    assert all(1 <= side <= 1500 for shape in ODD_SHAPES for side in shape[:3])
-    assert any(shape.k % 4 and shape.n % 16 for shape in ODD_SHAPES)
-
-
-def test_known_shares_are_of_each_peer_at_one_thread_and_of_the_fastest_at_two():
-    square = Shape(1024, 1024, 1024, "")
-    assert peer_shares(square, 1)["torch_int_mm"] == 0.908
-    assert peer_shares(square, 2) == {FASTEST_PEER: 0.95}
-    assert peer_shares(square, 3) == peer_shares(Shape(1, 4096, 4096, ""), 1) == {}
-
-
 # --- void rows
-
-STEADY = limits.Sample(1e12, 4e10)
 
 
 @pytest.mark.parametrize(
@@ -175,60 +149,38 @@ def test_void_reasons(after, operations, read, known, said):
     assert limits.void_reasons(STEADY, after, operations, read, known) == said
 
 
-class FakeProbe:
-    """Limits that never move, or that stand still only from the third sample on."""
-
-    isa, threads, streams, memory_bytes = "scalar", 1, [(1, 0, "huge")], 1 << 20
-
-    def __init__(self, *peaks):
-        self.peaks = list(peaks)
-
-    def sample(self):
-        return limits.Sample(self.peaks.pop(0) if len(self.peaks) > 1 else self.peaks[0], 4e10)
-
-    def read(self):
-        return 9e10
-
-    def cached_bytes_per_second(self, size):
-        return 1e11
-
-
-def _options(**given):
-    return SimpleNamespace(**{"only": None, "seconds": 0, "quick": False, "threads": [1], "json": None} | given)
-
-
 def _plan(contenders, **given):
     return [("case", lambda: suite.Case("group", "case", contenders, **given))]
 
 
-def _instant(name, check=_fine, **given):
+def _instant(name, check=fine, **given):
     return harness.Contender(name, lambda: 4, check, **given)
 
 
 def test_a_case_is_measured_again_until_the_limits_hold():
     probe = FakeProbe(1e12, 2e12, 3e12, 3e12)
-    [result] = suite._measure_all("gemm", _plan([_instant("edgekern")]), probe, _options())
+    [result] = suite._measure_all("gemm", _plan([_instant("edgekern")]), probe, options_of())
     assert (result.attempts, result.void) == (3, [])
 
 
 def test_a_case_whose_limits_never_hold_stays_and_is_void():
     probe = FakeProbe(*(2.0**i for i in range(40, 60)))
-    [result] = suite._measure_all("gemm", _plan([_instant("edgekern")]), probe, _options())
+    [result] = suite._measure_all("gemm", _plan([_instant("edgekern")]), probe, options_of())
     assert (result.attempts, result.void) == (2 * suite.ATTEMPTS, ["the peak drifted by 100.0 %"])
 
 
 def test_a_void_case_has_another_turn_when_all_others_are_done(tmp_path):
     path, drifting = tmp_path / "run.json", [2.0**i for i in range(suite.ATTEMPTS + 1)]
     plan = [(name, lambda name=name: suite.Case("group", name, [_instant("edgekern")])) for name in ("first", "second")]
-    results = suite._measure_all("gemm", plan, FakeProbe(*drifting, 1e12), _options(json=path))
+    results = suite._measure_all("gemm", plan, FakeProbe(*drifting, 1e12), options_of(json=path))
     assert [(r.case.name, r.attempts, r.void) for r in results] == [("first", 4, []), ("second", 1, [])]
     _, cases, _ = bench_report.read_run(path)
     assert [(case["case"], case["attempts"], case["void"]) for case in cases] == [("first", 4, []), ("second", 1, [])]
 
 
 def test_bandwidth_is_taken_in_every_round_of_a_rotated_case():
-    [rotated] = suite._measure_all("gemm", _plan([_instant("edgekern")], rotated=True), FakeProbe(1e12), _options())
-    [warm] = suite._measure_all("gemm", _plan([_instant("edgekern")]), FakeProbe(1e12), _options())
+    [rotated] = suite._measure_all("gemm", _plan([_instant("edgekern")], rotated=True), FakeProbe(1e12), options_of())
+    [warm] = suite._measure_all("gemm", _plan([_instant("edgekern")]), FakeProbe(1e12), options_of())
     assert (rotated.after.bytes_per_second, warm.after.bytes_per_second) == (9e10, 4e10)
 
 
@@ -237,44 +189,11 @@ def test_a_peer_with_a_wrong_answer_is_left_out_and_named(capsys):
         raise AssertionError
 
     everyone = [_instant("edgekern"), _instant("liar", refuse)]
-    [result] = suite._measure_all("gemm", _plan(everyone), FakeProbe(1e12), _options())
+    [result] = suite._measure_all("gemm", _plan(everyone), FakeProbe(1e12), options_of())
     assert set(result.timings) == {"edgekern"}
     assert "liar gives a wrong answer" in capsys.readouterr().out
     with pytest.raises(AssertionError):
-        suite._measure_all("gemm", _plan([_instant("edgekern", refuse)]), FakeProbe(1e12), _options())
-
-
-def _result(case="case", void=(), references=(), **best):
-    timings = {name: harness.Timing(value, value, value, value, 7) for name, value in best.items()}
-    shown = suite.Case("group", case, (), 8, references=references)
-    return suite.Result(shown, timings, dict.fromkeys(best, 2), STEADY, STEADY, void, 1, 1)
-
-
-def test_the_slower_of_ours_counts_against_the_fastest_peer():
-    result = _result(edgekern_u8=1.0, edgekern_s8=2.0, torch=3.0, numpy=9.0)
-    assert (result.ours, result.best_peer, result.ratio) == ("edgekern_s8", "torch", 1.5)
-    assert _result(edgekern=1.0).ratio is None
-
-
-def test_references_are_neither_ours_nor_peers():
-    result = _result(edgekern_int4=1.0, edgekern_int8=2.0, other=0.5, peer=3.0, references=("edgekern_int8", "other"))
-    assert (result.ours, result.best_peer) == ("edgekern_int4", "peer")
-
-
-def test_summary_counts_losing_rows_ties_and_void_ones():
-    rows = [
-        _result("wins", edgekern=1.0, peer=4.0),
-        _result("ties", edgekern=1.0, peer=0.98),
-        _result("loses", edgekern=1.0, peer=0.5, void=["why"]),
-        _result("alone", edgekern=1.0),
-    ]
-    [summary] = suite._summaries("gemm", 1, rows)
-    assert summary["rows"] == 4
-    assert summary["geometric_mean"] == pytest.approx((4 * 0.98 * 0.5) ** (1 / 3))
-    assert summary["lowest"] == 0.5
-    assert summary["losing"] == ["ties", "loses"]
-    assert summary["losing_beyond_tie"] == ["loses"]
-    assert summary["void"] == ["loses"]
+        suite._measure_all("gemm", _plan([_instant("edgekern", refuse)]), FakeProbe(1e12), options_of())
 
 
 def test_rotated_weights_fill_eight_last_level_caches(monkeypatch):
@@ -502,51 +421,7 @@ def test_only_named_cases_are_built():
     def build():
         raise AssertionError("nobody asked for this case")
 
-    assert suite._measure_all("gemm", [("64x64x64", build)], FakeProbe(1e12), _options(only=["1x"])) == []
-
-
-def test_report_keeps_losing_and_void_rows(tmp_path):
-    path, result = tmp_path / "run.json", _result("7x7x7", edgekern=1.0, peer=0.5, void=["why"])
-    headers = [
-        {"record": "run", "bench": b, "cpu": "a CPU", "edgekern": "0", "commit": c, "versions": {"numpy": "2"}}
-        for b, c in (("gemm", "c"), ("kv", "b"), ("call", "c"))
-    ]
-    facts = {"record": "facts", "bench": "gemm", "threads": 1, "a figure": 1.25}
-    harness.write_json(path, [*headers, suite._record("gemm", result, FakeProbe(1e12)), facts])
-    text = bench_report.markdown(*bench_report.read_run(path))
-    assert "a CPU; edgekern 0 at c (gemm, call), b (kv); numpy 2." in text
-    assert "| 7x7x7 (void) | 1000000.0 | 0 | - | peer | 500000.0 | 0.50 |" in text
-    assert "Geometric mean 0.50, 1 of 1 rows below 1, 1 void." in text
-    assert "- a figure: 1.25" in text
-
-
-def test_report_says_what_the_limits_leave():
-    def case(bench, group, seconds, name="64x64x64"):
-        timings = {"edgekern": {"best": seconds}, "peer": {"best": 1.0}}
-        peak = {"operations_per_second": 1e12}
-        names = {"bench": bench, "group": group, "case": name, "threads": 1, "ours": "edgekern", "best_peer": "peer"}
-        return {**names, "ratio": 1.0, "timings": timings, "operations": 0.485e12, "before": peak, "after": peak}
-
-    lines = bench_report.headroom([case("gemm", "18 shapes, warm", 0.8), case("linear", "static, warm", 0.9)])
-    assert lines[2:-1] == [
-        "- gemm, 18 shapes, warm, 1 thread(s): 2.00 at 97 % of the peak",
-        "- linear, static, warm, 1 thread(s): 2.00 at 97 % of the peak, 1.25 at the cost of the product alone",
-    ]
-    token = case("gemm", "18 shapes, warm", 0.8, "1x64x64")  # is not bound by the peak
-    assert bench_report.headroom([token])[2] == "- gemm, 18 shapes, warm, 1 thread(s): 1.25 at 97 % of the peak"
-    assert bench_report.headroom([case("conv", "warm", 0.8)]) == []
-
-
-def test_report_draws_what_was_measured(tmp_path):
-    path = tmp_path / "run.json"
-    rows = [_result(f"{side}", edgekern=1e-3, peer=side * 1e-3) for side in (1, 2)]
-    harness.write_json(path, [suite._record("gemm", row, FakeProbe(1e12)) for row in rows])
-    assert main(["report", str(path), "--out", str(tmp_path / "a")]) == 0
-    assert main(["report", str(path), "--out", str(tmp_path / "b")]) == 0
-    written = sorted(file.name for file in (tmp_path / "a").iterdir())
-    assert written == ["bars-gemm-1.svg", "roofline-1.svg", "tables.md"]
-    for name in written:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert suite._measure_all("gemm", [("64x64x64", build)], FakeProbe(1e12), options_of(only=["1x"])) == []
 
 
 def test_a_build_beside_itself_gives_a_row_for_each_of_our_contenders(capsys, tmp_path):

@@ -36,7 +36,8 @@ REASONS = {
     r"(reads|gives) \w+, for which \w+ has no kernel": 96,
     r"(CausalConvWithState|SwiGLU) has no kernel": 3,  # of 16-bit floats
     r"its statistics have no kernel": 2,  # of BatchNormalization, as training reads them
-    r"has a free dimension|must have shape|is no view of|Mismatch between the sum of 'split'|got \(0,\)": 20,  # sizes of 0
+    # Sizes of 0.
+    r"has a free dimension|must have shape|is no view of|Mismatch between the sum of 'split'|got \(0,\)": 20,
     r"has opset 1, which is outside 7": 3,
     r"as onnxruntime has it": 2,  # align_corners where an image shrinks by a factor that does not divide it
     r"the indices of a pooling have no kernel": 2,

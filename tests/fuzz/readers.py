@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tests.fuzz import models
 
 from edgekern import _core
 from edgekern.artifact import container
@@ -275,6 +276,7 @@ def _read_cache(path: Path) -> object:
 
 
 READERS: dict[str, Reader] = {
+    "model": (models.seeds, models.attempt),
     "llama2c": (_llama_seeds, _run_model),
     "gguf": (_gguf_seeds, _run_model),
     "huggingface": (_folder_reader(1), _run_folder),
@@ -291,6 +293,8 @@ def damaged(path: Path, content: bytes, rng: random.Random) -> bytes:
     """Damage that suits the file."""
     if path.suffix == ".json":
         return damage_json(content, rng)
+    if path.suffix == ".onnx" and rng.random() < 0.9:
+        return models.damage_model(content, rng)
     if path.suffix == ".ekm" and rng.random() < 0.9:
         return damage_program(content, rng)
     return damage(content, rng, 4000)

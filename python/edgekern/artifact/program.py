@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from edgekern.artifact import container
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.artifact.nodes import NodePlace, counted, table
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
 
@@ -106,10 +108,14 @@ class Program:
 
     Made by :func:`edgekern.compile` and :meth:`load`. Two programs are equal when their files are. A copy is the
     program itself; a pickle holds its bytes (out of band with protocol 5), all of which are checked again.
+
+    ``nodes`` is what :func:`edgekern.compile` has made of each node of the model: a file does not hold it, and a
+    program that was read has none.
     """
 
     container: Container
     manifest: Manifest
+    nodes: tuple[NodePlace, ...] = ()
 
     @staticmethod
     def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], manifest: Manifest) -> Program:
@@ -232,7 +238,7 @@ class Program:
         ]
         macs = sum(step.macs for step in self.steps) + sum(step.macs for step in self.host_steps)
         plan = self.memory_plan
-        lines = [self._precision(), "", *lines]
+        lines = [self._precision(), self._fusions(), "", *lines]
         lines += [
             "",
             f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
@@ -240,6 +246,34 @@ class Program:
             *(f"host step: {step}" for step in self.host_steps),
         ]
         return "\n".join(lines)
+
+    def explain(self) -> str:
+        """A table of the model's nodes: where each runs, the price of the alternatives, why, and what would change it.
+
+        A price is the bytes that the node would read and write there, with the conversions between 8 bits and float32
+        that it would need.
+
+        Raises
+        ------
+        ArgumentValueError
+            When the program was read from a file, which holds steps and no nodes.
+        """
+        if not self.nodes:
+            raise ArgumentValueError(
+                "Program.explain: a file holds steps and no nodes; call it on what edgekern.compile returns"
+            )
+        return f"{len(self.nodes)} nodes, constants folded: {counted(self.nodes)}\n\n{table(self.nodes)}"
+
+    def _fusions(self) -> str:
+        """How many operators became how many steps, and what was done in passing."""
+        done = [step.op.split("+") for step in self.steps]
+        fused = Counter(op for ops in done for op in ops[1:] if op != "...")
+        moved = [step.name for step in self.steps if step.kind in ("TRANSPOSE", "PERMUTE")]
+        added = sum(name.endswith((" to NHWC", " to NCHW")) for name in moved)
+        told = [f"{count} {op}" for op, count in fused.most_common()]
+        lines = f"{sum(map(len, done))} operators in {len(done)} steps"
+        lines += f", fused {', '.join(told)}" if told else ""
+        return f"{lines}; {len(moved)} transpositions, {added} of them between orders of images"
 
     def _precision(self) -> str:
         """In which numbers the work is done."""

@@ -21,6 +21,7 @@ import onnxruntime
 from edgekern import _core
 from edgekern._onnxruntime import open_session, ort_value
 from edgekern.graph.exact_products import exact_products
+from edgekern.graph.inference import infer_values
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.subgraphs import names_read
 
@@ -185,7 +186,7 @@ def _with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
                 value.type.tensor_type.shape.dim.add(dim_value=side)
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(fixed, data_prop=True)
+    return infer_values(fixed)
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:

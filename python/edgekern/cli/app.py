@@ -134,14 +134,15 @@ def inspect(
     model: Existing,
     batch: Annotated[int, typer.Option(min=1, help="Of an ONNX model: rows that one run would take.")] = 1,
     shape: Shape = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Nodes, their prices, and steps, as JSON.")] = False,
 ) -> None:
     """Show the inputs, outputs and steps of a program, or what would become of an ONNX model."""
     if kind_of_file(model) == "onnx":
         from edgekern.cli import toolkit
 
-        typer.echo(toolkit.inspect(model, batch=batch, shapes=shape))
+        typer.echo(toolkit.inspect(model, batch=batch, shapes=shape, as_json=as_json))
     else:
-        typer.echo(session.inspect(model))
+        typer.echo(session.inspect(model, as_json=as_json))
 
 
 @app.command(rich_help_panel=USE)

@@ -1,6 +1,8 @@
 """Programs and this machine: commands that work in the base install."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +76,26 @@ def verify(model: Path, *, allow_host: bool) -> str:
     return printable("\n".join(lines))
 
 
-def inspect(model: Path) -> str:
+def inspect(model: Path, *, as_json: bool = False) -> str:
     """Reads the file alone, like :func:`verify`."""
     program = Program.load(model)
+    if as_json:
+        return told(program)
     lines = [f"{model}: {program.nbytes} bytes, arena {program.memory_plan.arena_bytes} bytes"]
     lines += [f"input   {info.name} {info.dtype} {list(info.shape)}" for info in program.inputs]
     lines += [f"output  {info.name} {info.dtype} {list(info.shape)}" for info in program.outputs]
     return printable("\n".join([*lines, "", program.summary()]))
+
+
+def told(program: Program) -> str:
+    """A program for other programs, as JSON; its nodes where it has just been compiled."""
+    steps = [{**asdict(step), "dtype": str(step.dtype)} for step in program.steps]
+    borders = {
+        side: [{"name": info.name, "shape": info.shape, "dtype": str(info.dtype)} for info in infos]
+        for side, infos in (("inputs", program.inputs), ("outputs", program.outputs))
+    }
+    hosts, nodes = ([asdict(part) for part in parts] for parts in (program.host_steps, program.nodes))
+    return json.dumps({**borders, "nodes": nodes, "steps": steps, "host_steps": hosts}, indent=1)
 
 
 def info() -> str:

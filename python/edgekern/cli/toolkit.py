@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
 from edgekern.cli.data import data_files, read_feeds, read_shapes
+from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
@@ -69,16 +70,23 @@ def quantize(
     return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
 
 
-def inspect(model: Path, *, batch: int, shapes: list[str] | None = None) -> str:
+def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json: bool = False) -> str:
     """Compiles it, and writes nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)  # the summary has it all
         program = compiler.compile(model, batch=batch, shapes=read_shapes("inspect", shapes))
-    nodes = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
+    if as_json:
+        return told(program)
+    counts = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
     became = f"{len(program.steps)} steps and {len(program.host_steps)} of the host"
-    lines = [f"{model}: {nodes.total()} nodes, which would be {became}"]
-    lines.append("operators: " + ", ".join(f"{count} {name}" for name, count in sorted(nodes.items())))
-    return printable("\n".join([*lines, "", program.summary()]))
+    first, *rest = program.summary().splitlines()
+    lines = [
+        f"{model}: {first}",
+        f"{counts.total()} nodes, which would be {became}",
+        "operators: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())),
+    ]
+    lines += ["", program.explain()] if program.nodes else []
+    return printable("\n".join([*lines, "", *rest]))
 
 
 def compile(model: Path, output: Path, *, batch: int, allow_host: bool, shapes: list[str] | None = None) -> str:

@@ -9,14 +9,14 @@ from edgekern import _core
 from edgekern.artifact import HostStep, Manifest, Program
 from edgekern.artifact.container import Blob
 from edgekern.compiler.halves import narrowed
+from edgekern.compiler.layout import MOST_AXES
 from edgekern.compiler.memory import Plan
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
 from edgekern.errors import CompileError
 
-# Of an index, as csrc/program has them.
-_MAX_RANK, _MAX_LABEL_BYTES = 8, 4096
+_MAX_LABEL_BYTES = 4096  # of an index, as csrc/program has it
 _MOST_NAMES = 16  # of the operators that a step lists
 
 
@@ -105,9 +105,9 @@ def _label(text: str) -> str:
 
 def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.TensorDef:
     quant = tensor.quant
-    if len(tensor.shape) > _MAX_RANK:
+    if len(tensor.shape) > MOST_AXES:
         raise CompileError(
-            f"compile: '{tensor.name}' has {len(tensor.shape)} dimensions, and a program holds {_MAX_RANK} at most"
+            f"compile: '{tensor.name}' has {len(tensor.shape)} dimensions, and a program holds {MOST_AXES} at most"
         )
     return _core.TensorDef(
         name=_label(tensor.name),

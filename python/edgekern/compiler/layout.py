@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from edgekern._core import StepKind
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, channels_last, inverse
 
@@ -51,6 +54,11 @@ def four(sides: Sequence[int], filler: int = 1) -> list[int]:
 def eight(sides: Sequence[int], filler: int = 1) -> list[int]:
     """The same of as many axes as a tensor can have."""
     return [filler] * (MOST_AXES - len(sides)) + list(sides)
+
+
+def places(tables: Sequence[npt.NDArray[Any]]) -> bytes:
+    """What a step picks along each of as many axes as a tensor can have: the first element of those in front."""
+    return np.concatenate([np.zeros(MOST_AXES - len(tables), np.int32), *tables]).astype(np.int32).tobytes()
 
 
 def pad(steps: Emitter, x: Tensor, before: Sequence[int], after: Sequence[int], code: int, name: str) -> Tensor:

@@ -28,7 +28,7 @@ from edgekern.graph.values import (
 
 Array = npt.NDArray[Any]
 
-_DTYPES = {
+DTYPES = {
     ir.DataType.UINT8: DType.U8,
     ir.DataType.INT8: DType.S8,
     ir.DataType.INT32: DType.I32,
@@ -215,7 +215,7 @@ class Lowering:
 
 
 def _dtype(value: ir.Value) -> DType:
-    if value.dtype not in _DTYPES:
+    if value.dtype not in DTYPES:
         kind = "unknown" if value.dtype is None else value.dtype.name
         raise CompileError(f"compile: '{value.name}' has type {kind}, which a program cannot hold")
-    return _DTYPES[value.dtype]
+    return DTYPES[value.dtype]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import onnx_ir as ir
 
 from edgekern import _core
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import Tensor
 from edgekern.errors import CompileError
+from edgekern.graph.dimensions import LARGEST_SIZE
+from edgekern.graph.values import shape_of
 
 ALIGNMENT = 64
 _MOST_BYTES = 2**61  # no machine has so many; with padding they still are an int64
@@ -59,7 +64,8 @@ def plan_memory(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequ
     tensors = _roots_first(list(seen))
     roots = [tensor for tensor in tensors if tensor.view_of is None]
     if sum(root.nbytes for root in roots) >= _MOST_BYTES:
-        raise CompileError(too_large(max(roots, key=lambda root: root.nbytes)))
+        largest = max(roots, key=lambda root: root.nbytes)
+        raise CompileError(too_large(largest.name, largest.shape, largest.nbytes))
     lower = [-1 if root in whole_run else first[root] for root in roots]
     upper = [now + 1 if root in whole_run else last[root] + 1 for root in roots]
     plan = _core.plan_memory(lower, upper, [root.nbytes for root in roots], ALIGNMENT)
@@ -67,11 +73,26 @@ def plan_memory(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequ
     return Plan(tuple(tensors), offsets, plan.peak, plan.lower_bound, plan.method)
 
 
-def too_large(tensor: Tensor) -> str:
+def refuse_large(graph: ir.Graph) -> None:
+    """Before anything of the size of a tensor is made.
+
+    Raises
+    ------
+    CompileError
+        When a dimension is longer than steps can count.
+    """
+    for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+        shape = shape_of(value) or ()
+        if max(shape, default=0) > LARGEST_SIZE:
+            item = 4.0 if value.dtype is None else value.dtype.itemsize
+            raise CompileError(too_large(str(value.name), shape, int(math.prod(shape) * item)))
+
+
+def too_large(name: str, shape: Sequence[int], nbytes: int) -> str:
     """Why nothing can hold it, and what to do."""
     return (
-        f"compile: '{tensor.name}' would have the shape {list(tensor.shape)}, {tensor.nbytes} bytes: more than a "
-        "program can hold; make the inputs smaller, by batch or shapes where they are free"
+        f"compile: '{name}' would have the shape {list(shape)}, {nbytes} bytes: more than a program can hold; make "
+        "the inputs smaller, by batch or shapes where they are free"
     )
 
 

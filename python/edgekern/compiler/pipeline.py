@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx
@@ -14,7 +15,8 @@ from edgekern._core import StepKind
 from edgekern.artifact import Program
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
-from edgekern.compiler.memory import plan_memory, too_large
+from edgekern.compiler.explain import explain
+from edgekern.compiler.memory import plan_memory, refuse_large, too_large
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
@@ -41,6 +43,7 @@ from edgekern.errors import (
     EdgekernWarning,
     HostStepError,
 )
+from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import LARGEST_SIZE, fix_dimensions
 from edgekern.graph.families import INTEGER, MOVES, QDQ
 from edgekern.graph.fold_constants import fold_constants
@@ -118,14 +121,27 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     opened = fix_dimensions(_open(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
-    proto = opened.proto
     fix_batch(opened, batch, shapes)
+    if (broken := broken_rule(opened)) is not None:
+        raise CompileError(f"compile: {broken}")
+    try:
+        return _compiled(opened, allow_host=allow_host)
+    except Exception as error:
+        reason = contradiction(opened, error)
+        if reason is None:
+            raise
+        raise CompileError(f"compile: {reason}") from error
+
+
+def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
+    proto = opened.proto
     fold_constants(opened)
     while expand_functions(opened):
         fold_constants(opened)
     model = opened.to_ir()
     simplify_graph(model)
     observe_shapes(model)
+    refuse_large(model.graph)
     fold_norms(model.graph)
     fold_channels(model.graph)
     join_norms(model.graph)
@@ -153,12 +169,13 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     try:
-        return emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, stored_halves(proto))
+        program = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, stored_halves(proto))
     except ArtifactError as error:
         largest = max(plan.tensors, key=lambda tensor: tensor.size)
         if largest.size <= LARGEST_SIZE:
             raise
-        raise CompileError(too_large(largest)) from error
+        raise CompileError(too_large(largest.name, largest.shape, largest.nbytes)) from error
+    return replace(program, nodes=explain(model.graph, placement))
 
 
 def _open(qdq: ModelLike) -> Skeleton:
@@ -180,7 +197,7 @@ def _unknown_operators(qdq: ModelLike) -> list[str]:
     known = {schema.name for schema in onnx.defs.get_all_schemas()}
     functions = {function.name for function in proto.functions}
     unknown = [n for n in proto.graph.node if n.domain in ("", "ai.onnx") and n.op_type not in known | functions]
-    return [f"{node.op_type} '{node.name or node.output[0]}'" for node in unknown]
+    return [f"{node.op_type} '{node.name or next(iter(node.output), '')}'" for node in unknown]
 
 
 def _why_unquantized(proto: onnx.ModelProto) -> str:
@@ -220,5 +237,5 @@ def _warn(runs: Sequence[HostRun], unquantized: str, *, idle: bool) -> None:
     warnings.warn(
         f"compile: {nothing}{len(nodes)} nodes run on the host (onnxruntime), in {len(runs)} steps: {shown}{more}",
         EdgekernWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

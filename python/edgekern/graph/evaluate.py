@@ -19,6 +19,7 @@ from edgekern.graph.subgraphs import names_read
 
 # The oldest file version that has every type of a program; onnxruntime reads it with any opset that it knows.
 IR_VERSION = 10
+_PATIENCE_S = 300.0  # a loop may never end
 
 
 def new_session(model: bytes) -> Any:
@@ -98,7 +99,7 @@ class Piece:
         """The tensors wanted; CompileError where onnxruntime cannot compute them."""
         weights = {name: self._model.weights[name].array() for name in self._weights}
         try:
-            return run_to_end(self._session, self._wanted, weights | dict(feeds), timeout_s=None)
+            return run_to_end(self._session, self._wanted, weights | dict(feeds), timeout_s=_PATIENCE_S)
         except Exception as error:  # onnxruntime raises a class per status, all private
             raise self._refusal(error) from error
 

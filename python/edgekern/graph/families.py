@@ -73,6 +73,7 @@ SHAPED_BY_VALUES: dict[str, tuple[int, ...]] = {
     "SequenceInsert": (2,),
     "Slice": (1, 2, 3, 4),
 }
+LOOP, SCAN = "Loop", "Scan"  # what runs a body more than once
 SEES_SHAPES = frozenset({"Shape", "Size"})
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}

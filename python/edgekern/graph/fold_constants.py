@@ -14,9 +14,10 @@ from onnx import helper, numpy_helper
 from edgekern.errors import CompileError
 from edgekern.graph.counted import Types, known_types
 from edgekern.graph.evaluate import Piece, evaluate
-from edgekern.graph.families import RANDOM
+from edgekern.graph.families import RANDOM, SHAPED_BY_VALUES
 from edgekern.graph.halves import cast_to
 from edgekern.graph.infer_shapes import ShapeInference
+from edgekern.graph.inference import infer_values
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton, Weight
 from edgekern.graph.subgraphs import bodies, inline_constant_ifs, leading_to, names_read, with_inner
 
@@ -27,6 +28,9 @@ Array = npt.NDArray[Any]
 _KEPT = RANDOM | {"Dropout", "DequantizeLinear"}
 # Operators that onnxruntime has; what others compute is not known here.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+# What nodes may make of constants: no message holds a larger one, and all that grows is held at one time.
+_MOST_BYTES = 2**31 - 1
+_MOST_GROWN_BYTES = 2**32
 # A result of so many bytes that few nodes lead to is computed whenever it is read, and never kept.
 _LAZY_BYTES = 1 << 20
 _FEW = 8
@@ -64,8 +68,7 @@ def fold_constants(model: Skeleton, *, shapes: bool = True, function: str = "com
         if shapes:
             inference.infer(model)
         else:
-            inferred = onnx.shape_inference.infer_shapes(model.proto, data_prop=True)
-            model.proto.graph.CopyFrom(inferred.graph)
+            model.proto.graph.CopyFrom(infer_values(model.proto).graph)
         changed = _fold_once(model, shapes, function)
         if shapes and inline_constant_ifs(model):  # else the tensors in them have no ranges
             changed = True
@@ -77,7 +80,8 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
     graph = model.proto.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
     functions = _steady_functions(model.proto)
-    types = known_types([*graph.input, *graph.value_info, *graph.output]) if fold_shapes else {}
+    sizes = known_types([*graph.input, *graph.value_info, *graph.output])
+    types = sizes if fold_shapes else {}
     constant: list[onnx.NodeProto] = []
     arrays: dict[str, Array] = {}
     names = {*known, *model.weights}
@@ -92,6 +96,7 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
             and (node.domain in _DOMAINS or (node.domain, node.op_type) in functions)
             and not any(bodies(node))
             and all(name in names for name in node.input if name)
+            and not _waits(node, sizes, known)
         ):
             constant.append(node)
         else:
@@ -99,6 +104,7 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
         names.update(node.output)
     if not constant and not arrays:
         return False
+    _refuse_growth(constant, {**sizes, **_stored_types(known)}, function)
     made = {name for node in constant for name in node.output} | set(arrays)
     read = {name for node in graph.node if not set(node.output) <= made for name in names_read(node)}
     read.update(value.name for value in graph.output)
@@ -121,6 +127,38 @@ def _fold_once(model: Skeleton, fold_shapes: bool, function: str) -> bool:
     for weight in lazy.values():
         model.add_weight(weight)
     return True
+
+
+def _waits(node: onnx.NodeProto, sizes: Types, known: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether nobody can tell the size of its results before what it reads has been computed."""
+    if node.domain != "" or all(name in sizes for name in node.output if name):
+        return False
+    return any(at < len(node.input) and node.input[at] not in known for at in SHAPED_BY_VALUES.get(node.op_type, ()))
+
+
+def _stored_types(known: Mapping[str, onnx.TensorProto]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    return {name: (tensor.data_type, tuple(tensor.dims)) for name, tensor in known.items()}
+
+
+def _refuse_growth(nodes: Sequence[onnx.NodeProto], sizes: Types, function: str) -> None:
+    """A few bytes of a file can ask for more memory than there is."""
+
+    def nbytes(name: str) -> int:
+        kind, shape = sizes.get(name, (0, (0,)))
+        return math.prod(shape) * (np.dtype(NUMPY_TYPES[kind]).itemsize if kind in NUMPY_TYPES else 64)
+
+    grown = 0
+    for node in nodes:
+        for name in node.output:
+            size = nbytes(name)
+            grown += max(size - sum(map(nbytes, node.input)), 0)
+            if size > _MOST_BYTES or grown > _MOST_GROWN_BYTES:
+                shape = list(sizes[name][1])
+                raise CompileError(
+                    f"{function}: {node.op_type} '{node.name or name}' makes a constant of the shape {shape}, {size} "
+                    f"bytes; one may have {_MOST_BYTES}, and all that grow {_MOST_GROWN_BYTES}: make it at run time of "
+                    "an input, or smaller"
+                )
 
 
 def _steady_functions(proto: onnx.ModelProto) -> set[tuple[str, str]]:

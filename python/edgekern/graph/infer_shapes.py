@@ -9,6 +9,7 @@ an If, Loop or Scan, the shapes of their results are left open, and so is what i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,11 +20,11 @@ from edgekern.errors import CompileError
 from edgekern.graph.counted import Types, forget_sizes, is_doubtful, known_types
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import COUNTED_BY_OPERANDS
+from edgekern.graph.inference import HIDDEN, infer_values
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
 from edgekern.graph.subgraphs import bodies
 
-# No schema has this domain: inference leaves such a node alone, and goes on from the shape that is written down.
-_SETTLED = "edgekern.settled"
+_MOST_ELEMENTS = 2**29
 
 Settled = dict[int, tuple[onnx.NodeProto, list[onnx.ValueInfoProto]]]  # by its place: a node, and what it gives
 
@@ -98,6 +99,8 @@ class ShapeInference:
             return []
         if node.op_type in COUNTED_BY_OPERANDS and fed != [node.input[0]]:
             return []
+        if any(math.prod(types[name][1]) > _MOST_ELEMENTS for name in node.output if name in types):
+            return []  # what inference says, then: nobody makes that to count it
         operands = [constants[name].SerializeToString() for name in node.input if name in constants]
         key = node.SerializeToString(), *operands, *(types[name] for name in fed)
         if key not in self._seen:
@@ -138,7 +141,7 @@ def _inferred(model: onnx.ModelProto, settled: Settled, function: str) -> onnx.G
     copy.CopyFrom(model)
     graph = copy.graph
     if settled:
-        copy.opset_import.add(domain=_SETTLED, version=1)
+        copy.opset_import.add(domain=HIDDEN, version=1)
         del graph.value_info[:]  # what was inferred from the wrong shapes, here and in bodies
         for body in (body for node in graph.node for body in bodies(node)):
             forget_sizes(body)
@@ -148,11 +151,11 @@ def _inferred(model: onnx.ModelProto, settled: Settled, function: str) -> onnx.G
             if value.name in made:
                 value.type.tensor_type.ClearField("shape")
         for at, (_, values) in settled.items():
-            graph.node[at].domain = _SETTLED
+            graph.node[at].domain = HIDDEN
             for value in values:
                 (outputs[value.name] if value.name in outputs else graph.value_info.add()).CopyFrom(value)
     try:
-        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+        graph = infer_values(copy).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CompileError(f"{function}: the shapes or types of the model contradict each other: {reason}") from error

@@ -11,6 +11,7 @@ import onnx
 
 from edgekern._onnxruntime import open_session
 from edgekern.graph.dimensions import forget_inferred
+from edgekern.graph.inference import infer_values
 from edgekern.graph.skeleton import Skeleton
 
 
@@ -53,7 +54,7 @@ def without_false_shapes(model: Skeleton) -> Skeleton:
     bare = onnx.ModelProto()
     bare.CopyFrom(model.proto)
     forget_inferred(bare)
-    real = {value.name: value for value in onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output}
+    real = {value.name: value for value in infer_values(bare).graph.output}
     wrong = {value.name for value in model.proto.graph.output if _contradict(value, real[value.name])}
     if not wrong:
         return model

@@ -79,7 +79,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         opset_of,
         unknown_change,
     )
-    from edgekern.graph.soundness import what_checker_misses
+    from edgekern.graph.soundness import MOST_NODES, nodes_when_inlined, what_checker_misses
     from edgekern.graph.sparse import make_dense, refuse_huge
 
     skeleton = parse_model(model, function=function)
@@ -95,6 +95,11 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
             "export it again with an opset in that range, or install a newer onnx and onnxruntime"
         )
     refuse_huge(proto, function)
+    if proto.functions and (inlined := nodes_when_inlined(proto)) > MOST_NODES:
+        raise ArgumentValueError(
+            f"{function}: model{name} has {inlined} nodes once its functions stand where they are called, and "
+            f"{MOST_NODES} are the most; export it without functions in functions"
+        )
     try:
         onnx.checker.check_model(_for_checker(proto))
         if (broken := what_checker_misses(proto, skeleton.weights)) is not None:

@@ -7,6 +7,11 @@ from typing import Any
 
 import onnx
 
+from edgekern.graph.subgraphs import with_inner
+
+# Attributes that count, and by which somebody divides.
+_COUNTS = frozenset({"group", "blocksize", "num_groups", "num_outputs"})
+MOST_NODES = 1 << 18
 _TYPES = frozenset(onnx.TensorProto.DataType.values())
 
 
@@ -22,9 +27,48 @@ def what_checker_misses(proto: onnx.ModelProto, weights: Iterable[str]) -> str |
             return f"function {function.name!r} stands in ONNX's own domain, where onnxruntime takes no functions"
         for name in _not_made(function.output, set(function.input), function.node):
             return f"no node of function {function.name!r} makes its output {name!r}"
+    functions = [node for function in proto.functions for node in function.node]
+    names = [value.name for value in graph.output]
+    if len(set(names)) < len(names):
+        return f"two outputs are called {max(names, key=names.count)!r}"
+    for node in with_inner([*graph.node, *functions]):
+        if (reason := _node_reason(node)) is not None:
+            return f"{node.op_type} {node.name or next(iter(node.output), '')!r} has {reason}"
     for name, kind in _element_types(proto):
         if kind not in _TYPES:
             return f"tensor {name!r} has the element type {kind}, which ONNX does not define"
+    return None
+
+
+def nodes_when_inlined(proto: onnx.ModelProto) -> int:
+    """How many nodes a model has once its functions stand where they are called: they double with each level."""
+    calls = {
+        (function.domain, function.name): [(node.domain, node.op_type) for node in with_inner(function.node)]
+        for function in proto.functions
+    }
+    count: dict[tuple[str, str], int] = {}
+    entered: set[tuple[str, str]] = set()
+    waiting = list(calls)
+    while waiting:
+        key = waiting[-1]
+        inner = [] if key in entered else [call for call in calls[key] if call in calls and call not in count]
+        entered.add(key)  # of those that call themselves the checker tells
+        if inner:
+            waiting += set(inner) - entered
+        else:
+            count.setdefault(key, sum(count.get(call, 1) for call in calls[key]))
+            waiting.pop()
+    return sum(count.get((node.domain, node.op_type), 1) for node in with_inner(proto.graph.node))
+
+
+def _node_reason(node: onnx.NodeProto) -> str | None:
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    for attribute in node.attribute:
+        if attribute.name in _COUNTS and attribute.type == onnx.AttributeProto.INT and attribute.i < 1:
+            return f"{attribute.name} = {attribute.i}, and it must be at least 1"
+        if node.op_type == "If" and len(attribute.g.output) != len(node.output):
+            return f"{len(node.output)} results, and its {attribute.name} gives {len(attribute.g.output)}"
     return None
 
 

@@ -187,6 +187,8 @@ def quantization(node: ir.Node) -> Quant | str:
         return f"its type is {dtype.name if dtype is not None else 'unknown'}, not UINT8 or INT8"
     if scale.size != 1 or scale.dtype != np.float32 or not np.isfinite(scale).all() or not (scale > 0).all():
         return "its scale is not one positive float32"
+    if zero_point is not None and ir.DataType.from_numpy(zero_point.dtype) != dtype:
+        return f"its zero point is {zero_point.dtype}, and its type {dtype.name}"
     zero = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
     return Quant(float(scale.reshape(-1)[0]), zero, dtype == ir.DataType.INT8)
 

@@ -24,6 +24,7 @@ from edgekern.graph.families import (
     takes_bytes,
 )
 from edgekern.graph.formulas import Formula, formulas
+from edgekern.graph.prices import CONVERSION, eight_bit_price, elements, float_price
 from edgekern.graph.values import HALVES, is_float_constant, scalar, shape_of, sole_consumer
 from edgekern.quantization.rules import is_kept
 
@@ -52,6 +53,7 @@ def place(graph: ir.Graph) -> Placement:
     inner = {node for formula in written_out.values() for node in formula.nodes}
     nodes = [node for node in graph if node in written_out or (node not in inner and _kind(node))]
     integer = _integer_nodes(nodes, written_out)
+    integer -= _round_trips(nodes, integer, written_out)
     candidates = [node for node in graph if node.domain == "" and node.op_type in PRODUCTS and not is_kept(node)]
     quantized = _quantized_tensors(nodes, integer, written_out)
     values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
@@ -199,6 +201,44 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
         if len(integer) == before:
             break
     return integer
+
+
+def _round_trips(nodes: list[ir.Node], integer: set[ir.Node], written_out: Mapping[ir.Node, Formula]) -> set[ir.Node]:
+    """Operators without a product among them that would be quantized between floats, where floats move fewer bytes.
+
+    What has none at all is quantized as it was asked for.
+    """
+    if not any(node.op_type in PRODUCTS for node in integer):
+        return set()
+    left, found = {node for node in nodes if node in integer}, set[ir.Node]()
+    while left:
+        group, waiting = set[ir.Node](), [left.pop()]
+        while waiting:
+            group.add(node := waiting.pop())
+            read = written_out[node].root.producer() if node in written_out else None
+            makers = [value.producer() for value in float_inputs(node)] if read is None else [read]
+            readers = [use.node for result in _results(node) for use in result.uses()]
+            near = left.intersection(maker for maker in makers if maker is not None) | left.intersection(readers)
+            left -= near
+            waiting += near
+        if any(node.op_type in PRODUCTS or node in written_out for node in group):
+            continue
+        ends = [value for node in group for value in _results(node) if not _read_within(value, group)]
+        begins = {
+            value
+            for node in group
+            for value in float_inputs(node)
+            if value.producer() not in group and not any(use.node in integer - group for use in value.uses())
+        }
+        in_codes = sum(eight_bit_price(node).nbytes for node in group)
+        in_codes += CONVERSION * (elements(begins) + elements(ends))
+        if in_codes >= sum(float_price(node).nbytes for node in group):
+            found |= group
+    return found
+
+
+def _read_within(value: ir.Value, group: set[ir.Node]) -> bool:
+    return bool(value.uses()) and not value.is_graph_output() and all(use.node in group for use in value.uses())
 
 
 def _masks(node: ir.Node) -> bool:

@@ -16,6 +16,7 @@ from onnx_ir.passes import common as passes
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
+from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is_integer
 from edgekern.graph.fold_constants import folded
@@ -165,7 +166,18 @@ def _quantized(
     if reason is not None:
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
     opened = fix_dimensions(opened.with_graph(proto), shapes, function=function)
+    if (broken := broken_rule(opened)) is not None:
+        raise QuantizationError(f"{function}: {broken}")
+    try:
+        return _encoded(opened, ranges, config, function)
+    except Exception as error:
+        reason = contradiction(opened, error)
+        if reason is None:
+            raise
+        raise QuantizationError(f"{function}: {reason}") from error
 
+
+def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str) -> _Quantized:
     graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
     front_end = apply_rules(graph_model.graph, config, function=function)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.compiler.floats.maps import common_order
 from edgekern.compiler.floats.operator import ANY, FloatOperator, new_tensor, type_reason
-from edgekern.compiler.layout import eight, transposed, view
+from edgekern.compiler.layout import eight, places, transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.moves import pad_widths, slice_ranges
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
@@ -31,6 +31,7 @@ from edgekern.graph.values import (
 
 _MODES = ("constant", "edge", "reflect", "wrap")
 _MOST_PIECES = 4096  # that a step of an index holds
+_LONGEST = 2**26  # places that a step lists along an axis
 
 
 def reason(node: ir.Node) -> str | None:
@@ -42,6 +43,8 @@ def reason(node: ir.Node) -> str | None:
         sizes = [value for at, value in enumerate(node.inputs) if at == 1 or at == 3]
     if any(value is not None and constant(value) is None for value in sizes):
         return "its shape depends on the data"
+    if node.op_type not in RESHAPES and max(known_shape(node.outputs[0]), default=0) > _LONGEST:
+        return f"more than {_LONGEST} along an axis have no kernel"
     if node.op_type == "Concat" and len(node.inputs) > _MOST_PIECES:
         return f"Concat of more than {_MOST_PIECES} tensors has no kernel"
     if node.op_type == "Pad":
@@ -184,7 +187,7 @@ def pick_places(
         "item_bytes": x.item_bytes,
         "filler": filler_bits,
     }
-    content = np.concatenate([np.zeros(8 - len(stored), np.int32), *stored]).tobytes()
+    content = places(stored)
     return lowering.emit(KernelStep(StepKind.PICK, name, op, [x], y, [content], arguments))
 
 

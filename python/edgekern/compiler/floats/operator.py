@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgekern._core import DType
-from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.lowering import DTYPES, Lowering
 from edgekern.compiler.steps import Tensor
 from edgekern.graph.values import known_shape, shape_of
 
@@ -17,16 +16,6 @@ WHOLE = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 CODES = frozenset({ir.DataType.UINT8, ir.DataType.INT8})
 BOOL = frozenset({ir.DataType.BOOL})
 ANY = FLOAT | WHOLE | CODES | BOOL
-DTYPES = {
-    ir.DataType.FLOAT: DType.F32,
-    ir.DataType.INT64: DType.I64,
-    ir.DataType.INT32: DType.I32,
-    ir.DataType.BOOL: DType.BOOL,
-    ir.DataType.UINT8: DType.U8,
-    ir.DataType.INT8: DType.S8,
-    ir.DataType.FLOAT16: DType.F16,
-    ir.DataType.BFLOAT16: DType.BF16,
-}
 
 
 @dataclass(frozen=True)

@@ -186,17 +186,4 @@ def _permuted(weights: npt.NDArray[np.int8], flat: tuple[int, int, int]) -> npt.
     return weights.reshape(-1, *flat).transpose(0, 2, 3, 1).reshape(weights.shape)
 
 
-def macs(node: ir.Node) -> int:
-    """Multiply-adds of a product that the host computes, of any type; 0 for other operators."""
-    shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
-    if any(shape is None for shape in shapes) or len(shapes) < 3:
-        return 0
-    x, weights, result = (shape or () for shape in shapes)
-    if node.op_type == "Conv":
-        return math.prod(result) * math.prod(weights[1:])
-    if node.op_type in ("MatMul", "Gemm") and x:
-        return math.prod(result) * (x[0] if node.op_type == "Gemm" and len(x) == 2 and x[1] == result[0] else x[-1])
-    return 0
-
-
 OPERATOR = Operator(PRODUCTS, role, lower)

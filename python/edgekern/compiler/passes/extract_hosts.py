@@ -10,13 +10,13 @@ import onnx_ir as ir
 from onnx import helper
 
 from edgekern.artifact.host_model import check_host_model
-from edgekern.compiler.operators.products import macs
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import HostNode, Tensor
 from edgekern.errors import ArtifactError, CompileError
 from edgekern.graph.counted import forget_sizes
 from edgekern.graph.evaluate import IR_VERSION, new_session
 from edgekern.graph.exact_products import exact_products
+from edgekern.graph.prices import macs
 from edgekern.graph.skeleton import Encoded, Skeleton, as_input
 from edgekern.graph.subgraphs import bodies, names_read
 from edgekern.graph.values import label, qualified

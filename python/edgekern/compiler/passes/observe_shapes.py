@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,12 @@ from edgekern.errors import CompileError
 from edgekern.graph import subgraphs
 from edgekern.graph.counted import forget_sizes, is_open_within
 from edgekern.graph.evaluate import new_session
+from edgekern.graph.families import LOOP, SCAN
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import known_shape, label, qualified, shape_of
+
+_PATIENCE_S = 20.0  # a loop may never end
+_MOST_ELEMENTS = 2**29
 
 
 def observe_shapes(model: ir.Model) -> None:
@@ -73,13 +78,14 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
             f"from the values of '{cause.name}'; a program needs fixed shapes, make that a constant or leave the node "
             "out"
         )
+    _refuse_rows(proto.graph)
     try:
         if any(any(subgraphs.bodies(node)) for node in proto.graph.node):
             forget_sizes(proto.graph)
             session = new_session(proto.SerializeToString())
         weights = {name: weight.array() for name, weight in skeleton.weights.items()}
         first, second = (
-            run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=None) for seed in (0, 1)
+            run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=_PATIENCE_S) for seed in (0, 1)
         )
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
@@ -103,6 +109,23 @@ def _observed(value: ir.Value) -> ir.Value:
     return value if source is None or value.dtype != ir.DataType.BFLOAT16 else source
 
 
+def _refuse_rows(graph: onnx.GraphProto) -> None:
+    """A Loop that is told how often it turns says how much it will collect."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != LOOP or node.domain or node.input[0] not in stored:
+            continue
+        turns = int(onnx.numpy_helper.to_array(stored[node.input[0]]).reshape(-1)[0])
+        [body] = subgraphs.bodies(node)
+        for value in body.output[len(node.input) - 1 :]:
+            row = math.prod(max(side.dim_value, 1) for side in value.type.tensor_type.shape.dim)
+            if turns * row > _MOST_ELEMENTS:
+                raise CompileError(
+                    f"compile: Loop '{node.name or node.output[0]}' would collect {turns} rows of {row} elements, and "
+                    f"{_MOST_ELEMENTS} elements are the most; make it turn less often"
+                )
+
+
 def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
     """Zeros, then noise: a shape that follows the data is not the same for both."""
     rng, feeds = np.random.default_rng(seed), {}
@@ -116,6 +139,9 @@ def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
 
 def _refusal(graph: ir.Graph, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    guilty = [node for node in graph if node.domain and node.op_type in reason]
+    if isinstance(error, TimeoutError):
+        guilty = [node for node in graph if node.op_type in (LOOP, SCAN)]
+    else:
+        guilty = [node for node in graph if node.domain and node.op_type in reason]
     names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in guilty) or "the model"
     return f"compile: neither edgekern nor onnxruntime can run {names}: {reason}"
