@@ -34,7 +34,6 @@ PARTS = 4
 # Why a test is refused, by the first pattern that fits: as many as onnx 1.23 has of each.
 REASONS = {
     r"(reads|gives) \w+, for which \w+ has no kernel": 96,
-    r"(CausalConvWithState|SwiGLU) has no kernel": 3,  # of 16-bit floats
     r"its statistics have no kernel": 2,  # of BatchNormalization, as training reads them
     # Sizes of 0.
     r"has a free dimension|must have shape|is no view of|Mismatch between the sum of 'split'|got \(0,\)": 20,

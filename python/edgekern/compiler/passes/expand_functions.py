@@ -18,14 +18,12 @@ EXPANDED = frozenset(
     | {"RotaryEmbedding", "SoftmaxCrossEntropyLoss", "SwiGLU"}
 )
 _DOMAIN = "edgekern.expanded"
-# What onnxruntime may have for the operator, and not for all that defines it.
-_HALVES = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 def expand_functions(model: Skeleton) -> bool:
     """Replace these operators in place; whether any was.
 
-    Those of 16 bits stay, and those that read what has no type yet: their definitions ask for it.
+    Those that read what has no type yet stay: their definitions ask for it.
     """
     graph, opset = model.proto.graph, opset_of(model.proto)
     if EXPANDED.isdisjoint(node.op_type for node in graph.node):
@@ -39,8 +37,6 @@ def expand_functions(model: Skeleton) -> bool:
         if node.domain != "" or node.op_type not in EXPANDED or not all(name in types for name in node.input if name):
             continue
         if node.op_type == "Attention" and is_plain(node):
-            continue
-        if any(types[name].tensor_type.elem_type in _HALVES for name in node.input if name):
             continue
         schema = defs.get_schema(node.op_type, opset, "")
         given = {attribute.name for attribute in node.attribute}
