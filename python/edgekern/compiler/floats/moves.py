@@ -162,7 +162,7 @@ def pick(
     op: str,
     filler: float = 0.0,
 ) -> Tensor:
-    """The same of a value's type, with any filler."""
+    """:func:`pick_places` for a value, with a filler of its type."""
     assert value.dtype is not None
     bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
     y = pick_places(lowering, x, tables, name, op, int.from_bytes(bits.tobytes(), "little", signed=True))

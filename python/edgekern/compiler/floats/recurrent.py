@@ -71,7 +71,10 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     y = pick(lowering, made, value, tables, label(node), node.op_type)
     if int_attribute(node, "layout", 0):
         y = transposed(lowering, y, _BATCH_FIRST, (), label(node))
-    return view(y, shape=known_shape(value))
+    if y.view_of is not None:
+        return view(y, shape=known_shape(value))
+    y.name, y.shape = str(value.name), known_shape(value)
+    return y
 
 
 def _states(node: ir.Node) -> tuple[str, ...]:
