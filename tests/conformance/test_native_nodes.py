@@ -33,10 +33,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of casts in the cases thems
 PARTS = 4
 # Why a test is refused, by the first pattern that fits: as many as onnx 1.23 has of each.
 REASONS = {
-    r"(reads|gives) \w+, for which \w+ has no kernel": 96,
+    r"(reads|gives) \w+, for which \w+ has no kernel": 85,
     r"its statistics have no kernel": 2,  # of BatchNormalization, as training reads them
     # Sizes of 0.
-    r"has a free dimension|must have shape|is no view of|Mismatch between the sum of 'split'|got \(0,\)": 20,
+    r"has a free dimension|must have shape|is no view of|Mismatch between the sum of 'split'|got \(0,\)": 23,
+    r"contradicts itself.* requested shape:\{3,4,0\}": 1,
     r"has opset 1, which is outside 7": 3,
     r"as onnxruntime has it": 2,  # align_corners where an image shrinks by a factor that does not divide it
     r"the indices of a pooling have no kernel": 2,
@@ -109,9 +110,11 @@ def outcome(case: onnx.backend.test.case.test_case.TestCase) -> str:
     for found, want in zip(results, expected, strict=True):
         if found.dtype != want.dtype or found.shape != want.shape:
             return f"wrong: {found.dtype}{found.shape} for {want.dtype}{want.shape}"
-        if found.dtype.kind == "V":  # of ml_dtypes
-            found, want = found.astype(np.float32), want.astype(np.float32)
-        if not np.allclose(found, want, rtol=max(case.rtol, 1e-5), atol=max(case.atol or 0, 1e-6), equal_nan=True):
+        rtol, atol = max(case.rtol, 1e-5), max(case.atol or 0, 1e-6)
+        if found.dtype.kind == "V":  # bfloat16, of 8 bits: the cases round to it between nodes, too
+            found, want, rtol = found.astype(np.float32), want.astype(np.float32), 2**-7
+            atol = 2**-7 * float(np.abs(want).max(initial=0))
+        if not np.allclose(found, want, rtol=rtol, atol=atol, equal_nan=True):
             theirs = onnxruntime_session(model, optimized=False).run(None, _feeds(model, inputs))
             same = all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(results, theirs, strict=True))
             return "as onnxruntime has it" if same else f"wrong: {np.abs(found.astype(float) - want).max()}"

@@ -75,4 +75,18 @@ def _definition(
         content = schema.get_context_dependent_function_with_opset_version(max(made), node.SerializeToString(), kinds)
     function = onnx.FunctionProto()
     function.ParseFromString(content)
+    _give_scalars(function)
     return function if content else None
+
+
+def _give_scalars(function: onnx.FunctionProto) -> None:
+    """The definition of AffineGrid asks Range for numbers by lists of one, which Range itself does not take."""
+    made = []
+    for node in function.node:
+        if node.op_type == "Range":
+            for at, name in enumerate(node.input):
+                node.input[at] = f"{name}_of_{node.output[0]}"
+                made.append(helper.make_node("Squeeze", [name], [node.input[at]]))
+        made.append(node)
+    del function.node[:]
+    function.node.extend(made)
