@@ -79,13 +79,15 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
             "out"
         )
     _refuse_rows(proto.graph)
+    turns = any(node.op_type in (LOOP, SCAN) for node in subgraphs.with_inner(proto.graph.node))
+    patience = _PATIENCE_S if turns else None
     try:
         if any(any(subgraphs.bodies(node)) for node in proto.graph.node):
             forget_sizes(proto.graph)
             session = new_session(proto.SerializeToString())
         weights = {name: weight.array() for name, weight in skeleton.weights.items()}
         first, second = (
-            run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=_PATIENCE_S) for seed in (0, 1)
+            run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=patience) for seed in (0, 1)
         )
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
