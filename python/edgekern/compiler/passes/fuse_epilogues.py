@@ -75,7 +75,7 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
         return False
     if row is not None:
         product.blobs[1] = pad_strips(row, product.arguments.get("groups", 1))
-    product.inputs, product.op = inputs, f"{product.op}+{step.op}"
+    product.inputs = inputs
     product.arguments |= arguments
 
     def moved(ref: Ref) -> Ref:
@@ -84,10 +84,15 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
         return x if ref == last else Result(ref.number - count)
 
     step.code = [(op, tuple(map(moved, refs))) for op, refs in step.code[count:]]
+    operators = step.op.split("+")
     if step.code:
         product.output.names.clear()  # it holds another tensor of the model now
+        taken = min(count, len(operators) - 1)  # one operator an instruction, in what a product takes
     else:
         product.output = step.output
+        taken = len(operators)
+    product.op = "+".join([product.op, *operators[:taken]])
+    step.op = "+".join(operators[taken:])
     return True
 
 
