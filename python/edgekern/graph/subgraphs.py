@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from edgekern.graph.skeleton import Skeleton
 
+_LONGEST_PREFIX = 64  # names of bodies in bodies would double with each level
+
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs that a node holds."""
@@ -61,7 +63,7 @@ def inline_ifs(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphPro
             nodes.node.append(node)
             continue
         found = True
-        body = inlined_body(taken, free_prefix(graph, f"{node.output[0]} "))
+        body = inlined_body(taken, free_prefix(graph, f"{node.output[0][:_LONGEST_PREFIX]} "))
         nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
         for inner, outer in zip(body.output, node.output, strict=True):
