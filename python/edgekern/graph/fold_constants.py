@@ -308,7 +308,7 @@ def _plain_value(node: onnx.NodeProto, types: Types) -> Array | None:
     if node.op_type == "EyeLike":
         given = {attribute.name: attribute.i for attribute in node.attribute}
         kind = given.get("dtype", kind)
-        known = len(shape) == 2 and kind in NUMPY_TYPES
+        known = len(shape) == 2 and kind in NUMPY_TYPES and math.prod(shape) * 8 <= _MOST_BYTES
         return np.eye(shape[0], shape[1], given.get("k", 0), NUMPY_TYPES[kind]) if known else None
     if node.op_type == "Size":
         return np.array(int(np.prod(shape, dtype=np.int64)), np.int64)
