@@ -44,6 +44,14 @@ void make_symmetric_init(const Kernels& kernels, const PackedView& b, int32_t* i
   make_init(kernels, Sign::kS8, 0, b.colsum(), nullptr, b.shape.n, init);
 }
 
+const char* linear_path(const Runtime& rt, const LinearArgs& args) {
+  const Parts parts = cut_rows(rt, args);
+  GemmArgs part = args.gemm;
+  part.m = std::min(parts.rows, part.m);
+  part.whole_m = args.gemm.m;
+  return gemm_path(rt, product_of_rows(rt, {nullptr, nullptr, code_stride(depth(args))}, part));
+}
+
 size_t linear_scratch_bytes(const Runtime& rt, const LinearArgs& args) {
   const Parts parts = cut_rows(rt, args);
   return static_cast<size_t>(parts.threads) * quantized_rows_bytes(parts.rows, depth(args));

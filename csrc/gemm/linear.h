@@ -18,6 +18,9 @@ struct LinearArgs {
 /// make_init() for rows that linear quantizes: in native sign, their zero point is 0 for s8 and 128 for u8.
 void make_symmetric_init(const Kernels& kernels, const PackedView& b, int32_t* init);
 
+/// What multiplies the rows, once they are quantized.
+const char* linear_path(const Runtime& rt, const LinearArgs& args);
+
 /// Scratch bytes that linear() needs: the quantized rows of every thread, or of all of x.
 size_t linear_scratch_bytes(const Runtime& rt, const LinearArgs& args);
 

@@ -32,15 +32,20 @@ inline QuantizedRows quantized_rows_in(uint8_t* scratch, size_t rows, size_t k) 
   return {reinterpret_cast<float*>(scratch), scratch + row_scale_bytes(rows), code_stride(k)};
 }
 
-/// gemm() on these rows: `args` lacks a, lda, a_sign and the epilogue's row_scale; its init is make_symmetric_init's.
-inline void multiply_rows(const Runtime& rt, const QuantizedRows& rows, GemmArgs args) {
+/// A product on these rows: `args` lacks a, lda, a_sign and the epilogue's row_scale; its init is
+/// make_symmetric_init's.
+inline GemmArgs product_of_rows(const Runtime& rt, const QuantizedRows& rows, GemmArgs args) {
   args.a = rows.codes;
   args.lda = rows.stride;
   args.a_sign = rt.kernels->native_sign;
   // Whole quads of k: the bytes that fill the last one meet weights of zero.
   args.b.shape.k_per_tap = round_up(args.b.shape.k_per_tap, 4);
   args.epilogue.row_scale = rows.scale;
-  gemm(rt, args);
+  return args;
+}
+
+inline void multiply_rows(const Runtime& rt, const QuantizedRows& rows, const GemmArgs& args) {
+  gemm(rt, product_of_rows(rt, rows, args));
 }
 
 }  // namespace ek

@@ -164,6 +164,7 @@ class StepKind(enum.IntEnum):
     SCATTER_ELEMENTS = 39
     SCATTER_ND = 40
     GRID_SAMPLE = 41
+    GEMM_DYNAMIC = 42
 
 class MapOp(enum.IntEnum):
     COPY = 0

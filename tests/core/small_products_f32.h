@@ -8,7 +8,9 @@
 #include <limits>
 #include <vector>
 
+#include "base/buffer.h"
 #include "gemm/gemm_f32.h"
+#include "gemm/pack.h"
 #include "program_builder.h"
 #include "reference.h"
 
@@ -89,6 +91,41 @@ class FloatProducts {
       sums.push_back(sum);
     }
     finish(StepKind::kGemmF32, x, c, {{"rows", rows}, {"k", k}, {"columns", c.out_c}}, 1, k, w, bias, sums, y);
+    return y;
+  }
+
+  /// Rows that the step quantizes, each by its largest.
+  uint32_t gemm_dynamic(uint32_t x, int64_t rows, const FloatConv& c) {
+    const auto k = static_cast<size_t>(p_.expected[x].size() / sizeof(float)) / static_cast<size_t>(rows);
+    const auto n = static_cast<size_t>(c.out_c);
+    const uint32_t y = p_.tensor(c.dtype, {rows, c.out_c}, 0.05f, 3);
+    const std::vector<int8_t> w = random_weights(n * k);
+    std::vector<float> scale(round_up(n, kStrip)), bias(round_up(n, kStrip)), sums;
+    for (size_t j = 0; j < n; ++j) {
+      scale[j] = uniform(0.001f, 0.01f);
+      bias[j] = uniform(-1.0f, 1.0f);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t first = row * static_cast<int64_t>(k);
+      float peak = 0.0f;
+      for (size_t i = 0; i < k; ++i) peak = std::max(peak, std::fabs(get(x, first + static_cast<int64_t>(i))));
+      const RowScale by(peak);
+      for (size_t j = 0; j < n; ++j) {
+        int32_t sum = 0;
+        for (size_t i = 0; i < k; ++i) sum += rne(get(x, first + static_cast<int64_t>(i)) * by.factor) * w[j * k + i];
+        sums.push_back(static_cast<float>(sum) * (by.scale * scale[j]));
+      }
+    }
+    const PackedShape shape{n, 1, k};
+    size_t bytes = 0;
+    if (!shape.bytes(&bytes)) std::abort();
+    AlignedBuffer packed(bytes);
+    pack_weights(shape, w.data(), static_cast<ptrdiff_t>(k), 0, 1, packed.data());
+    const std::vector<uint32_t> blobs = {p_.blob(packed.data(), bytes),
+                                         p_.blob(scale.data(), scale.size() * sizeof(float)),
+                                         p_.blob(bias.data(), bias.size() * sizeof(float))};
+    end(StepKind::kGemmDynamic, x, c, {{"rows", rows}, {"k", static_cast<int64_t>(k)}, {"columns", c.out_c}}, blobs,
+        bias, sums, y);
     return y;
   }
 
@@ -194,15 +231,21 @@ class FloatProducts {
             w[static_cast<size_t>(n * k + i)];
       }
     }
+    const uint32_t weights = p_.blob(packed.data(), packed.size() * sizeof(float));
+    end(kind, x, c, std::move(arguments), {weights, p_.blob(padded_bias.data(), padded_bias.size() * sizeof(float))},
+        bias, sums, y);
+  }
+
+  /// The step, and what bias, addend and a clamp at zero make of the sums.
+  void end(StepKind kind, uint32_t x, const FloatConv& c, Arguments arguments, std::vector<uint32_t> blobs,
+           const std::vector<float>& bias, const std::vector<float>& sums, uint32_t y) {
     arguments.insert(arguments.end(), {{"activation", 0},
                                        {"addend_first", c.addend >= 0},
                                        {"lo", 0.0f},
                                        {"hi", std::numeric_limits<float>::infinity()}});
     std::vector<uint32_t> in = {x};
     if (c.addend >= 0) in.push_back(static_cast<uint32_t>(c.addend));
-    const uint32_t weights = p_.blob(packed.data(), packed.size() * sizeof(float));
-    const uint32_t added = p_.blob(padded_bias.data(), padded_bias.size() * sizeof(float));
-    p_.step(kind, in, y, arguments).blobs = {weights, added};
+    p_.step(kind, in, y, arguments).blobs = std::move(blobs);
     for (int64_t i = 0; i < static_cast<int64_t>(sums.size()); ++i) {
       float v = sums[static_cast<size_t>(i)] + bias[static_cast<size_t>(i % c.out_c)];
       if (c.addend >= 0) v += get(static_cast<uint32_t>(c.addend), i);

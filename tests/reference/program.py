@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from reference import maps, moves, products_f32, recurrent, rows, sampling
 from reference.gemm import matmul_integer, requantize
+from reference.linear import dynamic_quantize
 from reference.quantize import bounds, dequantize_linear, quantize_linear
 
 Array = npt.NDArray[Any]
@@ -95,6 +96,15 @@ class Machine:
         weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
         acc = matmul_integer(x[0].reshape(rows, k), weights, zero_point)
         return self._finish(step, acc, n, 1, y)
+
+    def _gemm_dynamic(self, step: Any, x: list[Array], y: Any) -> Array:
+        rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
+        weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
+        scale, bias = (self.blob(step, at, "<f4")[:n] for at in (1, 2))
+        q, row_scale = dynamic_quantize(x[0].reshape(rows, k))
+        with np.errstate(all="ignore"):
+            product = matmul_integer(q, weights).astype(np.float32) * (row_scale[:, None] * scale)
+        return products_f32.finish(self, step, product, bias, y)
 
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
         in_c, out_c, groups = (step.arguments[name] for name in ("in_channels", "out_channels", "groups"))

@@ -5,52 +5,15 @@
 #include "base/checked.h"
 #include "conv/conv_f32.h"
 #include "program/steps/checks.h"
+#include "program/steps/real_epilogue.h"
 
 namespace ek {
 namespace {
 
-/// y = activation(product + bias) + addend, or with the addend first.
-struct EpilogueArguments {
-  size_t activation = 0;  // clamp, gelu, gelu_tanh, silu
-  bool addend_first = false;
-  float lo = 0, hi = 0;  // of a clamp
-
-  template <typename Arguments>
-  void each(Arguments& a) {
-    a.size("activation", activation);
-    a.flag("addend_first", addend_first);
-    a.real("lo", lo);
-    a.real("hi", hi);
-  }
-
-  Status check(const ProgramIndex& index, const Step& step) const {
-    const DType y = output(index, step).dtype;
-    if (y != DType::kF32 && !is_quantized(y)) return bad_step(step, "output dtype is not one it can store");
-    if (activation > static_cast<size_t>(Activation::kSilu)) return bad_step(step, "damaged activation");
-    if (addend_first && step.in.size() != 2) return bad_step(step, "an addend that there is not cannot come first");
-    return lo <= hi ? Status() : bad_step(step, "its clamp is not in order");
-  }
-
-  Epilogue prepared(const Step& step, StepSite& site, size_t columns) const {
-    const TensorDef& y = site.tensor(step.out[0]);
-    Epilogue e;
-    e.kind = is_quantized(y.dtype) ? OutKind::kRealQuantized : OutKind::kFloat32;
-    if (is_quantized(y.dtype)) e.out = quant_of(y);
-    e.activation = static_cast<Activation>(activation);
-    e.lo = lo;
-    e.hi = hi;
-    if (step.in.size() < 2) return e;
-    e.addend = reinterpret_cast<const float*>(site.bytes(step.in[1]));
-    e.addend_ld = columns;
-    e.addend_first = addend_first;
-    return e;
-  }
-};
-
 /// What all of them have.
 struct Product {
   F32ConvArgs args;
-  EpilogueArguments epilogue;
+  RealEpilogue epilogue;
 
   template <typename Arguments>
   void each_of_channels(Arguments& a) {

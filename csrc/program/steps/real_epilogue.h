@@ -1,0 +1,47 @@
+// What a product does with its results where they are real numbers: the arguments of a step that say so.
+#pragma once
+
+#include "kernels/epilogue.h"
+#include "program/steps/checks.h"
+
+namespace ek {
+
+/// y = activation(product + bias) + addend, or with the addend first.
+struct RealEpilogue {
+  size_t activation = 0;  // clamp, gelu, gelu_tanh, silu
+  bool addend_first = false;
+  float lo = 0, hi = 0;  // of a clamp
+
+  template <typename Arguments>
+  void each(Arguments& a) {
+    a.size("activation", activation);
+    a.flag("addend_first", addend_first);
+    a.real("lo", lo);
+    a.real("hi", hi);
+  }
+
+  Status check(const ProgramIndex& index, const Step& step) const {
+    const DType y = output(index, step).dtype;
+    if (y != DType::kF32 && !is_quantized(y)) return bad_step(step, "output dtype is not one it can store");
+    if (activation > static_cast<size_t>(Activation::kSilu)) return bad_step(step, "damaged activation");
+    if (addend_first && step.in.size() != 2) return bad_step(step, "an addend that there is not cannot come first");
+    return lo <= hi ? Status() : bad_step(step, "its clamp is not in order");
+  }
+
+  Epilogue prepared(const Step& step, StepSite& site, size_t columns) const {
+    const TensorDef& y = site.tensor(step.out[0]);
+    Epilogue e;
+    e.kind = is_quantized(y.dtype) ? OutKind::kRealQuantized : OutKind::kFloat32;
+    if (is_quantized(y.dtype)) e.out = quant_of(y);
+    e.activation = static_cast<Activation>(activation);
+    e.lo = lo;
+    e.hi = hi;
+    if (step.in.size() < 2) return e;
+    e.addend = reinterpret_cast<const float*>(site.bytes(step.in[1]));
+    e.addend_ld = columns;
+    e.addend_first = addend_first;
+    return e;
+  }
+};
+
+}  // namespace ek
