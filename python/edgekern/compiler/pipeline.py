@@ -24,6 +24,7 @@ from edgekern.compiler.passes.finish_maps import finish_maps
 from edgekern.compiler.passes.fix_batch import fix_batch
 from edgekern.compiler.passes.fold_lookups import fold_lookups
 from edgekern.compiler.passes.fold_norms import fold_norms
+from edgekern.compiler.passes.fuse_conversions import fuse_conversions
 from edgekern.compiler.passes.fuse_epilogues import fuse_epilogues
 from edgekern.compiler.passes.fuse_maps import fuse_maps
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
@@ -159,6 +160,7 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     items = fuse_maps(items, results)
     recognize_gelu(items)
     items = fuse_epilogues(items, results)
+    items = fuse_conversions(items, results)
     finish_maps(items)
     stages = order_stages(items)
     connect_hosts(stages, lowering.plain)

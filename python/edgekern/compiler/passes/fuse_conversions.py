@@ -1,0 +1,39 @@
+"""Let steps on floats read and write 8 bits themselves, where a conversion stands beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekern._core import StepKind
+from edgekern.compiler.formula_step import MapStep
+from edgekern.compiler.passes.drop_unread import drop_unread
+from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
+
+_WRITING = frozenset(
+    {StepKind.MAP, StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC}
+)  # kinds whose result may be 8-bit
+
+
+def fuse_conversions(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
+    """Leave out conversions whose work the step behind or before them does, with the same rounding."""
+    readers = readers_of(items, outputs)
+    steps = [item for item in items if isinstance(item, KernelStep)]
+    codes = {step.output: step.inputs[0] for step in steps if step.kind == StepKind.DEQUANTIZE}
+    maker = {step.output: step for step in steps if step.kind in _WRITING}
+    gone: set[Item] = set()
+    for step in steps:
+        if isinstance(step, MapStep) and step.kind == StepKind.MAP:
+            step.operands = [_codes_of(x, codes) if isinstance(x, Tensor) else x for x in step.operands]
+            step.read()
+        if step.kind == StepKind.QUANTIZE:
+            [x] = step.inputs
+            made = maker.get(x)
+            if made is not None and readers[x.root] == 1 and x.shape == step.output.shape:
+                made.output, made.op = step.output, f"{made.op}+{step.op}"
+                gone.add(step)
+    return drop_unread([item for item in items if item not in gone], outputs)
+
+
+def _codes_of(x: Tensor, codes: dict[Tensor, Tensor]) -> Tensor:
+    found = codes.get(x)
+    return x if found is None or found.shape != x.shape else found
