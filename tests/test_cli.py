@@ -154,6 +154,15 @@ def test_base_install_runs_verifies_and_informs(workshop, tmp_path):
     assert output.exists()
 
 
+def test_quantizing_rows_as_they_come_needs_no_ranges(tmp_path, capsys):
+    command = ["quantize", str(quickstart.MODEL), "-o", str(tmp_path / "qdq.onnx")]
+    assert cli.run([*command, "--recipe", "w8a8-dynamic"]) == 0
+    assert cli.run(["inspect", str(tmp_path / "qdq.onnx")]) == 0
+    assert "in 8 bits" in capsys.readouterr().out
+    assert cli.run(command) != 0
+    assert "there are no ranges" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["quickstart", "calibrate", "quantize", "compile", "inspect"])
 def test_base_install_says_which_extra_a_command_needs(command):
     child = _without_toolkit(command)

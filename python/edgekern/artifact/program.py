@@ -33,6 +33,7 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.F16: np.float16,
 }
 _CODES = (_core.DType.U8, _core.DType.S8)
+_ROWS = _core.StepKind.GEMM_DYNAMIC  # quantizes what it reads by itself
 
 
 def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
@@ -278,11 +279,11 @@ class Program:
     def _precision(self) -> str:
         """In which numbers the work is done."""
         tensors = self.index.tensors
-        if all(tensor.dtype not in _CODES for tensor in tensors):
+        if not any(tensor.dtype in _CODES for tensor in tensors) and all(s.kind != _ROWS for s in self.index.steps):
             return "float32: nothing is quantized"
         macs = {"8 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
         for step, info in zip(self.index.steps, self.steps, strict=True):
-            on_bytes = bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES
+            on_bytes = step.kind == _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
             macs["8 bits" if on_bytes else "float32"] += info.macs
         total = sum(macs.values()) or 1
         shares = {what: f"{count / total:.1%}" for what, count in macs.items()}

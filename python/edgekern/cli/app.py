@@ -64,14 +64,20 @@ def calibrate(
 @app.command(rich_help_panel=MAKE)
 def quantize(
     model: Existing,
-    ranges: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
+    ranges: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8 needs them.")
+    ] = None,
+    recipe: Annotated[
+        Literal["w8a8", "w8a8-dynamic", "float32"],
+        typer.Option(help="Of nodes that no override names. w8a8-dynamic scales each row as it comes: no ranges."),
+    ] = "w8a8",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
     override: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RULE=RECIPE",
-            help="w8a8 or float32 for the nodes of an operator's type or a pattern of names. Repeatable.",
+            help="w8a8, w8a8-dynamic or float32 for the nodes of an operator's type or a pattern of names. Repeatable.",
         ),
     ] = None,
     keep_float: Annotated[
@@ -83,7 +89,8 @@ def quantize(
     from edgekern.cli import toolkit
 
     rules = toolkit.Rules(override or [], keep_float or [])
-    typer.echo(toolkit.quantize(model, ranges, output, activations=activations, rules=rules, shapes=shape))
+    done = toolkit.quantize(model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape)
+    typer.echo(done)
 
 
 @app.command("compile", rich_help_panel=MAKE)

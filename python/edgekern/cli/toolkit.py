@@ -13,6 +13,7 @@ from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
+from edgekern.quantization.config import Recipe
 
 
 def quickstart(save: Path | None) -> str:
@@ -46,24 +47,27 @@ class Rules(NamedTuple):
 
 def quantize(
     model: Path,
-    ranges: Path,
+    ranges: Path | None,
     output: Path,
     *,
+    recipe: Recipe = "w8a8",
     activations: Literal["u8", "s8"],
     rules: Rules | None = None,
     shapes: list[str] | None = None,
 ) -> str:
-    inputs = [*model_files(model, function="quantize"), ranges]
+    inputs = [*model_files(model, function="quantize"), *([ranges] if ranges else [])]
     files.check_target(output, function="quantize", inputs=inputs)
     rules = rules or Rules()
     overrides: dict[str, Any] = {}
     for given in rules.overrides:
-        rule, equals, recipe = given.rpartition("=")
+        rule, equals, named = given.rpartition("=")
         if not equals:
             raise ArgumentValueError(f"quantize: --override must be RULE=RECIPE, as Conv=float32, got {given!r}")
-        overrides[rule] = recipe
-    config = quantization.QuantConfig(activations=activations, overrides=overrides, keep_float=rules.keep_float)
-    read = calibration.Ranges.load(ranges)
+        overrides[rule] = named
+    config = quantization.QuantConfig(
+        recipe=recipe, activations=activations, overrides=overrides, keep_float=rules.keep_float
+    )
+    read = calibration.Ranges.load(ranges) if ranges else None
     qdq = quantization.quantize(model, read, config, shapes=read_shapes("quantize", shapes))
     with files.atomic_write(output, function="quantize", inputs=inputs) as file:
         file.write(qdq.SerializeToString())

@@ -8,12 +8,14 @@ from edgekern.artifact.nodes import NodePlace
 from edgekern.compiler.floats.table import FLOATS, float_reason
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
+from edgekern.graph.dynamic import dynamic_weights
 from edgekern.graph.families import QDQ
 from edgekern.graph.prices import CODE, REAL, Price, eight_bit_price, elements, float_price, host_price
 from edgekern.graph.values import consumers, is_code, is_constant, label, operands, qualified
 
 _UNQUANTIZED = "nothing of the model is quantized"
 _READ_AS_FLOAT = "its result is float: no QuantizeLinear follows"
+_ROWS = "the rows that it reads are quantized as they come"
 _NO_CODES = "has no kernel on 8 bits"
 _REAL = (Role.FLOAT, Role.HOST)
 _STAYS = "take it out of the model, or let onnxruntime run it: docs/operators.md lists what stays there"
@@ -59,6 +61,8 @@ def _runs(p: Placement, node: ir.Node) -> str:
         dequantizes = node.inputs[0] is not None and is_code(node.inputs[0])
         if node.outputs[0] not in p.plain if dequantizes else p.fuses(node):
             return "fused"
+    if dynamic_weights(node) is not None:
+        return "8 bits"
     roles = {p.role_of(value) for value in node.outputs}
     if roles & {Role.TABLE, Role.PENDING} and any(value in p.plain for value in node.outputs):
         return "float32"
@@ -69,7 +73,7 @@ def _reason(p: Placement, node: ir.Node, runs: str, *, unquantized: bool) -> str
     if runs == "host":
         return p.reasons[node]
     if runs != "float32":
-        return ""
+        return _ROWS if dynamic_weights(node) is not None else ""
     if unquantized:
         return _UNQUANTIZED
     return p.float_reasons.get(node) or (_READ_AS_FLOAT if node.op_type in OPERATORS else f"{node.op_type} {_NO_CODES}")

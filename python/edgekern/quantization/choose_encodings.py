@@ -41,10 +41,8 @@ def quantize_layer(
     weights, bias = float_constant(weights_value), float_constant(bias_value)
     assert weights is not None
     for value, array in ((weights_value, weights), (bias_value, bias)):
-        if value is not None and array is not None and not np.isfinite(array).all():
-            raise QuantizationError(
-                f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf"
-            )
+        if value is not None and array is not None:
+            _require_finite(node, value, array, function)
     layer = quantize_weights(
         weights[:, None] if weights.ndim == 1 else weights,
         _layout(node, max(weights.ndim, 2)),
@@ -60,6 +58,20 @@ def quantize_layer(
     # A MatMul by a vector is one by a matrix of one column, whose one scale is the whole vector's.
     encoding = Encoding(layer.encoding.scale[0], signed=True)
     return replace(layer, values=layer.values[:, 0], encoding=encoding)
+
+
+def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
+    """The constant weights of a Gemm or MatMul whose rows get their scales as they come; its bias stays float32."""
+    values = float_constant(weights)
+    assert values is not None
+    _require_finite(node, weights, values, function)
+    rows = Encoding(1.0, signed=True)
+    return quantize_weights(values, _layout(node, 2), rows, methods=methods, takes_bias=False)
+
+
+def _require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function: str) -> None:
+    if not np.isfinite(array).all():
+        raise QuantizationError(f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf")
 
 
 def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
-Recipe = Literal["w8a8", "float32"]
+Recipe = Literal["w8a8", "w8a8-dynamic", "float32"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class QuantConfig:
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
-    recipe : "w8a8" or "float32"
-        How nodes are computed that no rule names: on 8-bit weights and activations, or in float32.
+    recipe : "w8a8", "w8a8-dynamic" or "float32"
+        How nodes are computed that no rule names: on 8-bit weights and activations; on 8-bit weights and rows of
+        activations that each get their own scale as they come, which no calibration foresees (Gemm and MatMul by
+        constants, all else in float32); or in float32.
     overrides : mapping
         A recipe for the nodes that a rule names: ``{"/head/*": "float32", "LSTM": "float32"}``. A rule is the type
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its

@@ -18,6 +18,7 @@ from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
+from edgekern.graph.dynamic import takes_rows
 from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is_integer
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
@@ -25,13 +26,13 @@ from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
-from edgekern.quantization.choose_encodings import encode_activations, quantize_layer
+from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
 from edgekern.quantization.place_qdq import place
 from edgekern.quantization.prepare import prepare
-from edgekern.quantization.rules import apply_rules, is_kept
+from edgekern.quantization.rules import apply_rules, is_dynamic, is_kept
 from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def quantize(
-    model: ModelLike, ranges: Ranges, config: QuantConfig | None = None, *, shapes: Shapes | None = None
+    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
 ) -> onnx.ModelProto:
     """Write a float model as a standard QDQ model: int8 weights and activations, int32 biases.
 
@@ -48,8 +49,9 @@ def quantize(
     ----------
     model : path, bytes or onnx.ModelProto
         Float32, of any opset from 7 on that the installed onnx and onnxruntime know. It is not changed.
-    ranges : Ranges
-        Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`.
+    ranges : Ranges or None
+        Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`. None where ``config`` asks for nothing that
+        needs them: rows of the recipe ``"w8a8-dynamic"`` get their scales as they come.
     config : QuantConfig, optional
     shapes : mapping, optional
         Sizes of free dimensions, as for :func:`edgekern.compile`; the model that is written has them.
@@ -86,8 +88,8 @@ def quantize(
         {
             "config": done.config.to_dict(),
             "front_end": [label(node) for node in done.front_end],
-            "model_hash": ranges.model_hash,
-            "ranges": {"method": ranges.method, **ranges.options, "sha256": _sha256(ranges)},
+            "model_hash": done.ranges.model_hash,
+            "ranges": {"method": done.ranges.method, **done.ranges.options, "sha256": _sha256(done.ranges)},
             "widened": done.widened,
         },
         sort_keys=True,
@@ -104,7 +106,7 @@ def quantize(
 
 
 def compute_encodings(
-    model: ModelLike, ranges: Ranges, config: QuantConfig | None = None, *, shapes: Shapes | None = None
+    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
 ) -> Encodings:
     """What :func:`quantize` writes into the model, as values: the encoding of every 8-bit activation and weight.
 
@@ -112,7 +114,7 @@ def compute_encodings(
     """
     done = _quantized(model, ranges, config, "compute_encodings", shapes)
     done.warn("compute_encodings")
-    return Encodings(done.encodings, ranges.model_hash)
+    return Encodings(done.encodings, done.ranges.model_hash)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class _Quantized:
 
     source: Skeleton
     model: ir.Model
+    ranges: Ranges
     config: QuantConfig
     encodings: dict[str, Encoding]
     widened: dict[str, list[int]]
@@ -151,9 +154,9 @@ class _Quantized:
 
 
 def _quantized(
-    model: ModelLike, ranges: Ranges, config: QuantConfig | None, function: str, shapes: Shapes | None
+    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None, function: str, shapes: Shapes | None
 ) -> _Quantized:
-    if not isinstance(ranges, Ranges):
+    if ranges is not None and not isinstance(ranges, Ranges):
         raise ArgumentTypeError(
             f"{function}: ranges must be Ranges, got {type(ranges).__name__}; Calibrator.compute_ranges gives them"
         )
@@ -161,7 +164,8 @@ def _quantized(
         raise ArgumentTypeError(f"{function}: config must be a QuantConfig, got {type(config).__name__}")
     config = config or QuantConfig()
     opened = open_model(model, function=function)
-    _require_same_model(opened, ranges, function)
+    found = model_hash(opened)
+    _require_same_model(found, ranges, function)
     proto, reason = downgraded(opened.proto)
     if reason is not None:
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
@@ -169,7 +173,7 @@ def _quantized(
     if (broken := broken_rule(opened)) is not None:
         raise QuantizationError(f"{function}: {broken}")
     try:
-        return _encoded(opened, ranges, config, function)
+        return _encoded(opened, Ranges({}, found, "none") if ranges is None else ranges, config, function)
     except Exception as error:
         reason = contradiction(opened, error)
         if reason is None:
@@ -187,6 +191,11 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
     _require_something_to_do(
         graph_model.graph, bool(placement.source or in_bodies or any(map(is_kept, graph_model.graph))), function
     )
+    if placement.source and not ranges:
+        raise QuantizationError(
+            f"{function}: {len(placement.source)} tensors become 8-bit ({next(iter(placement.source)).name!r} is one), "
+            "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic'"
+        )
     activations = encode_activations(placement, ranges, config, function=function)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
@@ -202,9 +211,15 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
+    for node in filter(is_dynamic, list(graph_model.graph)):
+        weights = node.inputs[1] if takes_rows(node) else None
+        if weights is not None and is_float_constant(weights):
+            layer = quantize_matrix(node, weights, methods, function=function)
+            encodings.setdefault(str(weights.name), layer.encoding)
+            writer.write_dynamic(node, weights, layer)
     writer.write_activations()
     return _Quantized(
-        opened, graph_model, config, encodings, widened, placement.left_float, in_bodies, tuple(front_end)
+        opened, graph_model, ranges, config, encodings, widened, placement.left_float, in_bodies, tuple(front_end)
     )
 
 
@@ -213,9 +228,8 @@ def _sha256(ranges: Ranges) -> str:
     return hashlib.sha256(json.dumps({name: asdict(ranges[name]) for name in sorted(ranges)}).encode()).hexdigest()
 
 
-def _require_same_model(model: Skeleton, ranges: Ranges, function: str) -> None:
-    found = model_hash(model)
-    if ranges.model_hash != found:
+def _require_same_model(found: str, ranges: Ranges | None, function: str) -> None:
+    if ranges is not None and ranges.model_hash != found:
         raise QuantizationError(
             f"{function}: ranges are of another model (hash {ranges.model_hash[:12]}..., "
             f"this model has {found[:12]}...); calibrate this model"

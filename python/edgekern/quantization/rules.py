@@ -1,4 +1,4 @@
-"""Which nodes a configuration keeps in float32, and the front end that stays there by itself."""
+"""Which nodes a configuration keeps in float32, or in float32 but for their products, and the front end that stays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import onnx_ir as ir
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import COMPRESSIONS, LEARNED, POWERS, PRODUCTS
 from edgekern.graph.values import is_constant, label, scalar
-from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.config import QuantConfig, Recipe
 
 _KEPT = "edgekern.keep_float"
+_DYNAMIC = "edgekern.dynamic"
 
 
 def keep(node: ir.Node) -> None:
@@ -24,6 +25,11 @@ def is_kept(node: ir.Node) -> bool:
     return _KEPT in node.meta
 
 
+def is_dynamic(node: ir.Node) -> bool:
+    """Whether a node is to quantize the rows that it multiplies by itself; it is kept, too."""
+    return _DYNAMIC in node.meta
+
+
 def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
     """Mark the nodes that stay float32; those of a front end, which no rule has named.
 
@@ -32,15 +38,18 @@ def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[
     QuantizationError
         When a rule names no node.
     """
-    recipes: dict[ir.Node, str] = {}
+    recipes: dict[ir.Node, Recipe] = {}
     for rule, recipe in config.overrides.items():
         recipes.update(dict.fromkeys(_named(graph, rule, "overrides", function), recipe))
     for rule in config.keep_float:
         recipes.update(dict.fromkeys(_named(graph, rule, "keep_float", function), "float32"))
     for node in graph:
-        if recipes.get(node, config.recipe) == "float32":
+        recipe = recipes.get(node, config.recipe)
+        if recipe != "w8a8":
             keep(node)
-    if config.recipe == "float32":
+        if recipe == "w8a8-dynamic":
+            node.meta[_DYNAMIC] = True
+    if config.recipe != "w8a8":
         return []
     front = [node for node in _front_end(graph) if node not in recipes]
     for node in front:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from edgekern.graph.dynamic import mark_dynamic
 from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import float_constant
 from edgekern.quantization.encodings import Encoding
@@ -42,6 +43,11 @@ class QdqWriter:
             scale = new_initializer(self._graph, f"{stored.name}_scale", layer.bias_scale)
             node.resize_inputs(3)
             node.replace_input_with(2, self._restored_constant(node, [stored, scale], 0))
+
+    def write_dynamic(self, node: ir.Node, weights: ir.Value, layer: QuantizedWeights) -> None:
+        """Let a Gemm or MatMul read its weights as integers and their DQ, and quantize its rows by itself."""
+        node.replace_input_with(1, self._restored_weights(node, str(weights.name), layer))
+        mark_dynamic(node)
 
     def write_activations(self) -> None:
         """Put Q and DQ behind every activation, and 8 bits in the place of constants that arithmetic operators read."""

@@ -21,6 +21,7 @@ from edgekern.compiler.layout import transposed
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import KernelStep, Tensor
+from edgekern.graph.dynamic import dynamic_weights
 from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
@@ -54,8 +55,6 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     turned = bool(int_attribute(node, "transB", 0))
     made = Tensor(str(value.name), DType.F32, (rows, columns))
     if is_constant(b):
-        weights = lowering.constant(b).astype(np.float32)
-        weights = (weights if turned else weights.T) * np.float32(alpha)
         bias = None
         if addend is not None and is_constant(addend):
             array = lowering.constant(addend)
@@ -65,7 +64,11 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         x = lowering.plain(a)
         if int_attribute(node, "transA", 0):
             x = transposed(lowering, x, (1, 0), (), label(node))
-        y = product(lowering, x, weights, bias, made, label(node), node.op_type)
+        y = rows_times_codes(lowering, node, x, bias, made, alpha)
+        if y is None:
+            weights = lowering.constant(b).astype(np.float32)
+            weights = (weights if turned else weights.T) * np.float32(alpha)
+            y = product(lowering, x, weights, bias, made, label(node), node.op_type)
     else:
         left = read_strided(lowering, a).swapped(bool(int_attribute(node, "transA", 0)))
         right = read_strided(lowering, b).swapped(turned)
@@ -86,9 +89,13 @@ def _matmul(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     assert b is not None
     made = new_tensor(value)
     if is_constant(b) and len(known_shape(b)) <= 2:
+        x = lowering.plain(a)
+        y = rows_times_codes(lowering, node, x, None, made, 1.0)
+        if y is not None:
+            return y
         weights = lowering.constant(b).astype(np.float32)
         weights = weights.reshape(weights.shape[0], -1).T
-        return product(lowering, lowering.plain(a), weights, None, made, label(node), node.op_type)
+        return product(lowering, x, weights, None, made, label(node), node.op_type)
     fused = attention.lower(lowering, node, made)
     if fused is not None:
         return fused
@@ -114,6 +121,21 @@ def product(
     rows = math.prod(y.shape) // n if n else math.prod(y.shape[:-1])
     arguments: dict[str, Any] = {"rows": rows, "k": k, "columns": n, **NO_EPILOGUE}
     return lowering.emit(KernelStep(StepKind.GEMM_F32, name, op, [x], y, [packed, filled], arguments))
+
+
+def rows_times_codes(
+    lowering: Lowering, node: ir.Node, x: Tensor, bias: FloatArray | None, y: Tensor, alpha: float
+) -> Tensor | None:
+    """The same by int8 weights, where the file says that rows are quantized as they come."""
+    weights = dynamic_weights(node)
+    if weights is None or alpha <= 0:
+        return None
+    k, n = weights.values.shape
+    packed = _core.pack_weights_blob(np.ascontiguousarray(weights.values.T)[np.newaxis, :, np.newaxis])
+    scale = np.broadcast_to(weights.scale.astype(np.float64) * alpha, (n,)).astype(np.float32)
+    blobs = [packed, pad_strips(scale), pad_strips(np.zeros(n, np.float32) if bias is None else bias)]
+    arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
+    return lowering.emit(KernelStep(StepKind.GEMM_DYNAMIC, label(node), node.op_type, [x], y, blobs, arguments))
 
 
 def _two(node: ir.Node, a: Strided, b: Strided, y: Tensor, scale: float) -> KernelStep:

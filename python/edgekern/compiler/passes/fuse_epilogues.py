@@ -13,7 +13,7 @@ from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
 
-_FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32})
+_FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC})
 _COLUMNS = ("columns", "out_channels", "channels")  # what a product calls the numbers side by side in its result
 _ACTIVATIONS = {MapOp.GELU: 1, MapOp.GELU_TANH: 2, MapOp.SILU: 3}  # a product's `activation`
 
@@ -74,7 +74,7 @@ def _fuse(product: KernelStep, step: MapStep) -> bool:
     if count == 0 or converts or any(ref in inner for _, refs in step.code[count:] for ref in refs):
         return False
     if row is not None:
-        product.blobs[1] = pad_strips(row, product.arguments.get("groups", 1))
+        product.blobs[-1] = pad_strips(row, product.arguments.get("groups", 1))
     product.inputs = inputs
     product.arguments |= arguments
 
@@ -101,7 +101,7 @@ def _row(step: MapStep, x: Ref, product: KernelStep) -> npt.NDArray[np.float32] 
     other = _added(step, 0, x)
     array = step.operands[other.number] if isinstance(other, Operand) else other
     columns = next(product.arguments[key] for key in _COLUMNS if key in product.arguments)
-    if isinstance(array, Tensor | Result | None) or np.frombuffer(product.blobs[1], np.float32).any():
+    if isinstance(array, Tensor | Result | None) or np.frombuffer(product.blobs[-1], np.float32).any():
         return None
     values = np.asarray(array, np.float32)
     if values.size != 1 and not step.output.shape[-1:] == values.shape[-1:] == (columns,) == (values.size,):
