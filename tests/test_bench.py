@@ -332,6 +332,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "decode",
         "formats",
         "gemm",
+        "gemm_f32",
         "host",
         "int4",
     }
