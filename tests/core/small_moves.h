@@ -160,7 +160,7 @@ inline std::vector<uint32_t> gathers(ProgramBuilder& p, uint32_t x, int64_t rows
 }
 
 /// Both scatters into x as (rows, columns): an index twice, one from the end.
-inline std::vector<uint32_t> scatters(SmallProgram& p, uint32_t x, int64_t rows, int64_t columns) {
+inline std::vector<uint32_t> scatters(ProgramBuilder& p, uint32_t x, int64_t rows, int64_t columns) {
   const std::vector<float> from = items_of<float>(p, x);
   const uint32_t indices = integers(p, {1, -1, 1, 0}), updates = p.constant({4});
   const std::vector<float> given = items_of<float>(p, updates);
@@ -185,7 +185,7 @@ inline std::vector<uint32_t> scatters(SmallProgram& p, uint32_t x, int64_t rows,
 }
 
 /// x as an image of 3 by 11 pixels, at four places between them, some of which may lie outside.
-inline uint32_t grid_sample(SmallProgram& p, uint32_t x) {
+inline uint32_t grid_sample(ProgramBuilder& p, uint32_t x) {
   constexpr int kHeight = 3, kWidth = 11, kChannels = 9;
   const uint32_t grid = p.constant({4, 2}), y = p.tensor(DType::kF32, {4, kChannels});
   p.step(StepKind::kGridSample, {x, grid}, y,
