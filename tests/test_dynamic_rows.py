@@ -99,12 +99,23 @@ def test_what_a_product_finishes_stays_with_it():
     assert kinds(program) == ["GEMM_DYNAMIC"]
 
 
-def test_products_that_have_no_such_step_stay_float():
+def test_a_product_that_has_no_such_step_stays_float_and_is_named():
+    model = small_cnn()
+    with pytest.warns(ek.errors.EdgekernWarning, match=r"3 products stay float32.*Conv .*another recipe"):
+        program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False, batch=2)
+    assert kinds(program).count("GEMM_DYNAMIC") == 1
+    assert "CONV_F32" in kinds(program)
+
+
+def test_a_model_that_has_nothing_for_the_recipe_is_refused():
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     batched = net(nodes, {"w": f32(RNG.normal(size=(3, 24, 5)))}, {"x": (3, 7, 24)}, ["y"])
     for model in (gemm(trans_a=1), batched):
-        program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False)
-        assert "GEMM_DYNAMIC" not in kinds(program)
+        with pytest.raises(QuantizationError, match=r"no Gemm or MatMul by a constant matrix.*1 product stays"):
+            ek.quantize(model, None, DYNAMIC)
+    relu = net([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": (2, 3)}, ["y"])
+    with pytest.raises(QuantizationError, match=r"no Gemm or MatMul by a constant matrix, which .* is for$"):
+        ek.quantize(relu, None, DYNAMIC)
 
 
 def test_recipes_mix_in_one_model_and_only_the_static_part_needs_ranges():

@@ -25,7 +25,6 @@ _REMEDIES = (
     ("no QuantizeLinear", "quantize its neighbors too: keep_float and overrides of QuantConfig say what stays float"),
     ("written in integers", "export in QDQ form, or give the float model to edgekern.quantize"),
     ("optimized for onnxruntime", "compile the model as it was exported"),
-    ("FLOAT16", "export in float32"),
     ("depends on the data", "make axes and sizes constants"),
     ("not constant", "make it an initializer"),
     ("shape is not known", "fix the free dimensions: shapes="),

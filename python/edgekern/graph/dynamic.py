@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekern.graph.values import Weights, int_attribute, quantized_weights, shape_of
+from edgekern.graph.values import Weights, float_attribute, int_attribute, quantized_weights, shape_of
 
 _KEY, _VALUE = "edgekern.activations", "dynamic"
 # Sums of so many products of two 8-bit numbers stay below 2**31.
@@ -32,6 +32,8 @@ def dynamic_weights(node: ir.Node) -> Weights | None:
 def takes_rows(node: ir.Node) -> bool:
     """Whether a node multiplies rows of numbers by a matrix that an int32 accumulator is wide enough for."""
     if node.domain != "" or node.op_type not in ("Gemm", "MatMul") or int_attribute(node, "transA", 0):
+        return False
+    if float_attribute(node, "alpha", 1.0) <= 0:  # no scale is negative, or zero
         return False
     weights = shape_of(node.inputs[1])
     return weights is not None and len(weights) == 2 and 0 not in weights and weights[_depth_axis(node)] <= DEEPEST

@@ -122,7 +122,8 @@ class _Quantized:
     """``source`` is the float model.
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
-    holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves.
+    holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
+    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for.
     """
 
     source: Skeleton
@@ -134,6 +135,7 @@ class _Quantized:
     left_float: tuple[ir.Node, ...]
     in_bodies: tuple[ir.Node, ...]
     front_end: tuple[ir.Node, ...]
+    without_rows: tuple[ir.Node, ...]
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
@@ -144,6 +146,8 @@ class _Quantized:
                 f"{function}: {len(self.front_end)} nodes up to {last.op_type} {label(last)!r} stay float32: "
                 "a front end with a logarithm spans more than 8 bits; overrides of QuantConfig quantize it all the same"
             )
+        if self.without_rows:
+            _warn(f"{function}: {_describe_without_rows(self.without_rows)}")
         for node in self.left_float:
             _warn(
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
@@ -211,15 +215,34 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
+    without_rows = []
     for node in filter(is_dynamic, list(graph_model.graph)):
-        weights = node.inputs[1] if takes_rows(node) else None
-        if weights is not None and is_float_constant(weights):
-            layer = quantize_matrix(node, weights, methods, function=function)
-            encodings.setdefault(str(weights.name), layer.encoding)
-            writer.write_dynamic(node, weights, layer)
+        weights = node.inputs[1] if node.domain == "" and node.op_type in PRODUCTS else None
+        if weights is None or not is_float_constant(weights):
+            continue
+        if not takes_rows(node):
+            without_rows.append(node)
+            continue
+        layer = quantize_matrix(node, weights, methods, function=function)
+        encodings.setdefault(str(weights.name), layer.encoding)
+        writer.write_dynamic(node, weights, layer)
+    if config.recipe == "w8a8-dynamic" and not encodings:
+        rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
+        raise QuantizationError(
+            f"{function}: model has no Gemm or MatMul by a constant matrix, which 'w8a8-dynamic' is for{rest}"
+        )
     writer.write_activations()
     return _Quantized(
-        opened, graph_model, ranges, config, encodings, widened, placement.left_float, in_bodies, tuple(front_end)
+        opened,
+        graph_model,
+        ranges,
+        config,
+        encodings,
+        widened,
+        placement.left_float,
+        in_bodies,
+        tuple(front_end),
+        tuple(without_rows),
     )
 
 
@@ -240,11 +263,9 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
     """With the operators that it was made of."""
     optimized = [node for node in graph if hides_products(node)]
     if optimized:
-        names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in optimized[:4])
-        more = f" and {len(optimized) - 4} more" if len(optimized) > 4 else ""
         raise QuantizationError(
-            f"{function}: {OPTIMIZED}, and {names}{more} hide what there is to quantize; give the model as it was "
-            "exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
+            f"{function}: {OPTIMIZED}, and {_listed(optimized)} hide what there is to quantize; give the model as it "
+            "was exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
         )
 
 
@@ -271,13 +292,24 @@ def _products_in_bodies(graph: ir.Graph) -> tuple[ir.Node, ...]:
     return tuple(node for node in nodes if node.domain == "" and node.op_type in PRODUCTS)
 
 
+def _listed(nodes: Sequence[ir.Node]) -> str:
+    names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in nodes[:4])
+    return f"{names} and {len(nodes) - 4} more" if len(nodes) > 4 else names
+
+
 def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
-    names = ", ".join(f"{node.op_type} '{label(node)}'" for node in nodes[:4])
-    more = f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
     return (
         f"{'the model stays float32: all ' if all_of_it else ''}{len(nodes)} Conv, Gemm and MatMul stand in bodies of "
-        f"If, Loop or Scan, which onnxruntime runs in float32: {names}{more}; export the branch that you need as a "
+        f"If, Loop or Scan, which onnxruntime runs in float32: {_listed(nodes)}; export the branch that you need as a "
         "model of its own"
+    )
+
+
+def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
+    stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
+    return (
+        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA and a MatMul by one "
+        f"matrix: {_listed(nodes)}; give them another recipe with overrides"
     )
 
 

@@ -128,7 +128,7 @@ def rows_times_codes(
 ) -> Tensor | None:
     """The same by int8 weights, where the file says that rows are quantized as they come."""
     weights = dynamic_weights(node)
-    if weights is None or alpha <= 0:
+    if weights is None:
         return None
     k, n = weights.values.shape
     packed = _core.pack_weights_blob(np.ascontiguousarray(weights.values.T)[np.newaxis, :, np.newaxis])

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from edgekern._core import StepKind
 from edgekern.compiler.formula_step import MapStep
 from edgekern.compiler.passes.drop_unread import drop_unread
-from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
+from edgekern.compiler.steps import REAL_PRODUCTS, Item, KernelStep, Tensor, readers_of
 
-_WRITING = frozenset(
-    {StepKind.MAP, StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC}
-)  # kinds whose result may be 8-bit
+_WRITING = REAL_PRODUCTS | {StepKind.MAP}  # kinds whose result may be 8-bit
 
 
 def fuse_conversions(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:

@@ -11,9 +11,8 @@ import numpy.typing as npt
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.formula_step import MapStep, Operand, Ref, Result
 from edgekern.compiler.operators.weights import pad_strips
-from edgekern.compiler.steps import Item, KernelStep, Tensor, readers_of
+from edgekern.compiler.steps import REAL_PRODUCTS, Item, KernelStep, Tensor, readers_of
 
-_FINISHING = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC})
 _COLUMNS = ("columns", "out_channels", "channels")  # what a product calls the numbers side by side in its result
 _ACTIVATIONS = {MapOp.GELU: 1, MapOp.GELU_TANH: 2, MapOp.SILU: 3}  # a product's `activation`
 
@@ -21,7 +20,7 @@ _ACTIVATIONS = {MapOp.GELU: 1, MapOp.GELU_TANH: 2, MapOp.SILU: 3}  # a product's
 def fuse_epilogues(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
     """Move what the first instructions of an element-wise step do into the last product that it alone reads."""
     readers = readers_of(items, outputs)
-    maker = {item.output: item for item in items if isinstance(item, KernelStep) and item.kind in _FINISHING}
+    maker = {item.output: item for item in items if isinstance(item, KernelStep) and item.kind in REAL_PRODUCTS}
     position = {item: at for at, item in enumerate(items)}
     before: dict[Item, KernelStep] = {}  # products by the steps that they have moved to
     for item in items:
