@@ -1,0 +1,97 @@
+"""What rows with a scale each are worth: ``python -m bench dynamic FOLDER ... [--threads 1 2] [--only TEXT ...]``.
+
+Every ``.onnx`` file below the folders that has a Gemm or MatMul by a constant matrix is quantized without calibration,
+by the recipe ``w8a8-dynamic`` and by onnxruntime's ``quantize_dynamic`` (int8 weights per channel, one scale a tensor
+of activations, on the model that its basic optimizations have folded). A row has the signal to noise of both to the
+float model, and, interleaved, their time beside onnxruntime's float run. Inputs and free sizes are those of ``bench
+coverage``: random words for MiniLM.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+
+import edgekern as ek
+from bench.bench_coverage import feeds_of, inputs_of, parser_of, rows_of
+from bench.harness import Contender, measure, print_table, sqnr_db
+from bench.peers import as_numpy, onnxruntime
+from edgekern._onnxruntime import open_session
+from edgekern.errors import EdgekernError
+
+Array = npt.NDArray[Any]
+_RECIPE = ek.QuantConfig(recipe="w8a8-dynamic")
+_WORST_DB = 3.0  # an answer below is no answer, and is not timed
+
+
+def _quantized_by_onnxruntime(path: Path, folder: Path) -> bytes:
+    import onnxruntime as ort
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "folded.onnx"), 3
+    ort.InferenceSession(onnx.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    target = folder / "dynamic.onnx"
+    quantize_dynamic(folder / "folded.onnx", target, weight_type=QuantType.QInt8, per_channel=True)
+    return target.read_bytes()
+
+
+def _db(expected: Sequence[Array], found: Sequence[Array]) -> float:
+    """Of the output that has suffered most."""
+    real = [(want, as_numpy(got)) for want, got in zip(expected, found, strict=True) if want.dtype.kind == "f"]
+    return min((sqnr_db(want, got) for want, got in real), default=float("inf"))
+
+
+def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, object]:
+    """One row."""
+    row: dict[str, object] = {"model": path.name, "error": ""}
+    inputs = inputs_of(path)
+    feeds = feeds_of(inputs, 0)
+    try:
+        qdq = ek.quantize(path, None, _RECIPE)
+        program = ek.compile(qdq, shapes={name: shape for name, (shape, _) in inputs.items()})
+    except (EdgekernError, OSError) as error:
+        return row | {"error": " ".join(str(error).split())[:200]}
+    row["products"] = sum(step.kind == "GEMM_DYNAMIC" for step in program.steps)
+    expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
+    with tempfile.TemporaryDirectory() as folder:
+        peer = _quantized_by_onnxruntime(path, Path(folder))
+
+    def check(found: Sequence[Array]) -> None:
+        assert _db(expected, found) >= _WORST_DB
+
+    for count in threads:
+        session = ek.InferenceSession(program, num_threads=count)
+        contenders = [
+            Contender("edgekern", partial(session.run, None, feeds, out=session.run(None, feeds)), check),
+            onnxruntime("ort_dynamic", peer, feeds, count, check),
+            onnxruntime("ort_float", str(path), feeds, count, check),
+        ]
+        row |= {f"{c.name}_db": _db(expected, c.run()) for c in contenders[:2]}
+        try:
+            timings = measure(contenders, seconds=seconds)
+        except AssertionError:
+            return row | {"error": f"an answer is below {_WORST_DB} dB"}
+        row |= {f"{name}_{count}_ms": timing.best * 1e3 for name, timing in timings.items()}
+    return row
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = parser_of("dynamic", __doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--seconds", type=float, default=0.4, help="at least so long a contender")
+    options = parser.parse_args(argv)
+    rows = rows_of(options, partial(go_through, threads=options.threads, seconds=options.seconds))
+    columns = {"model": "", "products": "d", "edgekern_db": ".1f", "ort_dynamic_db": ".1f"}
+    for count in options.threads:
+        columns |= {f"{name}_{count}_ms": ".2f" for name in ("edgekern", "ort_dynamic", "ort_float")}
+    print_table([row for row in rows if not row["error"]], columns)
+    for row in rows:
+        if row["error"]:
+            print(f"{row['model']}: {row['error']}")
+    return 0

@@ -1,0 +1,40 @@
+"""Benches that go through every model below a folder."""
+
+import json
+
+import numpy as np
+import onnx
+
+from bench.__main__ import main
+
+from float_models import build, small_cnn
+
+
+def test_coverage_says_where_each_model_stops(tmp_path, capsys):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    onnx.save(small_cnn(), folder / "cnn.onnx")
+    onnx.save(build([onnx.helper.make_node("Relu", ["x"], ["y"])], {}, [1, 2], opset=5), folder / "ancient.onnx")
+    assert main(["coverage", str(folder), "--json", str(tmp_path / "rows.json")]) == 1
+    ancient, cnn = [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()]
+    assert (ancient["stage"], "has opset 5" in ancient["error"]) == ("calibrate", True)
+    assert (cnn["stage"], cnn["host_steps"]) == ("all", 0)
+    assert cnn["file_db"] > cnn["float_db"] > 20
+    assert "1 of 2 models run" in capsys.readouterr().out
+
+
+def test_dynamic_rows_are_held_to_the_float_model(tmp_path, capsys):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    rng, node = np.random.default_rng(2), onnx.helper.make_node
+    weights = {f"w{i}": rng.normal(size=(32, 32)).astype(np.float32) for i in range(2)}
+    nodes = [node("MatMul", ["x", "w0"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "w1"], ["y"])]
+    onnx.save(build(nodes, weights, [6, 32]), folder / "layers.onnx")
+    onnx.save(build([onnx.helper.make_node("Relu", ["x"], ["y"])], {}, [1, 2]), folder / "relu.onnx")
+    assert main(["dynamic", str(folder), "--seconds", "0", "--json", str(tmp_path / "rows.json")]) == 0
+    layers, relu = [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()]
+    assert (layers["error"], layers["products"]) == ("", 2)
+    assert min(layers["edgekern_db"], layers["ort_dynamic_db"]) > 30
+    assert layers["edgekern_1_ms"] > 0
+    assert "has no Gemm or MatMul" in relu["error"]
+    assert "relu.onnx: quantize: model has no" in capsys.readouterr().out
