@@ -43,6 +43,17 @@ def with_constant_of(kind):
     return build([node("Constant", [], ["w"], value=tensor), node("MatMul", ["x", "w"], ["y"])], {}, [4, 6])
 
 
+def with_content_for(kind, dims, inline=False):
+    """24 numbers under a shape that has another number of them."""
+    tensor = numpy_helper.from_array(np.ones((4, 6), kind), "few")
+    tensor.dims[:] = dims
+    used = [node("Cast", ["few"], ["w"], to=1), node("MatMul", ["x", "w"], ["y"])]
+    made = build([node("Constant", [], ["few"], value=tensor), *used] if inline else used, {}, [4, dims[0]])
+    if not inline:
+        made.graph.initializer.append(tensor)
+    return made
+
+
 def with_function(domain, name, output):
     made = model()
     opsets = [helper.make_opsetid("", 17)]
@@ -65,6 +76,10 @@ def with_function(domain, name, output):
         (with_value_of(99, "output"), "tensor 'y' has the element type 99"),
         (with_value_of(99, "value_info"), "tensor 'v' has the element type 99"),
         (with_constant_of(99), "tensor 'inner' has the element type 99"),
+        (with_content_for(np.float16, [4, 5]), "tensor 'few' does not hold what its type and shape say"),
+        (with_content_for(np.float16, [4, 5], inline=True), "tensor 'few' does not hold what its type and shape say"),
+        (with_content_for(np.float32, [4, 5]), "tensor 'few' does not hold what its type and shape say"),
+        (with_content_for(np.int32, [2, 3]), "tensor 'few' does not hold what its type and shape say"),
         (with_function("own", "F", "c"), "no node of function 'F' makes its output 'c'"),
         (with_function("", "Relu", "b"), "function 'Relu' stands in ONNX's own domain"),
         (with_function("ai.onnx", "Relu", "b"), "function 'Relu' stands in ONNX's own domain"),

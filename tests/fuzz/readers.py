@@ -251,9 +251,7 @@ def _run_program(path: Path) -> object:
     if program.index.arena_bytes > 1 << 26:
         return None
     session = InferenceSession(program, num_threads=1)
-    feeds = {}
-    for info in session.get_inputs():
-        feeds[info.name] = np.zeros([int(n) for n in info.shape], np.float32)
+    feeds = {info.name: np.zeros(info.shape, info.dtype) for info in program.inputs}
     return session.run(None, feeds)
 
 

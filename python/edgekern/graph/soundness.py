@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
+from onnx import numpy_helper
 
 from edgekern.graph.subgraphs import with_inner
 
@@ -34,9 +35,12 @@ def what_checker_misses(proto: onnx.ModelProto, weights: Iterable[str]) -> str |
     for node in with_inner([*graph.node, *functions]):
         if (reason := _node_reason(node)) is not None:
             return f"{node.op_type} {node.name or next(iter(node.output), '')!r} has {reason}"
-    for name, kind in _element_types(proto):
+    for found in _tensors(proto):
+        kind = found.data_type if isinstance(found, onnx.TensorProto) else found.type.tensor_type.elem_type
         if kind not in _TYPES:
-            return f"tensor {name!r} has the element type {kind}, which ONNX does not define"
+            return f"tensor {found.name!r} has the element type {kind}, which ONNX does not define"
+        if isinstance(found, onnx.TensorProto) and (reason := _content_reason(found)) is not None:
+            return f"tensor {found.name!r} does not hold what its type and shape say: {reason}"
     return None
 
 
@@ -77,15 +81,24 @@ def _not_made(names: Iterable[str], given: set[str], nodes: Iterable[onnx.NodePr
     yield from (name for name in names if name not in made and name not in given)
 
 
-def _element_types(proto: onnx.ModelProto) -> Iterator[tuple[str, int]]:
-    """With the name of every tensor, wherever it is: weights, attributes, and what is written of others."""
+def _content_reason(tensor: onnx.TensorProto) -> str | None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    try:
+        numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return None
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto | onnx.ValueInfoProto]:
+    """Every tensor, wherever it is: weights, attributes, and what is written of others."""
     waiting: list[Any] = [proto]
     while waiting:
         message = waiting.pop()
-        if isinstance(message, onnx.TensorProto):
-            yield message.name, message.data_type
-        elif isinstance(message, onnx.ValueInfoProto) and message.type.HasField("tensor_type"):
-            yield message.name, message.type.tensor_type.elem_type
+        typed = isinstance(message, onnx.ValueInfoProto) and message.type.HasField("tensor_type")
+        if typed or isinstance(message, onnx.TensorProto):
+            yield message
         else:
             for field, value in message.ListFields():
                 if field.message_type is not None:
