@@ -276,15 +276,22 @@ class Program:
         lines += f", fused {', '.join(told)}" if told else ""
         return f"{lines}; {len(moved)} transpositions, {added} of them between orders of images"
 
-    def _precision(self) -> str:
-        """In which numbers the work is done."""
+    @property
+    def multiply_adds(self) -> dict[str, int]:
+        """How many are done in "8 bits", in "float32", and on the "host"."""
         tensors = self.index.tensors
-        if not any(tensor.dtype in _CODES for tensor in tensors) and all(s.kind != _ROWS for s in self.index.steps):
-            return "float32: nothing is quantized"
         macs = {"8 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
         for step, info in zip(self.index.steps, self.steps, strict=True):
             on_bytes = step.kind == _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
             macs["8 bits" if on_bytes else "float32"] += info.macs
+        return macs
+
+    def _precision(self) -> str:
+        """In which numbers the work is done."""
+        codes = any(tensor.dtype in _CODES for tensor in self.index.tensors)
+        if not codes and all(step.kind != _ROWS for step in self.index.steps):
+            return "float32: nothing is quantized"
+        macs = self.multiply_adds
         total = sum(macs.values()) or 1
         shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
         return (

@@ -248,7 +248,7 @@ class Calibrator:
                     skip_zeros=skip_zeros,
                 )
 
-            tensors = choose_ranges("Calibrator.compute_ranges", self._observers, range_of)
+            tensors = choose_ranges("Calibrator.compute_ranges", self._observers, range_of, num_bits)
 
         def least_noise(histogram: Histogram) -> tuple[float, float]:
             return histogram.range("mse", symmetric=symmetric, num_bits=num_bits)

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 
 def choose_ranges(
-    function: str, observers: ObserverSet, range_of: Callable[[Histogram], tuple[float, float]]
+    function: str, observers: ObserverSet, range_of: Callable[[Histogram], tuple[float, float]], num_bits: int
 ) -> dict[str, TensorRange]:
-    """The range of every tensor that had an element, by ``range_of``; odd tensors are warned about by name."""
+    """The range of every tensor that had an element, by ``range_of``, and what ``num_bits`` over it lose.
+
+    Odd tensors are warned about by name.
+    """
     histograms = {name: cast("Histogram", kept[HISTOGRAM]) for name, kept in observers.items()}
     seen = {name: h for name, h in histograms.items() if h.count or h.num_nan or h.num_inf}
     for name, h in seen.items():
@@ -29,6 +32,7 @@ def choose_ranges(
     ranges = {}
     for name, h in seen.items():
         lo, hi = range_of(h)
+        power, noise = h.powers(lo, hi, num_bits=num_bits)
         means = cast("ChannelMeans | None", observers[name].get(CHANNEL_MEANS))
         ranges[name] = TensorRange(
             lo,
@@ -38,6 +42,8 @@ def choose_ranges(
             h.num_inf,
             clipped_fraction=h.fraction_outside(lo, hi),
             channel_means=None if means is None else means.values(),
+            power=power,
+            noise=noise,
         )
     return ranges
 

@@ -32,6 +32,8 @@ class TensorRange:
     lo, hi : float. lo <= 0 <= hi; both 0 for a tensor that was all zeros.
     count, num_nan, num_inf : int. Finite values that the range was taken of, and values left out of it.
     clipped_fraction : float. Fraction of the finite values outside [lo, hi].
+    power, noise : float, optional. Mean square of the finite values, and of the error of rounding them over [lo, hi] to
+        the width that calibration was asked for, 8 bits by default; the choice of a recipe compares them.
     channel_means : tuple of float, optional. Mean of each channel (axis 1), where weights multiply the tensor; the bias
         correction of quantization uses them.
     """
@@ -43,6 +45,8 @@ class TensorRange:
     num_inf: int = 0
     clipped_fraction: float = 0.0
     channel_means: tuple[float, ...] | None = field(default=None, repr=False)
+    power: float | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo <= 0 <= self.hi):

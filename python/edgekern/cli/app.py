@@ -66,12 +66,15 @@ def quantize(
     model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
     ranges: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8 needs them.")
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; mixed, w8a8 need them.")
     ] = None,
     recipe: Annotated[
-        Literal["w8a8", "w8a8-dynamic", "float32"],
-        typer.Option(help="Of nodes that no override names. w8a8-dynamic scales each row as it comes: no ranges."),
-    ] = "w8a8",
+        Literal["mixed", "w8a8", "w8a8-dynamic", "float32"],
+        typer.Option(
+            help="Of nodes that no override names. w8a8-dynamic scales each row as it comes, without ranges; mixed "
+            "does so where the ranges say that w8a8 would lose too much."
+        ),
+    ] = "mixed",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
     override: Annotated[
         list[str] | None,
@@ -84,12 +87,15 @@ def quantize(
         list[str] | None, typer.Option(metavar="RULE", help="Nodes that stay float32. Repeatable.")
     ] = None,
     shape: Shape = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the recipe of every product, and why.")] = False,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
     rules = toolkit.Rules(override or [], keep_float or [])
-    done = toolkit.quantize(model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape)
+    done = toolkit.quantize(
+        model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape, plan=plan
+    )
     typer.echo(done)
 
 

@@ -13,7 +13,7 @@ from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
-from edgekern.quantization.config import Recipe
+from edgekern.quantization.config import ModelRecipe
 
 
 def quickstart(save: Path | None) -> str:
@@ -50,10 +50,11 @@ def quantize(
     ranges: Path | None,
     output: Path,
     *,
-    recipe: Recipe = "w8a8",
+    recipe: ModelRecipe = "mixed",
     activations: Literal["u8", "s8"],
     rules: Rules | None = None,
     shapes: list[str] | None = None,
+    plan: bool = False,
 ) -> str:
     inputs = [*model_files(model, function="quantize"), *([ranges] if ranges else [])]
     files.check_target(output, function="quantize", inputs=inputs)
@@ -71,7 +72,10 @@ def quantize(
     qdq = quantization.quantize(model, read, config, shapes=read_shapes("quantize", shapes))
     with files.atomic_write(output, function="quantize", inputs=inputs) as file:
         file.write(qdq.SerializeToString())
-    return f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes"
+    followed = quantization.plan_of(qdq)
+    products = ", ".join(f"{count} by {name}" for name, count in sorted(followed.counts().items()))
+    lines = [f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes; products: {products or 'none'}"]
+    return printable("\n".join([*lines, *(["", str(followed)] if plan else [])]))
 
 
 def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json: bool = False) -> str:

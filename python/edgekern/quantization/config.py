@@ -9,6 +9,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
 Recipe = Literal["w8a8", "w8a8-dynamic", "float32"]
+ModelRecipe = Literal["mixed", Recipe]
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class QuantConfig:
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
-    recipe : "w8a8", "w8a8-dynamic" or "float32"
-        How nodes are computed that no rule names: on 8-bit weights and activations; on 8-bit weights and rows of
-        activations that each get their own scale as they come, which no calibration foresees (Gemm and MatMul by
-        constants, all else in float32); or in float32.
+    recipe : "mixed", "w8a8", "w8a8-dynamic" or "float32"
+        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a8-dynamic"``: on
+        8-bit weights and rows of activations that each get their own scale as they come, which no calibration foresees
+        (Gemm and MatMul by constants, all else in float32). ``"float32"``. ``"mixed"``: ``"w8a8"``, but
+        ``"w8a8-dynamic"`` in regions where calibration saw that one scale a tensor would lose too much, as
+        :func:`edgekern.quantization.choose_recipes` has it.
     overrides : mapping
         A recipe for the nodes that a rule names: ``{"/head/*": "float32", "LSTM": "float32"}``. A rule is the type
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its
@@ -47,7 +50,7 @@ class QuantConfig:
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
     bias_correction: bool = True
-    recipe: Recipe = "w8a8"
+    recipe: ModelRecipe = "mixed"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
     keep_float: Sequence[str] = ()
 
@@ -56,7 +59,7 @@ class QuantConfig:
         _require_choice(self.rounding, "rounding", get_args(Rounding))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
-        _require_choice(self.recipe, "recipe", get_args(Recipe))
+        _require_choice(self.recipe, "recipe", get_args(ModelRecipe))
         if not isinstance(self.overrides, Mapping):
             kind = type(self.overrides).__name__
             raise ArgumentTypeError(f"QuantConfig: overrides must be a mapping from rules to recipes, got {kind}")

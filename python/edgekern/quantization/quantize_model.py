@@ -27,10 +27,12 @@ from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
-from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.choose_recipes import results_db
+from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
 from edgekern.quantization.place_qdq import place
+from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
 from edgekern.quantization.rules import apply_rules, is_dynamic, is_kept
 from edgekern.quantization.write_qdq import QdqWriter
@@ -89,6 +91,7 @@ def quantize(
             "config": done.config.to_dict(),
             "front_end": [label(node) for node in done.front_end],
             "model_hash": done.ranges.model_hash,
+            "plan": written(done.choices),
             "ranges": {"method": done.ranges.method, **done.ranges.options, "sha256": _sha256(done.ranges)},
             "widened": done.widened,
         },
@@ -136,6 +139,7 @@ class _Quantized:
     in_bodies: tuple[ir.Node, ...]
     front_end: tuple[ir.Node, ...]
     without_rows: tuple[ir.Node, ...]
+    choices: tuple[Choice, ...]
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
@@ -188,7 +192,9 @@ def _quantized(
 def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str) -> _Quantized:
     graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
-    front_end = apply_rules(graph_model.graph, config, function=function)
+    results = results_db(graph_model.graph, ranges)
+    front_end = apply_rules(graph_model.graph, config, results, function=function)
+    products = [(label(node), node.op_type, db) for node, db in results.items()]
     prepare(graph_model)
     placement = place(graph_model.graph)
     in_bodies = _products_in_bodies(graph_model.graph)
@@ -215,6 +221,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
+    recipes: dict[str, Recipe] = dict.fromkeys(map(label, placement.weighted), "w8a8")
     without_rows = []
     for node in filter(is_dynamic, list(graph_model.graph)):
         weights = node.inputs[1] if node.domain == "" and node.op_type in PRODUCTS else None
@@ -226,6 +233,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         layer = quantize_matrix(node, weights, methods, function=function)
         encodings.setdefault(str(weights.name), layer.encoding)
         writer.write_dynamic(node, weights, layer)
+        recipes[label(node)] = "w8a8-dynamic"
     if config.recipe == "w8a8-dynamic" and not encodings:
         rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
         raise QuantizationError(
@@ -243,6 +251,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         in_bodies,
         tuple(front_end),
         tuple(without_rows),
+        tuple(Choice(name, op, recipes.get(name, "float32"), db) for name, op, db in products),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import COMPRESSIONS, LEARNED, POWERS, PRODUCTS
 from edgekern.graph.values import is_constant, label, scalar
+from edgekern.quantization.choose_recipes import choose_recipes
 from edgekern.quantization.config import QuantConfig, Recipe
 
 _KEPT = "edgekern.keep_float"
@@ -30,8 +31,12 @@ def is_dynamic(node: ir.Node) -> bool:
     return _DYNAMIC in node.meta
 
 
-def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
-    """Mark the nodes that stay float32; those of a front end, which no rule has named.
+def apply_rules(
+    graph: ir.Graph, config: QuantConfig, results: Mapping[ir.Node, float | None], *, function: str
+) -> list[ir.Node]:
+    """Mark the nodes that stay float32; those of a front end, which no rule has named, are given.
+
+    ``results`` are those of :func:`edgekern.quantization.choose_recipes.results_db`.
 
     Raises
     ------
@@ -43,17 +48,17 @@ def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[
         recipes.update(dict.fromkeys(_named(graph, rule, "overrides", function), recipe))
     for rule in config.keep_float:
         recipes.update(dict.fromkeys(_named(graph, rule, "keep_float", function), "float32"))
+    default: Recipe = "w8a8" if config.recipe == "mixed" else config.recipe
+    front = [node for node in _front_end(graph) if node not in recipes] if default == "w8a8" else []
+    recipes |= dict.fromkeys(front, "float32")
+    if config.recipe == "mixed":
+        recipes |= choose_recipes(graph, results, recipes)
     for node in graph:
-        recipe = recipes.get(node, config.recipe)
+        recipe = recipes.get(node, default)
         if recipe != "w8a8":
             keep(node)
         if recipe == "w8a8-dynamic":
             node.meta[_DYNAMIC] = True
-    if config.recipe != "w8a8":
-        return []
-    front = [node for node in _front_end(graph) if node not in recipes]
-    for node in front:
-        keep(node)
     return front
 
 

@@ -267,9 +267,17 @@ class Histogram:
     def sqnr_db(self, lo: float, hi: float, *, num_bits: int = 8) -> float:
         """Signal over the noise of clipping and rounding to a range (lo, hi), in dB, as :meth:`quantization_error` sees
         it: infinite where there is no noise, 0 where every value becomes 0."""
-        self._require_values("sqnr_db")
-        signal, noise = self._keys.powers(*_levels("sqnr_db", lo, hi, num_bits))
+        signal, noise = self._powers("sqnr_db", lo, hi, num_bits)
         return 10 * math.log10(signal / noise) if noise else math.inf
+
+    def powers(self, lo: float, hi: float, *, num_bits: int = 8) -> tuple[float, float]:
+        """Mean square of the values, and of the error of clipping and rounding them to a range (lo, hi)."""
+        return self._powers("powers", lo, hi, num_bits)
+
+    def _powers(self, function: str, lo: float, hi: float, num_bits: int) -> tuple[float, float]:
+        self._require_values(function)
+        signal, noise = self._keys.powers(*_levels(function, lo, hi, num_bits))
+        return signal, noise
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as NumPy arrays and numbers; :meth:`load_state_dict` is the way back."""

@@ -1,0 +1,90 @@
+"""The recipe "mixed": for each product, what calibration shows to suit it.
+
+One scale for a tensor is chosen for its largest values. Where few are large (the outliers of transformers), the rest is
+rounded to noise, and the product carries that noise into everything behind. How much is known before anything runs: the
+error of rounding the tensor, which calibration measured, times the weights' energy, against the power of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekern.calibration import Ranges
+from edgekern.graph.dynamic import takes_rows
+from edgekern.graph.families import PRODUCTS
+from edgekern.graph.initializers import FloatArray
+from edgekern.graph.values import float_attribute, float_constant, int_attribute
+from edgekern.quantization.config import Recipe
+
+# A product's result under it is worth more than what one scale for its tensor saves. Ordinary ones have 35 dB and more.
+ROWS_DB = 30.0
+
+
+def choose_recipes(
+    graph: ir.Graph, results: Mapping[ir.Node, float | None], named: Collection[ir.Node]
+) -> dict[ir.Node, Recipe]:
+    """The recipe of every node that is not to be "w8a8", by what :func:`results_db` knows of the products.
+
+    Where a Gemm or MatMul by a matrix would lose too much, all of its region (what hangs together between
+    convolutions) multiplies by rows and is float32 between its products: operators between would round it again.
+    ``named`` are nodes that a rule has given a recipe; they have it.
+    """
+    recipes: dict[ir.Node, Recipe] = {}
+    for region in _regions(graph):
+        rows = [node for node in region if node in results and takes_rows(node) and node not in named]
+        if any((db := results[node]) is not None and db < ROWS_DB for node in rows):
+            recipes |= dict.fromkeys(region.difference(named), "float32")
+            recipes |= dict.fromkeys(rows, "w8a8-dynamic")
+    return recipes
+
+
+def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
+    """For each product by constant weights, the signal to noise of its result where its input alone is rounded.
+
+    As calibration chose; the error counts as white. None where the ranges do not know.
+    """
+    found = {}
+    for node in graph:
+        weights = float_constant(node.inputs[1]) if node.domain == "" and node.op_type in PRODUCTS else None
+        if weights is not None:
+            found[node] = _result_db(node, weights, ranges)
+    return found
+
+
+def _result_db(node: ir.Node, weights: FloatArray, ranges: Ranges) -> float | None:
+    source = node.inputs[0]
+    read = None if source is None else ranges.get(str(source.name))
+    made = ranges.get(str(node.outputs[0].name))
+    if read is None or made is None or read.noise is None or not made.power or not weights.size:
+        return None
+    by_rows = node.op_type == "Conv" or int_attribute(node, "transB", 0)
+    outputs = weights.shape[0] if by_rows else weights.size // weights.shape[max(weights.ndim - 2, 0)]
+    flat = weights.reshape(-1)
+    energy = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / outputs
+    noise = read.noise * energy * float_attribute(node, "alpha", 1.0) ** 2
+    return 10 * math.log10(made.power / noise) if noise > 0 else math.inf
+
+
+def _regions(graph: ir.Graph) -> list[set[ir.Node]]:
+    """Nodes that hang together by what they give one another, convolutions left out."""
+    left = {node for node in graph if node.op_type != "Conv"}
+    regions = []
+    for start in graph:
+        if start not in left:
+            continue
+        left.discard(start)
+        region, waiting = set[ir.Node](), [start]
+        while waiting:
+            node = waiting.pop()
+            region.add(node)
+            makers = {value.producer() for value in node.inputs if value is not None}
+            readers = {use.node for value in node.outputs for use in value.uses()}
+            near = [other for other in makers | readers if other in left]
+            left.difference_update(near)
+            waiting += near
+        regions.append(region)
+    return regions

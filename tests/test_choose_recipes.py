@@ -1,0 +1,127 @@
+"""The recipe "mixed", the default: rows get their own scales where one for the tensor would lose too much."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import edgekern as ek
+from edgekern.calibration import Ranges, TensorRange
+from edgekern.errors import ArgumentValueError
+from edgekern.quantization import plan_of
+
+from float_models import build, f32, ranges_of, run, samples, small_cnn, sqnr_db
+
+node = helper.make_node
+RNG = np.random.default_rng(11)
+STATIC = ek.QuantConfig(recipe="w8a8")
+# In every eighth row one channel is a hundred times as large as all else, and the weights hardly read it, as it is with
+# the first words of a transformer.
+OUTLIER = np.where(np.arange(32) == 5, 100, 1)
+ROWS = f32(RNG.normal(size=(64, 32)) * np.where(np.arange(64)[:, None] % 8 == 0, OUTLIER, 1))
+
+
+def perceptron(first=1 / OUTLIER**2):
+    rng = np.random.default_rng(5)
+    weights = {"a": f32(rng.normal(size=(32, 48)) * first[:, None]), "b": f32(rng.normal(size=(48, 8)))}
+    nodes = [
+        node("MatMul", ["x", "a"], ["h"], "first"),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "b"], ["y"], "second"),
+    ]
+    return build(nodes, weights, [64, 32])
+
+
+def recipes(qdq):
+    return {choice.node: choice.recipe for choice in plan_of(qdq).choices}
+
+
+def test_a_product_of_outliers_and_all_of_its_region_go_by_rows():
+    model = perceptron()
+    qdq = ek.quantize(model, ranges_of(model, ROWS))
+    assert recipes(qdq) == {"first": "w8a8-dynamic", "second": "w8a8-dynamic"}
+    program = ek.compile(qdq, allow_host=False)
+    [found] = ek.InferenceSession(program).run(None, {"x": ROWS})
+    one_scale = ek.compile(ek.quantize(model, ranges_of(model, ROWS), STATIC))
+    static = ek.InferenceSession(one_scale).run(None, {"x": ROWS})
+    wanted = run(model, ROWS)[0]
+    assert sqnr_db(wanted, found) > sqnr_db(wanted, static[0]) + 10
+
+
+def test_products_without_outliers_are_as_in_w8a8():
+    model, x = perceptron(np.ones(32)), f32(RNG.normal(size=(64, 32)))
+    ranges = ranges_of(model, x)
+    mixed, static = ek.quantize(model, ranges), ek.quantize(model, ranges, STATIC)
+    assert mixed.graph == static.graph
+    assert set(recipes(mixed).values()) == {"w8a8"}
+    cnn = small_cnn()
+    ranges = ranges_of(cnn, samples(RNG))
+    assert ek.quantize(cnn, ranges).graph == ek.quantize(cnn, ranges, STATIC).graph
+
+
+def test_the_plan_foretells_what_rounding_the_input_costs():
+    model = perceptron()
+    ranges = ranges_of(model, ROWS)
+    foretold = plan_of(ek.quantize(model, ranges)).choices[0].w8a8_db
+    scale = (ranges["x"].hi - ranges["x"].lo) / 255
+    zero_point = np.rint(-ranges["x"].lo / scale)
+    rounded = (np.clip(np.rint(ROWS / scale) + zero_point, 0, 255) - zero_point) * scale
+    stored = onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "a"))
+    assert foretold == pytest.approx(sqnr_db(ROWS @ stored, f32(rounded) @ stored), abs=1.5)
+
+
+def test_a_convolution_ends_a_region():
+    """Its products are 8-bit though the head behind it has outliers."""
+    scale = np.where(np.arange(8) == 3, 300, 1)
+    weights = {
+        "k": f32(RNG.normal(size=(8, 3, 3, 3)) * scale[:, None, None, None]),
+        "a": f32(RNG.normal(size=(8, 16)) / scale[:, None] ** 2),
+    }
+    nodes = [
+        node("Conv", ["x", "k"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        node("GlobalMaxPool", ["c"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("MatMul", ["f", "a"], ["y"], "head"),
+    ]
+    model = build(nodes, weights, [16, 3, 8, 8])
+    qdq = ek.quantize(model, ranges_of(model, f32(RNG.normal(size=(16, 3, 8, 8)))))
+    assert recipes(qdq) == {"conv": "w8a8", "head": "w8a8-dynamic"}
+
+
+def test_a_rule_has_the_last_word():
+    model = perceptron()
+    config = ek.QuantConfig(overrides={"first": "w8a8"}, keep_float=["second"])
+    assert recipes(ek.quantize(model, ranges_of(model, ROWS), config)) == {"first": "w8a8", "second": "float32"}
+
+
+def test_ranges_that_know_no_powers_choose_nothing():
+    """Those of a file that an older edgekern wrote."""
+    model = perceptron()
+    seen = ranges_of(model, ROWS)
+    old = Ranges({name: TensorRange(r.lo, r.hi, r.count) for name, r in seen.items()}, seen.model_hash, seen.method)
+    plan = plan_of(ek.quantize(model, old))
+    assert [(choice.recipe, choice.w8a8_db) for choice in plan.choices] == [("w8a8", None)] * 2
+
+
+def test_ranges_carry_powers_through_their_file(tmp_path):
+    ranges = ranges_of(perceptron(), ROWS)
+    ranges.save(tmp_path / "ranges.json")
+    assert Ranges.load(tmp_path / "ranges.json") == ranges
+    assert ranges["x"].power == pytest.approx(np.square(ROWS.astype(np.float64)).mean(), rel=1e-2)
+
+
+def test_a_plan_is_a_table_and_no_other_file_has_one():
+    qdq = ek.quantize(perceptron(), ranges_of(perceptron(), ROWS))
+    plan = plan_of(qdq.SerializeToString())
+    assert plan.counts() == {"w8a8-dynamic": 2}
+    header, first, _ = str(plan).splitlines()
+    assert header.split() == ["node", "operator", "recipe", "dB", "in", "w8a8"]
+    assert first.split()[:3] == ["first", "MatMul", "w8a8-dynamic"]
+    with pytest.raises(ArgumentValueError, match=r"plan_of: model must be one that edgekern\.quantize wrote"):
+        plan_of(perceptron())
+    broken = onnx.ModelProto.FromString(qdq.SerializeToString())
+    broken.metadata_props[0].value = json.dumps({"plan": [{"node": 1}]})
+    with pytest.raises(ArgumentValueError, match="plan_of: model must be one"):
+        plan_of(broken)
