@@ -8,7 +8,7 @@ error of rounding the tensor, which calibration measured, times the weights' ene
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -17,29 +17,48 @@ from edgekern.calibration import Ranges
 from edgekern.graph.dynamic import takes_rows
 from edgekern.graph.families import PRODUCTS
 from edgekern.graph.initializers import FloatArray
+from edgekern.graph.prices import float_price
 from edgekern.graph.values import float_attribute, float_constant, int_attribute
-from edgekern.quantization.config import Recipe
+from edgekern.quantization.rules import is_kept, is_named, keep
 
-# A product's result under it is worth more than what one scale for its tensor saves. Ordinary ones have 35 dB and more.
+# A region with a product under it multiplies by rows. Ordinary products have 35 dB and more.
 ROWS_DB = 30.0
+# What all convolutions together may lose: errors add up, however deep the net, and where more is lost, little is right.
+TOTAL_DB = 18.0
 
 
-def choose_recipes(
-    graph: ir.Graph, results: Mapping[ir.Node, float | None], named: Collection[ir.Node]
-) -> dict[ir.Node, Recipe]:
-    """The recipe of every node that is not to be "w8a8", by what :func:`results_db` knows of the products.
+def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> None:
+    """Mark the nodes of a prepared graph that are not to be "w8a8", by what :func:`results_db` knows of the products.
 
-    Where a Gemm or MatMul by a matrix would lose too much, all of its region (what hangs together between
-    convolutions) multiplies by rows and is float32 between its products: operators between would round it again.
-    ``named`` are nodes that a rule has given a recipe; they have it.
+    Nodes that a rule has named are as it wants.
+
+    *Rows.* A region is what hangs together between convolutions. Where no convolution gives it 8-bit codes, or a Gemm
+    or MatMul by a matrix in it would lose too much, its products multiply by rows, and all between them is float32, for
+    it would be rounded again.
+
+    *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
+    most for a multiply-add goes to float32.
     """
-    recipes: dict[ir.Node, Recipe] = {}
     for region in _regions(graph):
-        rows = [node for node in region if node in results and takes_rows(node) and node not in named]
-        if any((db := results[node]) is not None and db < ROWS_DB for node in rows):
-            recipes |= dict.fromkeys(region.difference(named), "float32")
-            recipes |= dict.fromkeys(rows, "w8a8-dynamic")
-    return recipes
+        rows = [node for node in region if node in results and takes_rows(node) and not is_named(node)]
+        lossy = any((db := results[node]) is not None and db < ROWS_DB for node in rows)
+        if rows and (lossy or not any(map(_reads_convolution, region))):
+            for node in region:
+                if not is_named(node):
+                    keep(node, dynamic=node in rows)
+    errors = {node: 10 ** (-db / 10) for node, db in results.items() if db is not None and not is_kept(node)}
+    total, allowed = sum(errors.values()), 10 ** (-TOTAL_DB / 10)
+    convolutions = [node for node in errors if node.op_type == "Conv" and not is_named(node)]
+    for node in sorted(convolutions, key=lambda node: errors[node] / max(float_price(node).macs, 1), reverse=True):
+        if total <= allowed:
+            break
+        keep(node)
+        total -= errors[node]
+
+
+def _reads_convolution(node: ir.Node) -> bool:
+    makers = (value.producer() for value in node.inputs if value is not None)
+    return any(maker is not None and maker.op_type == "Conv" for maker in makers)
 
 
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:

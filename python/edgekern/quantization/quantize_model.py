@@ -27,7 +27,7 @@ from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
-from edgekern.quantization.choose_recipes import results_db
+from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
@@ -192,10 +192,11 @@ def _quantized(
 def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str) -> _Quantized:
     graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
-    results = results_db(graph_model.graph, ranges)
-    front_end = apply_rules(graph_model.graph, config, results, function=function)
-    products = [(label(node), node.op_type, db) for node, db in results.items()]
+    front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
+    results = results_db(graph_model.graph, ranges)
+    if config.recipe == "mixed":
+        choose_recipes(graph_model.graph, results)
     placement = place(graph_model.graph)
     in_bodies = _products_in_bodies(graph_model.graph)
     _require_something_to_do(
@@ -251,7 +252,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         in_bodies,
         tuple(front_end),
         tuple(without_rows),
-        tuple(Choice(name, op, recipes.get(name, "float32"), db) for name, op, db in products),
+        tuple(Choice(label(n), n.op_type, recipes.get(label(n), "float32"), db) for n, db in results.items()),
     )
 
 

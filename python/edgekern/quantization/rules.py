@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
@@ -10,16 +10,23 @@ import onnx_ir as ir
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import COMPRESSIONS, LEARNED, POWERS, PRODUCTS
 from edgekern.graph.values import is_constant, label, scalar
-from edgekern.quantization.choose_recipes import choose_recipes
 from edgekern.quantization.config import QuantConfig, Recipe
 
 _KEPT = "edgekern.keep_float"
 _DYNAMIC = "edgekern.dynamic"
+_NAMED = "edgekern.named"
 
 
-def keep(node: ir.Node) -> None:
-    """Mark a node that stays float32."""
+def keep(node: ir.Node, *, dynamic: bool = False) -> None:
+    """Mark a node that stays float32, or float32 but for its product by rows that get their scales as they come."""
     node.meta[_KEPT] = True
+    if dynamic:
+        node.meta[_DYNAMIC] = True
+
+
+def is_named(node: ir.Node) -> bool:
+    """Whether a rule has given a node its recipe."""
+    return _NAMED in node.meta
 
 
 def is_kept(node: ir.Node) -> bool:
@@ -31,12 +38,8 @@ def is_dynamic(node: ir.Node) -> bool:
     return _DYNAMIC in node.meta
 
 
-def apply_rules(
-    graph: ir.Graph, config: QuantConfig, results: Mapping[ir.Node, float | None], *, function: str
-) -> list[ir.Node]:
+def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
     """Mark the nodes that stay float32; those of a front end, which no rule has named, are given.
-
-    ``results`` are those of :func:`edgekern.quantization.choose_recipes.results_db`.
 
     Raises
     ------
@@ -48,17 +51,14 @@ def apply_rules(
         recipes.update(dict.fromkeys(_named(graph, rule, "overrides", function), recipe))
     for rule in config.keep_float:
         recipes.update(dict.fromkeys(_named(graph, rule, "keep_float", function), "float32"))
+    for node in recipes:
+        node.meta[_NAMED] = True
     default: Recipe = "w8a8" if config.recipe == "mixed" else config.recipe
     front = [node for node in _front_end(graph) if node not in recipes] if default == "w8a8" else []
     recipes |= dict.fromkeys(front, "float32")
-    if config.recipe == "mixed":
-        recipes |= choose_recipes(graph, results, recipes)
     for node in graph:
-        recipe = recipes.get(node, default)
-        if recipe != "w8a8":
-            keep(node)
-        if recipe == "w8a8-dynamic":
-            node.meta[_DYNAMIC] = True
+        if (recipe := recipes.get(node, default)) != "w8a8":
+            keep(node, dynamic=recipe == "w8a8-dynamic")
     return front
 
 
