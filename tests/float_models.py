@@ -15,6 +15,7 @@ from edgekern.calibration import Calibrator, Ranges
 
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 FLOAT = onnx.TensorProto.FLOAT
+STATIC = ek.QuantConfig(recipe="w8a8")
 
 Array = npt.NDArray[Any]
 
@@ -135,7 +136,7 @@ class View:
 def all_the_way(model: onnx.ModelProto, feeds: dict[str, Array], **options: Any) -> tuple[list[Any], ek.Program]:
     """Calibrated, quantized, compiled, run; the results beside those of the model as it is written."""
     ranges = ek.Calibrator(model).collect(feeds).compute_ranges()
-    program = ek.compile(ek.quantize(model, ranges), **options)
+    program = ek.compile(ek.quantize(model, ranges, STATIC), **options)
     expected = _as_written(model).run(None, feeds)
     pairs = list(zip(ek.InferenceSession(program).run(None, feeds), expected, strict=True))
     for ours, theirs in pairs:

@@ -12,11 +12,10 @@ from edgekern.calibration import Ranges, TensorRange
 from edgekern.errors import ArgumentValueError
 from edgekern.quantization import plan_of
 
-from float_models import build, f32, ranges_of, run, samples, small_cnn, sqnr_db
+from float_models import STATIC, build, f32, ranges_of, run, samples, small_cnn, sqnr_db
 
 node = helper.make_node
 RNG = np.random.default_rng(11)
-STATIC = ek.QuantConfig(recipe="w8a8")
 # In every eighth row one channel is a hundred times as large as all else, and the weights hardly read it, as it is with
 # the first words of a transformer.
 OUTLIER = np.where(np.arange(32) == 5, 100, 1)

@@ -20,7 +20,7 @@ from edgekern.calibration import model_hash  # noqa: E402
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, QuantizationError  # noqa: E402
 from edgekern.quantization import Encoding, Encodings, QuantConfig, compute_encodings, quantize  # noqa: E402
 
-from float_models import View, build, f32, helper, ranges_of, samples, small_cnn  # noqa: E402
+from float_models import STATIC, View, build, f32, helper, ranges_of, samples, small_cnn  # noqa: E402
 
 Array = npt.NDArray[Any]
 
@@ -178,7 +178,7 @@ def test_weights_that_two_operators_read_have_an_encoding_each_where_they_differ
     model = build(nodes, weights, ["n", 2])
     x = f32(np.ones((1, 2)))
     with pytest.warns(EdgekernWarning, match="compute_encodings: 2 channels got a wider weight scale"):
-        found = compute_encodings(model, ranges_of(model, x))
+        found = compute_encodings(model, ranges_of(model, x), STATIC)
     assert set(found) == {"x", "g", "w", "w:y"}
     assert np.all(found["w"].scale > found["w:y"].scale)
 

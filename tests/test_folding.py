@@ -13,7 +13,7 @@ from edgekern.graph.evaluate import evaluate
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.model import model_hash, open_model
 
-from float_models import FLOAT, View, build, f32, helper, numpy_helper, ranges_of, sqnr_db
+from float_models import FLOAT, STATIC, View, build, f32, helper, numpy_helper, ranges_of, sqnr_db
 from graphs import S8, U8, Graph, feeds_of, onnxruntime_session
 from qdq_models import image
 
@@ -50,7 +50,7 @@ WEIGHTS = {
 def both(model, x, **options):
     """What onnxruntime gives for the float model, and what its program gives without a host step."""
     [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
-    program = ek.compile(ek.quantize(model, ranges_of(model, x, **options)), allow_host=False)
+    program = ek.compile(ek.quantize(model, ranges_of(model, x, **options), STATIC), allow_host=False)
     return expected, ek.InferenceSession(program).run(None, {"x": x})[0], program
 
 

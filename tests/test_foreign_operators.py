@@ -7,7 +7,7 @@ from onnx import helper
 import edgekern as ek
 from edgekern.calibration import observed_tensors
 
-from float_models import build, f32, ranges_of, run, sqnr_db
+from float_models import STATIC, build, f32, ranges_of, run, sqnr_db
 
 node = helper.make_node
 
@@ -43,7 +43,7 @@ def test_what_follows_an_operator_that_onnx_does_not_know_is_observed_and_quanti
     model.graph.output[0].ClearField("type")
     assert observed_tensors(model) == ["x", "h", "k", "l", "r", "y"]
     x = f32(rng.normal(size=(1, 4, 8)))
-    qdq = ek.quantize(model, ranges_of(model, x))
+    qdq = ek.quantize(model, ranges_of(model, x), STATIC)
     assert {"x", "k", "r"} <= {node.input[0] for node in qdq.graph.node if node.op_type == "QuantizeLinear"}
     assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > 20
     ours = ek.InferenceSession(ek.compile(qdq)).run(None, {"x": x})[0]

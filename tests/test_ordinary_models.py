@@ -10,7 +10,7 @@ import edgekern as ek
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import CompileError, EdgekernWarning, HostStepError, QuantizationError
 
-from float_models import all_the_way, build, f32, ranges_of, samples, small_cnn, sqnr_db
+from float_models import STATIC, all_the_way, build, f32, ranges_of, samples, small_cnn, sqnr_db
 from graphs import Graph, onnxruntime_session
 from qdq_models import image
 
@@ -300,7 +300,7 @@ def test_a_number_that_is_added_to_what_softmax_reads_is_no_mask(shape, rng):
     nodes += [node("Transpose", ["xk"], ["t"], perm=[1, 0]), node("MatMul", ["xq", "t"], ["s"])]
     nodes += [node("Add", ["s", "n"], ["d"]), node("Softmax", ["d"], ["p"]), node("MatMul", ["p", "xv"], ["y"])]
     model = build(nodes, weights, [4, 8])
-    qdq = ek.quantize(model, ranges_of(model, f32(rng.normal(size=(4, 8)))))
+    qdq = ek.quantize(model, ranges_of(model, f32(rng.normal(size=(4, 8)))), STATIC)
     assert [made for made in qdq.graph.node if made.op_type == "QuantizeLinear" and made.input[0] == "d"]
 
 

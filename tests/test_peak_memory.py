@@ -185,7 +185,8 @@ def test_weights_beside_the_file_give_the_same_as_weights_in_it(tmp_path, opset)
     ]
     ranges = [Calibrator(source, progress=False).collect(_feed()).compute_ranges() for source in sources]
     assert all(one == ranges[0] for one in ranges)
-    qdqs = [ek.quantize(source, ranges[0]).SerializeToString(deterministic=True) for source in sources]
+    static = ek.QuantConfig(recipe="w8a8")
+    qdqs = [ek.quantize(source, ranges[0], static).SerializeToString(deterministic=True) for source in sources]
     assert len(set(qdqs)) == 1
     qdq = onnx.load_from_string(qdqs[0])
     beside = _with_external_data(qdq, tmp_path / "qdq")

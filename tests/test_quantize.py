@@ -18,7 +18,19 @@ from edgekern.compiler import compile as compile_program  # noqa: E402
 from edgekern.errors import EdgekernWarning  # noqa: E402
 from edgekern.quantization import QuantConfig, quantize  # noqa: E402
 
-from float_models import View, build, f32, fused_operators, helper, ranges_of, run, samples, small_cnn, sqnr_db  # noqa: E402
+from float_models import (  # noqa: E402
+    STATIC,
+    View,
+    build,
+    f32,
+    fused_operators,
+    helper,
+    ranges_of,
+    run,
+    samples,
+    small_cnn,
+    sqnr_db,
+)
 
 # ---- the model that comes out ----
 
@@ -149,7 +161,7 @@ def test_float_islands_stay_float(rng: np.random.Generator) -> None:
     ]
     nodes.insert(0, helper.make_node("Gemm", ["x", "w"], ["f"], transB=1))
     model, x = build(nodes, weights, ["n", 4]), f32(rng.normal(size=(32, 4)))
-    view = View(quantize(model, ranges_of(model, x)))
+    view = View(quantize(model, ranges_of(model, x), STATIC))
     assert {node.input[0] for node in view.of("QuantizeLinear")} == {"x", "f"}
 
 
@@ -216,7 +228,7 @@ def test_matmul_takes_int8_on_both_sides(tmp_path: Path, rng: np.random.Generato
         helper.make_node("MatMul", ["g", "t"], ["y"]),
     ]
     model, x = build(nodes, weights, [32, 4]), f32(rng.normal(size=(32, 4)))
-    qdq = quantize(model, ranges_of(model, x))
+    qdq = quantize(model, ranges_of(model, x), STATIC)
     view = View(qdq)
     [gemm] = view.of("Gemm")
     assert view.integers(gemm.input[1])[3] == 1  # weights are (K, N): channels on axis 1

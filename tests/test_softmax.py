@@ -135,7 +135,7 @@ def quantized(model, feeds, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)  # Relu's zeros; infinities behind a mask
         ranges = ek.Calibrator(model, progress=False).collect_many(feeds).compute_ranges()
-        return ek.quantize(model, ranges, ek.QuantConfig(**options))
+        return ek.quantize(model, ranges, ek.QuantConfig(recipe="w8a8", **options))
 
 
 def feeds_for(rank, count=20):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgekern.graph.families import (
+    ACTIVATIONS,
     ARITHMETIC,
     CLAMPS,
     MAXIMA,
@@ -192,7 +193,7 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
             if computed and all(_supplies(value, integer) for value in operands) and not _masks(node):
                 integer.add(node)
         for node in reversed(nodes):
-            if node in between and not _supplies(between[node], integer):
+            if (node in between and not _supplies(between[node], integer)) or _ends_float_product(node):
                 continue
             uses = (use for result in _results(node) for use in result.uses())
             readers = (end for use in uses for end in last.get(use.node, [use.node]))
@@ -201,6 +202,13 @@ def _integer_nodes(nodes: list[ir.Node], written_out: Mapping[ir.Node, Formula])
         if len(integer) == before:
             break
     return integer
+
+
+def _ends_float_product(node: ir.Node) -> bool:
+    """Whether an activation stands behind a product that stays float32, which does it before its result is rounded."""
+    source = node.inputs[0] if node.op_type in ACTIVATIONS else None
+    before = None if source is None else source.producer()
+    return before is not None and before.op_type in PRODUCTS and is_kept(before)
 
 
 def _round_trips(nodes: list[ir.Node], integer: set[ir.Node], written_out: Mapping[ir.Node, Formula]) -> set[ir.Node]:
