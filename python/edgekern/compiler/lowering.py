@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,16 @@ class Lowering:
         x = self.stored(value)
         return self._image(x) if len(x.shape) == 4 else x
 
+    def native_image(self, value: ir.Value) -> Tensor:
+        """A value as 8-bit with its channels last, an image over any dimensions."""
+        return self._image(self.stored(value))
+
+    def alike(self, values: Sequence[ir.Value]) -> list[Tensor]:
+        """Values of one rank as 8-bit, in one order: images with their channels last, others where one of them is."""
+        tensors = [self.native(value) for value in values]
+        mixed = len({x.order for x in tensors}) > 1
+        return [self._image(x) for x in tensors] if mixed else tensors
+
     def stored(self, value: ir.Value) -> Tensor:
         """A value as 8-bit, in the order in which it was made."""
         return self._stored[value] if value in self._stored else self.plain(value)
@@ -97,7 +107,7 @@ class Lowering:
         if value in self._plain or self.placement.role_of(value) is not Role.BYTES or is_code(value):
             return self.plain(value)
         x = self._stored[value]
-        if x.flat is not None or x.order != NHWC:
+        if x.flat is not None or not x.order:
             return self.plain(value)
         y = Tensor(str(value.name), DType.F32, x.shape, order=x.order)
         x = view(x, quant=self.placement.quant[value]) if x.quant is None else x
@@ -204,7 +214,7 @@ class Lowering:
         name, shape = str(value.name), known_shape(value)
         if x.quant is None:
             x = view(x, quant=self.placement.quant[value])
-        if x.flat is not None:
+        if x.flat is not None or x.order not in ((), NHWC):
             x = in_onnx_order(self, x)
         y = Tensor(name, DType.F32, shape)
         if x.order != NHWC:
