@@ -83,12 +83,19 @@ def quantize(
     keep_float: Annotated[
         list[str] | None, typer.Option(metavar="RULE", help="Nodes that stay float32. Repeatable.")
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE or NAME=TYPE", help="uint8 or int8: callers give codes. Of one input: repeatable."),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE or NAME=TYPE", help="The same of what callers take.")
+    ] = None,
     shape: Shape = None,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
-    rules = toolkit.Rules(override or [], keep_float or [])
+    rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [])
     done = toolkit.quantize(model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape)
     typer.echo(done)
 

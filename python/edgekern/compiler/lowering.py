@@ -20,9 +20,11 @@ from edgekern.graph.values import (
     Quant,
     captured,
     constant_or_dequantized,
+    consumers,
     is_code,
     known_shape,
     leading_to,
+    quantization,
     shape_of,
 )
 
@@ -196,7 +198,7 @@ class Lowering:
             raise CompileError(
                 f"compile: the shape of '{value.name}' is not known before the model runs; a program needs fixed shapes"
             )
-        tensor = Tensor(str(value.name), _dtype(value), shape)
+        tensor = Tensor(str(value.name), _dtype(value), shape, _border_quant(value))
         self._plain[value] = tensor
         producer = value.producer()
         if producer is not None:
@@ -222,6 +224,16 @@ class Lowering:
         batch, height, width, channels = x.shape
         sizes = {"batch": batch, "channels": channels, "pixels": height * width}
         return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))
+
+
+def _border_quant(value: ir.Value) -> Quant | None:
+    """What the codes that a caller gives stand for, where all that read them dequantize them so."""
+    readers = consumers(value)
+    if not value.is_graph_input() or value.is_graph_output() or not is_code(value):
+        return None
+    found = {quantization(node) if node.op_type == "DequantizeLinear" else "" for node in readers}
+    quant = found.pop() if len(found) == 1 else None
+    return quant if isinstance(quant, Quant) else None
 
 
 def _dtype(value: ir.Value) -> DType:

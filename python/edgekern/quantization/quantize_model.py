@@ -26,6 +26,7 @@ from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
+from edgekern.quantization.borders import ByteBorders
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
@@ -190,7 +191,8 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
     _require_as_exported(graph_model.graph, function)
     front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
-    placement = place(graph_model.graph)
+    borders = ByteBorders.of(graph_model.graph, config, function=function)
+    placement = borders.placed(place(graph_model.graph))
     in_bodies = _products_in_bodies(graph_model.graph)
     _require_something_to_do(
         graph_model.graph, bool(placement.source or in_bodies or any(map(is_kept, graph_model.graph))), function
@@ -201,6 +203,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
             "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic'"
         )
     activations = encode_activations(placement, ranges, config, function=function)
+    activations = borders.encoded(placement, activations, ranges)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
     writer, methods = QdqWriter(graph_model.graph, placement, activations), methods_of(config)
@@ -232,6 +235,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
             f"{function}: model has no Gemm or MatMul by a constant matrix, which 'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
+    borders.write(graph_model.graph)
     return _Quantized(
         opened,
         graph_model,
