@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+import edgekern as ek
 from edgekern import cli, quickstart
 
 RANGES, QDQ, EKM = "ranges.json", "digits.qdq.onnx", "digits.ekm"
@@ -72,6 +73,17 @@ def test_quantize_takes_rules(workshop, tmp_path, capsys):
     assert "float32: nothing is quantized" in capsys.readouterr().out
     assert cli.run([*command, "--override", "Conv"]) != 0
     assert "--override must be RULE=RECIPE" in capsys.readouterr().err
+
+
+def test_quantize_takes_the_types_of_borders(workshop, tmp_path, capsys):
+    qdq, ekm = str(tmp_path / "qdq.onnx"), str(tmp_path / "model.ekm")
+    command = ["quantize", str(quickstart.MODEL), str(workshop / RANGES), "-o", qdq]
+    assert cli.run([*command, "--inputs", "uint8", "--outputs", "logits=int8"]) == 0
+    assert cli.run(["compile", qdq, "-o", ekm]) == 0
+    program = ek.Program.load(ekm)
+    assert [at.dtype.name for at in (*program.inputs, *program.outputs)] == ["uint8", "int8"]
+    assert cli.run([*command, "--inputs", "pixels=uint8"]) != 0
+    assert "model has no input 'pixels'" in capsys.readouterr().err
 
 
 def test_info_names_the_isa(capsys):

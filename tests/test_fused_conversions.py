@@ -50,6 +50,32 @@ def two_tensors(op):
     return net(nodes, weights, {"x": (1, 5, 8, 7)}, ["y"], opset=17)
 
 
+def resized(mode):
+    """A linear or cubic Resize between two products."""
+    weights = {"w0": f32(RNG.normal(0, 0.3, (24, 3, 3, 3))), "w1": f32(RNG.normal(0, 0.3, (8, 24, 1, 1)))}
+    weights["scales"] = f32(np.array([1, 1, 2, 1.5]))
+    nodes = [
+        conv("x", "w0", "a", pads=[1, 1, 1, 1]),
+        helper.make_node("Resize", ["a", "", "scales"], ["b"], mode=mode),
+        conv("b", "w1", "y"),
+    ]
+    return net(nodes, weights, {"x": (1, 3, 10, 8)}, ["y"], opset=17)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_a_resize_between_products_reads_and_writes_bytes(mode, monkeypatch):
+    model = resized(mode)
+    feeds = feeds_of(model)
+    [(found, want)], program = all_the_way(model, feeds, allow_host=False)
+    assert kinds(program) == ["QUANTIZE_NCHW", "CONV", "RESAMPLE", "RESAMPLE", "CONV", "TRANSPOSE"]
+    assert sqnr_db(want, found) > 25
+    assert np.array_equal(found, run_program(program.index, program.container.blobs, list(feeds.values()))[0])
+    monkeypatch.setattr(pipeline, "fuse_conversions", lambda items, outputs: items)
+    [(apart, _)], longer = all_the_way(model, feeds, allow_host=False)
+    assert len(longer.steps) == len(program.steps) + 2
+    assert np.array_equal(found, apart)
+
+
 @pytest.mark.parametrize(
     "model", [squeeze_excite(), *map(two_tensors, ("Mul", "Sub", "Max"))], ids=["squeeze-excite", "Mul", "Sub", "Max"]
 )

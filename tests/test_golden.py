@@ -23,7 +23,7 @@ KINDS = {
     "DEQUANTIZE": {"dequantize"},
     "DEQUANTIZE_NCHW": {"dequantize"},
     "CONV": {"gemm_tile", "gemm_shallow", "gemv"},
-    "DEPTHWISE": {"depthwise_row", "depthwise_3x3"},
+    "DEPTHWISE": {"depthwise_row", "depthwise_3x3", "depthwise_run"},
     "GEMM": {"gemm_tile", "gemm_shallow", "gemm_thin", "gemv"},
     "ADD": {"add"},
     "LOOKUP": {"lookup"},
@@ -36,7 +36,10 @@ PATHS = {
     "shallow": ({"gemm_shallow"}, {"flip_sign"}),
     "thin": ({"gemm_thin"}, set()),
     "gemv": ({"gemv"}, {"gemm_tile", "gemm_shallow"}),  # its last columns
-    "depthwise": ({"depthwise_row", "depthwise_3x3", "depthwise_f32_row"}, {"flip_sign"}),
+    "depthwise": (
+        {"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"},
+        {"spread_depthwise", "flip_sign"},
+    ),
     "float": ({"gemm_f32_tile"}, {"f32_strip"}),
     "attention": ({"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}),
     "quantize": ({"quantize", "quantize_triples", "dequantize"}, {"transpose"}),

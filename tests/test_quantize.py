@@ -137,7 +137,8 @@ def test_model_says_how_it_was_quantized(tmp_path: Path, rng: np.random.Generato
     [entry] = [p.value for p in qdq.metadata_props if p.key == "edgekern.quantization"]
     found = json.loads(entry)
     defaults = {"activations": "u8", "rounding": "filter_sum", "bias_correction": True}
-    assert found["config"] == defaults | {"recipe": "mixed", "overrides": {}, "keep_float": []}
+    defaults |= {"recipe": "mixed", "overrides": {}, "keep_float": [], "inputs": "float32", "outputs": "float32"}
+    assert found["config"] == defaults
     assert found["ranges"]["method"] == "percentile"
     assert found["widened"] == {}
 

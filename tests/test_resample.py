@@ -18,13 +18,13 @@ from strategies import float_arrays
 GOLDEN = "df42c72c9bc9ec90"
 
 
-def resample(shape, index, weight, **changes):
+def resample(shape, index, weight, given=np.float32, result=np.float32, **changes):
     """x of (outer, n, inner) along n."""
     (outer, n, inner), (m, taps) = shape, index.shape
     sizes = {"outer": outer, "n": n, "m": m, "inner": inner, "taps": taps}
     tables = [index.astype(np.int32), weight.astype(np.float32)]
-    result = ((outer, m, inner), np.float32)
-    return one_step(StepKind.RESAMPLE, [np.empty(shape, np.float32)], result, tables, **(sizes | changes))
+    y = ((outer, m, inner), result)
+    return one_step(StepKind.RESAMPLE, [np.empty(shape, given)], y, tables, **(sizes | changes))
 
 
 def linear(n, m):
@@ -41,6 +41,23 @@ def test_any_weights_equal_the_reference(data, special, seed):
     rng = np.random.default_rng(seed)
     x = data.draw(float_arrays((outer, n, inner), special=special))
     assert_equals_reference(resample(x.shape, rng.integers(0, n, (m, taps)), rng.normal(size=(m, taps))), [x])
+
+
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_bytes_are_read_and_stored_as_the_reference_does(data, seed):
+    given_as, result = (data.draw(st.sampled_from([np.float32, np.uint8, np.int8])) for _ in range(2))
+    outer, n, m = (data.draw(st.integers(1, most)) for most in (3, 6, 9))
+    taps, inner = data.draw(st.integers(1, 16)), data.draw(st.sampled_from([16, 17, 64, 255, 256, 300]))
+    rng = np.random.default_rng(seed)
+    index, weight = rng.integers(0, n, (m, taps)), rng.normal(size=(m, taps))
+    x = rng.uniform(-128, 256, (outer, n, inner)).astype(given_as)
+    assert_equals_reference(resample(x.shape, index, weight, given_as, result), [x])
+
+
+@pytest.mark.parametrize(("inner", "taps"), [(15, 2), (16, 17)])
+def test_bytes_of_short_rows_or_of_many_neighbors_are_refused(inner, taps):
+    with pytest.raises(ArtifactError, match="too short or too many neighbors for 8 bits"):
+        resample((1, 4, inner), np.zeros((3, taps)), np.zeros((3, taps)), np.uint8)
 
 
 @pytest.mark.parametrize("inner", [1, 3, 16, 100])

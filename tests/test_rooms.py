@@ -133,7 +133,16 @@ def test_few_rooms_know_onnx_operators_by_name(repository):
         | {"Add", "Div", "Mul", "Pow", "ReduceMean", "Sqrt", "Sub"}  # as which a LayerNormalization is written out
         | {"Squeeze"},  # for the definition of AffineGrid
         # It rewrites products and writes Q and DQ; which operands of Add and Concat are data.
-        "quantization": {"Conv", "Gemm", "MatMul", "Add", "Concat", "QuantizeLinear", "DequantizeLinear"}
+        "quantization": {
+            "Conv",
+            "ConvTranspose",
+            "Gemm",
+            "MatMul",
+            "Add",
+            "Concat",
+            "QuantizeLinear",
+            "DequantizeLinear",
+        }
         | {"Identity", "Transpose"}  # moves that it leaves alone, or that keep float
         | {"Pow"},  # whose exponent says whether a front end is one
     }

@@ -129,8 +129,12 @@ py::array array_of(const TensorDef& tensor, const char* what, const std::string&
   py::array a = py::reinterpret_borrow<py::array>(given);
   const py::dtype wanted = numpy_dtype(tensor.dtype);
   if (!a.dtype().is(wanted) && !a.dtype().equal(wanted)) {
-    fail(Code::kType,
-         name() + " must be " + std::string(py::str(wanted)) + ", got " + dtype_name(a) + "; convert it with astype");
+    const bool bytes = tensor.dtype == DType::kU8 || tensor.dtype == DType::kS8;
+    const bool codes = bytes && (tensor.scale != 1.0f || tensor.zero_point != 0);
+    fail(Code::kType, name() + " must be " + std::string(py::str(wanted)) + ", got " + dtype_name(a) +
+                          (codes ? "; quantize it with edgekern.quantize_linear, by the scale and zero point that "
+                                   "get_inputs() and get_outputs() state"
+                                 : "; convert it with astype"));
   }
   const size_t rank = tensor.shape.size();
   if (static_cast<size_t>(a.ndim()) != rank) {

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "conv/conv.h"
+#include "conv/depthwise_runs.h"
 #include "conv/source.h"
 #include "conv/window.h"
 #include "cpu/machine.h"
@@ -12,7 +13,7 @@ namespace ek {
 namespace {
 
 /// What a multiply-add takes, in those of a matrix product: lanes hold one tap's channels, and pixels are looked up.
-constexpr double kCost3x3 = 1.75, kCost = 5;
+constexpr double kCost3x3 = 1.75, kCostRuns = 2.5, kCost = 5;
 /// Few: every task of the 3x3 kernel brings the weights into order for itself.
 constexpr size_t kTasksPerThread = 2;
 /// Output pixels whose row pointers are looked up before the kernel runs over them.
@@ -28,7 +29,11 @@ bool is_3x3(const ConvArgs& args) {
          (wide || pairs) && args.epilogue.kind == OutKind::kQuantized && args.epilogue.residual == nullptr;
 }
 
-size_t zeros_bytes(const ConvArgs& args) { return std::max<size_t>(args.in_c, 64); }
+size_t zeros_bytes(const ConvArgs& args) {
+  return by_runs(args) ? runs_zeros_bytes(args) : std::max<size_t>(args.in_c, 64);
+}
+
+size_t rows_of(const ConvArgs& args) { return args.window.batch * args.window.out_h; }
 
 size_t table_bytes(const ConvArgs& args) {
   return round_up(round_up(args.window.taps(), 4) * kRun * sizeof(uint8_t*), kLine);
@@ -88,21 +93,28 @@ void run_any(const Runtime& rt, const ConvArgs& args, const Source& source, size
 }  // namespace
 
 size_t depthwise_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
-  const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), kRun);
-  return source_bytes(rt, args, zeros_bytes(args)) + (is_3x3(args) ? 0 : tasks.count * table_bytes(args));
+  const size_t before = source_bytes(rt, args, zeros_bytes(args));
+  if (is_3x3(args)) return before;
+  const bool runs = by_runs(args);
+  const size_t units = runs ? rows_of(args) : args.window.pixels();
+  const Tasks tasks = split_work(rt.threads, kTasksPerThread, units, runs ? 1 : kRun);
+  return before + (runs ? runs_bytes(args, tasks.count) : tasks.count * table_bytes(args));
 }
 
 void depthwise_conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Source source = make_source(rt, args, zeros_bytes(args), scratch);
-  const bool by_rows = is_3x3(args);
-  const double us = conv_macs(args) * (by_rows ? kCost3x3 : kCost) / macs_per_us(rt.kernels->isa);
+  const bool whole = is_3x3(args), runs = !whole && by_runs(args), by_rows = whole || runs;
+  const double us = conv_macs(args) * (whole ? kCost3x3 : runs ? kCostRuns : kCost) / macs_per_us(rt.kernels->isa);
   const int threads = worth_a_thread(us) ? rt.threads : 1;
-  const size_t units = by_rows ? args.window.batch * args.window.out_h : args.window.pixels();
+  const size_t units = by_rows ? rows_of(args) : args.window.pixels();
   const Tasks tasks = split_work(threads, kTasksPerThread, units, by_rows ? 1 : kRun);
+  if (runs) spread_runs(rt, args, source.rest);
   parallel_for(tasks.count, threads, [&](size_t task) {
     const size_t begin = task * tasks.per_task, end = std::min(units, begin + tasks.per_task);
-    if (by_rows) {
+    if (whole) {
       run_3x3(rt, args, source, begin, end);
+    } else if (runs) {
+      run_rows(rt, args, source, source.rest, task, begin, end);
     } else {
       run_any(rt, args, source, begin, end, source.rest + task * table_bytes(args));
     }

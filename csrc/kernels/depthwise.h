@@ -30,11 +30,35 @@ struct Depthwise3x3 {
   uint8_t* out;  // dense
 };
 
+/// Weights, starts and multipliers of few channels, as bytes of rows have them: those of byte b are the ones of channel
+/// b % channels, in the ISA's own order of each 64.
+struct SpreadDepthwise {
+  const int8_t* weights;  // as in DepthwiseRow
+  const int32_t* init;
+  const float* multiplier;
+  size_t channels, quads, period;  // period * 64 is a multiple of channels
+  uint8_t* to_weights;             // [period][quads][4][64]
+  int32_t* to_init;                // [period * 64]
+  float* to_multiplier;            // [period * 64]
+};
+
+/// A row of output pixels as bytes, a pixel's channels behind those of the one before: 8-bit out, no residual.
+struct DepthwiseRun {
+  const uint8_t* const* taps;   // [quads * 4] pointers to what each tap reads, `bytes` up to a multiple of 64
+  size_t bytes, quads, period;  // of weights, init and multiplier, as spread_depthwise has written them
+  const uint8_t* weights;
+  const int32_t* init;
+  const float* multiplier;
+  uint8_t* out;
+};
+
 struct DepthwiseKernels {
   void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
   void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
+  void (*spread_depthwise)(const SpreadDepthwise& channels);
+  void (*depthwise_run)(const DepthwiseRun& run, const Epilogue& epilogue);
 };
 
-#define EK_DEPTHWISE_KERNELS(X) X(depthwise_row) X(depthwise_3x3)
+#define EK_DEPTHWISE_KERNELS(X) X(depthwise_row) X(depthwise_3x3) X(spread_depthwise) X(depthwise_run)
 
 }  // namespace ek

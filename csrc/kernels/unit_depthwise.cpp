@@ -1,5 +1,6 @@
 #include "kernels/depthwise.inl"
 #include "kernels/depthwise_3x3.inl"
+#include "kernels/depthwise_run.inl"
 #include "kernels/unit.h"
 
 namespace ek {

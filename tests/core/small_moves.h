@@ -1,6 +1,7 @@
 // Steps that move items and sample images of float32, each with the slow way beside it.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -61,9 +62,12 @@ inline uint32_t pool_f32(ProgramBuilder& p, uint32_t x, bool average) {
   return y;
 }
 
-/// x as (outer, n, inner) to five places along n, each between two.
-inline uint32_t resample(ProgramBuilder& p, uint32_t x, int64_t outer, int64_t n, int64_t inner) {
-  const uint32_t y = p.tensor(DType::kF32, {outer, 5, inner});
+/// x as (outer, n, inner) to five places along n, each between two; `codes`: to 8 bits.
+inline uint32_t resample(ProgramBuilder& p, uint32_t x, int64_t outer, int64_t n, int64_t inner, bool codes = false) {
+  constexpr float kScale = 0.03f;
+  constexpr int kZero = 99;
+  const uint32_t y =
+      codes ? p.tensor(DType::kU8, {outer, 5, inner}, kScale, kZero) : p.tensor(DType::kF32, {outer, 5, inner});
   std::vector<int32_t> index;
   std::vector<float> weight;
   for (int i = 0; i < 10; ++i) {
@@ -72,8 +76,14 @@ inline uint32_t resample(ProgramBuilder& p, uint32_t x, int64_t outer, int64_t n
   }
   p.step(StepKind::kResample, {x}, y, {{"outer", outer}, {"n", n}, {"m", 5}, {"inner", inner}, {"taps", 2}}).blobs = {
       p.blob(index.data(), index.size() * 4), p.blob(weight.data(), weight.size() * 4)};
-  const std::vector<float> from = items_of<float>(p, x);
+  std::vector<float> from;
+  if (p.index.tensors[x].dtype == DType::kU8) {
+    for (const uint8_t q : items_of<uint8_t>(p, x)) from.push_back(static_cast<float>(q - kZero) * kScale);
+  } else {
+    from = items_of<float>(p, x);
+  }
   std::vector<float> result;
+  std::vector<uint8_t> quantized;
   for (int64_t i = 0; i < outer * 5 * inner; ++i) {
     float sum = 0;
     for (int64_t t = 0; t < 2; ++t) {
@@ -81,8 +91,9 @@ inline uint32_t resample(ProgramBuilder& p, uint32_t x, int64_t outer, int64_t n
       sum = std::fma(weight[tap], from[static_cast<size_t>((i / inner / 5 * n + index[tap]) * inner + i % inner)], sum);
     }
     result.push_back(sum);
+    quantized.push_back(static_cast<uint8_t>(std::nearbyint(std::clamp(sum / kScale, -99.0f, 156.0f)) + kZero));
   }
-  expect(p, y, result);
+  codes ? expect(p, y, quantized) : expect(p, y, result);
   return y;
 }
 
@@ -292,8 +303,13 @@ inline uint32_t recurrent(ProgramBuilder& p, uint32_t x, size_t cell, bool linea
 
 /// All of them on a float32 tensor of 297 items; what they give.
 inline std::vector<uint32_t> moves_of(ProgramBuilder& p, uint32_t x) {
-  std::vector<uint32_t> results = {pool_f32(p, x, false),    pool_f32(p, x, true), resample(p, x, 3, 33, 3),
-                                   resample(p, x, 1, 3, 99), pick(p, x, 3, 99),    permute(p, x, 3, 11, 9)};
+  std::vector<uint32_t> results = {pool_f32(p, x, false),
+                                   pool_f32(p, x, true),
+                                   resample(p, x, 3, 33, 3),
+                                   resample(p, x, 1, 3, 99),
+                                   pick(p, x, 3, 99),
+                                   permute(p, x, 3, 11, 9),
+                                   resample(p, resample(p, x, 1, 3, 99, true), 5, 1, 99)};
   for (const uint32_t id : gathers(p, x, 3, 99)) results.push_back(id);
   for (const uint32_t id : scatters(p, x, 27, 11)) results.push_back(id);
   results.push_back(grid_sample(p, x));

@@ -43,7 +43,8 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
       {"thin", {{"gemm_thin"}, {}}},
       {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows"}}},  // its last columns
-      {"depthwise", {{"depthwise_row", "depthwise_3x3", "depthwise_f32_row"}, {"flip_sign"}}},
+      {"depthwise",
+       {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"}, {"spread_depthwise", "flip_sign"}}},
       {"float", {{"gemm_f32_tile"}, {"f32_strip"}}},
       {"attention", {{"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}}},
       {"quantize", {{"quantize", "quantize_triples", "dequantize"}, {"transpose"}}},
@@ -51,6 +52,7 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"pool", {{"max_rows", "sum_rows"}, {"requantize"}}},
       {"recurrent", {{"lstm_gates", "gru_update", "rnn_gate"}, {"gru_reset", "gemm_f32_tile"}}},
       {"pool_f32", {{"max_box_f32", "sum_box_f32", "norm_box_f32"}, {}}},
+      {"resample_row", {{"resample_row"}, {"quantize", "dequantize"}}},  // of 8 bits
       {"move", {{}, {"transpose", "transpose_words"}}},
       {"map", {{"map", "map_i64"}, {"map_load", "map_store", "map_load_i64", "map_store_i64"}}},
       {"reduce", {{"reduce_rows", "reduce_columns", "reduce_i64"}, {}}},

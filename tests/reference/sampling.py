@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from reference.fma import fma
 from reference.functions import power
+from reference.quantize import dequantize_linear, quantize_linear
 
 Array = npt.NDArray[Any]
 f32 = np.float32
@@ -69,11 +70,14 @@ def resample(machine: Any, step: Any, x: list[Array], y: Any) -> Array:
     index, weight = (
         machine.blob(step, at, kind)[: m * count].reshape(m, count) for at, kind in ((0, "<i4"), (1, "<f4"))
     )
-    values = x[0].reshape(outer, n, inner)
+    read = machine.tensors[step.inputs[0]]
+    values = x[0] if x[0].dtype == np.float32 else dequantize_linear(x[0], read.scale, read.zero_point)
+    values = values.reshape(outer, n, inner)
     total = np.zeros((outer, m, inner), np.float32)
     for tap in range(count):
         total = fma(weight[:, tap, None], values[:, index[:, tap].clip(0, n - 1)], total)
-    return total
+    dtype = machine.tensor(step.outputs[0]).dtype
+    return total if dtype == np.float32 else quantize_linear(total, y.scale, y.zero_point, dtype)
 
 
 LINEAR, NEAREST, CUBIC = range(3)

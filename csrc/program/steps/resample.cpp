@@ -1,4 +1,5 @@
-// Resizing along one axis, float32: each result a weighted sum of a few neighbors.
+// Resizing along one axis: each result a weighted sum of a few neighbors, in float32. 8 bits are dequantized where they
+// are read, and a result of 8 bits is quantized where it is stored.
 #include "conv/resample.h"
 
 #include <algorithm>
@@ -26,21 +27,26 @@ struct Resample : NoMacs {
     if (!has(step, 1, 2)) return bad_step(step, "wrong number of operands");
     const TensorDef &x = input(index, step), &y = output(index, step);
     size_t slice = 0, result = 0, bytes = 0;
-    const bool fits = x.dtype == DType::kF32 && y.dtype == DType::kF32 && holds(x, {outer, n, inner}) &&
-                      holds(y, {outer, m, inner}) && product({n, inner}, &slice) &&
-                      slice < static_cast<size_t>(kMaxSize) && product({m, inner, taps}, &result);
+    const bool codes = is_quantized(x.dtype) || is_quantized(y.dtype);
+    if (codes && !resamples_codes(inner, taps)) return bad_step(step, "too short or too many neighbors for 8 bits");
+    const bool fits = takes(x.dtype) && takes(y.dtype) && holds(x, {outer, n, inner}) && holds(y, {outer, m, inner}) &&
+                      product({n, inner}, &slice) && slice < static_cast<size_t>(kMaxSize) &&
+                      product({m, inner, taps}, &result);
     if (!fits) return bad_step(step, "tensors do not match its sizes");
     const bool tables =
         product({m, taps, sizeof(float)}, &bytes) && blob_is(index, step, 0, bytes) && blob_is(index, step, 1, bytes);
     return tables ? Status() : bad_step(step, "tables do not match its sizes");
   }
 
+  static bool takes(DType dtype) { return dtype == DType::kF32 || is_quantized(dtype); }
+
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
+    const TensorDef &x = site.tensor(step.in[0]), &y = site.tensor(step.out[0]);
     ResampleArgs args;
     args.outer = outer, args.n = n, args.m = m, args.inner = inner, args.taps = taps;
-    args.x = reinterpret_cast<const float*>(site.bytes(step.in[0]));
-    args.y = reinterpret_cast<float*>(site.bytes(step.out[0]));
+    args.x = site.bytes(step.in[0]);
+    args.y = site.bytes(step.out[0]);
     // Tables are kept: nobody has said that what a file holds stays inside of x.
     int32_t* const index = site.keep(m * taps);
     float* const weight = site.keep_floats(m * taps);
@@ -54,7 +60,14 @@ struct Resample : NoMacs {
       resample_places(args, places, weights);
       args.index = places, args.weight = weights;
     }
-    return {resamples_lanes(inner) ? "resample_lanes" : "resample_row", [&rt, args] { resample(rt, args); }};
+    const QuantParams x_q = quant_of(x), y_q = quant_of(y);
+    const bool x_codes = is_quantized(x.dtype), y_codes = is_quantized(y.dtype);
+    return {resamples_lanes(inner) ? "resample_lanes" : "resample_row", [&rt, args, x_q, y_q, x_codes, y_codes] {
+              ResampleArgs run = args;
+              run.x_codes = x_codes ? &x_q : nullptr;
+              run.y_codes = y_codes ? &y_q : nullptr;
+              resample(rt, run);
+            }};
   }
 };
 

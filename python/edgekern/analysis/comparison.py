@@ -14,11 +14,12 @@ import onnx
 
 from edgekern._arrays import Lent, as_array, is_array, plain, unnamed
 from edgekern._core import DType, StepKind, TensorDef
-from edgekern.artifact import Program
+from edgekern.artifact import Program, TensorInfo
 from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 from edgekern.graph.families import CLAMPS
 from edgekern.graph.model import model_hash, open_model
+from edgekern.ops import quantize_linear
 from edgekern.runtime import InferenceSession
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         by what :func:`edgekern.quantize` wrote into its metadata: the float model, the config and the ranges. A file
         that was edited behind that still passes.
     program : Program
-    data : feeds by input name, or an iterable of them; their batch is the program's
+    data : feeds by input name, or an iterable of them; their batch is the program's. Those of ``float_model``: inputs
+        that the program takes as 8 bits are quantized for it.
 
     Returns
     -------
@@ -177,12 +179,15 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     fed = {value.name for value in model.inputs}
     reference = FloatRunner(model, [name for name in wanted if name not in fed], function="compare")
     session = InferenceSession(program)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.inputs}
+    borders = {i.name: i for i in program.inputs if i.scale and types.get(i.name) == onnx.TensorProto.FLOAT}
     count = 0
     for feeds in [data] if isinstance(data, Mapping) else data:
         if not isinstance(feeds, Mapping):
             raise unnamed("compare", "each of data", feeds, names)
         arrays = {name: _contiguous(f"input {name!r}", array) for name, array in feeds.items()}
-        steps = session.trace(arrays)  # says what is wrong with them before onnxruntime does
+        # Says what is wrong with them before onnxruntime does.
+        steps = session.trace({name: _as_codes(array, borders.get(name)) for name, array in arrays.items()})
         real = {**arrays, **_float_run(reference, arrays)}
         for step, stored in steps:
             if step in layers:
@@ -197,6 +202,15 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
 
 def _contiguous(argument: str, given: Lent) -> Array:
     return plain("compare", argument, as_array("compare", argument, given))
+
+
+def _as_codes(array: Array, border: TensorInfo | None) -> Array:
+    """What a program with 8 bits at its borders takes of what the float model is fed."""
+    if border is None or array.dtype != np.float32:
+        return array
+    assert border.scale is not None
+    assert border.zero_point is not None
+    return quantize_linear(array, border.scale, border.zero_point, dtype=border.dtype)
 
 
 def _require_same_model(model: Skeleton, program: Program) -> None:

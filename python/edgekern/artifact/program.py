@@ -52,11 +52,19 @@ def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output: its name, shape and dtype as the user sees them."""
+    """An input or output: its name, shape and dtype as the user sees them.
+
+    Attributes
+    ----------
+    scale, zero_point : what 8-bit codes stand for, ``(code - zero_point) * scale``: 1 and 0 where they are the numbers
+        themselves, None of other types
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 @dataclass(frozen=True)
@@ -312,10 +320,13 @@ class Program:
         ]
 
     def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
-        tensors = self.index.tensors
-        return tuple(
-            TensorInfo(name, tuple(tensors[number].shape), numpy_dtype(tensors[number].dtype)) for name, number in pairs
-        )
+        tensors, infos = self.index.tensors, []
+        for name, number in pairs:
+            tensor = tensors[number]
+            dtype = numpy_dtype(tensor.dtype)
+            stands_for = (tensor.scale, tensor.zero_point) if dtype in (np.uint8, np.int8) else (None, None)
+            infos.append(TensorInfo(name, tuple(tensor.shape), dtype, *stands_for))
+        return tuple(infos)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and bool(np.array_equal(self.container.data, other.container.data))

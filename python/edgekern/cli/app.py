@@ -86,13 +86,20 @@ def quantize(
     keep_float: Annotated[
         list[str] | None, typer.Option(metavar="RULE", help="Nodes that stay float32. Repeatable.")
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE or NAME=TYPE", help="uint8 or int8: callers give codes. Of one input: repeatable."),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE or NAME=TYPE", help="The same of what callers take.")
+    ] = None,
     shape: Shape = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the recipe of every product, and why.")] = False,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
-    rules = toolkit.Rules(override or [], keep_float or [])
+    rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [])
     done = toolkit.quantize(
         model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape, plan=plan
     )

@@ -39,10 +39,12 @@ def calibrate(
 
 
 class Rules(NamedTuple):
-    """Which nodes stay float32, as the command line has them: RULE=RECIPE, and rules alone."""
+    """What stays float32 and what becomes bytes, as the command line has it: RULE=RECIPE, rules, NAME=TYPE or types."""
 
     overrides: Sequence[str] = ()
     keep_float: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
 
 
 def quantize(
@@ -66,7 +68,12 @@ def quantize(
             raise ArgumentValueError(f"quantize: --override must be RULE=RECIPE, as Conv=float32, got {given!r}")
         overrides[rule] = named
     config = quantization.QuantConfig(
-        recipe=recipe, activations=activations, overrides=overrides, keep_float=rules.keep_float
+        recipe=recipe,
+        activations=activations,
+        overrides=overrides,
+        keep_float=rules.keep_float,
+        inputs=_borders(rules.inputs),
+        outputs=_borders(rules.outputs),
     )
     read = calibration.Ranges.load(ranges) if ranges else None
     qdq = quantization.quantize(model, read, config, shapes=read_shapes("quantize", shapes))
@@ -76,6 +83,13 @@ def quantize(
     products = ", ".join(f"{count} by {name}" for name, count in sorted(followed.counts().items()))
     lines = [f"{output}: {output.stat().st_size} bytes, {len(qdq.graph.node)} nodes; products: {products or 'none'}"]
     return printable("\n".join([*lines, *(["", str(followed)] if plan else [])]))
+
+
+def _borders(given: Sequence[str]) -> Any:
+    """One type for all, or a mapping from names to types."""
+    if not given or (len(given) == 1 and "=" not in given[0]):
+        return given[0] if given else "float32"
+    return dict(text.rpartition("=")[::2] for text in given)
 
 
 def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json: bool = False) -> str:

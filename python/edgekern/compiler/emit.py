@@ -142,7 +142,8 @@ def _layers(stages: Sequence[Stage], number: dict[Tensor, int]) -> dict[int, tup
     for stage in stages:
         for step in stage.steps:
             y = step.output
-            image_elsewhere = len(y.shape) == 4 and y.quant is not None and y.order != NHWC
-            if y.names and y.flat is None and not image_elsewhere:
+            image = len(y.shape) == 4
+            elsewhere = (y.quant is not None and y.order != NHWC) if image else y.order != ()
+            if y.names and y.flat is None and not elsewhere:
                 layers[number[y]] = tuple(dict.fromkeys(y.names))
     return layers

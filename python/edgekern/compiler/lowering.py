@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from edgekern.graph.values import (
     Quant,
     captured,
     constant_or_dequantized,
+    consumers,
     is_code,
     known_shape,
     leading_to,
+    quantization,
     shape_of,
 )
 
@@ -86,6 +88,16 @@ class Lowering:
         x = self.stored(value)
         return self._image(x) if len(x.shape) == 4 else x
 
+    def native_image(self, value: ir.Value) -> Tensor:
+        """A value as 8-bit with its channels last, an image over any dimensions."""
+        return self._image(self.stored(value))
+
+    def alike(self, values: Sequence[ir.Value]) -> list[Tensor]:
+        """Values of one rank as 8-bit, in one order: images with their channels last, others where one of them is."""
+        tensors = [self.native(value) for value in values]
+        mixed = len({x.order for x in tensors}) > 1
+        return [self._image(x) for x in tensors] if mixed else tensors
+
     def stored(self, value: ir.Value) -> Tensor:
         """A value as 8-bit, in the order in which it was made."""
         return self._stored[value] if value in self._stored else self.plain(value)
@@ -97,7 +109,7 @@ class Lowering:
         if value in self._plain or self.placement.role_of(value) is not Role.BYTES or is_code(value):
             return self.plain(value)
         x = self._stored[value]
-        if x.flat is not None or x.order != NHWC:
+        if x.flat is not None or not x.order:
             return self.plain(value)
         y = Tensor(str(value.name), DType.F32, x.shape, order=x.order)
         x = view(x, quant=self.placement.quant[value]) if x.quant is None else x
@@ -186,7 +198,7 @@ class Lowering:
             raise CompileError(
                 f"compile: the shape of '{value.name}' is not known before the model runs; a program needs fixed shapes"
             )
-        tensor = Tensor(str(value.name), _dtype(value), shape)
+        tensor = Tensor(str(value.name), _dtype(value), shape, _border_quant(value))
         self._plain[value] = tensor
         producer = value.producer()
         if producer is not None:
@@ -204,7 +216,7 @@ class Lowering:
         name, shape = str(value.name), known_shape(value)
         if x.quant is None:
             x = view(x, quant=self.placement.quant[value])
-        if x.flat is not None:
+        if x.flat is not None or x.order not in ((), NHWC):
             x = in_onnx_order(self, x)
         y = Tensor(name, DType.F32, shape)
         if x.order != NHWC:
@@ -212,6 +224,16 @@ class Lowering:
         batch, height, width, channels = x.shape
         sizes = {"batch": batch, "channels": channels, "pixels": height * width}
         return self.emit(KernelStep(StepKind.DEQUANTIZE_NCHW, name, "DequantizeLinear", [x], y, arguments=sizes))
+
+
+def _border_quant(value: ir.Value) -> Quant | None:
+    """What the codes that a caller gives stand for, where all that read them dequantize them so."""
+    readers = consumers(value)
+    if not value.is_graph_input() or value.is_graph_output() or not is_code(value):
+        return None
+    found = {quantization(node) if node.op_type == "DequantizeLinear" else "" for node in readers}
+    quant = found.pop() if len(found) == 1 else None
+    return quant if isinstance(quant, Quant) else None
 
 
 def _dtype(value: ir.Value) -> DType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -107,9 +107,11 @@ class Placement:
         result = chain.nodes[-1].outputs[0]
         self.role[result], self.chain[result] = self.role[source], chain
 
-    def needs_bytes(self, node: ir.Node, *, codes: bool = False) -> str | None:
-        """Why its operands are not 8-bit tensors. ``codes``: whether they may be the integers themselves."""
-        inputs = list(operands(node))
+    def needs_bytes(
+        self, node: ir.Node, values: Sequence[ir.Value] | None = None, *, codes: bool = False
+    ) -> str | None:
+        """Why its operands, or those given, are not 8-bit. ``codes``: whether they may be the integers themselves."""
+        inputs = list(operands(node) if values is None else values)
         if any(self.role_of(value) is not Role.BYTES for value in inputs):
             return "its input is float: no QuantizeLinear and DequantizeLinear stand before it"
         return "it computes on integers" if not codes and any(is_code(value) for value in inputs) else None

@@ -14,7 +14,9 @@ from edgekern.graph.values import (
     float_constant,
     int_attribute,
     ints_attribute,
+    is_constant,
     scalar,
+    text_attribute,
 )
 
 # One value in, one value out, element by element: 256 bytes say all about them.
@@ -34,7 +36,8 @@ INTEGER = frozenset(
     {*_DYNAMIC, "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm"}
     | {"QLinear" + name for name in _QLINEAR}
 )
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+PRODUCTS = CONVOLUTIONS | {"Gemm", "MatMul"}
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
@@ -83,6 +86,8 @@ WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRe
 AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
+PICKS = frozenset({"DepthToSpace", "SpaceToDepth", "Expand", "Gather", "Tile"})  # the first operand's elements, as well
+RESIZES = frozenset({"Resize"})
 # A front end's: what makes a number small or large by powers of ten, and what leads to such a number.
 COMPRESSIONS = frozenset({"Log", "ReduceLogSum", "ReduceLogSumExp"})
 POWERS = frozenset({"Pow", "Abs", "Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
@@ -107,6 +112,11 @@ def hides_products(node: ir.Node) -> bool:
     """Whether such a node has a product inside, or a result of a type that ONNX does not know: nothing to quantize."""
     beside = node.domain == "com.microsoft" and node.op_type not in _FUSED_PRODUCTS
     return is_optimized(node) and not (beside and node.outputs[0].dtype is not None)
+
+
+def crops(node: ir.Node) -> bool:
+    """Whether a Resize gives a value of its own to what lies outside of its image."""
+    return text_attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
 
 
 def limits(node: ir.Node) -> tuple[float, float] | None:
@@ -139,17 +149,34 @@ def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, flo
 def takes_bytes(node: ir.Node) -> bool:
     """Whether a moving or arithmetic operator has a form that 8 bits allow.
 
-    Clip: constant limits. Pad: with zero. Softmax: over the last axis. ReduceMean: over height and width of an image.
+    Clip: constant limits. Pad: with zero, or what it finds. Softmax: over the last axis. ReduceMean: over axes side by
+    side, and no part of a norm. Resize: without a crop. Gather: from what is computed.
     """
     if node.op_type == "ReduceMean":
-        return averages_image(node)
+        return averages(node)
     if node.op_type in SOFTMAX:
         rank = len(shape) if node.inputs[0] is not None and (shape := node.inputs[0].shape) is not None else 0
         return int_attribute(node, "axis", -1) in (-1, rank - 1)
     if node.op_type == "Pad":
         filler = node.inputs[2] if len(node.inputs) > 2 else None
-        return filler is None or scalar(filler) == 0
+        return text_attribute(node, "mode", "constant") != "constant" or filler is None or scalar(filler) == 0
+    if node.op_type in RESIZES:
+        return not crops(node)
+    if node.op_type in PICKS:
+        return not is_constant(node.inputs[0])
     return node.op_type not in CLAMPS or limits(node) is not None
+
+
+def convolves_bytes(node: ir.Node) -> bool:
+    """Whether a product is no convolution, or one that has an integer kernel: in groups over two dimensions at most, a
+    transposed one without groups."""
+    shape = None if node.inputs[0] is None else node.inputs[0].shape
+    if node.op_type not in CONVOLUTIONS or shape is None:
+        return True
+    transposes = node.op_type == "ConvTranspose"
+    return len(shape) <= (4 if transposes or int_attribute(node, "group", 1) > 1 else 5) and not (
+        transposes and int_attribute(node, "group", 1) > 1
+    )
 
 
 def affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
@@ -199,10 +226,14 @@ def reduced_axes(node: ir.Node, rank: int) -> list[int]:
     return sorted({axis % rank for axis in axes})
 
 
-def averages_image(node: ir.Node) -> bool:
-    """Whether a ReduceMean is one over the two axes of an image, as GlobalAveragePool is."""
+def averages(node: ir.Node) -> bool:
+    """Whether a ReduceMean is one over axes side by side whose result is not what its operand is centered by."""
     x = node.inputs[0]
-    return x is not None and x.shape is not None and len(x.shape) == 4 and reduced_axes(node, 4) == [2, 3]
+    if x is None or x.shape is None:
+        return False
+    axes = reduced_axes(node, len(x.shape))
+    centers = any(use.node.op_type == "Sub" and x in use.node.inputs for use in node.outputs[0].uses())
+    return bool(axes) and axes == list(range(axes[0], axes[-1] + 1)) and not centers
 
 
 def is_scalar(value: ir.Value | None, rank: int) -> bool:

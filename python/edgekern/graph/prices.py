@@ -15,9 +15,6 @@ CODE, REAL = 1, 4  # bytes of an element that is quantized, and of one that is n
 CONVERSION = CODE + REAL  # of QuantizeLinear or DequantizeLinear: it reads the one and writes the other
 
 
-_MULTIPLYING = PRODUCTS | {"ConvTranspose"}
-
-
 @dataclass(frozen=True)
 class Price:
     """Of one run of a node, with the conversions that it would need."""
@@ -53,7 +50,7 @@ def host_price(node: ir.Node, dequantized: Iterable[ir.Value] = (), quantized: I
 
 def macs(node: ir.Node) -> int:
     """Multiply-adds of a product, of any type; 0 for other operators."""
-    if node.op_type not in _MULTIPLYING:
+    if node.op_type not in PRODUCTS:
         return 0
     shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
     if any(shape is None for shape in shapes) or len(shapes) < 3:

@@ -36,6 +36,8 @@ def quantize_layer(
     """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
     source, weights_value, *rest = node.inputs
     assert source is not None
+    if node.op_type == "ConvTranspose":
+        methods = ()  # a result sees some of the taps alone: neither their sum nor the mean that they shift is its own
     adds_later = node.op_type == "MatMul"  # it has no bias of its own, but may get one in the accumulator
     bias_value = fused_bias(node) if adds_later else rest[0] if rest else None
     weights, bias = float_constant(weights_value), float_constant(bias_value)
@@ -99,6 +101,8 @@ def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatAr
 def _layout(node: ir.Node, rank: int) -> WeightLayout:
     if node.op_type == "Conv":
         return WeightLayout(0, 1, groups=int(attribute(node, "group", 1)))
+    if node.op_type == "ConvTranspose":
+        return WeightLayout(1, 0)
     if node.op_type == "Gemm":
         return WeightLayout(0, 1) if attribute(node, "transB", 0) else WeightLayout(1, 0)
     return WeightLayout(rank - 1, rank - 2, taps_are_summed=False)

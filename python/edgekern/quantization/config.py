@@ -10,6 +10,8 @@ Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
 Recipe = Literal["w8a8", "w8a8-dynamic", "float32"]
 ModelRecipe = Literal["mixed", Recipe]
+Border = Literal["float32", "uint8", "int8"]
+Borders = Border | Mapping[str, Border]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class QuantConfig:
         first output). Where several rules name a node, the last one counts.
     keep_float : sequence of str
         Rules for nodes that stay float32, whatever ``overrides`` say.
+    inputs, outputs : "float32", "uint8", "int8", or a mapping
+        What callers give and take: floats, or codes of 8 bits whose scale and zero point the session states. One type
+        for all float inputs (outputs), or a mapping from names to types, which leaves the others float32. An input
+        whose values calibration saw between 0 and 255, some above 127, holds pixels: it gets scale 1.
 
     Raises
     ------
@@ -53,6 +59,8 @@ class QuantConfig:
     recipe: ModelRecipe = "mixed"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
     keep_float: Sequence[str] = ()
+    inputs: Borders = field(default="float32", hash=False)
+    outputs: Borders = field(default="float32", hash=False)
 
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
@@ -70,6 +78,8 @@ class QuantConfig:
             raise ArgumentTypeError(f"QuantConfig: keep_float must be a list of rules, got {self.keep_float!r}")
         for rule in self.keep_float:
             _require_rule(rule, "keep_float")
+        for argument in ("inputs", "outputs"):
+            object.__setattr__(self, argument, _checked_borders(getattr(self, argument), argument))
         object.__setattr__(self, "overrides", dict(self.overrides))
         object.__setattr__(self, "keep_float", tuple(self.keep_float))
 
@@ -77,6 +87,18 @@ class QuantConfig:
         """As plain values, for JSON."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**fields, "overrides": dict(self.overrides), "keep_float": list(self.keep_float)}
+
+
+def _checked_borders(given: object, argument: str) -> object:
+    """A copy of a mapping; a type as it is."""
+    if not isinstance(given, Mapping):
+        _require_choice(given, argument, get_args(Border))
+        return given
+    for name, border in given.items():
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"QuantConfig: {argument} must map names to types, got the name {name!r}")
+        _require_choice(border, f"{argument}[{name!r}]", get_args(Border))
+    return dict(given)
 
 
 def _require_rule(rule: object, argument: str) -> None:
@@ -87,5 +109,5 @@ def _require_rule(rule: object, argument: str) -> None:
 
 
 def _require_choice(value: object, argument: str, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ArgumentValueError(f"QuantConfig: {argument} must be one of {list(choices)}, got {value!r}")

@@ -16,21 +16,25 @@ from edgekern.graph.families import (
     ACTIVATIONS,
     ARITHMETIC,
     CLAMPS,
+    CONVOLUTIONS,
     MAXIMA,
     MOVES,
+    PICKS,
     PRODUCTS,
     RESHAPES,
+    RESIZES,
     SOFTMAX,
+    convolves_bytes,
     is_scalar,
     takes_bytes,
 )
 from edgekern.graph.formulas import Formula, formulas
 from edgekern.graph.prices import CONVERSION, eight_bit_price, elements, float_price
-from edgekern.graph.values import HALVES, is_float_constant, scalar, shape_of, sole_consumer
+from edgekern.graph.values import HALVES, is_float_constant, scalar, shape_of, sole_consumer, text_attribute
 from edgekern.quantization.rules import is_kept
 
 _RESHAPING = RESHAPES - {"Identity"} | {"Transpose"}
-_MOVING = MOVES - {"Identity"} | MAXIMA
+_MOVING = MOVES - {"Identity"} | MAXIMA | PICKS
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,21 @@ def _kind(node: ir.Node) -> str:
     op = node.op_type
     if op in PRODUCTS and any(0 in (shape_of(value) or ()) for value in node.inputs[:2]):
         return ""  # onnxruntime's QLinearMatMul leaves a sum over nothing unwritten
-    if op in ("Conv", "Gemm"):
+    if op in CONVOLUTIONS or op == "Gemm":
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None and not _is_vector(bias):
+        if (bias is not None and not _is_vector(bias)) or not convolves_bytes(node):
             return ""
         return "weighted" if is_float_constant(node.inputs[1]) and not is_float_constant(node.inputs[0]) else ""
     if op == "MatMul":
         return "" if is_float_constant(node.inputs[0]) else "weighted"
     if not takes_bytes(node):
         return ""
-    return "moving" if op in _MOVING else "arithmetic" if op in ARITHMETIC | SOFTMAX else ""
+    return "moving" if _moves(node) else "arithmetic" if op in ARITHMETIC | SOFTMAX | RESIZES else ""
+
+
+def _moves(node: ir.Node) -> bool:
+    """Whether every element of a node's result is one of its input."""
+    return node.op_type in _MOVING or (node.op_type in RESIZES and text_attribute(node, "mode", "nearest") == "nearest")
 
 
 def _results(node: ir.Node) -> list[ir.Value]:
@@ -326,7 +335,7 @@ def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir
     for node in nodes:
         first = node.inputs[0]
         for result in _results(node):
-            if node.op_type in _MOVING and result in source and first is not None and first in source:
+            if _moves(node) and result in source and first is not None and first in source:
                 source[result] = source[first]
     for value, owner in source.items():
         members.setdefault(owner, []).append(value)
@@ -344,4 +353,4 @@ def _share(nodes: list[ir.Node], quantized: list[ir.Value]) -> dict[ir.Value, ir
 
 
 def _moves_or_is(reader: ir.Node, node: ir.Node) -> bool:
-    return reader is node or (reader.op_type in _MOVING and reader.graph is node.graph)
+    return reader is node or (_moves(reader) and reader.graph is node.graph)

@@ -10,7 +10,7 @@ from onnx_ir.passes import common as passes
 from edgekern.graph.copies import eliminate_identities
 from edgekern.graph.families import affine, batch_norm_affine
 from edgekern.graph.initializers import lazy_initializer, new_initializer
-from edgekern.graph.values import attribute, float_constant, is_float_constant, sole_consumer
+from edgekern.graph.values import attribute, float_constant, int_attribute, is_float_constant, sole_consumer
 from edgekern.quantization.rules import is_kept
 from edgekern.quantization.weights import blocks
 
@@ -91,12 +91,14 @@ def _take_over(node: ir.Node, later: ir.Node) -> None:
 
 
 def _weights_of(node: ir.Node) -> tuple[ir.Value, int] | None:
-    """The constant float weights of a Conv or Gemm and their output-channel axis."""
-    if node.domain != "" or node.op_type not in ("Conv", "Gemm"):
+    """The constant float weights of a Conv, ConvTranspose or Gemm and their output-channel axis."""
+    if node.domain != "" or node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
         return None
     weights = node.inputs[1]
     if weights is None or not is_float_constant(weights):
         return None
+    if node.op_type == "ConvTranspose":
+        return (weights, 1) if int_attribute(node, "group", 1) == 1 else None
     return weights, 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
 
 

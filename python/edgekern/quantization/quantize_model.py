@@ -26,6 +26,7 @@ from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
+from edgekern.quantization.borders import ByteBorders
 from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
@@ -197,7 +198,8 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
     results = results_db(graph_model.graph, ranges)
     if config.recipe == "mixed":
         choose_recipes(graph_model.graph, results)
-    placement = place(graph_model.graph)
+    borders = ByteBorders.of(graph_model.graph, config, function=function)
+    placement = borders.placed(place(graph_model.graph))
     in_bodies = _products_in_bodies(graph_model.graph)
     _require_something_to_do(
         graph_model.graph, bool(placement.source or in_bodies or any(map(is_kept, graph_model.graph))), function
@@ -208,6 +210,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
             "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic'"
         )
     activations = encode_activations(placement, ranges, config, function=function)
+    activations = borders.encoded(placement, activations, ranges)
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
     writer, methods = QdqWriter(graph_model.graph, placement, activations), methods_of(config)
@@ -241,6 +244,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
             f"{function}: model has no Gemm or MatMul by a constant matrix, which 'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
+    borders.write(graph_model.graph)
     return _Quantized(
         opened,
         graph_model,

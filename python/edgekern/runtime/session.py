@@ -29,11 +29,16 @@ _TYPES = {"float32": "float", "float64": "double"}
 
 @dataclass(frozen=True)
 class NodeArg:
-    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)"."""
+    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)".
+
+    8 bits stand for ``(code - zero_point) * scale``: 1 and 0 where they are numbers themselves, None of other types.
+    """
 
     name: str
     shape: list[int]
     type: str
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 class InferenceSession:
@@ -339,4 +344,4 @@ def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], cor
 
 def _node_arg(info: TensorInfo) -> NodeArg:
     kind = _TYPES.get(info.dtype.name, info.dtype.name)
-    return NodeArg(info.name, list(info.shape), f"tensor({kind})")
+    return NodeArg(info.name, list(info.shape), f"tensor({kind})", info.scale, info.zero_point)

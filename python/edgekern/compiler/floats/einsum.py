@@ -15,8 +15,8 @@ import onnx_ir as ir
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats.contractions import product
 from edgekern.compiler.floats.maps import emit_map
-from edgekern.compiler.floats.moves import pick_places
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, type_reason
+from edgekern.compiler.floats.picks import pick_places
 from edgekern.compiler.floats.reductions import SUM, reduce_axes
 from edgekern.compiler.floats.strides import BATCH_AXES, dense_steps, read_strided
 from edgekern.compiler.formula_step import MapStep, Operand

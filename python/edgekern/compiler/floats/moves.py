@@ -13,9 +13,9 @@ import onnx_ir as ir
 from edgekern._core import StepKind
 from edgekern.compiler.floats.maps import common_order
 from edgekern.compiler.floats.operator import ANY, FloatOperator, new_tensor, type_reason
-from edgekern.compiler.layout import eight, places, transposed, view
+from edgekern.compiler.floats.picks import PAD_MODES, expand_tables, move_blocks, pad_tables, pick_places, slice_tables
+from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
-from edgekern.compiler.operators.moves import pad_widths, slice_ranges
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.families import RESHAPES
 from edgekern.graph.values import (
@@ -29,7 +29,6 @@ from edgekern.graph.values import (
     text_attribute,
 )
 
-_MODES = ("constant", "edge", "reflect", "wrap")
 _MOST_PIECES = 4096  # that a step of an index holds
 _LONGEST = 2**26  # places that a step lists along an axis
 
@@ -50,7 +49,7 @@ def reason(node: ir.Node) -> str | None:
     if node.op_type == "Pad":
         mode = text_attribute(node, "mode", "constant")
         filler = node.inputs[2] if len(node.inputs) > 2 else None
-        if mode not in _MODES:
+        if mode not in PAD_MODES:
             return f"padding by '{mode}' has no kernel"
         if filler is not None and scalar(filler) is None:
             return "its padding value is not constant"
@@ -89,68 +88,26 @@ def _transpose(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
 
 
 def _depth_to_space(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    """Of an image with its channels last, so is its result."""
-    x, block = lowering.image(next(operands(node))), int_attribute(node, "blocksize", 1)
-    batch, height, width, channels = x.shape
-    if node.op_type == "SpaceToDepth":
-        parts = view(x, shape=(batch, height // block, block, width // block, block, channels), order=())
-        rows = text_attribute(node, "mode", "DCR") == "DCR"
-        y = transposed(lowering, parts, (0, 1, 3, 2, 4, 5) if rows else (0, 1, 3, 5, 2, 4), (), label(node))
-        shape = (batch, height // block, width // block, channels * block * block)
-    else:
-        depth = channels // (block * block)
-        if text_attribute(node, "mode", "DCR") == "DCR":
-            parts = view(x, shape=(batch, height, width, block, block, depth), order=())
-            y = transposed(lowering, parts, (0, 1, 3, 2, 4, 5), (), label(node))
-        else:
-            parts = view(x, shape=(batch, height, width, depth, block, block), order=())
-            y = transposed(lowering, parts, (0, 1, 4, 2, 5, 3), (), label(node))
-        shape = (batch, height * block, width * block, depth)
-    return view(y, shape=shape, order=channels_last(4))
+    return move_blocks(lowering, node, lowering.image(next(operands(node))))
 
 
 def _slice(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    start, step = slice_ranges(node, value)
-    tables = [begin + by * np.arange(side) for begin, by, side in zip(start, step, known_shape(value), strict=True)]
-    return pick(lowering, lowering.real(next(operands(node))), value, tables, label(node), node.op_type)
+    x = lowering.real(next(operands(node)))
+    return pick(lowering, x, value, slice_tables(node, value), label(node), node.op_type)
 
 
 def _expand(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    source, sides = next(operands(node)), known_shape(value)
-    x, rank = lowering.real(source), len(sides)
+    source, rank = next(operands(node)), len(known_shape(value))
+    x = lowering.real(source)
     if len(x.shape) != rank:
         x = view(lowering.plain(source), shape=(1,) * (rank - len(x.shape)) + known_shape(source))
-    plain = (1,) * (rank - len(known_shape(source))) + known_shape(source)
-    if node.op_type == "Tile":
-        tables = [np.arange(side) % max(size, 1) for size, side in zip(plain, sides, strict=True)]
-    else:
-        tables = [
-            np.arange(side) if size == side else np.zeros(side, np.int64)
-            for size, side in zip(plain, sides, strict=True)
-        ]
-    return pick(lowering, x, value, tables, label(node), node.op_type)
+    return pick(lowering, x, value, expand_tables(node, value), label(node), node.op_type)
 
 
 def _pad(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
-    source = next(operands(node))
-    sides, mode = known_shape(source), text_attribute(node, "mode", "constant")
-    before, _ = pad_widths(node, len(sides))
-    tables = []
-    for size, side, lead in zip(sides, known_shape(value), before, strict=True):
-        at = np.arange(side) - lead
-        if mode == "constant":
-            at = np.where((at < 0) | (at >= size), -1, at)
-        elif mode == "edge":
-            at = at.clip(0, size - 1)
-        elif mode == "wrap":
-            at = at % size
-        else:
-            period = max(2 * (size - 1), 1)
-            at = at % period
-            at = np.where(at >= size, period - at, at)
-        tables.append(at)
     filler = scalar(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
-    return pick(lowering, lowering.real(source), value, tables, label(node), "Pad", filler or 0.0)
+    x = lowering.real(next(operands(node)))
+    return pick(lowering, x, value, pad_tables(node, value), label(node), "Pad", filler or 0.0)
 
 
 def pick(
@@ -167,28 +124,8 @@ def pick(
     bits = np.asarray(filler, value.dtype.numpy()).reshape(1).view(np.uint8)
     y = pick_places(lowering, x, tables, name, op, int.from_bytes(bits.tobytes(), "little", signed=True))
     if y.view_of is None:
-        y.name = str(value.name)
+        y.name, y.quant = str(value.name), None
     return y
-
-
-def pick_places(
-    lowering: Lowering, x: Tensor, tables: Sequence[npt.NDArray[Any]], name: str, op: str, filler_bits: int = 0
-) -> Tensor:
-    """``y[i, j, ...] = x[tables[0][i], tables[1][j], ...]``, the tables by ONNX's axes; -1 is the filler."""
-    order = x.order or tuple(range(len(x.shape)))
-    stored = [tables[axis].astype(np.int32) for axis in order]
-    shape = tuple(len(table) for table in stored)
-    if shape == x.shape and all(np.array_equal(table, np.arange(len(table))) for table in stored):
-        return view(x)
-    y = Tensor(name, x.dtype, shape, order=x.order)
-    arguments = {
-        "x_shape": eight(x.shape),
-        "y_shape": eight(shape),
-        "item_bytes": x.item_bytes,
-        "filler": filler_bits,
-    }
-    content = places(stored)
-    return lowering.emit(KernelStep(StepKind.PICK, name, op, [x], y, [content], arguments))
 
 
 def _concat(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern._core import StepKind
-from edgekern.compiler.floats.moves import pick_places
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason, used_outputs
+from edgekern.compiler.floats.picks import pick_places
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.window import MAX_TAPS, Window
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last

@@ -49,13 +49,11 @@ def reason(node: ir.Node) -> str | None:
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source = next(operands(node))
     x, before, after = lowering.real(source), known_shape(source), known_shape(value)
-    axes = [_Axis.of(lowering, node, axis, before[axis], after[axis]) for axis in range(len(before))]
-    outside = [axis.outside() for axis in axes]
     filler = float_attribute(node, "extrapolation_value", 0.0)
     if text_attribute(node, "mode", "nearest") == "nearest":
-        tables = [axis.weights().argmax(axis=0) if axis.moves else np.arange(axis.n) for axis in axes]
-        tables = [np.where(beyond, -1, table) for beyond, table in zip(outside, tables, strict=True)]
-        return pick(lowering, x, value, tables, label(node), "Resize", filler)
+        return pick(lowering, x, value, nearest_tables(lowering, node), label(node), "Resize", filler)
+    axes = _axes(lowering, node)
+    outside = [axis.outside() for axis in axes]
     order = x.order or tuple(range(len(before)))
     moving = [place for place, axis in enumerate(axes) if axis.moves]
     for place in sorted(moving, key=lambda place: after[place] / before[place]):
@@ -64,6 +62,18 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         return x if moving else view(x)
     tables = [np.where(beyond, -1, np.arange(len(beyond))) for beyond in outside]
     return pick(lowering, x, value, tables, label(node), "Resize", filler)
+
+
+def nearest_tables(lowering: Lowering, node: ir.Node) -> list[Array]:
+    """Which element each one of the result is, along every axis; -1 beyond what is cropped."""
+    axes = _axes(lowering, node)
+    tables = [axis.weights().argmax(axis=0) if axis.moves else np.arange(axis.n) for axis in axes]
+    return [np.where(axis.outside(), -1, table) for axis, table in zip(axes, tables, strict=True)]
+
+
+def _axes(lowering: Lowering, node: ir.Node) -> list[_Axis]:
+    before, after = known_shape(node.inputs[0]), known_shape(node.outputs[0])
+    return [_Axis.of(lowering, node, axis, n, m) for axis, (n, m) in enumerate(zip(before, after, strict=True))]
 
 
 @dataclass(frozen=True)

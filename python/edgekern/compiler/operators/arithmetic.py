@@ -15,8 +15,8 @@ from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.products import NO_RESIDUAL, takes_bias
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.roles import Chain, Placement, Role
-from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
-from edgekern.graph.values import Quant, constant, is_constant, known_shape, label, operands, quantization, shape_of
+from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
+from edgekern.graph.values import Quant, constant, known_shape, label, operands, quantization, shape_of
 
 
 def role(p: Placement, node: ir.Node) -> str | None:
@@ -51,14 +51,15 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     assert quant is not None
     chain, shape = lowering.placement.chain[value], known_shape(node.outputs[0])
     values = [operand for operand in node.inputs if operand is not None]
-    first = lowering.native(next(operands(node)))
-    inputs = [_constant(lowering, v, shape) if is_constant(v) else lowering.native(v) for v in values]
+    native = dict(zip(operands(node), lowering.alike(list(operands(node))), strict=True))
+    first = next(iter(native.values()))
+    inputs = [native[v] if v in native else _constant(lowering, v, shape, first.order) for v in values]
     y = Tensor(str(value.name), dtype_of(quant), first.shape, quant, first.order)
     step = KernelStep(StepKind.ADD, label(node), chain.op, inputs, y, arguments={**chain.limits(quant)})
     return lowering.emit(step)
 
 
-def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...]) -> Tensor:
+def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
     """A quantized constant as a tensor: a product over no columns, whose result is its bias."""
     producer = value.producer()
     assert producer is not None
@@ -66,9 +67,8 @@ def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...]) -> Te
     assert codes is not None
     assert isinstance(quant, Quant)
     steps = codes.astype(np.int32) - quant.zero_point
-    image = len(shape) == 4
     full = np.broadcast_to(steps, shape)
-    stored = full.transpose(NHWC) if image else full
+    stored = full.transpose(order) if order else full
     columns = stored.shape[-1]
     if (stored == stored.reshape(-1, columns)[0]).all():
         rows, bias = math.prod(stored.shape[:-1]), stored.reshape(-1, columns)[0]
@@ -78,7 +78,7 @@ def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...]) -> Te
     nothing = Tensor(f"{value.name} of nothing", dtype_of(quant), (rows, 0), quant)
     packed = _core.pack_weights_blob(np.zeros((1, columns, 1, 0), np.int8))
     blobs = [packed, pad_strips(bias.astype(np.int32)), pad_strips(np.ones(columns, np.float32))]
-    y = Tensor(str(value.name), dtype_of(quant), stored.shape, quant, NHWC if image else ())
+    y = Tensor(str(value.name), dtype_of(quant), stored.shape, quant, order)
     arguments = {"rows": rows, "k": 0, "columns": columns} | Chain([producer]).limits(quant) | NO_RESIDUAL
     return lowering.emit(KernelStep(StepKind.GEMM, label(producer), "Constant", [nothing], y, blobs, arguments))
 

@@ -39,7 +39,7 @@ def role(p: Placement, node: ir.Node) -> str | None:
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
     assert quant is not None
     chain = lowering.placement.chain.get(value)
-    pieces = [lowering.native(v) for v in node.inputs if v is not None]
+    pieces = lowering.alike([v for v in node.inputs if v is not None])
     if chain is None:  # all of one scale
         return _joined(lowering, Chain([node]), pieces, pieces[0].quant or quant)
     return clamped(lowering, _joined(lowering, chain, pieces, quant), chain, quant)

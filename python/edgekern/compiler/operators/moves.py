@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekern._core import StepKind
+from edgekern.compiler.floats import moves as floats
+from edgekern.compiler.floats.picks import pad_tables, pad_widths, pick_places, slice_ranges, slice_tables
 from edgekern.compiler.layout import MAX_RANK, four, in_onnx_order, merge_axes, pad, transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.operator import Operator
@@ -16,7 +18,6 @@ from edgekern.graph.values import (
     Quant,
     constant,
     consumers,
-    int_attribute,
     ints_attribute,
     known_shape,
     label,
@@ -33,72 +34,25 @@ def role(p: Placement, node: ir.Node) -> str | None:
     if reason is not None:
         return reason
     quant = p.quant[source]
-    if node.op_type == "Pad" and not _pads_exactly(node, quant):
+    if node.op_type == "Pad" and _is_constant_pad(node) and not _pads_exactly(node, quant):
         return "its padding value is not a value of its 8-bit input"
     p.keep(node, quant)
     return None
 
 
 def _reason(node: ir.Node) -> str | None:
-    x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    if x is None or y is None:
+    if shape_of(node.inputs[0]) is None or shape_of(node.outputs[0]) is None:
         return "its shape is not known"
     filler = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
     if filler is not None and scalar(filler) is None:
         return "its padding value is not constant"
     if any(constant(value) is None for value in node.inputs[1:] if value is not None and value is not filler):
         return "its shape depends on the data"
-    if node.op_type in RESHAPES:
-        return None
-    if node.op_type == "Transpose":
-        _, merged = merge_axes(x, ints_attribute(node, "perm", list(range(len(x)))[::-1]))
-        return None if len(merged) <= MAX_RANK else f"it moves more than {MAX_RANK} axes"
-    if len(x) > MAX_RANK:
-        return f"it has more than {MAX_RANK} dimensions"
-    if node.op_type == "Pad":
-        return _pad_reason(node, len(x))
-    return None
+    return floats.reason(node)
 
 
-def _pad_reason(node: ir.Node, rank: int) -> str | None:
-    if text_attribute(node, "mode", "constant") != "constant":
-        return "only constant padding has a kernel"
-    before, after = pad_widths(node, rank)
-    return "negative padding has no kernel" if min(*before, *after, 0) < 0 else None
-
-
-def pad_widths(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
-    given = constant(node.inputs[1])
-    assert given is not None
-    pads = [int(pad) for pad in given]
-    axes = list(range(rank))
-    if len(node.inputs) > 3 and (chosen := constant(node.inputs[3])) is not None:
-        axes = [int(axis) % rank for axis in chosen]
-    before, after = [0] * rank, [0] * rank
-    for at, axis in enumerate(axes):
-        before[axis], after[axis] = pads[at], pads[at + len(axes)]
-    return before, after
-
-
-def slice_ranges(node: ir.Node, value: ir.Value) -> tuple[list[int], list[int]]:
-    """Start and step of every axis of what a Slice or Split gives as ``value``; the lengths are those of the value."""
-    shape = known_shape(node.inputs[0])
-    if node.op_type == "Split":
-        axis = int_attribute(node, "axis", 0) % len(shape)
-        earlier = node.outputs[: list(node.outputs).index(value)]
-        cut = [0] * len(shape)
-        cut[axis] = sum(known_shape(piece)[axis] for piece in earlier)
-        return cut, [1] * len(shape)
-    given = [constant(value) for value in node.inputs[1:]]
-    starts, ends = ([int(item) for item in array] if array is not None else [] for array in given[:2])
-    axes = (
-        [int(axis) % len(shape) for axis in given[2]] if len(given) > 2 and given[2] is not None else range(len(starts))
-    )
-    steps = [int(step) for step in given[3]] if len(given) > 3 and given[3] is not None else [1] * len(starts)
-    begin, stride = [0] * len(shape), [1] * len(shape)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        begin[axis], _, stride[axis] = slice(start, end, step).indices(shape[axis])
-    return begin, stride
+def _is_constant_pad(node: ir.Node) -> bool:
+    return text_attribute(node, "mode", "constant") == "constant"
 
 
 def _pads_exactly(node: ir.Node, quant: Quant) -> bool:
@@ -112,13 +66,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
         return _reshape(lowering, value, x)
     if node.op_type == "Transpose":
         return _transpose(lowering, node, x)
-    if node.op_type == "Pad":
-        before, after = pad_widths(node, len(x.shape))
-        filler = scalar(node.inputs[2]) if len(node.inputs) > 2 else None
-        code = int(x.q.quantize(filler or 0.0))
-        order = x.order or tuple(range(len(x.shape)))
-        return pad(lowering, x, [before[axis] for axis in order], [after[axis] for axis in order], code, label(node))
-    return _slice(lowering, node, value, x)
+    return _pad(lowering, node, value, x) if node.op_type == "Pad" else _slice(lowering, node, value, x)
 
 
 def _reshape(lowering: Lowering, value: ir.Value, x: Tensor) -> Tensor:
@@ -170,12 +118,24 @@ def _transpose(lowering: Lowering, node: ir.Node, x: Tensor) -> Tensor:
     return transposed(lowering, x, image, NHWC, label(node))
 
 
+def _pad(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
+    before, after = pad_widths(node, len(x.shape))
+    filler = scalar(node.inputs[2]) if len(node.inputs) > 2 else None
+    code = int(x.q.quantize(filler or 0.0)) if _is_constant_pad(node) else 0
+    if len(x.shape) > MAX_RANK or not _is_constant_pad(node) or min(*before, *after, 0) < 0:
+        return pick_places(lowering, x, pad_tables(node, value), label(node), "Pad", code & 0xFF)
+    order = x.order or tuple(range(len(x.shape)))
+    return pad(lowering, x, [before[axis] for axis in order], [after[axis] for axis in order], code, label(node))
+
+
 def _slice(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
     shape, order = known_shape(value), x.order or tuple(range(len(x.shape)))
     start, step = slice_ranges(node, value)
     stored = tuple(shape[axis] for axis in order)
     if stored == x.shape and all(one == 1 for one in step):
         return view(x)
+    if len(x.shape) > MAX_RANK:
+        return pick_places(lowering, x, slice_tables(node, value), label(node), node.op_type)
     arguments = {
         "x_shape": four(x.shape),
         "y_shape": four(stored),

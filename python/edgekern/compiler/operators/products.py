@@ -1,4 +1,4 @@
-"""Conv, Gemm and MatMul on int8 weights, with bias, clamp and requantization fused."""
+"""Conv, ConvTranspose, Gemm and MatMul on int8 weights, with bias, clamp and requantization fused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import DType, StepKind
-from edgekern.compiler.layout import in_onnx_order, pad, view
+from edgekern.compiler.layout import in_onnx_order, view
 from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators import convolutions
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.weights import Product, accumulator_reason, pad_strips
-from edgekern.compiler.operators.window import Window
 from edgekern.compiler.roles import Placement, Role
-from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
-from edgekern.graph.families import PRODUCTS
+from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
+from edgekern.graph.families import CONVOLUTIONS, PRODUCTS
 from edgekern.graph.values import (
     Quant,
     float_attribute,
@@ -42,7 +42,7 @@ def role(p: Placement, node: ir.Node) -> str | None:
         return reason
     if list(operands(node)) != [node.inputs[0]]:
         return "a product of two activations has no kernel"
-    reason = _conv_reason(node) if node.op_type == "Conv" else _matrix_reason(node)
+    reason = _conv_reason(node) if node.op_type in CONVOLUTIONS else _matrix_reason(node)
     if reason is not None:
         return reason
     data, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
@@ -76,19 +76,12 @@ def takes_bias(p: Placement, node: ir.Node) -> bool:
 
 
 def _conv_reason(node: ir.Node) -> str | None:
-    x, y, weights = shape_of(node.inputs[0]), shape_of(node.outputs[0]), quantized_weights(node.inputs[1])
-    if isinstance(weights, str):
-        return weights
-    if x is None or y is None or len(x) != 4 or weights.values.ndim != 4:
-        return "only convolutions over two dimensions have a kernel"
-    if 0 in (*x, *y):
-        return "a convolution of nothing has no kernel"
-    window = Window.of(node, (weights.values.shape[2], weights.values.shape[3]))
-    if window.is_same and window.steps_over:
-        return "auto_pad where strides leave pixels out has no kernel"
-    if weights.scale.size > 1 and weights.axis != 0:
-        return "its weight scales do not run along the output channels"
-    return _bias_reason(node, weights.values.shape[0])
+    reason = convolutions.reason(node)
+    if reason is not None:
+        return reason
+    weights = shape_of(node.inputs[1])
+    assert weights is not None
+    return _bias_reason(node, weights[1 if node.op_type == "ConvTranspose" else 0])
 
 
 def _matrix_reason(node: ir.Node) -> str | None:
@@ -128,42 +121,24 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     """The result of a chain as 8-bit, or as float32 where ``quant`` is None."""
     data, chain = node.inputs[0], lowering.placement.chain[value]
     assert data is not None
-    x = lowering.native(data)
+    convolves = node.op_type in CONVOLUTIONS
+    x = lowering.native_image(data) if convolves else lowering.native(data)
     x = view(x, quant=lowering.placement.quant[data]) if x.quant is None else x
     bias = chain.bias or (node.inputs[2] if len(node.inputs) > 2 else None)
-    product = Product.of(node, x.q, bias)
-    step = (_conv if node.op_type == "Conv" else _matrix)(lowering, node, product, x, known_shape(value))
+    product, finish = Product.of(node, x.q, bias), None
+    if convolves:
+        step, product, finish = convolutions.convolve(lowering, node, product, x, value)
+    else:
+        step = _matrix(lowering, node, product, x, known_shape(value))
     step.name, step.op, step.output.name = label(node), chain.op, str(value.name)
     step.arguments |= chain.limits(quant) | NO_RESIDUAL
     step.blobs.append(pad_strips(product.multiplier(quant), step.arguments.get("groups", 1)))
     if quant is not None:
         step.output.dtype, step.output.quant = dtype_of(quant), quant
-    step.output.names.append(str(value.name))
-    return lowering.emit(step)
-
-
-def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
-    weights = product.weights
-    out_c, in_per_group, height, width = weights.shape
-    groups = int_attribute(node, "group", 1)
-    window = Window.of(node, (height, width))
-    if not window.fits:
-        before = [0, *window.sizes["pad"][-2:], 0]
-        after = [0, *(max(over, 0) for over in window.overhang[-2:]), 0]
-        x, window = pad(lowering, x, before, after, x.q.zero_point, label(node)), window.padded()
-    in_c = x.shape[3]
-    depthwise = groups > 1 and groups == in_c == out_c
-    if depthwise:
-        packed = _core.pack_depthwise_blob(weights.reshape(out_c, height * width))
-    else:
-        taps = weights.reshape(groups, out_c // groups, in_per_group, height * width).transpose(0, 1, 3, 2)
-        packed = _core.pack_weights_blob(taps)
-    blobs = [packed, pad_strips(product.bias.astype(np.int32), 1 if depthwise else groups)]
-    y = Tensor("", DType.F32, tuple(shape[axis] for axis in NHWC), order=NHWC)
-    if depthwise:
-        return KernelStep(StepKind.DEPTHWISE, "", "", [x], y, blobs, {**window.flat_arguments, "channels": out_c})
-    sizes = {"in_channels": in_c, "out_channels": out_c, "groups": groups}
-    return KernelStep(StepKind.CONV, "", "", [x], y, blobs, window.flat_arguments | sizes)
+    y = lowering.emit(step)
+    y = y if finish is None else finish(y)
+    y.names.append(str(value.name))
+    return y
 
 
 def _matrix(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:

@@ -12,7 +12,7 @@ from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor, dtype_of
 from edgekern.graph.families import QDQ
-from edgekern.graph.values import Quant, known_shape, label, quantization, shape_of
+from edgekern.graph.values import Quant, label, quantization, shape_of
 
 
 def role(p: Placement, node: ir.Node) -> str | None:
@@ -41,8 +41,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     elif lowering.placement.fuses(node):
         tensor = lowering.compute(x, quant)
     else:
-        image = len(known_shape(x)) == 4
-        tensor = _quantize(lowering, lowering.real(x) if image else lowering.plain(x), node, quant)
+        tensor = _quantize(lowering, lowering.real(x), node, quant)
     if str(x.name) not in tensor.names:
         tensor.names.append(str(x.name))
     return tensor
@@ -51,7 +50,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
 def _quantize(lowering: Lowering, x: Tensor, node: ir.Node, quant: Quant) -> Tensor:
     image = len(x.shape) == 4 and x.order != NHWC
     shape = tuple(x.shape[axis] for axis in NHWC) if image else x.shape
-    y = Tensor(x.name, dtype_of(quant), shape, quant, NHWC if len(x.shape) == 4 else ())
+    y = Tensor(x.name, dtype_of(quant), shape, quant, NHWC if image else x.order)
     if not image:
         return lowering.emit(KernelStep(StepKind.QUANTIZE, label(node), node.op_type, [x], y))
     batch, channels, height, width = x.shape

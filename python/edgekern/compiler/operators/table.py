@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from edgekern.compiler.operators import arithmetic, concat, lookups, moves, pooling, products, quantize, softmax
+from edgekern.compiler.operators import (
+    arithmetic,
+    concat,
+    lookups,
+    moves,
+    picks,
+    pooling,
+    products,
+    quantize,
+    resize,
+    softmax,
+)
 from edgekern.compiler.operators.operator import Operator
 
 _FAMILIES = (
@@ -13,6 +24,8 @@ _FAMILIES = (
     lookups.OPERATOR,
     concat.OPERATOR,
     moves.OPERATOR,
+    picks.OPERATOR,
+    resize.OPERATOR,
     softmax.OPERATOR,
 )
 OPERATORS: dict[str, Operator] = {name: family for family in _FAMILIES for name in family.types}

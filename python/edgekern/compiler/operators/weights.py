@@ -29,7 +29,7 @@ class Product:
 
     Attributes
     ----------
-    weights : (channels, ...) int8. Conv: as ONNX has them; matrices: (columns, rows)
+    weights : (channels, ...) int8. Conv: as ONNX has them, ConvTranspose: as a Conv has them; matrices: (columns, rows)
     bias : (channels,) int64 at the accumulator's scale
     scale : (channels,) float64, real value of one accumulator step
     """
@@ -43,7 +43,9 @@ class Product:
         found = quantized_weights(node.inputs[1])
         assert not isinstance(found, str)
         weights = found.values
-        if node.op_type != "Conv" and not (node.op_type == "Gemm" and int_attribute(node, "transB", 0)):
+        if node.op_type == "ConvTranspose":
+            weights = weights.swapaxes(0, 1)
+        elif node.op_type != "Conv" and not (node.op_type == "Gemm" and int_attribute(node, "transB", 0)):
             weights = weights.reshape(weights.shape[0], -1).T  # a vector is a matrix of one column
         gemm = node.op_type == "Gemm"
         alpha, beta = (float_attribute(node, name, 1.0) if gemm else 1.0 for name in ("alpha", "beta"))
