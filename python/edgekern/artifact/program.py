@@ -33,7 +33,8 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.F16: np.float16,
 }
 _CODES = (_core.DType.U8, _core.DType.S8)
-_ROWS = _core.StepKind.GEMM_DYNAMIC  # quantizes what it reads by itself
+# What quantizes the rows that it reads by itself.
+_ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC)
 
 
 def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
@@ -279,11 +280,11 @@ class Program:
     def _precision(self) -> str:
         """In which numbers the work is done."""
         tensors = self.index.tensors
-        if not any(tensor.dtype in _CODES for tensor in tensors) and all(s.kind != _ROWS for s in self.index.steps):
+        if not any(tensor.dtype in _CODES for tensor in tensors) and all(s.kind not in _ROWS for s in self.index.steps):
             return "float32: nothing is quantized"
         macs = {"8 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
         for step, info in zip(self.index.steps, self.steps, strict=True):
-            on_bytes = step.kind == _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
+            on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
             macs["8 bits" if on_bytes else "float32"] += info.macs
         total = sum(macs.values()) or 1
         shares = {what: f"{count / total:.1%}" for what, count in macs.items()}

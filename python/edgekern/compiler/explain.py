@@ -8,7 +8,7 @@ from edgekern.artifact.nodes import NodePlace
 from edgekern.compiler.floats.table import FLOATS, float_reason
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.dynamic import dynamic_weights
+from edgekern.graph.dynamic import is_dynamic
 from edgekern.graph.families import QDQ
 from edgekern.graph.prices import CODE, REAL, Price, eight_bit_price, elements, float_price, host_price
 from edgekern.graph.values import consumers, is_code, is_constant, label, operands, qualified
@@ -60,7 +60,7 @@ def _runs(p: Placement, node: ir.Node) -> str:
         dequantizes = node.inputs[0] is not None and is_code(node.inputs[0])
         if node.outputs[0] not in p.plain if dequantizes else p.fuses(node):
             return "fused"
-    if dynamic_weights(node) is not None:
+    if is_dynamic(node):
         return "8 bits"
     roles = {p.role_of(value) for value in node.outputs}
     if roles & {Role.TABLE, Role.PENDING} and any(value in p.plain for value in node.outputs):
@@ -72,7 +72,7 @@ def _reason(p: Placement, node: ir.Node, runs: str, *, unquantized: bool) -> str
     if runs == "host":
         return p.reasons[node]
     if runs != "float32":
-        return _ROWS if dynamic_weights(node) is not None else ""
+        return _ROWS if is_dynamic(node) else ""
     if unquantized:
         return _UNQUANTIZED
     return p.float_reasons.get(node) or (_READ_AS_FLOAT if node.op_type in OPERATORS else f"{node.op_type} {_NO_CODES}")

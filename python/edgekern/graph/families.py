@@ -35,6 +35,7 @@ INTEGER = frozenset(
     | {"QLinear" + name for name in _QLINEAR}
 )
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})

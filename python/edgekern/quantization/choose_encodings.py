@@ -69,6 +69,22 @@ def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method],
     return quantize_weights(values, _layout(node, 2), rows, methods=methods, takes_bias=False)
 
 
+def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
+    """The same of an LSTM, GRU or RNN: of every direction, each row of each gate has a scale."""
+    values = float_constant(weights)
+    assert values is not None
+    _require_finite(node, weights, values, function)
+    directions, rows, k = values.shape
+    inputs = Encoding(1.0, signed=True)
+    layer = quantize_weights(values.reshape(-1, k), WeightLayout(0, 1), inputs, methods=methods, takes_bias=False)
+    scale = layer.encoding.scale
+    if directions == 1:
+        encoding = Encoding(scale, signed=True, axis=1)
+    else:  # a row as a group of all that is in it
+        encoding = Encoding(scale.reshape(directions, rows, 1), signed=True, axis=2, group_size=k)
+    return replace(layer, values=layer.values.reshape(values.shape), encoding=encoding)
+
+
 def _require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function: str) -> None:
     if not np.isfinite(array).all():
         raise QuantizationError(f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf")

@@ -18,15 +18,20 @@ from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.dynamic import takes_rows
-from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is_integer
+from edgekern.graph.dynamic import takes_rows, weight_inputs
+from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, RECURRENT, hides_products, is_integer
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
-from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
+from edgekern.quantization.choose_encodings import (
+    encode_activations,
+    quantize_gates,
+    quantize_layer,
+    quantize_matrix,
+)
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.methods import methods_of
@@ -217,19 +222,25 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         writer.write_weights(node, layer)
     without_rows = []
     for node in filter(is_dynamic, list(graph_model.graph)):
-        weights = node.inputs[1] if node.domain == "" and node.op_type in PRODUCTS else None
-        if weights is None or not is_float_constant(weights):
+        if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
+            continue
+        matrices = {at: node.inputs[at] for at in weight_inputs(node)}
+        if not all(map(is_float_constant, matrices.values())):
             continue
         if not takes_rows(node):
             without_rows.append(node)
             continue
-        layer = quantize_matrix(node, weights, methods, function=function)
-        encodings.setdefault(str(weights.name), layer.encoding)
-        writer.write_dynamic(node, weights, layer)
+        quantized, layers = quantize_gates if node.op_type in RECURRENT else quantize_matrix, {}
+        for at, value in matrices.items():
+            assert value is not None
+            layers[at] = quantized(node, value, methods, function=function)
+            encodings.setdefault(str(value.name), layers[at].encoding)
+        writer.write_dynamic(node, layers)
     if config.recipe == "w8a8-dynamic" and not encodings:
         rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
         raise QuantizationError(
-            f"{function}: model has no Gemm or MatMul by a constant matrix, which 'w8a8-dynamic' is for{rest}"
+            f"{function}: model has no Gemm or MatMul by a constant matrix and no LSTM, GRU or RNN, which "
+            f"'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
     return _Quantized(
@@ -308,8 +319,8 @@ def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
 def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
     stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
     return (
-        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA and a MatMul by one "
-        f"matrix: {_listed(nodes)}; give them another recipe with overrides"
+        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix and recurrent "
+        f"layers without peepholes: {_listed(nodes)}; give them another recipe with overrides"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekern.graph.dynamic import mark_dynamic
@@ -44,9 +45,12 @@ class QdqWriter:
             node.resize_inputs(3)
             node.replace_input_with(2, self._restored_constant(node, [stored, scale], 0))
 
-    def write_dynamic(self, node: ir.Node, weights: ir.Value, layer: QuantizedWeights) -> None:
-        """Let a Gemm or MatMul read its weights as integers and their DQ, and quantize its rows by itself."""
-        node.replace_input_with(1, self._restored_weights(node, str(weights.name), layer))
+    def write_dynamic(self, node: ir.Node, layers: Mapping[int, QuantizedWeights]) -> None:
+        """Let a product read weights, by its inputs, as integers and their DQ, and quantize its rows by itself."""
+        for at, layer in layers.items():
+            weights = node.inputs[at]
+            assert weights is not None
+            node.replace_input_with(at, self._restored_weights(node, str(weights.name), layer))
         mark_dynamic(node)
 
     def write_activations(self) -> None:
@@ -109,12 +113,23 @@ class QdqWriter:
         self._graph.insert_before(self._graph[0], restored)
 
     def _restored_weights(self, node: ir.Node, name: str, layer: QuantizedWeights) -> ir.Value:
-        encoding = layer.encoding
-        stored = new_initializer(self._graph, f"{name}_quantized", layer.values)
-        scale = new_initializer(self._graph, f"{stored.name}_scale", encoding.scale)
-        zeros = encoding.zero_point.astype(encoding.dtype)
+        encoding, values = layer.encoding, layer.values
+        scales, zeros, axis = encoding.scale, encoding.zero_point.astype(encoding.dtype), encoding.axis
+        by_rows = encoding.group_size is not None
+        if by_rows:  # scales along two axes are scales along their product
+            values, scales, zeros, axis = values.reshape(-1, values.shape[-1]), scales.reshape(-1), zeros.reshape(-1), 0
+        stored = new_initializer(self._graph, f"{name}_quantized", values)
+        scale = new_initializer(self._graph, f"{stored.name}_scale", scales)
         zero_point = new_initializer(self._graph, f"{stored.name}_zero_point", zeros)
-        return self._restored_constant(node, [stored, scale, zero_point], encoding.axis)
+        restored = self._restored_constant(node, [stored, scale, zero_point], axis)
+        if not by_rows:
+            return restored
+        shape = new_initializer(self._graph, f"{stored.name}_shape", np.array(layer.values.shape, np.int64))
+        reshape = self._node(
+            "Reshape", [restored, shape], f"{restored.name}_by_direction", ir.Shape(layer.values.shape)
+        )
+        self._graph.insert_before(node, reshape)
+        return reshape.outputs[0]
 
     def _restored_constant(self, node: ir.Node, operands: list[ir.Value], axis: int | None) -> ir.Value:
         name = free_name(self._graph, str(operands[0].name).replace("_quantized", "_dequantized"))
