@@ -108,10 +108,14 @@ def golden_layer(cell):
     return DynamicLayer(cell, steps=4, batch=2, inputs=6, hidden=21, directions=2, seed=17, states=True)
 
 
+def golden_program(cell=0):
+    return golden_layer(cell).program()
+
+
 @pytest.mark.parametrize("cell", [0, 1, 2])
 def test_golden_bytes(isa, cell):
     feeds = {f"x{number}": x for number, x in enumerate(golden_layer(cell).inputs)}
-    program = golden_layer(cell).program()
+    program = golden_program(cell)
     [result] = ek.InferenceSession(program, isa=isa).run(None, feeds)
     assert hashlib.sha256(result.tobytes()).hexdigest()[:16] == GOLDEN[cell]
     assert program.paths(isa=isa) == ("recurrent",)

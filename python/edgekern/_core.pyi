@@ -166,6 +166,9 @@ class StepKind(enum.IntEnum):
     GRID_SAMPLE = 41
     GEMM_DYNAMIC = 42
     RECURRENT_DYNAMIC = 53
+    CONV_WIDE = 54
+    DEPTHWISE_WIDE = 55
+    GEMM_WIDE = 56
 
 class MapOp(enum.IntEnum):
     COPY = 0

@@ -35,6 +35,8 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
 _CODES = (_core.DType.U8, _core.DType.S8)
 # What quantizes the rows that it reads by itself.
 _ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC)
+# What does so with 16 bits.
+_WIDE = (_core.StepKind.CONV_WIDE, _core.StepKind.DEPTHWISE_WIDE, _core.StepKind.GEMM_WIDE)
 
 
 def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
@@ -280,16 +282,20 @@ class Program:
     def _precision(self) -> str:
         """In which numbers the work is done."""
         tensors = self.index.tensors
-        if not any(tensor.dtype in _CODES for tensor in tensors) and all(s.kind not in _ROWS for s in self.index.steps):
+        if not any(tensor.dtype in _CODES for tensor in tensors) and all(
+            s.kind not in _ROWS + _WIDE for s in self.index.steps
+        ):
             return "float32: nothing is quantized"
-        macs = {"8 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
+        macs = {"8 bits": 0, "16 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
         for step, info in zip(self.index.steps, self.steps, strict=True):
             on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
-            macs["8 bits" if on_bytes else "float32"] += info.macs
+            macs["16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32"] += info.macs
         total = sum(macs.values()) or 1
         shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
+        wide = f"{shares['16 bits']} in 16 bits, " if macs["16 bits"] else ""
         return (
-            f"multiply-adds: {shares['8 bits']} in 8 bits, {shares['float32']} in float32, {shares['host']} on the host"
+            f"multiply-adds: {shares['8 bits']} in 8 bits, {wide}{shares['float32']} in float32, {shares['host']} on "
+            "the host"
         )
 
     def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
