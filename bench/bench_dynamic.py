@@ -2,9 +2,9 @@
 
 Every ``.onnx`` file below the folders that has a Gemm or MatMul by a constant matrix, or an LSTM, GRU or RNN, is
 quantized without calibration, by the recipe ``w8a8-dynamic`` and by onnxruntime's ``quantize_dynamic`` (int8 weights
-per channel, one scale a tensor of activations, on the model that its basic optimizations have folded). A row has the signal to noise of both to the
-float model, and, interleaved, their time beside onnxruntime's float run. Inputs and free sizes are those of ``bench
-coverage``: random words for MiniLM.
+per channel, one scale a tensor of activations, on the model that its basic optimizations have folded). A row has the
+signal to noise of both to the float model, and, interleaved, their time beside onnxruntime's float run. Inputs and free
+sizes are those of ``bench coverage``: random words for MiniLM.
 """
 
 import tempfile

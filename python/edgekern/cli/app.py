@@ -66,10 +66,11 @@ def quantize(
     model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
     ranges: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8 needs them.")
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8 and w8a16 need them."),
     ] = None,
     recipe: Annotated[
-        Literal["w8a8", "w8a8-dynamic", "float32"],
+        Literal["w8a8", "w8a16", "w8a8-dynamic", "float32"],
         typer.Option(help="Of nodes that no override names. w8a8-dynamic scales each row as it comes: no ranges."),
     ] = "w8a8",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
@@ -77,7 +78,7 @@ def quantize(
         list[str] | None,
         typer.Option(
             metavar="RULE=RECIPE",
-            help="w8a8, w8a8-dynamic or float32 for the nodes of an operator's type or a pattern of names. Repeatable.",
+            help="A recipe for the nodes of an operator's type or a pattern of names. Repeatable.",
         ),
     ] = None,
     keep_float: Annotated[

@@ -17,6 +17,7 @@ from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
+from edgekern.quantization.rules import is_wide
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -24,10 +25,24 @@ from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLa
 def encode_activations(
     placement: Placement, ranges: Ranges, config: QuantConfig, *, function: str
 ) -> dict[ir.Value, Encoding]:
-    """The encoding of every tensor that becomes 8-bit; those that share one have the same object."""
-    owners = dict.fromkeys(placement.source.values())
-    encodings = {owner: encode_range(*_limits(owner, ranges, function), config.activations) for owner in owners}
+    """The encoding of every tensor that becomes integers; those that share one have the same object."""
+    bits = _bits(placement)
+    encodings = {
+        owner: encode_range(*_limits(owner, ranges, bits[owner], function), config.activations, bits[owner])
+        for owner in dict.fromkeys(placement.source.values())
+    }
     return {value: encodings[owner] for value, owner in placement.source.items()}
+
+
+def _bits(placement: Placement) -> dict[ir.Value, int]:
+    """Of every tensor that gives others its parameters: 16 where a node that makes or reads one of them wants so."""
+    bits: dict[ir.Value, int] = {}
+    for value, owner in placement.source.items():
+        nodes = [use.node for use in value.uses()]
+        nodes += [] if (maker := value.producer()) is None else [maker]
+        wide = any(is_wide(node) for node in nodes)
+        bits[owner] = 16 if wide else bits.get(owner, 8)
+    return bits
 
 
 def quantize_layer(
@@ -90,7 +105,7 @@ def _require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function:
         raise QuantizationError(f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf")
 
 
-def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, float]:
+def _limits(owner: ir.Value, ranges: Ranges, bits: int, function: str) -> tuple[float, float]:
     values = float_constant(owner)
     if values is not None:
         if not np.isfinite(values).all():
@@ -102,7 +117,7 @@ def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, floa
             f"{function}: ranges lack tensor {name!r}, which becomes 8-bit; observe it when calibrating, "
             "with data that reaches it"
         )
-    return result_range(owner.producer(), ranges[name].lo, ranges[name].hi)
+    return result_range(owner.producer(), ranges[name].lo, ranges[name].hi, bits)
 
 
 def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:

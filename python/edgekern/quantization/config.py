@@ -8,7 +8,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
-Recipe = Literal["w8a8", "w8a8-dynamic", "float32"]
+Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", "float32"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class QuantConfig:
     ----------
     activations : "u8" or "s8"
         ``"u8"``: asymmetric, zero point from the range. ``"s8"``: symmetric, zero point 0, which spends half of its
-        levels on values that a ReLU never gives.
+        levels on values that a ReLU never gives. The same for 16 bits.
     rounding : "filter_sum" or "nearest"
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
         ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
@@ -27,8 +27,9 @@ class QuantConfig:
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
-    recipe : "w8a8", "w8a8-dynamic" or "float32"
-        How nodes are computed that no rule names: on 8-bit weights and activations; on 8-bit weights and rows of
+    recipe : "w8a8", "w8a16", "w8a8-dynamic" or "float32"
+        How nodes are computed that no rule names: on 8-bit weights and activations; on 8-bit weights and activations
+        of 16 bits, which all tensors have that such a node makes or reads; on 8-bit weights and rows of
         activations that each get their own scale as they come, which no calibration foresees (Gemm and MatMul by
         constants, LSTM, GRU and RNN; all else in float32); or in float32.
     overrides : mapping

@@ -128,7 +128,8 @@ class _Quantized:
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
     holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
-    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for.
+    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for, ``clipped`` names of 16-bit
+    tensors whose ranges leave values out.
     """
 
     source: Skeleton
@@ -141,6 +142,7 @@ class _Quantized:
     in_bodies: tuple[ir.Node, ...]
     front_end: tuple[ir.Node, ...]
     without_rows: tuple[ir.Node, ...]
+    clipped: tuple[str, ...]
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
@@ -153,6 +155,12 @@ class _Quantized:
             )
         if self.without_rows:
             _warn(f"{function}: {_describe_without_rows(self.without_rows)}")
+        if self.clipped:
+            _warn(
+                f"{function}: {len(self.clipped)} tensors of 16 bits ({self.clipped[0]!r} is one) have ranges by "
+                f"{self.ranges.method!r}, which leave values out for the sake of 8 bits; compute_ranges(method='max') "
+                "leaves none out"
+            )
         for node in self.left_float:
             _warn(
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
@@ -254,6 +262,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         in_bodies,
         tuple(front_end),
         tuple(without_rows),
+        tuple(name for name, e in encodings.items() if e.bits > 8 and name in ranges and ranges[name].clipped_fraction),
     )
 
 

@@ -14,6 +14,8 @@ from edgekern.quantization.config import QuantConfig, Recipe
 
 _KEPT = "edgekern.keep_float"
 _DYNAMIC = "edgekern.dynamic"
+_WIDE = "edgekern.wide"
+_STATIC = ("w8a8", "w8a16")
 
 
 def keep(node: ir.Node) -> None:
@@ -28,6 +30,11 @@ def is_kept(node: ir.Node) -> bool:
 def is_dynamic(node: ir.Node) -> bool:
     """Whether a node is to quantize the rows that it multiplies by itself; it is kept, too."""
     return _DYNAMIC in node.meta
+
+
+def is_wide(node: ir.Node) -> bool:
+    """Whether a node is to read and give activations of 16 bits."""
+    return _WIDE in node.meta
 
 
 def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
@@ -45,11 +52,13 @@ def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[
         recipes.update(dict.fromkeys(_named(graph, rule, "keep_float", function), "float32"))
     for node in graph:
         recipe = recipes.get(node, config.recipe)
-        if recipe != "w8a8":
+        if recipe not in _STATIC:
             keep(node)
+        if recipe == "w8a16":
+            node.meta[_WIDE] = True
         if recipe == "w8a8-dynamic":
             node.meta[_DYNAMIC] = True
-    if config.recipe != "w8a8":
+    if config.recipe not in _STATIC:
         return []
     front = [node for node in _front_end(graph) if node not in recipes]
     for node in front:

@@ -10,9 +10,12 @@ import onnx_ir as ir
 from edgekern.graph.dynamic import mark_dynamic
 from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import float_constant
+from edgekern.graph.wide import CONTRIB, FIRST_WIDE_OPSET
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.place_qdq import Placement
 from edgekern.quantization.weights import QuantizedWeights
+
+_WIDE = frozenset({ir.DataType.UINT16, ir.DataType.INT16})
 
 
 class QdqWriter:
@@ -54,7 +57,7 @@ class QdqWriter:
         mark_dynamic(node)
 
     def write_activations(self) -> None:
-        """Put Q and DQ behind every activation, and 8 bits in the place of constants that arithmetic operators read."""
+        """Put Q and DQ behind every activation, and codes in the place of constants that arithmetic operators read."""
         for value in self._placement.source:
             if value.is_initializer():
                 self._quantize_constant(value)
@@ -149,4 +152,13 @@ class QdqWriter:
     ) -> ir.Node:
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         result = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
-        return ir.Node("", op, operands, attributes, outputs=[result], name=free_name(self._graph, f"{name}_{op}"))
+        domain = self._domain_of(operands[0].dtype, dtype)
+        return ir.Node(domain, op, operands, attributes, outputs=[result], name=free_name(self._graph, f"{name}_{op}"))
+
+    def _domain_of(self, *types: ir.DataType | None) -> str:
+        """Whose operator it is: 16 bits are onnxruntime's own before ONNX has them."""
+        imports = self._graph.opset_imports
+        if _WIDE.isdisjoint(types) or imports.get("", FIRST_WIDE_OPSET) >= FIRST_WIDE_OPSET:
+            return ""
+        imports.setdefault(CONTRIB, 1)
+        return CONTRIB
