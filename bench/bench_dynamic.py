@@ -1,10 +1,10 @@
 """What rows with a scale each are worth: ``python -m bench dynamic FOLDER ... [--threads 1 2] [--only TEXT ...]``.
 
-Every ``.onnx`` file below the folders that has a Gemm or MatMul by a constant matrix is quantized without calibration,
-by the recipe ``w8a8-dynamic`` and by onnxruntime's ``quantize_dynamic`` (int8 weights per channel, one scale a tensor
-of activations, on the model that its basic optimizations have folded). A row has the signal to noise of both to the
-float model, and, interleaved, their time beside onnxruntime's float run. Inputs and free sizes are those of ``bench
-coverage``: random words for MiniLM.
+Every ``.onnx`` file below the folders that has a Gemm or MatMul by a constant matrix, or an LSTM, GRU or RNN, is
+quantized without calibration, by the recipe ``w8a8-dynamic`` and by onnxruntime's ``quantize_dynamic`` (int8 weights
+per channel, one scale a tensor of activations, on the model that its basic optimizations have folded). A row has the
+signal to noise of both to the float model, and, interleaved, their time beside onnxruntime's float run. Inputs and free
+sizes are those of ``bench coverage``: random words for MiniLM.
 """
 
 import tempfile
@@ -57,7 +57,7 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
         program = ek.compile(qdq, shapes={name: shape for name, (shape, _) in inputs.items()})
     except (EdgekernError, OSError) as error:
         return row | {"error": " ".join(str(error).split())[:200]}
-    row["products"] = sum(step.kind == "GEMM_DYNAMIC" for step in program.steps)
+    row["products"] = sum(step.kind.endswith("_DYNAMIC") for step in program.steps)
     expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
     with tempfile.TemporaryDirectory() as folder:
         peer = _quantized_by_onnxruntime(path, Path(folder))

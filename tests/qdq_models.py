@@ -1,5 +1,6 @@
 """QDQ models: every operator in every form that tools write, and what has no kernel."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -285,9 +286,9 @@ def weights_with_zero_point():
     return g.model(g.qdq(g.op("Conv", image(g), w), 0.3))
 
 
-def wide_activations():
-    g = Graph()
-    return g.model(g.op("Relu", g.qdq(g.input("x", (1, 8)), 0.001, 0, np.int16)))
+def narrow_activations():
+    g = Graph(opset=21)
+    return g.model(g.op("Relu", g.qdq(g.input("x", (1, 8)), 0.001, 0, ml_dtypes.int4)))
 
 
 def long_sum():
@@ -339,7 +340,7 @@ HOSTS = {
     "attention": (attention_like, {"MatMul", "Softmax"}, "two activations"),
     "unquantized_conv": (unquantized_conv, {"Conv"}, "its weights are not quantized"),
     "weights_with_zero_point": (weights_with_zero_point, {"Conv"}, "zero point of its weights"),
-    "wide_activations": (wide_activations, {"QuantizeLinear", "DequantizeLinear", "Relu"}, "INT16"),
+    "narrow_activations": (narrow_activations, {"QuantizeLinear", "DequantizeLinear", "Relu"}, "INT4"),
     "long_sum": (long_sum, {"MatMul"}, "can pass 2**31"),
     "float_add_after_conv": (float_add_after_conv, {"Add"}, "its input is float"),
     "padding_value": (lambda: padded(0.123), {"Pad"}, "padding value"),

@@ -108,7 +108,7 @@ def test_one_zero_point_is_that_of_all_scales() -> None:
         ({"zero_point": 0.5}, ArgumentTypeError, "zero_point must be integer"),
         ({"zero_point": [1, 2]}, ArgumentValueError, r"zero_point must be one value .* got shape \(2,\) for \(\)"),
         ({"signed": "yes"}, ArgumentTypeError, "signed must be True or False"),
-        ({"bits": 4}, ArgumentValueError, "bits must be 8, got 4"),
+        ({"bits": 4}, ArgumentValueError, "bits must be 8 or 16, got 4"),
         ({"scale": [1.0, 2.0]}, ArgumentValueError, "axis must be given"),
         ({"axis": 0}, ArgumentValueError, r"must have shape \(channels,\).* got shape \(\)"),
         ({"scale": [1.0], "axis": -1}, ArgumentValueError, "axis be at least 0, .*axis=-1"),

@@ -11,7 +11,7 @@ for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
 
 from edgekern.quantization import Encoding  # noqa: E402
 from edgekern.quantization.methods.rounding import keep_filter_sums  # noqa: E402
-from edgekern.quantization.schemes import affine_s8, affine_u8  # noqa: E402
+from edgekern.quantization.schemes import affine_signed, affine_unsigned  # noqa: E402
 from edgekern.quantization.weights import WeightLayout, channel_scales, quantize_weights  # noqa: E402
 
 CONV = WeightLayout(0, 1)
@@ -22,7 +22,7 @@ TOGETHER = (keep_filter_sums,)
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
 def test_asymmetric_range_keeps_zero_exact_and_both_ends_in_reach(a: float, b: float) -> None:
     lo, hi = min(a, b, 0.0), max(a, b, 0.0)
-    affine = affine_u8(lo, hi)
+    affine = affine_unsigned(lo, hi)
     assert np.isfinite(affine.scale)
     assert affine.scale >= np.finfo(np.float32).tiny
     assert 0 <= affine.zero_point <= 255
@@ -33,21 +33,21 @@ def test_asymmetric_range_keeps_zero_exact_and_both_ends_in_reach(a: float, b: f
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
 def test_symmetric_range_has_zero_point_zero(a: float, b: float) -> None:
-    affine = affine_s8(min(a, b), max(a, b))
+    affine = affine_signed(min(a, b), max(a, b))
     assert affine.zero_point == 0
     assert np.isfinite(affine.scale)
     assert affine.scale > 0
 
 
 def test_range_of_zeros_has_scale_one() -> None:
-    assert affine_u8(0.0, 0.0).scale == 1
-    assert affine_s8(0.0, 0.0).scale == 1
+    assert affine_unsigned(0.0, 0.0).scale == 1
+    assert affine_signed(0.0, 0.0).scale == 1
 
 
 def test_range_away_from_zero_is_extended_to_it() -> None:
-    assert affine_u8(2.0, 5.1) == affine_u8(0.0, 5.1)
-    assert affine_u8(0.0, 5.1).zero_point == 0
-    assert affine_u8(-5.1, -2.0).zero_point == 255
+    assert affine_unsigned(2.0, 5.1) == affine_unsigned(0.0, 5.1)
+    assert affine_unsigned(0.0, 5.1).zero_point == 0
+    assert affine_unsigned(-5.1, -2.0).zero_point == 255
 
 
 def test_weight_scale_is_the_largest_magnitude_over_127_and_one_for_a_zero_channel() -> None:

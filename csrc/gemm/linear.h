@@ -8,6 +8,9 @@
 
 namespace ek {
 
+/// So deep a sum of products of two numbers of at most 128 stays below 2^31.
+inline constexpr size_t kMaxRowDepth = (size_t{1} << 17) - 1;
+
 struct LinearArgs {
   const float* x = nullptr;  // (gemm.m, k), rows `ldx` floats apart
   size_t ldx = 0;

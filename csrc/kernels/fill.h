@@ -21,6 +21,7 @@
   void fill_sampling_##isa_name(SamplingKernels*);          \
   void fill_words_##isa_name(WordKernels*);                 \
   void fill_recurrent_##isa_name(RecurrentKernels*);        \
+  void fill_wide_##isa_name(WideKernels*);                  \
   inline Kernels make_kernels_##isa_name() {                \
     Kernels table{};                                        \
     table.isa = Isa::id;                                    \
@@ -39,6 +40,7 @@
     fill_sampling_##isa_name(&table);                       \
     fill_words_##isa_name(&table);                          \
     fill_recurrent_##isa_name(&table);                      \
+    fill_wide_##isa_name(&table);                           \
     return table;                                           \
   }                                                         \
   }

@@ -21,6 +21,7 @@
 #include "kernels/recurrent.h"
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
+#include "kernels/wide.h"
 #include "kernels/words.h"
 
 namespace ek {
@@ -40,6 +41,7 @@ struct Kernels : GemmKernels,
                  SamplingKernels,
                  WordKernels,
                  RecurrentKernels,
+                 WideKernels,
                  ProbeKernels {
   Isa isa;
 };
@@ -60,6 +62,7 @@ struct Kernels : GemmKernels,
   EK_SAMPLING_KERNELS(X)      \
   EK_WORD_KERNELS(X)          \
   EK_RECURRENT_KERNELS(X)     \
+  EK_WIDE_KERNELS(X)          \
   EK_PROBE_KERNELS(X)
 
 /// The table of an ISA that available_isas() lists.

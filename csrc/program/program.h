@@ -105,7 +105,11 @@ inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage:
   X(kScatterElements, 39, scatter_elements_step)    \
   X(kScatterNd, 40, scatter_nd_step)                \
   X(kGridSample, 41, grid_sample_step)              \
-  X(kGemmDynamic, 42, gemm_dynamic_step)
+  X(kGemmDynamic, 42, gemm_dynamic_step)            \
+  X(kRecurrentDynamic, 53, recurrent_dynamic_step)  \
+  X(kConvWide, 54, conv_wide_step)                  \
+  X(kDepthwiseWide, 55, depthwise_wide_step)        \
+  X(kGemmWide, 56, gemm_wide_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

@@ -34,6 +34,7 @@ struct Session::Impl final : StepSite {
   std::vector<bool> movable;     // what only steps touch that ask `places`
   std::deque<std::vector<int32_t>> kept;  // a deque keeps their addresses
   std::deque<std::vector<float>> kept_floats;
+  std::deque<std::vector<double>> kept_doubles;
   std::deque<AlignedBuffer> widened;  // blobs that the file has as halves
   Fault fault_of_run;
   std::vector<Prepared> steps;
@@ -49,6 +50,7 @@ struct Session::Impl final : StepSite {
   }
   int32_t* keep(size_t count) override { return kept.emplace_back(count).data(); }
   float* keep_floats(size_t count) override { return kept_floats.emplace_back(count).data(); }
+  double* keep_doubles(size_t count) override { return kept_doubles.emplace_back(count).data(); }
   Fault* fault() override { return &fault_of_run; }
 
   uint64_t size(uint32_t id) const {

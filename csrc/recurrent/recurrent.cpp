@@ -6,7 +6,10 @@
 
 #include "base/checked.h"
 #include "cpu/machine.h"
+#include "elementwise/elementwise.h"
 #include "gemm/gemm_f32.h"
+#include "gemm/linear.h"
+#include "gemm/rows.h"
 #include "threads/pool.h"
 
 namespace ek {
@@ -22,7 +25,32 @@ struct Sizes {
       : padded(round_up(args.hidden, kStrip)), width(gates_of(args.cell) * padded) {}
 };
 
-/// A direction's part of the scratch, in floats.
+/// Packed columns of one direction: those of W, those of R that a state is multiplied with at once, and the rest.
+struct Shapes {
+  PackedShape w, at_once, rest;
+
+  explicit Shapes(const RecurrentArgs& args) {
+    const Sizes sizes(args);
+    const size_t first = gates_at_once(args) * sizes.padded;
+    w = {sizes.width, 1, args.inputs};
+    at_once = {first, 1, args.hidden};
+    rest = {sizes.width - first, 1, args.hidden};
+  }
+
+  size_t w_bytes() const { return bytes_of(w); }
+  size_t at_once_bytes() const { return bytes_of(at_once); }
+  size_t r_bytes() const { return at_once_bytes() + bytes_of(rest); }
+
+ private:
+  /// Of a shape that is known to fit.
+  static size_t bytes_of(const PackedShape& shape) {
+    size_t bytes = 0;
+    static_cast<void>(shape.bytes(&bytes));
+    return shape.n == 0 ? 0 : bytes;
+  }
+};
+
+/// A direction's part of the scratch, in floats. What is quantized lies behind both: rows of x, then their states.
 struct Rooms {
   size_t x, h_product, state, c, z, r, all;
 };
@@ -60,6 +88,29 @@ void multiply(const Runtime& rt, const float* x, size_t rows, size_t ldx, const 
   gemm_f32(rt, args);
 }
 
+/// The same of rows that were quantized on their way: all columns of packed weights.
+void multiply_codes(const Runtime& rt, const QuantizedRows& rows, size_t count, const PackedView& weights,
+                    const float* scale, const int32_t* init, const float* bias, float* y, size_t ldy) {
+  GemmArgs args;
+  args.m = count;
+  args.b = weights;
+  args.init = init;
+  args.c = y;
+  args.ldc = ldy * sizeof(float);
+  args.epilogue.kind = OutKind::kFloat32;
+  args.epilogue.lo = -HUGE_VALF;
+  args.epilogue.hi = HUGE_VALF;
+  args.epilogue.multiplier = scale;
+  args.epilogue.bias = bias;
+  multiply_rows(rt, rows, args);
+}
+
+QuantizedRows quantize(const Runtime& rt, const float* x, size_t rows, size_t k, size_t ldx, uint8_t* scratch) {
+  const QuantizedRows made = quantized_rows_in(scratch, rows, k);
+  dynamic_quantize_rows(rt, x, rows, k, ldx, rt.kernels->native_sign, made.codes, made.stride, made.scale);
+  return made;
+}
+
 /// Rows of `hidden` floats to rows of `padded`, or zeros.
 void fill_state(const RecurrentArgs& args, size_t direction, const float* from, float* to) {
   const size_t padded = Sizes(args).padded;
@@ -71,20 +122,35 @@ void fill_state(const RecurrentArgs& args, size_t direction, const float* from, 
 
 class Direction {
  public:
-  Direction(const Runtime& rt, const RecurrentArgs& args, size_t number, float* scratch)
-      : rt_(rt), args_(args), sizes_(args), number_(number) {
+  Direction(const RecurrentArgs& args, size_t number, float* scratch)
+      : args_(args), sizes_(args), shapes_(args), number_(number) {
     Rooms rooms{};
     static_cast<void>(rooms_of(args, &rooms));
     float* const mine = scratch + number * rooms.all;
     x_ = mine + rooms.x, h_product_ = mine + rooms.h_product, state_ = mine + rooms.state, c_ = mine + rooms.c;
     z_ = mine + rooms.z, r_ = mine + rooms.r;
-    bias_ = args.bias + number * 2 * sizes_.width;
-    weights_ = args.r + number * args.hidden * sizes_.width;
+    codes_ = quantized_rows(args, scratch) + quantized_rows_bytes(args.steps * args.batch, args.inputs) +
+             number * quantized_rows_bytes(args.batch, args.hidden);
+    constants_ = number * 2 * sizes_.width;
   }
 
-  void multiply_inputs() const {
+  /// Where the quantized rows of x lie, the same for all directions.
+  static uint8_t* quantized_rows(const RecurrentArgs& args, float* scratch) {
+    Rooms rooms{};
+    static_cast<void>(rooms_of(args, &rooms));
+    return reinterpret_cast<uint8_t*>(scratch + args.directions * rooms.all);
+  }
+
+  /// `rows`: those of x, where they are quantized.
+  void multiply_inputs(const Runtime& rt, const QuantizedRows* rows) const {
+    const size_t count = args_.steps * args_.batch;
+    if (rows != nullptr) {
+      const PackedView w{shapes_.w, args_.codes.w + number_ * shapes_.w_bytes()};
+      return multiply_codes(rt, *rows, count, w, args_.codes.scale + constants_, args_.codes.init + constants_, bias(),
+                            x_, sizes_.width);
+    }
     const F32Weights w{args_.inputs, sizes_.width, args_.w + number_ * args_.inputs * sizes_.width};
-    multiply(rt_, args_.x, args_.steps * args_.batch, args_.inputs, w, bias_, x_, sizes_.width);
+    multiply(rt, args_.x, count, args_.inputs, w, bias(), x_, sizes_.width);
   }
 
   void run(const Runtime& rt) const {
@@ -92,7 +158,7 @@ class Direction {
     fill_state(args_, number_, args_.c0, c_);
     const bool backwards = args_.directions == 2 ? number_ == 1 : args_.reverse;
     const bool resets_state = args_.cell == Cell::kGru && !args_.linear_before_reset;
-    const size_t at_once = resets_state ? 2 : gates_of(args_.cell);
+    const size_t at_once = gates_at_once(args_);
     for (size_t step = 0; step < args_.steps; ++step) {
       multiply_state(rt, state_, 0, at_once);
       if (args_.cell == Cell::kGru) {
@@ -121,11 +187,23 @@ class Direction {
     }
   }
 
-  /// The products of a state with `count` gates from `gate` on.
+  const float* bias() const { return args_.bias + constants_; }
+
+  /// The products of a state with `count` gates from `gate` on: those that are multiplied at once, or the rest.
   void multiply_state(const Runtime& rt, const float* state, size_t gate, size_t count) const {
-    const size_t first = gate * sizes_.padded;
-    const F32Weights r{args_.hidden, count * sizes_.padded, weights_ + first * args_.hidden};
-    multiply(rt, state, args_.batch, sizes_.padded, r, bias_ + sizes_.width + first, h_product_ + first, sizes_.width);
+    const size_t first = gate * sizes_.padded, at = sizes_.width + first;
+    float* const to = h_product_ + first;
+    if (args_.dynamic) {
+      const QuantizedRows rows = quantize(rt, state, args_.batch, args_.hidden, sizes_.padded, codes_);
+      const uint8_t* const r = args_.codes.r + number_ * shapes_.r_bytes();
+      const PackedView part =
+          gate == 0 ? PackedView{shapes_.at_once, r} : PackedView{shapes_.rest, r + shapes_.at_once_bytes()};
+      return multiply_codes(rt, rows, args_.batch, part, args_.codes.scale + constants_ + at,
+                            args_.codes.init + constants_ + at, bias() + at, to, sizes_.width);
+    }
+    const float* const weights = args_.r + (number_ * sizes_.width + first) * args_.hidden;
+    const F32Weights r{args_.hidden, count * sizes_.padded, weights};
+    multiply(rt, state, args_.batch, sizes_.padded, r, bias() + at, to, sizes_.width);
   }
 
   GateRows gates(size_t b, size_t t, size_t gate) const {
@@ -159,19 +237,43 @@ class Direction {
     std::memcpy(row(args_.steps + 1, b), c_ + b * sizes_.padded, bytes);
   }
 
-  const Runtime& rt_;
   const RecurrentArgs& args_;
   Sizes sizes_;
-  size_t number_;
+  Shapes shapes_;
+  size_t number_, constants_;  // where its biases begin
   float *x_, *h_product_, *state_, *c_, *z_, *r_;
-  const float *bias_, *weights_;
+  uint8_t* codes_;
 };
 
 }  // namespace
 
+bool recurrent_codes_bytes(const RecurrentArgs& args, size_t* w, size_t* r) {
+  const Shapes shapes(args);
+  size_t one = 0, at_once = 0, rest = 0;
+  const bool fits = shapes.w.bytes(&one) && shapes.at_once.bytes(&at_once) && shapes.rest.bytes(&rest) &&
+                    checked_add(at_once, shapes.rest.n == 0 ? 0 : rest, &at_once);
+  return fits && checked_mul(args.directions, one, w) && checked_mul(args.directions, at_once, r);
+}
+
+void recurrent_init(const Kernels& kernels, const RecurrentArgs& args, int32_t* init) {
+  const Shapes shapes(args);
+  for (size_t d = 0; d < args.directions; ++d, init += 2 * shapes.w.n) {
+    const uint8_t* const r = args.codes.r + d * shapes.r_bytes();
+    int32_t* const of_r = init + shapes.w.n;
+    make_symmetric_init(kernels, {shapes.w, args.codes.w + d * shapes.w_bytes()}, init);
+    make_symmetric_init(kernels, {shapes.at_once, r}, of_r);
+    if (shapes.rest.n != 0)
+      make_symmetric_init(kernels, {shapes.rest, r + shapes.at_once_bytes()}, of_r + shapes.at_once.n);
+  }
+}
+
 bool recurrent_scratch_bytes(const RecurrentArgs& args, size_t* bytes) {
   Rooms rooms{};
-  return rooms_of(args, &rooms) && checked_mul(rooms.all, args.directions * sizeof(float), bytes);
+  if (!rooms_of(args, &rooms) || !checked_mul(rooms.all, args.directions * sizeof(float), bytes)) return false;
+  if (!args.dynamic) return true;
+  // Codes of rows that are there as floats, and a line or two a row: no more bytes than so many rows of floats have.
+  const size_t x = quantized_rows_bytes(args.steps * args.batch, args.inputs);
+  return checked_add(*bytes, x + args.directions * quantized_rows_bytes(args.batch, args.hidden), bytes);
 }
 
 uint64_t recurrent_macs(const RecurrentArgs& args) {
@@ -183,13 +285,21 @@ uint64_t recurrent_macs(const RecurrentArgs& args) {
 
 void recurrent(const Runtime& rt, const RecurrentArgs& args, uint8_t* scratch) {
   float* const floats = reinterpret_cast<float*>(scratch);
-  for (size_t d = 0; d < args.directions; ++d) Direction(rt, args, d, floats).multiply_inputs();
+  QuantizedRows rows{};
+  if (args.dynamic) {
+    rows = quantize(rt, args.x, args.steps * args.batch, args.inputs, args.inputs,
+                    Direction::quantized_rows(args, floats));
+  }
+  for (size_t d = 0; d < args.directions; ++d) {
+    Direction(args, d, floats).multiply_inputs(rt, args.dynamic ? &rows : nullptr);
+  }
   const double macs = static_cast<double>(args.batch * args.hidden) * static_cast<double>(Sizes(args).width);
-  const bool large = macs / f32_macs_per_us(rt.kernels->isa) > kWakesPerStep * machine().wake_us;
+  const Isa isa = rt.kernels->isa;
+  const double us = macs / (args.dynamic ? macs_per_us(isa) : f32_macs_per_us(isa));
+  const bool large = us > kWakesPerStep * machine().wake_us;
   const bool apart = args.directions == 2 && rt.threads > 1 && !(large && rt.threads > 2);
   const Runtime alone{rt.kernels, 1};
-  parallel_for(args.directions, apart ? 2 : 1,
-               [&](size_t d) { Direction(rt, args, d, floats).run(apart ? alone : rt); });
+  parallel_for(args.directions, apart ? 2 : 1, [&](size_t d) { Direction(args, d, floats).run(apart ? alone : rt); });
 }
 
 }  // namespace ek

@@ -165,6 +165,10 @@ class StepKind(enum.IntEnum):
     SCATTER_ND = 40
     GRID_SAMPLE = 41
     GEMM_DYNAMIC = 42
+    RECURRENT_DYNAMIC = 53
+    CONV_WIDE = 54
+    DEPTHWISE_WIDE = 55
+    GEMM_WIDE = 56
 
 class MapOp(enum.IntEnum):
     COPY = 0

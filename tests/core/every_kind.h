@@ -7,6 +7,7 @@
 #include "small_moves.h"
 #include "small_products_f32.h"
 #include "small_program.h"
+#include "small_wide.h"
 
 namespace ek::test {
 
@@ -64,7 +65,11 @@ inline SmallProgram every_kind() {
   const uint32_t pairs = p.view(deep, {2, 21, 18});
   const uint32_t scores = floats.matmul(pairs, pairs);
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
+  WideProducts wides(p);
+  const uint32_t layers = p.view(deep, {1, 7, 6, 18});
   std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, scores, mixed};
+  outputs.insert(outputs.end(),
+                 {wides.gemm(larger, 12, 21), wides.conv(layers, 10, 2, false), wides.conv(layers, 18, 18, true)});
   const std::vector<uint32_t> more = add_float_steps(p);
   outputs.insert(outputs.end(), more.begin(), more.end());
   for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);

@@ -9,6 +9,7 @@
 
 #include "float_steps.h"
 #include "program_builder.h"
+#include "small_recurrent.h"
 
 namespace ek::test {
 
@@ -229,78 +230,6 @@ inline uint32_t grid_sample(ProgramBuilder& p, uint32_t x) {
   return y;
 }
 
-/// A recurrent layer over x as (3, 3, 33), two directions of five units, gates of Relu: `cell` as Cell numbers them.
-inline uint32_t recurrent(ProgramBuilder& p, uint32_t x, size_t cell, bool linear_before_reset) {
-  constexpr size_t kSteps = 3, kBatch = 3, kInputs = 33, kHidden = 5, kPadded = 16, kDirections = 2;
-  const size_t gates = cell == 0 ? 4 : cell == 1 ? 3 : 1, width = gates * kPadded, states = cell == 0 ? 2 : 1;
-  const auto some = [](size_t n) {
-    std::vector<float> values(n);
-    for (float& v : values) v = uniform(-0.5f, 0.5f);
-    return values;
-  };
-  const std::vector<float> w = some(kDirections * kInputs * width), r = some(kDirections * kHidden * width),
-                           bias = some(kDirections * 2 * width), from = items_of<float>(p, x);
-  const uint32_t y = p.tensor(DType::kF32, {static_cast<int64_t>((kSteps + states) * kDirections * kBatch * kHidden)});
-  p.step(StepKind::kRecurrent, {x}, y,
-         {{"cell", cell},
-          {"steps", kSteps},
-          {"batch", kBatch},
-          {"inputs", kInputs},
-          {"hidden", kHidden},
-          {"directions", kDirections},
-          {"reverse", false},
-          {"linear_before_reset", linear_before_reset},
-          {"has_lengths", false},
-          {"has_h0", false},
-          {"has_c0", false},
-          {"activations", {2, 2, 2, 2, 2, 2}},
-          {"clip", 0.0f}})
-      .blobs = {p.blob(w.data(), w.size() * 4), p.blob(r.data(), r.size() * 4), p.blob(bias.data(), bias.size() * 4)};
-  const auto product = [&](const std::vector<float>& weights, const float* v, size_t k, size_t d, size_t which,
-                           size_t gate, size_t unit) {
-    float sum = 0;
-    for (size_t i = 0; i < k; ++i) sum = std::fma(v[i], weights[d * k * width + (gate * k + i) * kPadded + unit], sum);
-    return sum + bias[(2 * d + which) * width + gate * kPadded + unit];
-  };
-  const auto relu = [](float v) { return std::max(v, 0.0f); };
-  std::vector<float> result((kSteps + states) * kDirections * kBatch * kHidden);
-  for (size_t row = 0; row < kDirections * kBatch; ++row) {
-    const size_t d = row / kBatch, b = row % kBatch;
-    std::array<float, kHidden> h{}, c{}, z{}, reset{}, before{};
-    for (size_t step = 0; step < kSteps; ++step) {
-      const size_t t = d == 0 ? step : kSteps - 1 - step;
-      const float* const in = from.data() + (t * kBatch + b) * kInputs;
-      const auto of_x = [&](size_t gate, size_t i) { return product(w, in, kInputs, d, 0, gate, i); };
-      const auto of_h = [&](size_t gate, size_t i) { return product(r, before.data(), kHidden, d, 1, gate, i); };
-      before = h;
-      for (size_t i = 0; i < kHidden && cell == 1; ++i) {
-        z[i] = relu(of_x(0, i) + of_h(0, i));
-        reset[i] = relu(of_x(1, i) + of_h(1, i));
-      }
-      for (size_t i = 0; i < kHidden && cell == 1 && !linear_before_reset; ++i) before[i] *= reset[i];
-      for (size_t i = 0; i < kHidden; ++i) {
-        if (cell == 0) {
-          const float kept = relu(of_x(2, i) + of_h(2, i)) * c[i];
-          c[i] = kept + relu(of_x(0, i) + of_h(0, i)) * relu(of_x(3, i) + of_h(3, i));
-          h[i] = relu(of_x(1, i) + of_h(1, i)) * relu(c[i]);
-        } else if (cell == 1) {
-          const float fresh = relu(of_x(2, i) + (linear_before_reset ? reset[i] * of_h(2, i) : of_h(2, i)));
-          const float kept = z[i] * h[i];
-          h[i] = (1.0f - z[i]) * fresh + kept;
-        } else {
-          h[i] = relu(of_x(0, i) + of_h(0, i));
-        }
-      }
-      std::copy(h.begin(), h.end(), result.begin() + static_cast<ptrdiff_t>((t * 6 + row) * kHidden));
-    }
-    std::copy(h.begin(), h.end(), result.begin() + static_cast<ptrdiff_t>((kSteps * 6 + row) * kHidden));
-    if (cell != 0) continue;
-    std::copy(c.begin(), c.end(), result.begin() + static_cast<ptrdiff_t>(((kSteps + 1) * 6 + row) * kHidden));
-  }
-  expect(p, y, result);
-  return y;
-}
-
 /// All of them on a float32 tensor of 297 items; what they give.
 inline std::vector<uint32_t> moves_of(ProgramBuilder& p, uint32_t x) {
   std::vector<uint32_t> results = {pool_f32(p, x, false),
@@ -314,7 +243,8 @@ inline std::vector<uint32_t> moves_of(ProgramBuilder& p, uint32_t x) {
   for (const uint32_t id : scatters(p, x, 27, 11)) results.push_back(id);
   results.push_back(grid_sample(p, x));
   results.insert(results.end(), {recurrent(p, x, 0, false), recurrent(p, x, 1, false), recurrent(p, x, 1, true),
-                                 recurrent(p, x, 2, false)});
+                                 recurrent(p, x, 2, false), recurrent_dynamic(p, x, 0, false),
+                                 recurrent_dynamic(p, x, 1, false), recurrent_dynamic(p, x, 1, true)});
   return results;
 }
 

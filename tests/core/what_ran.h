@@ -39,18 +39,21 @@ struct PathKernels {
 };
 inline const std::map<std::string, PathKernels>& path_kernels() {
   static const std::map<std::string, PathKernels> paths = {
-      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows"}}},  // rows that a product quantizes by itself
+      // Beside them, what products do that quantize what they read by themselves.
+      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows", "split_codes", "finish_wide"}}},
       {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
-      {"thin", {{"gemm_thin"}, {}}},
+      {"thin", {{"gemm_thin"}, {"split_codes", "finish_wide"}}},
       {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows"}}},  // its last columns
       {"depthwise",
-       {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"}, {"spread_depthwise", "flip_sign"}}},
+       {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"}, {"spread_depthwise", "flip_sign", "split_codes", "finish_wide"}}},
       {"float", {{"gemm_f32_tile"}, {"f32_strip"}}},
       {"attention", {{"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}}},
       {"quantize", {{"quantize", "quantize_triples", "dequantize"}, {"transpose"}}},
       {"elementwise", {{"add"}, {}}},
       {"pool", {{"max_rows", "sum_rows"}, {"requantize"}}},
-      {"recurrent", {{"lstm_gates", "gru_update", "rnn_gate"}, {"gru_reset", "gemm_f32_tile"}}},
+      {"recurrent",
+       {{"lstm_gates", "gru_update", "rnn_gate"},
+        {"gru_reset", "gemm_f32_tile", "gemm_tile", "gemm_thin", "gemv", "quantize_rows"}}},
       {"pool_f32", {{"max_box_f32", "sum_box_f32", "norm_box_f32"}, {}}},
       {"resample_row", {{"resample_row"}, {"quantize", "dequantize"}}},  // of 8 bits
       {"move", {{}, {"transpose", "transpose_words"}}},

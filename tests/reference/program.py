@@ -125,6 +125,38 @@ class Machine:
         acc = (windows.astype(np.int64) * weights.T).sum(axis=1).astype(np.int32)
         return self._finish(step, acc, windows.shape[2], 1, y)
 
+    def _gemm_wide(self, step: Any, x: list[Array], y: Any) -> Array:
+        rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
+        weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
+        return self._finish_wide(step, self._steps(step, x[0]).reshape(rows, k) @ weights.astype(np.int64), 1, y)
+
+    def _conv_wide(self, step: Any, x: list[Array], y: Any) -> Array:
+        in_c, out_c, groups = (step.arguments[name] for name in ("in_channels", "out_channels", "groups"))
+        windows, inside = self._gathered(step, self._steps(step, x[0]))
+        windows, columns = np.where(inside, windows, 0), []
+        for group, blob in enumerate(np.split(self.blob(step, 0), groups)):
+            weights = unpack_weights(blob, out_c // groups, windows.shape[1], in_c // groups)
+            taken = windows[:, :, group * in_c // groups : (group + 1) * in_c // groups]
+            columns.append(np.einsum("ptk,ntk->pn", taken, weights.astype(np.int64)))
+        return self._finish_wide(step, np.concatenate(columns, axis=1), groups, y)
+
+    def _depthwise_wide(self, step: Any, x: list[Array], y: Any) -> Array:
+        windows, inside = self._gathered(step, self._steps(step, x[0]))
+        weights = unpack_depthwise(self.blob(step, 0), step.arguments["channels"], windows.shape[1])
+        return self._finish_wide(step, (np.where(inside, windows, 0) * weights.T).sum(axis=1), 1, y)
+
+    @staticmethod
+    def _steps(step: Any, x: Array) -> Array:
+        """What stands for floats in 16 bits, counted from the zero point."""
+        a, dtype = step.arguments, np.int16 if step.arguments["signed"] else np.uint16
+        codes = quantize_linear(x, np.float32(a["scale"]), a["zero_point"], dtype)
+        return codes.astype(np.int64) - a["zero_point"]
+
+    def _finish_wide(self, step: Any, exact: Array, groups: int, y: Any) -> Array:
+        multiplier, bias = (strips(self.blob(step, at, "<f4"), exact.shape[1], groups) for at in (1, 2))
+        with np.errstate(all="ignore"):
+            return products_f32.finish(self, step, exact.astype(np.float32) * multiplier, bias, y)
+
     def _finish(self, step: Any, acc: Array, channels: int, groups: int, y: Any) -> Array:
         """Bias, multiplier, clamp, and the residual: what follows a product."""
         bias, multiplier = (

@@ -9,9 +9,6 @@
 namespace ek {
 namespace {
 
-/// So deep a sum of products of two numbers of at most 128 stays below 2^31.
-constexpr size_t kDeepest = (size_t{1} << 17) - 1;
-
 struct GemmDynamic {
   size_t rows = 0, k = 0, columns = 0;
   RealEpilogue epilogue;
@@ -30,7 +27,7 @@ struct GemmDynamic {
   Status check(const ProgramIndex& index, const Step& step) const {
     const bool addend = step.in.size() == 2;
     if (!has(step, addend ? 2 : 1, 3)) return bad_step(step, "wrong number of operands");
-    if (k > kDeepest) return bad_step(step, "sums can pass 2^31");
+    if (k > kMaxRowDepth) return bad_step(step, "sums can pass 2^31");
     const TensorDef &x = input(index, step), &y = output(index, step);
     if (x.dtype != DType::kF32 || (addend && input(index, step, 1).dtype != DType::kF32)) {
       return bad_step(step, "inputs must be float32");

@@ -1,4 +1,8 @@
-// LSTM, GRU and RNN on float32, in one direction or both.
+// LSTM, GRU and RNN on float32, in one direction or both; and the same by int8 weights, where rows of the input and of
+// the state are quantized as they come.
+//
+//   in x [lengths] [h0] [c0] | blobs: packed weights of the input, those of the state, bias f32, and of int8 weights
+//   the scale of each row f32, where the bias has its own
 #include "recurrent/recurrent.h"
 
 #include <algorithm>
@@ -7,6 +11,7 @@
 #include <cstring>
 
 #include "base/checked.h"
+#include "gemm/linear.h"
 #include "program/steps/checks.h"
 
 namespace ek {
@@ -14,6 +19,7 @@ namespace {
 
 constexpr size_t kLastCell = static_cast<size_t>(Cell::kRnn);
 
+template <bool kDynamic>
 struct Recurrent {
   size_t cell = 0;
   RecurrentArgs args;
@@ -42,6 +48,7 @@ struct Recurrent {
   RecurrentArgs all() const {
     RecurrentArgs whole = args;
     whole.cell = static_cast<Cell>(cell);
+    whole.dynamic = kDynamic;
     for (size_t d = 0; d < 2; ++d) {
       const auto function = [&](size_t i) { return static_cast<GateFunction>(activations[3 * d + i]); };
       whole.functions[d] = {function(0), function(1), function(2), clip == 0 ? HUGE_VALF : clip};
@@ -59,7 +66,8 @@ struct Recurrent {
     const RecurrentArgs whole = all();
     const bool lstm = whole.cell == Cell::kLstm;
     if (has_c0 && !lstm) return bad_step(step, "damaged arguments");
-    if (!has(step, size_t{1} + has_lengths + has_h0 + has_c0, 3)) return bad_step(step, "wrong number of operands");
+    if (!has(step, size_t{1} + has_lengths + has_h0 + has_c0, kDynamic ? 4 : 3))
+      return bad_step(step, "wrong number of operands");
     const TensorDef &x = input(index, step), &y = output(index, step);
     const size_t states = args.steps + 1 + (lstm ? 1 : 0);
     bool fits = x.dtype == DType::kF32 && y.dtype == DType::kF32 && holds(x, {args.steps, args.batch, args.inputs}) &&
@@ -74,14 +82,18 @@ struct Recurrent {
       fits = fits && state.dtype == DType::kF32 && holds(state, {args.directions, args.batch, args.hidden});
     }
     if (!fits) return bad_step(step, "tensors do not match its sizes");
+    if (kDynamic && std::max(args.inputs, args.hidden) > kMaxRowDepth) return bad_step(step, "sums can pass 2^31");
     const size_t width = gates_of(whole.cell) * round_up(args.hidden, kStrip);
     size_t w = 0, r = 0, bias = 0, scratch = 0;
-    const bool sizes = product({args.directions, args.inputs, width, sizeof(float)}, &w) &&
-                       product({args.directions, args.hidden, width, sizeof(float)}, &r) &&
-                       product({args.directions, 2, width, sizeof(float)}, &bias) &&
-                       recurrent_scratch_bytes(whole, &scratch);
-    const bool blobs =
-        sizes && blob_is(index, step, 0, w) && blob_is(index, step, 1, r) && blob_is(index, step, 2, bias);
+    bool sizes = product({args.directions, 2, width, sizeof(float)}, &bias) && recurrent_scratch_bytes(whole, &scratch);
+    if (kDynamic) {
+      sizes = sizes && recurrent_codes_bytes(whole, &w, &r);
+    } else {
+      sizes = sizes && product({args.directions, args.inputs, width, sizeof(float)}, &w) &&
+              product({args.directions, args.hidden, width, sizeof(float)}, &r);
+    }
+    const bool blobs = sizes && blob_is(index, step, 0, w) && blob_is(index, step, 1, r) &&
+                       blob_is(index, step, 2, bias) && (!kDynamic || blob_is(index, step, 3, bias));
     return blobs ? Status() : bad_step(step, "weights do not match its sizes");
   }
 
@@ -98,13 +110,27 @@ struct Recurrent {
     if (has_h0) whole.h0 = floats(step.in[at++]);
     if (has_c0) whole.c0 = floats(step.in[at++]);
     whole.y = floats(step.out[0]);
-    const uint8_t* const* const blobs[] = {site.blob(step.blobs[0]), site.blob(step.blobs[1]),
-                                           site.blob(step.blobs[2])};
-    return {"recurrent", [&rt, whole, lengths, kept, w = blobs[0], r = blobs[1], bias = blobs[2],
-                          scratch = site.scratch(bytes), step = &step, fault = site.fault()]() mutable {
-              whole.w = reinterpret_cast<const float*>(*w);
-              whole.r = reinterpret_cast<const float*>(*r);
-              whole.bias = reinterpret_cast<const float*>(*bias);
+    std::array<const uint8_t* const*, kDynamic ? 4 : 3> blobs{};
+    for (size_t i = 0; i < blobs.size(); ++i) blobs[i] = site.blob(step.blobs[i]);
+    if constexpr (kDynamic) {
+      whole.codes.w = *blobs[0];
+      whole.codes.r = *blobs[1];
+      int32_t* const init = site.keep(args.directions * 2 * gates_of(whole.cell) * round_up(args.hidden, kStrip));
+      recurrent_init(*rt.kernels, whole, init);
+      whole.codes.init = init;
+    }
+    return {"recurrent", [&rt, whole, lengths, kept, blobs, scratch = site.scratch(bytes), step = &step,
+                          fault = site.fault()]() mutable {
+              const auto floats_of = [&](size_t i) { return reinterpret_cast<const float*>(*blobs[i]); };
+              whole.bias = floats_of(2);
+              if constexpr (kDynamic) {
+                whole.codes.w = *blobs[0];
+                whole.codes.r = *blobs[1];
+                whole.codes.scale = floats_of(3);
+              } else {
+                whole.w = floats_of(0);
+                whole.r = floats_of(1);
+              }
               const auto most = static_cast<int32_t>(whole.steps);
               for (size_t b = 0; kept != nullptr && b < whole.batch; ++b) {
                 if (lengths[b] < 0 || lengths[b] > most) fault->note(step, lengths[b], 0, most);
@@ -117,6 +143,9 @@ struct Recurrent {
 
 }  // namespace
 
-StepType recurrent_step() { return step_type<Recurrent>(StepKind::kRecurrent, "RECURRENT"); }
+StepType recurrent_step() { return step_type<Recurrent<false>>(StepKind::kRecurrent, "RECURRENT"); }
+StepType recurrent_dynamic_step() {
+  return step_type<Recurrent<true>>(StepKind::kRecurrentDynamic, "RECURRENT_DYNAMIC");
+}
 
 }  // namespace ek

@@ -42,6 +42,7 @@ class StepSite {
   /// Memory of the step's own.
   virtual int32_t* keep(size_t count) = 0;
   virtual float* keep_floats(size_t count) = 0;
+  virtual double* keep_doubles(size_t count) = 0;
   /// Where a step notes what it cannot do. The step that it is prepared of has one address as long as the session.
   virtual Fault* fault() = 0;
 

@@ -28,7 +28,7 @@ class NodePlace:
     ----------
     name : the node's, or that of its first output
     operator : its ONNX operator
-    runs : "8 bits", "float32", "host", or "fused": a Q or DQ that a kernel does in passing
+    runs : "8 bits", "16 bits" (of activations), "float32", "host", or "fused": a Q or DQ that a kernel does in passing
     reason : why not on 8 bits, or why on the host; "" where there is nothing to say
     remedy : what would change that; "" where nothing would
     prices : by "8 bits", "float32" and "host", where that exists: what a run would cost there
@@ -43,14 +43,14 @@ class NodePlace:
 
 
 PLACES = ("8 bits", "float32", "host")
-_SAID = ("on 8 bits", "in float32", "on the host")
+_SAID = {"8 bits": "on 8 bits", "16 bits": "on 16 bits", "float32": "in float32", "host": "on the host"}
 _TEXTS = 3  # columns of a table that are no numbers
 
 
 def counted(nodes: Sequence[NodePlace]) -> str:
     """How many run where."""
     counts = Counter(node.runs for node in nodes)
-    told = [f"{counts[place]} {said}" for place, said in zip(PLACES, _SAID, strict=True) if counts[place]]
+    told = [f"{counts[place]} {said}" for place, said in _SAID.items() if counts[place]]
     told += [f"{counts['fused']} Q and DQ that cost nothing"] if counts["fused"] else []
     return ", ".join(told)
 

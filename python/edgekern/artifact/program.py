@@ -33,7 +33,10 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
     _core.DType.F16: np.float16,
 }
 _CODES = (_core.DType.U8, _core.DType.S8)
-_ROWS = _core.StepKind.GEMM_DYNAMIC  # quantizes what it reads by itself
+# What quantizes the rows that it reads by itself.
+_ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC)
+# What does so with 16 bits.
+_WIDE = (_core.StepKind.CONV_WIDE, _core.StepKind.DEPTHWISE_WIDE, _core.StepKind.GEMM_WIDE)
 
 
 def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
@@ -286,24 +289,26 @@ class Program:
 
     @property
     def multiply_adds(self) -> dict[str, int]:
-        """How many are done in "8 bits", in "float32", and on the "host"."""
+        """How many are done in "8 bits", with activations of "16 bits", in "float32", and on the "host"."""
         tensors = self.index.tensors
-        macs = {"8 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
+        macs = {"8 bits": 0, "16 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
         for step, info in zip(self.index.steps, self.steps, strict=True):
-            on_bytes = step.kind == _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
-            macs["8 bits" if on_bytes else "float32"] += info.macs
+            on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
+            macs["16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32"] += info.macs
         return macs
 
     def _precision(self) -> str:
         """In which numbers the work is done."""
         codes = any(tensor.dtype in _CODES for tensor in self.index.tensors)
-        if not codes and all(step.kind != _ROWS for step in self.index.steps):
+        if not codes and all(step.kind not in _ROWS + _WIDE for step in self.index.steps):
             return "float32: nothing is quantized"
         macs = self.multiply_adds
         total = sum(macs.values()) or 1
         shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
+        wide = f"{shares['16 bits']} in 16 bits, " if macs["16 bits"] else ""
         return (
-            f"multiply-adds: {shares['8 bits']} in 8 bits, {shares['float32']} in float32, {shares['host']} on the host"
+            f"multiply-adds: {shares['8 bits']} in 8 bits, {wide}{shares['float32']} in float32, {shares['host']} on "
+            "the host"
         )
 
     def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:

@@ -66,10 +66,11 @@ def quantize(
     model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
     ranges: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; mixed, w8a8 need them.")
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8-dynamic and float32 need none."),
     ] = None,
     recipe: Annotated[
-        Literal["mixed", "w8a8", "w8a8-dynamic", "float32"],
+        Literal["mixed", "w8a8", "w8a16", "w8a8-dynamic", "float32"],
         typer.Option(
             help="Of nodes that no override names. w8a8-dynamic scales each row as it comes, without ranges; mixed "
             "does so where the ranges say that w8a8 would lose too much."
@@ -80,7 +81,7 @@ def quantize(
         list[str] | None,
         typer.Option(
             metavar="RULE=RECIPE",
-            help="w8a8, w8a8-dynamic or float32 for the nodes of an operator's type or a pattern of names. Repeatable.",
+            help="A recipe for the nodes of an operator's type or a pattern of names. Repeatable.",
         ),
     ] = None,
     keep_float: Annotated[

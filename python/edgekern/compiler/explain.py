@@ -6,12 +6,14 @@ import onnx_ir as ir
 
 from edgekern.artifact.nodes import NodePlace
 from edgekern.compiler.floats.table import FLOATS, float_reason
+from edgekern.compiler.floats.wide import is_wide_product
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.dynamic import dynamic_weights
+from edgekern.graph.dynamic import is_dynamic
 from edgekern.graph.families import QDQ
 from edgekern.graph.prices import CODE, REAL, Price, eight_bit_price, elements, float_price, host_price
 from edgekern.graph.values import consumers, is_code, is_constant, label, operands, qualified
+from edgekern.graph.wide import wide_quant
 
 _UNQUANTIZED = "nothing of the model is quantized"
 _READ_AS_FLOAT = "its result is float: no QuantizeLinear follows"
@@ -56,12 +58,18 @@ def explain(graph: ir.Graph, placement: Placement) -> tuple[NodePlace, ...]:
 def _runs(p: Placement, node: ir.Node) -> str:
     if node in p.hosts:
         return "host"
+    if wide_quant(node) is not None:
+        dequantized = [node] if node.op_type == "DequantizeLinear" else consumers(node.outputs[0])
+        readers = [reader for one in dequantized for reader in consumers(one.outputs[0])]
+        return "fused" if readers and all(map(is_wide_product, readers)) else "16 bits"
     if node.op_type in QDQ:
         dequantizes = node.inputs[0] is not None and is_code(node.inputs[0])
         if node.outputs[0] not in p.plain if dequantizes else p.fuses(node):
             return "fused"
-    if dynamic_weights(node) is not None:
+    if is_dynamic(node):
         return "8 bits"
+    if is_wide_product(node):
+        return "16 bits"
     roles = {p.role_of(value) for value in node.outputs}
     if roles & {Role.TABLE, Role.PENDING} and any(value in p.plain for value in node.outputs):
         return "float32"
@@ -72,7 +80,7 @@ def _reason(p: Placement, node: ir.Node, runs: str, *, unquantized: bool) -> str
     if runs == "host":
         return p.reasons[node]
     if runs != "float32":
-        return _ROWS if dynamic_weights(node) is not None else ""
+        return _ROWS if is_dynamic(node) else ""
     if unquantized:
         return _UNQUANTIZED
     return p.float_reasons.get(node) or (_READ_AS_FLOAT if node.op_type in OPERATORS else f"{node.op_type} {_NO_CODES}")
@@ -92,7 +100,7 @@ def _prices(p: Placement, node: ir.Node, runs: str) -> dict[str, Price]:
             prices["8 bits"] = Price(own.macs, own.nbytes + (REAL - CODE) * elements(given))
         else:
             prices["8 bits"] = eight_bit_price(node) if node.op_type in QDQ else eight_bit_price(node, real, given)
-    if runs == "float32" or (runs == "8 bits" and node.op_type in FLOATS and float_reason(node) is None):
+    if runs in ("16 bits", "float32") or (runs == "8 bits" and node.op_type in FLOATS and float_reason(node) is None):
         prices["float32"] = float_price(node, held, followed)
     prices["host"] = host_price(node, held, followed)
     return prices

@@ -19,6 +19,7 @@ from edgekern.compiler.explain import explain
 from edgekern.compiler.memory import plan_memory, refuse_large, too_large
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
+from edgekern.compiler.passes.expand_quantized_lstms import expand_quantized_lstms
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
 from edgekern.compiler.passes.finish_maps import finish_maps
 from edgekern.compiler.passes.fix_batch import fix_batch
@@ -136,6 +137,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
 
 def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     proto = opened.proto
+    expand_quantized_lstms(opened)
     fold_constants(opened)
     while expand_functions(opened):
         fold_constants(opened)

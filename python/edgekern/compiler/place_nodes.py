@@ -12,8 +12,9 @@ import onnx_ir as ir
 from edgekern.compiler.floats.table import FLOATS, float_reason
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.families import OPTIMIZED, is_integer, is_optimized
+from edgekern.graph.families import OPTIMIZED, QDQ, is_integer, is_optimized
 from edgekern.graph.values import captured, constant_or_dequantized, is_constant, operands
+from edgekern.graph.wide import wide_quant
 
 
 def place_nodes(graph: ir.Graph) -> Placement:
@@ -38,7 +39,8 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
         return f"{OPTIMIZED}: compile the model as it was exported"
     if is_integer(node):
         return "its quantization is written in integers: export the model in QDQ form"
-    if node.domain != "":
+    wide = wide_quant(node) is not None
+    if node.domain != "" and not wide:
         return f"operators of domain {node.domain} have no kernel"
     if any(value is not None and is_constant(value) for value in node.outputs):
         return "it is constant"
@@ -49,7 +51,7 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
         if reason is None:
             return None
         p.float_reasons[node] = reason
-        if node.op_type not in FLOATS:
+        if node.op_type not in FLOATS or (node.op_type in QDQ and not wide):
             return reason
     reason = float_reason(node)
     if reason is None:

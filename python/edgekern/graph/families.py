@@ -38,6 +38,7 @@ INTEGER = frozenset(
 )
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = CONVOLUTIONS | {"Gemm", "MatMul"}
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CLAMPS = frozenset({"Relu", "Clip"})
@@ -134,7 +135,7 @@ def limits(node: ir.Node) -> tuple[float, float] | None:
     return found[0], found[1]
 
 
-def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, float]:
+def result_range(node: ir.Node | None, lo: float, hi: float, bits: int = 8) -> tuple[float, float]:
     """The range of a node's result, given what calibration has seen of it: no further than the operator reaches."""
     if node is None or node.domain != "":
         return lo, hi
@@ -142,7 +143,7 @@ def result_range(node: ir.Node | None, lo: float, hi: float) -> tuple[float, flo
     if node.op_type in ("Sigmoid", "HardSigmoid"):
         least, most = 0.0, 1.0
     elif node.op_type in SOFTMAX:
-        least, most = 0.0, 255 / 256  # where that was reached, u8 has scale 1/256, as other tools have it
+        least, most = 0.0, 1 - 0.5**bits  # where that was reached, u8 has scale 1/256, as other tools have it
     return min(max(lo, least), most), min(max(hi, least), most)
 
 

@@ -19,19 +19,20 @@ HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})  # what Casts re
 
 @dataclass(frozen=True)
 class Quant:
-    """Scale and zero point of an 8-bit tensor: real = (q - zero_point) * scale."""
+    """Scale and zero point of a tensor of 8 or 16 bits: real = (q - zero_point) * scale."""
 
     scale: float  # a float32 value
     zero_point: int
     signed: bool
+    bits: int = 8
 
     @property
     def lo(self) -> int:
-        return -128 if self.signed else 0
+        return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def hi(self) -> int:
-        return self.lo + 255
+        return self.lo + (1 << self.bits) - 1
 
     def quantize(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """ONNX QuantizeLinear in float32; NaN gives the smallest value."""
@@ -173,8 +174,11 @@ def _dequantized_weights(producer: ir.Node | None) -> Weights | str:
     return Weights(values, scale.astype(np.float32).reshape(-1), axis)
 
 
-def quantization(node: ir.Node) -> Quant | str:
-    """Parameters of a QuantizeLinear or DequantizeLinear on a whole 8-bit tensor, or the reason why there are none."""
+_CODES = {8: (ir.DataType.UINT8, ir.DataType.INT8), 16: (ir.DataType.UINT16, ir.DataType.INT16)}
+
+
+def quantization(node: ir.Node, bits: int = 8) -> Quant | str:
+    """Parameters of a QuantizeLinear or DequantizeLinear on a whole tensor, or the reason why there are none."""
     scale = constant(node.inputs[1])
     zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None or (len(node.inputs) > 2 and node.inputs[2] is not None and zero_point is None):
@@ -183,14 +187,14 @@ def quantization(node: ir.Node) -> Quant | str:
     dtype = value.dtype if value is not None and value.dtype is not None else None
     if dtype is None and zero_point is not None:
         dtype = ir.DataType.from_numpy(zero_point.dtype)
-    if dtype not in (ir.DataType.UINT8, ir.DataType.INT8):
-        return f"its type is {dtype.name if dtype is not None else 'unknown'}, not UINT8 or INT8"
+    if dtype not in _CODES[bits]:
+        return f"its type is {dtype.name if dtype is not None else 'unknown'}, not UINT{bits} or INT{bits}"
     if scale.size != 1 or scale.dtype != np.float32 or not np.isfinite(scale).all() or not (scale > 0).all():
         return "its scale is not one positive float32"
     if zero_point is not None and ir.DataType.from_numpy(zero_point.dtype) != dtype:
         return f"its zero point is {zero_point.dtype}, and its type {dtype.name}"
     zero = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
-    return Quant(float(scale.reshape(-1)[0]), zero, dtype == ir.DataType.INT8)
+    return Quant(float(scale.reshape(-1)[0]), zero, dtype == _CODES[bits][1], bits)
 
 
 def shape_of(value: ir.Value | None) -> tuple[int, ...] | None:

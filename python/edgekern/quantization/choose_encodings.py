@@ -17,6 +17,7 @@ from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
+from edgekern.quantization.rules import is_wide
 from edgekern.quantization.schemes import encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -24,10 +25,24 @@ from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLa
 def encode_activations(
     placement: Placement, ranges: Ranges, config: QuantConfig, *, function: str
 ) -> dict[ir.Value, Encoding]:
-    """The encoding of every tensor that becomes 8-bit; those that share one have the same object."""
-    owners = dict.fromkeys(placement.source.values())
-    encodings = {owner: encode_range(*_limits(owner, ranges, function), config.activations) for owner in owners}
+    """The encoding of every tensor that becomes integers; those that share one have the same object."""
+    bits = _bits(placement)
+    encodings = {
+        owner: encode_range(*_limits(owner, ranges, bits[owner], function), config.activations, bits[owner])
+        for owner in dict.fromkeys(placement.source.values())
+    }
     return {value: encodings[owner] for value, owner in placement.source.items()}
+
+
+def _bits(placement: Placement) -> dict[ir.Value, int]:
+    """Of every tensor that gives others its parameters: 16 where a node that makes or reads one of them wants so."""
+    bits: dict[ir.Value, int] = {}
+    for value, owner in placement.source.items():
+        nodes = [use.node for use in value.uses()]
+        nodes += [] if (maker := value.producer()) is None else [maker]
+        wide = any(is_wide(node) for node in nodes)
+        bits[owner] = 16 if wide else bits.get(owner, 8)
+    return bits
 
 
 def quantize_layer(
@@ -71,12 +86,28 @@ def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method],
     return quantize_weights(values, _layout(node, 2), rows, methods=methods, takes_bias=False)
 
 
+def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
+    """The same of an LSTM, GRU or RNN: of every direction, each row of each gate has a scale."""
+    values = float_constant(weights)
+    assert values is not None
+    _require_finite(node, weights, values, function)
+    directions, rows, k = values.shape
+    inputs = Encoding(1.0, signed=True)
+    layer = quantize_weights(values.reshape(-1, k), WeightLayout(0, 1), inputs, methods=methods, takes_bias=False)
+    scale = layer.encoding.scale
+    if directions == 1:
+        encoding = Encoding(scale, signed=True, axis=1)
+    else:  # a row as a group of all that is in it
+        encoding = Encoding(scale.reshape(directions, rows, 1), signed=True, axis=2, group_size=k)
+    return replace(layer, values=layer.values.reshape(values.shape), encoding=encoding)
+
+
 def _require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function: str) -> None:
     if not np.isfinite(array).all():
         raise QuantizationError(f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf")
 
 
-def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, float]:
+def _limits(owner: ir.Value, ranges: Ranges, bits: int, function: str) -> tuple[float, float]:
     values = float_constant(owner)
     if values is not None:
         if not np.isfinite(values).all():
@@ -88,7 +119,7 @@ def _limits(owner: ir.Value, ranges: Ranges, function: str) -> tuple[float, floa
             f"{function}: ranges lack tensor {name!r}, which becomes 8-bit; observe it when calibrating, "
             "with data that reaches it"
         )
-    return result_range(owner.producer(), ranges[name].lo, ranges[name].hi)
+    return result_range(owner.producer(), ranges[name].lo, ranges[name].hi, bits)
 
 
 def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:

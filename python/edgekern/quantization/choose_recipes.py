@@ -14,12 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekern.calibration import Ranges
-from edgekern.graph.dynamic import takes_rows
-from edgekern.graph.families import PRODUCTS
+from edgekern.graph.dynamic import takes_rows, weight_inputs
+from edgekern.graph.families import CONVOLUTIONS, PRODUCTS, RECURRENT
 from edgekern.graph.initializers import FloatArray
 from edgekern.graph.prices import float_price
 from edgekern.graph.values import float_attribute, float_constant, int_attribute
-from edgekern.quantization.rules import is_kept, is_named, keep
+from edgekern.quantization.rules import give, is_kept, is_named, is_wide
 
 # A region with a product under it multiplies by rows. Ordinary products have 35 dB and more.
 ROWS_DB = 30.0
@@ -45,32 +45,38 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
         if rows and (lossy or not any(map(_reads_convolution, region))):
             for node in region:
                 if not is_named(node):
-                    keep(node, dynamic=node in rows)
-    errors = {node: 10 ** (-db / 10) for node, db in results.items() if db is not None and not is_kept(node)}
+                    give(node, "w8a8-dynamic" if node in rows else "float32")
+    errors = {
+        node: 10 ** (-db / 10)
+        for node, db in results.items()
+        if db is not None and not is_kept(node) and not is_wide(node)
+    }
     total, allowed = sum(errors.values()), 10 ** (-TOTAL_DB / 10)
-    convolutions = [node for node in errors if node.op_type == "Conv" and not is_named(node)]
+    convolutions = [node for node in errors if node.op_type in CONVOLUTIONS and not is_named(node)]
     for node in sorted(convolutions, key=lambda node: errors[node] / max(float_price(node).macs, 1), reverse=True):
         if total <= allowed:
             break
-        keep(node)
+        give(node, "float32")
         total -= errors[node]
 
 
 def _reads_convolution(node: ir.Node) -> bool:
     makers = (value.producer() for value in node.inputs if value is not None)
-    return any(maker is not None and maker.op_type == "Conv" for maker in makers)
+    return any(maker is not None and maker.op_type in CONVOLUTIONS for maker in makers)
 
 
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
     """For each product by constant weights, the signal to noise of its result where its input alone is rounded.
 
-    As calibration chose; the error counts as white. None where the ranges do not know.
+    As calibration chose; the error counts as white. None where the ranges do not know, and of recurrent layers.
     """
     found = {}
     for node in graph:
-        weights = float_constant(node.inputs[1]) if node.domain == "" and node.op_type in PRODUCTS else None
-        if weights is not None:
-            found[node] = _result_db(node, weights, ranges)
+        if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
+            continue
+        weights = [float_constant(node.inputs[at]) for at in weight_inputs(node)]
+        if weights[0] is not None and weights[-1] is not None:
+            found[node] = _result_db(node, weights[0], ranges) if node.op_type in PRODUCTS else None
     return found
 
 
@@ -80,8 +86,11 @@ def _result_db(node: ir.Node, weights: FloatArray, ranges: Ranges) -> float | No
     made = ranges.get(str(node.outputs[0].name))
     if read is None or made is None or read.noise is None or not made.power or not weights.size:
         return None
-    by_rows = node.op_type == "Conv" or int_attribute(node, "transB", 0)
-    outputs = weights.shape[0] if by_rows else weights.size // weights.shape[max(weights.ndim - 2, 0)]
+    outputs = weights.size // weights.shape[max(weights.ndim - 2, 0)]  # of a Gemm or MatMul
+    if node.op_type == "Conv" or int_attribute(node, "transB", 0):
+        outputs = weights.shape[0]
+    elif node.op_type == "ConvTranspose":
+        outputs = weights.shape[1] * int_attribute(node, "group", 1)
     flat = weights.reshape(-1)
     energy = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / outputs
     noise = read.noise * energy * float_attribute(node, "alpha", 1.0) ** 2
@@ -90,7 +99,7 @@ def _result_db(node: ir.Node, weights: FloatArray, ranges: Ranges) -> float | No
 
 def _regions(graph: ir.Graph) -> list[set[ir.Node]]:
     """Nodes that hang together by what they give one another, convolutions left out."""
-    left = {node for node in graph if node.op_type != "Conv"}
+    left = {node for node in graph if node.op_type not in CONVOLUTIONS}
     regions = []
     for start in graph:
         if start not in left:

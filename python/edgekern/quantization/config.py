@@ -8,7 +8,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
-Recipe = Literal["w8a8", "w8a8-dynamic", "float32"]
+Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", "float32"]
 ModelRecipe = Literal["mixed", Recipe]
 Border = Literal["float32", "uint8", "int8"]
 Borders = Border | Mapping[str, Border]
@@ -22,7 +22,7 @@ class QuantConfig:
     ----------
     activations : "u8" or "s8"
         ``"u8"``: asymmetric, zero point from the range. ``"s8"``: symmetric, zero point 0, which spends half of its
-        levels on values that a ReLU never gives.
+        levels on values that a ReLU never gives. The same for 16 bits.
     rounding : "filter_sum" or "nearest"
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
         ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
@@ -30,12 +30,13 @@ class QuantConfig:
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
-    recipe : "mixed", "w8a8", "w8a8-dynamic" or "float32"
-        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a8-dynamic"``: on
-        8-bit weights and rows of activations that each get their own scale as they come, which no calibration foresees
-        (Gemm and MatMul by constants, all else in float32). ``"float32"``. ``"mixed"``: ``"w8a8"``, but
-        ``"w8a8-dynamic"`` in regions where calibration saw that one scale a tensor would lose too much, as
-        :func:`edgekern.quantization.choose_recipes` has it.
+    recipe : "mixed", "w8a8", "w8a16", "w8a8-dynamic" or "float32"
+        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a16"``: on 8-bit
+        weights and activations of 16 bits, which all tensors have that such a node makes or reads. ``"w8a8-dynamic"``:
+        on 8-bit weights and rows of activations that each get their own scale as they come, which no calibration
+        foresees (Gemm and MatMul by constants, LSTM, GRU and RNN; all else in float32). ``"float32"``. ``"mixed"``:
+        ``"w8a8"``, but ``"w8a8-dynamic"`` or ``"float32"`` where calibration saw that one scale a tensor would lose
+        too much (:mod:`edgekern.quantization.choose_recipes`).
     overrides : mapping
         A recipe for the nodes that a rule names: ``{"/head/*": "float32", "LSTM": "float32"}``. A rule is the type
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its

@@ -35,8 +35,8 @@ class Encoding:
         Of shape (), (channels,), or that of the tensor with ``axis`` counted in groups, the last of which may be short.
         Kept as float32; a positive, normal one, neither infinite nor NaN.
     zero_point : int or array of them, optional. One for all scales, or one a scale; a value that the codes can have.
-    signed : bool. Whether codes lie in [-128, 127] or in [0, 255].
-    bits : int. 8 for now.
+    signed : bool. Whether codes lie in [-128, 127] or in [0, 255], or what 16 bits have.
+    bits : int. 8, or 16.
     axis : int, optional. Not negative.
     group_size : int, optional. With an axis alone.
 
@@ -81,9 +81,9 @@ class Encoding:
         return first, first + (1 << self.bits) - 1
 
     @property
-    def dtype(self) -> np.dtype[np.int8] | np.dtype[np.uint8]:
+    def dtype(self) -> np.dtype[np.integer[Any]]:
         """Of an array of codes."""
-        return np.dtype(np.int8) if self.signed else np.dtype(np.uint8)
+        return np.dtype(f"{'' if self.signed else 'u'}int{self.bits}")
 
     @property
     def max_distance(self) -> int:
@@ -91,7 +91,7 @@ class Encoding:
         lowest, highest = self.limits
         return int(np.maximum(self.zero_point - lowest, highest - self.zero_point).max(initial=0))
 
-    def quantize(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
+    def quantize(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.integer[Any]]:
         """The codes of finite values: divided, rounded half to even, shifted and clamped, in float64."""
         scale, zero_point = (self._spread(of, values.shape) for of in (self.scale, self.zero_point))
         ratio = values.astype(np.float64) / scale.astype(np.float64)
@@ -137,8 +137,10 @@ class Encoding:
 
     def _check_granularity(self) -> None:
         shape, axis = self.scale.shape, self.axis
-        if self.bits != 8:
-            raise ArgumentValueError(f"Encoding: bits must be 8, got {self.bits}; other widths are not encoded yet")
+        if self.bits not in (8, 16):
+            raise ArgumentValueError(
+                f"Encoding: bits must be 8 or 16, got {self.bits}; other widths are not encoded yet"
+            )
         if axis is None:
             if shape != () or self.group_size is not None:
                 raise ArgumentValueError(
@@ -190,7 +192,7 @@ class Encoding:
 
 @dataclass(frozen=True, repr=False)
 class Encodings(Mapping[str, Encoding]):
-    """The encoding of every 8-bit tensor of one model, by name: a mapping that compares and becomes a plain dict.
+    """The encoding of every quantized tensor of one model, by name: a mapping that compares and becomes a plain dict.
 
     Activations go by their names in the float model. So do weights, or by ``<result>_weight`` where a
     BatchNormalization or a factor was folded into them. Where several operators read one constant and make different

@@ -18,8 +18,8 @@ from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.dynamic import takes_rows
-from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, hides_products, is_integer
+from edgekern.graph.dynamic import takes_rows, weight_inputs
+from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, RECURRENT, hides_products, is_integer
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
@@ -27,7 +27,12 @@ from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
 from edgekern.quantization.borders import ByteBorders
-from edgekern.quantization.choose_encodings import encode_activations, quantize_layer, quantize_matrix
+from edgekern.quantization.choose_encodings import (
+    encode_activations,
+    quantize_gates,
+    quantize_layer,
+    quantize_matrix,
+)
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
@@ -35,7 +40,7 @@ from edgekern.quantization.methods import methods_of
 from edgekern.quantization.place_qdq import place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
-from edgekern.quantization.rules import apply_rules, is_dynamic, is_kept
+from edgekern.quantization.rules import apply_rules, is_dynamic, is_kept, is_wide
 from edgekern.quantization.write_qdq import QdqWriter
 
 if TYPE_CHECKING:
@@ -127,7 +132,8 @@ class _Quantized:
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
     holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
-    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for.
+    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for, ``clipped`` names of 16-bit
+    tensors whose ranges leave values out.
     """
 
     source: Skeleton
@@ -141,6 +147,7 @@ class _Quantized:
     front_end: tuple[ir.Node, ...]
     without_rows: tuple[ir.Node, ...]
     choices: tuple[Choice, ...]
+    clipped: tuple[str, ...]
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
@@ -153,6 +160,12 @@ class _Quantized:
             )
         if self.without_rows:
             _warn(f"{function}: {_describe_without_rows(self.without_rows)}")
+        if self.clipped:
+            _warn(
+                f"{function}: {len(self.clipped)} tensors of 16 bits ({self.clipped[0]!r} is one) have ranges by "
+                f"{self.ranges.method!r}, which leave values out for the sake of 8 bits; compute_ranges(method='max') "
+                "leaves none out"
+            )
         for node in self.left_float:
             _warn(
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
@@ -225,23 +238,29 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
-    recipes: dict[str, Recipe] = dict.fromkeys(map(label, placement.weighted), "w8a8")
+    recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
     without_rows = []
     for node in filter(is_dynamic, list(graph_model.graph)):
-        weights = node.inputs[1] if node.domain == "" and node.op_type in PRODUCTS else None
-        if weights is None or not is_float_constant(weights):
+        if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
+            continue
+        matrices = {at: node.inputs[at] for at in weight_inputs(node)}
+        if not all(map(is_float_constant, matrices.values())):
             continue
         if not takes_rows(node):
             without_rows.append(node)
             continue
-        layer = quantize_matrix(node, weights, methods, function=function)
-        encodings.setdefault(str(weights.name), layer.encoding)
-        writer.write_dynamic(node, weights, layer)
+        quantized, layers = quantize_gates if node.op_type in RECURRENT else quantize_matrix, {}
+        for at, value in matrices.items():
+            assert value is not None
+            layers[at] = quantized(node, value, methods, function=function)
+            encodings.setdefault(str(value.name), layers[at].encoding)
+        writer.write_dynamic(node, layers)
         recipes[label(node)] = "w8a8-dynamic"
     if config.recipe == "w8a8-dynamic" and not encodings:
         rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
         raise QuantizationError(
-            f"{function}: model has no Gemm or MatMul by a constant matrix, which 'w8a8-dynamic' is for{rest}"
+            f"{function}: model has no Gemm or MatMul by a constant matrix and no LSTM, GRU or RNN, which "
+            f"'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
     borders.write(graph_model.graph)
@@ -257,6 +276,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         tuple(front_end),
         tuple(without_rows),
         tuple(Choice(label(n), n.op_type, recipes.get(label(n), "float32"), db) for n, db in results.items()),
+        tuple(name for name, e in encodings.items() if e.bits > 8 and name in ranges and ranges[name].clipped_fraction),
     )
 
 
@@ -322,8 +342,8 @@ def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
 def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
     stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
     return (
-        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA and a MatMul by one "
-        f"matrix: {_listed(nodes)}; give them another recipe with overrides"
+        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix and recurrent "
+        f"layers without peepholes: {_listed(nodes)}; give them another recipe with overrides"
     )
 
 

@@ -15,12 +15,17 @@ from edgekern.quantization.config import QuantConfig, Recipe
 _KEPT = "edgekern.keep_float"
 _DYNAMIC = "edgekern.dynamic"
 _NAMED = "edgekern.named"
+_WIDE = "edgekern.wide"
+_STATIC = ("w8a8", "w8a16")
 
 
-def keep(node: ir.Node, *, dynamic: bool = False) -> None:
-    """Mark a node that stays float32, or float32 but for its product by rows that get their scales as they come."""
-    node.meta[_KEPT] = True
-    if dynamic:
+def give(node: ir.Node, recipe: Recipe) -> None:
+    """Mark how a node is computed."""
+    if recipe not in _STATIC:
+        node.meta[_KEPT] = True
+    if recipe == "w8a16":
+        node.meta[_WIDE] = True
+    if recipe == "w8a8-dynamic":
         node.meta[_DYNAMIC] = True
 
 
@@ -36,6 +41,11 @@ def is_kept(node: ir.Node) -> bool:
 def is_dynamic(node: ir.Node) -> bool:
     """Whether a node is to quantize the rows that it multiplies by itself; it is kept, too."""
     return _DYNAMIC in node.meta
+
+
+def is_wide(node: ir.Node) -> bool:
+    """Whether a node is to read and give activations of 16 bits."""
+    return _WIDE in node.meta
 
 
 def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
@@ -54,11 +64,10 @@ def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[
     for node in recipes:
         node.meta[_NAMED] = True
     default: Recipe = "w8a8" if config.recipe == "mixed" else config.recipe
-    front = [node for node in _front_end(graph) if node not in recipes] if default == "w8a8" else []
+    front = [node for node in _front_end(graph) if node not in recipes] if default in _STATIC else []
     recipes |= dict.fromkeys(front, "float32")
     for node in graph:
-        if (recipe := recipes.get(node, default)) != "w8a8":
-            keep(node, dynamic=recipe == "w8a8-dynamic")
+        give(node, recipes.get(node, default))
     return front
 
 

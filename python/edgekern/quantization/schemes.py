@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from edgekern.quantization.config import Activations
 
 
-def encode_range(lo: float, hi: float, activations: Activations) -> Encoding:
+def encode_range(lo: float, hi: float, activations: Activations, bits: int = 8) -> Encoding:
     """The encoding of a range by the scheme that a QuantConfig names."""
-    return affine_u8(lo, hi) if activations == "u8" else affine_s8(lo, hi)
+    return affine_unsigned(lo, hi, bits) if activations == "u8" else affine_signed(lo, hi, bits)
 
 
-def affine_u8(lo: float, hi: float) -> Encoding:
-    """Asymmetric uint8 over a range, extended to contain 0 so that zero is exact; an empty range has scale 1."""
-    lo, hi = min(lo, 0.0), max(hi, 0.0)
+def affine_unsigned(lo: float, hi: float, bits: int = 8) -> Encoding:
+    """Asymmetric over a range, extended to contain 0 so that zero is exact; an empty range has scale 1."""
+    lo, hi, most = min(lo, 0.0), max(hi, 0.0), (1 << bits) - 1
     if hi == lo:
-        return Encoding(1.0, signed=False)
-    step = _within_float32((hi - lo) / 255.0)
-    return Encoding(step, int(np.clip(np.rint(-lo / step), 0, 255)), signed=False)
+        return Encoding(1.0, signed=False, bits=bits)
+    step = _within_float32((hi - lo) / most)
+    return Encoding(step, int(np.clip(np.rint(-lo / step), 0, most)), signed=False, bits=bits)
 
 
-def affine_s8(lo: float, hi: float) -> Encoding:
-    """Symmetric int8 over the larger side of a range; an empty range has scale 1."""
-    largest = max(-lo, hi, 0.0)
-    return Encoding(_within_float32(largest / 127.0) if largest > 0.0 else 1.0, signed=True)
+def affine_signed(lo: float, hi: float, bits: int = 8) -> Encoding:
+    """Symmetric over the larger side of a range; an empty range has scale 1."""
+    largest, most = max(-lo, hi, 0.0), (1 << (bits - 1)) - 1
+    return Encoding(_within_float32(largest / most) if largest > 0.0 else 1.0, signed=True, bits=bits)
 
 
 def _within_float32(scale: float) -> float:

@@ -211,7 +211,9 @@ def _quantize_rows(
             rows = method(rows)
         step = rows.scale.astype(np.float64)
         bias = np.zeros(len(step)) if rows.bias is None else np.rint(rows.bias / (float(inputs.scale) * step))
-        reach = np.abs(bias) + inputs.max_distance * layout.largest_sum(rows.codes)
+        reach = np.abs(bias)
+        if inputs.bits == 8:  # sums of 16-bit products are wider than a bias, which alone is an int32
+            reach = reach + inputs.max_distance * layout.largest_sum(rows.codes)
         over = reach > _MAX_ACCUMULATOR
         if not over.any():
             return rows, bias

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekern.graph.dynamic import mark_dynamic
 from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import float_constant
+from edgekern.graph.wide import CONTRIB, FIRST_WIDE_OPSET
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.place_qdq import Placement
 from edgekern.quantization.weights import QuantizedWeights
+
+_WIDE = frozenset({ir.DataType.UINT16, ir.DataType.INT16})
 
 
 class QdqWriter:
@@ -44,13 +48,16 @@ class QdqWriter:
             node.resize_inputs(3)
             node.replace_input_with(2, self._restored_constant(node, [stored, scale], 0))
 
-    def write_dynamic(self, node: ir.Node, weights: ir.Value, layer: QuantizedWeights) -> None:
-        """Let a Gemm or MatMul read its weights as integers and their DQ, and quantize its rows by itself."""
-        node.replace_input_with(1, self._restored_weights(node, str(weights.name), layer))
+    def write_dynamic(self, node: ir.Node, layers: Mapping[int, QuantizedWeights]) -> None:
+        """Let a product read weights, by its inputs, as integers and their DQ, and quantize its rows by itself."""
+        for at, layer in layers.items():
+            weights = node.inputs[at]
+            assert weights is not None
+            node.replace_input_with(at, self._restored_weights(node, str(weights.name), layer))
         mark_dynamic(node)
 
     def write_activations(self) -> None:
-        """Put Q and DQ behind every activation, and 8 bits in the place of constants that arithmetic operators read."""
+        """Put Q and DQ behind every activation, and codes in the place of constants that arithmetic operators read."""
         for value in self._placement.source:
             if value.is_initializer():
                 self._quantize_constant(value)
@@ -109,12 +116,23 @@ class QdqWriter:
         self._graph.insert_before(self._graph[0], restored)
 
     def _restored_weights(self, node: ir.Node, name: str, layer: QuantizedWeights) -> ir.Value:
-        encoding = layer.encoding
-        stored = new_initializer(self._graph, f"{name}_quantized", layer.values)
-        scale = new_initializer(self._graph, f"{stored.name}_scale", encoding.scale)
-        zeros = encoding.zero_point.astype(encoding.dtype)
+        encoding, values = layer.encoding, layer.values
+        scales, zeros, axis = encoding.scale, encoding.zero_point.astype(encoding.dtype), encoding.axis
+        by_rows = encoding.group_size is not None
+        if by_rows:  # scales along two axes are scales along their product
+            values, scales, zeros, axis = values.reshape(-1, values.shape[-1]), scales.reshape(-1), zeros.reshape(-1), 0
+        stored = new_initializer(self._graph, f"{name}_quantized", values)
+        scale = new_initializer(self._graph, f"{stored.name}_scale", scales)
         zero_point = new_initializer(self._graph, f"{stored.name}_zero_point", zeros)
-        return self._restored_constant(node, [stored, scale, zero_point], encoding.axis)
+        restored = self._restored_constant(node, [stored, scale, zero_point], axis)
+        if not by_rows:
+            return restored
+        shape = new_initializer(self._graph, f"{stored.name}_shape", np.array(layer.values.shape, np.int64))
+        reshape = self._node(
+            "Reshape", [restored, shape], f"{restored.name}_by_direction", ir.Shape(layer.values.shape)
+        )
+        self._graph.insert_before(node, reshape)
+        return reshape.outputs[0]
 
     def _restored_constant(self, node: ir.Node, operands: list[ir.Value], axis: int | None) -> ir.Value:
         name = free_name(self._graph, str(operands[0].name).replace("_quantized", "_dequantized"))
@@ -134,4 +152,13 @@ class QdqWriter:
     ) -> ir.Node:
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         result = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
-        return ir.Node("", op, operands, attributes, outputs=[result], name=free_name(self._graph, f"{name}_{op}"))
+        domain = self._domain_of(operands[0].dtype, dtype)
+        return ir.Node(domain, op, operands, attributes, outputs=[result], name=free_name(self._graph, f"{name}_{op}"))
+
+    def _domain_of(self, *types: ir.DataType | None) -> str:
+        """Whose operator it is: 16 bits are onnxruntime's own before ONNX has them."""
+        imports = self._graph.opset_imports
+        if _WIDE.isdisjoint(types) or imports.get("", FIRST_WIDE_OPSET) >= FIRST_WIDE_OPSET:
+            return ""
+        imports.setdefault(CONTRIB, 1)
+        return CONTRIB

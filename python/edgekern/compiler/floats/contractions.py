@@ -12,15 +12,15 @@ import onnx_ir as ir
 from edgekern import _core
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats import attention
-from edgekern.compiler.floats.convolutions import NO_EPILOGUE
 from edgekern.compiler.floats.maps import emit_map, new_map, operand_of
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
 from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, dense_steps, read_strided
+from edgekern.compiler.floats.wide import is_wide_product, wide_product
 from edgekern.compiler.formula_step import Operand, Result
 from edgekern.compiler.layout import transposed
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
-from edgekern.compiler.steps import KernelStep, Tensor
+from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor
 from edgekern.graph.dynamic import dynamic_weights
 from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
 
@@ -65,7 +65,9 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         if int_attribute(node, "transA", 0):
             x = transposed(lowering, x, (1, 0), (), label(node))
         y = rows_times_codes(lowering, node, x, bias, made, alpha)
-        if y is None:
+        if is_wide_product(node):
+            y = wide_product(lowering, node, value, bias)
+        elif y is None:
             weights = lowering.constant(b).astype(np.float32)
             weights = (weights if turned else weights.T) * np.float32(alpha)
             y = product(lowering, x, weights, bias, made, label(node), node.op_type)
@@ -89,6 +91,8 @@ def _matmul(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     assert b is not None
     made = new_tensor(value)
     if is_constant(b) and len(known_shape(b)) <= 2:
+        if is_wide_product(node):
+            return wide_product(lowering, node, value, None)
         x = lowering.plain(a)
         y = rows_times_codes(lowering, node, x, None, made, 1.0)
         if y is not None:

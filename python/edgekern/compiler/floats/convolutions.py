@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
-from edgekern.compiler.floats.moves import pick
+from edgekern.compiler.floats.moves import padded
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
+from edgekern.compiler.floats.wide import is_wide_product, wide_product
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.operators.window import MAX_TAPS, SPATIAL, Window
-from edgekern.compiler.steps import KernelStep, Tensor, channels_last
+from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor, channels_last
 from edgekern.graph.values import (
     int_attribute,
     ints_attribute,
@@ -23,9 +21,6 @@ from edgekern.graph.values import (
     known_shape,
     label,
 )
-
-# What fuse_epilogues fills in.
-NO_EPILOGUE: dict[str, Any] = {"activation": 0, "addend_first": 0, "lo": -math.inf, "hi": math.inf}
 
 
 def reason(node: ir.Node) -> str | None:
@@ -53,20 +48,23 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     source, weights_value = node.inputs[0], node.inputs[1]
     assert source is not None
     assert weights_value is not None
+    bias_value = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = None if bias_value is None else lowering.constant(bias_value).astype(np.float32)
+    if is_wide_product(node):
+        return wide_product(lowering, node, value, bias)
     weights = lowering.constant(weights_value).astype(np.float32)
     groups = int_attribute(node, "group", 1)
     x = lowering.image(source)
     in_c = x.shape[-1]
     window = Window.of(node, weights.shape[2:])
     if node.op_type == "Conv" and not window.fits:
-        x, window = _padded(lowering, source, x, window, label(node)), window.padded()
+        x, window = padded(lowering, source, x, window, label(node)), window.padded()
     shape = known_shape(value)
     order = channels_last(len(shape))
     y = new_tensor(value, tuple(shape[axis] for axis in order), order)
     transposes = node.op_type == "ConvTranspose"
     out_c = weights.shape[1] * groups if transposes else weights.shape[0]
-    bias_value = node.inputs[2] if len(node.inputs) > 2 else None
-    bias = np.zeros(out_c, np.float32) if bias_value is None else lowering.constant(bias_value).astype(np.float32)
+    bias = np.zeros(out_c, np.float32) if bias is None else bias
     arguments = {**window.arguments, "in_channels": in_c, "out_channels": out_c, "groups": groups, **NO_EPILOGUE}
     step = KernelStep(StepKind.CONV_F32, label(node), node.op_type, [x], y, arguments=arguments)
     if transposes:
@@ -85,18 +83,6 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         packed = _core.pack_f32_blob(np.ascontiguousarray(parts.reshape(groups, out_c // groups, -1)))
         step.blobs = [packed, pad_strips(bias, groups)]
     return lowering.emit(step)
-
-
-def _padded(lowering: Lowering, source: ir.Value, x: Tensor, window: Window, name: str) -> Tensor:
-    """An image with zeros around it."""
-    wide, rank = window.padded().sizes["in"], len(x.shape) - 2
-    tables = [np.arange(x.shape[0]), np.arange(x.shape[-1])]
-    for size, pad, side in zip(
-        *(values[-rank:] for values in (window.sizes["in"], window.sizes["pad"], wide)), strict=True
-    ):
-        at = np.arange(side) - pad
-        tables.append(np.where((at < 0) | (at >= size), -1, at))
-    return pick(lowering, x, source, tables, name, "Pad")
 
 
 OPERATOR = FloatOperator(frozenset({"Conv", "ConvTranspose"}), reason, lower)

@@ -16,6 +16,7 @@ from edgekern.compiler.floats.operator import ANY, FloatOperator, new_tensor, ty
 from edgekern.compiler.floats.picks import PAD_MODES, expand_tables, move_blocks, pad_tables, pick_places, slice_tables
 from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators.window import Window
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.families import RESHAPES
 from edgekern.graph.values import (
@@ -157,4 +158,18 @@ _LOWER: dict[str, Callable[[Lowering, ir.Node, ir.Value], Tensor]] = {
     "Pad": _pad,
     "Concat": _concat,
 }
+
+
+def padded(lowering: Lowering, source: ir.Value, x: Tensor, window: Window, name: str) -> Tensor:
+    """An image with zeros around it."""
+    wide, rank = window.padded().sizes["in"], len(x.shape) - 2
+    tables = [np.arange(x.shape[0]), np.arange(x.shape[-1])]
+    for size, pad, side in zip(
+        *(values[-rank:] for values in (window.sizes["in"], window.sizes["pad"], wide)), strict=True
+    ):
+        at = np.arange(side) - pad
+        tables.append(np.where((at < 0) | (at >= size), -1, at))
+    return pick(lowering, x, source, tables, name, "Pad")
+
+
 OPERATOR = FloatOperator(frozenset(_LOWER), reason, lower)

@@ -14,9 +14,11 @@ from edgekern.compiler.floats.moves import pick
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, used_outputs
 from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
-from edgekern.compiler.operators.weights import pad_strips
+from edgekern.compiler.operators.weights import STRIP, pad_strips
 from edgekern.compiler.steps import KernelStep, Tensor
+from edgekern.graph.dynamic import dynamic_gates
 from edgekern.graph.values import (
+    Weights,
     float_attribute,
     int_attribute,
     is_constant,
@@ -122,16 +124,41 @@ def _step(lowering: Lowering, node: ir.Node) -> Tensor:
         given = [transposed(lowering, t, (1, 0, 2), (), label(node)) for t in given]
     if lengths is not None:
         given.insert(1, lowering.plain(lengths))
-    blobs = [_packed(lowering, w, hidden), _packed(lowering, r, hidden), pad_strips(biases, biases.size // hidden)]
+    kind, codes = StepKind.RECURRENT, dynamic_gates(node)
+    if codes is None:
+        blobs = [_packed(lowering, weights, hidden) for weights in (w, r)]
+    else:
+        kind, shape = StepKind.RECURRENT_DYNAMIC, (directions, gates, hidden)
+        at_once = 2 if node.op_type == "GRU" and not arguments["linear_before_reset"] else gates
+        blobs = [_packed_codes(codes[0], shape, gates), _packed_codes(codes[1], shape, at_once)]
+    blobs.append(pad_strips(biases, biases.size // hidden))
+    if codes is not None:
+        scales = np.stack([weights.scale for weights in codes], axis=1)
+        blobs.append(pad_strips(scales, scales.size // hidden))
     count = steps + len(_states(node))
     y = Tensor(label(node), DType.F32, (count, directions, batch, hidden))
-    return lowering.emit(KernelStep(StepKind.RECURRENT, label(node), node.op_type, given, y, blobs, arguments))
+    return lowering.emit(KernelStep(kind, label(node), node.op_type, given, y, blobs, arguments))
 
 
 def _packed(lowering: Lowering, value: ir.Value, hidden: int) -> bytes:
     """Weights (directions, gates * hidden, k): every gate of every direction a group of columns."""
     weights = lowering.constant(value).astype(np.float32)
     return _core.pack_f32_blob(np.ascontiguousarray(weights.reshape(-1, hidden, weights.shape[-1])))
+
+
+def _packed_codes(weights: Weights, shape: tuple[int, int, int], at_once: int) -> bytes:
+    """The same of int8 weights, the gates of a direction ``at_once`` as one matrix and the rest as another."""
+    directions, gates, hidden = shape
+    k = weights.values.shape[-1]
+    padded = np.zeros((directions, gates, -(-hidden // STRIP) * STRIP, k), np.int8)
+    padded[:, :, :hidden] = weights.values.reshape(*shape, k)
+    parts = [
+        np.ascontiguousarray(part.reshape(1, -1, 1, k))
+        for direction in padded
+        for part in (direction[:at_once], direction[at_once:])
+        if part.size
+    ]
+    return b"".join(map(_core.pack_weights_blob, parts))
 
 
 OPERATOR = FloatOperator(frozenset(_CELLS), reason, lower)

@@ -21,6 +21,7 @@ from edgekern.compiler.floats import (
     resize,
     scans,
     scatters,
+    wide,
 )
 from edgekern.compiler.floats.operator import FloatOperator, shape_reason
 
@@ -41,6 +42,7 @@ _FAMILIES = (
     scans.OPERATOR,
     scatters.OPERATOR,
     recurrent.OPERATOR,
+    wide.OPERATOR,
 )
 FLOATS: dict[str, FloatOperator] = {name: family for family in _FAMILIES for name in family.types}
 

@@ -42,7 +42,7 @@ def role(p: Placement, node: ir.Node) -> str | None:
         return reason
     if list(operands(node)) != [node.inputs[0]]:
         return "a product of two activations has no kernel"
-    reason = _conv_reason(node) if node.op_type in CONVOLUTIONS else _matrix_reason(node)
+    reason = product_reason(node)
     if reason is not None:
         return reason
     data, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
@@ -51,6 +51,11 @@ def role(p: Placement, node: ir.Node) -> str | None:
     if reason is None:
         p.begin(node, Role.PRODUCT)
     return reason
+
+
+def product_reason(node: ir.Node) -> str | None:
+    """Why no integer kernel multiplies its weights, whatever it reads."""
+    return _conv_reason(node) if node.op_type in CONVOLUTIONS else _matrix_reason(node)
 
 
 def takes_bias(p: Placement, node: ir.Node) -> bool:
