@@ -96,7 +96,7 @@ def _matmul(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         weights = lowering.constant(b).astype(np.float32)
         weights = weights.reshape(weights.shape[0], -1).T
         return product(lowering, x, weights, None, made, label(node), node.op_type)
-    fused = attention.lower(lowering, node, made)
+    fused = attention.lower(lowering, node, value)
     if fused is not None:
         return fused
     left, right = read_strided(lowering, a), read_strided(lowering, b)
