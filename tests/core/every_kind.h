@@ -60,11 +60,12 @@ inline SmallProgram every_kind() {
   conv.out_c = 21;
   conv.dtype = DType::kU8;
   const uint32_t codes = floats.gemm(larger, 12, conv);
-  const uint32_t dynamic = floats.gemm_dynamic(larger, 12, conv);
+  const uint32_t dynamic = floats.gemm_dynamic(larger, 12, conv, false);
+  const uint32_t spans = floats.gemm_dynamic(larger, 12, conv, true);
   const uint32_t pairs = p.view(deep, {2, 21, 18});
   const uint32_t scores = floats.matmul(pairs, pairs);
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
-  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, scores, mixed};
+  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, spans, scores, mixed};
   const std::vector<uint32_t> more = add_float_steps(p);
   outputs.insert(outputs.end(), more.begin(), more.end());
   for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);

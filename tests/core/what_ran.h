@@ -39,10 +39,11 @@ struct PathKernels {
 };
 inline const std::map<std::string, PathKernels>& path_kernels() {
   static const std::map<std::string, PathKernels> paths = {
-      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows"}}},  // rows that a product quantizes by itself
+      {"tile",
+       {{"gemm_tile"}, {"flip_sign", "quantize_rows", "quantize_spans"}}},  // rows that a product quantizes by itself
       {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
       {"thin", {{"gemm_thin"}, {}}},
-      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows"}}},  // its last columns
+      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows", "quantize_spans"}}},  // its last columns
       {"depthwise", {{"depthwise_row", "depthwise_3x3", "depthwise_f32_row"}, {"flip_sign"}}},
       {"float", {{"gemm_f32_tile"}, {"f32_strip"}}},
       {"attention", {{"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}}},

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from edgekern.graph.values import Weights, float_attribute, int_attribute, quantized_weights, shape_of
 
 _KEY, _VALUE = "edgekern.activations", "dynamic"
-# Sums of so many products of two 8-bit numbers stay below 2**31.
-DEEPEST = 2**17 - 1
+# Sums of so many products stay below 2**31: of two signed 8-bit numbers, and of one that is less a zero point by one.
+DEEPEST, DEEPEST_SPANS = 2**17 - 1, (2**31 - 1) // (255 * 128)
 
 
 def mark_dynamic(node: ir.Node) -> None:

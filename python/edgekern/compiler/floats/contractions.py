@@ -21,7 +21,7 @@ from edgekern.compiler.layout import transposed
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import KernelStep, Tensor
-from edgekern.graph.dynamic import dynamic_weights
+from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights
 from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
@@ -135,6 +135,7 @@ def rows_times_codes(
     scale = np.broadcast_to(weights.scale.astype(np.float64) * alpha, (n,)).astype(np.float32)
     blobs = [packed, pad_strips(scale), pad_strips(np.zeros(n, np.float32) if bias is None else bias)]
     arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
+    arguments["zero_points"] = int(k <= DEEPEST_SPANS)
     return lowering.emit(KernelStep(StepKind.GEMM_DYNAMIC, label(node), node.op_type, [x], y, blobs, arguments))
 
 
