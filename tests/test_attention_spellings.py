@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto
 
 import edgekern as ek
-from test_dynamic_rows import noise, results
+from test_dynamic_rows import DYNAMIC, noise, results
 from test_float_nets import assert_native, feeds_of, kinds
 from transformers import (
     SPELLINGS,
@@ -13,6 +13,7 @@ from transformers import (
     N,
     Net,
     guarded_against_nan,
+    llama_layer,
     mix,
     of_three_axes,
     packed_by_gather,
@@ -60,8 +61,7 @@ def test_vision_transformers_need_no_host(build, attentions, recipe):
         found = kinds(assert_native(model))
         assert "GEMM_F32" in found
     else:
-        patches = ["Conv"] if build is vision_transformer else []
-        config = ek.QuantConfig(recipe="w8a8-dynamic", keep_float=patches)
+        config = ek.QuantConfig(recipe="w8a8-dynamic", keep_float=["Conv"]) if build is vision_transformer else DYNAMIC
         program = ek.compile(ek.quantize(model, None, config), allow_host=False)
         feeds = feeds_of(model)
         [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
@@ -92,3 +92,15 @@ def test_a_factor_behind_the_mask_and_a_score_that_others_read_are_no_attention(
         assert "ATTENTION_F32" not in kinds(assert_native(model))
     net = Net()
     assert_native(net.model(*behind(net, *projected(net, net.input("x", (B, N, E))))))
+
+
+@pytest.mark.parametrize("written", ["Div", "Reciprocal", "one over it"])
+def test_a_llama_layer_has_norms_and_one_attention(written):
+    model = llama_layer(written)
+    found = kinds(assert_native(model))
+    assert (found.count("NORMALIZE"), found.count("ATTENTION_F32")) == (2, 1)
+    assert not {"REDUCE", *APART} & set(found)
+    program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False)
+    assert kinds(program).count("GEMM_DYNAMIC") == 7
+    [want] = onnxruntime_session(model, optimized=False).run(None, feeds_of(model))
+    assert noise(results(program, feeds_of(model))[0], want) > 28

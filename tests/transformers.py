@@ -285,3 +285,26 @@ def decoder(width=16, heads=2, words=11):
     mixed = net.op("MatMul", net.op("Softmax", net.op("Add", scores, hidden), axis=-1), v)
     y = net.reshape(net.transpose(mixed, 0, 2, 1, 3), 0, 0, width)
     return net.model(net.op("MatMul", y, net.weights(width, words)), k, v)
+
+
+def root_mean_square(net, x, width, written):
+    """RMSNorm: divided by the root, times 1 / root, or times its Reciprocal."""
+    gain = net.const(1 + net.rng.normal(0, 0.1, width))
+    square = net.op("Pow", x, net.const(2)) if written == "Div" else net.op("Mul", x, x)
+    mean = net.op("ReduceMean", square, net.ints(-1), keepdims=1)
+    root = net.op("Sqrt", net.op("Add", mean, net.const(1e-5)))
+    if written == "Div":
+        return net.op("Mul", net.op("Div", x, root), gain)
+    inverse = net.op("Reciprocal", root) if written == "Reciprocal" else net.op("Div", net.const(1), root)
+    return net.op("Mul", gain, net.op("Mul", x, inverse))
+
+
+def llama_layer(written="Reciprocal"):
+    """Norms, grouped heads on rotated queries and keys, and a gate of SiLU."""
+    net = Net()
+    x = net.input("x", (B, N, E))
+    y = net.op("Add", x, net.op("MatMul", rotated(net, root_mean_square(net, x, E, written)), net.weights(E, E)))
+    h = root_mean_square(net, y, E, written)
+    gate = net.op("MatMul", h, net.weights(E, 2 * E))
+    gated = net.op("Mul", net.op("Mul", gate, net.op("Sigmoid", gate)), net.op("MatMul", h, net.weights(E, 2 * E)))
+    return net.model(net.op("Add", y, net.op("MatMul", gated, net.weights(2 * E, E))))
