@@ -28,7 +28,7 @@ _RECIPE = ek.QuantConfig(recipe="w8a8-dynamic")
 _WORST_DB = 3.0  # an answer below is no answer, and is not timed
 
 
-def _quantized_by_onnxruntime(path: Path, folder: Path) -> bytes:
+def quantized_by_onnxruntime(path: Path, folder: Path) -> bytes:
     import onnxruntime as ort
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -60,7 +60,7 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
     row["products"] = sum(step.kind.endswith("_DYNAMIC") for step in program.steps)
     expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
     with tempfile.TemporaryDirectory() as folder:
-        peer = _quantized_by_onnxruntime(path, Path(folder))
+        peer = quantized_by_onnxruntime(path, Path(folder))
 
     def check(found: Sequence[Array]) -> None:
         assert _db(expected, found) >= _WORST_DB

@@ -344,6 +344,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "operators",
         "ranges",
         "report",
+        "sentences",
         "versus",
     }
     assert main(["no-such-bench"]) == 2

@@ -130,7 +130,7 @@ def test_few_rooms_know_onnx_operators_by_name(repository):
         "artifact": {"DequantizeLinear", "Transpose"},  # what opening a host model may compute of its constants
         # What it emits by itself; constants stay quantized.
         "compiler": {"Conv", "DequantizeLinear", "Pad", "Transpose"}
-        | {"Add", "Div", "Mul", "Pow", "ReduceMean", "Sqrt", "Sub"}  # as which a LayerNormalization is written out
+        | {"Add", "Div", "Mul", "Pow", "Reciprocal", "ReduceMean", "Sqrt", "Sub"}  # as which norms are written out
         | {"Squeeze"}  # for the definition of AffineGrid
         | {"Reshape"},  # behind the weights of an LSTM of onnxruntime
         # It rewrites products and writes Q and DQ; which operands of Add and Concat are data.

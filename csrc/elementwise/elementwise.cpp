@@ -20,6 +20,15 @@ void for_each_chunk(const Runtime& rt, size_t n, Body&& body) {
   });
 }
 
+template <typename Body>
+void for_rows(const Runtime& rt, size_t rows, size_t cols, Body&& body) {
+  const size_t rows_per_task = std::max<size_t>(1, kChunk / std::max<size_t>(1, cols));
+  parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
+    const size_t row = task * rows_per_task;
+    body(row, std::min(rows_per_task, rows - row));
+  });
+}
+
 /// The maps of channels whose slices are shorter than a vector: one for each element of a row of all channels.
 class Columns {
  public:
@@ -109,10 +118,16 @@ void lookup(const Runtime& rt, const uint8_t* x, size_t n, const uint8_t* table,
 
 void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, Sign sign,
                            uint8_t* q, size_t ldq, float* scale) {
-  const size_t rows_per_task = std::max<size_t>(1, kChunk / std::max<size_t>(1, cols));
-  parallel_for(ceil_div(rows, rows_per_task), rt.threads, [&](size_t task) {
-    const size_t row = task * rows_per_task, count = std::min(rows_per_task, rows - row);
+  for_rows(rt, rows, cols, [&](size_t row, size_t count) {
     rt.kernels->quantize_rows(x + row * ldx, count, cols, ldx, sign, q + row * ldq, ldq, scale + row);
+  });
+}
+
+void dynamic_quantize_spans(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, Sign sign,
+                            uint8_t* q, size_t ldq, float* scale, int32_t* zero_point) {
+  for_rows(rt, rows, cols, [&](size_t row, size_t count) {
+    rt.kernels->quantize_spans(x + row * ldx, count, cols, ldx, sign, q + row * ldq, ldq, scale + row,
+                               zero_point + row);
   });
 }
 

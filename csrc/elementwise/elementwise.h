@@ -52,5 +52,8 @@ void transpose4(const Runtime& rt, const uint8_t* x, const size_t x_shape[4], co
 /// 128 added when `sign` is kU8.
 void dynamic_quantize_rows(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, Sign sign,
                            uint8_t* q, size_t ldq, float* scale);
+/// The same with a zero point for each row: quantize_spans of elementwise kernels.
+void dynamic_quantize_spans(const Runtime& rt, const float* x, size_t rows, size_t cols, size_t ldx, Sign sign,
+                            uint8_t* q, size_t ldq, float* scale, int32_t* zero_point);
 
 }  // namespace ek

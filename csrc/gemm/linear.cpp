@@ -54,7 +54,7 @@ const char* linear_path(const Runtime& rt, const LinearArgs& args) {
 
 size_t linear_scratch_bytes(const Runtime& rt, const LinearArgs& args) {
   const Parts parts = cut_rows(rt, args);
-  return static_cast<size_t>(parts.threads) * quantized_rows_bytes(parts.rows, depth(args));
+  return static_cast<size_t>(parts.threads) * quantized_rows_bytes(parts.rows, depth(args), args.zero_points);
 }
 
 void linear(const Runtime& rt, const LinearArgs& args, uint8_t* scratch) {
@@ -65,15 +65,20 @@ void linear(const Runtime& rt, const LinearArgs& args, uint8_t* scratch) {
   // One task a thread, so that each has a slot of scratch; the parts go to whoever is free.
   std::atomic<size_t> next{0};
   parallel_for(static_cast<size_t>(parts.threads), parts.threads, [&](size_t slot) {
-    const size_t at = slot * quantized_rows_bytes(parts.rows, k);
-    const QuantizedRows rows = quantized_rows_in(scratch + at, parts.rows, k);
+    const size_t at = slot * quantized_rows_bytes(parts.rows, k, args.zero_points);
+    const QuantizedRows rows = quantized_rows_in(scratch + at, parts.rows, k, args.zero_points);
     const Runtime part_rt{rt.kernels, parts.count == 1 ? rt.threads : 1};
     for (size_t part = next.fetch_add(1); part < parts.count; part = next.fetch_add(1)) {
       const size_t row0 = part * parts.rows;
       GemmArgs gemm_args = args.gemm;
       gemm_args.m = std::min(parts.rows, m - row0);
-      dynamic_quantize_rows(part_rt, args.x + row0 * args.ldx, gemm_args.m, k, args.ldx, sign, rows.codes, rows.stride,
-                            rows.scale);
+      const float* const x = args.x + row0 * args.ldx;
+      if (args.zero_points) {
+        dynamic_quantize_spans(part_rt, x, gemm_args.m, k, args.ldx, sign, rows.codes, rows.stride, rows.scale,
+                               rows.zero_point);
+      } else {
+        dynamic_quantize_rows(part_rt, x, gemm_args.m, k, args.ldx, sign, rows.codes, rows.stride, rows.scale);
+      }
       gemm_args.whole_m = m;
       gemm_args.c = static_cast<uint8_t*>(args.gemm.c) + row0 * args.gemm.ldc;
       if (gemm_args.epilogue.addend != nullptr) gemm_args.epilogue.addend += row0 * gemm_args.epilogue.addend_ld;

@@ -34,6 +34,11 @@ struct ElementwiseKernels {
   // and ldy apart.
   void (*quantize_rows)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
                         float* scale);
+  // The same over what a row spans, [min(x, 0), max(x, 0)], in 254 steps: y = rne(x * (254 / width) + z) - 128, where
+  // z = rne(-min * (254 / width)); zero_point is z - 128. Rows with a NaN or an infinity, or so wide that the width is
+  // one, are quantize_rows', with a zero point of 0.
+  void (*quantize_spans)(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
+                         float* scale, int32_t* zero_point);
   // y = quantize(dequantize(a) + dequantize(b)), clamped to [lo, hi] around the zero point of y.
   void (*add)(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,
               float hi, uint8_t* y);
@@ -65,6 +70,7 @@ struct ElementwiseKernels {
   X(quantize_columns)             \
   X(dequantize_columns)           \
   X(quantize_rows)                \
+  X(quantize_spans)               \
   X(add)                          \
   X(lookup)                       \
   X(softmax)                      \

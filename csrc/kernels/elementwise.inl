@@ -104,13 +104,58 @@ EK_INLINE int32_t peak_bits(const float* x, size_t n) {
   return max_lane(max_i32(max_i32(best[0], best[1]), max_i32(best[2], best[3])));
 }
 
-/// Of the bits of the largest |x|.
-EK_INLINE bool is_finite(int32_t bits) { return bits < 0x7F800000; }
+/// How a row becomes codes: those of u8, of which `zero` is that of 0.0.
+struct RowMap {
+  float scale, inverse;
+  int32_t zero;
+  bool finite;
+};
 
-/// A row without a NaN or an infinity. Adding 1.5 * 2^23 + 128 rounds to an integer and leaves it, and 128 more, in the
-/// lowest bits. `next` is fetched meanwhile: as many floats, which need not be there.
-EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, float inverse, Sign sign, uint8_t* y) {
-  const F32 shift = set1_f32(0x1.8p23f + 128.0f), factor = set1_f32(inverse);
+EK_INLINE float float_of_bits(int32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
+EK_INLINE RowMap symmetric_map(const float* x, size_t n) {
+  const int32_t bits = peak_bits(x, n);
+  const RowScale by(float_of_bits(bits));
+  return {by.scale, by.inverse, 128, bits < 0x7F800000};
+}
+
+constexpr float kRounds = 0x1.8p23f;  // what is added to it becomes an integer, in the lowest bits
+
+/// From the smallest to the largest, 0 among them, in 254 steps: rounding at both ends then needs no 256th. A -NaN is
+/// the largest of -x.
+EK_INLINE RowMap span_map(const float* x, size_t n) {
+  const I32 none = set1_i32(0), turned = set1_i32(INT32_MIN);  // added, it turns the sign
+  I32 above[2] = {none, none}, below[2] = {none, none};
+  const auto take = [&](F32 v, size_t at) EK_LAMBDA {
+    above[at] = max_i32(bits_i32(v), above[at]);
+    below[at] = max_i32(add_i32(bits_i32(v), turned), below[at]);
+  };
+  const auto block = [&](size_t i) EK_LAMBDA {
+    unroll<4>([&](auto s) EK_LAMBDA { take(load_f32(x + i + s.value * kStrip), s.value % 2); });
+  };
+  const auto rest = [&]() EK_LAMBDA {
+    for (size_t at = 0; at < n; at += kStrip) take(load_f32_n(x + at, n - at), 0);
+  };
+  by_blocks(
+      x, n, [&]() EK_LAMBDA { take(load_f32(x), 0); }, block, rest);
+  const float most = float_of_bits(max_lane(max_i32(above[0], above[1])));
+  const float least = float_of_bits(max_lane(max_i32(below[0], below[1])));
+  const RowScale by(most + least, 254.0f);
+  int32_t zero;
+  const float shifted = least * by.inverse + kRounds;
+  __builtin_memcpy(&zero, &shifted, 4);
+  return {by.scale, by.inverse, by.finite() ? zero & 0xFF : 128, by.finite()};
+}
+
+/// A row without a NaN or an infinity. Adding kRounds and the code of 0 leaves a code in the lowest bits. `next` is
+/// fetched meanwhile: as many floats, which need not be there.
+EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, const RowMap& map, Sign sign,
+                                   uint8_t* y) {
+  const F32 shift = set1_f32(kRounds + static_cast<float>(map.zero)), factor = set1_f32(map.inverse);
   const auto code = [&](F32 v) EK_LAMBDA { return bits_i32(add_f32(mul_f32(v, factor), shift)); };
   I32 q[4];
   const auto block = [&](size_t i) EK_LAMBDA {
@@ -134,46 +179,56 @@ EK_INLINE void quantize_finite_row(const float* x, const float* next, size_t n, 
       x, n, [&]() EK_LAMBDA { store_bytes(y, add_i32(code(load_f32(x)), to_value)); }, block, rest);
 }
 
-/// Those rows of some that are not finite, once more.
-__attribute__((noinline)) void quantize_odd_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign,
-                                                 uint8_t* y, size_t ldy, float* scale) {
+/// A row that is not finite, once more.
+__attribute__((noinline)) void quantize_odd_row(const float* x, size_t n, Sign sign, uint8_t* y, float* scale) {
   const ByteStore bytes(-128.0f, 127.0f, sign == Sign::kU8 ? 128 : 0, sign);
-  for (; rows > 0; --rows, x += ldx, y += ldy, ++scale) {
-    if (is_finite(peak_bits(x, n))) continue;
-    F32 best = set1_f32(0.0f);
-    for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
-    const RowScale by(max_lane(best));
-    *scale = by.scale;
-    quantize_run(n, by, bytes, y, [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
-  }
+  F32 best = set1_f32(0.0f);
+  for (size_t i = 0; i < n; i += kStrip) best = max_f32(abs_f32(load_f32_n(x + i, n - i)), best);
+  const RowScale by(max_lane(best));
+  *scale = by.scale;
+  quantize_run(n, by, bytes, y, [&](size_t at, size_t left) EK_LAMBDA { return load_f32_n(x + at, left); });
 }
 
-/// Short rows go four at a time: finding one's peak and reciprocal overlaps with the others'. NaN is passed over in the
-/// peak and becomes -128.
-void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy, float* scale) {
+/// Short rows go four at a time: finding one's map overlaps with the others'. NaN is passed over in the peak and
+/// becomes -128.
+template <typename MapOf>
+EK_INLINE void quantize_each_row(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy,
+                                 float* scale, MapOf&& map_of) {
   constexpr size_t kTogether = 4, kShort = 1024;
   const size_t together = n <= kShort ? kTogether : 1;
   for (size_t row = 0; row < rows; row += together) {
     const size_t count = rows - row < together ? rows - row : together;
     const float* const from = x + row * ldx;
     uint8_t* const to = y + row * ldy;
-    float inverse[kTogether];
+    RowMap maps[kTogether];
     bool finite = true;
     for (size_t r = 0; r < count; ++r) {
-      const int32_t bits = peak_bits(from + r * ldx, n);
-      float peak;
-      __builtin_memcpy(&peak, &bits, 4);
-      const RowScale by(peak);
-      scale[row + r] = by.scale;
-      inverse[r] = by.inverse;
-      finite = finite && is_finite(bits);
+      maps[r] = map_of(row + r, from + r * ldx);
+      scale[row + r] = maps[r].scale;
+      finite = finite && maps[r].finite;
     }
     for (size_t r = 0; r < count; ++r) {  // they are in L1 now
       const float* const one = from + r * ldx;
-      quantize_finite_row(one, one + together * ldx, n, inverse[r], sign, to + r * ldy);
+      quantize_finite_row(one, one + together * ldx, n, maps[r], sign, to + r * ldy);
     }
-    if (!finite) quantize_odd_rows(from, count, n, ldx, sign, to, ldy, scale + row);
+    for (size_t r = 0; !finite && r < count; ++r) {
+      if (!maps[r].finite) quantize_odd_row(from + r * ldx, n, sign, to + r * ldy, scale + row + r);
+    }
   }
+}
+
+void quantize_rows(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy, float* scale) {
+  quantize_each_row(x, rows, n, ldx, sign, y, ldy, scale,
+                    [&](size_t, const float* one) EK_LAMBDA { return symmetric_map(one, n); });
+}
+
+void quantize_spans(const float* x, size_t rows, size_t n, size_t ldx, Sign sign, uint8_t* y, size_t ldy, float* scale,
+                    int32_t* zero_point) {
+  quantize_each_row(x, rows, n, ldx, sign, y, ldy, scale, [&](size_t row, const float* one) EK_LAMBDA {
+    const RowMap map = span_map(one, n);
+    zero_point[row] = map.zero - 128;
+    return map;
+  });
 }
 
 void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, size_t n, QuantParams qy, float lo,

@@ -38,6 +38,9 @@ struct Epilogue {
   float lo = 0, hi = 0;               // kQuantized: clamp relative to the zero point; the real kinds: kClamp
   const float* bias = nullptr;        // real kinds; [n]; may be null
   const float* row_scale = nullptr;   // real kinds; [m]; may be null (1.0)
+  // Real kinds: rows with zero points, whose acc is less row_zero[m] * column_sum[n] first, mod 2^32. Or both null.
+  const int32_t* row_zero = nullptr;    // [m]
+  const int32_t* column_sum = nullptr;  // [n], padded to a multiple of kStrip
   // Residual, kQuantized only: one more 8-bit tensor of C's shape, its map, and the map of the sum.
   const uint8_t* residual = nullptr;
   size_t residual_ld = 0;  // bytes from row to row

@@ -49,6 +49,11 @@ struct QuantizedEpilogue {
   }
 };
 
+/// An accumulator of a row with a zero point, from column `col` on.
+EK_INLINE I32 less_zero(const Epilogue& e, I32 acc, size_t row, size_t col) {
+  return sub_i32(acc, mul_i32(set1_i32(e.row_zero[row]), load_i32(e.column_sum + col)));
+}
+
 struct FloatEpilogue {
   const float* bias;
   const float* row_scale;
@@ -190,7 +195,9 @@ __attribute__((noinline)) void store_real_sums(const Tile& t, const Epilogue& e,
     for (size_t s = 0; s < t.strips; ++s) {
       const size_t col = t.col0 + s * kStrip, n = strip_cols(t.cols, s);
       const F32 multiplier = load_f32(e.multiplier + col);
-      store_f32(z + s * kStrip, scaled.real(load_i32(acc + s * kStrip), multiplier, t.row0 + r, col, n));
+      const I32 sum = load_i32(acc + s * kStrip);
+      const I32 whole = e.row_zero == nullptr ? sum : less_zero(e, sum, t.row0 + r, col);
+      store_f32(z + s * kStrip, scaled.real(whole, multiplier, t.row0 + r, col, n));
     }
     real.store(z, t.strips, t.row0 + r, t.col0, t.cols, static_cast<uint8_t*>(t.c) + r * t.ldc);
   }
@@ -212,8 +219,15 @@ EK_INLINE void store_floats(const GemmTile& t, const Epilogue& e, Finish&& finis
     float* const row = reinterpret_cast<float*>(static_cast<uint8_t*>(t.c) + r.value * t.ldc);
     const F32 scale = set1_f32(e.row_scale == nullptr ? 1.0f : e.row_scale[t.row0 + r.value]);
     F32 y[S];
+    if (e.row_zero == nullptr) {
+      unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = to_f32(acc(r, s)); });
+    } else {
+      unroll<S>([&](auto s) EK_LAMBDA {
+        y[s.value] = to_f32(less_zero(e, acc(r, s), t.row0 + r.value, t.col0 + s.value * kStrip));
+      });
+    }
     unroll<S>([&](auto s) EK_LAMBDA {
-      y[s.value] = mul_f32(to_f32(acc(r, s)), mul_f32(scale, load_f32(multiplier + s.value * kStrip)));
+      y[s.value] = mul_f32(y[s.value], mul_f32(scale, load_f32(multiplier + s.value * kStrip)));
     });
     if (bias != nullptr && whole) {
       unroll<S>([&](auto s) EK_LAMBDA { y[s.value] = add_f32(y[s.value], load_f32(bias + s.value * kStrip)); });

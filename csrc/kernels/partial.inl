@@ -53,8 +53,8 @@ struct Quotient {
 struct RowScale {
   float scale, inverse;
 
-  /// Of a row whose largest |x| is `peak`; one that is next to nothing becomes zeros.
-  EK_INLINE explicit RowScale(float peak) : scale(peak / 127.0f), inverse(127.0f / peak) {
+  /// Of a row whose largest |x| is `peak`, in so many steps; one that is next to nothing becomes zeros.
+  EK_INLINE explicit RowScale(float peak, float steps = 127.0f) : scale(peak / steps), inverse(steps / peak) {
     if (peak < 0x1p-110f) scale = inverse = 1.0f;
     if (!finite()) inverse = 0x1p-149f;  // infinity times 0 would be a NaN, and the sign lost
   }

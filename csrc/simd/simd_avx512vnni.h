@@ -70,6 +70,7 @@ EK_INLINE F32 select_equal(F32 a, F32 b, F32 x, F32 y) {
 }
 EK_INLINE F32 as_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
 EK_INLINE I32 sub_i32(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+EK_INLINE I32 mul_i32(I32 a, I32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 template <int kBits>
 EK_INLINE I32 shift_left(I32 a) {
   return {_mm512_slli_epi32(a.v, kBits)};

@@ -116,6 +116,9 @@ EK_INLINE F32 as_f32(I32 a) {
 EK_INLINE I32 sub_i32(I32 a, I32 b) {
   return {vsubq_s32(a.v0, b.v0), vsubq_s32(a.v1, b.v1), vsubq_s32(a.v2, b.v2), vsubq_s32(a.v3, b.v3)};
 }
+EK_INLINE I32 mul_i32(I32 a, I32 b) {
+  return {vmulq_s32(a.v0, b.v0), vmulq_s32(a.v1, b.v1), vmulq_s32(a.v2, b.v2), vmulq_s32(a.v3, b.v3)};
+}
 template <int kBits>
 EK_INLINE I32 shift_left(I32 a) {
   return {vshlq_n_s32(a.v0, kBits), vshlq_n_s32(a.v1, kBits), vshlq_n_s32(a.v2, kBits), vshlq_n_s32(a.v3, kBits)};

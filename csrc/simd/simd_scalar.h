@@ -15,7 +15,8 @@
 // stored for u8; for s8 it is the value.
 // all_below: a < b in every lane; a NaN is not below. select_below: a < b ? x : y. pow2_f32: 2^n for n in [-126, 127].
 // dot_u8(acc, a, w): a . (w - kDotOffset) for weights in [0, 255] and a Quad, exact, mod 2^32; kDotOffset is the ISA's.
-// select_equal: a == b ? x : y; a NaN equals nothing. sub_i32 wraps. shift_right keeps the sign. as_f32: the same bits.
+// select_equal: a == b ? x : y; a NaN equals nothing. sub_i32 and mul_i32 wrap. shift_right keeps the sign. as_f32: the
+// same bits.
 // select_bits: lane i of x where bit i is set, else of y. sum_lanes adds lane i + 8 to lane i, then i + 4, i + 2, i
 // + 1. even_lanes, odd_lanes: of the 32 lanes of a, then b. store_f16, store_bf16 round to nearest even, keep a NaN's
 // upper bits and make it quiet.
@@ -217,6 +218,11 @@ EK_INLINE F32 as_f32(I32 a) {
 EK_INLINE I32 sub_i32(I32 a, I32 b) {
   for (int i = 0; i < 16; ++i)
     a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) - static_cast<uint32_t>(b.v[i]));
+  return a;
+}
+EK_INLINE I32 mul_i32(I32 a, I32 b) {
+  for (int i = 0; i < 16; ++i)
+    a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i]));
   return a;
 }
 template <int kBits>

@@ -61,13 +61,14 @@ inline SmallProgram every_kind() {
   conv.out_c = 21;
   conv.dtype = DType::kU8;
   const uint32_t codes = floats.gemm(larger, 12, conv);
-  const uint32_t dynamic = floats.gemm_dynamic(larger, 12, conv);
+  const uint32_t dynamic = floats.gemm_dynamic(larger, 12, conv, false);
+  const uint32_t spans = floats.gemm_dynamic(larger, 12, conv, true);
   const uint32_t pairs = p.view(deep, {2, 21, 18});
   const uint32_t scores = floats.matmul(pairs, pairs);
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
   WideProducts wides(p);
   const uint32_t layers = p.view(deep, {1, 7, 6, 18});
-  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, scores, mixed};
+  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, spans, scores, mixed};
   outputs.insert(outputs.end(),
                  {wides.gemm(larger, 12, 21), wides.conv(layers, 10, 2, false), wides.conv(layers, 18, 18, true)});
   const std::vector<uint32_t> more = add_float_steps(p);

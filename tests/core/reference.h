@@ -42,8 +42,8 @@ inline std::vector<int8_t> random_weights(size_t n) {
 /// an infinity all finite x are 0.
 struct RowScale {
   float scale = 1.0f, factor = 1.0f;
-  explicit RowScale(float peak) {
-    if (peak >= 0x1p-110f) scale = peak / 127.0f, factor = 127.0f / peak;
+  explicit RowScale(float peak, float steps = 127.0f) {
+    if (peak >= 0x1p-110f) scale = peak / steps, factor = steps / peak;
     if (std::isinf(peak)) factor = std::numeric_limits<float>::denorm_min();
   }
 };

@@ -94,8 +94,8 @@ class FloatProducts {
     return y;
   }
 
-  /// Rows that the step quantizes, each by its largest.
-  uint32_t gemm_dynamic(uint32_t x, int64_t rows, const FloatConv& c) {
+  /// Rows that the step quantizes, each by its largest, or by what it spans.
+  uint32_t gemm_dynamic(uint32_t x, int64_t rows, const FloatConv& c, bool zero_points) {
     const auto k = static_cast<size_t>(p_.expected[x].size() / sizeof(float)) / static_cast<size_t>(rows);
     const auto n = static_cast<size_t>(c.out_c);
     const uint32_t y = p_.tensor(c.dtype, {rows, c.out_c}, 0.05f, 3);
@@ -107,12 +107,20 @@ class FloatProducts {
     }
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t first = row * static_cast<int64_t>(k);
-      float peak = 0.0f;
-      for (size_t i = 0; i < k; ++i) peak = std::max(peak, std::fabs(get(x, first + static_cast<int64_t>(i))));
-      const RowScale by(peak);
+      float most = 0.0f, least = 0.0f;
+      for (size_t i = 0; i < k; ++i) {
+        const float value = get(x, first + static_cast<int64_t>(i));
+        most = std::max(most, value);
+        least = std::max(least, -value);
+      }
+      const RowScale by = zero_points ? RowScale(most + least, 254.0f) : RowScale(std::max(most, least));
+      const int32_t zero = zero_points ? rne(least * by.factor) : 0;
       for (size_t j = 0; j < n; ++j) {
         int32_t sum = 0;
-        for (size_t i = 0; i < k; ++i) sum += rne(get(x, first + static_cast<int64_t>(i)) * by.factor) * w[j * k + i];
+        for (size_t i = 0; i < k; ++i) {
+          const double step = double{get(x, first + static_cast<int64_t>(i)) * by.factor} + zero;  // exact
+          sum += (static_cast<int32_t>(std::nearbyint(step)) - zero) * w[j * k + i];
+        }
         sums.push_back(static_cast<float>(sum) * (by.scale * scale[j]));
       }
     }
@@ -124,7 +132,8 @@ class FloatProducts {
     const std::vector<uint32_t> blobs = {p_.blob(packed.data(), bytes),
                                          p_.blob(scale.data(), scale.size() * sizeof(float)),
                                          p_.blob(bias.data(), bias.size() * sizeof(float))};
-    end(StepKind::kGemmDynamic, x, c, {{"rows", rows}, {"k", static_cast<int64_t>(k)}, {"columns", c.out_c}}, blobs,
+    end(StepKind::kGemmDynamic, x, c,
+        {{"rows", rows}, {"k", static_cast<int64_t>(k)}, {"columns", c.out_c}, {"zero_points", zero_points}}, blobs,
         bias, sums, y);
     return y;
   }

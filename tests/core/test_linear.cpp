@@ -226,3 +226,60 @@ TEST_CASE("quantize_rows: ties, tiny and huge rows, NaN and infinities; both sig
     }
   }
 }
+
+TEST_CASE("quantize_spans: one sign, both, tiny and huge rows, NaN and infinities; both signs of codes; rows apart") {
+  constexpr size_t kRows = 7;
+  constexpr float kFar = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const float size : {0.0f, 1.0f, 1e-44f, 0x1p-111f, 0x1p-110f, 1e-27f, 1e30f, 3e38f}) {
+    for (const size_t n : Sizes{1, 15, 16, 17, 64, 65, 147, 255, 256, 257, 320, 1025}) {
+      const size_t ldx = n + (n < 256 ? 3 : 16 - n % 16 + 4), ldy = n + 5;
+      std::vector<float> x((kRows - 1) * ldx + n);
+      for (size_t row = 0; row < kRows; ++row) {
+        const int low = row == 0 ? 0 : row == 1 ? -20 : -254, high = row == 2 ? 0 : 254;
+        float* const values = x.data() + row * ldx;
+        for (size_t i = 0; i < n; ++i) values[i] = static_cast<float>(uniform(low, high)) / 254.0f * size;
+        if (row == 3) values[n / 2] = kNan;
+        if (row == 4) values[n - 1] = -kNan;
+        if (row == 5) values[n / 3] = -kFar;
+      }
+      Guarded<float> guarded(x);
+      for (const Kernels* table : tables()) {
+        const RunsOn only(*table);
+        CAPTURE(isa_name(table->isa));
+        for (const Sign sign : {Sign::kS8, Sign::kU8}) {
+          Guarded<uint8_t> q((kRows - 1) * ldy + n);
+          std::vector<uint8_t> plain(n);
+          float scale[kRows] = {}, plain_scale = 0.0f;
+          int32_t zero_point[kRows] = {};
+          table->quantize_spans(guarded.data(), kRows, n, ldx, sign, q.data(), ldy, scale, zero_point);
+          for (size_t row = 0; row < kRows; ++row) {
+            const float* const values = x.data() + row * ldx;
+            float most = 0.0f, least = 0.0f;
+            bool finite = true;
+            for (size_t i = 0; i < n; ++i) {
+              finite = finite && std::isfinite(values[i]);
+              most = std::max(most, values[i]);
+              least = std::max(least, -values[i]);
+            }
+            if (!finite || std::isinf(most + least)) {
+              table->quantize_rows(values, 1, n, n, sign, plain.data(), n, &plain_scale);
+              CHECK(scale[row] == plain_scale);
+              CHECK(zero_point[row] == 0);
+              CHECK(std::memcmp(q.data() + row * ldy, plain.data(), n) == 0);
+              continue;
+            }
+            const RowScale by(most + least, 254.0f);
+            const int32_t zero = rne(least * by.factor);
+            CHECK(scale[row] == by.scale);
+            CHECK(zero_point[row] == zero - 128);
+            for (size_t i = 0; i < n; ++i) {
+              const double step = double{values[i] * by.factor} + zero;  // exact
+              const int32_t code = static_cast<int32_t>(std::nearbyint(step)) - 128;
+              CHECK(value(q.data()[row * ldy + i], sign) - (sign == Sign::kU8 ? 128 : 0) == code);
+            }
+          }
+        }
+      }
+    }
+  }
+}

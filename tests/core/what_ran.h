@@ -40,12 +40,13 @@ struct PathKernels {
 inline const std::map<std::string, PathKernels>& path_kernels() {
   static const std::map<std::string, PathKernels> paths = {
       // Beside them, what products do that quantize what they read by themselves.
-      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows", "split_codes", "finish_wide"}}},
+      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows", "quantize_spans", "split_codes", "finish_wide"}}},
       {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
       {"thin", {{"gemm_thin"}, {"split_codes", "finish_wide"}}},
-      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows"}}},  // its last columns
+      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows", "quantize_spans"}}},  // its last columns
       {"depthwise",
-       {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"}, {"spread_depthwise", "flip_sign", "split_codes", "finish_wide"}}},
+       {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"},
+        {"spread_depthwise", "flip_sign", "split_codes", "finish_wide"}}},
       {"float", {{"gemm_f32_tile"}, {"f32_strip"}}},
       {"attention", {{"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}}},
       {"quantize", {{"quantize", "quantize_triples", "dequantize"}, {"transpose"}}},

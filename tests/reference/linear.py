@@ -27,6 +27,25 @@ def dynamic_quantize(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
         return quantize_linear(steps, 1, 0, np.int8), scale
 
 
+def quantize_spans(
+    x: FloatArray,
+) -> tuple[npt.NDArray[np.int8], FloatArray, npt.NDArray[np.int32]]:
+    """Rows to int8 over what they span, 0 in it, in 254 steps, with their zero points; those that are not finite, or
+    so wide that their width is not, as :func:`dynamic_quantize` has them."""
+    q, scale = dynamic_quantize(x)
+    zero_point = np.zeros(len(x), np.int32)
+    with np.errstate(all="ignore"):
+        most, least = (side.max(axis=1, initial=0) for side in (x, -x))
+        width = most + least
+        one, levels, none = np.float32(1), np.float32(254), width < np.float32(2**-110)
+        factor = np.where(none, one, levels / width)
+        zero = np.rint(least * factor)
+        codes = np.rint((x * factor[:, None]).astype(np.float64) + zero[:, None]) - 128
+    spans = np.isfinite(width)
+    q[spans], zero_point[spans] = codes[spans].astype(np.int8), zero[spans].astype(np.int32) - 128
+    return q, np.where(spans, np.where(none, one, width / levels), scale), zero_point
+
+
 def activate(y: FloatArray, curve: Curve) -> FloatArray:
     """A pair is a clamp."""
     if isinstance(curve, tuple):

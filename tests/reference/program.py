@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from reference import maps, moves, products_f32, recurrent, rows, sampling
 from reference.gemm import matmul_integer, requantize
-from reference.linear import dynamic_quantize
+from reference.linear import dynamic_quantize, quantize_spans
 from reference.quantize import bounds, dequantize_linear, quantize_linear
 
 Array = npt.NDArray[Any]
@@ -102,8 +102,12 @@ class Machine:
         weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
         scale, bias = (self.blob(step, at, "<f4")[:n] for at in (1, 2))
         q, row_scale = dynamic_quantize(x[0].reshape(rows, k))
+        acc = matmul_integer(q, weights)
+        if step.arguments["zero_points"]:
+            q, row_scale, zero_point = quantize_spans(x[0].reshape(rows, k))
+            acc = matmul_integer(q, weights) - zero_point[:, None] * weights.astype(np.int32).sum(axis=0)
         with np.errstate(all="ignore"):
-            product = matmul_integer(q, weights).astype(np.float32) * (row_scale[:, None] * scale)
+            product = acc.astype(np.float32) * (row_scale[:, None] * scale)
         return products_f32.finish(self, step, product, bias, y)
 
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:

@@ -1,4 +1,4 @@
-// Rows of float32, each quantized by its own largest value as it comes, times int8 weights.
+// Rows of float32, each quantized by its own largest value as it comes, or by what it spans, times int8 weights.
 //
 //   in x [addend] | blobs: packed weights, scale of each column f32, bias f32 (both padded to kStrip)
 #include "base/checked.h"
@@ -9,8 +9,12 @@
 namespace ek {
 namespace {
 
+/// So deep a sum of products of 255 by 128 stays below 2^31.
+constexpr size_t kDeepestSpans = ((size_t{1} << 31) - 1) / (255 * 128);
+
 struct GemmDynamic {
   size_t rows = 0, k = 0, columns = 0;
+  bool zero_points = false;  // of rows
   RealEpilogue epilogue;
 
   template <typename Arguments>
@@ -18,6 +22,7 @@ struct GemmDynamic {
     a.size("rows", rows);
     a.size("k", k, 1);
     a.size("columns", columns, 1);
+    a.flag("zero_points", zero_points);
     epilogue.each(a);
   }
 
@@ -27,7 +32,7 @@ struct GemmDynamic {
   Status check(const ProgramIndex& index, const Step& step) const {
     const bool addend = step.in.size() == 2;
     if (!has(step, addend ? 2 : 1, 3)) return bad_step(step, "wrong number of operands");
-    if (k > kMaxRowDepth) return bad_step(step, "sums can pass 2^31");
+    if (k > (zero_points ? kDeepestSpans : kMaxRowDepth)) return bad_step(step, "sums can pass 2^31");
     const TensorDef &x = input(index, step), &y = output(index, step);
     if (x.dtype != DType::kF32 || (addend && input(index, step, 1).dtype != DType::kF32)) {
       return bad_step(step, "inputs must be float32");
@@ -50,6 +55,7 @@ struct GemmDynamic {
     LinearArgs args;
     args.x = reinterpret_cast<const float*>(site.bytes(step.in[0]));
     args.ldx = k;
+    args.zero_points = zero_points;
     GemmArgs& gemm = args.gemm;
     gemm.m = rows;
     gemm.b = {packed(), *site.blob(step.blobs[0])};

@@ -22,8 +22,8 @@ from edgekern.graph.values import (
 )
 
 _KEY, _VALUE = "edgekern.activations", "dynamic"
-# Sums of so many products of two 8-bit numbers stay below 2**31.
-DEEPEST = 2**17 - 1
+# Sums of so many products stay below 2**31: of two signed 8-bit numbers, and of one that is less a zero point by one.
+DEEPEST, DEEPEST_SPANS = 2**17 - 1, (2**31 - 1) // (255 * 128)
 _PEEPHOLES = 7  # which input of an LSTM
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -11,52 +10,146 @@ import onnx_ir as ir
 from onnx import helper
 
 from edgekern._core import DType, MapOp, StepKind
+from edgekern.compiler.floats.attention_match import Found, hiding, match, split_axes
 from edgekern.compiler.floats.maps import emit_map, new_map
 from edgekern.compiler.floats.operator import BOOL, FLOAT, FloatOperator, new_tensor
 from edgekern.compiler.floats.reductions import MAX, reduce_axes
 from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, dense_steps, read_strided
-from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
+from edgekern.compiler.formula_step import Array, Instruction, MapStep, Operand, Ref, Result
 from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.values import (
+    FloatArray,
     float_attribute,
     int_attribute,
+    ints_attribute,
     is_constant,
     known_shape,
     label,
-    scalar,
     sole_consumer,
 )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The parts of an attention that ends with a product."""
-
-    q: ir.Value
-    k: ir.Value  # as the second operand of its product: (..., depth, keys)
-    mask: ir.Value | None
-    scale: float
-    names: tuple[str, ...]
-
-
-def lower(lowering: Lowering, node: ir.Node, y: Tensor) -> Tensor | None:
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
     """The step for a MatMul of probabilities and values; None where it is none."""
-    found, v = _match(node), node.inputs[1]
-    if found is None or v is None:
+    found, v_value = match(node), node.inputs[1]
+    if found is None or v_value is None:
         return None
-    shape = known_shape(node.outputs[0])
-    rank = len(shape)
-    parts = [read_strided(lowering, found.q), read_strided(lowering, found.k).swapped(), read_strided(lowering, v)]
-    if rank < 3 or rank > BATCH_AXES + 2 or any(len(part.shape) != rank for part in parts):
+    shape, lead = known_shape(value), found.frame[:-2]
+    if not 2 <= len(shape) <= BATCH_AXES + 2 or len(lead) > BATCH_AXES:
         return None
-    mask = None if found.mask is None else _mask(lowering, found.mask, rank)
-    q, k, v_part = parts
-    if (v_part.steps[-1] != 1 and v_part.shape[-1] != 1) or (q.steps[-1] != 1 and q.shape[-1] != 1):
+    perm = None if found.guarded else _reader_order(value)
+    made = new_tensor(value)
+    if perm is not None:
+        made = new_tensor(value, tuple(shape[axis] for axis in perm), perm)
+    memory = dense_steps(made.shape, 1)
+    steps = tuple(memory[perm.index(axis)] if perm is not None else memory[axis] for axis in range(len(shape)))
+    parts = (
+        _in_frame(_dense_rows(lowering, found.q), found.scores, lead),
+        _in_frame(read_strided(lowering, found.k).swapped(), found.scores, lead),
+        _in_frame(_dense_rows(lowering, v_value), shape, lead),
+        _in_frame(Strided(made, shape, steps), shape, lead),
+    )
+    if any(part is None for part in parts):
         return None
-    into = Strided(y, shape, tuple(dense_steps(shape, 1)))
-    return _emit(lowering, label(node), "+".join(found.names), (q, k, v_part), mask, into, found.scale)
+    q, k, v, into = (part for part in parts if part is not None)
+    if into.shape[:-2] != lead:
+        return None
+    mask = _mask(lowering, node, found)
+    if mask is None and found.masks:
+        return None
+    y = _emit(lowering, label(node), found.operators, (q, k, v), mask, into, found.scale)
+    if not found.guarded or mask is None:
+        return y
+    largest = reduce_axes(lowering, mask.tensor, [len(mask.shape) - 1], (MAX, MAX), label(node), found.operators)
+    return _zero_unseen(lowering, node, value, view(y, shape=into.shape), largest)
+
+
+def _reader_order(value: ir.Value) -> tuple[int, ...] | None:
+    """How a Transpose that alone reads a value wants it to lie, if its rows stay rows."""
+    reader = sole_consumer(value)
+    if reader is None or reader.op_type != "Transpose" or reader.domain != "":
+        return None
+    rank = len(known_shape(value))
+    perm = tuple(ints_attribute(reader, "perm", list(range(rank))[::-1]))
+    return perm if perm[-1] == rank - 1 and perm != tuple(range(rank)) else None
+
+
+def _dense_rows(lowering: Lowering, value: ir.Value) -> Strided:
+    """A value where it lies, if its rows have no gaps, else as ONNX has it."""
+    x = read_strided(lowering, value)
+    if x.steps[-1] == 1 or x.shape[-1] == 1:
+        return x
+    return Strided(lowering.plain(value), x.shape, tuple(dense_steps(x.shape, 1)))
+
+
+def _in_frame(x: Strided, scores: tuple[int, ...], lead: tuple[int, ...]) -> Strided | None:
+    """An operand with the axes before its matrices split as the frame of all has them; None where they do not fit."""
+    groups = split_axes(scores[:-2], lead)
+    if groups is None or len(x.shape) > len(scores):
+        return None
+    missing = len(scores) - len(x.shape)
+    shape, steps = [], []
+    own = zip((1,) * missing + x.shape[:-2], (0,) * missing + x.steps[:-2], strict=True)
+    for group, (side, step) in zip(groups, own, strict=True):
+        shape += [1] * len(group) if side == 1 else group
+        steps += [0] * len(group) if side == 1 else dense_steps(group, step)
+    return Strided(x.tensor, (*shape, *x.shape[-2:]), (*steps, *x.steps[-2:]))
+
+
+def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
+    """The sum of the masks, in the frame; None where one does not fit, or there is none."""
+    lead = found.frame[:-2]
+    whole: FloatArray | None = None
+    operands: list[Tensor | Array] = []
+    terms: list[Ref] = []
+    code: list[Instruction] = []
+    for mask in found.masks:
+        if not is_constant(mask.value) and mask.kept is None and len(found.masks) == 1 and not found.guarded:
+            return _in_frame(read_strided(lowering, mask.value), mask.scores, lead)
+        array = lowering.constant(mask.value) if is_constant(mask.value) else None
+        shape = known_shape(mask.value) if array is None else array.shape
+        sides = _in_frame(_shaped((1,) * (2 - len(shape)) + shape), mask.scores, lead)
+        if sides is None:
+            return None
+        shown, hidden = 0.0, hiding(mask.fill)
+        if array is not None:
+            array = array if mask.kept is None else np.where(array == mask.kept, shown, hidden)
+            array = array.reshape(sides.shape).astype(np.float32)
+            whole = array if whole is None else whole + array
+            continue
+        operands.append(view(lowering.plain(mask.value), shape=sides.shape))
+        terms.append(Operand(len(operands) - 1))
+        if mask.kept is not None:
+            code.append((MapOp.WHERE, (terms[-1], *((shown, hidden) if mask.kept else (hidden, shown)))))
+            terms[-1] = Result(len(code) - 1)
+    if not operands:
+        return None if whole is None else _constant_mask(lowering, node, whole)
+    if whole is not None:
+        operands.append(whole)
+        terms.append(Operand(len(operands) - 1))
+    total, *others = terms
+    for term in others:
+        code.append((MapOp.ADD, (total, term)))
+        total = Result(len(code) - 1)
+    shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+    made = Tensor(label(node), DType.F32, shape)
+    step = MapStep(StepKind.MAP, label(node), found.operators, [], made, operands=operands)
+    mapped = emit_map(lowering, step, code or [(MapOp.COPY, (total,))])
+    return Strided(mapped, shape, tuple(dense_steps(shape, 1)))
+
+
+def _shaped(shape: tuple[int, ...]) -> Strided:
+    """Something of a shape, for what asks of no more."""
+    return Strided(Tensor("", DType.F32, shape), shape, tuple(dense_steps(shape, 1)))
+
+
+def _constant_mask(lowering: Lowering, node: ir.Node, array: FloatArray) -> Strided:
+    content = np.ascontiguousarray(array, np.float32)
+    made = Tensor(label(node), DType.F32, content.shape)
+    lowering.emit(KernelStep(StepKind.CONSTANT, label(node), "Constant", [], made, [content.tobytes()]))
+    return Strided(made, content.shape, tuple(dense_steps(content.shape, 1)))
 
 
 def _emit(
@@ -93,66 +186,6 @@ def _emit(
     }
     inputs = [part.tensor for part in parts] + ([] if mask is None else [mask.tensor])
     return lowering.emit(KernelStep(StepKind.ATTENTION_F32, name, op, inputs, y.tensor, arguments=arguments))
-
-
-def _mask(lowering: Lowering, value: ir.Value, rank: int) -> Strided:
-    mask = read_strided(lowering, value)
-    lead = rank - len(mask.shape)
-    return Strided(mask.tensor, (1,) * lead + mask.shape, (0,) * lead + mask.steps)
-
-
-def _match(node: ir.Node) -> _Found | None:
-    """The nodes before a product, read by nobody else: MatMul, a factor, a mask, Softmax over the last axis."""
-    names = [node.op_type]
-    probabilities = node.inputs[0]
-    softmax = _sole_producer(probabilities, node)
-    if softmax is None or softmax.op_type != "Softmax" or probabilities is None:
-        return None
-    rank = len(known_shape(probabilities))
-    if int_attribute(softmax, "axis", -1) not in (-1, rank - 1):
-        return None
-    names.insert(0, "Softmax")
-    scores, reader = softmax.inputs[0], softmax
-    mask, scale = None, 1.0
-    before = _sole_producer(scores, reader)
-    if before is not None and before.op_type == "Add":
-        sides = [value for value in before.inputs if value is not None]
-        inner = [_sole_producer(value, before) for value in sides]
-        at = next((i for i in (0, 1) if inner[i] is not None and _leads_to_product(inner[i])), None)
-        if at is None or known_shape(sides[at]) != known_shape(before.outputs[0]):
-            return None
-        mask, before = sides[1 - at], inner[at]
-        names.insert(0, "Add")
-    if before is not None and before.op_type in ("Mul", "Div"):
-        at = next((i for i in (0, 1) if is_constant(before.inputs[i])), None)
-        factor = None if at is None else scalar(before.inputs[at])
-        if at is None or factor is None or (before.op_type == "Div" and at == 0) or factor == 0:
-            return None
-        scale = factor if before.op_type == "Mul" else float(np.float32(1) / np.float32(factor))
-        names.insert(0, before.op_type)
-        before = _sole_producer(before.inputs[1 - at], before)
-    if before is None or before.op_type != "MatMul":
-        return None
-    q, k = before.inputs[:2]
-    if q is None or k is None or is_constant(q) or is_constant(k):
-        return None
-    names.insert(0, "MatMul")
-    return _Found(q, k, mask, scale, tuple(names))
-
-
-def _leads_to_product(node: ir.Node | None) -> bool:
-    if node is not None and node.op_type in ("Mul", "Div"):
-        value = next((v for v in node.inputs if not is_constant(v)), None)
-        node = _sole_producer(value, node)
-    return node is not None and node.op_type == "MatMul"
-
-
-def _sole_producer(value: ir.Value | None, reader: ir.Node) -> ir.Node | None:
-    """What makes a value that one node alone reads."""
-    if value is None or is_constant(value) or sole_consumer(value) is not reader:
-        return None
-    producer = value.producer()
-    return producer if producer is not None and producer.domain == "" else None
 
 
 def is_plain(node: onnx.NodeProto) -> bool:
@@ -217,13 +250,18 @@ def lower_node(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     y = _emit(lowering, label(node), "Attention", parts, given, into, scale)
     if mask is None or not may_be_empty:
         return y
+    y = view(y, shape=shape if rank == 4 else (batch, rows, heads, width))
     largest = reduce_axes(lowering, mask.tensor, [3], (MAX, MAX), label(node), "Attention")
     if rank == 3:
         largest = transposed(lowering, largest, (0, 2, 1, 3), (), label(node))
-    flat = view(y, shape=shape if rank == 4 else (batch, rows, heads, width))
-    step = new_map(node, value, tuple(range(rank)))
-    step.operands += [flat, largest]
-    step.output = Tensor(step.output.name, step.output.dtype, flat.shape)
+    return _zero_unseen(lowering, node, value, y, largest)
+
+
+def _zero_unseen(lowering: Lowering, node: ir.Node, value: ir.Value, y: Tensor, largest: Tensor) -> Tensor:
+    """A result, 0 in those rows of which the largest mask hides everything."""
+    step = new_map(node, value, tuple(range(len(known_shape(value)))))
+    step.operands += [y, largest]
+    step.output = Tensor(step.output.name, step.output.dtype, y.shape)
     code: list[Instruction] = [
         (MapOp.EQUAL, (Operand(1), -math.inf)),
         (MapOp.WHERE, (Result(0), 0.0, Operand(0))),
@@ -265,9 +303,7 @@ def _whole_mask(
             array = np.where(array, np.float32(0), np.float32(-np.inf)) if array.dtype == np.bool_ else array
         array = (array + order if causal else array).astype(np.float32)
         array = np.ascontiguousarray(array.reshape((1,) * (4 - array.ndim) + array.shape))
-        made = Tensor(label(node), DType.F32, array.shape)
-        lowering.emit(KernelStep(StepKind.CONSTANT, label(node), "Constant", [], made, [array.tobytes()]))
-        return Strided(made, array.shape, tuple(dense_steps(array.shape, 1))), bool((array.max(-1) == -np.inf).any())
+        return _constant_mask(lowering, node, array), bool((array.max(-1) == -np.inf).any())
     x = lowering.plain(value)
     x = view(x, shape=(1,) * (4 - len(x.shape)) + x.shape)
     code: list[Instruction] = []

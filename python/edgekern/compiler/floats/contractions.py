@@ -21,7 +21,7 @@ from edgekern.compiler.layout import transposed
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor
-from edgekern.graph.dynamic import dynamic_weights
+from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights
 from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ def _matmul(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         weights = lowering.constant(b).astype(np.float32)
         weights = weights.reshape(weights.shape[0], -1).T
         return product(lowering, x, weights, None, made, label(node), node.op_type)
-    fused = attention.lower(lowering, node, made)
+    fused = attention.lower(lowering, node, value)
     if fused is not None:
         return fused
     left, right = read_strided(lowering, a), read_strided(lowering, b)
@@ -139,6 +139,7 @@ def rows_times_codes(
     scale = np.broadcast_to(weights.scale.astype(np.float64) * alpha, (n,)).astype(np.float32)
     blobs = [packed, pad_strips(scale), pad_strips(np.zeros(n, np.float32) if bias is None else bias)]
     arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
+    arguments["zero_points"] = int(k <= DEEPEST_SPANS)
     return lowering.emit(KernelStep(StepKind.GEMM_DYNAMIC, label(node), node.op_type, [x], y, blobs, arguments))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import onnx
@@ -12,6 +13,8 @@ from edgekern.graph.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
+
+_CACHE = re.compile("past|cache", re.IGNORECASE)  # as exporters call what a decoder keeps
 
 
 def fix_batch(model: Skeleton, batch: int, shapes: Shapes | None) -> None:
@@ -47,7 +50,7 @@ def fix_batch(model: Skeleton, batch: int, shapes: Shapes | None) -> None:
             if side.dim_param and side.dim_param in names:
                 side.dim_value = batch
             elif not side.dim_value:
-                raise CompileError(_free(value, axis))
+                raise CompileError(_free(value, axis) + _of_decoder(model))
     forget_inferred(model.proto)
 
 
@@ -60,6 +63,17 @@ def _shape(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto:
             f"compile: input '{value.name}' has no shape in the model; give it one: shapes={{'{value.name}': (1, ...)}}"
         )
     return value.type.tensor_type.shape
+
+
+def _of_decoder(model: Skeleton) -> str:
+    """What to say of a model that is one step of a decoder, whose cache comes in and goes out."""
+    kept = next((value.name for value in model.inputs if _CACHE.search(value.name)), None)
+    if kept is None:
+        return ""
+    return (
+        f". '{kept}' looks like a decoder's cache, which grows from run to run: with a size for every length this is a "
+        "program for that one step; to generate text, give its checkpoint to edgekern.llm.load"
+    )
 
 
 def _free(value: onnx.ValueInfoProto, axis: int) -> str:

@@ -1,6 +1,8 @@
-"""See the normalization in the nodes that older exporters write out for it."""
+"""See the normalization in the nodes that exporters write out for it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
@@ -9,14 +11,16 @@ from edgekern.graph.values import float_constant, is_constant, known_shape, scal
 
 
 def join_norms(graph: ir.Graph) -> None:
-    """Rewrite ``(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias`` as LayerNormalization, in place.
+    """Rewrite ``(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + bias`` as LayerNormalization, in place, and
+    ``x / sqrt(mean(x^2) + epsilon) * scale`` as RMSNormalization.
 
-    Means are over the last axis, scale and bias constants of its length. A LayerNormalization means the same whatever
-    the opset of the model: only kernels see it.
+    Means are over the last axis, scale and bias constants of its length. Both mean the same whatever the opset of the
+    model: only kernels see them.
     """
-    for node in list(graph):
-        if node.op_type == "Div" and node.domain == "" and node.graph is graph:
-            _join(graph, node)
+    for kind, join in (("Div", _join), ("Mul", _join_squares)):
+        for node in list(graph):
+            if node.op_type == kind and node.domain == "" and node.graph is graph:
+                join(graph, node)
 
 
 def _join(graph: ir.Graph, div: ir.Node) -> None:
@@ -41,16 +45,55 @@ def _join(graph: ir.Graph, div: ir.Node) -> None:
         if factor is None or float_constant(factor) is None or shape_of(factor) != side:
             return
         factors.append(factor)
-    old = shifted.outputs[0]
     attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon[0])]
-    joined = ir.Node("", "LayerNormalization", [x, *factors], attributes, name=div.name)
-    graph.insert_before(shifted, joined)
-    new, name = joined.outputs[0], old.name
+    _replace(graph, shifted, ir.Node("", "LayerNormalization", [x, *factors], attributes, name=div.name))
+
+
+def _join_squares(graph: ir.Graph, scaled: ir.Node) -> None:
+    for at in (0, 1):
+        factor, unit = scaled.inputs[at], scaled.inputs[1 - at]
+        for x, root in _quotients(unit, scaled):
+            epsilon = _epsilon(root, x)
+            if epsilon is None or float_constant(factor) is None or shape_of(factor) != known_shape(x)[-1:]:
+                continue
+            attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon[0])]
+            _replace(graph, scaled, ir.Node("", "RMSNormalization", [x, factor], attributes, name=scaled.name))
+            return
+
+
+def _quotients(unit: ir.Value | None, reader: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """``x`` and ``root`` of ``x / root``, ``x * (1 / root)`` or ``x * Reciprocal(root)`` that one node reads."""
+    node = None if unit is None or sole_consumer(unit) is not reader else unit.producer()
+    if node is None or node.domain != "" or node.op_type not in ("Div", "Mul"):
+        return
+    x, root = node.inputs
+    if node.op_type == "Div":
+        if x is not None and root is not None:
+            yield x, root
+        return
+    for value, inverse in ((x, root), (root, x)):
+        maker = None if inverse is None or sole_consumer(inverse) is not node else inverse.producer()
+        if value is None or maker is None or maker.domain != "":
+            continue
+        if maker.op_type == "Div" and scalar(maker.inputs[0]) == 1 and maker.inputs[1] is not None:
+            yield value, maker.inputs[1]
+        elif maker.op_type == "Reciprocal" and maker.inputs[0] is not None:
+            yield value, maker.inputs[0]
+
+
+def _replace(graph: ir.Graph, last: ir.Node, joined: ir.Node) -> None:
+    """Put one node in the place of those that end with ``last``."""
+    old, new = last.outputs[0], joined.outputs[0]
+    graph.insert_before(last, joined)
+    name = old.name
     new.type, new.shape = old.type, old.shape
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(shifted, safe=True)
+    makers = [value.producer() for value in last.inputs if value is not None]
+    graph.remove(last, safe=True)
     new.name = name
-    _remove_unread(graph, scaled)
+    for maker in makers:
+        if maker is not None:
+            _remove_unread(graph, maker)
 
 
 def _centered(deviation: ir.Value | None) -> tuple[ir.Value, int] | None:
