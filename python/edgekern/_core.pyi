@@ -165,6 +165,9 @@ class StepKind(enum.IntEnum):
     SCATTER_ND = 40
     GRID_SAMPLE = 41
     GEMM_DYNAMIC = 42
+    GEMM_INTEGER = 60
+    CONV_INTEGER = 61
+    GEMM_SCALED = 62
 
 class MapOp(enum.IntEnum):
     COPY = 0

@@ -16,7 +16,9 @@ from edgekern.graph.values import Quant
 NHWC = (0, 2, 3, 1)
 PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
 # Products whose results are real numbers until they are stored: a bias last among their blobs, and an ending.
-REAL_PRODUCTS = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC})
+REAL_PRODUCTS = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC}) | {
+    StepKind.GEMM_SCALED
+}
 _BYTES = {
     DType.U8: 1,
     DType.S8: 1,

@@ -1,0 +1,270 @@
+"""Operators that compute on 8-bit integers as they are, with zero points that may come at run time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgekern import _core
+from edgekern._core import DType, MapOp, StepKind
+from edgekern.compiler.floats.maps import emit_map, new_map
+from edgekern.compiler.floats.operator import CODES, FLOAT, FloatOperator
+from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
+from edgekern.compiler.layout import view
+from edgekern.compiler.lowering import DTYPES, Lowering
+from edgekern.compiler.operators.window import Window
+from edgekern.compiler.steps import KernelStep, Tensor, channels_last
+from edgekern.graph.values import Array, consumers, int_attribute, is_constant, known_shape, label, shape_of
+
+Codes = npt.NDArray[np.int8]
+Wide = npt.NDArray[np.int64]
+_MAX, _MIN = 2, 3  # REDUCE's `op`
+_EXACT = 2**24  # whole numbers up to it are float32
+
+
+def reason(node: ir.Node) -> str | None:
+    x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if x is None or y is None:
+        return "its shape is not known"
+    if 0 in x or 0 in y:
+        return f"{node.op_type} of nothing has no kernel"
+    return _dynamic_reason(node) if node.op_type == "DynamicQuantizeLinear" else _product_reason(node, len(x))
+
+
+def _dynamic_reason(node: ir.Node) -> str | None:
+    x = node.inputs[0]
+    return None if x is not None and x.dtype in FLOAT else "it reads no float32"
+
+
+def _product_reason(node: ir.Node, rank: int) -> str | None:
+    given = [*node.inputs, None, None]
+    for value in (node.inputs[0], node.inputs[1]):
+        if value is None or value.dtype not in CODES:
+            return f"{node.op_type} of anything but 8 bits has no kernel"
+    if not is_constant(node.inputs[1]) or not is_constant(given[3]):
+        return "weights that are not constant have no kernel"
+    zero = None if given[2] is None else shape_of(given[2])
+    if given[2] is not None and (zero is None or math.prod(zero) != 1):
+        return "a zero point for each row has no kernel"
+    weights = known_shape(node.inputs[1])
+    if node.op_type == "MatMulInteger":
+        return None if len(weights) <= 2 else "only weights that are a matrix have a kernel"
+    if not 3 <= rank <= 4 or len(weights) != rank:
+        return f"ConvInteger over {rank - 2} dimensions has no kernel"
+    window = Window.of(node, weights[2:])
+    return None if window.fits and not window.steps_over else "padding that the kernel does not cover has no kernel"
+
+
+def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    if node.op_type == "DynamicQuantizeLinear":
+        return _quantized(lowering, node, value)
+    stored, zeros = (None if v is None else lowering.constant(v) for v in [*node.inputs, None, None][1:4:2])
+    assert stored is not None
+    columns = stored.ndim - 1 if node.op_type == "MatMulInteger" else 0
+    weights, zero = recentered(stored, zeros, columns)
+    sums = (_matrix if node.op_type == "MatMulInteger" else _conv)(lowering, node, weights, ones=False)
+    if zero is None:
+        sums.name = str(value.name)
+        return sums
+    own = (_matrix if node.op_type == "MatMulInteger" else _conv)(lowering, node, weights, ones=True)
+    real = _is_cast(value) and fits_float(weights, zero, columns)
+    return without_zero(lowering, node, sums, own, zero, DType.F32 if real else DType.I32)
+
+
+def recentered(stored: Array, zeros: Array | None, columns: int) -> tuple[Codes, Wide | None]:
+    """Weights as int8, and the zero points, one a column, that are still to be subtracted; None where none are."""
+    wide = stored.astype(np.int16)
+    zero = np.zeros(1, np.int16) if zeros is None else zeros.reshape(-1).astype(np.int16)
+    along = zero.reshape([-1 if axis == columns else 1 for axis in range(stored.ndim)] if zero.size > 1 else ())
+    shifted = wide - along
+    if shifted.min(initial=0) >= -128 and shifted.max(initial=0) <= 127:
+        return shifted.astype(np.int8), None
+    middle = 128 if stored.dtype == np.uint8 else 0
+    left = np.broadcast_to(zero.astype(np.int64) - middle, (stored.shape[columns],))
+    return (wide - middle).astype(np.int8), left
+
+
+def fits_float(weights: Codes, zero: Wide, columns: int) -> bool:
+    """Whether sums of codes times weights, and of codes times the zero points, are float32 numbers all."""
+    rows = np.moveaxis(weights, columns, 0).reshape(weights.shape[columns], -1)
+    sizes = np.abs(rows, dtype=np.int32).sum(axis=1, dtype=np.int64)
+    return 255 * int(max(sizes.max(initial=0), rows.shape[1] * np.abs(zero).max(initial=0))) <= _EXACT
+
+
+def without_zero(
+    lowering: Lowering, node: ir.Node, sums: Tensor, own: Tensor, zero: Wide, dtype: DType, name: str = ""
+) -> Tensor:
+    """Products ``sums`` less the zero points of the weights times ``own``, the sums of the codes of each row and group.
+
+    As int32, or as the float32 numbers next to them.
+    """
+    groups = own.shape[-1]
+    rows, channels = sums.size // sums.shape[-1], sums.shape[-1] // groups
+    kind = StepKind.MAP_I64 if dtype == DType.I32 else StepKind.MAP
+    grouped = view(sums, shape=(rows, groups, channels), order=())
+    flat = groups == 1
+    y = Tensor(name or sums.name, dtype, sums.shape if flat else grouped.shape, order=sums.order if flat else ())
+    step = MapStep(kind, label(node), node.op_type, [], y)
+    if flat:
+        step.operands = [sums, own, zero]
+    else:
+        step.operands = [grouped, view(own, shape=(rows, groups, 1), order=()), zero.reshape(groups, channels)]
+    code: list[Instruction] = [(MapOp.MUL, (Operand(1), Operand(2))), (MapOp.SUB, (Operand(0), Result(0)))]
+    result = emit_map(lowering, step, code)
+    return result if flat else view(result, shape=sums.shape, order=sums.order)
+
+
+def _is_cast(value: ir.Value) -> bool:
+    """Whether nobody sees a value but as float32."""
+    readers = consumers(value)
+    return not value.is_graph_output() and all(
+        node.op_type == "Cast" and node.outputs[0].dtype == ir.DataType.FLOAT for node in readers
+    )
+
+
+def zero_point(lowering: Lowering, value: ir.Value | None, dtype: DType, name: str) -> Tensor:
+    """One number of the type of what it belongs to."""
+    if value is not None:
+        return lowering.plain(value)
+    y = Tensor(f"{name} zero point", dtype, ())
+    return lowering.shared(("zero", dtype), lambda: constant_tensor(lowering, y, bytes(1)))
+
+
+def constant_tensor(lowering: Lowering, y: Tensor, content: bytes) -> Tensor:
+    return lowering.emit(KernelStep(StepKind.CONSTANT, y.name, "Constant", [], y, [content]))
+
+
+def _matrix(lowering: Lowering, node: ir.Node, weights: Codes, *, ones: bool) -> Tensor:
+    """Its int32 sums, or those of the codes of each row by themselves."""
+    source = node.inputs[0]
+    assert source is not None
+    x = lowering.plain(source)
+    zero = zero_point(lowering, node.inputs[2] if len(node.inputs) > 2 else None, x.dtype, label(node))
+    matrix = weights.reshape(weights.shape[0], -1).T  # a vector is a matrix of one column, which the result lacks
+    if ones:
+        shape = (*x.shape[:-1], 1)
+        return lowering.shared(
+            ("sums", x, zero), lambda: matrix_sums(lowering, node, [x, zero], np.ones((1, x.shape[-1]), np.int8), shape)
+        )
+    return matrix_sums(lowering, node, [x, zero], matrix, known_shape(node.outputs[0]))
+
+
+def matrix_sums(
+    lowering: Lowering, node: ir.Node, inputs: Sequence[Tensor], matrix: Codes, shape: tuple[int, ...]
+) -> Tensor:
+    """Rows of codes, less their zero point, times int8 (columns, k)."""
+    n, k = matrix.shape
+    packed = _core.pack_weights_blob(np.ascontiguousarray(matrix)[np.newaxis, :, np.newaxis])
+    y = Tensor(label(node), DType.I32, shape)
+    arguments: dict[str, Any] = {"rows": math.prod(shape) // n, "k": k, "columns": n}
+    step = KernelStep(StepKind.GEMM_INTEGER, label(node), node.op_type, list(inputs), y, [packed], arguments)
+    return lowering.emit(step)
+
+
+def _conv(lowering: Lowering, node: ir.Node, weights: Codes, *, ones: bool) -> Tensor:
+    source = node.inputs[0]
+    assert source is not None
+    x = lowering.image(source)
+    zero = zero_point(lowering, node.inputs[2] if len(node.inputs) > 2 else None, x.dtype, label(node))
+    window = Window.of(node, weights.shape[2:])
+    groups = int_attribute(node, "group", 1)
+    if ones:
+        weights = np.ones((groups, *weights.shape[1:]), np.int8)
+    shape = known_shape(node.outputs[0])
+    order = channels_last(len(shape))
+    stored = (*(shape[axis] for axis in order[:-1]), weights.shape[0])
+    return conv_sums(lowering, node, [x, zero], weights, window, groups, (stored, order))
+
+
+def conv_sums(
+    lowering: Lowering,
+    node: ir.Node,
+    inputs: Sequence[Tensor],
+    weights: Codes,
+    window: Window,
+    groups: int,
+    stored: tuple[tuple[int, ...], tuple[int, ...]],
+) -> Tensor:
+    """A convolution of codes, less their zero point, by int8 weights; ``stored``: shape and order of the result."""
+    out_c, in_c = weights.shape[0], weights.shape[1] * groups
+    if groups > 1 and groups == in_c == out_c:
+        packed = _core.pack_depthwise_blob(weights.reshape(out_c, window.taps))
+    else:
+        taps = weights.reshape(groups, out_c // groups, in_c // groups, window.taps).transpose(0, 1, 3, 2)
+        packed = _core.pack_weights_blob(np.ascontiguousarray(taps))
+    y = Tensor(label(node), DType.I32, stored[0], order=stored[1])
+    arguments = {**window.flat_arguments, "in_channels": in_c, "out_channels": out_c, "groups": groups}
+    step = KernelStep(StepKind.CONV_INTEGER, label(node), node.op_type, list(inputs), y, [packed], arguments)
+    return lowering.emit(step)
+
+
+def _quantized(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """What DynamicQuantizeLinear gives: codes, their scale or their zero point."""
+    source = node.inputs[0]
+    assert source is not None
+    x = lowering.real(source)
+    hi, lo = (_extreme(lowering, node, x, op) for op in (_MAX, _MIN))
+    scale = lowering.shared((node, "scale"), lambda: _scale(lowering, node, hi, lo))
+    if value is node.outputs[1]:
+        return scale
+    zero = lowering.shared((node, "zero point"), lambda: _zero_point(lowering, node, lo, scale))
+    if value is node.outputs[2]:
+        return zero
+    step = new_map(node, value, x.order or tuple(range(len(x.shape))))
+    step.operands = [x, scale, zero]
+    code: list[Instruction] = [(MapOp.DIV, (Operand(0), Operand(1))), (MapOp.ROUND, (Result(0),))]
+    return emit_map(lowering, step, [*code, (MapOp.ADD, (Result(1), Operand(2)))])
+
+
+def _extreme(lowering: Lowering, node: ir.Node, x: Tensor, op: int) -> Tensor:
+    """The largest or smallest number of a tensor: of each row first, by as many threads as there are."""
+
+    def make() -> Tensor:
+        found, left = x, x.size
+        for n in dict.fromkeys((x.shape[-1] if x.shape else 1, x.size // (x.shape[-1] if x.shape else 1))):
+            left //= n
+            y = Tensor(label(node), DType.F32, (left,))
+            arguments = {"outer": left, "n": n, "inner": 1, "op": op}
+            found = lowering.emit(
+                KernelStep(StepKind.REDUCE, label(node), node.op_type, [found], y, arguments=arguments)
+            )
+            if left == 1:
+                break
+        return found
+
+    return lowering.shared((node, op), make)
+
+
+def _scale(lowering: Lowering, node: ir.Node, hi: Tensor, lo: Tensor) -> Tensor:
+    """Of a range that contains 0, in 255 steps; 1 where nothing but zeros are, as onnxruntime has it."""
+    y = Tensor(str(node.outputs[1].name), DType.F32, ())
+    step = MapStep(StepKind.MAP, label(node), node.op_type, [], y, operands=[hi, lo])
+    code: list[Instruction] = [
+        (MapOp.MAX, (Operand(0), 0.0)),
+        (MapOp.MIN, (Operand(1), 0.0)),
+        (MapOp.SUB, (Result(0), Result(1))),
+        (MapOp.DIV, (Result(2), 255.0)),
+        (MapOp.EQUAL, (Result(2), 0.0)),
+        (MapOp.WHERE, (Result(4), 1.0, Result(3))),
+    ]
+    return emit_map(lowering, step, code)
+
+
+def _zero_point(lowering: Lowering, node: ir.Node, lo: Tensor, scale: Tensor) -> Tensor:
+    """Rounded and held in its range where it is stored."""
+    y = Tensor(str(node.outputs[2].name), DTYPES[ir.DataType.UINT8], ())
+    step = MapStep(StepKind.MAP, label(node), node.op_type, [], y, operands=[lo, scale])
+    code: list[Instruction] = [
+        (MapOp.MIN, (Operand(0), 0.0)),
+        (MapOp.DIV, (Result(0), Operand(1))),
+        (MapOp.SUB, (0.0, Result(1))),
+    ]
+    return emit_map(lowering, step, code)
+
+
+OPERATOR = FloatOperator(frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"}), reason, lower)
