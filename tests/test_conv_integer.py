@@ -27,7 +27,9 @@ def sums(x, zero, w, *, groups=1, stride=1, dilation=1, pad=0):
     }
     arguments = {"batch": batch, "in_h": height, "in_w": width, "pad_top": pad, "pad_left": pad, "groups": groups}
     arguments |= {f"out_{side}": size for side, size in sides.items()} | {"kernel_h": down, "kernel_w": across}
-    arguments |= {f"{name}_{side}": value for name, value in (("stride", stride), ("dilation", dilation)) for side in "hw"}
+    arguments |= {
+        f"{name}_{side}": value for name, value in (("stride", stride), ("dilation", dilation)) for side in "hw"
+    }
     arguments |= {"in_channels": channels, "out_channels": out}
     if groups > 1 and groups == channels == out:
         blob = _core.pack_depthwise_blob(np.ascontiguousarray(w.reshape(out, -1)))

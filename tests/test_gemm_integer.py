@@ -9,9 +9,9 @@ import edgekern as ek
 from edgekern import _core
 from edgekern._core import StepKind
 from float_steps import digest
-from reference.gemm import matmul_integer
 
 from one_step import assert_equals_reference, one_step
+from reference.gemm import matmul_integer
 
 # SHA-256 of what every machine makes of fixed codes; tests/reference computed it.
 GOLDEN = "122c4f761439a09e"

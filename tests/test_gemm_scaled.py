@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 import edgekern as ek
 from edgekern._core import StepKind
 from float_steps import ADDENDS, ENDINGS, NO_CLAMP, RESULTS, digest, floats, padded
-from reference.gemm import matmul_integer
 from test_gemm_integer import codes, packed
 
 from one_step import assert_equals_reference, one_step
+from reference.gemm import matmul_integer
 
 # SHA-256 of what every machine makes of fixed codes; tests/reference computed it.
 GOLDEN = "ba6ebc249feb9225"

@@ -1,6 +1,6 @@
-"""MatMulNBits: a product by weights of 2, 4 or 8 bits with a scale for each block, as a product by the float32 they mean.
+"""MatMulNBits: a product by weights of 2, 4 or 8 bits with a scale for each block, by the float32 that they mean.
 
-``accuracy_level`` says how much less than float32 a runtime may do; float32 does for all of them.
+Its ``accuracy_level`` says how much less than float32 a runtime may do; float32 does for all of them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def write_blocks(
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     k, n, block = (int(attributes[name]) for name in ("K", "N", "block_size"))
     bits = int(attributes.get("bits", 4))
-    _, codes, scales, zeros, order, _ = arrays
+    codes, scales, zeros, order = arrays[1:5]
     given = [*node.input, *[""] * 6][:6]
-    if bits not in _BITS or codes is None or scales is None or (given[3] and zeros is None) or (given[4] and order is None):
+    unknown = any(name and array is None for name, array in zip(given[1:5], arrays[1:5], strict=True))
+    if bits not in _BITS or unknown or codes is None or scales is None:
         return False
     weights = dequantized(codes, scales, zeros, order, bits=bits, k=k, n=n, block=block)
     product = op("MatMul", [given[0], constant(weights)], "" if given[5] else node.output[0], name=node.name)

@@ -6,7 +6,7 @@ have kernels. onnxruntime's fused forms of them become these again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,13 +76,17 @@ class _Writer:
         code, scale, zero = parameters
         if axis is not None:
             scale, zero = self._row(scale), self._row(zero)
-        attributes = {} if axis is None else {"axis": axis}
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         return self.op("DequantizeLinear", [code, scale, *([zero] if zero else [])], **attributes)
 
     def _row(self, name: str) -> str:
         """Parameters of each column as a vector: QLinearMatMul may have them as a matrix of one row."""
         found = self.shape_of(name)
-        return name if found is None or len(found) <= 1 else self.op("Reshape", [name, self.constant(np.int64([-1]))])
+        return (
+            name
+            if found is None or len(found) <= 1
+            else self.op("Reshape", [name, self.constant(np.array([-1], np.int64))])
+        )
 
     def code(self, real: str, scale: str, zero: str, node: onnx.NodeProto) -> bool:
         """The result of a node: a real tensor quantized."""
@@ -185,8 +189,8 @@ def _mean(w: _Writer, node: onnx.NodeProto) -> bool:
     *operands, y_scale, y_zero = _given(node, 5)
     attributes = _attributes(node)
     inputs = [w.real(operands)]
-    if self_axes := attributes.pop("axes", None) if w.opset >= _AXES_ARE_INPUTS else None:
-        inputs.append(w.constant(np.int64(self_axes)))
+    if w.opset >= _AXES_ARE_INPUTS and (axes := attributes.pop("axes", None)):
+        inputs.append(w.constant(np.array(axes, np.int64)))
     return w.code(w.op("ReduceMean", inputs, name=node.name, **attributes), y_scale, y_zero, node)
 
 
@@ -224,7 +228,7 @@ def _scaled_product(w: _Writer, node: onnx.NodeProto, product: list[str], scales
     return True
 
 
-def _match_blocks(w: _Writer, node: onnx.NodeProto) -> bool:
+def _blocks(w: _Writer, node: onnx.NodeProto) -> bool:
     arrays = [w.array_of(name) if name else None for name in _given(node, 6)]
     return write_blocks(w.op, w.constant, node, arrays)
 
@@ -245,11 +249,6 @@ _FORMS: dict[tuple[str, str], Callable[[_Writer, onnx.NodeProto], bool]] = {
     (_THEIRS, "QLinearWhere"): _where,
     (_THEIRS, "MatMulIntegerToFloat"): _matmul_to_float,
     (_THEIRS, "DynamicQuantizeMatMul"): _dynamic_matmul,
-    (_THEIRS, "MatMulNBits"): _match_blocks,
+    (_THEIRS, "MatMulNBits"): _blocks,
 }
-FORMS = frozenset(op for _, op in _FORMS)
-
-
-def forms_in(proto: onnx.ModelProto) -> Iterator[str]:
-    """The operators of a graph that are written so."""
-    yield from (node.op_type for node in proto.graph.node if (_domain(node), node.op_type) in _FORMS)
+FORMS = frozenset(op for domain, op in _FORMS if not domain)  # of ONNX's own

@@ -19,7 +19,7 @@ from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import DTYPES, Lowering
 from edgekern.compiler.operators.window import Window
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
-from edgekern.graph.values import Array, consumers, int_attribute, is_constant, known_shape, label, shape_of
+from edgekern.graph.values import consumers, int_attribute, is_constant, known_shape, label, recentered, shape_of
 
 Codes = npt.NDArray[np.int8]
 Wide = npt.NDArray[np.int64]
@@ -66,57 +66,40 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     stored, zeros = (None if v is None else lowering.constant(v) for v in [*node.inputs, None, None][1:4:2])
     assert stored is not None
     columns = stored.ndim - 1 if node.op_type == "MatMulInteger" else 0
-    weights, zero = recentered(stored, zeros, columns)
+    weights, left = recentered(stored, zeros, columns)
     sums = (_matrix if node.op_type == "MatMulInteger" else _conv)(lowering, node, weights, ones=False)
-    if zero is None:
+    if left is None:
         sums.name = str(value.name)
         return sums
+    zero = np.broadcast_to(left, (stored.shape[columns],))
     own = (_matrix if node.op_type == "MatMulInteger" else _conv)(lowering, node, weights, ones=True)
     real = _is_cast(value) and fits_float(weights, zero, columns)
-    return without_zero(lowering, node, sums, own, zero, DType.F32 if real else DType.I32)
+    return without_zero(lowering, node, sums, own, zero, real=real)
 
 
-def recentered(stored: Array, zeros: Array | None, columns: int) -> tuple[Codes, Wide | None]:
-    """Weights as int8, and the zero points, one a column, that are still to be subtracted; None where none are."""
-    wide = stored.astype(np.int16)
-    zero = np.zeros(1, np.int16) if zeros is None else zeros.reshape(-1).astype(np.int16)
-    along = zero.reshape([-1 if axis == columns else 1 for axis in range(stored.ndim)] if zero.size > 1 else ())
-    shifted = wide - along
-    if shifted.min(initial=0) >= -128 and shifted.max(initial=0) <= 127:
-        return shifted.astype(np.int8), None
-    middle = 128 if stored.dtype == np.uint8 else 0
-    left = np.broadcast_to(zero.astype(np.int64) - middle, (stored.shape[columns],))
-    return (wide - middle).astype(np.int8), left
-
-
-def fits_float(weights: Codes, zero: Wide, columns: int) -> bool:
+def fits_float(weights: Codes, zero: Wide, columns: int, bias: Wide | None = None) -> bool:
     """Whether sums of codes times weights, and of codes times the zero points, are float32 numbers all."""
     rows = np.moveaxis(weights, columns, 0).reshape(weights.shape[columns], -1)
-    sizes = np.abs(rows, dtype=np.int32).sum(axis=1, dtype=np.int64)
-    return 255 * int(max(sizes.max(initial=0), rows.shape[1] * np.abs(zero).max(initial=0))) <= _EXACT
+    sizes = 255 * np.abs(rows, dtype=np.int32).sum(axis=1, dtype=np.int64) + (0 if bias is None else np.abs(bias))
+    return bool(max(sizes.max(initial=0), 255 * rows.shape[1] * np.abs(zero).max(initial=0)) <= _EXACT)
 
 
-def without_zero(
-    lowering: Lowering, node: ir.Node, sums: Tensor, own: Tensor, zero: Wide, dtype: DType, name: str = ""
-) -> Tensor:
+def without_zero(lowering: Lowering, node: ir.Node, sums: Tensor, own: Tensor, zero: Wide, *, real: bool) -> Tensor:
     """Products ``sums`` less the zero points of the weights times ``own``, the sums of the codes of each row and group.
 
-    As int32, or as the float32 numbers next to them.
+    As int32, or (``real``, where both fit) as the float32 number next to it.
     """
-    groups = own.shape[-1]
-    rows, channels = sums.size // sums.shape[-1], sums.shape[-1] // groups
-    kind = StepKind.MAP_I64 if dtype == DType.I32 else StepKind.MAP
-    grouped = view(sums, shape=(rows, groups, channels), order=())
-    flat = groups == 1
-    y = Tensor(name or sums.name, dtype, sums.shape if flat else grouped.shape, order=sums.order if flat else ())
-    step = MapStep(kind, label(node), node.op_type, [], y)
-    if flat:
-        step.operands = [sums, own, zero]
-    else:
-        step.operands = [grouped, view(own, shape=(rows, groups, 1), order=()), zero.reshape(groups, channels)]
+    rows = sums.size // zero.size
+    groups = own.size // rows
+    inner = sums.shape if groups == 1 else (rows, groups, zero.size // groups)
+    outer = sums.shape if zero.size == 1 else (*inner[:-1], 1)
+    y = Tensor(sums.name, DType.F32 if real else DType.I32, inner, order=sums.order if groups == 1 else ())
+    step = MapStep(StepKind.MAP if real else StepKind.MAP_I64, label(node), node.op_type, [], y)
+    parts = [x if x.shape == shape else view(x, shape=shape, order=()) for x, shape in ((sums, inner), (own, outer))]
+    step.operands = [*parts, zero if groups == 1 else zero.reshape(inner[1:])]
     code: list[Instruction] = [(MapOp.MUL, (Operand(1), Operand(2))), (MapOp.SUB, (Operand(0), Result(0)))]
-    result = emit_map(lowering, step, code)
-    return result if flat else view(result, shape=sums.shape, order=sums.order)
+    left = emit_map(lowering, step, code)
+    return left if groups == 1 else view(left, shape=sums.shape, order=sums.order)
 
 
 def _is_cast(value: ir.Value) -> bool:

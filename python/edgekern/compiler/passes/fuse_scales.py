@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats.convolutions import NO_EPILOGUE
@@ -25,36 +26,43 @@ def fuse_scales(items: Sequence[Item], outputs: Sequence[Tensor]) -> list[Item]:
     for item in items:
         if isinstance(item, MapStep) and item.kind == StepKind.MAP:
             found = next((maker[x] for x in item.inputs if x in maker and readers[x.root] == 1), None)
-            scaled = None if found is None else _scaled(found, item)
-            if found is not None and scaled is not None:
+            scaled = [] if found is None else _scaled(found, item)
+            if found is not None and scaled:
                 gone.add(found)
-                kept.append(scaled)
+                kept += scaled
                 if not item.code:
                     continue
         kept.append(item)
     return [item for item in kept if item not in gone]
 
 
-def _scaled(product: KernelStep, step: MapStep) -> KernelStep | None:
-    """The product with its scale, where ``step`` begins with that; the step goes on behind it."""
+def _scaled(product: KernelStep, step: MapStep) -> list[KernelStep]:
+    """The product with its scale, where ``step`` begins with that; the step goes on behind it.
+
+    In front of it what gives its scale, where that is known already.
+    """
     columns = product.arguments["columns"]
     x = Operand(next(at for at, operand in enumerate(step.operands) if operand is product.output))
     if product.output.shape != step.output.shape or product.arguments["k"] > _DEEPEST or len(step.code) < 2:
-        return None
+        return []
     (first, cast), (second, factors) = step.code[:2]
     if (first, cast) != (MapOp.COPY, (x,)) or second != MapOp.MUL or Result(0) not in factors:
-        return None
+        return []
     scale = factors[1] if factors[0] == Result(0) else factors[0]
-    tensor = step.operands[scale.number] if isinstance(scale, Operand) else None
-    if not isinstance(tensor, Tensor) or tensor.dtype != DType.F32:
-        return None
-    if tensor.size != 1 and not tensor.size == tensor.shape[-1] == columns:
-        return None
+    if isinstance(scale, Result):
+        return []
+    given = step.operands[scale.number] if isinstance(scale, Operand) else np.float32(scale)
+    if given.size != 1 and not given.size == given.shape[-1] == columns:
+        return []
+    made = [] if isinstance(given, Tensor) else [_constant(product, np.asarray(given, np.float32))]
+    tensor = given if isinstance(given, Tensor) else made[0].output
+    if tensor.dtype != DType.F32:
+        return []
     if any(ref in (x, Result(0)) for _, refs in step.code[2:] for ref in refs):
-        return None
+        return []
     y = step.output if len(step.code) == 2 else replace(product.output, dtype=DType.F32, names=[])
     if len(step.code) == 2 and y.dtype != DType.F32:
-        return None
+        return []
     operators = step.op.split("+")
     taken = len(operators) if len(step.code) == 2 else 2
     bias = pad_strips(np.zeros(columns, np.float32))
@@ -77,4 +85,9 @@ def _scaled(product: KernelStep, step: MapStep) -> KernelStep | None:
     step.code = [(op, tuple(map(moved, refs))) for op, refs in step.code[2:]]
     step.op = "+".join(operators[taken:])
     step.read()
-    return scaled
+    return [*made, scaled]
+
+
+def _constant(product: KernelStep, values: npt.NDArray[np.float32]) -> KernelStep:
+    y = Tensor(f"{product.name} scale", DType.F32, (values.size,))
+    return KernelStep(StepKind.CONSTANT, y.name, "Constant", [], y, [values.tobytes()])
