@@ -82,11 +82,9 @@ class _Writer:
     def _row(self, name: str) -> str:
         """Parameters of each column as a vector: QLinearMatMul may have them as a matrix of one row."""
         found = self.shape_of(name)
-        return (
-            name
-            if found is None or len(found) <= 1
-            else self.op("Reshape", [name, self.constant(np.array([-1], np.int64))])
-        )
+        if found is None or len(found) <= 1:
+            return name
+        return self.op("Reshape", [name, self.constant(np.array([-1], np.int64))])
 
     def code(self, real: str, scale: str, zero: str, node: onnx.NodeProto) -> bool:
         """The result of a node: a real tensor quantized."""

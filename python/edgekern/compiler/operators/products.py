@@ -166,7 +166,8 @@ def _shifted(
         weights=np.ones((groups, *product.weights.shape[1:]), np.int8),
         bias=np.zeros(groups, np.int64),
     )
-    own_shape = (shape[0], groups, *shape[2:]) if node.op_type == "Conv" else (*shape[: len(shape) - 1], 1)
+    is_vector = len(known_shape(node.inputs[1])) == 1
+    own_shape = (shape[0], groups, *shape[2:]) if node.op_type == "Conv" else shape if is_vector else (*shape[:-1], 1)
     sums = _whole(lowering, step, node)
     own = _whole(lowering, _product(lowering, node, ones, x, own_shape), node)
     y = Tensor(str(value.name), DType.F32, sums.shape, order=sums.order)
