@@ -188,7 +188,7 @@ def test_a_net_runs_on_8_bits_in_either_format_and_with_either_weights(static, q
 
 def test_a_form_without_a_meaning_in_onnx_stays_and_is_named():
     model = of_one("QLinearGlobalAveragePool", channels_last=1)
-    with pytest.raises(HostStepError, match="QLinearGlobalAveragePool .*written in integers"):
+    with pytest.raises(HostStepError, match=r"QLinearGlobalAveragePool .*written in integers"):
         ek.compile(model, allow_host=False)
 
 
