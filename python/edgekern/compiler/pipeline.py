@@ -18,6 +18,7 @@ from edgekern.compiler.emit import emit_program
 from edgekern.compiler.explain import explain
 from edgekern.compiler.floats.table import FLOATS
 from edgekern.compiler.memory import plan_memory, refuse_large, too_large
+from edgekern.compiler.passes.clamp_reals import clamp_reals
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
 from edgekern.compiler.passes.extract_hosts import HostRun, NodeIndex, connect_hosts, extract_host
@@ -147,6 +148,7 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     simplify_graph(model)
     observe_shapes(model)
     refuse_large(model.graph)
+    clamp_reals(model.graph)
     fold_norms(model.graph)
     fold_channels(model.graph)
     join_norms(model.graph)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 _CONSTANT = "edgekern.constant"
+_WEIGHT_MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})  # what Casts read and give
 
 
@@ -136,25 +137,42 @@ def scalar(value: ir.Value | None) -> float | None:
 
 
 def quantized_weights(value: ir.Value | None, *, shifted: bool = False) -> Weights | str:
-    """Int8 weights behind a DequantizeLinear (and Transposes), or the reason why they are none.
+    """Int8 weights behind a DequantizeLinear (and Transposes, Reshapes), or the reason why they are none.
 
     With zero point 0, unless they may be ``shifted``.
     """
-    transposes: list[ir.Node] = []
+    moves: list[ir.Node] = []
     producer = None if value is None else value.producer()
-    while producer is not None and producer.op_type == "Transpose":
-        transposes.append(producer)
+    while producer is not None and producer.op_type in _WEIGHT_MOVES:
+        moves.append(producer)
         source = producer.inputs[0]
         producer = None if source is None else source.producer()
     found = _dequantized_weights(producer)
-    for node in reversed(transposes):
+    for node in reversed(moves):
         if isinstance(found, str):
             break
-        perm = ints_attribute(node, "perm", list(range(found.values.ndim))[::-1])
-        found = Weights(found.values.transpose(perm), found.scale, perm.index(found.axis), found.zero)
+        found = _transposed(node, found) if node.op_type == "Transpose" else _reshaped(node, found)
     if isinstance(found, Weights) and found.zero is not None and not shifted:
         return "the zero point of its weights is not 0, and less it they are not int8"
     return found
+
+
+def _transposed(node: ir.Node, found: Weights) -> Weights:
+    perm = ints_attribute(node, "perm", list(range(found.values.ndim))[::-1])
+    return Weights(found.values.transpose(perm), found.scale, perm.index(found.axis), found.zero)
+
+
+def _reshaped(node: ir.Node, found: Weights) -> Weights | str:
+    """In other axes, one of which has to be the one of the scales."""
+    shape = shape_of(node.outputs[0])
+    if shape is None or math.prod(shape) != found.values.size:
+        return "the shape of its weights is not known"
+    values = found.values.reshape(shape)
+    if found.scale.size == 1:
+        return Weights(values, found.scale, 0, found.zero)
+    before, side = math.prod(found.values.shape[: found.axis]), found.values.shape[found.axis]
+    same = [at for at in range(len(shape)) if shape[at] == side and math.prod(shape[:at]) == before]
+    return Weights(values, found.scale, same[0], found.zero) if same else "its weight scales run along no axis"
 
 
 def _dequantized_weights(producer: ir.Node | None) -> Weights | str:
