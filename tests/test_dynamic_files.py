@@ -17,6 +17,7 @@ from edgekern.graph.model import open_model
 from test_float_nets import feeds_of, kinds, transformer
 
 from graphs import S8, U8, Graph, onnxruntime_session
+from real_models import real
 
 
 @pytest.fixture
@@ -117,6 +118,18 @@ def test_convolutions_do_in_any_groups(dynamic, weight_type, group, channels, ou
     assert "CONV_F32" not in kinds(program)
 
 
+@pytest.mark.parametrize("weight_type", [QuantType.QInt8, QuantType.QUInt8])
+def test_a_real_net_stays_with_onnxruntime(dynamic, test_data, weight_type):
+    source = real("resnet8", test_data)
+    model = dynamic(source.model, weight_type=weight_type, op_types_to_quantize=["Conv", "Gemm", "MatMul"])
+    program = ek.compile(model, allow_host=False)
+    assert kinds(program).count("CONV_INTEGER") == (9 if weight_type == QuantType.QInt8 else 18)
+    session = ek.InferenceSession(program)
+    for feeds in source.feeds:
+        [found], [want] = session.run(None, feeds), expected(model, feeds)
+        assert np.abs(found - want).max() < np.ptp(want) / 50
+
+
 @given(
     rows=st.integers(1, 9),
     k=st.integers(1, 40),
@@ -160,6 +173,14 @@ def test_dynamic_quantize_linear_gives_onnxruntimes_codes_scale_and_zero_point(v
     g = Graph()
     model = g.model(*g.op("DynamicQuantizeLinear", g.input("x", (len(values), 1)), outputs=3))
     assert_equals_onnxruntime(model, {"x": np.array(values, np.float32)[:, None]})
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (1, 9), (9, 1), (6, 6), (2, 3, 4, 4)])
+def test_a_range_is_that_of_a_tensor_of_any_shape(shape):
+    """One of as many rows as columns was taken for its first column."""
+    g = Graph()
+    model = g.model(*g.op("DynamicQuantizeLinear", g.input("x", shape), outputs=3))
+    assert_equals_onnxruntime(model, {"x": np.asarray(g.rng.normal(size=shape), np.float32)})
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -15,6 +15,7 @@ from test_float_nets import feeds_of, kinds
 
 from float_models import small_cnn
 from graphs import S8, U8, Graph
+from real_models import real
 
 THEIRS = "com.microsoft"
 
@@ -147,8 +148,8 @@ def test_mean_over_axes_is_the_one_that_the_opset_has():
 
 
 class Reader(quantization.CalibrationDataReader):
-    def __init__(self, model):
-        self.feeds = iter([feeds_of(model), feeds_of(model, 2)])
+    def __init__(self, feeds):
+        self.feeds = iter(feeds)
 
     def get_next(self):
         return next(self.feeds, None)
@@ -158,12 +159,13 @@ class Reader(quantization.CalibrationDataReader):
 def static(tmp_path):
     """A float model as quantize_static writes it."""
 
-    def quantized(model, **options):
+    def quantized(model, feeds=None, **options):
         onnx.save(model, tmp_path / "float.onnx")
         logging.disable(logging.WARNING)
         try:
             quant_pre_process(tmp_path / "float.onnx", tmp_path / "prepared.onnx", skip_symbolic_shape=True)
-            quantization.quantize_static(tmp_path / "prepared.onnx", tmp_path / "static.onnx", Reader(model), **options)
+            reader = Reader(feeds or [feeds_of(model)])
+            quantization.quantize_static(tmp_path / "prepared.onnx", tmp_path / "static.onnx", reader, **options)
         finally:
             logging.disable(logging.NOTSET)
         return onnx.load(tmp_path / "static.onnx")
@@ -184,6 +186,19 @@ def test_a_net_runs_on_8_bits_in_either_format_and_with_either_weights(static, q
     feeds = feeds_of(float_model)
     [found], [want] = results(program, feeds), expected(model, feeds)
     assert np.abs(found - want).max() < np.abs(want).max() / 50
+
+
+@pytest.mark.parametrize("name", ["kws", "resnet8"])
+def test_a_real_net_in_the_operators_format_with_weights_of_any_zero_point(name, static, test_data):
+    source = real(name, test_data)
+    types = {"weight_type": quantization.QuantType.QUInt8, "activation_type": quantization.QuantType.QUInt8}
+    model = static(source.model, source.feeds, quant_format=quantization.QuantFormat.QOperator, **types)
+    program = ek.compile(model, allow_host=False)
+    assert "multiply-adds: 100.0% in 8 bits" in program.summary()
+    session = ek.InferenceSession(program)
+    for feeds in source.feeds:
+        [found], [want] = session.run(None, feeds), expected(model, feeds)
+        assert np.abs(found - want).max() < np.ptp(want) / 50
 
 
 def test_a_form_without_a_meaning_in_onnx_stays_and_is_named():

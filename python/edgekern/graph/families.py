@@ -34,6 +34,7 @@ INTEGER = frozenset(
     {*_DYNAMIC, "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm"}
     | {"QLinear" + name for name in _QLINEAR}
 )
+INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})  # of codes, in int32
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})

@@ -57,7 +57,9 @@ def _product_reason(node: ir.Node, rank: int) -> str | None:
     if not 3 <= rank <= 4 or len(weights) != rank:
         return f"ConvInteger over {rank - 2} dimensions has no kernel"
     window = Window.of(node, weights[2:])
-    return None if window.fits and not window.steps_over else "padding that the kernel does not cover has no kernel"
+    if window.is_same and window.steps_over:
+        return "auto_pad where strides leave pixels out has no kernel"
+    return None if window.fits else "padding that the kernel does not cover has no kernel"
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
@@ -208,16 +210,13 @@ def _extreme(lowering: Lowering, node: ir.Node, x: Tensor, op: int) -> Tensor:
     """The largest or smallest number of a tensor: of each row first, by as many threads as there are."""
 
     def make() -> Tensor:
-        found, left = x, x.size
-        for n in dict.fromkeys((x.shape[-1] if x.shape else 1, x.size // (x.shape[-1] if x.shape else 1))):
-            left //= n
-            y = Tensor(label(node), DType.F32, (left,))
-            arguments = {"outer": left, "n": n, "inner": 1, "op": op}
-            found = lowering.emit(
-                KernelStep(StepKind.REDUCE, label(node), node.op_type, [found], y, arguments=arguments)
-            )
-            if left == 1:
-                break
+        found, columns = x, x.shape[-1] if x.shape else 1
+        for n in (columns, x.size // columns):
+            if n > 1 or found is x:
+                y = Tensor(label(node), DType.F32, (found.size // n,))
+                arguments = {"outer": y.size, "n": n, "inner": 1, "op": op}
+                step = KernelStep(StepKind.REDUCE, label(node), node.op_type, [found], y, arguments=arguments)
+                found = lowering.emit(step)
         return found
 
     return lowering.shared((node, op), make)
