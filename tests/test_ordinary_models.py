@@ -354,3 +354,25 @@ def test_resizing_means_what_it_meant_in_the_opset_of_the_file(op, opset, mode, 
     [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
     program = ek.compile(model, allow_host=False)
     np.testing.assert_allclose(ek.InferenceSession(program).run(None, {"x": x})[0], expected, atol=1e-5)
+
+
+def test_nodes_in_any_order_are_sorted_those_in_bodies_too():
+    """onnxruntime runs such files, and its quantizer writes them."""
+    make, value = helper.make_node, helper.make_tensor_value_info
+    inner = [make("Relu", ["n"], ["m"]), make("Neg", ["b"], ["n"])]
+    bodies = [
+        helper.make_graph(
+            [*inner[:1], make(kind, ["m"], [name]), *inner[1:]], kind, [], [value(name, TensorProto.FLOAT, [3])]
+        )
+        for kind, name in (("Exp", "e"), ("Abs", "a"))
+    ]
+    nodes = [
+        make("Add", ["c", "x"], ["y"]),
+        make("If", ["choose"], ["c"], then_branch=bodies[0], else_branch=bodies[1]),
+        make("Sigmoid", ["x"], ["b"]),
+    ]
+    model = build(nodes, {"choose": np.array(True)}, [3])
+    x = np.array([-1.0, 0.5, 2.0], np.float32)
+    [found] = ek.InferenceSession(ek.compile(model, allow_host=False)).run(None, {"x": x})
+    np.testing.assert_allclose(found, np.exp(np.maximum(-1 / (1 + np.exp(-x)), 0)) + x, rtol=1e-6)
+    assert [node.op_type for node in model.graph.node] == ["Add", "If", "Sigmoid"]

@@ -38,7 +38,8 @@ INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})  # of codes, in i
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-CLAMPS = frozenset({"Relu", "Clip"})
+CLIP = "Clip"
+CLAMPS = frozenset({"Relu", CLIP})
 SOFTMAX = frozenset({"Softmax"})
 # What onnxruntime's optimizers make of float nodes, and how a file says in any domain of its own that they have been
 # there. The first have products inside, which nobody can quantize any more; the others stand beside theirs.

@@ -6,20 +6,23 @@ two codes back for the two limits. Kernels clamp what they are about to store, a
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
+from edgekern.graph.families import CLIP, limits
 from edgekern.graph.initializers import free_name, new_initializer
-from edgekern.graph.values import constant, quantization, sole_consumer
+from edgekern.graph.values import quantization, sole_consumer
 
 
 def clamp_reals(graph: ir.Graph) -> None:
     """Move such Clips, in place."""
     for node in list(graph):
-        if node.op_type == "Clip" and node.domain == "" and not node.outputs[0].is_graph_output():
-            _move(graph, node)
+        ends = limits(node)
+        if ends is not None and not node.outputs[0].is_graph_output():
+            _move(graph, node, ends)
 
 
-def _move(graph: ir.Graph, clip: ir.Node) -> None:
+def _move(graph: ir.Graph, clip: ir.Node, ends: tuple[float, float]) -> None:
     codes = clip.inputs[0]
     quantize = None if codes is None else codes.producer()
     if codes is None or quantize is None or quantize.op_type != "QuantizeLinear" or sole_consumer(codes) is not clip:
@@ -27,15 +30,10 @@ def _move(graph: ir.Graph, clip: ir.Node) -> None:
     quant, x = quantization(quantize), quantize.inputs[0]
     if isinstance(quant, str) or x is None or x.dtype != ir.DataType.FLOAT:
         return
-    limits = [quant.lo, quant.hi]
-    for at, value in enumerate(clip.inputs[1:3]):
-        limit = constant(value)
-        if value is not None and (limit is None or limit.size != 1):
-            return
-        limits[at] = limits[at] if limit is None else int(limit.reshape(()))
     name = str(clip.outputs[0].name)
-    given = [new_initializer(graph, f"{name}_limit", limit) for limit in quant.dequantize(limits)]
-    moved = ir.Node("", "Clip", [x, *given], name=clip.name)
+    real = quant.dequantize(np.clip(ends, quant.lo, quant.hi))
+    given = [new_initializer(graph, f"{name}_limit", limit) for limit in real]
+    moved = ir.Node("", CLIP, [x, *given], name=clip.name)
     made = moved.outputs[0]
     made.name, made.type, made.shape = free_name(graph, f"{name}_real"), x.type, x.shape
     graph.insert_before(quantize, moved)
