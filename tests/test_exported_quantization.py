@@ -1,5 +1,6 @@
 """QDQ as training and compression tools export it: every product of a file is multiplied on 8 bits."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -115,12 +116,29 @@ def vectors_of_one():
     return g.model(g.op("Gemm", x, w, bias))
 
 
-MODELS = (*(nncf_cnn, nncf_transformer, torch_fbgemm, brevitas_4_bits, torch_linear, reshaped_weights, vectors_of_one),)
+def weights_of_4_bits(dtype):
+    """As opset 21 stores them."""
+    g = Export(seed=8)
+    x = g.fake_quantized(g.input("x", (3, 24)), 0.02, 120, U8)
+    info = ml_dtypes.iinfo(dtype)
+    values, zero = (
+        g.const(g.rng.integers(int(info.min), int(info.max) + 1, shape).astype(dtype)) for shape in ((24, 9), 9)
+    )
+    scale = g.const(g.rng.uniform(0.02, 0.05, 9), np.float32)
+    return g.model(g.op("MatMul", x, g.op("DequantizeLinear", values, scale, zero, axis=1)))
 
 
-@pytest.mark.parametrize("build", MODELS)
-def test_a_file_of_another_tool_multiplies_on_8_bits_alone(build):
-    model = build()
+MODELS = {
+    **{build.__name__: build for build in (nncf_cnn, nncf_transformer, torch_fbgemm, brevitas_4_bits, torch_linear)},
+    **{build.__name__: build for build in (reshaped_weights, vectors_of_one)},
+    "int4": lambda: weights_of_4_bits(ml_dtypes.int4),
+    "uint4": lambda: weights_of_4_bits(ml_dtypes.uint4),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_of_another_tool_multiplies_on_8_bits_alone(name):
+    model = MODELS[name]()
     program = ek.compile(model, allow_host=False)
     assert "multiply-adds: 100.0% in 8 bits" in program.summary()
     assert "MAP_I64" not in kinds(program)  # nothing is done to codes one by one

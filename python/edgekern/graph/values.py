@@ -14,6 +14,7 @@ import onnx_ir as ir
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 _CONSTANT = "edgekern.constant"
+_FEW_BITS = {**dict.fromkeys(("int2", "int4"), np.int8), **dict.fromkeys(("uint2", "uint4"), np.uint8)}
 _WEIGHT_MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})  # what Casts read and give
 
@@ -182,13 +183,16 @@ def _dequantized_weights(producer: ir.Node | None) -> Weights | str:
     q, scale = constant(producer.inputs[0]), constant(producer.inputs[1])
     if q is None or scale is None:
         return "its weights are not constant"
+    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+    if q.dtype.name in _FEW_BITS:  # a byte holds them
+        q = q.astype(_FEW_BITS[q.dtype.name])
+        zero_point = zero_point if zero_point is None else zero_point.astype(q.dtype)
     if q.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32 or scale.ndim > 1:
         return (
             f"its weights are {q.dtype} with {scale.dtype} scales, not int8 with float32 scales per tensor or channel"
         )
     if int_attribute(producer, "block_size", 0):
         return "its weights have a scale for each block"
-    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
     if zero_point is not None and zero_point.size not in (1, scale.size):
         return "its weights have not as many zero points as scales"
     if not (np.isfinite(scale).all() and (scale > 0).all()):

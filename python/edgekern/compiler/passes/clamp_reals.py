@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekern.graph.families import CLIP, limits
+from edgekern.graph.families import CLIP, QDQ, limits
 from edgekern.graph.initializers import free_name, new_initializer
-from edgekern.graph.values import quantization, sole_consumer
+from edgekern.graph.values import is_code, quantization, sole_consumer
 
 
 def clamp_reals(graph: ir.Graph) -> None:
@@ -25,7 +25,9 @@ def clamp_reals(graph: ir.Graph) -> None:
 def _move(graph: ir.Graph, clip: ir.Node, ends: tuple[float, float]) -> None:
     codes = clip.inputs[0]
     quantize = None if codes is None else codes.producer()
-    if codes is None or quantize is None or quantize.op_type != "QuantizeLinear" or sole_consumer(codes) is not clip:
+    if codes is None or quantize is None or sole_consumer(codes) is not clip:
+        return
+    if quantize.op_type not in QDQ or not is_code(codes):
         return
     quant, x = quantization(quantize), quantize.inputs[0]
     if isinstance(quant, str) or x is None or x.dtype != ir.DataType.FLOAT:
