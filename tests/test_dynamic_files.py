@@ -155,6 +155,19 @@ def test_matmul_integer_is_exact_for_any_types_and_zero_points(rows, k, n, a_typ
     assert np.array_equal(found, wide @ (b.astype(np.int32) - (0 if zero is None else zero.astype(np.int32))))
 
 
+@pytest.mark.parametrize(
+    ("a", "b"), [((4, 9), (9, 5)), ((2, 3, 7, 300), (2, 3, 300, 5)), ((2, 7, 1040), (1040, 3)), ((5, 6), (2, 6, 4))]
+)
+def test_a_product_of_two_tensors_that_come_at_run_time_is_exact_too(a, b):
+    g = Graph()
+    codes, zero = onnx.TensorProto.UINT8, onnx.TensorProto.INT8
+    inputs = g.input("a", a, codes), g.input("b", b, zero), g.input("a_zero", (), codes), g.input("b_zero", (), zero)
+    feeds = {"a": np.full(a, 255, U8) - g.rng.integers(0, 9, a).astype(U8), "a_zero": np.asarray(3, U8)}
+    feeds |= {"b": np.full(b, -128, S8) + g.rng.integers(0, 9, b).astype(S8), "b_zero": np.asarray(110, S8)}
+    [found] = results(ek.compile(g.model(g.op("MatMulInteger", *inputs)), allow_host=False), feeds)
+    assert np.array_equal(found, (feeds["a"].astype(np.int32) - 3) @ (feeds["b"].astype(np.int32) - 110))
+
+
 def test_long_sums_by_weights_with_zero_points_stay_exact():
     """float32 holds them no more."""
     g = Graph()
@@ -202,9 +215,9 @@ def test_onnxruntimes_fused_forms_are_taken_apart(bias):
 
 def test_what_has_no_kernel_is_refused_with_its_reason():
     g = Graph()
-    a, b = (g.input(name, (4, 4), onnx.TensorProto.UINT8) for name in "ab")
+    x, w = (g.input(name, (1, 4, 4, 4), onnx.TensorProto.UINT8) for name in "xw")
     with pytest.raises(ek.errors.HostStepError, match="weights that are not constant"):
-        ek.compile(g.model(g.op("MatMulInteger", a, b)), allow_host=False)
+        ek.compile(g.model(g.op("ConvInteger", x, w)), allow_host=False)
     g = Graph()
     a, zeros = g.input("a", (4, 4), onnx.TensorProto.UINT8), g.const([1, 2, 3, 4], U8)
     with pytest.raises(ek.errors.HostStepError, match="a zero point for each row"):

@@ -139,7 +139,7 @@ def test_a_dynamically_quantized_model_is_not_told_to_be_without_operators():
 def test_kernels_beside_one_integer_operator_are_not_called_idle():
     g = Graph()
     y = g.qdq(g.op("MatMul", g.qdq(g.input("x", (2, 8))), g.weights(8, 4, axis=1)), 0.3)
-    z = g.op("MatMulInteger", *(g.input(name, (2, 2), TensorProto.UINT8) for name in ("a", "b")))
+    z = g.op("ConvInteger", *(g.input(name, (1, 2, 2, 2), TensorProto.UINT8) for name in ("a", "b")))
     with pytest.raises(HostStepError, match="weights that are not constant") as refused:
         ek.compile(g.model(y, z), allow_host=False)
     assert "Nothing of the model" not in str(refused.value)

@@ -73,7 +73,7 @@ _WEIGHTS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
     "BatchNormalization": (1, 2, 3, 4),
     "CumSum": (1,),
-    **dict.fromkeys(("MatMulInteger", "ConvInteger"), (1, 3)),
+    "ConvInteger": (1, 3),
     "QLinearConv": range(1, 9),
     "QLinearMatMul": range(1, 8),
     "OneHot": (2,),

@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import DType, MapOp, StepKind
+from edgekern.compiler.floats.contractions import of_two
 from edgekern.compiler.floats.maps import emit_map, new_map
-from edgekern.compiler.floats.operator import CODES, FLOAT, FloatOperator
+from edgekern.compiler.floats.operator import CODES, FLOAT, FloatOperator, new_tensor
+from edgekern.compiler.floats.strides import BATCH_AXES, Strided, dense_steps
 from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import DTYPES, Lowering
@@ -23,7 +25,7 @@ from edgekern.graph.values import consumers, int_attribute, is_constant, known_s
 
 Codes = npt.NDArray[np.int8]
 Wide = npt.NDArray[np.int64]
-_MAX, _MIN = 2, 3  # REDUCE's `op`
+_SUM, _MAX, _MIN = 0, 2, 3  # REDUCE's `op`
 _EXACT = 2**24  # whole numbers up to it are float32
 
 
@@ -46,14 +48,17 @@ def _product_reason(node: ir.Node, rank: int) -> str | None:
     for value in (node.inputs[0], node.inputs[1]):
         if value is None or value.dtype not in CODES:
             return f"{node.op_type} of anything but 8 bits has no kernel"
-    if not is_constant(node.inputs[1]) or not is_constant(given[3]):
-        return "weights that are not constant have no kernel"
     zero = None if given[2] is None else shape_of(given[2])
     if given[2] is not None and (zero is None or math.prod(zero) != 1):
         return "a zero point for each row has no kernel"
     weights = known_shape(node.inputs[1])
+    if node.op_type == "MatMulInteger" and not _is_packed(node):
+        axes = max(rank, len(weights)) + (_pieces(weights[-2]) > 1 if len(weights) > 1 else 2 * BATCH_AXES)
+        return None if rank > 1 and axes <= BATCH_AXES + 2 else "a product of so many axes has no kernel"
+    if not is_constant(node.inputs[1]) or not is_constant(given[3]):
+        return "weights that are not constant have no kernel"
     if node.op_type == "MatMulInteger":
-        return None if len(weights) <= 2 else "only weights that are a matrix have a kernel"
+        return None
     if not 3 <= rank <= 4 or len(weights) != rank:
         return f"ConvInteger over {rank - 2} dimensions has no kernel"
     window = Window.of(node, weights[2:])
@@ -65,6 +70,8 @@ def _product_reason(node: ir.Node, rank: int) -> str | None:
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     if node.op_type == "DynamicQuantizeLinear":
         return _quantized(lowering, node, value)
+    if node.op_type == "MatMulInteger" and not _is_packed(node):
+        return _of_two(lowering, node, value)
     stored, zeros = (None if v is None else lowering.constant(v) for v in [*node.inputs, None, None][1:4:2])
     assert stored is not None
     columns = stored.ndim - 1 if node.op_type == "MatMulInteger" else 0
@@ -149,6 +156,55 @@ def matrix_sums(
     arguments: dict[str, Any] = {"rows": math.prod(shape) // n, "k": k, "columns": n}
     step = KernelStep(StepKind.GEMM_INTEGER, label(node), node.op_type, list(inputs), y, [packed], arguments)
     return lowering.emit(step)
+
+
+def _is_packed(node: ir.Node) -> bool:
+    """Whether the second operand is a matrix that is known."""
+    zero = node.inputs[3] if len(node.inputs) > 3 else None
+    return is_constant(node.inputs[1]) and is_constant(zero) and len(known_shape(node.inputs[1])) <= 2
+
+
+def _pieces(k: int) -> int:
+    """Into how many sums one of ``k`` products is cut, so that float32 holds each of them exactly."""
+    return next(pieces for pieces in range(1, k + 1) if k % pieces == 0 and k // pieces * 255**2 <= _EXACT)
+
+
+def _of_two(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    """A product of two tensors that come at run time: whole numbers in float32, as long as they are exact there."""
+    a, b = (_centered(lowering, node, at) for at in (0, 1))
+    (rows, k), columns = a.shape[-2:], b.shape[-1]
+    pieces = _pieces(k)
+    left, right = (Strided(x, x.shape, tuple(dense_steps(x.shape, 1))) for x in (a, b))
+    if pieces > 1:  # an axis of batches more
+        step = k // pieces
+        left = Strided(a, (*a.shape[:-2], pieces, rows, step), (*left.steps[:-2], step, k, 1))
+        right = Strided(b, (*b.shape[:-2], pieces, step, columns), (*right.steps[:-2], step * columns, columns, 1))
+    batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    sums = lowering.emit(of_two(node, left, right, Tensor(label(node), DType.F32, (*batch, rows, columns)), 1.0))
+    shape = known_shape(value)
+    if pieces > 1:
+        wide = Tensor(label(node), DType.I64, sums.shape)
+        copy = MapStep(StepKind.MAP, label(node), node.op_type, [], wide, operands=[sums])
+        wide = emit_map(lowering, copy, [(MapOp.COPY, (Operand(0),))])
+        sums = Tensor(label(node), DType.I64, shape)
+        sizes = {"outer": math.prod(batch[:-1]), "n": pieces, "inner": rows * columns, "op": _SUM}
+        lowering.emit(KernelStep(StepKind.REDUCE, label(node), node.op_type, [wide], sums, arguments=sizes))
+    kind = StepKind.MAP if pieces == 1 else StepKind.MAP_I64
+    last = MapStep(kind, label(node), node.op_type, [], new_tensor(value), operands=[view(sums, shape=shape)])
+    return emit_map(lowering, last, [(MapOp.COPY, (Operand(0),))])
+
+
+def _centered(lowering: Lowering, node: ir.Node, at: int) -> Tensor:
+    """An operand less its zero point."""
+    source, zero = node.inputs[at], node.inputs[at + 2] if len(node.inputs) > at + 2 else None
+    assert source is not None
+    x = lowering.plain(source)
+    y = Tensor(label(node), DType.F32, x.shape)
+    step = MapStep(StepKind.MAP, label(node), node.op_type, [], y, operands=[x])
+    if zero is None:
+        return emit_map(lowering, step, [(MapOp.COPY, (Operand(0),))])
+    step.operands.append(lowering.plain(zero))
+    return emit_map(lowering, step, [(MapOp.SUB, (Operand(0), Operand(1)))])
 
 
 def _conv(lowering: Lowering, node: ir.Node, weights: Codes, *, ones: bool) -> Tensor:
