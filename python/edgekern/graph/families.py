@@ -96,7 +96,7 @@ ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
 def is_integer(node: ir.Node) -> bool:
-    """Whether a node is quantized in a form that neither quantize nor compile reads."""
+    """Whether a node is quantized in integers: no float node to quantize, and none in QDQ form."""
     return node.domain in ("", "com.microsoft") and node.op_type in INTEGER
 
 
