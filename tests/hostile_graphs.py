@@ -53,11 +53,6 @@ def _() -> onnx.ModelProto:
     return model_of([node_of("Add", ["x", "b"], ["a"]), node_of("Relu", ["a"], ["b"]), node_of("Relu", ["b"])])
 
 
-@_malformed("a node before the one it reads")
-def _() -> onnx.ModelProto:
-    return model_of([node_of("Relu", ["a"]), node_of("Abs", ["x"], ["a"])])
-
-
 @_malformed("an input that nobody makes")
 def _() -> onnx.ModelProto:
     return model_of([node_of("Add", ["x", "nowhere"])])

@@ -203,6 +203,8 @@ MODELS = {
     "conv_u8_weights": lambda: conv_model(16, 8, 3, 3, dtype=U8),
     "conv_per_tensor": lambda: conv_model(16, 8, 3, 3, axis=None),
     "conv_clip": clipped_conv,
+    "conv_weights_with_zero_point": lambda: weights_with_zero_point(9),
+    "conv_weights_with_zero_point_past_int8": lambda: weights_with_zero_point(128),
     "conv_quantized_bias": quantized_bias,
     "conv_float_result": float_result,
     "gemm": gemm,
@@ -278,11 +280,10 @@ def unquantized_conv():
     return g.model(g.qdq(y, 0.3))
 
 
-def weights_with_zero_point():
+def weights_with_zero_point(reach: int):
     g = Graph()
-    w = g.op(
-        "DequantizeLinear", g.const(g.rng.integers(-9, 9, (4, 8, 1, 1)), S8), g.const(0.1, np.float32), g.const(1, S8)
-    )
+    codes = g.const(g.rng.integers(-reach, reach, (4, 8, 1, 1)), S8)
+    w = g.op("DequantizeLinear", codes, g.const(0.1, np.float32), g.const(1, S8))
     return g.model(g.qdq(g.op("Conv", image(g), w), 0.3))
 
 
@@ -339,7 +340,6 @@ HOSTS = {
     "log_softmax": (log_softmax_model, {"LogSoftmax"}, "LogSoftmax has no kernel"),
     "attention": (attention_like, {"MatMul", "Softmax"}, "two activations"),
     "unquantized_conv": (unquantized_conv, {"Conv"}, "its weights are not quantized"),
-    "weights_with_zero_point": (weights_with_zero_point, {"Conv"}, "zero point of its weights"),
     "narrow_activations": (narrow_activations, {"QuantizeLinear", "DequantizeLinear", "Relu"}, "INT4"),
     "long_sum": (long_sum, {"MatMul"}, "can pass 2**31"),
     "float_add_after_conv": (float_add_after_conv, {"Add"}, "its input is float"),

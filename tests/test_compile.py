@@ -257,10 +257,10 @@ def test_a_float_model_is_told_to_be_quantized_first():
 
 def test_a_model_of_integer_operators_is_told_which_form_is_read():
     g = Graph()
-    model = g.model(
-        g.op("MatMulInteger", g.input("x", (2, 8), onnx.TensorProto.UINT8), g.const(np.ones((8, 4)), np.int8))
-    )
-    with pytest.warns(EdgekernWarning, match=r"quantized as MatMulInteger, and not by QuantizeLinear"):
+    x, one, zero = g.input("x", (2, 4, 4, 3), onnx.TensorProto.UINT8), g.const(1, np.float32), g.const(0, np.uint8)
+    pool = g.op("QLinearGlobalAveragePool", x, one, zero, one, zero, channels_last=1, domain="com.microsoft")
+    model = g.model(pool)
+    with pytest.warns(EdgekernWarning, match=r"quantized as QLinearGlobalAveragePool, and not by QuantizeLinear"):
         ek.compile(model)
 
 

@@ -159,3 +159,15 @@ def test_a_float_operator_between_two_products_shares_no_conversion_with_others(
     kinds = [step.kind for step in program.steps]
     assert kinds[1] == "CONV"
     assert sum(kind.startswith(("DEQUANTIZE", "QUANTIZE")) for kind in kinds[1:-1]) == 1
+
+
+def test_products_of_integers_are_on_8_bits_and_their_model_is_not_called_float():
+    g = Graph()
+    codes, scale, zero = g.op("DynamicQuantizeLinear", g.input("x", (3, 8)), outputs=3)
+    sums = g.op("MatMulInteger", codes, g.const(np.ones((8, 5)), np.int8), zero)
+    model = g.model(g.op("Mul", g.op("Cast", sums, to=onnx.TensorProto.FLOAT), scale))
+    places = by_operator(ek.compile(model, allow_host=False))
+    product = places["MatMulInteger"]
+    assert (product.runs, product.reason) == ("8 bits", "")
+    assert product.prices["8 bits"].macs == 3 * 8 * 5
+    assert all("nothing of the model is quantized" not in place.reason for place in places.values())

@@ -218,6 +218,14 @@ def test_integers_and_truths_are_data():
     assert_native(model, feeds=large)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT8])
+def test_a_cast_of_floats_to_8_bits_cuts_off_toward_zero(kind):
+    """They were rounded, as QuantizeLinear rounds."""
+    model = net([helper.make_node("Cast", ["x"], ["y"], to=kind)], {}, {"x": (5,)}, ["y"])
+    x = np.array([1.7, 2.5, 0.5, 100.9, -0.75], np.float32)
+    assert_native(model, feeds={"x": x})
+
+
 def test_a_mixed_program_needs_no_second_runtime():
     """A layer that stays float32 between 8-bit ones."""
     model, rng = small_cnn(), np.random.default_rng(0)

@@ -169,6 +169,9 @@ class StepKind(enum.IntEnum):
     CONV_WIDE = 54
     DEPTHWISE_WIDE = 55
     GEMM_WIDE = 56
+    GEMM_INTEGER = 60
+    CONV_INTEGER = 61
+    GEMM_SCALED = 62
 
 class MapOp(enum.IntEnum):
     COPY = 0

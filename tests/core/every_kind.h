@@ -6,6 +6,7 @@
 #include "float_steps.h"
 #include "small_moves.h"
 #include "small_products_f32.h"
+#include "small_products_integer.h"
 #include "small_program.h"
 #include "small_wide.h"
 
@@ -36,6 +37,11 @@ inline SmallProgram every_kind() {
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
+  IntegerProducts integers(p);
+  const uint32_t zero = p.quantize(p.constant({1})), factors = p.constant({1, 18});
+  const uint32_t crossed = integers.conv(depthwise, zero, 10, 1), banded = integers.conv(depthwise, zero, 21, 21);
+  const uint32_t totals = integers.gemm(depthwise, zero, 5, 19);
+  const uint32_t weighed = integers.scaled(depthwise, zero, factors, 30, 18);
   FloatProducts floats(p);
   const uint32_t volume = p.input({1, 2, 7, 6, 5});
   FloatConv conv;
@@ -68,7 +74,8 @@ inline SmallProgram every_kind() {
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
   WideProducts wides(p);
   const uint32_t layers = p.view(deep, {1, 7, 6, 18});
-  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, spans, scores, mixed};
+  std::vector<uint32_t> outputs = {logits, counts, picture, list,    anchors, kept,   codes,  dynamic,
+                                   spans,  scores, mixed,   crossed, banded,  totals, weighed};
   outputs.insert(outputs.end(),
                  {wides.gemm(larger, 12, 21), wides.conv(layers, 10, 2, false), wides.conv(layers, 18, 18, true)});
   const std::vector<uint32_t> more = add_float_steps(p);

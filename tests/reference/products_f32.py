@@ -40,10 +40,10 @@ def clamp(y: Array, lo: float, hi: float) -> Array:
     return np.where(np.float32(hi) < y, np.float32(hi), y)
 
 
-def finish(machine: Any, step: Any, y: Array, bias: Array, target: Any) -> Array:
-    """(pixels, channels): bias, activation, addend and what the result is stored as."""
+def finish(machine: Any, step: Any, y: Array, bias: Array, target: Any, own: int = 1) -> Array:
+    """(pixels, channels): bias, activation, addend behind its ``own`` inputs, and what the result is stored as."""
     a = step.arguments
-    addend = machine.tensor(step.inputs[1]).reshape(y.shape) if len(step.inputs) == 2 else None
+    addend = machine.tensor(step.inputs[own]).reshape(y.shape) if len(step.inputs) > own else None
     with np.errstate(all="ignore"):
         y = y + bias
         if addend is not None and a["addend_first"]:

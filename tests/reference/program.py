@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from reference import maps, moves, products_f32, recurrent, rows, sampling
+from reference import maps, moves, products_f32, products_integer, recurrent, rows, sampling
 from reference.gemm import matmul_integer, requantize
 from reference.linear import dynamic_quantize, quantize_spans
 from reference.quantize import bounds, dequantize_linear, quantize_linear
@@ -23,6 +23,7 @@ STRIP, PANEL, QUAD = 16, 64, 4
 # Kinds with a file of their own, by name: functions of the machine, the step, its inputs and its output's description.
 FAMILIES: dict[str, Callable[..., Array]] = {
     **products_f32.STEPS,
+    **products_integer.STEPS,
     **maps.STEPS,
     **rows.STEPS,
     **recurrent.STEPS,
@@ -93,13 +94,12 @@ class Machine:
     def _gemm(self, step: Any, x: list[Array], y: Any) -> Array:
         rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
         zero_point = self.tensors[step.inputs[0]].zero_point
-        weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
-        acc = matmul_integer(x[0].reshape(rows, k), weights, zero_point)
+        acc = matmul_integer(x[0].reshape(rows, k), self.matrix(step, 0, k, n), zero_point)
         return self._finish(step, acc, n, 1, y)
 
     def _gemm_dynamic(self, step: Any, x: list[Array], y: Any) -> Array:
         rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
-        weights = unpack_weights(self.blob(step, 0), n, 1, k)[:, 0].T
+        weights = self.matrix(step, 0, k, n)
         scale, bias = (self.blob(step, at, "<f4")[:n] for at in (1, 2))
         q, row_scale = dynamic_quantize(x[0].reshape(rows, k))
         acc = matmul_integer(q, weights)
@@ -110,9 +110,20 @@ class Machine:
             product = acc.astype(np.float32) * (row_scale[:, None] * scale)
         return products_f32.finish(self, step, product, bias, y)
 
+    def matrix(self, step: Any, at: int, k: int, n: int) -> Array:
+        """Packed weights as (k, n)."""
+        return unpack_weights(self.blob(step, at), n, 1, k)[:, 0].T
+
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
+        sums = self.convolved(step, x[0], self.tensors[step.inputs[0]].zero_point)
+        return self._finish(step, sums, sums.shape[1], step.arguments["groups"], y)
+
+    def convolved(self, step: Any, x: Array, zero_point: int) -> Array:
+        """Sums (pixels, channels) of a convolution, depthwise where each channel is a group."""
         in_c, out_c, groups = (step.arguments[name] for name in ("in_channels", "out_channels", "groups"))
-        windows = self._windows(step, x[0])  # (pixels, taps, in_c), zero point already subtracted
+        windows = self._windows(step, x, zero_point)  # (pixels, taps, in_c), zero point already subtracted
+        if groups > 1 and groups == in_c == out_c and step.kind.name != "CONV":
+            return self._depthwise_sums(step, windows)
         size = self.blob(step, 0).size // groups
         columns = []
         for group in range(groups):
@@ -121,13 +132,15 @@ class Machine:
             taken = windows[:, :, group * in_c // groups : (group + 1) * in_c // groups]
             flat = taken.reshape(taken.shape[0], -1)
             columns.append(matmul_integer(flat, weights.reshape(weights.shape[0], -1).T))
-        return self._finish(step, np.concatenate(columns, axis=1), out_c, groups, y)
+        return np.concatenate(columns, axis=1)
 
     def _depthwise(self, step: Any, x: list[Array], y: Any) -> Array:
-        windows = self._windows(step, x[0])
+        windows = self._windows(step, x[0], self.tensors[step.inputs[0]].zero_point)
+        return self._finish(step, self._depthwise_sums(step, windows), windows.shape[2], 1, y)
+
+    def _depthwise_sums(self, step: Any, windows: Array) -> Array:
         weights = unpack_depthwise(self.blob(step, 0), windows.shape[2], windows.shape[1])
-        acc = (windows.astype(np.int64) * weights.T).sum(axis=1).astype(np.int32)
-        return self._finish(step, acc, windows.shape[2], 1, y)
+        return (windows.astype(np.int64) * weights.T).sum(axis=1).astype(np.int32)
 
     def _gemm_wide(self, step: Any, x: list[Array], y: Any) -> Array:
         rows, k, n = (step.arguments[name] for name in ("rows", "k", "columns"))
@@ -245,9 +258,8 @@ class Machine:
     def _transpose(self, step: Any, x: list[Array], y: Any) -> Array:
         return np.ascontiguousarray(x[0].reshape(step.arguments["x_shape"]).transpose(step.arguments["perm"]))
 
-    def _windows(self, step: Any, x: Array) -> Array:
+    def _windows(self, step: Any, x: Array, zero_point: int) -> Array:
         """Input pixels under every output pixel, as (pixels, taps, channels); the padding is real zero."""
-        zero_point = self.tensors[step.inputs[0]].zero_point
         values, inside = self._gathered(step, x.astype(np.int32) - zero_point)
         return np.where(inside, values, 0)
 

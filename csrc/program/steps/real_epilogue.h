@@ -6,7 +6,8 @@
 
 namespace ek {
 
-/// y = activation(product + bias) + addend, or with the addend first.
+/// y = activation(product + bias) + addend, or with the addend first. The addend comes behind the `own` inputs of the
+/// product.
 struct RealEpilogue {
   size_t activation = 0;  // clamp, gelu, gelu_tanh, silu
   bool addend_first = false;
@@ -20,15 +21,15 @@ struct RealEpilogue {
     a.real("hi", hi);
   }
 
-  Status check(const ProgramIndex& index, const Step& step) const {
+  Status check(const ProgramIndex& index, const Step& step, size_t own = 1) const {
     const DType y = output(index, step).dtype;
     if (y != DType::kF32 && !is_quantized(y)) return bad_step(step, "output dtype is not one it can store");
     if (activation > static_cast<size_t>(Activation::kSilu)) return bad_step(step, "damaged activation");
-    if (addend_first && step.in.size() != 2) return bad_step(step, "an addend that there is not cannot come first");
+    if (addend_first && step.in.size() == own) return bad_step(step, "an addend that there is not cannot come first");
     return lo <= hi ? Status() : bad_step(step, "its clamp is not in order");
   }
 
-  Epilogue prepared(const Step& step, StepSite& site, size_t columns) const {
+  Epilogue prepared(const Step& step, StepSite& site, size_t columns, size_t own = 1) const {
     const TensorDef& y = site.tensor(step.out[0]);
     Epilogue e;
     e.kind = is_quantized(y.dtype) ? OutKind::kRealQuantized : OutKind::kFloat32;
@@ -36,8 +37,8 @@ struct RealEpilogue {
     e.activation = static_cast<Activation>(activation);
     e.lo = lo;
     e.hi = hi;
-    if (step.in.size() < 2) return e;
-    e.addend = reinterpret_cast<const float*>(site.bytes(step.in[1]));
+    if (step.in.size() == own) return e;
+    e.addend = reinterpret_cast<const float*>(site.bytes(step.in[own]));
     e.addend_ld = columns;
     e.addend_first = addend_first;
     return e;

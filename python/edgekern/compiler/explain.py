@@ -10,7 +10,7 @@ from edgekern.compiler.floats.wide import is_wide_product
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
 from edgekern.graph.dynamic import is_dynamic
-from edgekern.graph.families import QDQ
+from edgekern.graph.families import INTEGER, INTEGER_PRODUCTS, QDQ
 from edgekern.graph.prices import CODE, REAL, Price, eight_bit_price, elements, float_price, host_price
 from edgekern.graph.values import consumers, is_code, is_constant, label, operands, qualified
 from edgekern.graph.wide import wide_quant
@@ -43,7 +43,7 @@ _REMEDIES = (
 
 def explain(graph: ir.Graph, placement: Placement) -> tuple[NodePlace, ...]:
     """Of the nodes that are left once constants are folded, in their order."""
-    unquantized = not any(node.op_type in QDQ for node in graph)
+    unquantized = not any(node.op_type in QDQ | INTEGER for node in graph)
     places = []
     for node in graph:
         if all(is_constant(value) for value in node.outputs):
@@ -66,7 +66,7 @@ def _runs(p: Placement, node: ir.Node) -> str:
         dequantizes = node.inputs[0] is not None and is_code(node.inputs[0])
         if node.outputs[0] not in p.plain if dequantizes else p.fuses(node):
             return "fused"
-    if is_dynamic(node):
+    if is_dynamic(node) or node.op_type in INTEGER_PRODUCTS:
         return "8 bits"
     if is_wide_product(node):
         return "16 bits"
@@ -100,7 +100,9 @@ def _prices(p: Placement, node: ir.Node, runs: str) -> dict[str, Price]:
             prices["8 bits"] = Price(own.macs, own.nbytes + (REAL - CODE) * elements(given))
         else:
             prices["8 bits"] = eight_bit_price(node) if node.op_type in QDQ else eight_bit_price(node, real, given)
-    if runs in ("16 bits", "float32") or (runs == "8 bits" and node.op_type in FLOATS and float_reason(node) is None):
+    if node.op_type in INTEGER_PRODUCTS and runs == "8 bits":
+        prices["8 bits"] = eight_bit_price(node)
+    elif runs in ("16 bits", "float32") or (runs == "8 bits" and node.op_type in FLOATS and float_reason(node) is None):
         prices["float32"] = float_price(node, held, followed)
     prices["host"] = host_price(node, held, followed)
     return prices

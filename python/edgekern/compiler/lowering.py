@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Lowering:
         self._images: dict[Tensor, Tensor] = {}
         self._real: dict[ir.Value, Tensor] = {}
         self._plain: dict[ir.Value, Tensor] = {}
-        self._shared: dict[ir.Node, Tensor] = {}
+        self._shared: dict[Hashable, Tensor] = {}
         self._hosts: dict[ir.Node, HostNode] = {}
         self.inputs = {str(value.name): self._border(value) for value in graph.inputs}
 
@@ -165,11 +165,11 @@ class Lowering:
             [array] = evaluate(self.model, nodes, stored, [str(value.name)])
         return array
 
-    def shared(self, node: ir.Node, make: Callable[[], Tensor]) -> Tensor:
-        """What is made once for all results of a node."""
-        if node not in self._shared:
-            self._shared[node] = make()
-        return self._shared[node]
+    def shared(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What is made once for all that ask by one key: the results of a node, those who read one tensor."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def keep_stored(self, value: ir.Value, tensor: Tensor) -> None:
         """A value has become this 8-bit tensor."""

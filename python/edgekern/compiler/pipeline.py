@@ -16,7 +16,9 @@ from edgekern.artifact import Program
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.compiler.emit import emit_program
 from edgekern.compiler.explain import explain
+from edgekern.compiler.floats.table import FLOATS
 from edgekern.compiler.memory import plan_memory, refuse_large, too_large
+from edgekern.compiler.passes.clamp_reals import clamp_reals
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
 from edgekern.compiler.passes.expand_quantized_lstms import expand_quantized_lstms
@@ -29,6 +31,7 @@ from edgekern.compiler.passes.fuse_conversions import fuse_conversions
 from edgekern.compiler.passes.fuse_epilogues import fuse_epilogues
 from edgekern.compiler.passes.fuse_maps import fuse_maps
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
+from edgekern.compiler.passes.fuse_scales import fuse_scales
 from edgekern.compiler.passes.join_norms import join_norms
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
@@ -50,6 +53,7 @@ from edgekern.graph.dimensions import LARGEST_SIZE, fix_dimensions
 from edgekern.graph.families import INTEGER, MOVES, QDQ
 from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.halves import stored_halves
+from edgekern.graph.integer_forms import write_integer_forms
 from edgekern.graph.model import open_model, parse_model
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import label, mark_constants, qualified
@@ -123,6 +127,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     opened = fix_dimensions(_open(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
+    write_integer_forms(opened)
     fix_batch(opened, batch, shapes)
     if (broken := broken_rule(opened)) is not None:
         raise CompileError(f"compile: {broken}")
@@ -145,6 +150,7 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     simplify_graph(model)
     observe_shapes(model)
     refuse_large(model.graph)
+    clamp_reals(model.graph)
     fold_norms(model.graph)
     fold_channels(model.graph)
     join_norms(model.graph)
@@ -160,6 +166,7 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     items = fold_lookups(items, results)
     items = fuse_residuals(items, results)
     items = fuse_maps(items, results)
+    items = fuse_scales(items, results)
     recognize_gelu(items)
     items = fuse_epilogues(items, results)
     items = fuse_conversions(items, results)
@@ -207,7 +214,7 @@ def _unknown_operators(qdq: ModelLike) -> list[str]:
 def _why_unquantized(proto: onnx.ModelProto) -> str:
     """What keeps all of a model off the kernels, and the remedy; nothing where it is in QDQ form."""
     found = {node.op_type for node in proto.graph.node}
-    integer = sorted(found & INTEGER)
+    integer = sorted((found & INTEGER) - FLOATS.keys())
     if integer:
         return (
             f"it is quantized as {', '.join(integer)}, and not by QuantizeLinear and DequantizeLinear; give the float "

@@ -37,7 +37,7 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
     """Give the node's outputs a role, or say why no kernel can compute them."""
     if is_optimized(node):
         return f"{OPTIMIZED}: compile the model as it was exported"
-    if is_integer(node):
+    if is_integer(node) and node.op_type not in FLOATS:
         return "its quantization is written in integers: export the model in QDQ form"
     wide = wide_quant(node) is not None
     if node.domain != "" and not wide:

@@ -36,12 +36,14 @@ INTEGER = frozenset(
     {*_DYNAMIC, "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm"}
     | {"QLinear" + name for name in _QLINEAR}
 )
+INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})  # of codes, in int32
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = CONVOLUTIONS | {"Gemm", "MatMul"}
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-CLAMPS = frozenset({"Relu", "Clip"})
+CLIP = "Clip"
+CLAMPS = frozenset({"Relu", CLIP})
 SOFTMAX = frozenset({"Softmax"})
 # What onnxruntime's optimizers make of float nodes, and how a file says in any domain of its own that they have been
 # there. The first have products inside, which nobody can quantize any more; the others stand beside theirs.
@@ -100,7 +102,7 @@ ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
 
 
 def is_integer(node: ir.Node) -> bool:
-    """Whether a node is quantized in a form that neither quantize nor compile reads."""
+    """Whether a node is quantized in integers: no float node to quantize, and none in QDQ form."""
     return node.domain in ("", "com.microsoft") and node.op_type in INTEGER
 
 

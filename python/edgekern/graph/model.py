@@ -79,6 +79,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
         opset_of,
         unknown_change,
     )
+    from edgekern.graph.order import sort_nodes
     from edgekern.graph.soundness import MOST_NODES, nodes_when_inlined, what_checker_misses
     from edgekern.graph.sparse import make_dense, refuse_huge
 
@@ -101,6 +102,7 @@ def _open_model(model: ModelLike, function: str) -> Skeleton:
             f"{MOST_NODES} are the most; export it without functions in functions"
         )
     try:
+        sort_nodes(proto.graph)
         onnx.checker.check_model(_for_checker(proto))
         if (broken := what_checker_misses(proto, skeleton.weights)) is not None:
             raise ValueError(broken)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgekern.graph.families import PRODUCTS
+from edgekern.graph.families import INTEGER_PRODUCTS, PRODUCTS
 from edgekern.graph.values import is_constant, shape_of
 
 CODE, REAL = 1, 4  # bytes of an element that is quantized, and of one that is not
@@ -50,16 +50,16 @@ def host_price(node: ir.Node, dequantized: Iterable[ir.Value] = (), quantized: I
 
 def macs(node: ir.Node) -> int:
     """Multiply-adds of a product, of any type; 0 for other operators."""
-    if node.op_type not in PRODUCTS:
+    if node.op_type not in PRODUCTS | INTEGER_PRODUCTS:
         return 0
     shapes = [shape_of(value) for value in (*node.inputs[:2], node.outputs[0])]
     if any(shape is None for shape in shapes) or len(shapes) < 3:
         return 0
     x, weights, result = (shape or () for shape in shapes)
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "ConvInteger"):
         return math.prod(result) * math.prod(weights[1:])
     if node.op_type == "ConvTranspose":
         return math.prod(x) * math.prod(weights[1:])
-    if node.op_type in ("MatMul", "Gemm") and x:
+    if node.op_type != "ConvTranspose" and x:
         return math.prod(result) * (x[0] if node.op_type == "Gemm" and len(x) == 2 and x[1] == result[0] else x[-1])
     return 0

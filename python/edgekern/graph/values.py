@@ -14,6 +14,8 @@ import onnx_ir as ir
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 _CONSTANT = "edgekern.constant"
+_FEW_BITS = {**dict.fromkeys(("int2", "int4"), np.int8), **dict.fromkeys(("uint2", "uint4"), np.uint8)}
+_WEIGHT_MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})  # what Casts read and give
 
 
@@ -61,6 +63,7 @@ class Weights:
     values: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]  # one entry, or one a channel of ``axis``
     axis: int
+    zero: npt.NDArray[np.int64] | None = None  # the same of what is still to be subtracted from ``values``, if anything
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -135,21 +138,43 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
-def quantized_weights(value: ir.Value | None) -> Weights | str:
-    """Int8 weights with zero point 0 behind a DequantizeLinear (and Transposes), or the reason why they are none."""
-    transposes: list[ir.Node] = []
+def quantized_weights(value: ir.Value | None, *, shifted: bool = False) -> Weights | str:
+    """Int8 weights behind a DequantizeLinear (and Transposes, Reshapes), or the reason why they are none.
+
+    With zero point 0, unless they may be ``shifted``.
+    """
+    moves: list[ir.Node] = []
     producer = None if value is None else value.producer()
-    while producer is not None and producer.op_type == "Transpose":
-        transposes.append(producer)
+    while producer is not None and producer.op_type in _WEIGHT_MOVES:
+        moves.append(producer)
         source = producer.inputs[0]
         producer = None if source is None else source.producer()
     found = _dequantized_weights(producer)
-    for node in reversed(transposes):
+    for node in reversed(moves):
         if isinstance(found, str):
             break
-        perm = ints_attribute(node, "perm", list(range(found.values.ndim))[::-1])
-        found = Weights(found.values.transpose(perm), found.scale, perm.index(found.axis))
+        found = _transposed(node, found) if node.op_type == "Transpose" else _reshaped(node, found)
+    if isinstance(found, Weights) and found.zero is not None and not shifted:
+        return "the zero point of its weights is not 0, and less it they are not int8"
     return found
+
+
+def _transposed(node: ir.Node, found: Weights) -> Weights:
+    perm = ints_attribute(node, "perm", list(range(found.values.ndim))[::-1])
+    return Weights(found.values.transpose(perm), found.scale, perm.index(found.axis), found.zero)
+
+
+def _reshaped(node: ir.Node, found: Weights) -> Weights | str:
+    """In other axes, one of which has to be the one of the scales."""
+    shape = shape_of(node.outputs[0])
+    if shape is None or math.prod(shape) != found.values.size:
+        return "the shape of its weights is not known"
+    values = found.values.reshape(shape)
+    if found.scale.size == 1:
+        return Weights(values, found.scale, 0, found.zero)
+    before, side = math.prod(found.values.shape[: found.axis]), found.values.shape[found.axis]
+    same = [at for at in range(len(shape)) if shape[at] == side and math.prod(shape[:at]) == before]
+    return Weights(values, found.scale, same[0], found.zero) if same else "its weight scales run along no axis"
 
 
 def _dequantized_weights(producer: ir.Node | None) -> Weights | str:
@@ -159,19 +184,42 @@ def _dequantized_weights(producer: ir.Node | None) -> Weights | str:
     q, scale = constant(producer.inputs[0]), constant(producer.inputs[1])
     if q is None or scale is None:
         return "its weights are not constant"
+    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+    if q.dtype.name in _FEW_BITS:  # a byte holds them
+        q = q.astype(_FEW_BITS[q.dtype.name])
+        zero_point = zero_point if zero_point is None else zero_point.astype(q.dtype)
     if q.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32 or scale.ndim > 1:
         return (
             f"its weights are {q.dtype} with {scale.dtype} scales, not int8 with float32 scales per tensor or channel"
         )
-    zero_point = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
-    neutral = 128 if q.dtype == np.uint8 else 0
-    if np.any((np.zeros(1) if zero_point is None else zero_point) != neutral):
-        return f"the zero point of its weights is not {neutral}"
+    if int_attribute(producer, "block_size", 0):
+        return "its weights have a scale for each block"
+    if zero_point is not None and zero_point.size not in (1, scale.size):
+        return "its weights have not as many zero points as scales"
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         return "a scale of its weights is not positive"
     axis = int_attribute(producer, "axis", 1) % q.ndim if q.ndim else 0
-    values = q if q.dtype == np.int8 else (q ^ np.uint8(neutral)).view(np.int8)  # minus 128 turns the top bit
-    return Weights(values, scale.astype(np.float32).reshape(-1), axis)
+    values, zero = recentered(q, zero_point, axis)
+    return Weights(values, scale.astype(np.float32).reshape(-1), axis, zero)
+
+
+def recentered(
+    q: Array, zero_point: Array | None, axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64] | None]:
+    """8-bit numbers less their zero point, as int8; where they do not fit, what is still to be subtracted from them.
+
+    ``zero_point``: one, or one for each place along ``axis``.
+    """
+    middle = 128 if q.dtype == np.uint8 else 0
+    zero = np.zeros(1, np.int64) if zero_point is None else zero_point.reshape(-1).astype(np.int64)
+    values = q if q.dtype == np.int8 else (q ^ np.uint8(middle)).view(np.int8)  # minus 128 turns the top bit
+    if (zero == middle).all():
+        return values, None
+    left = zero - middle
+    shifted = values.astype(np.int16) - _along(left, q.ndim, axis).astype(np.int16)
+    if shifted.min(initial=0) >= -128 and shifted.max(initial=0) <= 127:
+        return shifted.astype(np.int8), None
+    return values, left
 
 
 _CODES = {8: (ir.DataType.UINT8, ir.DataType.INT8), 16: (ir.DataType.UINT16, ir.DataType.INT16)}

@@ -74,7 +74,7 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     else:
         left = read_strided(lowering, a).swapped(bool(int_attribute(node, "transA", 0)))
         right = read_strided(lowering, b).swapped(turned)
-        y = lowering.emit(_two(node, left, right, made, alpha))
+        y = lowering.emit(of_two(node, left, right, made, alpha))
     if addend is None:
         return y
     step = new_map(node, value, (0, 1))
@@ -106,7 +106,7 @@ def _matmul(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     left, right = read_strided(lowering, a), read_strided(lowering, b)
     left = left if len(left.shape) > 1 else left.with_axis(0)
     right = right if len(right.shape) > 1 else right.with_axis(1)
-    return lowering.emit(_two(node, left, right, made, 1.0))
+    return lowering.emit(of_two(node, left, right, made, 1.0))
 
 
 def product(
@@ -143,7 +143,8 @@ def rows_times_codes(
     return lowering.emit(KernelStep(StepKind.GEMM_DYNAMIC, label(node), node.op_type, [x], y, blobs, arguments))
 
 
-def _two(node: ir.Node, a: Strided, b: Strided, y: Tensor, scale: float) -> KernelStep:
+def of_two(node: ir.Node, a: Strided, b: Strided, y: Tensor, scale: float) -> KernelStep:
+    """Matrices of float32 wherever they lie."""
     rows, k = a.shape[-2:]
     columns = b.shape[-1]
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])

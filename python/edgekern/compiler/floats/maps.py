@@ -179,6 +179,8 @@ def _cast(code: Code, node: ir.Node, x: Sequence[Ref]) -> Ref:
     if node.outputs[0].dtype == ir.DataType.BOOL and source.dtype != ir.DataType.BOOL:
         zero = 0 if code.whole else 0.0
         return code(MapOp.NOT, code(MapOp.EQUAL, x[0], zero))
+    if node.outputs[0].dtype in CODES and not code.whole:  # 8 bits are rounded where they are stored
+        return code(MapOp.MUL, code(MapOp.SIGN, x[0]), code(MapOp.FLOOR, code(MapOp.ABS, x[0])))
     return code(MapOp.COPY, x[0])
 
 

@@ -31,7 +31,7 @@ Finish = Callable[[Tensor], Tensor]
 
 def reason(node: ir.Node) -> str | None:
     """Why no kernel on 8 bits computes a Conv or ConvTranspose; its bias is looked at elsewhere."""
-    x, y, weights = shape_of(node.inputs[0]), shape_of(node.outputs[0]), quantized_weights(node.inputs[1])
+    x, y, weights = shape_of(node.inputs[0]), shape_of(node.outputs[0]), quantized_weights(node.inputs[1], shifted=True)
     if isinstance(weights, str):
         return weights
     kernel = weights.values.shape[2:]
@@ -45,6 +45,8 @@ def reason(node: ir.Node) -> str | None:
     transposes, groups = node.op_type == "ConvTranspose", int_attribute(node, "group", 1)
     if weights.scale.size > 1 and weights.axis != (1 if transposes else 0):
         return "its weight scales do not run along the output channels"
+    if weights.zero is not None and (transposes or len(x) == SPATIAL + 2):
+        return f"the zero point of its weights has no kernel in a {node.op_type} over {len(kernel)} dimensions"
     if transposes:
         return _transposed_reason(node, window, groups)
     if len(x) == SPATIAL + 2 and groups > 1:
@@ -77,8 +79,8 @@ def convolve(
     if len(x.shape) == SPATIAL + 2:
         x, weights = _slices_as_channels(lowering, label(node), x, weights, window)
     step = _image(lowering, label(node), x, weights, product.bias, groups, _flat(window, x))
-    shape = known_shape(value)
-    order = channels_last(len(shape))
+    batch, _, *sides = known_shape(value)
+    shape, order = (batch, len(product.weights), *sides), channels_last(2 + len(sides))
     step.output.shape, step.output.order = tuple(shape[axis] for axis in order), order
     return step, product, lambda y: y
 

@@ -32,15 +32,17 @@ class Product:
     weights : (channels, ...) int8. Conv: as ONNX has them, ConvTranspose: as a Conv has them; matrices: (columns, rows)
     bias : (channels,) int64 at the accumulator's scale
     scale : (channels,) float64, real value of one accumulator step
+    zero : (channels,) int64, what is still to be subtracted from the weights, if anything
     """
 
     weights: npt.NDArray[np.int8]
     bias: npt.NDArray[np.int64]
     scale: npt.NDArray[np.float64]
+    zero: npt.NDArray[np.int64] | None = None
 
     @staticmethod
     def of(node: ir.Node, x: Quant, bias: ir.Value | None) -> Product:
-        found = quantized_weights(node.inputs[1])
+        found = quantized_weights(node.inputs[1], shifted=True)
         assert not isinstance(found, str)
         weights = found.values
         if node.op_type == "ConvTranspose":
@@ -51,7 +53,8 @@ class Product:
         alpha, beta = (float_attribute(node, name, 1.0) if gemm else 1.0 for name in ("alpha", "beta"))
         channels = weights.shape[0]
         scale = np.broadcast_to(np.float64(x.scale) * found.scale.astype(np.float64) * alpha, (channels,))
-        return Product(weights, _integer_bias(bias, scale, beta), scale)
+        zero = None if found.zero is None else np.broadcast_to(found.zero, (channels,))
+        return Product(weights, _integer_bias(bias, scale, beta), scale, zero)
 
     def multiplier(self, y: Quant | None) -> npt.NDArray[np.float32]:
         """Accumulator to output code, or to float32; computed in double, rounded once."""
@@ -63,7 +66,8 @@ def accumulator_reason(node: ir.Node, x: Quant, bias: ir.Value | None) -> str | 
     product = Product.of(node, x, bias)
     reach = max(x.hi - x.zero_point, x.zero_point - x.lo)
     rows = product.weights.reshape(product.weights.shape[0], -1)
-    wide = (rows[cut].astype(np.int32) for cut in blocks(rows.shape))
+    zero = np.zeros(rows.shape[:1], np.int32) if product.zero is None else product.zero.astype(np.int32)
+    wide = (rows[cut].astype(np.int32) - zero[cut, np.newaxis] for cut in blocks(rows.shape))
     sums = np.concatenate([np.abs(block).sum(axis=1, dtype=np.int64) for block in wide] or [np.zeros(0, np.int64)])
     worst = (sums * reach).astype(np.float64) + np.abs(product.bias.astype(np.float64))
     return None if float(worst.max(initial=0)) < ACCUMULATOR_LIMIT else "its int32 accumulator can pass 2**31"

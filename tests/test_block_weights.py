@@ -1,0 +1,106 @@
+"""Weights with a scale for each block: MatMulNBits, and DequantizeLinear with a block_size."""
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import QuantFormat
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+import edgekern as ek
+from edgekern.graph.block_weights import dequantized
+from test_dynamic_files import results
+from test_float_nets import kinds
+
+from graphs import Graph, onnxruntime_session
+
+
+def net(k=100, n=24):
+    g = Graph(seed=7)
+    y = g.op("MatMul", g.input("x", (3, k)), g.const(g.rng.normal(0, 0.2, (k, n)), np.float32))
+    return g.model(g.op("Relu", g.op("Add", y, g.vector(n))))
+
+
+def quantized(model, **options):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    config = DefaultWeightOnlyQuantConfig(**options)
+    quantizer = MatMulNBitsQuantizer(copy, algo_config=config)
+    logging.disable(logging.WARNING)
+    try:
+        quantizer.process()
+    finally:
+        logging.disable(logging.NOTSET)
+    return quantizer.model.model
+
+
+def assert_close_to_onnxruntime(model, feeds):
+    program = ek.compile(model, allow_host=False)
+    [found], [want] = results(program, feeds), onnxruntime_session(model, optimized=False).run(None, feeds)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+    return program
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block_size", [16, 32, 128, 256])
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_matmul_n_bits_is_the_product_by_the_weights_it_means(bits, block_size, is_symmetric):
+    model = quantized(net(), bits=bits, block_size=block_size, is_symmetric=is_symmetric)
+    assert "MatMulNBits" in {node.op_type for node in model.graph.node}
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)}
+    program = assert_close_to_onnxruntime(model, feeds)
+    assert kinds(program) == ["GEMM_F32"]
+
+
+def test_a_lower_accuracy_level_may_be_computed_better():
+    model = quantized(net(), bits=4, block_size=32, is_symmetric=True)
+    fine = onnxruntime_session(model, optimized=False)
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)}
+    [want] = fine.run(None, feeds)
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            node.attribute.append(onnx.helper.make_attribute("accuracy_level", 4))
+    np.testing.assert_allclose(results(ek.compile(model, allow_host=False), feeds)[0], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_blocks_behind_a_dequantize_linear_are_taken_as_well(is_symmetric):
+    float_model = net(k=128)
+    float_model.opset_import[0].version = 21
+    options = {"block_size": 32, "is_symmetric": is_symmetric, "quant_format": QuantFormat.QDQ}
+    model = quantized(float_model, **options)
+    assert "DequantizeLinear" in {node.op_type for node in model.graph.node}
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 128)).astype(np.float32)}
+    assert kinds(assert_close_to_onnxruntime(model, feeds)) == ["GEMM_F32"]
+
+
+def test_zero_points_may_be_numbers_and_rows_may_name_their_blocks():
+    rng = np.random.default_rng(3)
+    codes, scales = rng.integers(0, 256, (5, 2, 8), dtype=np.uint8), rng.normal(size=(5, 2)).astype(np.float32)
+    zeros, order = rng.normal(size=(5, 2)).astype(np.float32), rng.permutation(np.repeat([0, 1], 16)).astype(np.int32)
+    found = dequantized(codes, scales.reshape(-1), zeros, order, bits=4, k=32, n=5, block=16)
+    low_first = np.stack([codes & 15, codes >> 4], axis=-1).reshape(5, 32)
+    for row in range(32):
+        block = order[row]
+        want = (low_first[:, row].astype(np.float32) - zeros[:, block]) * scales[:, block]
+        assert np.array_equal(found[row], want)
+
+
+def test_codes_that_come_at_run_time_are_dequantized_block_by_block():
+    g = Graph()
+    x, scale = g.input("x", (4, 6), onnx.TensorProto.INT8), g.input("scale", (4, 3))
+    model = g.model(g.op("DequantizeLinear", x, scale, axis=1, block_size=2))
+    rng = np.random.default_rng(2)
+    feeds = {"x": rng.integers(-128, 128, (4, 6), dtype=np.int8), "scale": rng.normal(size=(4, 3)).astype(np.float32)}
+    [found] = results(ek.compile(model, allow_host=False), feeds)
+    assert np.array_equal(found, feeds["x"] * np.repeat(feeds["scale"], 2, axis=1))
+
+
+def test_codes_that_are_not_constant_stay_on_the_host_by_name():
+    g = Graph()
+    x, codes = g.input("x", (3, 32)), g.input("codes", (5, 2, 8), onnx.TensorProto.UINT8)
+    scale = g.const(np.ones(10), np.float32)
+    y = g.op("MatMulNBits", x, codes, scale, K=32, N=5, bits=4, block_size=16, domain="com.microsoft")
+    with pytest.raises(ek.errors.HostStepError, match="MatMulNBits"):
+        ek.compile(g.model(y), allow_host=False)
