@@ -20,13 +20,13 @@ from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import DTYPES, Lowering
 from edgekern.compiler.operators.window import Window
+from edgekern.compiler.operators.zero_points import EXACT, fits_float, without_zero
 from edgekern.compiler.steps import KernelStep, Tensor, channels_last
 from edgekern.graph.values import consumers, int_attribute, is_constant, known_shape, label, recentered, shape_of
 
 Codes = npt.NDArray[np.int8]
 Wide = npt.NDArray[np.int64]
 _SUM, _MAX, _MIN = 0, 2, 3  # REDUCE's `op`
-_EXACT = 2**24  # whole numbers up to it are float32
 
 
 def reason(node: ir.Node) -> str | None:
@@ -86,31 +86,6 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
     return without_zero(lowering, node, sums, own, zero, real=real)
 
 
-def fits_float(weights: Codes, zero: Wide, columns: int, bias: Wide | None = None) -> bool:
-    """Whether sums of codes times weights, and of codes times the zero points, are float32 numbers all."""
-    rows = np.moveaxis(weights, columns, 0).reshape(weights.shape[columns], -1)
-    sizes = 255 * np.abs(rows, dtype=np.int32).sum(axis=1, dtype=np.int64) + (0 if bias is None else np.abs(bias))
-    return bool(max(sizes.max(initial=0), 255 * rows.shape[1] * np.abs(zero).max(initial=0)) <= _EXACT)
-
-
-def without_zero(lowering: Lowering, node: ir.Node, sums: Tensor, own: Tensor, zero: Wide, *, real: bool) -> Tensor:
-    """Products ``sums`` less the zero points of the weights times ``own``, the sums of the codes of each row and group.
-
-    As int32, or (``real``, where both fit) as the float32 number next to it.
-    """
-    rows = sums.size // zero.size
-    groups = own.size // rows
-    inner = sums.shape if groups == 1 else (rows, groups, zero.size // groups)
-    outer = sums.shape if zero.size == 1 else (*inner[:-1], 1)
-    y = Tensor(sums.name, DType.F32 if real else DType.I32, inner, order=sums.order if groups == 1 else ())
-    step = MapStep(StepKind.MAP if real else StepKind.MAP_I64, label(node), node.op_type, [], y)
-    parts = [x if x.shape == shape else view(x, shape=shape, order=()) for x, shape in ((sums, inner), (own, outer))]
-    step.operands = [*parts, zero if groups == 1 else zero.reshape(inner[1:])]
-    code: list[Instruction] = [(MapOp.MUL, (Operand(1), Operand(2))), (MapOp.SUB, (Operand(0), Result(0)))]
-    left = emit_map(lowering, step, code)
-    return left if groups == 1 else view(left, shape=sums.shape, order=sums.order)
-
-
 def _is_cast(value: ir.Value) -> bool:
     """Whether nobody sees a value but as float32."""
     readers = consumers(value)
@@ -166,7 +141,7 @@ def _is_packed(node: ir.Node) -> bool:
 
 def _pieces(k: int) -> int:
     """Into how many sums one of ``k`` products is cut, so that float32 holds each of them exactly."""
-    return next(pieces for pieces in range(1, k + 1) if k % pieces == 0 and k // pieces * 255**2 <= _EXACT)
+    return next(pieces for pieces in range(1, k + 1) if k % pieces == 0 and k // pieces * 255**2 <= EXACT)
 
 
 def _of_two(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:

@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import DType, MapOp, StepKind
-from edgekern.compiler.floats.integers import fits_float, without_zero
 from edgekern.compiler.floats.maps import emit_map
 from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
 from edgekern.compiler.layout import in_onnx_order, view
@@ -20,6 +19,7 @@ from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators import convolutions
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.weights import Product, accumulator_reason, pad_strips
+from edgekern.compiler.operators.zero_points import fits_float, without_zero
 from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS
