@@ -78,7 +78,7 @@ def is_wide_product(node: ir.Node) -> bool:
         return False
     weights = known_shape(node.inputs[1])
     if node.op_type == "Conv":
-        return math.prod(weights[1:]) <= _DEEPEST
+        return len(weights) == 4 and math.prod(weights[1:]) <= _DEEPEST
     transposed = node.op_type == "Gemm" and int_attribute(node, "transB", 0)
     return len(weights) == 2 and weights[1 if transposed else 0] <= _DEEPEST
 
