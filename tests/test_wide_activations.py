@@ -202,6 +202,29 @@ def test_a_sum_too_deep_for_its_bytes_stays_float():
     assert "GEMM_F32" in kinds(compiled(ek.quantize(model, ranges, WIDE)))
 
 
+def test_shapes_are_known_behind_operators_of_onnxruntime():
+    """A view of sizes that are computed from the shape of what they quantized: no step is left of that."""
+    weights = {"v": f32(RNG.normal(size=(6, 6))), "w": f32(RNG.normal(size=(12, 4)))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["rows"]),
+        helper.make_node("Div", ["rows", "two"], ["pairs"]),
+        helper.make_node("Concat", ["pairs", "twelve"], ["sides"], axis=0),
+        helper.make_node("Reshape", ["r", "sides"], ["m"]),
+        helper.make_node("MatMul", ["m", "w"], ["y"]),
+    ]
+    weights |= {"zero": np.array([0]), "two": np.array([2]), "twelve": np.array([12])}
+    model = net(nodes, weights, {"x": (8, 6)}, ["y"])
+    model.opset_import[0].version = 17
+    x = f32(RNG.normal(size=(8, 6)))
+    ranges = ek.Calibrator(model).collect({"x": x}).compute_ranges(method="max")
+    qdq = ek.quantize(model, ranges, WIDE)
+    assert {domain for domain, _ in types_of(qdq)} == {"com.microsoft"}
+    assert kinds(compiled(qdq)).count("GEMM_WIDE") == 2
+
+
 def test_nodes_say_where_they_run():
     model, _, ranges = small()
     program = compiled(ek.quantize(model, ranges, WIDE))

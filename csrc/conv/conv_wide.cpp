@@ -94,7 +94,7 @@ void conv_wide(const Runtime& rt, const ConvWideArgs& args, uint8_t* scratch) {
   const uint8_t flip = rt.kernels->native_sign == Sign::kS8 ? 0x80 : 0;
   for (size_t image = 0; image < w.batch; ++image) {
     split_codes(rt, args.x + image * bytes, bytes, args.q, parts[0], parts[1]);
-    for (const size_t part : {0, 1}) {
+    for (size_t part = 0; part < 2; ++part) {
       one.x = parts[part];
       one.x_q.zero_point = static_cast<uint8_t>((part == 0 ? zero >> 8 : zero) ^ flip);  // what stands in the padding
       one.y = reinterpret_cast<uint8_t*>(const_cast<int32_t*>(products[part]));

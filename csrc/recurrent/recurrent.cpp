@@ -271,7 +271,7 @@ bool recurrent_scratch_bytes(const RecurrentArgs& args, size_t* bytes) {
   Rooms rooms{};
   if (!rooms_of(args, &rooms) || !checked_mul(rooms.all, args.directions * sizeof(float), bytes)) return false;
   if (!args.dynamic) return true;
-  // Codes of rows that are there as floats, and a line or two a row: no more bytes than so many rows of floats have.
+  // Rows of x and of the states are there as floats, so that a byte an item and some lines a row cannot overflow.
   const size_t x = quantized_rows_bytes(args.steps * args.batch, args.inputs);
   return checked_add(*bytes, x + args.directions * quantized_rows_bytes(args.batch, args.hidden), bytes);
 }

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "gemm/pack.h"
 #include "kernels/kernels.h"
 
 namespace ek {

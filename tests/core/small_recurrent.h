@@ -120,7 +120,7 @@ inline uint32_t recurrent_dynamic(ProgramBuilder& p, uint32_t x, size_t cell, bo
   std::vector<float> scale = layer.some(2 * 2 * width, 0.1f);
   for (float& s : scale) s /= 50.0f;
   std::vector<uint32_t> blobs;
-  for (const size_t which : {0, 1}) {
+  for (size_t which = 0; which < 2; ++which) {
     const size_t at_once = which == 1 && cell == 1 && !linear_before_reset ? 2 : layer.gates;
     std::vector<uint8_t> all;
     for (size_t d = 0; d < 2; ++d) {

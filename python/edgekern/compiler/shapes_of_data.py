@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
-from edgekern.graph.families import RANDOM, SEES_SHAPES, SHAPED_BY_VALUES
+from edgekern.graph.families import QDQ, RANDOM, SEES_SHAPES, SHAPED_BY_VALUES
 from edgekern.graph.values import bodies, operands, shape_of
 
 Settle = Callable[[ir.Node, Sequence[ir.Value], Sequence[bool]], None]
@@ -87,7 +87,7 @@ class _Walk:
 
     def _cause(self, node: ir.Node, reads: list[ir.Value]) -> ir.Value | None:
         """What it reads of data that its results' shape follows from."""
-        if node.domain == "":
+        if node.domain == "" or node.op_type in QDQ:
             places = SHAPED_BY_VALUES.get(node.op_type, ())
             deciding = [node.inputs[at] for at in places if at < len(node.inputs)]
         else:

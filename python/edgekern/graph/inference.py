@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 import onnx
 
+from edgekern.graph.families import QDQ
+from edgekern.graph.wide import CONTRIB
+
 # No schema has this domain: inference leaves such a node alone, and goes on from the shape that is written down.
 HIDDEN = "edgekern.settled"
 _LONG = 1 << 16
@@ -27,7 +30,24 @@ _VECTORS = frozenset({"Range", "OneHot"})
 
 
 def infer_values(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the shapes that can be known, also where they are computed from others."""
+    """A copy with the shapes that can be known, also where they are computed from others.
+
+    onnxruntime's own QuantizeLinear and DequantizeLinear, which no schema has, are read as ONNX's.
+    """
+    theirs = [at for at, node in enumerate(model.graph.node) if node.domain == CONTRIB and node.op_type in QDQ]
+    if not theirs:
+        return _inferred(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for at in theirs:
+        copy.graph.node[at].domain = ""
+    inferred = _inferred(copy)
+    for at in theirs:
+        inferred.graph.node[at].domain = CONTRIB
+    return inferred
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     plain = onnx.shape_inference.infer_shapes(model)
     shapes = _shapes(plain.graph)
     hidden = [at for at, node in enumerate(model.graph.node) if _is_long(node, shapes)]

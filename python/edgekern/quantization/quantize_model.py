@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def quantize(
     model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
 ) -> onnx.ModelProto:
-    """Write a float model as a standard QDQ model: int8 weights and activations, int32 biases.
+    """Write a float model as a standard QDQ model: int8 weights, activations of 8 or 16 bits, int32 biases.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def quantize(
     EdgekernWarning
         When channels got a wider weight scale, so that no int32 accumulator can pass ``2**31``, and for each Conv, Gemm
         or MatMul that stays float32, because its weights are computed. Once for all that stand in bodies of If, Loop
-        and Scan.
+        and Scan. When ranges cut off what 16 bits would hold.
 
     Notes
     -----
@@ -117,7 +117,7 @@ def quantize(
 def compute_encodings(
     model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
 ) -> Encodings:
-    """What :func:`quantize` writes into the model, as values: the encoding of every 8-bit activation and weight.
+    """What :func:`quantize` writes into the model, as values: the encoding of every quantized activation and weight.
 
     Parameters, errors and warnings are those of :func:`quantize`.
     """

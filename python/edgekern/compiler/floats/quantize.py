@@ -1,22 +1,27 @@
-"""QuantizeLinear and DequantizeLinear whose parameters come at run time, or run along an axis."""
+"""QuantizeLinear and DequantizeLinear whose parameters come at run time, run along an axis, or are of 16 bits."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from edgekern._core import MapOp
+from edgekern.compiler.floats import wide
 from edgekern.compiler.floats.maps import emit_map, new_map
 from edgekern.compiler.floats.operator import CODES, FLOAT, FloatOperator, type_reason
 from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Ref, Result
 from edgekern.compiler.layout import MOST_AXES, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import Tensor
+from edgekern.graph.families import QDQ
 from edgekern.graph.values import int_attribute, is_constant, known_shape, shape_of
+from edgekern.graph.wide import wide_quant
 
 _STORED = CODES | {ir.DataType.INT32}  # what DequantizeLinear reads; a zero point of int32 is 0
 
 
 def reason(node: ir.Node) -> str | None:
+    if wide_quant(node) is not None:
+        return wide.reason(node)
     quantizes = node.op_type == "QuantizeLinear"
     x, scale, zero = [*node.inputs, None][:3]
     wrong = type_reason(node, FLOAT | _STORED, CODES if quantizes else FLOAT)
@@ -38,6 +43,8 @@ def reason(node: ir.Node) -> str | None:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    if wide_quant(node) is not None:
+        return wide.lower(lowering, node, value)
     x, scale, zero = [*node.inputs, None][:3]
     assert x is not None
     assert scale is not None
@@ -86,4 +93,4 @@ def _operand(lowering: Lowering, step: MapStep, value: ir.Value, sides: tuple[in
     return Operand(len(step.operands) - 1)
 
 
-OPERATOR = FloatOperator(frozenset({"QuantizeLinear", "DequantizeLinear"}), reason, lower)
+OPERATOR = FloatOperator(QDQ, reason, lower)

@@ -23,7 +23,6 @@ from edgekern.compiler.floats import (
     resize,
     scans,
     scatters,
-    wide,
 )
 from edgekern.compiler.floats.operator import FloatOperator, shape_reason
 
@@ -46,7 +45,6 @@ _FAMILIES = (
     scans.OPERATOR,
     scatters.OPERATOR,
     recurrent.OPERATOR,
-    wide.OPERATOR,
 )
 FLOATS: dict[str, FloatOperator] = {name: family for family in _FAMILIES for name in family.types}
 

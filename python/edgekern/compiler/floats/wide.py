@@ -13,15 +13,14 @@ from edgekern import _core
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats.maps import Code, common_order, emit_map, new_map, operand_of
 from edgekern.compiler.floats.moves import padded
-from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor
+from edgekern.compiler.floats.operator import FLOAT, new_tensor
 from edgekern.compiler.formula_step import MapStep, Ref
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.products import product_reason
 from edgekern.compiler.operators.weights import Product, pad_strips
 from edgekern.compiler.operators.window import Window
 from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor, channels_last
-from edgekern.graph.families import QDQ
-from edgekern.graph.values import Quant, consumers, int_attribute, known_shape, label
+from edgekern.graph.values import Quant, consumers, int_attribute, known_shape, label, quantized_weights
 from edgekern.graph.wide import wide_operand, wide_quant, wide_source
 
 # Sums of so many products of a byte and a weight stay below 2**31.
@@ -74,11 +73,11 @@ def _steps(code: Code, x: Ref, quant: Quant) -> Ref:
 def is_wide_product(node: ir.Node) -> bool:
     """Whether a product multiplies 16-bit activations by 8-bit weights exactly."""
     found = wide_operand(node)
-    if found is None or product_reason(node) is not None:
+    if found is None or product_reason(node) is not None or isinstance(quantized_weights(node.inputs[1]), str):
         return False
     weights = known_shape(node.inputs[1])
     if node.op_type == "Conv":
-        return math.prod(weights[1:]) <= _DEEPEST
+        return len(weights) == 4 and math.prod(weights[1:]) <= _DEEPEST
     transposed = node.op_type == "Gemm" and int_attribute(node, "transB", 0)
     return len(weights) == 2 and weights[1 if transposed else 0] <= _DEEPEST
 
@@ -127,6 +126,3 @@ def _matrix(lowering: Lowering, node: ir.Node, product: Product, source: ir.Valu
     arguments: dict[str, Any] = {"rows": math.prod(y.shape[:-1]), "k": k, "columns": columns}
     x = lowering.plain(source)
     return KernelStep(StepKind.GEMM_WIDE, label(node), node.op_type, [x], y, [packed], arguments)
-
-
-OPERATOR = FloatOperator(QDQ, reason, lower)
