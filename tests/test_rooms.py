@@ -133,7 +133,7 @@ def test_few_rooms_know_onnx_operators_by_name(repository):
         | {"Add", "Div", "Mul", "Pow", "Reciprocal", "ReduceMean", "Sqrt", "Sub"}  # as which norms are written out
         | {"Squeeze"}  # for the definition of AffineGrid
         # What stands between the products of an attention.
-        | {"MatMul", "Reshape", "Softmax", "Unsqueeze", "Where"},
+        | {"MatMul", "Reshape", "Softmax", "Unsqueeze"},
         # It rewrites products and writes Q and DQ; which operands of Add and Concat are data.
         "quantization": {"Conv", "Gemm", "MatMul", "Add", "Concat", "QuantizeLinear", "DequantizeLinear"}
         | {"Identity", "Transpose"}  # moves that it leaves alone, or that keep float
