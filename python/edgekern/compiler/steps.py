@@ -17,6 +17,8 @@ NHWC = (0, 2, 3, 1)
 PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
 # Products whose results are real numbers until they are stored: a bias last among their blobs, and an ending.
 REAL_PRODUCTS = frozenset({StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC})
+# How they begin: what fuse_epilogues fills in.
+NO_EPILOGUE: dict[str, Any] = {"activation": 0, "addend_first": 0, "lo": -math.inf, "hi": math.inf}
 _BYTES = {
     DType.U8: 1,
     DType.S8: 1,

@@ -229,7 +229,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
     if config.recipe == "w8a8-dynamic" and not encodings:
         rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
         raise QuantizationError(
-            f"{function}: model has no Gemm or MatMul by a constant matrix, which 'w8a8-dynamic' is for{rest}"
+            f"{function}: model has no Gemm, MatMul or Conv by a constant matrix, which 'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
     return _Quantized(
@@ -308,8 +308,8 @@ def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
 def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
     stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
     return (
-        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA and a MatMul by one "
-        f"matrix: {_listed(nodes)}; give them another recipe with overrides"
+        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix and a Conv "
+        f"whose windows lie side by side: {_listed(nodes)}; give them another recipe with overrides"
     )
 
 

@@ -45,7 +45,7 @@ class QdqWriter:
             node.replace_input_with(2, self._restored_constant(node, [stored, scale], 0))
 
     def write_dynamic(self, node: ir.Node, weights: ir.Value, layer: QuantizedWeights) -> None:
-        """Let a Gemm or MatMul read its weights as integers and their DQ, and quantize its rows by itself."""
+        """Let a product read its weights as integers and their DQ, and quantize its rows by itself."""
         node.replace_input_with(1, self._restored_weights(node, str(weights.name), layer))
         mark_dynamic(node)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
+from edgekern.compiler.floats.dynamic_rows import windows_times_codes
 from edgekern.compiler.floats.moves import pick
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.operators.window import MAX_TAPS, SPATIAL, Window
-from edgekern.compiler.steps import KernelStep, Tensor, channels_last
+from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor, channels_last
 from edgekern.graph.values import (
     int_attribute,
     ints_attribute,
@@ -23,9 +21,6 @@ from edgekern.graph.values import (
     known_shape,
     label,
 )
-
-# What fuse_epilogues fills in.
-NO_EPILOGUE: dict[str, Any] = {"activation": 0, "addend_first": 0, "lo": -math.inf, "hi": math.inf}
 
 
 def reason(node: ir.Node) -> str | None:
@@ -50,6 +45,9 @@ def reason(node: ir.Node) -> str | None:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    rows = windows_times_codes(lowering, node, value)
+    if rows is not None:
+        return rows
     source, weights_value = node.inputs[0], node.inputs[1]
     assert source is not None
     assert weights_value is not None
