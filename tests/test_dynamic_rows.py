@@ -106,20 +106,64 @@ def test_what_a_product_finishes_stays_with_it():
 
 def test_a_product_that_has_no_such_step_stays_float_and_is_named():
     model = small_cnn()
-    with pytest.warns(ek.errors.EdgekernWarning, match=r"3 products stay float32.*Conv .*another recipe"):
+    with pytest.warns(ek.errors.EdgekernWarning, match=r"2 products stay float32.*Conv .*another recipe"):
         program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False, batch=2)
-    assert kinds(program).count("GEMM_DYNAMIC") == 1
+    assert kinds(program).count("GEMM_DYNAMIC") == 2
     assert "CONV_F32" in kinds(program)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("image", "kernel"),
+    [
+        ((2, 7, 5, 6), (1, 1)),
+        ((2, 3, 8, 6), (4, 2)),
+        ((1, 5, 9), (1,)),
+        ((1, 2, 12), (3,)),
+        ((1, 2, 4, 6, 2), (2, 3, 1)),
+    ],
+)
+def test_a_conv_whose_windows_lie_side_by_side_multiplies_them_as_rows(image, kernel, bias):
+    weights = {"w": f32(RNG.normal(size=(11, image[1], *kernel)))} | ({"c": f32(RNG.normal(size=11))} if bias else {})
+    nodes = [
+        helper.make_node("Conv", ["x", *weights], ["conv"], strides=kernel),
+        helper.make_node("Relu", ["conv"], ["y"]),
+    ]
+    model = net(nodes, weights, {"x": image}, ["y"])
+    program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False)
+    assert kinds(program).count("GEMM_DYNAMIC") == 1
+    assert not {"CONV_F32", "MAP"} & set(kinds(program))
+    [want] = onnxruntime_session(model, optimized=False).run(None, feeds_of(model))
+    [found] = results(program, feeds_of(model))
+    assert (found.shape, noise(found, want) > 35) == (want.shape, True)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"strides": [1, 1]}, {"strides": [2, 2], "pads": [0, 0, 2, 2]}, {"strides": [2, 2], "dilations": [2, 2]}],
+)
+def test_a_conv_that_reads_a_number_twice_or_not_at_all_stays_float(attributes):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    model = net([node], {"w": f32(RNG.normal(size=(4, 3, 2, 2)))}, {"x": (1, 3, 6, 6)}, ["y"])
+    odd = net(
+        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])],
+        {"w": f32(RNG.normal(size=(4, 3, 2, 2)))},
+        {"x": (1, 3, 7, 6)},
+        ["y"],
+    )
+    for one in (model, odd):
+        with pytest.raises(QuantizationError, match="1 product stays float32"):
+            ek.quantize(one, None, DYNAMIC)
 
 
 def test_a_model_that_has_nothing_for_the_recipe_is_refused():
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     batched = net(nodes, {"w": f32(RNG.normal(size=(3, 24, 5)))}, {"x": (3, 7, 24)}, ["y"])
     for model in (gemm(trans_a=1), batched):
-        with pytest.raises(QuantizationError, match=r"no Gemm or MatMul by a constant matrix.*1 product stays"):
+        with pytest.raises(QuantizationError, match=r"no Gemm, MatMul or Conv by a constant matrix.*1 product stays"):
             ek.quantize(model, None, DYNAMIC)
     relu = net([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": (2, 3)}, ["y"])
-    with pytest.raises(QuantizationError, match=r"no Gemm or MatMul by a constant matrix and no LSTM, .* is for$"):
+    with pytest.raises(QuantizationError, match=r"no Gemm, MatMul or Conv by a constant .* no LSTM, .* is for$"):
         ek.quantize(relu, None, DYNAMIC)
 
 

@@ -166,7 +166,17 @@ def of_three_axes(net, x):
     return net.transpose(mixed, 1, 0, 2)
 
 
+def by_equations(net, x):
+    """einsum, heads where the projections leave them; a Dropout that torchvision forgets to switch off."""
+    q, k, v = (net.reshape(net.dense(x, E, E), 0, 0, H, D) for _ in range(3))
+    scores = net.op("Einsum", net.op("Mul", q, net.const(D**-0.5)), k, equation="bnhd,bmhd->bhnm")
+    p = net.op("Softmax", net.op("Add", scores, net.input("padding", (B, 1, 1, N))), axis=-1)
+    p = net.op("Dropout", p, net.const(0), net.const(True, np.bool_))
+    return net.reshape(net.op("Einsum", p, v, equation="bhnm,bmhd->bnhd"), 0, 0, E)
+
+
 SPELLINGS = [
+    by_equations,
     scaled_on_both_sides,
     guarded_against_nan,
     chosen_by_a_mask,

@@ -37,6 +37,7 @@ from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
 from edgekern.compiler.passes.order_stages import order_stages
 from edgekern.compiler.passes.recognize_gelu import recognize_gelu
+from edgekern.compiler.passes.rewrite_einsum import rewrite_einsum
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.compiler.roles import Placement
@@ -154,6 +155,7 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     fold_norms(model.graph)
     fold_channels(model.graph)
     join_norms(model.graph)
+    rewrite_einsum(model.graph)
     mark_constants(model.graph)
     placement = place_nodes(model.graph)
     if placement.hosts and not allow_host:

@@ -1,4 +1,4 @@
-"""Nodes that give what they get: Identity, Cast to the same type, and Dropout where nothing is trained."""
+"""Nodes that give what they get: Identity, Cast to the same type, and Dropout where nothing is trained or dropped."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _copies(node: ir.Node) -> bool:
     if node.op_type == "Cast":
         source = node.inputs[0]
         return source is not None and source.dtype is not None and source.dtype == int_attribute(node, "to", 0)
-    training = node.inputs[2] if len(node.inputs) > 2 else None
-    masks = node.outputs[1:]
-    return (training is None or scalar(training) == 0) and not any(m.uses() or m.is_graph_output() for m in masks)
+    _, ratio, training, *_ = [*node.inputs, None, None]
+    idle = training is None or scalar(training) == 0 or (ratio is not None and scalar(ratio) == 0)
+    return idle and not any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:])
 
 
 def _read_in_body(value: ir.Value, graph: ir.Graph) -> bool:

@@ -7,6 +7,8 @@ and, step by step, those of their state.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -16,9 +18,11 @@ from edgekern.graph.values import (
     Weights,
     float_attribute,
     int_attribute,
+    ints_attribute,
     known_shape,
     quantized_weights,
     shape_of,
+    text_attribute,
 )
 
 _KEY, _VALUE = "edgekern.activations", "dynamic"
@@ -41,20 +45,37 @@ def weight_inputs(node: ir.Node) -> tuple[int, ...]:
 
 def takes_rows(node: ir.Node) -> bool:
     """Whether a node multiplies rows of numbers by matrices that an int32 accumulator is wide enough for."""
-    if node.domain != "" or node.op_type not in {"Gemm", "MatMul", *RECURRENT} or int_attribute(node, "transA", 0):
+    if node.domain != "" or node.op_type not in {"Conv", "Gemm", "MatMul", *RECURRENT}:
         return False
-    if float_attribute(node, "alpha", 1.0) <= 0:  # no scale is negative, or zero
+    shapes = [shape_of(node.inputs[at]) for at in weight_inputs(node)]
+    if any(shape is None or 0 in shape for shape in shapes):
         return False
-    recurrent = node.op_type in RECURRENT
-    if recurrent and len(node.inputs) > _PEEPHOLES and node.inputs[_PEEPHOLES] is not None:
-        return False
-    for at in weight_inputs(node):
-        weights = shape_of(node.inputs[at])
-        if weights is None or len(weights) != (3 if recurrent else 2) or 0 in weights:
+    weights = [shape or () for shape in shapes]
+    if node.op_type in RECURRENT:
+        if len(node.inputs) > _PEEPHOLES and node.inputs[_PEEPHOLES] is not None:
             return False
-        if weights[2 if recurrent else _depth_axis(node)] > DEEPEST:
+        return all(len(shape) == 3 and shape[2] <= DEEPEST for shape in weights)
+    if node.op_type == "Conv":
+        return _reads_windows_side_by_side(node, weights[0][2:]) and math.prod(weights[0][1:]) <= DEEPEST
+    if int_attribute(node, "transA", 0) or float_attribute(node, "alpha", 1.0) <= 0:  # no scale is negative, or zero
+        return False
+    return len(weights[0]) == 2 and weights[0][_depth_axis(node)] <= DEEPEST
+
+
+def _reads_windows_side_by_side(node: ir.Node, kernel: tuple[int, ...]) -> bool:
+    """Whether a Conv reads each number once, for all its channels: its windows are rows of a matrix."""
+    ones, image = [1] * len(kernel), node.inputs[0]
+    if int_attribute(node, "group", 1) != 1 or text_attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return False
+    if any(ints_attribute(node, "pads", [])) or ints_attribute(node, "strides", ones) != list(kernel):
+        return False
+    if image is not None and image.shape is not None:
+        sides = image.shape[2:]
+        if len(sides) != len(kernel):
             return False
-    return True
+        if any(isinstance(side, int) and side % size != 0 for side, size in zip(sides, kernel, strict=True)):
+            return False
+    return bool(kernel) and (ints_attribute(node, "dilations", ones) == ones or set(kernel) == {1})
 
 
 def is_dynamic(node: ir.Node) -> bool:
@@ -67,9 +88,11 @@ def dynamic_weights(node: ir.Node) -> Weights | None:
     if node.metadata_props.get(_KEY) != _VALUE or node.op_type in RECURRENT or not takes_rows(node):
         return None
     weights = quantized_weights(node.inputs[1])
-    if isinstance(weights, str) or (weights.scale.size > 1 and weights.axis != 1 - _depth_axis(node)):
+    columns = 0 if node.op_type == "Conv" else 1 - _depth_axis(node)
+    if isinstance(weights, str) or (weights.scale.size > 1 and weights.axis != columns):
         return None
-    return Weights(weights.values.T if _depth_axis(node) else weights.values, weights.scale, 1)
+    values = weights.values.reshape(len(weights.values), -1)
+    return Weights(values.T if columns == 0 else values, weights.scale, 1)
 
 
 def dynamic_gates(node: ir.Node) -> tuple[Weights, Weights] | None:

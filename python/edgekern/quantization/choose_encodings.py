@@ -78,12 +78,12 @@ def quantize_layer(
 
 
 def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
-    """The constant weights of a Gemm or MatMul whose rows get their scales as they come; its bias stays float32."""
+    """The constant weights of a product whose rows get their scales as they come; its bias stays float32."""
     values = float_constant(weights)
     assert values is not None
     _require_finite(node, weights, values, function)
     rows = Encoding(1.0, signed=True)
-    return quantize_weights(values, _layout(node, 2), rows, methods=methods, takes_bias=False)
+    return quantize_weights(values, _layout(node, values.ndim), rows, methods=methods, takes_bias=False)
 
 
 def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:

@@ -37,7 +37,7 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
     it would be rounded again.
 
     *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
-    most for a multiply-add goes to float32.
+    most for a multiply-add goes to float32, or by rows where it reads each number once.
     """
     for region in _regions(graph):
         rows = [node for node in region if node in results and takes_rows(node) and not is_named(node)]
@@ -56,7 +56,7 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
     for node in sorted(convolutions, key=lambda node: errors[node] / max(float_price(node).macs, 1), reverse=True):
         if total <= allowed:
             break
-        give(node, "float32")
+        give(node, "w8a8-dynamic" if takes_rows(node) else "float32")
         total -= errors[node]
 
 

@@ -259,7 +259,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
     if config.recipe == "w8a8-dynamic" and not encodings:
         rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
         raise QuantizationError(
-            f"{function}: model has no Gemm or MatMul by a constant matrix and no LSTM, GRU or RNN, which "
+            f"{function}: model has no Gemm, MatMul or Conv by a constant matrix and no LSTM, GRU or RNN, which "
             f"'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
@@ -342,8 +342,9 @@ def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
 def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
     stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
     return (
-        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix and recurrent "
-        f"layers without peepholes: {_listed(nodes)}; give them another recipe with overrides"
+        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix, a Conv whose "
+        f"windows lie side by side and recurrent layers without peepholes: {_listed(nodes)}; give them another recipe "
+        "with overrides"
     )
 
 

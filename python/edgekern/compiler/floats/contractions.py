@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgekern import _core
 from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats import attention
+from edgekern.compiler.floats.dynamic_rows import rows_times_codes
 from edgekern.compiler.floats.maps import emit_map, new_map, operand_of
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
 from edgekern.compiler.floats.strides import BATCH_AXES, Strided, batch_steps, dense_steps, read_strided
@@ -21,7 +22,6 @@ from edgekern.compiler.layout import transposed
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor
-from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights
 from edgekern.graph.values import float_attribute, int_attribute, is_constant, known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
@@ -127,24 +127,7 @@ def product(
     return lowering.emit(KernelStep(StepKind.GEMM_F32, name, op, [x], y, [packed, filled], arguments))
 
 
-def rows_times_codes(
-    lowering: Lowering, node: ir.Node, x: Tensor, bias: FloatArray | None, y: Tensor, alpha: float
-) -> Tensor | None:
-    """The same by int8 weights, where the file says that rows are quantized as they come."""
-    weights = dynamic_weights(node)
-    if weights is None:
-        return None
-    k, n = weights.values.shape
-    packed = _core.pack_weights_blob(np.ascontiguousarray(weights.values.T)[np.newaxis, :, np.newaxis])
-    scale = np.broadcast_to(weights.scale.astype(np.float64) * alpha, (n,)).astype(np.float32)
-    blobs = [packed, pad_strips(scale), pad_strips(np.zeros(n, np.float32) if bias is None else bias)]
-    arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
-    arguments["zero_points"] = int(k <= DEEPEST_SPANS)
-    return lowering.emit(KernelStep(StepKind.GEMM_DYNAMIC, label(node), node.op_type, [x], y, blobs, arguments))
-
-
 def of_two(node: ir.Node, a: Strided, b: Strided, y: Tensor, scale: float) -> KernelStep:
-    """Matrices of float32 wherever they lie."""
     rows, k = a.shape[-2:]
     columns = b.shape[-1]
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
+from edgekern.compiler.floats.dynamic_rows import windows_times_codes
 from edgekern.compiler.floats.moves import padded
 from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor, type_reason
 from edgekern.compiler.floats.wide import is_wide_product, wide_product
@@ -45,6 +46,9 @@ def reason(node: ir.Node) -> str | None:
 
 
 def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
+    rows = windows_times_codes(lowering, node, value)
+    if rows is not None:
+        return rows
     source, weights_value = node.inputs[0], node.inputs[1]
     assert source is not None
     assert weights_value is not None
