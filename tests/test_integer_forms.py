@@ -288,3 +288,11 @@ def test_sums_that_float32_does_not_hold_are_exact_all_the_same():
     x = g.rng.integers(200, 256, (2, 4000)).astype(np.float32)
     [found] = results(ek.compile(model, allow_host=False), {"x": x})
     assert np.array_equal(found, (x.astype(np.int64) @ (values.astype(np.int64) - 60)).astype(np.float32))
+
+
+@pytest.mark.parametrize("op", ["QGemm", "QLinearAdd", "QLinearConcat", "QLinearSoftmax", "MatMulIntegerToFloat"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_form_that_lacks_an_operand_is_left_to_who_says_why(op, count):
+    g = Codes()
+    with pytest.raises(ek.errors.EdgekernError, match=op):
+        ek.compile(g.model(g.op(op, *g.codes(2, 4)[:count], domain=THEIRS)), allow_host=False)
