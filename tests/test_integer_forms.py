@@ -10,6 +10,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import edgekern as ek
 from edgekern.errors import HostStepError
+from edgekern.graph import values
 from test_dynamic_files import expected, results
 from test_float_nets import feeds_of, kinds
 
@@ -278,6 +279,19 @@ def test_weights_of_any_zero_point_are_multiplied_as_integers(build, low, high, 
     feeds = feeds_of(model)
     for found, want in zip(results(program, feeds), expected(model, feeds), strict=True):
         assert np.abs(found - want).max() <= (0.2001 if build in (convolution, groups, channels) else 0.1001)
+
+
+@pytest.mark.parametrize("build", [product, convolution, groups, channels, flattened])
+def test_two_products_give_the_bits_of_the_one_that_takes_the_zero_points_in(build, monkeypatch):
+    model = shifted(build, -60, 60, [-40, -3, -58, 0, 2, -57], dtype=S8)
+    feeds = feeds_of(model)
+    one = ek.compile(model, allow_host=False)
+    monkeypatch.setattr(values, "recentered", lambda q, zero, axis: (q, zero.reshape(-1).astype(np.int64)))
+    two = ek.compile(model, allow_host=False)
+    assert "MAP" in kinds(two)
+    assert "MAP" not in kinds(one)
+    for a, b in zip(results(one, feeds), results(two, feeds), strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_sums_that_float32_does_not_hold_are_exact_all_the_same():
