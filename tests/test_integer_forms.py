@@ -96,6 +96,15 @@ def concat():
     return g.model(g.op("QLinearConcat", *g.parameters(0.03), *pieces, axis=1, domain=THEIRS))
 
 
+def resized():
+    """Nearest pixels are picked, whatever they are; onnxruntime's format leaves such operators on codes."""
+    g = Codes()
+    x, *given = g.codes(1, 4, 5, 6)
+    larger = g.op("Resize", x, "", g.const([1, 1, 2, 1.5], np.float32), mode="nearest")
+    turned = g.op("Transpose", g.op("Concat", larger, larger, axis=1), perm=[0, 2, 3, 1])
+    return g.model(turned, g.op("QLinearSigmoid", larger, *given, *g.parameters(1 / 256, 0), domain=THEIRS))
+
+
 def where():
     g = Codes()
     condition = g.input("condition", (4, 6), onnx.TensorProto.BOOL)
@@ -119,6 +128,7 @@ MODELS = {
     "softmax": lambda: of_one("QLinearSoftmax", 1 / 256, 0, axis=-1, opset=13),
     "softmax_over_many_axes": lambda: of_one("QLinearSoftmax", 1 / 256, 0, axis=2, opset=12),
     "concat": concat,
+    "resized": resized,
     "where": where,
 }
 
