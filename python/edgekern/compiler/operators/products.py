@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern import _core
-from edgekern._core import DType, MapOp, StepKind
-from edgekern.compiler.floats.integers import fits_float, without_zero
-from edgekern.compiler.floats.maps import emit_map
-from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
+from edgekern._core import DType, StepKind
 from edgekern.compiler.layout import in_onnx_order, pad, view
 from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.operators import shifted
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.weights import Product, accumulator_reason, pad_strips
 from edgekern.compiler.operators.window import Window
@@ -136,9 +133,12 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     x = view(x, quant=lowering.placement.quant[data]) if x.quant is None else x
     bias = chain.bias or (node.inputs[2] if len(node.inputs) > 2 else None)
     product = Product.of(node, x.q, bias)
-    step = _product(lowering, node, product, x, known_shape(value))
+    make = _conv if node.op_type == "Conv" else _matrix
     if product.zero is not None:
-        return _shifted(lowering, value, product, step, x, quant)
+        return shifted.lower(
+            lowering, value, product, quant, lambda part, shape: make(lowering, node, part, x, shape), NO_RESIDUAL
+        )
+    step = make(lowering, node, product, x, known_shape(value))
     step.name, step.op, step.output.name = label(node), chain.op, str(value.name)
     step.arguments |= chain.limits(quant) | NO_RESIDUAL
     step.blobs.append(pad_strips(product.multiplier(quant), step.arguments.get("groups", 1)))
@@ -146,48 +146,6 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
         step.output.dtype, step.output.quant = dtype_of(quant), quant
     step.output.names.append(str(value.name))
     return lowering.emit(step)
-
-
-def _product(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
-    """Without its multiplier and its limits."""
-    return (_conv if node.op_type == "Conv" else _matrix)(lowering, node, product, x, shape)
-
-
-def _shifted(
-    lowering: Lowering, value: ir.Value, product: Product, step: KernelStep, x: Tensor, quant: Quant | None
-) -> Tensor:
-    """The result of a product whose weights have a zero point: two products of int32, and what a product ends with."""
-    chain, shape = lowering.placement.chain[value], known_shape(value)
-    node, zero = chain.nodes[0], product.zero
-    assert zero is not None
-    groups = step.arguments.get("groups", zero.size if step.kind == StepKind.DEPTHWISE else 1)
-    ones = replace(
-        product,
-        weights=np.ones((groups, *product.weights.shape[1:]), np.int8),
-        bias=np.zeros(groups, np.int64),
-    )
-    is_vector = len(known_shape(node.inputs[1])) == 1
-    own_shape = (shape[0], groups, *shape[2:]) if node.op_type == "Conv" else shape if is_vector else (*shape[:-1], 1)
-    sums = _whole(lowering, step, node)
-    own = _whole(lowering, _product(lowering, node, ones, x, own_shape), node)
-    y = Tensor(str(value.name), DType.F32, sums.shape, order=sums.order)
-    if quant is not None:
-        y.dtype, y.quant = dtype_of(quant), replace(quant, scale=1.0)
-    real = fits_float(product.weights, zero, 0, product.bias)
-    left = without_zero(lowering, node, sums, own, zero, real=real)
-    last = MapStep(StepKind.MAP, label(node), chain.op, [], y, operands=[left, product.multiplier(quant)])
-    limits = chain.limits(quant)
-    code: list[Instruction] = [(MapOp.MUL, (Operand(0), Operand(1)))]
-    y = emit_map(lowering, last, [*code, (MapOp.CLIP, (Result(0), limits["lo"], limits["hi"]))])
-    return y if quant is None else view(y, quant=quant)
-
-
-def _whole(lowering: Lowering, step: KernelStep, node: ir.Node) -> Tensor:
-    """The int32 sums of a product."""
-    step.name, step.op, step.output.name, step.output.dtype = label(node), node.op_type, label(node), DType.I32
-    step.arguments |= {"lo": -math.inf, "hi": math.inf} | NO_RESIDUAL
-    unused = np.ones(len(step.blobs[-1]) // 4, np.float32)
-    return lowering.emit(replace(step, blobs=[*step.blobs, unused.tobytes()]))
 
 
 def _conv(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
