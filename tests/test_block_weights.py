@@ -104,3 +104,13 @@ def test_codes_that_are_not_constant_stay_on_the_host_by_name():
     y = g.op("MatMulNBits", x, codes, scale, K=32, N=5, bits=4, block_size=16, domain="com.microsoft")
     with pytest.raises(ek.errors.HostStepError, match="MatMulNBits"):
         ek.compile(g.model(y), allow_host=False)
+
+
+@pytest.mark.parametrize("wrong", [{"K": 64}, {"N": 0}, {"block_size": 0}, {"bits": 3}, {"K": 1 << 40}])
+def test_sizes_that_the_codes_do_not_have_are_left_to_who_says_why(wrong):
+    g = Graph()
+    codes, scale = g.const(np.zeros((5, 2, 8)), np.uint8), g.const(np.ones(10), np.float32)
+    sizes = {"K": 32, "N": 5, "bits": 4, "block_size": 16} | wrong
+    y = g.op("MatMulNBits", g.input("x", (3, 32)), codes, scale, domain="com.microsoft", **sizes)
+    with pytest.raises(ek.errors.EdgekernError, match="MatMulNBits"):
+        ek.compile(g.model(y), allow_host=False)

@@ -10,6 +10,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import edgekern as ek
 from edgekern.errors import HostStepError
+from edgekern.graph import values
 from test_dynamic_files import expected, results
 from test_float_nets import feeds_of, kinds
 
@@ -95,6 +96,15 @@ def concat():
     return g.model(g.op("QLinearConcat", *g.parameters(0.03), *pieces, axis=1, domain=THEIRS))
 
 
+def resized():
+    """Nearest pixels are picked, whatever they are; onnxruntime's format leaves such operators on codes."""
+    g = Codes()
+    x, *given = g.codes(1, 4, 5, 6)
+    larger = g.op("Resize", x, "", g.const([1, 1, 2, 1.5], np.float32), mode="nearest")
+    turned = g.op("Transpose", g.op("Concat", larger, larger, axis=1), perm=[0, 2, 3, 1])
+    return g.model(turned, g.op("QLinearSigmoid", larger, *given, *g.parameters(1 / 256, 0), domain=THEIRS))
+
+
 def where():
     g = Codes()
     condition = g.input("condition", (4, 6), onnx.TensorProto.BOOL)
@@ -118,6 +128,7 @@ MODELS = {
     "softmax": lambda: of_one("QLinearSoftmax", 1 / 256, 0, axis=-1, opset=13),
     "softmax_over_many_axes": lambda: of_one("QLinearSoftmax", 1 / 256, 0, axis=2, opset=12),
     "concat": concat,
+    "resized": resized,
     "where": where,
 }
 
@@ -280,6 +291,19 @@ def test_weights_of_any_zero_point_are_multiplied_as_integers(build, low, high, 
         assert np.abs(found - want).max() <= (0.2001 if build in (convolution, groups, channels) else 0.1001)
 
 
+@pytest.mark.parametrize("build", [product, convolution, groups, channels, flattened])
+def test_two_products_give_the_bits_of_the_one_that_takes_the_zero_points_in(build, monkeypatch):
+    model = shifted(build, -60, 60, [-40, -3, -58, 0, 2, -57], dtype=S8)
+    feeds = feeds_of(model)
+    one = ek.compile(model, allow_host=False)
+    monkeypatch.setattr(values, "recentered", lambda q, zero, axis: (q, zero.reshape(-1).astype(np.int64)))
+    two = ek.compile(model, allow_host=False)
+    assert "MAP" in kinds(two)
+    assert "MAP" not in kinds(one)
+    for a, b in zip(results(one, feeds), results(two, feeds), strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_sums_that_float32_does_not_hold_are_exact_all_the_same():
     g = Graph(seed=2)
     values, zero = g.rng.integers(0, 2, (4000, 3)).astype(U8) * U8(255), g.const(60, U8)
@@ -288,3 +312,11 @@ def test_sums_that_float32_does_not_hold_are_exact_all_the_same():
     x = g.rng.integers(200, 256, (2, 4000)).astype(np.float32)
     [found] = results(ek.compile(model, allow_host=False), {"x": x})
     assert np.array_equal(found, (x.astype(np.int64) @ (values.astype(np.int64) - 60)).astype(np.float32))
+
+
+@pytest.mark.parametrize("op", ["QGemm", "QLinearAdd", "QLinearConcat", "QLinearSoftmax", "MatMulIntegerToFloat"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_form_that_lacks_an_operand_is_left_to_who_says_why(op, count):
+    g = Codes()
+    with pytest.raises(ek.errors.EdgekernError, match=op):
+        ek.compile(g.model(g.op(op, *g.codes(2, 4)[:count], domain=THEIRS)), allow_host=False)

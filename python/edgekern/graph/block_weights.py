@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
 
 Array = npt.NDArray[Any]
 _BITS = (2, 4, 8)
@@ -21,19 +20,29 @@ def write_blocks(
     op: Callable[..., str], constant: Callable[[Array], str], node: onnx.NodeProto, arrays: Sequence[Array | None]
 ) -> bool:
     """Write one MatMulNBits by MatMul and Add; whether it can be. ``arrays``: those of its inputs that are constant."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    k, n, block = (int(attributes[name]) for name in ("K", "N", "block_size"))
-    bits = int(attributes.get("bits", 4))
+    sizes = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+    k, n, block, bits = (sizes.get(name, 0) for name in ("K", "N", "block_size", "bits"))
+    bits = bits or 4
     codes, scales, zeros, order = arrays[1:5]
     given = [*node.input, *[""] * 6][:6]
     unknown = any(name and array is None for name, array in zip(given[1:5], arrays[1:5], strict=True))
-    if bits not in _BITS or unknown or codes is None or scales is None:
+    if unknown or codes is None or scales is None or bits not in _BITS or min(k, n, block) < 1:
+        return False
+    blocks = -(-k // block)
+    packed = -(-blocks * bits // 8) * n if zeros is not None and zeros.dtype == np.uint8 else blocks * n
+    whole = codes.size * 8 == blocks * block * bits * n and scales.size == blocks * n
+    if not whole or (zeros is not None and zeros.size != packed) or (order is not None and _strays(order, k, blocks)):
         return False
     weights = dequantized(codes, scales, zeros, order, bits=bits, k=k, n=n, block=block)
     product = op("MatMul", [given[0], constant(weights)], "" if given[5] else node.output[0], name=node.name)
     if given[5]:
         op("Add", [product, given[5]], node.output[0])
     return True
+
+
+def _strays(order: Array, k: int, blocks: int) -> bool:
+    """Whether the blocks of some rows are not there."""
+    return order.size < k or int(order.min()) < 0 or int(order.max()) >= blocks
 
 
 def dequantized(

@@ -7,6 +7,7 @@ have kernels. onnxruntime's fused forms of them become these again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class _Writer:
     def __init__(self, model: Skeleton) -> None:
         self.model, self.opset, self._count = model, opset_of(model.proto), 0
         self.nodes: list[onnx.NodeProto] = []
+        self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
 
     def write(self, graph: onnx.GraphProto) -> None:
         outer, self.nodes = self.nodes, []
@@ -51,7 +53,7 @@ class _Writer:
                 self.write(body)
             form = _FORMS.get((_domain(node), node.op_type))
             before = len(self.nodes)
-            if form is None or not form(self, node):
+            if form is None or not form.fits(node) or not form.write(self, node):
                 del self.nodes[before:]
                 self.nodes.append(node)
         written = onnx.GraphProto(node=self.nodes)
@@ -95,13 +97,13 @@ class _Writer:
         """Of an initializer."""
         if name in self.model.weights:
             return self.model.weights[name].shape
-        return next((tuple(t.dims) for t in self.model.proto.graph.initializer if t.name == name), None)
+        return tuple(self._stored[name].dims) if name in self._stored else None
 
     def array_of(self, name: str) -> Any:
         """An initializer's data, else None."""
         if name in self.model.weights:
             return self.model.weights[name].array()
-        return next((numpy_helper.to_array(t) for t in self.model.proto.graph.initializer if t.name == name), None)
+        return numpy_helper.to_array(self._stored[name]) if name in self._stored else None
 
 
 def _given(node: onnx.NodeProto, count: int) -> list[str]:
@@ -112,8 +114,14 @@ def _attributes(node: onnx.NodeProto, *left_out: str) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name not in left_out}
 
 
+def _number(node: onnx.NodeProto, name: str, default: float) -> float:
+    kinds = onnx.AttributeProto.INT, onnx.AttributeProto.FLOAT
+    found = next((a for a in node.attribute if a.name == name and a.type in kinds), None)
+    return default if found is None else helper.get_attribute_value(found)
+
+
 def _is_channels_last(node: onnx.NodeProto) -> bool:
-    return bool(_attributes(node).get("channels_last", 0))
+    return bool(_number(node, "channels_last", 0))
 
 
 def _conv(w: _Writer, node: onnx.NodeProto) -> bool:
@@ -136,17 +144,16 @@ def _matmul(w: _Writer, node: onnx.NodeProto) -> bool:
 
 def _gemm(w: _Writer, node: onnx.NodeProto) -> bool:
     *operands, bias, y_scale, y_zero = _given(node, 9)
-    attributes = _attributes(node)
-    columns = 0 if attributes.get("transB", 0) else 1
+    columns = 0 if _number(node, "transB", 0) else 1
     inputs = [w.real(operands[:3]), w.real(operands[3:], axis=columns)]
     if bias:
         step = w.op("Mul", [operands[1], operands[4]])
-        if attributes.get("alpha", 1.0) != 1.0:
-            step = w.op("Mul", [step, w.constant(np.float32(attributes["alpha"]))])
+        if (alpha := _number(node, "alpha", 1.0)) != 1.0:
+            step = w.op("Mul", [step, w.constant(np.float32(alpha))])
         inputs.append(w.op("DequantizeLinear", [bias, step], axis=0))
     if y_scale:
-        return w.code(w.op("Gemm", inputs, name=node.name, **attributes), y_scale, y_zero, node)
-    w.op("Gemm", inputs, node.output[0], name=node.name, **attributes)
+        return w.code(w.op("Gemm", inputs, name=node.name, **_attributes(node)), y_scale, y_zero, node)
+    w.op("Gemm", inputs, node.output[0], name=node.name, **_attributes(node))
     return True
 
 
@@ -172,9 +179,8 @@ def _of_one(kind: str) -> Callable[[_Writer, onnx.NodeProto], bool]:
 
 def _softmax(w: _Writer, node: onnx.NodeProto) -> bool:
     *operands, y_scale, y_zero = _given(node, 5)
-    attributes = _attributes(node)
-    new = attributes.get("opset", 1) >= _NEW_SOFTMAX
-    axis = attributes.get("axis", -1 if new else 1)
+    new = _number(node, "opset", 1) >= _NEW_SOFTMAX
+    axis = int(_number(node, "axis", -1 if new else 1))
     x = w.real(operands)
     if new or axis == -1:
         return w.code(w.op("Softmax", [x], name=node.name, axis=axis), y_scale, y_zero, node)
@@ -194,6 +200,8 @@ def _mean(w: _Writer, node: onnx.NodeProto) -> bool:
 
 def _concat(w: _Writer, node: onnx.NodeProto) -> bool:
     y_scale, y_zero, *pieces = node.input
+    if len(pieces) % 3 or not all(pieces):
+        return False
     real = [w.real(pieces[at : at + 3]) for at in range(0, len(pieces), 3)]
     return w.code(w.op("Concat", real, name=node.name, **_attributes(node)), y_scale, y_zero, node)
 
@@ -231,22 +239,33 @@ def _blocks(w: _Writer, node: onnx.NodeProto) -> bool:
     return write_blocks(w.op, w.constant, node, arrays)
 
 
-_FORMS: dict[tuple[str, str], Callable[[_Writer, onnx.NodeProto], bool]] = {
-    ("", "QLinearConv"): _conv,
-    (_THEIRS, "QLinearConv"): _conv,
-    ("", "QLinearMatMul"): _matmul,
-    (_THEIRS, "QGemm"): _gemm,
-    **{(_THEIRS, f"QLinear{kind}"): _of_two(kind) for kind in ("Add", "Mul")},
-    **{
-        (_THEIRS, f"QLinear{kind}"): _of_one(kind)
-        for kind in ("Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool")
-    },
-    (_THEIRS, "QLinearSoftmax"): _softmax,
-    (_THEIRS, "QLinearReduceMean"): _mean,
-    (_THEIRS, "QLinearConcat"): _concat,
-    (_THEIRS, "QLinearWhere"): _where,
-    (_THEIRS, "MatMulIntegerToFloat"): _matmul_to_float,
-    (_THEIRS, "DynamicQuantizeMatMul"): _dynamic_matmul,
-    (_THEIRS, "MatMulNBits"): _blocks,
+@dataclass(frozen=True)
+class _Form:
+    """How an operator is written, and the inputs that it cannot be without."""
+
+    write: Callable[[_Writer, onnx.NodeProto], bool]
+    needs: tuple[int, ...]
+
+    def fits(self, node: onnx.NodeProto) -> bool:
+        given = _given(node, max(self.needs) + 1)
+        return all(given[at] for at in self.needs) and len(node.output) > 0 and bool(node.output[0])
+
+
+_TWO, _ONE = (0, 1, 3, 4, 6), (0, 1, 3)
+_FORMS: dict[tuple[str, str], _Form] = {
+    ("", "QLinearConv"): _Form(_conv, _TWO),
+    (_THEIRS, "QLinearConv"): _Form(_conv, _TWO),
+    ("", "QLinearMatMul"): _Form(_matmul, _TWO),
+    (_THEIRS, "QGemm"): _Form(_gemm, _TWO[:-1]),
+    **{(_THEIRS, f"QLinear{kind}"): _Form(_of_two(kind), _TWO) for kind in ("Add", "Mul")},
+    **{(_THEIRS, f"QLinear{kind}"): _Form(_of_one(kind), _ONE) for kind in ("Sigmoid", "LeakyRelu")},
+    **{(_THEIRS, f"QLinear{kind}"): _Form(_of_one(kind), _ONE) for kind in ("AveragePool", "GlobalAveragePool")},
+    (_THEIRS, "QLinearSoftmax"): _Form(_softmax, _ONE),
+    (_THEIRS, "QLinearReduceMean"): _Form(_mean, _ONE),
+    (_THEIRS, "QLinearConcat"): _Form(_concat, (0, 1, 2, 3, 4)),
+    (_THEIRS, "QLinearWhere"): _Form(_where, (0, 1, 2, 4, 5, 7)),
+    (_THEIRS, "MatMulIntegerToFloat"): _Form(_matmul_to_float, (0, 1, 2, 3)),
+    (_THEIRS, "DynamicQuantizeMatMul"): _Form(_dynamic_matmul, (0, 1, 2)),
+    (_THEIRS, "MatMulNBits"): _Form(_blocks, (0, 1, 2)),
 }
 FORMS = frozenset(op for domain, op in _FORMS if not domain)  # of ONNX's own

@@ -16,7 +16,7 @@ from onnx import helper
 
 from edgekern._core import StepKind
 from edgekern.compiler.floats.moves import pick
-from edgekern.compiler.floats.operator import FLOAT, FloatOperator, new_tensor
+from edgekern.compiler.floats.operator import CODES, FLOAT, FloatOperator, new_tensor
 from edgekern.compiler.layout import view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
@@ -37,7 +37,9 @@ _BAND = 1 << 22  # elements of the unit vectors that are resized at once
 
 def reason(node: ir.Node) -> str | None:
     data = node.inputs[0]
-    if data is None or data.dtype not in FLOAT:
+    picks = text_attribute(node, "mode", "nearest") == "nearest"
+    crops = text_attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    if data is None or data.dtype not in (FLOAT | CODES if picks and not crops else FLOAT):
         return "it reads a type for which Resize has no kernel"
     if any(constant(value) is None for value in node.inputs[1:] if value is not None):
         return "its shape depends on the data"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern import _core
-from edgekern._core import DType, MapOp, StepKind
-from edgekern.compiler.floats.maps import emit_map
-from edgekern.compiler.formula_step import Instruction, MapStep, Operand, Result
+from edgekern._core import DType, StepKind
 from edgekern.compiler.layout import in_onnx_order, view
 from edgekern.compiler.lowering import Lowering
-from edgekern.compiler.operators import convolutions
+from edgekern.compiler.operators import convolutions, shifted
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.weights import Product, accumulator_reason, pad_strips
-from edgekern.compiler.operators.zero_points import fits_float, without_zero
 from edgekern.compiler.roles import Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS
@@ -135,12 +131,18 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     x = view(x, quant=lowering.placement.quant[data]) if x.quant is None else x
     bias = chain.bias or (node.inputs[2] if len(node.inputs) > 2 else None)
     product, finish = Product.of(node, x.q, bias), None
+    if product.zero is not None:
+
+        def make(part: Product, shape: tuple[int, ...]) -> KernelStep:
+            if convolves:
+                return convolutions.convolve(lowering, node, part, x, value)[0]
+            return _matrix(lowering, node, part, x, shape)
+
+        return shifted.lower(lowering, value, product, quant, make, NO_RESIDUAL)
     if convolves:
         step, product, finish = convolutions.convolve(lowering, node, product, x, value)
     else:
         step = _matrix(lowering, node, product, x, known_shape(value))
-    if product.zero is not None:
-        return _shifted(lowering, value, product, step, x, quant)
     step.name, step.op, step.output.name = label(node), chain.op, str(value.name)
     step.arguments |= chain.limits(quant) | NO_RESIDUAL
     step.blobs.append(pad_strips(product.multiplier(quant), step.arguments.get("groups", 1)))
@@ -150,45 +152,6 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     y = y if finish is None else finish(y)
     y.names.append(str(value.name))
     return y
-
-
-def _shifted(
-    lowering: Lowering, value: ir.Value, product: Product, step: KernelStep, x: Tensor, quant: Quant | None
-) -> Tensor:
-    """The result of a product whose weights have a zero point: two products of int32, and what a product ends with."""
-    chain, shape = lowering.placement.chain[value], known_shape(value)
-    node, zero = chain.nodes[0], product.zero
-    assert zero is not None
-    groups = step.arguments.get("groups", zero.size if step.kind == StepKind.DEPTHWISE else 1)
-    ones = replace(
-        product,
-        weights=np.ones((groups, *product.weights.shape[1:]), np.int8),
-        bias=np.zeros(groups, np.int64),
-    )
-    if node.op_type in CONVOLUTIONS:
-        own_step, _, _ = convolutions.convolve(lowering, node, ones, x, value)
-    else:
-        is_vector = len(known_shape(node.inputs[1])) == 1
-        own_step = _matrix(lowering, node, ones, x, shape if is_vector else (*shape[:-1], 1))
-    sums, own = _whole(lowering, step, node), _whole(lowering, own_step, node)
-    y = Tensor(str(value.name), DType.F32, sums.shape, order=sums.order)
-    if quant is not None:
-        y.dtype, y.quant = dtype_of(quant), replace(quant, scale=1.0)
-    real = fits_float(product.weights, zero, 0, product.bias)
-    left = without_zero(lowering, node, sums, own, zero, real=real)
-    last = MapStep(StepKind.MAP, label(node), chain.op, [], y, operands=[left, product.multiplier(quant)])
-    limits = chain.limits(quant)
-    code: list[Instruction] = [(MapOp.MUL, (Operand(0), Operand(1)))]
-    y = emit_map(lowering, last, [*code, (MapOp.CLIP, (Result(0), limits["lo"], limits["hi"]))])
-    return y if quant is None else view(y, quant=quant)
-
-
-def _whole(lowering: Lowering, step: KernelStep, node: ir.Node) -> Tensor:
-    """The int32 sums of a product."""
-    step.name, step.op, step.output.name, step.output.dtype = label(node), node.op_type, label(node), DType.I32
-    step.arguments |= {"lo": -math.inf, "hi": math.inf} | NO_RESIDUAL
-    unused = np.ones(len(step.blobs[-1]) // 4, np.float32)
-    return lowering.emit(replace(step, blobs=[*step.blobs, unused.tobytes()]))
 
 
 def _matrix(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shape: tuple[int, ...]) -> KernelStep:
