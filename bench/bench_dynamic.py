@@ -3,8 +3,8 @@
 Every ``.onnx`` file below the folders that has a Gemm or MatMul by a constant matrix is quantized without calibration,
 by the recipe ``w8a8-dynamic`` and by onnxruntime's ``quantize_dynamic`` (int8 weights per channel, one scale a tensor
 of activations, on the model that its basic optimizations have folded). A row has the signal to noise of both to the
-float model, and, interleaved, their time beside onnxruntime's float run. Inputs and free sizes are those of ``bench
-coverage``: random words for MiniLM.
+float model, and, interleaved, their time beside onnxruntime's float run and that of its own file compiled here
+(``their_file``). Inputs and free sizes are those of ``bench coverage``: random words for MiniLM.
 """
 
 import tempfile
@@ -52,27 +52,30 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
     row: dict[str, object] = {"model": path.name, "error": ""}
     inputs = inputs_of(path)
     feeds = feeds_of(inputs, 0)
+    shapes = {name: shape for name, (shape, _) in inputs.items()}
     try:
         qdq = ek.quantize(path, None, _RECIPE)
-        program = ek.compile(qdq, shapes={name: shape for name, (shape, _) in inputs.items()})
+        program = ek.compile(qdq, shapes=shapes)
     except (EdgekernError, OSError) as error:
         return row | {"error": " ".join(str(error).split())[:200]}
     row["products"] = sum(step.kind == "GEMM_DYNAMIC" for step in program.steps)
     expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
     with tempfile.TemporaryDirectory() as folder:
         peer = _quantized_by_onnxruntime(path, Path(folder))
+    same = ek.compile(peer, shapes=shapes)
 
     def check(found: Sequence[Array]) -> None:
         assert _db(expected, found) >= _WORST_DB
 
     for count in threads:
-        session = ek.InferenceSession(program, num_threads=count)
+        ours, theirs = (ek.InferenceSession(made, num_threads=count) for made in (program, same))
         contenders = [
-            Contender("edgekern", partial(session.run, None, feeds, out=session.run(None, feeds)), check),
+            Contender("edgekern", partial(ours.run, None, feeds, out=ours.run(None, feeds)), check),
+            Contender("their_file", partial(theirs.run, None, feeds, out=theirs.run(None, feeds)), check),
             onnxruntime("ort_dynamic", peer, feeds, count, check),
             onnxruntime("ort_float", str(path), feeds, count, check),
         ]
-        row |= {f"{c.name}_db": _db(expected, c.run()) for c in contenders[:2]}
+        row |= {f"{c.name}_db": _db(expected, c.run()) for c in contenders[:3]}
         try:
             timings = measure(contenders, seconds=seconds)
         except AssertionError:
@@ -87,9 +90,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=0.4, help="at least so long a contender")
     options = parser.parse_args(argv)
     rows = rows_of(options, partial(go_through, threads=options.threads, seconds=options.seconds))
-    columns = {"model": "", "products": "d", "edgekern_db": ".1f", "ort_dynamic_db": ".1f"}
+    columns = {"model": "", "products": "d", "edgekern_db": ".1f", "their_file_db": ".1f", "ort_dynamic_db": ".1f"}
     for count in options.threads:
-        columns |= {f"{name}_{count}_ms": ".2f" for name in ("edgekern", "ort_dynamic", "ort_float")}
+        columns |= {f"{name}_{count}_ms": ".2f" for name in ("edgekern", "their_file", "ort_dynamic", "ort_float")}
     print_table([row for row in rows if not row["error"]], columns)
     for row in rows:
         if row["error"]:
