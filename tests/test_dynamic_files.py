@@ -118,6 +118,18 @@ def test_convolutions_do_in_any_groups(dynamic, weight_type, group, channels, ou
     assert "CONV_F32" not in kinds(program)
 
 
+@pytest.mark.parametrize("dtype", [S8, U8])
+def test_sound_is_convolved_along_time_as_codes(dtype):
+    g = Graph(seed=9)
+    x, zero = g.input("x", (2, 6, 20), onnx.TensorProto.UINT8), g.input("zero", (), onnx.TensorProto.UINT8)
+    info = np.iinfo(dtype)
+    w = g.const(g.rng.integers(info.min, info.max + 1, (8, 3, 5)).astype(dtype))
+    sums = g.op("ConvInteger", x, w, zero, g.const(info.max - 20, dtype), group=2, strides=[2], pads=[2, 1])
+    assert_equals_onnxruntime(
+        g.model(sums), {"x": g.rng.integers(0, 256, (2, 6, 20)).astype(U8), "zero": np.asarray(77, U8)}
+    )
+
+
 @pytest.mark.parametrize("weight_type", [QuantType.QInt8, QuantType.QUInt8])
 def test_a_real_net_stays_with_onnxruntime(dynamic, test_data, weight_type):
     source = real("resnet8", test_data)
