@@ -12,6 +12,7 @@ from transformers import (
     E,
     N,
     Net,
+    by_cosine,
     guarded_against_nan,
     llama_layer,
     mix,
@@ -28,9 +29,9 @@ from transformers import (
 from graphs import onnxruntime_session
 
 APART = {"SOFTMAX_F32", "MATMUL_F32"}
-# What is moved all the same: what the parts of a packed product are cut from, what a guard reads, what is rotated, and
-# tokens that the model wants first.
-MOVED = {packed_by_split: 1, packed_by_gather: 1, guarded_against_nan: 1, rotated: 1, of_three_axes: 2}
+# What is moved all the same: what the parts of a packed product are cut from, what a guard reads, what is rotated or
+# brought to length 1, and tokens that the model wants first.
+MOVED = {packed_by_split: 1, packed_by_gather: 1, guarded_against_nan: 1, rotated: 1, of_three_axes: 2, by_cosine: 2}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

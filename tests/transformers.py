@@ -175,7 +175,21 @@ def by_equations(net, x):
     return net.reshape(net.op("Einsum", p, v, equation="bhnm,bmhd->bnhd"), 0, 0, E)
 
 
+def by_cosine(net, x):
+    """Swin V2: queries and keys of length 1, and a factor that each head has learned."""
+    q, k, v = projected(net, x)
+
+    def unit(y, axis):
+        length = net.op("ReduceL2", y, net.ints(axis), keepdims=1)
+        return net.op("Div", y, net.op("Max", length, net.const(1e-12)))
+
+    scores = net.op("MatMul", unit(q, -1), unit(k, 2))
+    scores = net.op("Mul", scores, net.const(net.rng.uniform(1, 9, (1, H, 1, 1))))
+    return mix(net, net.op("Add", scores, net.const(net.rng.normal(size=(1, H, N, N)))), v)
+
+
 SPELLINGS = [
+    by_cosine,
     by_equations,
     scaled_on_both_sides,
     guarded_against_nan,

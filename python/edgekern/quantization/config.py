@@ -30,7 +30,7 @@ class QuantConfig:
     recipe : "w8a8", "w8a8-dynamic" or "float32"
         How nodes are computed that no rule names: on 8-bit weights and activations; on 8-bit weights and rows of
         activations that each get their own scale as they come, which no calibration foresees (Gemm and MatMul by
-        constants, all else in float32); or in float32.
+        constants and Convs whose windows lie side by side, all else in float32); or in float32.
     overrides : mapping
         A recipe for the nodes that a rule names: ``{"/head/*": "float32", "LSTM": "float32"}``. A rule is the type
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its

@@ -46,7 +46,7 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
     memory = dense_steps(made.shape, 1)
     steps = tuple(memory[perm.index(axis)] if perm is not None else memory[axis] for axis in range(len(shape)))
     parts = (
-        _in_frame(_dense_rows(lowering, found.q), found.scores, lead),
+        _in_frame(_queries(lowering, node, found), found.scores, lead),
         _in_frame(read_strided(lowering, found.k).swapped(), found.scores, lead),
         _in_frame(_dense_rows(lowering, v_value), shape, lead),
         _in_frame(Strided(made, shape, steps), shape, lead),
@@ -64,6 +64,18 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
         return y
     largest = reduce_axes(lowering, mask.tensor, [len(mask.shape) - 1], (MAX, MAX), label(node), found.operators)
     return _zero_unseen(lowering, node, value, view(y, shape=into.shape), largest)
+
+
+def _queries(lowering: Lowering, node: ir.Node, found: Found) -> Strided:
+    """The queries, times what scales the scores of each head."""
+    if not found.factors:
+        return _dense_rows(lowering, found.q)
+    shape = known_shape(found.q)
+    step = MapStep(StepKind.MAP, label(node), found.operators, [], Tensor(label(node), DType.F32, shape))
+    step.operands = [lowering.plain(found.q), *(lowering.constant(factor) for factor in found.factors)]
+    code: list[Instruction] = [(MapOp.MUL, (Operand(0), Operand(1)))]
+    code += [(MapOp.MUL, (Result(at), Operand(at + 2))) for at in range(len(found.factors) - 1)]
+    return Strided(emit_map(lowering, step, code), shape, tuple(dense_steps(shape, 1)))
 
 
 def _reader_order(value: ir.Value) -> tuple[int, ...] | None:
