@@ -73,6 +73,13 @@ def test_vision_transformers_need_no_host(build, attentions, recipe):
     assert not APART & set(found)
 
 
+def test_masks_whose_sum_is_large_are_kept_apart():
+    """Swin's bias of positions is one a head, its mask one a window: a product of both would be most of a file."""
+    program = ek.compile(swin_stage(side=32), allow_host=False)
+    windows, sides = 64, 2 * 16 * 16
+    assert max(blob.bytes for blob in program.index.blobs) <= windows * 16 * 16 * 4 < windows * sides * 4
+
+
 def test_a_factor_behind_the_mask_and_a_score_that_others_read_are_no_attention():
     def behind(net, q, k, v):
         masked = net.op("Add", net.op("MatMul", q, k), net.input("mask", (B, 1, 1, N)))

@@ -113,7 +113,7 @@ def _in_frame(x: Strided, scores: tuple[int, ...], lead: tuple[int, ...]) -> Str
 def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
     """The sum of the masks, in the frame; None where one does not fit, or there is none."""
     lead = found.frame[:-2]
-    whole: FloatArray | None = None
+    constants: list[FloatArray] = []
     operands: list[Tensor | Array] = []
     terms: list[Ref] = []
     code: list[Instruction] = []
@@ -128,19 +128,24 @@ def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
         shown, hidden = 0.0, hiding(mask.fill)
         if array is not None:
             array = array if mask.kept is None else np.where(array == mask.kept, shown, hidden)
-            array = array.reshape(sides.shape).astype(np.float32)
-            whole = array if whole is None else whole + array
+            _add_constant(constants, array.reshape(sides.shape).astype(np.float32))
             continue
         operands.append(view(lowering.plain(mask.value), shape=sides.shape))
         terms.append(Operand(len(operands) - 1))
         if mask.kept is not None:
             code.append((MapOp.WHERE, (terms[-1], *((shown, hidden) if mask.kept else (hidden, shown)))))
             terms[-1] = Result(len(code) - 1)
-    if not operands:
-        return None if whole is None else _constant_mask(lowering, node, whole)
-    if whole is not None:
-        operands.append(whole)
+    for number, array in enumerate(constants):
+        if number == 0 and not operands:
+            first = _constant_mask(lowering, node, array)
+            if len(constants) == 1:
+                return first
+            operands.append(first.tensor)
+        else:
+            operands.append(array)
         terms.append(Operand(len(operands) - 1))
+    if not terms:
+        return None
     total, *others = terms
     for term in others:
         code.append((MapOp.ADD, (total, term)))
@@ -150,6 +155,15 @@ def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
     step = MapStep(StepKind.MAP, label(node), found.operators, [], made, operands=operands)
     mapped = emit_map(lowering, step, code or [(MapOp.COPY, (total,))])
     return Strided(mapped, shape, tuple(dense_steps(shape, 1)))
+
+
+def _add_constant(constants: list[FloatArray], array: FloatArray) -> None:
+    """Add a mask to one that is there, unless the sum were larger than both: such a one is made when it is needed."""
+    for number, other in enumerate(constants):
+        if np.broadcast(other, array).size == max(other.size, array.size):
+            constants[number] = other + array
+            return
+    constants.append(array)
 
 
 def _shaped(shape: tuple[int, ...]) -> Strided:
