@@ -166,6 +166,17 @@ def of_three_axes(net, x):
     return net.transpose(mixed, 1, 0, 2)
 
 
+def of_older_opsets(net, x):
+    """Softmax of opset 12 sees a matrix: as tools convert it, between a Flatten and a Reshape."""
+    q, k, v = projected(net, x)
+    scores = net.op(
+        "Add", net.op("Mul", net.op("MatMul", q, k), net.const(D**-0.5)), net.input("padding", (B, 1, 1, N))
+    )
+    p = net.op("Softmax", net.op("Flatten", scores, axis=3), axis=-1)
+    mixed = net.op("MatMul", net.reshape(p, B, H, N, N), v)
+    return net.reshape(net.transpose(mixed, 0, 2, 1, 3), 0, 0, E)
+
+
 def by_equations(net, x):
     """einsum, heads where the projections leave them; a Dropout that torchvision forgets to switch off."""
     q, k, v = (net.reshape(net.dense(x, E, E), 0, 0, H, D) for _ in range(3))
@@ -189,6 +200,7 @@ def by_cosine(net, x):
 
 
 SPELLINGS = [
+    of_older_opsets,
     by_cosine,
     by_equations,
     scaled_on_both_sides,

@@ -44,13 +44,21 @@ class Found:
 def match(node: ir.Node) -> Found | None:
     """The parts of what a MatMul ends, each of whose nodes is read by the next alone; None where it ends none."""
     walk = _Walk(node)
+    probabilities = known_shape(node.inputs[0])
     guarded = walk.through_nan_guard()
+    reshaped = not guarded and walk.take(*_RESHAPES) is not None
     softmax = walk.softmax if guarded else walk.take("Softmax")
     if softmax is None or int_attribute(softmax, "axis", -1) not in (-1, len(known_shape(softmax.outputs[0])) - 1):
         return None
+    if reshaped:  # as Softmax of before opset 13 is written: on a matrix, whose rows are those of the probabilities
+        rows = known_shape(softmax.outputs[0])[-1:]
+        if walk.take("Flatten", *_RESHAPES) is None or known_shape(walk.value)[-1:] != rows:
+            return None
+        if known_shape(walk.value) != probabilities:
+            return None
     masks: list[Mask] = []
     factors: list[ir.Value] = []
-    frame, scale = known_shape(softmax.outputs[0]), 1.0
+    frame, scale = probabilities, 1.0
     while (product := walk.take("MatMul")) is None:
         if walk.value is None:
             return None
