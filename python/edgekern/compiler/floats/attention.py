@@ -37,14 +37,13 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
     if found is None or v_value is None:
         return None
     shape, lead = known_shape(value), found.frame[:-2]
-    if not 2 <= len(shape) <= BATCH_AXES + 2 or len(lead) > BATCH_AXES:
+    if not 2 <= len(shape) <= BATCH_AXES + 2 or len(lead) > BATCH_AXES or 0 in (*shape, *found.scores):
         return None
-    perm = None if found.guarded else _reader_order(value)
-    made = new_tensor(value)
-    if perm is not None:
-        made = new_tensor(value, tuple(shape[axis] for axis in perm), perm)
+    plain = tuple(range(len(shape)))
+    perm = plain if found.guarded else _reader_order(value)
+    made = new_tensor(value, tuple(shape[axis] for axis in perm), () if perm == plain else perm)
     memory = dense_steps(made.shape, 1)
-    steps = tuple(memory[perm.index(axis)] if perm is not None else memory[axis] for axis in range(len(shape)))
+    steps = tuple(memory[perm.index(axis)] for axis in plain)
     parts = (
         _in_frame(_queries(lowering, node, found), found.scores, lead),
         _in_frame(read_strided(lowering, found.k).swapped(), found.scores, lead),
@@ -78,14 +77,13 @@ def _queries(lowering: Lowering, node: ir.Node, found: Found) -> Strided:
     return Strided(emit_map(lowering, step, code), shape, tuple(dense_steps(shape, 1)))
 
 
-def _reader_order(value: ir.Value) -> tuple[int, ...] | None:
-    """How a Transpose that alone reads a value wants it to lie, if its rows stay rows."""
-    reader = sole_consumer(value)
+def _reader_order(value: ir.Value) -> tuple[int, ...]:
+    """How a Transpose that alone reads a value wants it to lie, if its rows stay rows; else ONNX's order."""
+    reader, plain = sole_consumer(value), tuple(range(len(known_shape(value))))
     if reader is None or reader.op_type != "Transpose" or reader.domain != "":
-        return None
-    rank = len(known_shape(value))
-    perm = tuple(ints_attribute(reader, "perm", list(range(rank))[::-1]))
-    return perm if perm[-1] == rank - 1 and perm != tuple(range(rank)) else None
+        return plain
+    perm = tuple(ints_attribute(reader, "perm", list(plain)[::-1]))
+    return perm if perm[-1] == plain[-1] else plain
 
 
 def _dense_rows(lowering: Lowering, value: ir.Value) -> Strided:
