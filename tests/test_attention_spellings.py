@@ -12,6 +12,7 @@ from transformers import (
     E,
     N,
     Net,
+    by_cosine,
     guarded_against_nan,
     llama_layer,
     mix,
@@ -28,9 +29,9 @@ from transformers import (
 from graphs import onnxruntime_session
 
 APART = {"SOFTMAX_F32", "MATMUL_F32"}
-# What is moved all the same: what the parts of a packed product are cut from, what a guard reads, what is rotated, and
-# tokens that the model wants first.
-MOVED = {packed_by_split: 1, packed_by_gather: 1, guarded_against_nan: 1, rotated: 1, of_three_axes: 2}
+# What is moved all the same: what the parts of a packed product are cut from, what a guard reads, what is rotated or
+# brought to length 1, and tokens that the model wants first.
+MOVED = {packed_by_split: 1, packed_by_gather: 1, guarded_against_nan: 1, rotated: 1, of_three_axes: 2, by_cosine: 2}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -70,6 +71,13 @@ def test_vision_transformers_need_no_host(build, attentions, recipe):
         assert not {"GEMM_F32", "CONV_F32"} & set(found)
     assert found.count("ATTENTION_F32") == attentions
     assert not APART & set(found)
+
+
+def test_masks_whose_sum_is_large_are_kept_apart():
+    """Swin's bias of positions is one a head, its mask one a window: a product of both would be most of a file."""
+    program = ek.compile(swin_stage(side=32), allow_host=False)
+    windows, sides = 64, 2 * 16 * 16
+    assert max(blob.bytes for blob in program.index.blobs) <= windows * 16 * 16 * 4 < windows * sides * 4
 
 
 def test_a_factor_behind_the_mask_and_a_score_that_others_read_are_no_attention():

@@ -166,6 +166,17 @@ def of_three_axes(net, x):
     return net.transpose(mixed, 1, 0, 2)
 
 
+def of_older_opsets(net, x):
+    """Softmax of opset 12 sees a matrix: as tools convert it, between a Flatten and a Reshape."""
+    q, k, v = projected(net, x)
+    scores = net.op(
+        "Add", net.op("Mul", net.op("MatMul", q, k), net.const(D**-0.5)), net.input("padding", (B, 1, 1, N))
+    )
+    p = net.op("Softmax", net.op("Flatten", scores, axis=3), axis=-1)
+    mixed = net.op("MatMul", net.reshape(p, B, H, N, N), v)
+    return net.reshape(net.transpose(mixed, 0, 2, 1, 3), 0, 0, E)
+
+
 def by_equations(net, x):
     """einsum, heads where the projections leave them; a Dropout that torchvision forgets to switch off."""
     q, k, v = (net.reshape(net.dense(x, E, E), 0, 0, H, D) for _ in range(3))
@@ -175,7 +186,22 @@ def by_equations(net, x):
     return net.reshape(net.op("Einsum", p, v, equation="bhnm,bmhd->bnhd"), 0, 0, E)
 
 
+def by_cosine(net, x):
+    """Swin V2: queries and keys of length 1, and a factor that each head has learned."""
+    q, k, v = projected(net, x)
+
+    def unit(y, axis):
+        length = net.op("ReduceL2", y, net.ints(axis), keepdims=1)
+        return net.op("Div", y, net.op("Max", length, net.const(1e-12)))
+
+    scores = net.op("MatMul", unit(q, -1), unit(k, 2))
+    scores = net.op("Mul", scores, net.const(net.rng.uniform(1, 9, (1, H, 1, 1))))
+    return mix(net, net.op("Add", scores, net.const(net.rng.normal(size=(1, H, N, N)))), v)
+
+
 SPELLINGS = [
+    of_older_opsets,
+    by_cosine,
     by_equations,
     scaled_on_both_sides,
     guarded_against_nan,

@@ -38,8 +38,8 @@ inline QuantizedRows quantized_rows_in(uint8_t* scratch, size_t rows, size_t k, 
   return {scale, behind + row_scale_bytes(rows), code_stride(k), reinterpret_cast<int32_t*>(behind)};
 }
 
-/// A product on these rows: `args` lacks a, lda, a_sign and what the epilogue knows of rows; its
-/// init is make_symmetric_init's.
+/// A product on these rows: `args` lacks a, lda, a_sign and what the epilogue knows of rows; its init is
+/// make_symmetric_init's.
 inline GemmArgs product_of_rows(const Runtime& rt, const QuantizedRows& rows, GemmArgs args) {
   args.a = rows.codes;
   args.lda = rows.stride;

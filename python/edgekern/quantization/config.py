@@ -34,7 +34,8 @@ class QuantConfig:
         How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a16"``: on 8-bit
         weights and activations of 16 bits, which all tensors have that such a node makes or reads. ``"w8a8-dynamic"``:
         on 8-bit weights and rows of activations that each get their own scale as they come, which no calibration
-        foresees (Gemm and MatMul by constants, LSTM, GRU and RNN; all else in float32). ``"float32"``. ``"mixed"``:
+        foresees (Gemm and MatMul by constants, Convs whose windows lie side by side, LSTM, GRU and RNN; all else in
+        float32). ``"float32"``. ``"mixed"``:
         ``"w8a8"``, but ``"w8a8-dynamic"`` or ``"float32"`` where calibration saw that one scale a tensor would lose
         too much (:mod:`edgekern.quantization.choose_recipes`).
     overrides : mapping

@@ -37,16 +37,15 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
     if found is None or v_value is None:
         return None
     shape, lead = known_shape(value), found.frame[:-2]
-    if not 2 <= len(shape) <= BATCH_AXES + 2 or len(lead) > BATCH_AXES:
+    if not 2 <= len(shape) <= BATCH_AXES + 2 or len(lead) > BATCH_AXES or 0 in (*shape, *found.scores):
         return None
-    perm = None if found.guarded else _reader_order(value)
-    made = new_tensor(value)
-    if perm is not None:
-        made = new_tensor(value, tuple(shape[axis] for axis in perm), perm)
+    plain = tuple(range(len(shape)))
+    perm = plain if found.guarded else _reader_order(value)
+    made = new_tensor(value, tuple(shape[axis] for axis in perm), () if perm == plain else perm)
     memory = dense_steps(made.shape, 1)
-    steps = tuple(memory[perm.index(axis)] if perm is not None else memory[axis] for axis in range(len(shape)))
+    steps = tuple(memory[perm.index(axis)] for axis in plain)
     parts = (
-        _in_frame(_dense_rows(lowering, found.q), found.scores, lead),
+        _in_frame(_queries(lowering, node, found), found.scores, lead),
         _in_frame(read_strided(lowering, found.k).swapped(), found.scores, lead),
         _in_frame(_dense_rows(lowering, v_value), shape, lead),
         _in_frame(Strided(made, shape, steps), shape, lead),
@@ -66,14 +65,25 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
     return _zero_unseen(lowering, node, value, view(y, shape=into.shape), largest)
 
 
-def _reader_order(value: ir.Value) -> tuple[int, ...] | None:
-    """How a Transpose that alone reads a value wants it to lie, if its rows stay rows."""
-    reader = sole_consumer(value)
+def _queries(lowering: Lowering, node: ir.Node, found: Found) -> Strided:
+    """The queries, times what scales the scores of each head."""
+    if not found.factors:
+        return _dense_rows(lowering, found.q)
+    shape = known_shape(found.q)
+    step = MapStep(StepKind.MAP, label(node), found.operators, [], Tensor(label(node), DType.F32, shape))
+    step.operands = [lowering.plain(found.q), *(lowering.constant(factor) for factor in found.factors)]
+    code: list[Instruction] = [(MapOp.MUL, (Operand(0), Operand(1)))]
+    code += [(MapOp.MUL, (Result(at), Operand(at + 2))) for at in range(len(found.factors) - 1)]
+    return Strided(emit_map(lowering, step, code), shape, tuple(dense_steps(shape, 1)))
+
+
+def _reader_order(value: ir.Value) -> tuple[int, ...]:
+    """How a Transpose that alone reads a value wants it to lie, if its rows stay rows; else ONNX's order."""
+    reader, plain = sole_consumer(value), tuple(range(len(known_shape(value))))
     if reader is None or reader.op_type != "Transpose" or reader.domain != "":
-        return None
-    rank = len(known_shape(value))
-    perm = tuple(ints_attribute(reader, "perm", list(range(rank))[::-1]))
-    return perm if perm[-1] == rank - 1 and perm != tuple(range(rank)) else None
+        return plain
+    perm = tuple(ints_attribute(reader, "perm", list(plain)[::-1]))
+    return perm if perm[-1] == plain[-1] else plain
 
 
 def _dense_rows(lowering: Lowering, value: ir.Value) -> Strided:
@@ -101,7 +111,7 @@ def _in_frame(x: Strided, scores: tuple[int, ...], lead: tuple[int, ...]) -> Str
 def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
     """The sum of the masks, in the frame; None where one does not fit, or there is none."""
     lead = found.frame[:-2]
-    whole: FloatArray | None = None
+    constants: list[FloatArray] = []
     operands: list[Tensor | Array] = []
     terms: list[Ref] = []
     code: list[Instruction] = []
@@ -116,19 +126,24 @@ def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
         shown, hidden = 0.0, hiding(mask.fill)
         if array is not None:
             array = array if mask.kept is None else np.where(array == mask.kept, shown, hidden)
-            array = array.reshape(sides.shape).astype(np.float32)
-            whole = array if whole is None else whole + array
+            _add_constant(constants, array.reshape(sides.shape).astype(np.float32))
             continue
         operands.append(view(lowering.plain(mask.value), shape=sides.shape))
         terms.append(Operand(len(operands) - 1))
         if mask.kept is not None:
             code.append((MapOp.WHERE, (terms[-1], *((shown, hidden) if mask.kept else (hidden, shown)))))
             terms[-1] = Result(len(code) - 1)
-    if not operands:
-        return None if whole is None else _constant_mask(lowering, node, whole)
-    if whole is not None:
-        operands.append(whole)
+    for number, array in enumerate(constants):
+        if number == 0 and not operands:
+            first = _constant_mask(lowering, node, array)
+            if len(constants) == 1:
+                return first
+            operands.append(first.tensor)
+        else:
+            operands.append(array)
         terms.append(Operand(len(operands) - 1))
+    if not terms:
+        return None
     total, *others = terms
     for term in others:
         code.append((MapOp.ADD, (total, term)))
@@ -138,6 +153,15 @@ def _mask(lowering: Lowering, node: ir.Node, found: Found) -> Strided | None:
     step = MapStep(StepKind.MAP, label(node), found.operators, [], made, operands=operands)
     mapped = emit_map(lowering, step, code or [(MapOp.COPY, (total,))])
     return Strided(mapped, shape, tuple(dense_steps(shape, 1)))
+
+
+def _add_constant(constants: list[FloatArray], array: FloatArray) -> None:
+    """Add a mask to one that is there, unless the sum were larger than both: such a one is made when it is needed."""
+    for number, other in enumerate(constants):
+        if np.broadcast(other, array).size == max(other.size, array.size):
+            constants[number] = other + array
+            return
+    constants.append(array)
 
 
 def _shaped(shape: tuple[int, ...]) -> Strided:

@@ -34,6 +34,7 @@ class Found:
     k: ir.Value  # as the second operand of its product: (..., depth, keys)
     scores: tuple[int, ...]  # the shape of their product
     scale: float
+    factors: list[ir.Value]  # constants that scale the scores of a head, besides
     masks: list[Mask]
     frame: tuple[int, ...]  # of the shapes that the scores have on their way, that of most axes
     guarded: bool  # a row that sees nothing mixes nothing, instead of NaN
@@ -43,12 +44,21 @@ class Found:
 def match(node: ir.Node) -> Found | None:
     """The parts of what a MatMul ends, each of whose nodes is read by the next alone; None where it ends none."""
     walk = _Walk(node)
+    probabilities = known_shape(node.inputs[0])
     guarded = walk.through_nan_guard()
+    reshaped = not guarded and walk.take(*_RESHAPES) is not None
     softmax = walk.softmax if guarded else walk.take("Softmax")
     if softmax is None or int_attribute(softmax, "axis", -1) not in (-1, len(known_shape(softmax.outputs[0])) - 1):
         return None
+    if reshaped:  # as Softmax of before opset 13 is written: on a matrix, whose rows are those of the probabilities
+        rows = known_shape(softmax.outputs[0])[-1:]
+        if walk.take("Flatten", *_RESHAPES) is None or known_shape(walk.value)[-1:] != rows:
+            return None
+        if known_shape(walk.value) != probabilities:
+            return None
     masks: list[Mask] = []
-    frame, scale = known_shape(softmax.outputs[0]), 1.0
+    factors: list[ir.Value] = []
+    frame, scale = probabilities, 1.0
     while (product := walk.take("MatMul")) is None:
         if walk.value is None:
             return None
@@ -60,7 +70,9 @@ def match(node: ir.Node) -> Found | None:
             frame = max(frame, inner, key=len)
         elif (factor := walk.factor()) is not None:
             scale *= factor
-        elif scale == 1.0 and (mask := walk.mask(shape)) is not None:
+        elif (head_factor := walk.head_factor(shape)) is not None:
+            factors.append(head_factor)
+        elif scale == 1.0 and not factors and (mask := walk.mask(shape)) is not None:
             masks.append(mask)
         else:
             return None
@@ -73,7 +85,9 @@ def match(node: ir.Node) -> Found | None:
     scale = float(np.float32(scale * of_q * of_k))
     if scale == 0 or not math.isfinite(scale):
         return None
-    return Found(q, k, scores, scale, masks, frame, guarded, "+".join(walk.names[::-1]))
+    if not all(_fits(known_shape(factor)[:-2], known_shape(q)[:-2]) for factor in factors):
+        return None
+    return Found(q, k, scores, scale, factors, masks, frame, guarded, "+".join(walk.names[::-1]))
 
 
 class _Walk:
@@ -127,6 +141,24 @@ class _Walk:
         self._enter(node, at)
         return factor if node.op_type == "Mul" else float(np.float32(1) / np.float32(factor))
 
+    def head_factor(self, shape: tuple[int, ...]) -> ir.Value | None:
+        """Go through a product with constants that are one number for all scores of a head."""
+        node = self._producer()
+        at = (
+            None
+            if node is None or node.op_type != "Mul"
+            else next((i for i in (0, 1) if is_constant(node.inputs[i])), None)
+        )
+        if node is None or at is None:
+            return None
+        factor = node.inputs[at]
+        if factor is None or factor.dtype != ir.DataType.FLOAT or known_shape(factor)[-2:] != (1, 1):
+            return None
+        if len(known_shape(factor)) > len(shape) or known_shape(node.inputs[1 - at]) != shape:
+            return None
+        self._enter(node, 1 - at)
+        return factor
+
     def mask(self, shape: tuple[int, ...]) -> Mask | None:
         """Go through a sum with a mask, or a choice between scores and a number that hides them."""
         node = self._producer()
@@ -152,7 +184,7 @@ class _Walk:
         while (node := _sole_producer(value, reader)) is not None and node.op_type != "MatMul":
             if node.op_type in ("Add", "Where"):
                 return any(_Walk._leads_to_product(operand, node) for operand in node.inputs)
-            at = 0 if node.op_type in _RESHAPES else _numbered(node)
+            at = 0 if node.op_type in _RESHAPES else _scaled(node)
             if at is None:
                 return False
             value, reader = node.inputs[at], node
@@ -166,6 +198,18 @@ def _numbered(node: ir.Node) -> int | None:
     at = next((i for i in (0, 1) if not is_constant(node.inputs[i])), None)
     number = None if at is None else _number(node.inputs[1 - at])
     return None if number in (None, 0.0) or (node.op_type == "Div" and at == 1) else at
+
+
+def _scaled(node: ir.Node) -> int | None:
+    """Which operand a node scales, by one number or one a head."""
+    if node.op_type == "Mul" and is_constant(node.inputs[0]) != is_constant(node.inputs[1]):
+        return 1 if is_constant(node.inputs[0]) else 0
+    return _numbered(node)
+
+
+def _fits(sides: tuple[int, ...], others: tuple[int, ...]) -> bool:
+    """Whether a tensor may be broadcast to what has the others."""
+    return len(sides) <= len(others) and all(a in (1, b) for a, b in zip(sides[::-1], others[::-1], strict=False))
 
 
 def _number(value: ir.Value | None) -> float | None:
