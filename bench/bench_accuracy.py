@@ -1,9 +1,10 @@
-"""What INT8 costs in accuracy: ``python -m bench accuracy [--tasks ...] [--engines ...] [--json rows.jsonl]``.
+"""What INT8 costs in accuracy: ``python -m bench accuracy [--tasks ...] [--engines ...] [--recipe ...] [--json ...]``.
 
 Each float model is calibrated, quantized with the default configuration, and scored three ways: on edgekern's own core
 (compiled with ``allow_host=False``), in onnxruntime on the very same QDQ file, and beside them onnxruntime's own
 ``quantize_static`` (QDQ, per channel, MinMax). ``agree`` is the top-1 agreement with the float model, ``sqnr_db`` the
-signal-to-noise ratio of the logits against it. Exits with 1 when a QDQ model of ours loses more than is allowed.
+signal-to-noise ratio of the logits against it. With activations of 16 bits, both quantizers take the largest values for
+ranges. Exits with 1 when a QDQ model of ours loses more than is allowed.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from bench.datasets import DATA_ROOT, TASKS, Array, Float32Array, Fold, Task
 from bench.harness import Row, machine, print_table, sqnr_db, write_json
 from bench.peers import NO_SATURATION
 from edgekern.errors import EdgekernWarning
+from edgekern.quantization.config import Recipe
 
 BATCH = 25
 ENGINES = ("edgekern", "onnxruntime", "quantize_static")
@@ -64,15 +66,17 @@ def _edgekern(model: onnx.ModelProto) -> Run:
     )
 
 
-def quantize_default(task: Task, fold: Fold) -> onnx.ModelProto:
-    """The default configuration, the same for every model: nothing is chosen here."""
+def quantize_default(task: Task, fold: Fold, recipe: Recipe = "w8a8") -> onnx.ModelProto:
+    """The default configuration of a recipe, the same for every model: nothing is chosen here."""
     calibrator = ek.Calibrator(task.model)
     [name] = calibrator.input_names
     feeds = [{name: batch} for batch in _batches(fold.calibration)]
-    return ek.quantize(task.model, calibrator.collect_many(feeds).compute_ranges())
+    calibrator.collect_many(feeds)
+    ranges = calibrator.compute_ranges("max") if recipe == "w8a16" else calibrator.compute_ranges()
+    return ek.quantize(task.model, ranges, ek.QuantConfig(recipe=recipe))
 
 
-def _quantize_static(task: Task, fold: Fold) -> onnx.ModelProto:
+def _quantize_static(task: Task, fold: Fold, recipe: Recipe) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -93,13 +97,13 @@ def _quantize_static(task: Task, fold: Fold) -> onnx.ModelProto:
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QUInt16 if recipe == "w8a16" else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
         return onnx.load(result)
 
 
-def measure_task(task: Task, engines: Sequence[str]) -> list[Row]:
+def measure_task(task: Task, engines: Sequence[str], recipe: Recipe = "w8a8") -> list[Row]:
     """Score one model on all its folds: a row for each engine."""
     logits: dict[str, list[Float32Array]] = {name: [] for name in ("float", *engines)}
     labels: list[Array] = []
@@ -107,10 +111,10 @@ def measure_task(task: Task, engines: Sequence[str]) -> list[Row]:
         labels.append(fold.labels)
         logits["float"].append(_onnxruntime(task.model)(fold.samples))
         if {"edgekern", "onnxruntime"} & set(engines):
-            qdq = quantize_default(task, fold)
+            qdq = quantize_default(task, fold, recipe)
         for engine in engines:
             if engine == "quantize_static":
-                run = _onnxruntime(_quantize_static(task, fold))
+                run = _onnxruntime(_quantize_static(task, fold, recipe))
             else:
                 run = _onnxruntime(qdq) if engine == "onnxruntime" else _edgekern(qdq)
             logits[engine].append(run(fold.samples))
@@ -141,13 +145,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench accuracy", description=__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--recipe", choices=("w8a8", "w8a16"), default="w8a8")
     parser.add_argument("--json", type=Path, help="append one JSON object a row to this file")
     arguments = parser.parse_args(argv)
     if not DATA_ROOT.is_dir():
         parser.error(f"no data at {DATA_ROOT}; set EDGEKERN_TEST_DATA")
     logging.getLogger().setLevel(logging.ERROR)  # quantize_static advises on every run
     warnings.simplefilter("ignore", EdgekernWarning)
-    rows = [row for name in arguments.tasks for row in measure_task(TASKS[name], arguments.engines)]
+    rows = [row for name in arguments.tasks for row in measure_task(TASKS[name], arguments.engines, arguments.recipe)]
     print_table(rows, COLUMNS)
     here = machine(["edgekern", "onnxruntime", "onnx"])
     write_json(arguments.json, [{**row, **here} for row in rows])

@@ -7,7 +7,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
 import edgekern as ek
-from edgekern.errors import EdgekernWarning, HostStepError, QuantizationError
+from edgekern.errors import CompileError, EdgekernWarning, HostStepError, QuantizationError
 from edgekern.quantization import compute_encodings
 from test_dynamic_rows import DYNAMIC, noise, results
 from test_float_nets import feeds_of, kinds, net
@@ -162,4 +162,12 @@ def test_peepholes_and_weights_that_are_fed_are_left_to_the_host_by_name(tmp_pat
     theirs.graph.initializer.remove(scale)
     theirs.graph.input.append(helper.make_tensor_value_info("w_scale", onnx.TensorProto.FLOAT, [1]))
     with pytest.warns(EdgekernWarning, match="DynamicQuantizeLSTM"):
+        ek.compile(theirs)
+
+
+def test_scales_that_fit_no_rows_are_left_to_onnxruntime_to_refuse(tmp_path):
+    theirs = quantized_by_onnxruntime(layer(), tmp_path)
+    scale = next(tensor for tensor in theirs.graph.initializer if tensor.name == "w_scale")
+    scale.CopyFrom(numpy_helper.from_array(np.ones(7, np.float32), "w_scale"))
+    with pytest.raises(CompileError, match=r"can run com\.microsoft\.DynamicQuantizeLSTM"):
         ek.compile(theirs)

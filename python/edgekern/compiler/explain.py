@@ -37,6 +37,7 @@ _REMEDIES = (
     ("padding value", "pad with a value of its scale, such as 0"),
     ("quantized to 8 bits", "quantize it with 8 bits"),
     ("not UINT8 or INT8", "quantize with 8 bits"),
+    ("16-bit codes", "let the model take and give float32"),
     ("one positive float32", "quantize activations per tensor"),
 )
 

@@ -64,10 +64,13 @@ def _gemm(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         x = lowering.plain(a)
         if int_attribute(node, "transA", 0):
             x = transposed(lowering, x, (1, 0), (), label(node))
-        y = rows_times_codes(lowering, node, x, bias, made, alpha)
-        if is_wide_product(node):
-            y = wide_product(lowering, node, value, bias)
-        elif y is None:
+        wide = is_wide_product(node)
+        y = (
+            wide_product(lowering, node, value, bias)
+            if wide
+            else rows_times_codes(lowering, node, x, bias, made, alpha)
+        )
+        if y is None:
             weights = lowering.constant(b).astype(np.float32)
             weights = (weights if turned else weights.T) * np.float32(alpha)
             y = product(lowering, x, weights, bias, made, label(node), node.op_type)

@@ -51,9 +51,17 @@ def _expanded(model: Skeleton, small: dict[str, onnx.TensorProto], node: onnx.No
     made, inputs = [], names[:_LSTM_INPUTS]
     for at, (scale_at, zero_at) in ((1, (8, 9)), (2, (10, 11))):
         codes, scale, zero = (constant(names[i]) for i in (at, scale_at, zero_at))
-        if codes is None or scale is None or (zero is None and names[zero_at]) or codes.ndim != 3:
+        if codes is None or scale is None or (zero is None and names[zero_at]):
             return None
-        rows, scales = _rows(codes, scale, np.zeros(1, np.int8) if zero is None else zero)
+        zero = np.zeros(1, np.int8) if zero is None else zero
+        if (
+            codes.ndim != 3
+            or codes.dtype not in (np.int8, np.uint8)
+            or not _fits(codes, scale)
+            or not _fits(codes, zero)
+        ):
+            return None  # onnxruntime says what is wrong about it
+        rows, scales = _rows(codes, scale, zero)
         prefix = f"{next(filter(None, node.output))}.edgekern.{'wr'[at - 1]}"
         model.add_constant(rows.reshape(-1, rows.shape[-1]), f"{prefix}.codes")
         model.add_constant(scales.reshape(-1), f"{prefix}.scale")
@@ -68,6 +76,11 @@ def _expanded(model: Skeleton, small: dict[str, onnx.TensorProto], node: onnx.No
     lstm.attribute.extend(node.attribute)
     mark_dynamic(lstm)
     return [*made, lstm]
+
+
+def _fits(codes: Array, given: Array) -> bool:
+    """Whether there is one for all weights, one a direction, or one a row."""
+    return given.size in (1, codes.shape[0], codes.shape[0] * codes.shape[2])
 
 
 def _rows(codes: Array, scale: Array, zero: Array) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
