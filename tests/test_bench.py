@@ -323,6 +323,7 @@ def test_dispatcher_knows_its_benches(capsys):
     everything = {
         "accuracy",
         "attention",
+        "boxes",
         "call",
         "conv",
         "coverage",
@@ -342,6 +343,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "memory",
         "models",
         "operators",
+        "quantized",
         "ranges",
         "report",
         "sentences",

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgekern.compiler.floats.table import FLOATS, float_reason
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.families import OPTIMIZED, QDQ, is_integer, is_optimized
+from edgekern.graph.families import OPTIMIZED, is_integer, is_optimized
 from edgekern.graph.values import captured, constant_or_dequantized, is_constant, operands
 from edgekern.graph.wide import wide_quant
 
@@ -39,8 +39,7 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
         return f"{OPTIMIZED}: compile the model as it was exported"
     if is_integer(node) and node.op_type not in FLOATS:
         return "its quantization is written in integers: export the model in QDQ form"
-    wide = wide_quant(node) is not None
-    if node.domain != "" and not wide:
+    if node.domain != "" and wide_quant(node) is None:
         return f"operators of domain {node.domain} have no kernel"
     if any(value is not None and is_constant(value) for value in node.outputs):
         return "it is constant"
@@ -51,7 +50,7 @@ def _give_role(p: Placement, node: ir.Node) -> str | None:
         if reason is None:
             return None
         p.float_reasons[node] = reason
-        if node.op_type not in FLOATS or (node.op_type in QDQ and not wide):
+        if node.op_type not in FLOATS:
             return reason
     reason = float_reason(node)
     if reason is None:

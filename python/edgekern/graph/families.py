@@ -226,7 +226,7 @@ def reduced_axes(node: ir.Node, rank: int) -> list[int]:
         axes = [int(axis) for axis in given.reshape(-1)]
     if not axes and not int_attribute(node, "noop_with_empty_axes", 0):
         axes = list(range(rank))
-    return sorted({axis % rank for axis in axes})
+    return sorted({axis % rank for axis in axes}) if rank else []
 
 
 def averages(node: ir.Node) -> bool:

@@ -34,13 +34,14 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
 
     *Rows.* A region is what hangs together between convolutions. Where no convolution gives it 8-bit codes, or a Gemm
     or MatMul by a matrix in it would lose too much, its products multiply by rows, and all between them is float32, for
-    it would be rounded again.
+    it would be rounded again. Recurrent layers are: they feed their own rounding back, step by step.
 
     *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
     most for a multiply-add goes to float32, or by rows where it reads each number once.
     """
     for region in _regions(graph):
         rows = [node for node in region if node in results and takes_rows(node) and not is_named(node)]
+        rows = [node for node in rows if node.op_type in PRODUCTS]
         lossy = any((db := results[node]) is not None and db < ROWS_DB for node in rows)
         if rows and (lossy or not any(map(_reads_convolution, region))):
             for node in region:

@@ -16,10 +16,11 @@ from edgekern.errors import ArtifactError, CompileError
 from edgekern.graph.counted import forget_sizes
 from edgekern.graph.evaluate import IR_VERSION, new_session
 from edgekern.graph.exact_products import exact_products
+from edgekern.graph.families import AVERAGES, MAXIMA
 from edgekern.graph.prices import macs
 from edgekern.graph.skeleton import Encoded, Skeleton, as_input
 from edgekern.graph.subgraphs import bodies, names_read
-from edgekern.graph.values import label, qualified
+from edgekern.graph.values import label, qualified, shape_of
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit
 
@@ -75,6 +76,12 @@ def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
     piece = helper.make_model(graph, opset_imports=model.proto.opset_import, ir_version=IR_VERSION)
     names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts[:4])
     names += f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""
+    for host in hosts:
+        if host.node.op_type in MAXIMA | AVERAGES and _gives_nothing(host.node):
+            raise CompileError(
+                f"compile: {qualified(host.node)} '{label(host.node)}' has a window larger than what it reads, and an "
+                "empty result: onnxruntime would divide by its size, and end the process; give it a larger input"
+            )
     functions = {(f.domain, f.name) for f in model.proto.functions}
     if {(node.domain, node.op_type) for node in piece.graph.node} & functions:
         raise CompileError(
@@ -136,3 +143,7 @@ class NodeIndex:
             [self._stored[name] for name in sorted(read) if name in self._stored],
             sorted(name for name in read if name in self.model.weights),
         )
+
+
+def _gives_nothing(node: ir.Node) -> bool:
+    return 0 in (shape_of(node.outputs[0]) or ()) and 0 not in (shape_of(node.inputs[0]) or (0,))
