@@ -336,7 +336,7 @@ HOSTS = {
     "branches": (branches, {"If"}, "If has no kernel"),
     "contrib_operator": (contrib_operator, {"QuickGelu"}, "domain com.microsoft"),
     "log_softmax": (log_softmax_model, {"LogSoftmax"}, "LogSoftmax has no kernel"),
-    "attention": (attention_like, {"MatMul", "Softmax"}, "two activations"),
+    "attention": (attention_like, {"MatMul", "Softmax"}, "its second activation is not int8"),
     "unquantized_conv": (unquantized_conv, {"Conv"}, "its weights are not quantized"),
     "weights_with_zero_point": (weights_with_zero_point, {"Conv"}, "zero point of its weights"),
     "wide_activations": (wide_activations, {"QuantizeLinear", "DequantizeLinear", "Relu"}, "INT16"),

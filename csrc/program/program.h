@@ -105,7 +105,8 @@ inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage:
   X(kScatterElements, 39, scatter_elements_step)    \
   X(kScatterNd, 40, scatter_nd_step)                \
   X(kGridSample, 41, grid_sample_step)              \
-  X(kGemmDynamic, 42, gemm_dynamic_step)
+  X(kGemmDynamic, 42, gemm_dynamic_step)            \
+  X(kMatmul, 47, matmul_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

@@ -165,6 +165,7 @@ class StepKind(enum.IntEnum):
     SCATTER_ND = 40
     GRID_SAMPLE = 41
     GEMM_DYNAMIC = 42
+    MATMUL = 47
 
 class MapOp(enum.IntEnum):
     COPY = 0

@@ -33,6 +33,7 @@ inline SmallProgram every_kind() {
   const uint32_t logits = p.gemm(flat, 1, {10, 1, 1, 0, 1, false, -1, DType::kF32});
   const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
+  const uint32_t both = p.matmul(again, p.gemm(flat, 1, {60, 1, 1, 0, 1, false, -1, DType::kS8}), 11, 20);
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
   FloatProducts floats(p);
@@ -64,7 +65,7 @@ inline SmallProgram every_kind() {
   const uint32_t pairs = p.view(deep, {2, 21, 18});
   const uint32_t scores = floats.matmul(pairs, pairs);
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
-  std::vector<uint32_t> outputs = {logits, counts, picture, list, anchors, kept, codes, dynamic, scores, mixed};
+  std::vector<uint32_t> outputs = {logits, counts, both, picture, list, anchors, kept, codes, dynamic, scores, mixed};
   const std::vector<uint32_t> more = add_float_steps(p);
   outputs.insert(outputs.end(), more.begin(), more.end());
   for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);

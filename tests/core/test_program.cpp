@@ -287,7 +287,7 @@ TEST_CASE("a step without arguments, or with damaged ones, has no work, and aski
   const std::set<StepKind> multiply = {StepKind::kConv,      StepKind::kDepthwise,        StepKind::kGemm,
                                        StepKind::kConvF32,   StepKind::kDepthwiseF32,     StepKind::kGemmF32,
                                        StepKind::kMatmulF32, StepKind::kConvTransposeF32, StepKind::kAttentionF32,
-                                       StepKind::kRecurrent, StepKind::kGemmDynamic};
+                                       StepKind::kRecurrent, StepKind::kGemmDynamic,      StepKind::kMatmul};
   for (Step step : p.index.steps) {
     CAPTURE(step.op);
     const StepType& type = *find_step_type(step.kind);

@@ -39,10 +39,11 @@ struct PathKernels {
 };
 inline const std::map<std::string, PathKernels>& path_kernels() {
   static const std::map<std::string, PathKernels> paths = {
-      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows"}}},  // rows that a product quantizes by itself
-      {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
+      {"tile",
+       {{"gemm_tile"}, {"flip_sign", "quantize_rows", "pack_rows"}}},  // rows that a product quantizes by itself
+      {"shallow", {{"gemm_shallow"}, {"flip_sign", "pack_rows"}}},
       {"thin", {{"gemm_thin"}, {}}},
-      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows"}}},  // its last columns
+      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows", "pack_rows"}}},  // its last columns
       {"depthwise",
        {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"}, {"spread_depthwise", "flip_sign"}}},
       {"float", {{"gemm_f32_tile"}, {"f32_strip"}}},

@@ -106,6 +106,16 @@ class Machine:
             product = matmul_integer(q, weights).astype(np.float32) * (row_scale[:, None] * scale)
         return products_f32.finish(self, step, product, bias, y)
 
+    def _matmul(self, step: Any, x: list[Array], y: Any) -> Array:
+        a = step.arguments
+        zero_point = self.tensors[step.inputs[0]].zero_point
+        left = x[0].reshape(a["batch"], a["rows"], a["k"]).astype(np.int64) - zero_point
+        acc = (left @ x[1].reshape(a["batch"], a["k"], a["columns"]).astype(np.int64)).astype(np.int32)
+        multiplier, lo, hi = (np.float32(a[name]) for name in ("multiplier", "lo", "hi"))
+        if DTYPES[int(y.dtype)] == np.float32:
+            return (acc.astype(np.float32) * multiplier).clip(lo, hi)
+        return requantize(acc, multiplier, y.zero_point, lo, hi)
+
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
         in_c, out_c, groups = (step.arguments[name] for name in ("in_channels", "out_channels", "groups"))
         windows = self._windows(step, x[0])  # (pixels, taps, in_c), zero point already subtracted

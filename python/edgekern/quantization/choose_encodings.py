@@ -12,7 +12,7 @@ from edgekern.calibration import Ranges
 from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import result_range
-from edgekern.graph.values import attribute, float_constant
+from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
@@ -26,8 +26,17 @@ def encode_activations(
 ) -> dict[ir.Value, Encoding]:
     """The encoding of every tensor that becomes 8-bit; those that share one have the same object."""
     owners = dict.fromkeys(placement.source.values())
-    encodings = {owner: encode_range(*_limits(owner, ranges, function), config.activations) for owner in owners}
+    right = {placement.source[value] for value in map(_second, placement.weighted) if value in placement.source}
+    encodings = {
+        owner: encode_range(*_limits(owner, ranges, function), "s8" if owner in right else config.activations)
+        for owner in owners
+    }
     return {value: encodings[owner] for value, owner in placement.source.items()}
+
+
+def _second(node: ir.Node) -> ir.Value | None:
+    """What a MatMul multiplies by, where that is an activation: int8, symmetric, as weights are."""
+    return node.inputs[1] if node.op_type == "MatMul" and not is_float_constant(node.inputs[1]) else None
 
 
 def quantize_layer(
