@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,22 @@ def one_step(
     output: tuple[tuple[int, ...], npt.DTypeLike],
     /,
     blobs: Sequence[Array | bytes] = (),
+    *,
+    quants: Mapping[int, tuple[float, int]] | None = None,
     **arguments: Any,
 ) -> ek.Program:
-    """A program that reads arrays like ``inputs`` and gives one of the shape and type ``output``."""
+    """A program that reads arrays like ``inputs`` and gives one of the shape and type ``output``.
+
+    ``quants``: scale and zero point of some of these tensors.
+    """
     borders = [(x.shape, x.dtype) for x in inputs] + [output]
     tensors, at = [], 0
     for number, (shape, dtype) in enumerate(borders):
         code = _core.DType(DTYPES.index(np.dtype(dtype).type))
-        tensors.append(_core.TensorDef(name=f"t{number}", dtype=code, shape=list(shape), offset=at))
+        scale, zero = (quants or {}).get(number, (1.0, 0))
+        tensors.append(
+            _core.TensorDef(name=f"t{number}", dtype=code, shape=list(shape), offset=at, scale=scale, zero_point=zero)
+        )
         at += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
     contents = [blob if isinstance(blob, bytes) else np.ascontiguousarray(blob).tobytes() for blob in blobs]
     last = len(inputs)

@@ -338,7 +338,7 @@ HOSTS = {
     "branches": (branches, {"If"}, "If has no kernel"),
     "contrib_operator": (contrib_operator, {"QuickGelu"}, "domain com.microsoft"),
     "log_softmax": (log_softmax_model, {"LogSoftmax"}, "LogSoftmax has no kernel"),
-    "attention": (attention_like, {"MatMul", "Softmax"}, "two activations"),
+    "attention": (attention_like, {"MatMul", "Softmax"}, "its second activation is not int8"),
     "unquantized_conv": (unquantized_conv, {"Conv"}, "its weights are not quantized"),
     "narrow_activations": (narrow_activations, {"QuantizeLinear", "DequantizeLinear", "Relu"}, "INT4"),
     "long_sum": (long_sum, {"MatMul"}, "can pass 2**31"),

@@ -50,6 +50,43 @@ def two_tensors(op):
     return net(nodes, weights, {"x": (1, 5, 8, 7)}, ["y"], opset=17)
 
 
+def mobile_block(gate="HardSigmoid", pooling="GlobalAveragePool"):
+    """An inverted residual with squeeze-excite and hard-swish, as MobileNetV3 and PP-LCNet have them."""
+    shapes = {"stem": (16, 3, 3, 3), "expand": (24, 16, 1, 1), "depthwise": (24, 1, 5, 5), "down": (8, 24, 1, 1)}
+    shapes |= {"up": (24, 8, 1, 1), "project": (16, 24, 1, 1), "head": (5, 16, 1, 1)}
+    weights = {name: f32(RNG.normal(0, 0.3, shape)) for name, shape in shapes.items()}
+    nodes = [
+        conv("x", "stem", "a", pads=[1, 1, 1, 1]),
+        helper.make_node("HardSwish", ["a"], ["b"]),
+        conv("b", "expand", "c"),
+        helper.make_node("HardSwish", ["c"], ["d"]),
+        conv("d", "depthwise", "dw", pads=[2, 2, 2, 2], group=24),
+        helper.make_node("HardSwish", ["dw"], ["e"]),
+        helper.make_node(pooling, ["e"], ["p"], **({} if pooling[0] == "G" else {"axes": [2, 3]})),
+        conv("p", "down", "f"),
+        helper.make_node("Relu", ["f"], ["g"]),
+        conv("g", "up", "h"),
+        helper.make_node(gate, ["h"], ["gate"]),
+        helper.make_node("Mul", ["e", "gate"], ["s"]),
+        conv("s", "project", "u"),
+        helper.make_node("Add", ["u", "b"], ["v"]),
+        conv("v", "head", "y"),
+    ]
+    return net(nodes, weights, {"x": (1, 3, 12, 10)}, ["y"], opset=17)
+
+
+@pytest.mark.parametrize(("gate", "pooling"), [("HardSigmoid", "GlobalAveragePool"), ("Sigmoid", "ReduceMean")])
+def test_squeeze_excite_stays_on_bytes_from_end_to_end(gate, pooling):
+    """The gate is five small steps, and the image it is for is read and written once."""
+    model = mobile_block(gate, pooling)
+    feeds = feeds_of(model)
+    [(found, want)], program = all_the_way(model, feeds, allow_host=False)
+    steps = ["QUANTIZE_NCHW", "CONV", "LOOKUP", "CONV", "LOOKUP", "DEPTHWISE", "LOOKUP", "AVERAGE_POOL"]
+    assert kinds(program) == [*steps, "CONV", "CONV", "LOOKUP", "MAP", "CONV", "CONV", "TRANSPOSE"]
+    assert np.array_equal(found, run_program(program.index, program.container.blobs, list(feeds.values()))[0])
+    assert sqnr_db(want, found) > 20
+
+
 def resized(mode):
     """A linear or cubic Resize between two products."""
     weights = {"w0": f32(RNG.normal(0, 0.3, (24, 3, 3, 3))), "w1": f32(RNG.normal(0, 0.3, (8, 24, 1, 1)))}

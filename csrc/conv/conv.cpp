@@ -80,10 +80,6 @@ Plan make_plan(const Kernels& kernels, const ConvArgs& args) {
 /// Zero points for the longest read of a row outside of the image.
 size_t zeros_bytes(const Plan& plan, const ConvArgs& args) { return std::max(plan.k, args.in_c); }
 
-size_t thin_bytes(const Plan& plan, const ConvArgs& args) {
-  return plan.thin ? args.groups * packed_bytes(plan.shape) : 0;
-}
-
 size_t pointer_bytes(const Plan& plan) { return round_up(plan.taps * plan.path->rows * sizeof(uint8_t*), kLine); }
 size_t copy_bytes(const Plan& plan) { return plan.runs ? round_up(plan.path->rows * plan.taps * plan.k, kLine) : 0; }
 
@@ -198,24 +194,30 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
 
 const char* conv_path(const Runtime& rt, const ConvArgs& args) { return make_plan(*rt.kernels, args).path->name; }
 
+size_t conv_runs_bytes(const Runtime& rt, const ConvArgs& args) {
+  const Plan plan = make_plan(*rt.kernels, args);
+  return plan.thin ? args.groups * packed_bytes(plan.shape) : 0;
+}
+
+void pack_conv_runs(const Runtime& rt, const ConvArgs& args, uint8_t* to) {
+  const Plan plan = make_plan(*rt.kernels, args);
+  for (size_t g = 0; g < args.groups; ++g) {
+    pack_runs(plan, args.weights + g * packed_bytes(plan.packed), to + g * packed_bytes(plan.shape));
+  }
+}
+
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Plan plan = make_plan(*rt.kernels, args);
   const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), rt.kernels->tile_rows);
-  return source_bytes(rt, args, zeros_bytes(plan, args)) + thin_bytes(plan, args) +
+  return source_bytes(rt, args, zeros_bytes(plan, args)) +
          tasks.count * args.groups * (pointer_bytes(plan) + copy_bytes(plan));
 }
 
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Plan plan = make_plan(*rt.kernels, args);
   const Source source = make_source(rt, args, zeros_bytes(plan, args), scratch);
-  const uint8_t* weights = args.weights;
-  if (plan.thin) {
-    for (size_t g = 0; g < args.groups; ++g) {
-      pack_runs(plan, args.weights + g * packed_bytes(plan.packed), source.rest + g * packed_bytes(plan.shape));
-    }
-    weights = source.rest;
-  }
-  uint8_t* slots = source.rest + thin_bytes(plan, args);
+  const uint8_t* const weights = plan.thin ? args.in_runs : args.weights;
+  uint8_t* const slots = source.rest;
   const size_t pixels = args.window.pixels(), slot_bytes = pointer_bytes(plan) + copy_bytes(plan);
   const int threads = worth_a_thread(conv_macs(args) * kCost / macs_per_us(rt.kernels->isa)) ? rt.threads : 1;
   const Tasks tasks = split_work(threads, kTasksPerThread, pixels, rt.kernels->tile_rows);

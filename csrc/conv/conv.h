@@ -25,11 +25,16 @@ struct ConvArgs {
   const uint8_t* x = nullptr;  // NHWC, dense
   QuantParams x_q;
   const uint8_t* weights = nullptr;  // groups x packed bytes of {out_c/groups, taps, in_c/groups}, each 64-byte aligned
+  const uint8_t* in_runs = nullptr;  // the same in the order of runs, where conv_runs_bytes() asks for them
   const int32_t* init = nullptr;     // [groups][out_c/groups rounded up to kStrip], from make_init
   uint8_t* y = nullptr;              // NHWC, dense: uint8/int8, float32 or int32 as the epilogue says
   Epilogue epilogue;                 // multiplier, bias: [groups][out_c/groups rounded up to kStrip]
 };
 
+/// Bytes of weights in the order in which the input is read, where that is another one than they are packed in; else 0.
+size_t conv_runs_bytes(const Runtime& rt, const ConvArgs& args);
+/// Brings them into that order, once for all runs.
+void pack_conv_runs(const Runtime& rt, const ConvArgs& args, uint8_t* to);
 /// Scratch: a row of zero points, a sign-flipped copy of x where the ISA wants one, pointer tables per thread.
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args);
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch);

@@ -241,7 +241,15 @@ void add(const uint8_t* a, QuantParams qa, const uint8_t* b, QuantParams qb, siz
 }
 
 void lookup(const uint8_t* x, size_t n, const uint8_t* table, uint8_t* y) {
-  for (size_t i = 0; i < n; ++i) y[i] = table[x[i]];
+  constexpr size_t kLineBytes = 64;
+  size_t i = 0;
+  if (n >= kLineBytes) {
+    const ByteTable bytes(table);
+    for (; i + kLineBytes <= n; i += kLineBytes) {
+      store_line(y + i, bytes.of(load_line(reinterpret_cast<const int8_t*>(x + i))));
+    }
+  }
+  for (; i < n; ++i) y[i] = table[x[i]];
 }
 
 void sum_rows(const uint8_t* const* rows, size_t num_rows, size_t channels, Sign sign, int32_t* acc) {

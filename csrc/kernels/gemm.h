@@ -44,9 +44,12 @@ struct GemmKernels {
   // kGemvPanels tiles of the same row, no taps, each a whole panel. They are read side by side, so they should lie far
   // apart; memory after them is fetched, never read.
   void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);
+  // k dense rows of n int8 numbers to the panels of packed weights (gemm/pack.h) and the sums of their columns, n
+  // rounded up to kStrip.
+  void (*pack_rows)(const uint8_t* w, size_t k, size_t n, uint8_t* packed, int32_t* sums);
 };
 
-#define EK_GEMM_KERNELS(X) X(gemm_tile) X(gemm_shallow) X(gemm_thin) X(gemv)
+#define EK_GEMM_KERNELS(X) X(gemm_tile) X(gemm_shallow) X(gemm_thin) X(gemv) X(pack_rows)
 
 /// Whether gemm_shallow takes it: so few quads that the weights of some strips fit into registers, and 8-bit results
 /// without a residual.

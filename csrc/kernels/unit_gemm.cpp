@@ -2,6 +2,7 @@
 #include "kernels/gemm_thin.inl"
 #include "kernels/gemm_tile.inl"
 #include "kernels/gemv.inl"
+#include "kernels/pack_rows.inl"
 #include "kernels/unit.h"
 
 namespace ek {

@@ -126,6 +126,33 @@ EK_INLINE Line load_line(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
 EK_INLINE void store_line(uint8_t* p, Line x) { _mm512_storeu_si512(p, x.v); }
 EK_INLINE Line max_u8(Line a, Line b) { return {_mm512_max_epu8(a.v, b.v)}; }
 EK_INLINE Line max_s8(Line a, Line b) { return {_mm512_max_epi8(a.v, b.v)}; }
+/// As that of simd_x86_256.h: vpermi2b would do it in two, and is younger than this set.
+struct ByteTable {
+  __m512i low[8], high[8];
+  EK_INLINE explicit ByteTable(const uint8_t* t) {
+    __m512i before[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (int i = 0; i < 8; ++i) {
+      const __m512i now[2] = {
+          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t + 16 * i))),
+          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t + 128 + 16 * i)))};
+      low[i] = _mm512_xor_si512(now[0], before[0]);
+      high[i] = _mm512_xor_si512(now[1], before[1]);
+      before[0] = now[0], before[1] = now[1];
+    }
+  }
+  EK_INLINE Line of(Line x) const {
+    const __m512i step = _mm512_set1_epi8(16);
+    __m512i below = x.v, above = _mm512_xor_si512(x.v, _mm512_set1_epi8(-128));
+    __m512i of_low = _mm512_shuffle_epi8(low[0], below), of_high = _mm512_shuffle_epi8(high[0], above);
+    for (int i = 1; i < 8; ++i) {
+      below = _mm512_sub_epi8(below, step);
+      above = _mm512_sub_epi8(above, step);
+      of_low = _mm512_xor_si512(of_low, _mm512_shuffle_epi8(low[i], below));
+      of_high = _mm512_xor_si512(of_high, _mm512_shuffle_epi8(high[i], above));
+    }
+    return {_mm512_mask_blend_epi8(_mm512_movepi8_mask(x.v), of_low, of_high)};
+  }
+};
 EK_INLINE Act to_act(uint32_t quad) { return {_mm512_set1_epi32(static_cast<int32_t>(quad))}; }
 EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 EK_INLINE Act flip_act(Act a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }

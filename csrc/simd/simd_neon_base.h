@@ -214,6 +214,24 @@ EK_INLINE Line max_u8(Line a, Line b) {
 EK_INLINE Line max_s8(Line a, Line b) {
   return {vmaxq_s8(a.v0, b.v0), vmaxq_s8(a.v1, b.v1), vmaxq_s8(a.v2, b.v2), vmaxq_s8(a.v3, b.v3)};
 }
+struct ByteTable {
+  uint8x16x4_t quarter[4];
+  EK_INLINE explicit ByteTable(const uint8_t* t) {
+    for (int i = 0; i < 4; ++i) {
+      quarter[i] = {
+          {vld1q_u8(t + 64 * i), vld1q_u8(t + 64 * i + 16), vld1q_u8(t + 64 * i + 32), vld1q_u8(t + 64 * i + 48)}};
+    }
+  }
+  EK_INLINE int8x16_t of(int8x16_t x) const {
+    uint8x16_t at = vreinterpretq_u8_s8(x), y = vqtbl4q_u8(quarter[0], at);
+    for (int i = 1; i < 4; ++i) {  // what lies outside of a quarter leaves y as it is
+      at = vsubq_u8(at, vdupq_n_u8(64));
+      y = vqtbx4q_u8(y, quarter[i], at);
+    }
+    return vreinterpretq_s8_u8(y);
+  }
+  EK_INLINE Line of(Line x) const { return {of(x.v0), of(x.v1), of(x.v2), of(x.v3)}; }
+};
 EK_INLINE Act to_act(uint32_t quad) { return {vreinterpretq_s8_u32(vdupq_n_u32(quad))}; }
 EK_INLINE Act load_act(const uint8_t* p) { return to_act(load_u32(p)); }
 EK_INLINE Act flip_act(Act a) { return {veorq_s8(a.v, vdupq_n_s8(-128))}; }

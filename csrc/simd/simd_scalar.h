@@ -334,6 +334,15 @@ EK_INLINE Line max_s8(Line a, Line b) {
   for (int i = 0; i < 64; ++i) a.v[i] = static_cast<int8_t>(a.v[i]) > static_cast<int8_t>(b.v[i]) ? a.v[i] : b.v[i];
   return a;
 }
+/// 256 bytes, by number: of(x) is table[x] for each byte of a line.
+struct ByteTable {
+  const uint8_t* table;
+  EK_INLINE explicit ByteTable(const uint8_t* t) : table(t) {}
+  EK_INLINE Line of(Line x) const {
+    for (uint8_t& byte : x.v) byte = table[byte];
+    return x;
+  }
+};
 /// The four bytes of one row's k-quad, in every column's lane.
 EK_INLINE Act to_act(uint32_t quad) {
   Act x;

@@ -199,6 +199,35 @@ EK_INLINE void store_line(uint8_t* p, Line x) {
 }
 EK_INLINE Line max_u8(Line a, Line b) { return {_mm256_max_epu8(a.lo, b.lo), _mm256_max_epu8(a.hi, b.hi)}; }
 EK_INLINE Line max_s8(Line a, Line b) { return {_mm256_max_epi8(a.lo, b.lo), _mm256_max_epi8(a.hi, b.hi)}; }
+/// A shuffle gives 0 where its index has the top bit. So the sum (xor) over a half of what each 16 bytes change of
+/// those before is the byte itself: an index that is lower than a part of 16 is negative there.
+struct ByteTable {
+  __m256i low[8], high[8];
+  EK_INLINE explicit ByteTable(const uint8_t* t) {
+    __m256i before[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int i = 0; i < 8; ++i) {
+      const __m256i now[2] = {
+          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t + 16 * i))),
+          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t + 128 + 16 * i)))};
+      low[i] = _mm256_xor_si256(now[0], before[0]);
+      high[i] = _mm256_xor_si256(now[1], before[1]);
+      before[0] = now[0], before[1] = now[1];
+    }
+  }
+  EK_INLINE __m256i of(__m256i x) const {
+    const __m256i step = _mm256_set1_epi8(16);
+    __m256i below = x, above = _mm256_xor_si256(x, _mm256_set1_epi8(-128));
+    __m256i of_low = _mm256_shuffle_epi8(low[0], below), of_high = _mm256_shuffle_epi8(high[0], above);
+    for (int i = 1; i < 8; ++i) {
+      below = _mm256_sub_epi8(below, step);
+      above = _mm256_sub_epi8(above, step);
+      of_low = _mm256_xor_si256(of_low, _mm256_shuffle_epi8(low[i], below));
+      of_high = _mm256_xor_si256(of_high, _mm256_shuffle_epi8(high[i], above));
+    }
+    return _mm256_blendv_epi8(of_low, of_high, x);
+  }
+  EK_INLINE Line of(Line x) const { return {of(x.lo), of(x.hi)}; }
+};
 EK_INLINE Line interleave4(const uint8_t* t0, const uint8_t* t1, const uint8_t* t2, const uint8_t* t3) {
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t0));
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t1));

@@ -172,6 +172,7 @@ class StepKind(enum.IntEnum):
     GEMM_INTEGER = 60
     CONV_INTEGER = 61
     GEMM_SCALED = 62
+    MATMUL = 47
 
 class MapOp(enum.IntEnum):
     COPY = 0

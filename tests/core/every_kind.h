@@ -35,6 +35,7 @@ inline SmallProgram every_kind() {
   const uint32_t logits = p.gemm(flat, 1, {10, 1, 1, 0, 1, false, -1, DType::kF32});
   const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
+  const uint32_t both = p.matmul(again, p.gemm(flat, 1, {60, 1, 1, 0, 1, false, -1, DType::kS8}), 11, 20);
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
   IntegerProducts integers(p);
@@ -74,8 +75,8 @@ inline SmallProgram every_kind() {
   const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
   WideProducts wides(p);
   const uint32_t layers = p.view(deep, {1, 7, 6, 18});
-  std::vector<uint32_t> outputs = {logits, counts, picture, list,    anchors, kept,   codes,  dynamic,
-                                   spans,  scores, mixed,   crossed, banded,  totals, weighed};
+  std::vector<uint32_t> outputs = {logits,  counts, both,   picture, list,    anchors, kept,   codes,
+                                   dynamic, spans,  scores, mixed,   crossed, banded,  totals, weighed};
   outputs.insert(outputs.end(),
                  {wides.gemm(larger, 12, 21), wides.conv(layers, 10, 2, false), wides.conv(layers, 18, 18, true)});
   const std::vector<uint32_t> more = add_float_steps(p);

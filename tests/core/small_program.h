@@ -124,6 +124,31 @@ class SmallProgram : public ProgramBuilder {
     return y;
   }
 
+  /// a as (rows, k) times b, an int8 tensor with zero point 0, as (k, columns).
+  uint32_t matmul(uint32_t a, uint32_t b, int64_t rows, int64_t columns) {
+    const int64_t k = static_cast<int64_t>(size(a)) / rows;
+    const uint32_t y = tensor(DType::kU8, {rows, columns}, 0.05f, 120);
+    const QuantParams qa = quant_of(index.tensors[a]), q = quant_of(index.tensors[y]);
+    step(StepKind::kMatmul, {a, b}, y,
+         {{"batch", 1},
+          {"rows", rows},
+          {"k", k},
+          {"columns", columns},
+          {"multiplier", 0.004f},
+          {"lo", low(q)},
+          {"hi", low(q) + 255}});
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      int32_t acc = 0;
+      for (int64_t j = 0; j < k; ++j) {
+        acc += (value(expected[a][static_cast<size_t>(i / columns * k + j)], qa.sign) - qa.zero_point) *
+               value(expected[b][static_cast<size_t>(j * columns + i % columns)], Sign::kS8);
+      }
+      const float real = static_cast<float>(acc) * 0.004f;
+      expected[y][static_cast<size_t>(i)] = static_cast<uint8_t>(rne(clamp(real, low(q), low(q) + 255)) + q.zero_point);
+    }
+    return y;
+  }
+
   uint32_t lookup(uint32_t x) {
     const uint32_t y = tensor(DType::kU8, index.tensors[x].shape, 0.03f, 9);
     const Bytes table = random_bytes(256);

@@ -155,6 +155,9 @@ void check_case(const Case& c, const Kernels* table, Sign sign, bool depthwise) 
       const size_t item = e.kind == OutKind::kQuantized ? 1 : 4;
       Guarded<uint8_t> y(pixels * c.out_c * item);
       args.y = y.data();
+      AlignedBuffer runs(depthwise ? 0 : conv_runs_bytes(rt, args));
+      if (runs.size() > 0) pack_conv_runs(rt, args, runs.data());
+      args.in_runs = runs.data();
       AlignedBuffer scratch(depthwise ? depthwise_scratch_bytes(rt, args) : conv_scratch_bytes(rt, args));
       depthwise ? depthwise_conv(rt, args, scratch.data()) : conv(rt, args, scratch.data());
 

@@ -284,12 +284,12 @@ TEST_CASE("the table is the list of kinds: ascending, each with a name of its ow
 
 TEST_CASE("a step without arguments, or with damaged ones, has no work, and asking divides by nothing") {
   const SmallProgram p = every_kind();
-  const std::set<StepKind> multiply = {StepKind::kConv,        StepKind::kDepthwise,        StepKind::kGemm,
-                                       StepKind::kConvF32,     StepKind::kDepthwiseF32,     StepKind::kGemmF32,
-                                       StepKind::kMatmulF32,   StepKind::kConvTransposeF32, StepKind::kAttentionF32,
-                                       StepKind::kRecurrent,   StepKind::kGemmDynamic,      StepKind::kRecurrentDynamic,
-                                       StepKind::kConvWide,    StepKind::kDepthwiseWide,    StepKind::kGemmWide,
-                                       StepKind::kGemmInteger, StepKind::kConvInteger,      StepKind::kGemmScaled};
+  const std::set<StepKind> multiply = {
+      StepKind::kConv,         StepKind::kDepthwise,     StepKind::kGemm,        StepKind::kConvF32,
+      StepKind::kDepthwiseF32, StepKind::kGemmF32,       StepKind::kMatmulF32,   StepKind::kConvTransposeF32,
+      StepKind::kAttentionF32, StepKind::kRecurrent,     StepKind::kGemmDynamic, StepKind::kRecurrentDynamic,
+      StepKind::kConvWide,     StepKind::kDepthwiseWide, StepKind::kGemmWide,    StepKind::kGemmInteger,
+      StepKind::kConvInteger,  StepKind::kGemmScaled,    StepKind::kMatmul};
   for (Step step : p.index.steps) {
     CAPTURE(step.op);
     const StepType& type = *find_step_type(step.kind);

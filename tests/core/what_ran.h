@@ -40,10 +40,12 @@ struct PathKernels {
 inline const std::map<std::string, PathKernels>& path_kernels() {
   static const std::map<std::string, PathKernels> paths = {
       // Beside them, what products do that quantize what they read by themselves.
-      {"tile", {{"gemm_tile"}, {"flip_sign", "quantize_rows", "quantize_spans", "split_codes", "finish_wide"}}},
-      {"shallow", {{"gemm_shallow"}, {"flip_sign"}}},
+      {"tile",
+       {{"gemm_tile"}, {"flip_sign", "quantize_rows", "quantize_spans", "split_codes", "finish_wide", "pack_rows"}}},
+      {"shallow", {{"gemm_shallow"}, {"flip_sign", "pack_rows"}}},
       {"thin", {{"gemm_thin"}, {"split_codes", "finish_wide"}}},
-      {"gemv", {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows", "quantize_spans"}}},  // its last columns
+      {"gemv",
+       {{"gemv"}, {"gemm_tile", "gemm_shallow", "quantize_rows", "quantize_spans", "pack_rows"}}},  // its last columns
       {"depthwise",
        {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"},
         {"spread_depthwise", "flip_sign", "split_codes", "finish_wide"}}},

@@ -114,6 +114,16 @@ class Machine:
         """Packed weights as (k, n)."""
         return unpack_weights(self.blob(step, at), n, 1, k)[:, 0].T
 
+    def _matmul(self, step: Any, x: list[Array], y: Any) -> Array:
+        a = step.arguments
+        zero_point = self.tensors[step.inputs[0]].zero_point
+        left = x[0].reshape(a["batch"], a["rows"], a["k"]).astype(np.int64) - zero_point
+        acc = (left @ x[1].reshape(a["batch"], a["k"], a["columns"]).astype(np.int64)).astype(np.int32)
+        multiplier, lo, hi = (np.float32(a[name]) for name in ("multiplier", "lo", "hi"))
+        if DTYPES[int(y.dtype)] == np.float32:
+            return (acc.astype(np.float32) * multiplier).clip(lo, hi)
+        return requantize(acc, multiplier, y.zero_point, lo, hi)
+
     def _conv(self, step: Any, x: list[Array], y: Any) -> Array:
         sums = self.convolved(step, x[0], self.tensors[step.inputs[0]].zero_point)
         return self._finish(step, sums, sums.shape[1], step.arguments["groups"], y)

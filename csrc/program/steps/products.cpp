@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/checked.h"
+#include "conv/source.h"
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
 #include "program/steps/checks.h"
@@ -205,6 +206,14 @@ struct ConvStep : Product {
     const Runtime& rt = site.runtime();
     ConvArgs args = arguments(step, site);
     args.init = starts(step, site);
+    const size_t runs = conv_runs_bytes(rt, args);
+    if (runs > 0) {
+      auto* const own = reinterpret_cast<uint8_t*>(site.keep((runs + kLine) / sizeof(int32_t)));
+      uint8_t* const aligned = own + (kLine - reinterpret_cast<uintptr_t>(own) % kLine) % kLine;
+      args.weights = *site.blob(step.blobs[0]);
+      pack_conv_runs(rt, args, aligned);
+      args.in_runs = aligned;
+    }
     uint8_t* const* const scratch = site.scratch(conv_scratch_bytes(rt, args));
     return {conv_path(rt, args), [&rt, args, scratch, constants = Constants(step, site)]() mutable {
               args.weights = constants.weights();

@@ -106,7 +106,7 @@ class KernelStep:
         """The names of the limits that its 8-bit result is clamped to last, where it has some."""
         if self.has_residual:
             return "sum_lo", "sum_hi"
-        return ("lo", "hi") if self.kind in (*PRODUCTS, StepKind.ADD) else None
+        return ("lo", "hi") if self.kind in (*PRODUCTS, StepKind.MATMUL, StepKind.ADD) else None
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from edgekern.calibration import Ranges
 from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import result_range
-from edgekern.graph.values import attribute, float_constant
+from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
@@ -27,8 +27,10 @@ def encode_activations(
 ) -> dict[ir.Value, Encoding]:
     """The encoding of every tensor that becomes integers; those that share one have the same object."""
     bits = _bits(placement)
+    right = {placement.source[value] for value in map(_second, placement.weighted) if value in placement.source}
+    signs = {owner: "s8" if owner in right and bits[owner] == 8 else config.activations for owner in bits}
     encodings = {
-        owner: encode_range(*_limits(owner, ranges, bits[owner], function), config.activations, bits[owner])
+        owner: encode_range(*_limits(owner, ranges, bits[owner], function), signs[owner], bits[owner])
         for owner in dict.fromkeys(placement.source.values())
     }
     return {value: encodings[owner] for value, owner in placement.source.items()}
@@ -43,6 +45,11 @@ def _bits(placement: Placement) -> dict[ir.Value, int]:
         wide = any(is_wide(node) for node in nodes)
         bits[owner] = 16 if wide else bits.get(owner, 8)
     return bits
+
+
+def _second(node: ir.Node) -> ir.Value | None:
+    """What a MatMul multiplies by, where that is an activation: int8, symmetric, as weights are."""
+    return node.inputs[1] if node.op_type == "MatMul" and not is_float_constant(node.inputs[1]) else None
 
 
 def quantize_layer(

@@ -35,13 +35,19 @@ from edgekern.graph.values import (
 # What fuse_residuals fills in.
 NO_RESIDUAL: dict[str, Any] = {"mid_scale": 1.0, "mid_zero_point": 0, "mid_signed": 0, "sum_lo": 0.0, "sum_hi": 0.0}
 
+_MATRIX = 2  # axes
+_DEEPEST = 2**30 // (255 * 128)  # k of two activations, as csrc/gemm has it
+
 
 def role(p: Placement, node: ir.Node) -> str | None:
     reason = p.needs_bytes(node)
     if reason is not None:
         return reason
     if list(operands(node)) != [node.inputs[0]]:
-        return "a product of two activations has no kernel"
+        reason = _two_reason(p, node)
+        if reason is None:
+            p.begin(node, Role.PRODUCT)
+        return reason
     reason = product_reason(node)
     if reason is not None:
         return reason
@@ -64,7 +70,7 @@ def takes_bias(p: Placement, node: ir.Node) -> bool:
     if p.role_of(source) is not Role.PRODUCT or sole_consumer(source) is not node:
         return False
     chain = p.chain[source]
-    if chain.nodes[0].op_type != "MatMul" or len(chain.nodes) > 1:
+    if chain.nodes[0].op_type != "MatMul" or len(chain.nodes) > 1 or len(list(operands(chain.nodes[0]))) > 1:
         return False
     addend = next((value for value in node.inputs if value is not source), None)
     bias, shape, weights = float_constant(addend), shape_of(source), shape_of(chain.nodes[0].inputs[1])
@@ -111,6 +117,23 @@ def _matrix_reason(node: ir.Node) -> str | None:
     return _bias_reason(node, 1 if vector else weights.values.shape[columns])
 
 
+def _two_reason(p: Placement, node: ir.Node) -> str | None:
+    """Why no integer kernel multiplies two activations."""
+    a, b = node.inputs[:2]
+    if node.op_type != "MatMul" or a is None or b is None or len(list(operands(node))) != len(node.inputs[:2]):
+        return "only a MatMul of two activations has a kernel"
+    left, right = shape_of(a), shape_of(b)
+    if not left or not right or len(left) < _MATRIX or len(right) < _MATRIX or 0 in (*left, *right):
+        return "only a MatMul of matrices has a kernel"
+    if p.quant[b].zero_point != 0 or not p.quant[b].signed:
+        return "its second activation is not int8 with zero point 0"
+    if math.prod(right[:-2]) > 1 and left[:-2] != right[:-2]:
+        return "batches that broadcast have no kernel"
+    if left[-1] > _DEEPEST:
+        return "its int32 accumulator can pass 2**31"
+    return None
+
+
 def _bias_reason(node: ir.Node, channels: int) -> str | None:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
@@ -126,6 +149,8 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | Non
     """The result of a chain as 8-bit, or as float32 where ``quant`` is None."""
     data, chain = node.inputs[0], lowering.placement.chain[value]
     assert data is not None
+    if len(list(operands(node))) > 1:
+        return _two(lowering, node, value, quant)
     convolves = node.op_type in CONVOLUTIONS
     x = lowering.native_image(data) if convolves else lowering.native(data)
     x = view(x, quant=lowering.placement.quant[data]) if x.quant is None else x
@@ -167,6 +192,26 @@ def _matrix(lowering: Lowering, node: ir.Node, product: Product, x: Tensor, shap
     rows = math.prod(shape if vector else shape[:-1])
     sizes = {"rows": rows, "k": k, "columns": n}
     return KernelStep(StepKind.GEMM, "", "", [x], Tensor("", DType.F32, shape), blobs, sizes)
+
+
+def _two(lowering: Lowering, node: ir.Node, value: ir.Value, quant: Quant | None) -> Tensor:
+    """A product of two activations; one matrix that all of a batch share is multiplied by all rows at once."""
+    chain = lowering.placement.chain[value]
+    a, b = (in_onnx_order(lowering, lowering.stored(operand)) for operand in operands(node))
+    scale = np.float64(a.q.scale) * np.float64(b.q.scale) / (1.0 if quant is None else np.float64(quant.scale))
+    k, columns = b.shape[-2:]
+    batch = math.prod(b.shape[:-2])
+    arguments = {
+        "batch": batch,
+        "rows": a.size // k // batch,
+        "k": k,
+        "columns": columns,
+        "multiplier": float(np.float32(scale)),
+        **chain.limits(quant),
+    }
+    y = Tensor(str(value.name), DType.F32 if quant is None else dtype_of(quant), known_shape(value), quant)
+    y.names.append(str(value.name))
+    return lowering.emit(KernelStep(StepKind.MATMUL, label(node), chain.op, [a, b], y, arguments=arguments))
 
 
 def _permuted(weights: npt.NDArray[np.int8], flat: tuple[int, int, int]) -> npt.NDArray[np.int8]:
