@@ -184,6 +184,11 @@ def _() -> onnx.ModelProto:
     return model_of([node_of("MaxPool", ["x"], kernel_shape=[0, 0])], {"x": (F32, [1, 2, 8, 8])})
 
 
+@_malformed("a window larger than its image")
+def _() -> onnx.ModelProto:
+    return model_of([node_of("MaxPool", ["x"], kernel_shape=[2, 3])], {"x": (F32, [1, 2, 1, 8])})
+
+
 @_malformed("a window of negative strides")
 def _() -> onnx.ModelProto:
     return model_of([node_of("MaxPool", ["x"], kernel_shape=[2, 2], strides=[-1, -1])], {"x": (F32, [1, 2, 8, 8])})

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekern as ek
+from edgekern.errors import EdgekernWarning
 
+from float_models import build, ranges_of
 from reference.gemm import requantize
 
 X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = np.float32(0.02), 131, np.float32(0.11), 97
@@ -75,6 +77,23 @@ def assert_exact(op, x_shape, weights, groups, window, attributes, seed):
     multiplier = (np.float64(X_SCALE) * scales.astype(np.float64) / np.float64(Y_SCALE)).astype(np.float32)
     want = requantize((acc + bias[each]).astype(np.int32), multiplier[each], Y_ZERO, -Y_ZERO, 255 - Y_ZERO)
     np.testing.assert_array_equal(found, want)
+
+
+def test_quantize_says_which_convolution_stays_float():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("ConvTranspose", ["a", "each"], ["b"], group=4, strides=[2, 2]),
+        helper.make_node("Conv", ["b", "w"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.normal(size=(4, 4, 1, 1)), "each": rng.normal(size=(4, 1, 2, 2))}
+    net = build(nodes, {name: array.astype(np.float32) for name, array in constants.items()}, [1, 4, 5, 6])
+    x = rng.normal(size=(1, 4, 5, 6)).astype(np.float32)
+    with pytest.warns(EdgekernWarning, match="ConvTranspose 'b' stays float32: no kernel on 8 bits"):
+        qdq = ek.quantize(net, ranges_of(net, x))
+    kinds = [step.kind for step in ek.compile(qdq, allow_host=False).steps]
+    assert kinds.count("CONV") == 2
+    assert "CONV_TRANSPOSE_F32" in kinds
 
 
 @st.composite

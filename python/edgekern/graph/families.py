@@ -38,6 +38,7 @@ INTEGER = frozenset(
 )
 INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})  # of codes, in int32
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_FLAT_IMAGE = 4  # axes
 PRODUCTS = CONVOLUTIONS | {"Gemm", "MatMul"}
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
@@ -171,15 +172,15 @@ def takes_bytes(node: ir.Node) -> bool:
 
 
 def convolves_bytes(node: ir.Node) -> bool:
-    """Whether a product is no convolution, or one that has an integer kernel: in groups over two dimensions at most, a
-    transposed one without groups."""
-    shape = None if node.inputs[0] is None else node.inputs[0].shape
+    """Whether a product is no convolution, or one that has an integer kernel.
+
+    Groups are over two dimensions at most, and a transposed convolution is over so many, without groups.
+    """
+    shape, alone = None if node.inputs[0] is None else node.inputs[0].shape, int_attribute(node, "group", 1) == 1
     if node.op_type not in CONVOLUTIONS or shape is None:
         return True
-    transposes = node.op_type == "ConvTranspose"
-    return len(shape) <= (4 if transposes or int_attribute(node, "group", 1) > 1 else 5) and not (
-        transposes and int_attribute(node, "group", 1) > 1
-    )
+    flat = len(shape) <= _FLAT_IMAGE
+    return flat and alone if node.op_type == "ConvTranspose" else flat or (alone and len(shape) == _FLAT_IMAGE + 1)
 
 
 def affine(node: ir.Node) -> tuple[ir.Value, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:

@@ -19,7 +19,15 @@ from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationErro
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.dynamic import takes_rows, weight_inputs
-from edgekern.graph.families import OPTIMIZED, PRODUCTS, QDQ, RECURRENT, hides_products, is_integer
+from edgekern.graph.families import (
+    OPTIMIZED,
+    PRODUCTS,
+    QDQ,
+    RECURRENT,
+    convolves_bytes,
+    hides_products,
+    is_integer,
+)
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
@@ -46,6 +54,11 @@ from edgekern.quantization.write_qdq import QdqWriter
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
+
+
+_NO_KERNEL = (
+    "no kernel on 8 bits convolves groups over three dimensions, or transposes in groups or over three dimensions"
+)
 
 
 def quantize(
@@ -167,10 +180,8 @@ class _Quantized:
                 "leaves none out"
             )
         for node in self.left_float:
-            _warn(
-                f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: its weights or bias are not "
-                "float32 constants"
-            )
+            why = "its weights or bias are not float32 constants" if convolves_bytes(node) else _NO_KERNEL
+            _warn(f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: {why}")
         if self.widened:
             _warn(f"{function}: {_describe_widened(self.widened)}")
 

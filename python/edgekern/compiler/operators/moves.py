@@ -112,10 +112,23 @@ def _transpose(lowering: Lowering, node: ir.Node, x: Tensor) -> Tensor:
     order = x.order or tuple(range(rank))
     plain = tuple(order.index(axis) for axis in perm)
     image = tuple(plain[axis] for axis in NHWC) if rank == 4 and x.quant is not None else plain
-    # In ONNX's order where the bytes lie so already, else as the readers of images want it.
-    if image == plain or merge_axes(x.shape, plain)[1] == sorted(merge_axes(x.shape, plain)[1]):
+    # In ONNX's order where the bytes lie so already or matrices are read, else as the readers of images want it.
+    if (
+        image == plain
+        or _is_multiplied(node.outputs[0])
+        or merge_axes(x.shape, plain)[1] == sorted(merge_axes(x.shape, plain)[1])
+    ):
         return transposed(lowering, x, plain, (), label(node))
     return transposed(lowering, x, image, NHWC, label(node))
+
+
+def _is_multiplied(value: ir.Value) -> bool:
+    """Whether a MatMul reads a value, perhaps behind its QuantizeLinear and DequantizeLinear."""
+    readers = consumers(value)
+    return any(
+        reader.op_type == "MatMul" or (reader.op_type in QDQ and _is_multiplied(reader.outputs[0]))
+        for reader in readers
+    )
 
 
 def _pad(lowering: Lowering, node: ir.Node, value: ir.Value, x: Tensor) -> Tensor:
