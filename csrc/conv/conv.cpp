@@ -80,6 +80,15 @@ Plan make_plan(const Kernels& kernels, const ConvArgs& args) {
 /// Zero points for the longest read of a row outside of the image.
 size_t zeros_bytes(const Plan& plan, const ConvArgs& args) { return std::max(plan.k, args.in_c); }
 
+/// Of the weights in the order of runs, where the plan wants that.
+size_t run_bytes(const Plan& plan, const ConvArgs& args) {
+  return plan.thin ? args.groups * packed_bytes(plan.shape) : 0;
+}
+/// The same where the caller has not brought them into that order.
+size_t own_run_bytes(const Plan& plan, const ConvArgs& args) {
+  return args.in_runs == nullptr ? run_bytes(plan, args) : 0;
+}
+
 size_t pointer_bytes(const Plan& plan) { return round_up(plan.taps * plan.path->rows * sizeof(uint8_t*), kLine); }
 size_t copy_bytes(const Plan& plan) { return plan.runs ? round_up(plan.path->rows * plan.taps * plan.k, kLine) : 0; }
 
@@ -100,6 +109,12 @@ void pack_runs(const Plan& plan, const uint8_t* from, uint8_t* to) {
         }
       }
     }
+  }
+}
+
+void pack_groups(const Plan& plan, const ConvArgs& args, uint8_t* to) {
+  for (size_t g = 0; g < args.groups; ++g) {
+    pack_runs(plan, args.weights + g * packed_bytes(plan.packed), to + g * packed_bytes(plan.shape));
   }
 }
 
@@ -195,29 +210,29 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
 const char* conv_path(const Runtime& rt, const ConvArgs& args) { return make_plan(*rt.kernels, args).path->name; }
 
 size_t conv_runs_bytes(const Runtime& rt, const ConvArgs& args) {
-  const Plan plan = make_plan(*rt.kernels, args);
-  return plan.thin ? args.groups * packed_bytes(plan.shape) : 0;
+  return run_bytes(make_plan(*rt.kernels, args), args);
 }
 
 void pack_conv_runs(const Runtime& rt, const ConvArgs& args, uint8_t* to) {
-  const Plan plan = make_plan(*rt.kernels, args);
-  for (size_t g = 0; g < args.groups; ++g) {
-    pack_runs(plan, args.weights + g * packed_bytes(plan.packed), to + g * packed_bytes(plan.shape));
-  }
+  pack_groups(make_plan(*rt.kernels, args), args, to);
 }
 
 size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args) {
   const Plan plan = make_plan(*rt.kernels, args);
   const Tasks tasks = split_work(rt.threads, kTasksPerThread, args.window.pixels(), rt.kernels->tile_rows);
-  return source_bytes(rt, args, zeros_bytes(plan, args)) +
+  return source_bytes(rt, args, zeros_bytes(plan, args)) + own_run_bytes(plan, args) +
          tasks.count * args.groups * (pointer_bytes(plan) + copy_bytes(plan));
 }
 
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch) {
   const Plan plan = make_plan(*rt.kernels, args);
   const Source source = make_source(rt, args, zeros_bytes(plan, args), scratch);
-  const uint8_t* const weights = plan.thin ? args.in_runs : args.weights;
-  uint8_t* const slots = source.rest;
+  const uint8_t* weights = plan.thin ? args.in_runs : args.weights;
+  if (weights == nullptr) {
+    pack_groups(plan, args, source.rest);
+    weights = source.rest;
+  }
+  uint8_t* const slots = source.rest + own_run_bytes(plan, args);
   const size_t pixels = args.window.pixels(), slot_bytes = pointer_bytes(plan) + copy_bytes(plan);
   const int threads = worth_a_thread(conv_macs(args) * kCost / macs_per_us(rt.kernels->isa)) ? rt.threads : 1;
   const Tasks tasks = split_work(threads, kTasksPerThread, pixels, rt.kernels->tile_rows);

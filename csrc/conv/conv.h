@@ -25,7 +25,7 @@ struct ConvArgs {
   const uint8_t* x = nullptr;  // NHWC, dense
   QuantParams x_q;
   const uint8_t* weights = nullptr;  // groups x packed bytes of {out_c/groups, taps, in_c/groups}, each 64-byte aligned
-  const uint8_t* in_runs = nullptr;  // the same in the order of runs, where conv_runs_bytes() asks for them
+  const uint8_t* in_runs = nullptr;  // the same in the order of runs, of conv_runs_bytes(); null: each call orders them
   const int32_t* init = nullptr;     // [groups][out_c/groups rounded up to kStrip], from make_init
   uint8_t* y = nullptr;              // NHWC, dense: uint8/int8, float32 or int32 as the epilogue says
   Epilogue epilogue;                 // multiplier, bias: [groups][out_c/groups rounded up to kStrip]
