@@ -106,14 +106,14 @@ inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage:
   X(kScatterNd, 40, scatter_nd_step)                \
   X(kGridSample, 41, grid_sample_step)              \
   X(kGemmDynamic, 42, gemm_dynamic_step)            \
+  X(kMatmul, 47, matmul_step)                       \
   X(kRecurrentDynamic, 53, recurrent_dynamic_step)  \
   X(kConvWide, 54, conv_wide_step)                  \
   X(kDepthwiseWide, 55, depthwise_wide_step)        \
   X(kGemmWide, 56, gemm_wide_step)                  \
   X(kGemmInteger, 60, gemm_integer_step)            \
   X(kConvInteger, 61, conv_integer_step)            \
-  X(kGemmScaled, 62, gemm_scaled_step)              \
-  X(kMatmul, 47, matmul_step)
+  X(kGemmScaled, 62, gemm_scaled_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

@@ -165,6 +165,7 @@ class StepKind(enum.IntEnum):
     SCATTER_ND = 40
     GRID_SAMPLE = 41
     GEMM_DYNAMIC = 42
+    MATMUL = 47
     RECURRENT_DYNAMIC = 53
     CONV_WIDE = 54
     DEPTHWISE_WIDE = 55
@@ -172,7 +173,6 @@ class StepKind(enum.IntEnum):
     GEMM_INTEGER = 60
     CONV_INTEGER = 61
     GEMM_SCALED = 62
-    MATMUL = 47
 
 class MapOp(enum.IntEnum):
     COPY = 0
