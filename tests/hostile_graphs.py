@@ -186,7 +186,7 @@ def _() -> onnx.ModelProto:
 
 @_malformed("a window larger than its image")
 def _() -> onnx.ModelProto:
-    return model_of([node_of("MaxPool", ["x"], kernel_shape=[2, 3])], {"x": (F32, [1, 2, 1, 8])})
+    return model_of([node_of("MaxPool", ["x"], kernel_shape=[2, 3])], {"x": (F32, [1, 8, 1, 7])})
 
 
 @_malformed("a window of negative strides")

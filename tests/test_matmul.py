@@ -12,7 +12,7 @@ import edgekern as ek
 from edgekern._core import StepKind
 from edgekern.errors import ArtifactError
 
-from float_models import build, f32, ranges_of, sqnr_db
+from float_models import STATIC, build, f32, ranges_of, sqnr_db
 from graphs import onnxruntime_session
 from one_step import assert_equals_reference, one_step
 from reference.program import run_program
@@ -117,7 +117,7 @@ def attention():
 
 def test_attention_multiplies_activations_as_bytes():
     model, x = attention(), f32(np.random.default_rng(4).normal(size=(1, 9, 32)))
-    qdq = ek.quantize(model, ranges_of(model, x))
+    qdq = ek.quantize(model, ranges_of(model, x), STATIC)
     program = ek.compile(qdq, allow_host=False)
     kinds = [step.kind for step in program.steps]
     assert kinds.count("MATMUL") == 2
@@ -141,7 +141,7 @@ def test_one_matrix_that_a_batch_shares_is_multiplied_once():
     constants = {"w": f32(rng.normal(0, 0.3, (16, 16))), "first": np.array([0])}
     model = build(nodes, constants, [3, 16, 16], opset=18)
     x = f32(rng.normal(size=(3, 16, 16)))
-    program = ek.compile(ek.quantize(model, ranges_of(model, x)), allow_host=False)
+    program = ek.compile(ek.quantize(model, ranges_of(model, x), STATIC), allow_host=False)
     [step] = [step for step in program.index.steps if step.kind == StepKind.MATMUL]
     assert (step.arguments["batch"], step.arguments["rows"]) == (1, 48)
     [found] = ek.InferenceSession(program).run(None, {"x": x})

@@ -23,6 +23,8 @@ from edgekern.graph.subgraphs import bodies, names_read
 from edgekern.graph.values import label, qualified, shape_of
 
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's limit
+_IMAGE = 4  # axes
+_CHANNEL_BLOCK = 8  # of onnxruntime's layout NCHWc; or 16, by machine
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def extract_host(index: NodeIndex, hosts: Sequence[HostNode]) -> HostRun:
     names = ", ".join(f"{qualified(host.node)} '{label(host.node)}'" for host in hosts[:4])
     names += f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""
     for host in hosts:
-        if host.node.op_type in MAXIMA | AVERAGES and _gives_nothing(host.node):
+        if host.node.op_type in MAXIMA | AVERAGES and _ends_onnxruntime(host.node):
             raise CompileError(
                 f"compile: {qualified(host.node)} '{label(host.node)}' has a window larger than what it reads, and an "
                 "empty result: onnxruntime would divide by its size, and end the process; give it a larger input"
@@ -145,5 +147,8 @@ class NodeIndex:
         )
 
 
-def _gives_nothing(node: ir.Node) -> bool:
-    return 0 in (shape_of(node.outputs[0]) or ()) and 0 not in (shape_of(node.inputs[0]) or (0,))
+def _ends_onnxruntime(node: ir.Node) -> bool:
+    """Whether a pooling of images leaves no row: with channels in blocks onnxruntime divides by their number."""
+    given, made = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
+    image = len(given) == len(made) == _IMAGE
+    return image and made[2] == 0 and 0 not in given and given[1] % _CHANNEL_BLOCK == 0
