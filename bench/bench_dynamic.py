@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import onnx
 
 import edgekern as ek
 from bench.bench_coverage import feeds_of, inputs_of, parser_of, rows_of
 from bench.harness import Contender, measure, print_table, sqnr_db
+from bench.onnxruntime_quantizers import dynamic
 from bench.peers import as_numpy, onnxruntime
 from edgekern._onnxruntime import open_session
 from edgekern.errors import EdgekernError
@@ -27,19 +27,6 @@ from edgekern.errors import EdgekernError
 Array = npt.NDArray[Any]
 _RECIPE = ek.QuantConfig(recipe="w8a8-dynamic")
 _WORST_DB = 3.0  # an answer below is no answer, and is not timed
-
-
-def quantized_by_onnxruntime(path: Path, folder: Path) -> bytes:
-    import onnxruntime as ort
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath, options.log_severity_level = str(folder / "folded.onnx"), 3
-    ort.InferenceSession(onnx.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    target = folder / "dynamic.onnx"
-    quantize_dynamic(folder / "folded.onnx", target, weight_type=QuantType.QInt8, per_channel=True)
-    return target.read_bytes()
 
 
 def _db(expected: Sequence[Array], found: Sequence[Array]) -> float:
@@ -62,7 +49,7 @@ def go_through(path: Path, threads: Sequence[int], seconds: float) -> dict[str, 
     row["products"] = sum(step.kind.endswith("_DYNAMIC") for step in program.steps)
     expected = open_session(str(path), num_threads=1, as_written=True).run(None, feeds)
     with tempfile.TemporaryDirectory() as folder:
-        peer = quantized_by_onnxruntime(path, Path(folder))
+        peer = dynamic(path, Path(folder))
     same = ek.compile(peer, shapes=shapes)
 
     def check(found: Sequence[Array]) -> None:

@@ -8,7 +8,6 @@ inputs calibrate, the other half is scored: pictures, pages, sentences and a voi
 (``bench.real_inputs``), else random numbers, and the row says so.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,68 +17,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx.version_converter
 
 import edgekern as ek
 from bench.bench_coverage import inputs_of, parser_of, rows_of
 from bench.bench_operators import geometric_mean
 from bench.harness import Contender, measure, print_table, sqnr_db
+from bench.onnxruntime_quantizers import dynamic, static
 from bench.peers import NO_SATURATION, as_numpy, onnxruntime
 from bench.real_inputs import Feeds, feeds_for, split
 from edgekern._onnxruntime import open_session
 from edgekern.errors import EdgekernError
 
 Array = npt.NDArray[Any]
-PER_CHANNEL = 13  # the opset from which DequantizeLinear takes a scale a channel
 _NO_ANSWER = 3.0  # dB: what is below is not timed as a peer
-
-
-def quantized_by_onnxruntime(path: Path, feeds: Sequence[Feeds], folder: Path) -> dict[str, bytes]:
-    """Static (QDQ, per channel, u8 and s8, MinMax) and dynamic; without those that onnxruntime cannot write."""
-    import onnxruntime as ort
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_dynamic,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.feeds = iter(feeds)
-
-        def get_next(self) -> Any:
-            return next(self.feeds, None)
-
-    folded = folder / "folded.onnx"
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath, options.log_severity_level = str(folded), 4
-    ort.InferenceSession(onnx.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    if onnx.load(folded).opset_import[0].version < PER_CHANNEL:
-        with contextlib.suppress(Exception):  # what the converter raises: the quantizer gets the old model
-            onnx.save(onnx.version_converter.convert_version(onnx.load(folded), PER_CHANNEL), folded)
-
-    def static(target: Path) -> None:
-        kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-        quantize_static(folded, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
-
-    def dynamic(target: Path) -> None:
-        quantize_dynamic(folded, target, weight_type=QuantType.QInt8, per_channel=True)
-
-    made = {}
-    writers: dict[str, Callable[[Path], None]] = {"static": static, "dynamic": dynamic}
-    for name, write in writers.items():
-        target = folder / f"{name}.onnx"
-        try:
-            write(target)
-            _session(target.read_bytes()).run(None, dict(feeds[0]))
-        except Exception as error:  # whatever its quantizer raises: the row has no figure
-            print(f"onnxruntime {name}: {' '.join(str(error).split())[:120]}")
-            continue
-        made[name] = target.read_bytes()
-    return made
 
 
 def _session(model: bytes | str) -> Any:
@@ -118,8 +68,15 @@ def go_through(path: Path, threads: Sequence[int], seconds: float, samples: int)
     wanted = [truth.run(None, dict(feed)) for feed in scored]
     ours = ek.InferenceSession(program, num_threads=1)
     row["edgekern_db"] = worst_db(wanted, [ours.run(None, dict(feed)) for feed in scored])
+    peers = {}
     with tempfile.TemporaryDirectory(prefix="edgekern-bench-") as folder:
-        peers = quantized_by_onnxruntime(path, calibration, Path(folder))
+        for name, write in (("static", partial(static, feeds=calibration)), ("dynamic", dynamic)):
+            try:
+                peers[name] = write(path, Path(folder))
+                _session(peers[name]).run(None, dict(calibration[0]))
+            except Exception as error:  # whatever its quantizer or its session raises: the row has no figure
+                peers.pop(name, None)
+                print(f"{path.name}: onnxruntime {name}: {' '.join(str(error).split())[:120]}")
     for name, model in peers.items():
         session = _session(model)
         row[f"{name}_db"] = worst_db(wanted, [session.run(None, dict(feed)) for feed in scored])

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 import edgekern as ek
-from bench.bench_dynamic import quantized_by_onnxruntime
 from bench.datasets import DATA_ROOT, Array, Float32Array
 from bench.harness import Row, machine, print_table, write_json
+from bench.onnxruntime_quantizers import dynamic
 from edgekern._onnxruntime import open_session
 
 ALLOWED = 0.003
@@ -90,7 +90,7 @@ def measure(folder: Path, count: int | None = None) -> list[Row]:
     tokenizer.no_padding()
     pairs, ratings = load_pairs(count)
     with tempfile.TemporaryDirectory(prefix="edgekern-bench-") as room:
-        peer = quantized_by_onnxruntime(path, Path(room))
+        peer = dynamic(path, Path(room))
     engines: dict[str, Callable[[int], Run]] = {
         "onnxruntime float32": onnxruntime_runs(str(path)),
         "onnxruntime quantize_dynamic": onnxruntime_runs(peer),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgekern.artifact.manifest import QUANTIZATION_KEY
@@ -26,7 +27,7 @@ class Choice:
     node, op : its name, or that of its result, and its operator
     recipe : how it is computed
     w8a8_db : signal to noise of its result, in dB, if its input alone were rounded to 8 bits, in the one range that
-        calibration chose; None where calibration has not seen it
+        calibration chose; None where calibration has not seen it, or nothing is lost
     """
 
     node: str
@@ -73,5 +74,6 @@ def plan_of(model: ModelLike) -> Plan:
 
 
 def written(choices: Sequence[Choice]) -> list[dict[str, object]]:
-    """For the file."""
-    return [asdict(choice) for choice in choices]
+    """For the file; JSON has no infinity."""
+    finite = [replace(c, w8a8_db=None) if c.w8a8_db == math.inf else c for c in choices]
+    return [asdict(choice) for choice in finite]
