@@ -80,6 +80,10 @@ def with_function(domain, name, output):
         (with_content_for(np.float16, [4, 5], inline=True), "tensor 'few' does not hold what its type and shape say"),
         (with_content_for(np.float32, [4, 5]), "tensor 'few' does not hold what its type and shape say"),
         (with_content_for(np.int32, [2, 3]), "tensor 'few' does not hold what its type and shape say"),
+        (
+            model().SerializeToString().replace(b"test", b"te\xfft"),
+            r"it holds the text b.te\\xfft., which is not UTF-8",
+        ),
         (with_function("own", "F", "c"), "no node of function 'F' makes its output 'c'"),
         (with_function("", "Relu", "b"), "function 'Relu' stands in ONNX's own domain"),
         (with_function("ai.onnx", "Relu", "b"), "function 'Relu' stands in ONNX's own domain"),

@@ -35,6 +35,8 @@ def what_checker_misses(proto: onnx.ModelProto, weights: Iterable[str]) -> str |
     for node in with_inner([*graph.node, *functions]):
         if (reason := _node_reason(node)) is not None:
             return f"{node.op_type} {node.name or next(iter(node.output), '')!r} has {reason}"
+    if (undecoded := _undecoded(proto)) is not None:
+        return f"it holds the text {undecoded!r}, which is not UTF-8"
     for found in _tensors(proto):
         kind = found.data_type if isinstance(found, onnx.TensorProto) else found.type.tensor_type.elem_type
         if kind not in _TYPES:
@@ -79,6 +81,20 @@ def _node_reason(node: onnx.NodeProto) -> str | None:
 def _not_made(names: Iterable[str], given: set[str], nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     made = {name for node in nodes for name in node.output if name}
     yield from (name for name in names if name not in made and name not in given)
+
+
+def _undecoded(proto: onnx.ModelProto) -> bytes | None:
+    """The first text, a name say, that protobuf could not decode and gives as bytes."""
+    waiting: list[Any] = [proto]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            if field.message_type is not None:
+                waiting += [value] if hasattr(value, "ListFields") else value
+            elif field.type == field.TYPE_STRING:
+                texts = [value] if isinstance(value, str | bytes) else value
+                if (found := next((text for text in texts if isinstance(text, bytes)), None)) is not None:
+                    return found
+    return None
 
 
 def _content_reason(tensor: onnx.TensorProto) -> str | None:
