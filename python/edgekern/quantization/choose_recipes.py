@@ -75,17 +75,18 @@ def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
     for node in graph:
         if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
             continue
-        weights = [float_constant(node.inputs[at]) for at in weight_inputs(node)]
-        if weights[0] is not None and weights[-1] is not None:
+        stored = [node.inputs[at] for at in weight_inputs(node)]
+        weights = [float_constant(value) for value in stored if value is not None and value.is_initializer()]
+        if len(weights) == len(stored) and all(array is not None for array in weights):
             found[node] = _result_db(node, weights[0], ranges) if node.op_type in PRODUCTS else None
     return found
 
 
-def _result_db(node: ir.Node, weights: FloatArray, ranges: Ranges) -> float | None:
+def _result_db(node: ir.Node, weights: FloatArray | None, ranges: Ranges) -> float | None:
     source = node.inputs[0]
     read = None if source is None else ranges.get(str(source.name))
     made = ranges.get(str(node.outputs[0].name))
-    if read is None or made is None or read.noise is None or not made.power or not weights.size:
+    if weights is None or read is None or made is None or read.noise is None or not made.power or not weights.size:
         return None
     outputs = weights.size // weights.shape[max(weights.ndim - 2, 0)]  # of a Gemm or MatMul
     if node.op_type == "Conv" or int_attribute(node, "transB", 0):
