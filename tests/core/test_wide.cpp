@@ -38,7 +38,7 @@ TEST_CASE("codes of 16 bits are split into their bytes") {
   for (const Kernels* table : tables()) {
     const RunsOn only(*table);
     for (const WideParams& q : kCodes) {
-      for (const size_t n : {0, 1, 15, 16, 17, 63, 130}) {
+      for (const size_t n : std::initializer_list<size_t>{0, 1, 15, 16, 17, 63, 130}) {
         CAPTURE(isa_name(table->isa));
         CAPTURE(n);
         std::vector<float> values = floats(n);
