@@ -31,7 +31,6 @@ GemmArgs product_of(const MatmulArgs& args, const Slot& slot, size_t item, const
   product.lda = args.k;
   product.a_sign = args.a_q.sign;
   product.b = {slot.shape, packed};
-  product.init = reinterpret_cast<const int32_t*>(packed + slot.packed);
   product.epilogue = args.epilogue;
   product.ldc = out_bytes(args.epilogue, args.columns);
   product.c = args.c + item * args.rows * product.ldc;
@@ -42,9 +41,11 @@ void multiply(const Runtime& rt, const MatmulArgs& args, const Slot& slot, size_
   const uint8_t* const b = args.b + item * args.k * args.columns;
   int32_t* const sums = reinterpret_cast<int32_t*>(scratch + slot.shape.colsum_offset());
   rt.kernels->pack_rows(b, args.k, args.columns, scratch, sums);
-  make_init(*rt.kernels, args.a_q.sign, args.a_q.zero_point, sums, nullptr, args.columns,
-            reinterpret_cast<int32_t*>(scratch + slot.packed));
-  gemm(rt, product_of(args, slot, item, scratch));
+  int32_t* const init = reinterpret_cast<int32_t*>(scratch + slot.packed);
+  make_init(*rt.kernels, args.a_q.sign, args.a_q.zero_point, sums, nullptr, args.columns, init);
+  GemmArgs product = product_of(args, slot, item, scratch);
+  product.init = init;
+  gemm(rt, product);
 }
 
 bool shares_products(const Runtime& rt, const MatmulArgs& args) {
