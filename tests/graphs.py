@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+import edgekern as ek
+from edgekern import _core
 from edgekern.compiler.floats.table import FLOATS
 
 Array = npt.NDArray[Any]
@@ -107,3 +109,16 @@ def without_float_kernels() -> Iterator[None]:
         yield
     finally:
         FLOATS.update(kernels)
+
+
+def results_everywhere(program: ek.Program, feeds: dict[str, Array]) -> list[Array]:
+    """One result on every instruction set and number of threads."""
+    found = [
+        ek.InferenceSession(program, isa=isa, num_threads=threads).run(None, feeds)
+        for isa in _core.available_isas()
+        for threads in (1, 2)
+    ]
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
+    return list(found[0])

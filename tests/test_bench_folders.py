@@ -38,3 +38,18 @@ def test_dynamic_rows_are_held_to_the_float_model(tmp_path, capsys):
     assert layers["edgekern_1_ms"] > 0
     assert "has no Gemm, MatMul or Conv" in relu["error"]
     assert "relu.onnx: quantize: model has no" in capsys.readouterr().out
+
+
+def test_quantized_models_are_held_to_float_and_timed_beside_onnxruntimes_own(tmp_path, capsys):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    onnx.save(small_cnn(), folder / "cnn.onnx")
+    onnx.save(build([onnx.helper.make_node("Relu", ["x"], ["y"])], {}, [1, 2], opset=5), folder / "ancient.onnx")
+    options = ["--seconds", "0", "--samples", "4", "--json", str(tmp_path / "rows.json")]
+    assert main(["quantized", str(folder), *options]) == 1
+    ancient, cnn = [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()]
+    assert "has opset 5" in ancient["error"]
+    assert (cnn["error"], cnn["inputs"], cnn["host_nodes"], cnn["int8_share"]) == ("", "random", 0, 1.0)
+    assert min(cnn["edgekern_db"], cnn["static_db"]) > 20
+    assert cnn["ratio_1"] == min(cnn[f"{name}_1_ms"] for name in ("float", "static", "dynamic")) / cnn["edgekern_1_ms"]
+    assert "1 threads: ratio: geometric mean" in capsys.readouterr().out

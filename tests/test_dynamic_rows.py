@@ -6,28 +6,15 @@ import pytest
 from onnx import helper
 
 import edgekern as ek
-from edgekern import _core
 from edgekern.errors import QuantizationError
 from test_float_nets import feeds_of, kinds, net, transformer
 
 from float_models import f32, small_cnn
-from graphs import onnxruntime_session
+from graphs import onnxruntime_session, results_everywhere
 from reference.linear import quantize_spans
 
 DYNAMIC = ek.QuantConfig(recipe="w8a8-dynamic")
 RNG = np.random.default_rng(8)
-
-
-def results(program, feeds):
-    """One result on every instruction set and number of threads."""
-    found = [
-        ek.InferenceSession(program, isa=isa, num_threads=threads).run(None, feeds)
-        for isa in _core.available_isas()
-        for threads in (1, 2)
-    ]
-    for other in found[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
-    return found[0]
 
 
 def noise(found, want):
@@ -49,7 +36,7 @@ def test_a_gemm_multiplies_rows_that_span_what_they_hold(arguments):
     program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False)
     assert kinds(program) == ["GEMM_DYNAMIC"]
     feeds = feeds_of(model)
-    [found] = results(program, feeds)
+    [found] = results_everywhere(program, feeds)
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     w = stored["w"].T if arguments.get("trans_b") else stored["w"]
     scale = np.abs(w).max(axis=0) / np.float32(127)
@@ -68,7 +55,7 @@ def test_a_transformer_layer_multiplies_on_8_bits_and_stays_close():
     assert "GEMM_F32" not in kinds(program)
     feeds = feeds_of(model)
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
-    [found] = results(program, feeds)
+    [found] = results_everywhere(program, feeds)
     assert noise(found, want) > 30
 
 
@@ -79,7 +66,7 @@ def test_rows_of_very_different_size_keep_their_accuracy():
     )
     x = f32(RNG.normal(size=(2, 32)) * [[1000.0], [0.001]])
     [want] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
-    [found] = results(ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False), {"x": x})
+    [found] = results_everywhere(ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False), {"x": x})
     assert min(noise(found[row], want[row]) for row in range(2)) > 30
 
 
@@ -134,7 +121,7 @@ def test_a_conv_whose_windows_lie_side_by_side_multiplies_them_as_rows(image, ke
     assert kinds(program).count("GEMM_DYNAMIC") == 1
     assert not {"CONV_F32", "MAP"} & set(kinds(program))
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds_of(model))
-    [found] = results(program, feeds_of(model))
+    [found] = results_everywhere(program, feeds_of(model))
     assert (found.shape, noise(found, want) > 35) == (want.shape, True)
 
 
@@ -177,7 +164,7 @@ def test_recipes_mix_in_one_model_and_only_the_static_part_needs_ranges():
     program = ek.compile(ek.quantize(model, calibrator.compute_ranges(), config), batch=2, allow_host=False)
     assert {"CONV", "GEMM"} <= set(kinds(program))  # what it reads is 8-bit already: nothing is left to round
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
-    assert noise(results(program, feeds)[0], want) > 20
+    assert noise(results_everywhere(program, feeds)[0], want) > 20
 
 
 def test_weights_that_are_no_numbers_are_refused_by_name():

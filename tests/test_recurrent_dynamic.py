@@ -5,13 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import edgekern as ek
 from edgekern import _core
 from edgekern._core import StepKind
 from edgekern.errors import ArgumentValueError, ArtifactError
-from test_recurrent import Layer
+from test_recurrent import Layer, any_layer
 
 from one_step import assert_equals_reference, one_step
 from reference.recurrent import GATES, padded
@@ -59,20 +58,8 @@ class DynamicLayer(Layer):
 
 
 @settings(max_examples=40)
-@given(data=st.data(), cell=st.sampled_from([0, 1, 2]), seed=st.integers(0, 99))
-def test_any_layer_equals_the_reference(data, cell, seed):
-    steps, batch, inputs = (data.draw(st.integers(1, most)) for most in (5, 3, 9))
-    options = {
-        "directions": data.draw(st.integers(1, 2)),
-        "states": data.draw(st.booleans()),
-        "lengths": data.draw(st.none() | st.lists(st.integers(0, steps), min_size=batch, max_size=batch)),
-        "reverse": data.draw(st.integers(0, 1)),
-        "linear_before_reset": data.draw(st.integers(0, 1)),
-        "clip": data.draw(st.sampled_from([0.0, 0.3, 5.0])),
-        "activations": data.draw(st.lists(st.integers(0, 2), min_size=6, max_size=6)),
-    }
-    hidden = data.draw(st.sampled_from([1, 5, 15, 16, 17, 33]))
-    layer = DynamicLayer(cell, steps, batch, inputs, hidden, seed=seed, **options)
+@given(layer=any_layer(DynamicLayer))
+def test_any_layer_equals_the_reference(layer):
     assert_equals_reference(layer.program(), layer.inputs)
 
 

@@ -35,10 +35,15 @@ def what_checker_misses(proto: onnx.ModelProto, weights: Iterable[str]) -> str |
     for node in with_inner([*graph.node, *functions]):
         if (reason := _node_reason(node)) is not None:
             return f"{node.op_type} {node.name or next(iter(node.output), '')!r} has {reason}"
-    if (undecoded := _undecoded(proto)) is not None:
-        return f"it holds the text {undecoded!r}, which is not UTF-8"
-    for found in _tensors(proto):
-        kind = found.data_type if isinstance(found, onnx.TensorProto) else found.type.tensor_type.elem_type
+    for found in _messages(proto):
+        if (undecoded := _undecoded(found)) is not None:
+            return f"it holds the text {undecoded!r}, which is not UTF-8"
+        if isinstance(found, onnx.TensorProto):
+            kind = found.data_type
+        elif isinstance(found, onnx.ValueInfoProto) and found.type.HasField("tensor_type"):
+            kind = found.type.tensor_type.elem_type
+        else:
+            continue
         if kind not in _TYPES:
             return f"tensor {found.name!r} has the element type {kind}, which ONNX does not define"
         if isinstance(found, onnx.TensorProto) and (reason := _content_reason(found)) is not None:
@@ -83,17 +88,13 @@ def _not_made(names: Iterable[str], given: set[str], nodes: Iterable[onnx.NodePr
     yield from (name for name in names if name not in made and name not in given)
 
 
-def _undecoded(proto: onnx.ModelProto) -> bytes | None:
-    """The first text, a name say, that protobuf could not decode and gives as bytes."""
-    waiting: list[Any] = [proto]
-    while waiting:
-        for field, value in waiting.pop().ListFields():
-            if field.message_type is not None:
-                waiting += [value] if hasattr(value, "ListFields") else value
-            elif field.type == field.TYPE_STRING:
-                texts = [value] if isinstance(value, str | bytes) else value
-                if (found := next((text for text in texts if isinstance(text, bytes)), None)) is not None:
-                    return found
+def _undecoded(message: Any) -> bytes | None:
+    """A text of a message, a name say, that protobuf could not decode and gives as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            texts = [value] if isinstance(value, str | bytes) else value
+            if (found := next((text for text in texts if isinstance(text, bytes)), None)) is not None:
+                return found
     return None
 
 
@@ -107,15 +108,12 @@ def _content_reason(tensor: onnx.TensorProto) -> str | None:
     return None
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto | onnx.ValueInfoProto]:
-    """Every tensor, wherever it is: weights, attributes, and what is written of others."""
+def _messages(proto: onnx.ModelProto) -> Iterator[Any]:
+    """The model and every message in it."""
     waiting: list[Any] = [proto]
     while waiting:
         message = waiting.pop()
-        typed = isinstance(message, onnx.ValueInfoProto) and message.type.HasField("tensor_type")
-        if typed or isinstance(message, onnx.TensorProto):
-            yield message
-        else:
-            for field, value in message.ListFields():
-                if field.message_type is not None:
-                    waiting += [value] if hasattr(value, "ListFields") else value
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting += [value] if hasattr(value, "ListFields") else value

@@ -16,9 +16,8 @@ import onnx_ir as ir
 from edgekern.calibration import Ranges
 from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS, RECURRENT
-from edgekern.graph.initializers import FloatArray
 from edgekern.graph.prices import float_price
-from edgekern.graph.values import float_attribute, float_constant, int_attribute
+from edgekern.graph.values import float_attribute, float_constant, int_attribute, is_float_constant
 from edgekern.quantization.rules import give, is_kept, is_named, is_wide
 
 # A region with a product under it multiplies by rows. Ordinary products have 35 dB and more.
@@ -40,8 +39,8 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
     most for a multiply-add goes to float32, or by rows where it reads each number once.
     """
     for region in _regions(graph):
-        rows = [node for node in region if node in results and takes_rows(node) and not is_named(node)]
-        rows = [node for node in rows if node.op_type in PRODUCTS]
+        products = [node for node in region if node in results and node.op_type in PRODUCTS and not is_named(node)]
+        rows = [node for node in products if takes_rows(node)]
         lossy = any((db := results[node]) is not None and db < ROWS_DB for node in rows)
         if rows and (lossy or not any(map(_reads_convolution, region))):
             for node in region:
@@ -71,22 +70,22 @@ def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
 
     As calibration chose; the error counts as white. None where the ranges do not know, and of recurrent layers.
     """
-    found = {}
-    for node in graph:
-        if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
-            continue
-        stored = [node.inputs[at] for at in weight_inputs(node)]
-        weights = [float_constant(value) for value in stored if value is not None and value.is_initializer()]
-        if len(weights) == len(stored) and all(array is not None for array in weights):
-            found[node] = _result_db(node, weights[0], ranges) if node.op_type in PRODUCTS else None
-    return found
+    products = (node for node in graph if node.domain == "" and node.op_type in PRODUCTS | RECURRENT)
+    return {
+        node: _result_db(node, ranges) if node.op_type in PRODUCTS else None
+        for node in products
+        if all(is_float_constant(node.inputs[at]) for at in weight_inputs(node))
+    }
 
 
-def _result_db(node: ir.Node, weights: FloatArray | None, ranges: Ranges) -> float | None:
+def _result_db(node: ir.Node, ranges: Ranges) -> float | None:
     source = node.inputs[0]
     read = None if source is None else ranges.get(str(source.name))
     made = ranges.get(str(node.outputs[0].name))
-    if weights is None or read is None or made is None or read.noise is None or not made.power or not weights.size:
+    if read is None or made is None or read.noise is None or not made.power:
+        return None
+    weights = float_constant(node.inputs[1])
+    if weights is None or not weights.size:
         return None
     outputs = weights.size // weights.shape[max(weights.ndim - 2, 0)]  # of a Gemm or MatMul
     if node.op_type == "Conv" or int_attribute(node, "transB", 0):
