@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -24,7 +24,9 @@ from bench.datasets import DATA_ROOT, TASKS, Array, Float32Array, Fold, Task
 from bench.harness import Row, machine, print_table, sqnr_db, write_json
 from bench.peers import NO_SATURATION
 from edgekern.errors import EdgekernWarning
-from edgekern.quantization.config import Recipe
+
+if TYPE_CHECKING:
+    from edgekern.quantization.config import ModelRecipe
 
 BATCH = 25
 ENGINES = ("edgekern", "onnxruntime", "quantize_static")
@@ -66,17 +68,20 @@ def _edgekern(model: onnx.ModelProto) -> Run:
     )
 
 
-def quantize_default(task: Task, fold: Fold, recipe: Recipe = "w8a8") -> onnx.ModelProto:
-    """The default configuration of a recipe, the same for every model: nothing is chosen here."""
+def quantize_default(task: Task, fold: Fold, recipe: "ModelRecipe | None" = None) -> onnx.ModelProto:
+    """The default configuration, or that of a recipe, the same for every model: nothing is chosen here.
+
+    ``bench versus`` calls it in builds that know no recipes.
+    """
     calibrator = ek.Calibrator(task.model)
     [name] = calibrator.input_names
     feeds = [{name: batch} for batch in _batches(fold.calibration)]
     calibrator.collect_many(feeds)
     ranges = calibrator.compute_ranges("max") if recipe == "w8a16" else calibrator.compute_ranges()
-    return ek.quantize(task.model, ranges, ek.QuantConfig(recipe=recipe))
+    return ek.quantize(task.model, ranges, None if recipe is None else ek.QuantConfig(recipe=recipe))
 
 
-def _quantize_static(task: Task, fold: Fold, recipe: Recipe) -> onnx.ModelProto:
+def _quantize_static(task: Task, fold: Fold, recipe: "ModelRecipe | None") -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -103,7 +108,7 @@ def _quantize_static(task: Task, fold: Fold, recipe: Recipe) -> onnx.ModelProto:
         return onnx.load(result)
 
 
-def measure_task(task: Task, engines: Sequence[str], recipe: Recipe = "w8a8") -> list[Row]:
+def measure_task(task: Task, engines: Sequence[str], recipe: "ModelRecipe | None" = None) -> list[Row]:
     """Score one model on all its folds: a row for each engine."""
     logits: dict[str, list[Float32Array]] = {name: [] for name in ("float", *engines)}
     labels: list[Array] = []
@@ -145,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench accuracy", description=__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--recipe", choices=("w8a8", "w8a16"), default="w8a8")
+    parser.add_argument("--recipe", choices=("w8a8", "w8a16"), help="else what quantize chooses by itself")
     parser.add_argument("--json", type=Path, help="append one JSON object a row to this file")
     arguments = parser.parse_args(argv)
     if not DATA_ROOT.is_dir():
