@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto
 
 import edgekern as ek
-from test_dynamic_rows import DYNAMIC, noise, results
+from test_dynamic_rows import DYNAMIC, noise
 from test_float_nets import assert_native, feeds_of, kinds
 from transformers import (
     SPELLINGS,
@@ -26,7 +26,7 @@ from transformers import (
     vision_transformer,
 )
 
-from graphs import onnxruntime_session
+from graphs import onnxruntime_session, results_everywhere
 
 APART = {"SOFTMAX_F32", "MATMUL_F32"}
 # What is moved all the same: what the parts of a packed product are cut from, what a guard reads, what is rotated or
@@ -65,7 +65,7 @@ def test_vision_transformers_need_no_host(build, attentions, recipe):
         program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False)
         feeds = feeds_of(model)
         [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
-        [got] = results(program, feeds)
+        [got] = results_everywhere(program, feeds)
         assert noise(got, want) > 28
         found = kinds(program)
         assert not {"GEMM_F32", "CONV_F32"} & set(found)
@@ -110,4 +110,4 @@ def test_a_llama_layer_has_norms_and_one_attention(written):
     program = ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False)
     assert kinds(program).count("GEMM_DYNAMIC") == 7
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds_of(model))
-    assert noise(results(program, feeds_of(model))[0], want) > 28
+    assert noise(results_everywhere(program, feeds_of(model))[0], want) > 28

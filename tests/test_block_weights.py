@@ -10,10 +10,9 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 
 import edgekern as ek
 from edgekern.graph.block_weights import dequantized
-from test_dynamic_files import results
 from test_float_nets import kinds
 
-from graphs import Graph, onnxruntime_session
+from graphs import Graph, onnxruntime_session, results_everywhere
 
 
 def net(k=100, n=24):
@@ -37,7 +36,7 @@ def quantized(model, **options):
 
 def assert_close_to_onnxruntime(model, feeds):
     program = ek.compile(model, allow_host=False)
-    [found], [want] = results(program, feeds), onnxruntime_session(model, optimized=False).run(None, feeds)
+    [found], [want] = results_everywhere(program, feeds), onnxruntime_session(model, optimized=False).run(None, feeds)
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
     return program
 
@@ -61,7 +60,9 @@ def test_a_lower_accuracy_level_may_be_computed_better():
     for node in model.graph.node:
         if node.op_type == "MatMulNBits":
             node.attribute.append(onnx.helper.make_attribute("accuracy_level", 4))
-    np.testing.assert_allclose(results(ek.compile(model, allow_host=False), feeds)[0], want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        results_everywhere(ek.compile(model, allow_host=False), feeds)[0], want, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("is_symmetric", [False, True])
@@ -93,7 +94,7 @@ def test_codes_that_come_at_run_time_are_dequantized_block_by_block():
     model = g.model(g.op("DequantizeLinear", x, scale, axis=1, block_size=2))
     rng = np.random.default_rng(2)
     feeds = {"x": rng.integers(-128, 128, (4, 6), dtype=np.int8), "scale": rng.normal(size=(4, 3)).astype(np.float32)}
-    [found] = results(ek.compile(model, allow_host=False), feeds)
+    [found] = results_everywhere(ek.compile(model, allow_host=False), feeds)
     assert np.array_equal(found, feeds["x"] * np.repeat(feeds["scale"], 2, axis=1))
 
 

@@ -9,11 +9,11 @@ from onnxruntime.quantization import quantize_dynamic
 import edgekern as ek
 from edgekern.errors import CompileError, EdgekernWarning, HostStepError, QuantizationError
 from edgekern.quantization import compute_encodings
-from test_dynamic_rows import DYNAMIC, noise, results
+from test_dynamic_rows import DYNAMIC, noise
 from test_float_nets import feeds_of, kinds, net
 
 from float_models import f32
-from graphs import onnxruntime_session
+from graphs import onnxruntime_session, results_everywhere
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -55,7 +55,7 @@ def test_a_layer_multiplies_on_8_bits_and_stays_close(cell, direction):
     feeds = feeds_of(model)
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
     [in_floats] = onnxruntime_session(qdq, optimized=False).run(None, feeds)
-    [found] = results(program, feeds)
+    [found] = results_everywhere(program, feeds)
     assert noise(in_floats, want) > 35
     assert noise(found, want) > 30
     assert noise(found, in_floats) > 30
@@ -65,7 +65,7 @@ def test_a_gru_that_resets_behind_the_product_is_one_step_too():
     model = layer("GRU", "bidirectional", linear_before_reset=1)
     feeds = feeds_of(model)
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
-    [found] = results(ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False), feeds)
+    [found] = results_everywhere(ek.compile(ek.quantize(model, None, DYNAMIC), allow_host=False), feeds)
     assert noise(found, want) > 30
 
 
@@ -121,7 +121,7 @@ def assert_as_near_as_onnxruntime(model, theirs):
     assert kinds(program).count("RECURRENT_DYNAMIC") == 1
     [want] = onnxruntime_session(meant(model, theirs), optimized=False).run(None, feeds)
     [peer] = onnxruntime_session(theirs, optimized=False).run(None, feeds)
-    [found] = results(program, feeds)
+    [found] = results_everywhere(program, feeds)
     assert noise(found, want) >= max(noise(peer, want), 30)
 
 

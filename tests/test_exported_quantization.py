@@ -6,10 +6,9 @@ import onnx
 import pytest
 
 import edgekern as ek
-from test_dynamic_files import results
 from test_float_nets import feeds_of, kinds
 
-from graphs import S8, U8, Graph, onnxruntime_session
+from graphs import S8, U8, Graph, onnxruntime_session, results_everywhere
 
 
 class Export(Graph):
@@ -144,7 +143,7 @@ def test_a_file_of_another_tool_multiplies_on_8_bits_alone(name):
     assert "MAP_I64" not in kinds(program)  # nothing is done to codes one by one
     feeds = feeds_of(model)
     for found, want in zip(
-        results(program, feeds), onnxruntime_session(model, optimized=False).run(None, feeds), strict=True
+        results_everywhere(program, feeds), onnxruntime_session(model, optimized=False).run(None, feeds), strict=True
     ):
         error = np.abs(found - want)
         assert error.max() <= np.ptp(want) / 10

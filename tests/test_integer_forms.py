@@ -11,11 +11,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 import edgekern as ek
 from edgekern.errors import HostStepError
 from edgekern.graph import values
-from test_dynamic_files import expected, results
+from test_dynamic_files import expected
 from test_float_nets import feeds_of, kinds
 
 from float_models import small_cnn
-from graphs import S8, U8, Graph
+from graphs import S8, U8, Graph, results_everywhere
 from real_models import real
 
 THEIRS = "com.microsoft"
@@ -24,7 +24,7 @@ THEIRS = "com.microsoft"
 def one_step_apart(model, feeds):
     """The program, whose codes are at most one step from onnxruntime's."""
     program = ek.compile(model, allow_host=False)
-    for found, want in zip(results(program, feeds), expected(model, feeds), strict=True):
+    for found, want in zip(results_everywhere(program, feeds), expected(model, feeds), strict=True):
         assert found.dtype == want.dtype
         assert found.shape == want.shape
         assert np.abs(found.astype(np.int32) - want.astype(np.int32)).max() <= 1
@@ -144,7 +144,7 @@ def test_a_product_without_a_result_scale_gives_float32():
     program = ek.compile(model, allow_host=False)
     assert kinds(program) == ["GEMM"]
     feeds = feeds_of(model)
-    np.testing.assert_allclose(results(program, feeds)[0], expected(model, feeds)[0], rtol=1e-5)
+    np.testing.assert_allclose(results_everywhere(program, feeds)[0], expected(model, feeds)[0], rtol=1e-5)
 
 
 def test_mean_over_axes_is_the_one_that_the_opset_has():
@@ -153,7 +153,7 @@ def test_mean_over_axes_is_the_one_that_the_opset_has():
         y = g.op("QLinearReduceMean", *g.codes(2, 4, 6), *g.parameters(0.01), axes=[2], keepdims=0, domain=THEIRS)
         model = g.model(y)
         feeds = feeds_of(model)
-        [found] = results(ek.compile(model, allow_host=False), feeds)
+        [found] = results_everywhere(ek.compile(model, allow_host=False), feeds)
         mean = ((feeds["x0"].astype(np.float64) - 120) * np.float32(0.02)).mean(axis=2) / np.float32(0.01) + 120
         assert np.abs(found - np.clip(np.rint(mean), 0, 255)).max() <= 1
 
@@ -195,7 +195,7 @@ def test_a_net_runs_on_8_bits_in_either_format_and_with_either_weights(static, q
     assert "multiply-adds: 100.0% in 8 bits" in program.summary()
     assert not {"CONV_F32", "DEPTHWISE_F32", "GEMM_F32"} & set(kinds(program))
     feeds = feeds_of(float_model)
-    [found], [want] = results(program, feeds), expected(model, feeds)
+    [found], [want] = results_everywhere(program, feeds), expected(model, feeds)
     assert np.abs(found - want).max() < np.abs(want).max() / 50
 
 
@@ -287,7 +287,7 @@ def test_weights_of_any_zero_point_are_multiplied_as_integers(build, low, high, 
     assert not {kind for kind in kinds(program) if kind.endswith("_F32")}
     assert ("MAP" in kinds(program)) == (low != -60)
     feeds = feeds_of(model)
-    for found, want in zip(results(program, feeds), expected(model, feeds), strict=True):
+    for found, want in zip(results_everywhere(program, feeds), expected(model, feeds), strict=True):
         assert np.abs(found - want).max() <= (0.2001 if build in (convolution, groups, channels) else 0.1001)
 
 
@@ -300,7 +300,7 @@ def test_two_products_give_the_bits_of_the_one_that_takes_the_zero_points_in(bui
     two = ek.compile(model, allow_host=False)
     assert "MAP" in kinds(two)
     assert "MAP" not in kinds(one)
-    for a, b in zip(results(one, feeds), results(two, feeds), strict=True):
+    for a, b in zip(results_everywhere(one, feeds), results_everywhere(two, feeds), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -310,7 +310,7 @@ def test_sums_that_float32_does_not_hold_are_exact_all_the_same():
     w = g.op("DequantizeLinear", g.const(values), g.const(1.0, np.float32), zero)
     model = g.model(g.op("MatMul", g.qdq(g.input("x", (2, 4000)), 1.0, 0), w))
     x = g.rng.integers(200, 256, (2, 4000)).astype(np.float32)
-    [found] = results(ek.compile(model, allow_host=False), {"x": x})
+    [found] = results_everywhere(ek.compile(model, allow_host=False), {"x": x})
     assert np.array_equal(found, (x.astype(np.int64) @ (values.astype(np.int64) - 60)).astype(np.float32))
 
 

@@ -5,11 +5,11 @@ import pytest
 
 import edgekern as ek
 from edgekern.errors import CompileError
-from test_dynamic_rows import DYNAMIC, results
+from test_dynamic_rows import DYNAMIC
 from test_float_nets import kinds
 from transformers import decoder
 
-from graphs import onnxruntime_session
+from graphs import onnxruntime_session, results_everywhere
 
 PAST = 7
 
@@ -52,7 +52,7 @@ def test_one_step_of_fixed_lengths_runs_on_kernels(recipe):
     assert kinds(program).count("ATTENTION_F32") == 1
     expected = onnxruntime_session(model, optimized=False).run(None, feeds())
     tolerance = 1e-5 if recipe == "float32" else 0.05
-    for got, want in zip(results(program, feeds()), expected, strict=True):
+    for got, want in zip(results_everywhere(program, feeds()), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
 
@@ -60,6 +60,6 @@ def test_a_cache_that_is_not_full_is_hidden_by_its_mask():
     """How a fixed length serves any shorter one: what is not there yet lies in front."""
     model = decoder()
     program = ek.compile(model, shapes={"sequence": 1, "past": PAST, "total": PAST + 1}, allow_host=False)
-    [logits, *_] = results(program, feeds(real=3))
+    [logits, *_] = results_everywhere(program, feeds(real=3))
     [want, *_] = onnxruntime_session(model, optimized=False).run(None, feeds(past=3, real=3))
     np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)

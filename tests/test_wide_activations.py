@@ -12,11 +12,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 import edgekern as ek
 from edgekern.errors import EdgekernWarning, HostStepError
 from edgekern.quantization import compute_encodings
-from test_dynamic_rows import results
 from test_float_nets import kinds, net
 
 from float_models import f32, ranges_of, samples, small_cnn, sqnr_db
-from graphs import onnxruntime_session
+from graphs import onnxruntime_session, results_everywhere
 
 RNG = np.random.default_rng(16)
 WIDE = ek.QuantConfig(recipe="w8a16")
@@ -56,7 +55,7 @@ def test_a_network_runs_on_16_bits_as_onnxruntime_runs_its_file(activations, ops
     feeds = {model.graph.input[0].name: x}
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
     [peer] = onnxruntime_session(qdq, optimized=False).run(None, feeds)
-    [found] = results(program, feeds)
+    [found] = results_everywhere(program, feeds)
     assert sqnr_db(peer, found) > 70
     assert sqnr_db(want, found) > 35
 
@@ -66,7 +65,7 @@ def test_16_bits_are_nearer_to_float_than_8():
     feeds = {model.graph.input[0].name: x}
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
     narrow, wide = (
-        sqnr_db(want, results(compiled(ek.quantize(model, ranges, config)), feeds)[0])
+        sqnr_db(want, results_everywhere(compiled(ek.quantize(model, ranges, config)), feeds)[0])
         for config in (ek.QuantConfig(), WIDE)
     )
     assert wide > narrow + 2
@@ -82,7 +81,7 @@ def test_one_layer_gets_16_bits_and_the_others_keep_8():
     feeds = {model.graph.input[0].name: x}
     [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
     [peer] = onnxruntime_session(qdq, optimized=False).run(None, feeds)
-    [found] = results(program, feeds)
+    [found] = results_everywhere(program, feeds)
     assert sqnr_db(want, found) > 20
     assert sqnr_db(peer, found) > 30
 
@@ -114,7 +113,7 @@ def test_a_softmax_reaches_one():
     calibrator = ek.Calibrator(model).collect({"x": x})
     qdq = ek.quantize(model, calibrator.compute_ranges(method="max"), WIDE)
     [want] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
-    assert sqnr_db(want, results(compiled(qdq), {"x": x})[0]) > 35
+    assert sqnr_db(want, results_everywhere(compiled(qdq), {"x": x})[0]) > 35
 
 
 class Feeds(CalibrationDataReader):
@@ -142,7 +141,7 @@ def test_a_file_of_onnxruntime_runs_without_the_host_as_onnxruntime_runs_it(tmp_
     theirs = onnx.load(tmp_path / "wide.onnx")
     program = compiled(theirs)
     [peer] = onnxruntime_session(theirs, optimized=False).run(None, {name: x})
-    [found] = results(program, {name: x})
+    [found] = results_everywhere(program, {name: x})
     assert sqnr_db(peer, found) > 60
     if options.get("weight_type") is None:
         assert {"CONV_WIDE", "GEMM_WIDE"} <= set(kinds(program))
@@ -170,12 +169,12 @@ def test_a_pair_between_floats_rounds_as_onnx_says(parameters):
     x = f32(RNG.normal(0, 30, (3, 7)))
     x[0, :4] = np.inf, -np.inf, 0.0005, 0.0015
     [want] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
-    [found] = results(compiled(model), {"x": x})
+    [found] = results_everywhere(compiled(model), {"x": x})
     np.testing.assert_array_equal(found, want)
 
 
 def test_a_nan_becomes_the_least_code():
-    [found] = results(compiled(pair()), {"x": np.full((3, 7), np.nan, np.float32)})
+    [found] = results_everywhere(compiled(pair()), {"x": np.full((3, 7), np.nan, np.float32)})
     np.testing.assert_array_equal(found, np.float32(-30000) * np.float32(0.001))
 
 
