@@ -7,6 +7,7 @@
 
 #include "base/buffer.h"
 #include "gemm/pack.h"
+#include "packed_groups.h"
 #include "program_builder.h"
 #include "reference.h"
 
@@ -67,14 +68,7 @@ class IntegerProducts {
       packed = AlignedBuffer(depthwise_packed_bytes(args.out_c, taps));
       pack_depthwise(args.out_c, taps, weights.data(), static_cast<ptrdiff_t>(taps), 1, packed.data());
     } else {
-      const PackedShape shape{group_out, taps, group_in};
-      size_t bytes = 0;
-      if (!shape.bytes(&bytes)) std::abort();
-      packed = AlignedBuffer(round_up(bytes, 64) * args.groups);
-      for (size_t g = 0; g < args.groups; ++g) {
-        pack_weights(shape, weights.data() + g * group_out * taps * group_in, static_cast<ptrdiff_t>(taps * group_in),
-                     static_cast<ptrdiff_t>(group_in), 1, packed.data() + g * round_up(bytes, 64));
-      }
+      packed = pack_groups(weights.data(), args.groups, {group_out, taps, group_in});
     }
     const uint32_t y = p_.tensor(DType::kI32, {1, s[1], s[2], out_c});
     Arguments arguments = {{"batch", 1},    {"in_h", s[1]},        {"in_w", s[2]},          {"out_h", s[1]},

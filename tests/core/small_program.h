@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gemm/pack.h"
+#include "packed_groups.h"
 #include "program_builder.h"
 
 namespace ek::test {
@@ -299,14 +300,7 @@ class SmallProgram : public ProgramBuilder {
       packed = AlignedBuffer(depthwise_packed_bytes(args.in_c, taps));
       pack_depthwise(args.in_c, taps, w.data(), static_cast<ptrdiff_t>(taps), 1, packed.data());
     } else {
-      const PackedShape shape{group_out, taps, group_in};
-      size_t bytes = 0;
-      if (!shape.bytes(&bytes)) std::abort();
-      packed = AlignedBuffer(round_up(bytes, 64) * args.groups);
-      for (size_t g = 0; g < args.groups; ++g) {
-        pack_weights(shape, w.data() + g * group_out * taps * group_in, static_cast<ptrdiff_t>(taps * group_in),
-                     static_cast<ptrdiff_t>(group_in), 1, packed.data() + g * round_up(bytes, 64));
-      }
+      packed = pack_groups(w.data(), args.groups, {group_out, taps, group_in});
     }
     const std::vector<uint32_t> blobs = {blob(packed.data(), packed.size()),
                                          blob(padded_bias.data(), padded_bias.size() * sizeof(int32_t)),

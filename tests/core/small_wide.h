@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "float_steps.h"
 #include "gemm/pack.h"
+#include "packed_groups.h"
 #include "program_builder.h"
 #include "reference.h"
 
@@ -88,15 +89,8 @@ class WideProducts {
   }
 
   uint32_t packed(const std::vector<int8_t>& w, int64_t groups, int64_t columns, int64_t taps, int64_t k) {
-    const PackedShape shape{at(columns), at(taps), at(k)};
-    size_t bytes = 0;
-    if (!shape.bytes(&bytes)) std::abort();
-    const size_t each = round_up(bytes, 64);
-    AlignedBuffer all(each * at(groups));
-    for (int64_t g = 0; g < groups; ++g) {
-      pack_weights(shape, w.data() + g * columns * taps * k, taps * k, k, 1, all.data() + at(g) * each);
-    }
-    return p_.blob(all.data(), each * at(groups));
+    const AlignedBuffer all = pack_groups(w.data(), at(groups), {at(columns), at(taps), at(k)});
+    return p_.blob(all.data(), all.size());
   }
 
   /// The step, and what multiplier, bias and a clamp at zero make of the sums.

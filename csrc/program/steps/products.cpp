@@ -12,6 +12,7 @@
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
 #include "program/steps/checks.h"
+#include "program/steps/grouped_weights.h"
 
 namespace ek {
 namespace {
@@ -119,10 +120,8 @@ struct Product {
   }
 
   Status check_packed(const ProgramIndex& index, const Step& step) const {
-    size_t group = 0, weights = 0;
-    if (!packed().bytes(&group) || !checked_mul(round_up(group, 64), groups, &weights)) {
-      return bad_step(step, "weights too large");
-    }
+    size_t weights = 0;
+    if (!GroupedWeights{packed(), groups}.bytes(&weights)) return bad_step(step, "weights too large");
     return check_operands(index, step, weights, packed().padded_n() * groups);
   }
 
@@ -132,12 +131,8 @@ struct Product {
     const PackedShape shape = packed();
     const auto* const bias = reinterpret_cast<const int32_t*>(*site.blob(step.blobs[1]));
     int32_t* const init = site.keep(shape.padded_n() * groups);
-    size_t group_bytes = 0;
-    const bool fits = shape.bytes(&group_bytes);
-    EK_ASSERT(fits);
-    static_cast<void>(fits);
     for (size_t g = 0; g < groups; ++g) {
-      const PackedView view{shape, *site.blob(step.blobs[0]) + g * round_up(group_bytes, 64)};
+      const PackedView view = GroupedWeights{shape, groups}.group(*site.blob(step.blobs[0]), g);
       const size_t at = g * shape.padded_n();
       make_init(*site.runtime().kernels, x.sign, x.zero_point, view.colsum(), bias + at, shape.n, init + at);
     }

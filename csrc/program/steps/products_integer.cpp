@@ -13,6 +13,7 @@
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
 #include "program/steps/checks.h"
+#include "program/steps/grouped_weights.h"
 #include "program/steps/real_epilogue.h"
 
 namespace ek {
@@ -166,8 +167,7 @@ struct ConvInteger {
 
   bool weights_bytes(size_t* bytes) const {
     if (depthwise()) return *bytes = depthwise_packed_bytes(out_c, window.taps()), true;
-    size_t group = 0;
-    return packed().bytes(&group) && checked_mul(round_up(group, 64), groups, bytes);
+    return GroupedWeights{packed(), groups}.bytes(bytes);
   }
 
   Status check(const ProgramIndex& index, const Step& step) const {
@@ -192,10 +192,8 @@ struct ConvInteger {
       make_init(kernels, args.x_q.sign, args.x_q.zero_point, colsum, nullptr, n, to);
     };
     if (depthwise()) return make(depthwise_colsum(args.weights, out_c, window.taps()), out_c, init);
-    size_t bytes = 0;
-    if (!packed().bytes(&bytes)) return;
     for (size_t g = 0; g < groups; ++g) {
-      const PackedView view{packed(), args.weights + g * round_up(bytes, 64)};
+      const PackedView view = GroupedWeights{packed(), groups}.group(args.weights, g);
       make(view.colsum(), view.shape.n, init + g * view.shape.padded_n());
     }
   }

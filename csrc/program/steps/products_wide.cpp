@@ -8,6 +8,7 @@
 #include "conv/conv_wide.h"
 #include "gemm/gemm_wide.h"
 #include "program/steps/checks.h"
+#include "program/steps/grouped_weights.h"
 #include "program/steps/real_epilogue.h"
 
 namespace ek {
@@ -61,10 +62,8 @@ struct Product {
   }
 
   Status check_packed(const ProgramIndex& index, const Step& step) const {
-    size_t group = 0, weights = 0;
-    if (!packed().bytes(&group) || !checked_mul(round_up(group, 64), groups, &weights)) {
-      return bad_step(step, "weights too large");
-    }
+    size_t weights = 0;
+    if (!GroupedWeights{packed(), groups}.bytes(&weights)) return bad_step(step, "weights too large");
     return check_operands(index, step, weights, packed().padded_n() * groups);
   }
 
@@ -72,10 +71,8 @@ struct Product {
   const double* starts(const Step& step, StepSite& site) const {
     const PackedShape shape = packed();
     double* const start = site.keep_doubles(shape.padded_n() * groups);
-    size_t bytes = 0;
-    static_cast<void>(shape.bytes(&bytes));
     for (size_t g = 0; g < groups; ++g) {
-      const PackedView view{shape, *site.blob(step.blobs[0]) + g * round_up(bytes, 64)};
+      const PackedView view = GroupedWeights{shape, groups}.group(*site.blob(step.blobs[0]), g);
       make_wide_start(*site.runtime().kernels, codes(), view.colsum(), shape.n, start + g * shape.padded_n());
     }
     return start;
