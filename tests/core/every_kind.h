@@ -1,4 +1,5 @@
-// A program of every kind of step.
+// A program of every kind of step, and the same in parts, for tests whose time grows with the square of a program's
+// length.
 #pragma once
 
 #include <vector>
@@ -12,9 +13,9 @@
 
 namespace ek::test {
 
-/// Every kind of step once or more, on shapes that leave tails everywhere.
-inline SmallProgram every_kind() {
-  SmallProgram p;
+using Outputs = std::vector<uint32_t>;
+
+inline Outputs add_eight_bits(SmallProgram& p) {
   const uint32_t image = p.input({1, 3, 11, 9});
   const uint32_t x = p.quantize_nchw(image, 0.016f, 131, DType::kU8);
   const uint32_t stem = p.conv(x, {21, 3, 2, 1});
@@ -38,11 +39,24 @@ inline SmallProgram every_kind() {
   const uint32_t both = p.matmul(again, p.gemm(flat, 1, {60, 1, 1, 0, 1, false, -1, DType::kS8}), 11, 20);
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);
   const uint32_t anchors = p.constant({3, 5}), kept = p.quantize(p.constant({1, 33}));
+  return {logits, counts, both, picture, list, anchors, kept};
+}
+
+inline Outputs add_integer_products(SmallProgram& p) {
   IntegerProducts integers(p);
+  const uint32_t x = p.quantize(p.input({1, 6, 5, 21}));
   const uint32_t zero = p.quantize(p.constant({1})), factors = p.constant({1, 18});
-  const uint32_t crossed = integers.conv(depthwise, zero, 10, 1), banded = integers.conv(depthwise, zero, 21, 21);
-  const uint32_t totals = integers.gemm(depthwise, zero, 5, 19);
-  const uint32_t weighed = integers.scaled(depthwise, zero, factors, 30, 18);
+  return {integers.conv(x, zero, 10, 1), integers.conv(x, zero, 21, 21), integers.gemm(x, zero, 5, 19),
+          integers.scaled(x, zero, factors, 30, 18)};
+}
+
+inline Outputs add_wide_products(SmallProgram& p) {
+  WideProducts wides(p);
+  const uint32_t layers = p.input({1, 7, 6, 18});
+  return {wides.gemm(layers, 12, 21), wides.conv(layers, 10, 2, false), wides.conv(layers, 18, 18, true)};
+}
+
+inline Outputs add_float_products(SmallProgram& p) {
   FloatProducts floats(p);
   const uint32_t volume = p.input({1, 2, 7, 6, 5});
   FloatConv conv;
@@ -67,23 +81,39 @@ inline SmallProgram every_kind() {
   conv = {};
   conv.out_c = 21;
   conv.dtype = DType::kU8;
-  const uint32_t codes = floats.gemm(larger, 12, conv);
-  const uint32_t dynamic = floats.gemm_dynamic(larger, 12, conv, false);
-  const uint32_t spans = floats.gemm_dynamic(larger, 12, conv, true);
   const uint32_t pairs = p.view(deep, {2, 21, 18});
-  const uint32_t scores = floats.matmul(pairs, pairs);
-  const uint32_t mixed = floats.attention(p.view(wise, {42, 18}));
-  WideProducts wides(p);
-  const uint32_t layers = p.view(deep, {1, 7, 6, 18});
-  std::vector<uint32_t> outputs = {logits,  counts, both,   picture, list,    anchors, kept,   codes,
-                                   dynamic, spans,  scores, mixed,   crossed, banded,  totals, weighed};
-  outputs.insert(outputs.end(),
-                 {wides.gemm(larger, 12, 21), wides.conv(layers, 10, 2, false), wides.conv(layers, 18, 18, true)});
-  const std::vector<uint32_t> more = add_float_steps(p);
-  outputs.insert(outputs.end(), more.begin(), more.end());
-  for (const uint32_t id : moves_of(p, image)) outputs.push_back(id);
+  return {floats.gemm(larger, 12, conv), floats.gemm_dynamic(larger, 12, conv, false),
+          floats.gemm_dynamic(larger, 12, conv, true), floats.matmul(pairs, pairs),
+          floats.attention(p.view(wise, {42, 18}))};
+}
+
+inline Outputs add_other_floats(SmallProgram& p) { return add_float_steps(p); }
+
+inline Outputs add_moves(SmallProgram& p) { return moves_of(p, p.input({1, 3, 11, 9})); }
+
+inline constexpr Outputs (*kParts[])(SmallProgram&) = {
+    add_eight_bits, add_integer_products, add_wide_products, add_float_products, add_other_floats, add_moves,
+};
+
+/// Every kind of step once or more, on shapes that leave tails everywhere.
+inline SmallProgram every_kind() {
+  SmallProgram p;
+  Outputs outputs;
+  for (const auto add : kParts) {
+    for (const uint32_t id : add(p)) outputs.push_back(id);
+  }
   p.finish(outputs);
   return p;
+}
+
+inline std::vector<SmallProgram> every_kind_in_parts() {
+  std::vector<SmallProgram> parts;
+  for (const auto add : kParts) {
+    SmallProgram p;
+    p.finish(add(p));
+    parts.push_back(std::move(p));
+  }
+  return parts;
 }
 
 }  // namespace ek::test
