@@ -9,9 +9,10 @@ from onnxruntime.quantization import QuantFormat
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 import edgekern as ek
-from edgekern.graph.block_weights import dequantized
+from edgekern.graph.block_weights import dequantized, unpacked
 from test_float_nets import kinds
 
+from float_models import sqnr_db
 from graphs import Graph, onnxruntime_session, results_everywhere
 
 
@@ -52,17 +53,45 @@ def test_matmul_n_bits_is_the_product_by_the_weights_it_means(bits, block_size, 
     assert kinds(program) == ["GEMM_F32"]
 
 
-def test_a_lower_accuracy_level_may_be_computed_better():
-    model = quantized(net(), bits=4, block_size=32, is_symmetric=True)
-    fine = onnxruntime_session(model, optimized=False)
-    feeds = {"x": np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)}
-    [want] = fine.run(None, feeds)
+def at_level(model, level):
     for node in model.graph.node:
         if node.op_type == "MatMulNBits":
-            node.attribute.append(onnx.helper.make_attribute("accuracy_level", 4))
-    np.testing.assert_allclose(
-        results_everywhere(ek.compile(model, allow_host=False), feeds)[0], want, rtol=1e-4, atol=1e-4
-    )
+            node.attribute.append(onnx.helper.make_attribute("accuracy_level", level))
+    return model
+
+
+@pytest.mark.parametrize(("block_size", "group"), [(32, 32), (64, 64), (128, 128), (256, 128)])
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_codes_stay_codes_where_rows_may_be_codes_too(block_size, group, is_symmetric):
+    model = quantized(net(k=600, n=130), bits=4, block_size=block_size, is_symmetric=is_symmetric)
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 600)).astype(np.float32)}
+    [exact] = onnxruntime_session(model, optimized=False).run(None, feeds)
+    [theirs] = onnxruntime_session(at_level(model, 4), optimized=False).run(None, feeds)
+    program = ek.compile(model, allow_host=False)
+    [found] = results_everywhere(program, feeds)
+    assert kinds(program) == ["GEMM_GROUPS"]
+    assert program.index.steps[0].arguments["group"] == group
+    assert sqnr_db(exact, found) > 38
+    assert sqnr_db(theirs, found) > 36
+    stored = sum(blob.bytes for blob in program.index.blobs)
+    assert stored < 600 * 130  # 4 bits each of 192 columns, their scales and a bias
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_a_level_that_asks_for_floats_gets_them(level):
+    model = at_level(quantized(net(), bits=4, block_size=32, is_symmetric=True), level)
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)}
+    assert kinds(assert_close_to_onnxruntime(model, feeds)) == ["GEMM_F32"]
+
+
+@pytest.mark.parametrize("options", [{"bits": 8, "block_size": 32}, {"bits": 4, "block_size": 16}])
+def test_blocks_that_no_kernel_has_are_computed_better_than_asked(options):
+    model = quantized(net(), is_symmetric=True, **options)
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)}
+    [exact] = onnxruntime_session(model, optimized=False).run(None, feeds)
+    program = ek.compile(at_level(model, 4), allow_host=False)
+    assert kinds(program) == ["GEMM_F32"]
+    np.testing.assert_allclose(results_everywhere(program, feeds)[0], exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("is_symmetric", [False, True])
@@ -80,7 +109,8 @@ def test_zero_points_may_be_numbers_and_rows_may_name_their_blocks():
     rng = np.random.default_rng(3)
     codes, scales = rng.integers(0, 256, (5, 2, 8), dtype=np.uint8), rng.normal(size=(5, 2)).astype(np.float32)
     zeros, order = rng.normal(size=(5, 2)).astype(np.float32), rng.permutation(np.repeat([0, 1], 16)).astype(np.int32)
-    found = dequantized(codes, scales.reshape(-1), zeros, order, bits=4, k=32, n=5, block=16)
+    values, zero = unpacked(codes, zeros, bits=4, k=32, n=5, blocks=2)
+    found = dequantized(values, scales, zero, order, 16)
     low_first = np.stack([codes & 15, codes >> 4], axis=-1).reshape(5, 32)
     for row in range(32):
         block = order[row]

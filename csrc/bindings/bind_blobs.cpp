@@ -1,13 +1,17 @@
 // Weights as the bytes that programs store.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 
 #include "base/checked.h"
+#include "base/fp_env.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "gemm/gemm_f32.h"
 #include "gemm/pack.h"
+#include "gemm/pack4.h"
 
 namespace ek {
 namespace {
@@ -105,12 +109,46 @@ py::bytes pack_depthwise_f32_blob(const py::array& w) {
   });
 }
 
+/// w (k, n) of [-8, 7] with scale and zero_point (groups, n): the bytes, and the unit of their scales.
+py::tuple pack_weights4_blob(const py::array& w, const py::array& scale, const py::object& zero_point, size_t group) {
+  constexpr const char* kName = "pack_weights4_blob";
+  require_weights(kName, w, 2);
+  const PackedShape4 shape{usize(w.shape(1)), usize(w.shape(0)), group, !zero_point.is_none()};
+  size_t bytes = 0;
+  if ((group != 32 && group != 64 && group != 128) || !shape.bytes(&bytes)) {
+    fail(Code::kValue, "pack_weights4_blob: group must be 32, 64 or 128, and w not too large");
+  }
+  const auto of_groups = [&](const py::array& given) {
+    require_floats(kName, given, 2);
+    if (usize(given.shape(0)) != shape.groups() || usize(given.shape(1)) != shape.n ||
+        (given.flags() & py::array::c_style) == 0) {
+      fail(Code::kValue, "pack_weights4_blob: scale and zero_point must be dense, (groups, n)");
+    }
+    return static_cast<const float*>(given.data());
+  };
+  const float* const scales = of_groups(scale);
+  const float* const zeros = shape.asymmetric ? of_groups(zero_point.cast<py::array>()) : nullptr;
+  float largest = 0;
+  for (size_t i = 0; i < shape.groups() * shape.n; ++i) largest = std::max(largest, std::fabs(scales[i]));
+  const float unit = unit_of_scales(std::isnormal(largest) ? largest : 1.0f);
+  const int8_t* const from = static_cast<const int8_t*>(w.data());
+  const ptrdiff_t stride_k = w.strides(0), stride_n = w.strides(1);
+  return py::make_tuple(packed_bytes(kName, bytes,
+                                     [&](uint8_t* out) {
+                                       const FpGuard guard;
+                                       pack_weights4(shape, from, stride_k, stride_n, scales, unit, zeros, out);
+                                     }),
+                        unit);
+}
+
 }  // namespace
 
 void bind_blobs(py::module_& m) {
   m.def("pack_weights_blob", &pack_weights_blob, py::arg("w").noconvert());
   m.def("pack_depthwise_blob", &pack_depthwise_blob, py::arg("w").noconvert());
   m.def("pack_f32_blob", &pack_f32_blob, py::arg("w").noconvert());
+  m.def("pack_weights4_blob", &pack_weights4_blob, py::arg("w").noconvert(), py::arg("scale").noconvert(),
+        py::arg("zero_point"), py::arg("group"));
   m.def("pack_depthwise_f32_blob", &pack_depthwise_f32_blob, py::arg("w").noconvert());
 }
 

@@ -113,7 +113,8 @@ inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage:
   X(kGemmWide, 56, gemm_wide_step)                  \
   X(kGemmInteger, 60, gemm_integer_step)            \
   X(kConvInteger, 61, conv_integer_step)            \
-  X(kGemmScaled, 62, gemm_scaled_step)
+  X(kGemmScaled, 62, gemm_scaled_step)              \
+  X(kGemmGroups, 63, gemm_groups_step)
 
 #define EK_STEP_NUMBER(kind, number, type) kind = number,
 enum class StepKind : uint16_t { EK_STEP_KINDS(EK_STEP_NUMBER) };

@@ -173,6 +173,7 @@ class StepKind(enum.IntEnum):
     GEMM_INTEGER = 60
     CONV_INTEGER = 61
     GEMM_SCALED = 62
+    GEMM_GROUPS = 63
 
 class MapOp(enum.IntEnum):
     COPY = 0
@@ -325,6 +326,12 @@ def sha256_kernels() -> list[str]: ...
 def pack_weights_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
 def pack_depthwise_blob(w: npt.NDArray[np.int8]) -> builtins.bytes: ...
 def pack_f32_blob(w: npt.NDArray[np.float32]) -> builtins.bytes: ...
+def pack_weights4_blob(
+    w: npt.NDArray[np.int8],
+    scale: npt.NDArray[np.float32],
+    zero_point: npt.NDArray[np.float32] | None,
+    group: int,
+) -> tuple[builtins.bytes, float]: ...
 def pack_depthwise_f32_blob(w: npt.NDArray[np.float32]) -> builtins.bytes: ...
 
 @final

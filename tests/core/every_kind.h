@@ -81,10 +81,16 @@ inline Outputs add_float_products(SmallProgram& p) {
   conv = {};
   conv.out_c = 21;
   conv.dtype = DType::kU8;
+  FloatConv many;
+  many.out_c = 150;
   const uint32_t pairs = p.view(deep, {2, 21, 18});
-  return {floats.gemm(larger, 12, conv), floats.gemm_dynamic(larger, 12, conv, false),
-          floats.gemm_dynamic(larger, 12, conv, true), floats.matmul(pairs, pairs),
-          floats.attention(p.view(wise, {42, 18}))};
+  return {floats.gemm(larger, 12, conv),
+          floats.gemm_dynamic(larger, 12, conv, false),
+          floats.gemm_dynamic(larger, 12, conv, true),
+          floats.matmul(pairs, pairs),
+          floats.attention(p.view(wise, {42, 18})),
+          floats.gemm_groups(larger, 12, conv, 32, false),
+          floats.gemm_groups(p.input({1, 150}), 1, many, 128, true)};
 }
 
 inline Outputs add_other_floats(SmallProgram& p) { return add_float_steps(p); }

@@ -11,6 +11,7 @@
 #include "base/buffer.h"
 #include "gemm/gemm_f32.h"
 #include "gemm/pack.h"
+#include "int4_operands.h"
 #include "program_builder.h"
 #include "reference.h"
 
@@ -135,6 +136,31 @@ class FloatProducts {
     end(StepKind::kGemmDynamic, x, c,
         {{"rows", rows}, {"k", static_cast<int64_t>(k)}, {"columns", c.out_c}, {"zero_points", zero_points}}, blobs,
         bias, sums, y);
+    return y;
+  }
+
+  /// Rows that the step quantizes run by run, times 4-bit weights.
+  uint32_t gemm_groups(uint32_t x, int64_t rows, const FloatConv& c, int64_t group, bool zero_points) {
+    const size_t items = p_.expected[x].size() / sizeof(float), k = items / static_cast<size_t>(rows);
+    const auto n = static_cast<size_t>(c.out_c);
+    const uint32_t y = p_.tensor(c.dtype, {rows, c.out_c}, 0.05f, 3);
+    const Operands4 o = make_operands4(n, k, static_cast<size_t>(group), zero_points);
+    std::vector<float> row(k), bias(round_up(n, kStrip)), sums;
+    for (size_t j = 0; j < n; ++j) bias[j] = uniform(-1.0f, 1.0f);
+    for (size_t at = 0; at < items; at += k) {
+      for (size_t i = 0; i < k; ++i) row[i] = get(x, static_cast<int64_t>(at + i));
+      for (size_t j = 0; j < n; ++j) sums.push_back(sum4(o, row.data(), j, false));
+    }
+    const std::vector<uint32_t> blobs = {p_.blob(o.packed.data(), o.packed.size()),
+                                         p_.blob(bias.data(), bias.size() * sizeof(float))};
+    end(StepKind::kGemmGroups, x, c,
+        {{"rows", rows},
+         {"k", static_cast<int64_t>(k)},
+         {"columns", c.out_c},
+         {"group", group},
+         {"zero_points", zero_points},
+         {"unit", o.unit}},
+        blobs, bias, sums, y);
     return y;
   }
 

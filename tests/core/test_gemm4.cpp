@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "gemm/gemm4.h"
 #include "guarded.h"
+#include "int4_operands.h"
 #include "machines.h"
 #include "reference.h"
 #include "what_ran.h"
@@ -19,61 +20,9 @@ using namespace ek::test;
 
 namespace {
 
-struct Operands {
-  PackedShape4 shape;
-  std::vector<int8_t> w;                 // (k, n)
-  std::vector<float> scale, zero_point;  // (groups, n), all of them float16 values
-  AlignedBuffer packed;
-  float unit = 1.0f;
-};
-
-Operands make_operands(size_t n, size_t k, size_t group, bool asymmetric) {
-  Operands o;
-  o.shape = {n, k, group, asymmetric};
-  o.w.resize(k * n);
-  for (auto& v : o.w) v = static_cast<int8_t>(uniform(0, 3) == 0 ? (uniform(0, 1) == 0 ? -8 : 7) : uniform(-8, 7));
-  for (size_t i = 0; i < o.shape.groups() * n; ++i) {
-    o.scale.push_back(std::ldexp(static_cast<float>(uniform(1024, 2047)), uniform(-18, -14)));
-    o.zero_point.push_back(static_cast<float>(uniform(-64, 64)) / 8.0f);
-  }
-  const float largest = o.scale.empty() ? 1.0f : *std::max_element(o.scale.begin(), o.scale.end());
-  o.unit = unit_of_scales(largest);
-  size_t bytes = 0;
-  REQUIRE(o.shape.bytes(&bytes));
-  o.packed = AlignedBuffer(bytes);
-  pack_weights4(o.shape, o.w.data(), static_cast<ptrdiff_t>(n), 1, o.scale.data(), o.unit,
-                asymmetric ? o.zero_point.data() : nullptr, o.packed.data());
-  return o;
-}
-
-RowScale scale_of(const float* x, size_t begin, size_t end) {
-  float peak = 0;
-  for (size_t k = begin; k < end; ++k) peak = std::max(peak, std::fabs(x[k]));
-  return RowScale(peak);
-}
-
 /// One element of C by the definition.
-float element(const Operands& o, const Gemm4Args& args, size_t row, size_t col) {
-  const PackedShape4& s = o.shape;
-  const float* x = args.x + row * args.ldx;
-  float y = 0, run_sum = 0;
-  for (size_t g = 0; g < s.groups(); ++g) {
-    const size_t begin = g * s.group, end = std::min(s.k, begin + s.group);
-    const size_t run_begin = begin / kW4Run * kW4Run, run_end = std::min(s.k, run_begin + kW4Run);
-    const RowScale by = args.scale_per_row ? scale_of(x, 0, s.k) : scale_of(x, run_begin, run_end);
-    int32_t dot = 0, sum = 0;
-    for (size_t k = begin; k < end; ++k) {
-      const int32_t q = rne(clamp(x[k] * by.factor, -128.0f, 127.0f));
-      dot += q * o.w[k * s.n + col];
-      sum += q;
-    }
-    float term = static_cast<float>(dot);
-    if (s.asymmetric) term = std::fma(-o.zero_point[g * s.n + col], static_cast<float>(sum), term);
-    run_sum = std::fma(term, o.scale[g * s.n + col] / o.unit, run_sum);
-    if (end < run_end) continue;
-    y = std::fma(run_sum, by.scale * o.unit, y);
-    run_sum = 0;
-  }
+float element(const Operands4& o, const Gemm4Args& args, size_t row, size_t col) {
+  float y = sum4(o, args.x + row * args.ldx, col, args.scale_per_row);
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];
   return clamp_real(y, args.epilogue.lo, args.epilogue.hi);
 }
@@ -98,7 +47,7 @@ TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per
           CAPTURE(s.k);
           CAPTURE(group);
           CAPTURE(asymmetric);
-          const Operands o = make_operands(s.n, s.k, group, asymmetric);
+          const Operands4 o = make_operands4(s.n, s.k, group, asymmetric);
           std::vector<float> x(s.m * s.k), bias(s.n);
           for (auto& v : x) v = uniform(-3.0f, 3.0f) * (uniform(0, 20) == 0 ? 30.0f : 1.0f);
           for (auto& v : bias) v = uniform(-5.0f, 5.0f);
@@ -133,7 +82,7 @@ TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per
 }
 
 TEST_CASE("gemm4 gives the same bits for any number of threads, any cut of rows and panels, on any machine") {
-  const Operands o = make_operands(700, 512, 32, true);
+  const Operands4 o = make_operands4(700, 512, 32, true);
   std::vector<float> x(37 * 512);
   for (auto& v : x) v = uniform(-1.0f, 1.0f);
   for (const Kernels* table : tables()) {

@@ -292,7 +292,7 @@ TEST_CASE("a step without arguments, or with damaged ones, has no work, and aski
       StepKind::kDepthwiseF32, StepKind::kGemmF32,       StepKind::kMatmulF32,   StepKind::kConvTransposeF32,
       StepKind::kAttentionF32, StepKind::kRecurrent,     StepKind::kGemmDynamic, StepKind::kRecurrentDynamic,
       StepKind::kConvWide,     StepKind::kDepthwiseWide, StepKind::kGemmWide,    StepKind::kGemmInteger,
-      StepKind::kConvInteger,  StepKind::kGemmScaled,    StepKind::kMatmul};
+      StepKind::kConvInteger,  StepKind::kGemmScaled,    StepKind::kMatmul,      StepKind::kGemmGroups};
   for (Step step : p.index.steps) {
     CAPTURE(step.op);
     const StepType& type = *find_step_type(step.kind);

@@ -49,6 +49,7 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"depthwise",
        {{"depthwise_row", "depthwise_3x3", "depthwise_run", "depthwise_f32_row"},
         {"spread_depthwise", "flip_sign", "split_codes", "finish_wide"}}},
+      {"int4", {{"w4_tile", "w4_gemv"}, {"w4_quantize"}}},
       {"float", {{"gemm_f32_tile"}, {"f32_strip"}}},
       {"attention", {{"exp_scores"}, {"gemm_f32_tile", "f32_strip", "divide_f32"}}},
       {"quantize", {{"quantize", "quantize_triples", "dequantize"}, {"transpose"}}},

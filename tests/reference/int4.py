@@ -14,6 +14,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 RUN = 128  # values of x that share a scale
+PANEL, OCTET = 64, 8  # columns, and values of k in a line of them
 
 
 def unit_of(scale: Float32) -> np.float32:
@@ -43,7 +44,26 @@ def linear(
     """``activate(x @ ((w - zero_point) * scale) + bias) + residual``, group after group, run after run, in float32."""
     values = np.asarray(scale, np.float32)
     unit = unit_of(values)
-    w_scale = (values / unit).astype(np.float16).astype(np.float32)
+    halves = (values / unit).astype(np.float16)
+    zero = None if zero_point is None else np.asarray(zero_point, np.float16)
+    y = product(x, w, halves, unit, zero, group_size, per_row=per_row)
+    with np.errstate(all="ignore"):
+        y = activate(y if bias is None else y + bias, curve)
+        return store(y if residual is None else y + residual, dtype, None, 0)
+
+
+def product(
+    x: Float32,
+    w: npt.NDArray[np.int8],
+    scale: npt.NDArray[np.float16],
+    unit: np.float32,
+    zero_point: npt.NDArray[np.float16] | None,
+    group_size: int,
+    *,
+    per_row: bool = False,
+) -> Float32:
+    """Scales as they are stored, in multiples of ``unit``."""
+    w_scale = scale.astype(np.float32)
     q, x_scale = dynamic_quantize(x)
     y = np.zeros((x.shape[0], w.shape[1]), np.float32)
     with np.errstate(all="ignore"):
@@ -58,8 +78,30 @@ def linear(
                 dot = (group @ w[part].astype(np.int32)).astype(np.float32)
                 if zero_point is not None:
                     sum_q = group.sum(axis=1, dtype=np.int32).astype(np.float32)
-                    dot = fma(-np.asarray(zero_point, np.float16).astype(np.float32)[g], sum_q[:, None], dot)
+                    dot = fma(-zero_point.astype(np.float32)[g], sum_q[:, None], dot)
                 total = fma(dot, w_scale[g], total)
             y = fma(total, x_scale[:, None] * unit, y)
-        y = activate(y if bias is None else y + bias, curve)
-        return store(y if residual is None else y + residual, dtype, None, 0)
+    return y
+
+
+def unpack(
+    packed: npt.NDArray[np.uint8], n: int, k: int, group: int, *, asymmetric: bool
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
+    """Values (k, n), scales and zero points (groups, n) of packed weights, as csrc/gemm/pack4.h lays them out."""
+    groups, panels = -(-k // group), -(-n // PANEL)
+    values = np.zeros((k, panels * PANEL), np.int8)
+    halves = np.zeros((1 + asymmetric, groups, panels * PANEL), np.float16)
+    at = 0
+    for first in range(0, panels * PANEL, PANEL):
+        for g in range(groups):
+            end = min(k, (g + 1) * group)
+            octets = -(-(end - g * group) // OCTET)
+            lines = packed[at : at + octets * 4 * PANEL].reshape(octets, PANEL, 4)
+            at += lines.size
+            codes = np.concatenate([lines & 15, lines >> 4], axis=2).astype(np.int8) - 8  # (octets, columns, k)
+            rows = codes.transpose(0, 2, 1).reshape(-1, PANEL)
+            values[g * group : end, first : first + PANEL] = rows[: end - g * group]
+            for part in halves:
+                part[g, first : first + PANEL] = packed[at : at + 2 * PANEL].view(np.float16)
+                at += 2 * PANEL
+    return values[:, :n], halves[0, :, :n], -halves[1, :, :n] if asymmetric else None

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from reference import maps, moves, products_f32, products_integer, recurrent, rows, sampling
+from reference import int4, maps, moves, products_f32, products_integer, recurrent, rows, sampling
 from reference.gemm import matmul_integer, requantize
 from reference.linear import dynamic_quantize, quantize_spans
 from reference.quantize import bounds, dequantize_linear, quantize_linear
@@ -109,6 +109,15 @@ class Machine:
         with np.errstate(all="ignore"):
             product = acc.astype(np.float32) * (row_scale[:, None] * scale)
         return products_f32.finish(self, step, product, bias, y)
+
+    def _gemm_groups(self, step: Any, x: list[Array], y: Any) -> Array:
+        rows, k, n, group = (step.arguments[name] for name in ("rows", "k", "columns", "group"))
+        values, scale, zero = int4.unpack(
+            self.blob(step, 0, "u1"), n, k, group, asymmetric=bool(step.arguments["zero_points"])
+        )
+        unit = np.float32(step.arguments["unit"])
+        product = int4.product(x[0].reshape(rows, k), values, scale, unit, zero, group)
+        return products_f32.finish(self, step, product, self.blob(step, 1, "<f4")[:n], y)
 
     def matrix(self, step: Any, at: int, k: int, n: int) -> Array:
         """Packed weights as (k, n)."""

@@ -34,7 +34,7 @@ DTYPES: dict[_core.DType, npt.DTypeLike] = {
 }
 _CODES = (_core.DType.U8, _core.DType.S8)
 # What quantizes the rows that it reads by itself.
-_ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC)
+_ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC, _core.StepKind.GEMM_GROUPS)
 # What does so with 16 bits.
 _WIDE = (_core.StepKind.CONV_WIDE, _core.StepKind.DEPTHWISE_WIDE, _core.StepKind.GEMM_WIDE)
 
@@ -204,7 +204,7 @@ class Program:
         return tuple(steps)
 
     def paths(self, *, isa: str | None = None) -> tuple[str, ...]:
-        """The code that each kernel step runs on this machine: "tile", "thin", "shallow", "gemv", "depthwise",
+        """The code that each kernel step runs on this machine: "tile", "thin", "shallow", "gemv", "int4", "depthwise",
         "lookup", "move", ... It is asked of the core, which prepares the program for that.
 
         Parameters

@@ -18,7 +18,7 @@ PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
 # Products whose results are real numbers until they are stored: a bias last among their blobs, and an ending.
 REAL_PRODUCTS = frozenset(
     {StepKind.CONV_F32, StepKind.DEPTHWISE_F32, StepKind.GEMM_F32, StepKind.GEMM_DYNAMIC}
-    | {StepKind.CONV_WIDE, StepKind.DEPTHWISE_WIDE, StepKind.GEMM_WIDE, StepKind.GEMM_SCALED}
+    | {StepKind.CONV_WIDE, StepKind.DEPTHWISE_WIDE, StepKind.GEMM_WIDE, StepKind.GEMM_SCALED, StepKind.GEMM_GROUPS}
 )
 # Their ending, which fuse_epilogues fills in.
 NO_EPILOGUE: dict[str, Any] = {"activation": 0, "addend_first": 0, "lo": -math.inf, "hi": math.inf}

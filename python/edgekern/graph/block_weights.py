@@ -1,6 +1,7 @@
-"""MatMulNBits: a product by weights of 2, 4 or 8 bits with a scale for each block, by the float32 that they mean.
+"""MatMulNBits: a product by weights of 2, 4 or 8 bits with a scale for each block, by what they mean.
 
-Its ``accuracy_level`` says how much less than float32 a runtime may do; float32 does for all of them.
+Its ``accuracy_level`` says how much less than float32 a runtime may do. Where rows may be quantized to int8, and
+kernels have such groups, weights stay codes; float32 does for all others.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgekern.graph.group_weights import grouped
+
 Array = npt.NDArray[Any]
 _BITS = (2, 4, 8)
+_INT8 = 4  # of accuracy levels
 
 
 def write_blocks(
@@ -33,8 +37,14 @@ def write_blocks(
     whole = codes.size * 8 == blocks * block * bits * n and scales.size == blocks * n
     if not whole or (zeros is not None and zeros.size != packed) or (order is not None and _strays(order, k, blocks)):
         return False
-    weights = dequantized(codes, scales, zeros, order, bits=bits, k=k, n=n, block=block)
-    product = op("MatMul", [given[0], constant(weights)], "" if given[5] else node.output[0], name=node.name)
+    codes, zeros = unpacked(codes, zeros, bits=bits, k=k, n=n, blocks=blocks)
+    scales = scales.astype(np.float32).reshape(n, blocks)
+    if rows_may_be_codes(node) and order is None and grouped(codes.T, scales.T, zeros.T, block) is not None:
+        parts = [constant(np.ascontiguousarray(part.T)) for part in (codes, scales, zeros)]
+        weights = op("DequantizeLinear", parts, axis=0, block_size=block)
+    else:
+        weights = constant(dequantized(codes, scales, zeros, order, block))
+    product = op("MatMul", [given[0], weights], "" if given[5] else node.output[0], name=node.name)
     if given[5]:
         op("Add", [product, given[5]], node.output[0])
     return True
@@ -45,33 +55,30 @@ def _strays(order: Array, k: int, blocks: int) -> bool:
     return order.size < k or int(order.min()) < 0 or int(order.max()) >= blocks
 
 
-def dequantized(
-    codes: Array,
-    scales: Array,
-    zeros: Array | None,
-    order: Array | None,
-    *,
-    bits: int,
-    k: int,
-    n: int,
-    block: int,
-) -> npt.NDArray[np.float32]:
+def rows_may_be_codes(node: onnx.NodeProto) -> bool:
+    """Whether a MatMulNBits lets rows be quantized to int8."""
+    return any(a.name == "accuracy_level" and a.i >= _INT8 for a in node.attribute)
+
+
+def unpacked(codes: Array, zeros: Array | None, *, bits: int, k: int, n: int, blocks: int) -> tuple[Array, Array]:
+    """Codes (n, k) and the zero points of their blocks (n, blocks), which are packed as codes are, or numbers."""
+    values = _unpacked(codes.reshape(n, blocks, -1), bits).reshape(n, -1)[:, :k]
+    if zeros is None:
+        return values, np.full((n, blocks), 2 ** (bits - 1), np.uint8)
+    if zeros.dtype == np.uint8:
+        return values, _unpacked(zeros.reshape(n, -1), bits)[:, :blocks]
+    return values, zeros.astype(np.float32).reshape(n, blocks)
+
+
+def dequantized(codes: Array, scale: Array, zero: Array, order: Array | None, block: int) -> npt.NDArray[np.float32]:
     """Weights (k, n): codes less the zero point of their block, times its scale.
 
-    ``zeros``: of the scales' type one a block, or packed as the codes are; ``order``: the block of each row, where it
-    does not follow from its place.
+    ``order``: the block of each row, where it does not follow from its place.
     """
-    blocks = -(-k // block)
-    values = _unpacked(codes.reshape(n, blocks, -1), bits).reshape(n, -1)[:, :k].astype(np.float32)
-    scale = scales.astype(np.float32).reshape(n, blocks)
-    if zeros is None:
-        zero = np.full((n, blocks), 2 ** (bits - 1), np.float32)
-    elif zeros.dtype == np.uint8:
-        zero = _unpacked(zeros.reshape(n, -1), bits)[:, :blocks].astype(np.float32)
-    else:
-        zero = zeros.astype(np.float32).reshape(n, blocks)
+    k = codes.shape[1]
     of_row = np.arange(k) // block if order is None else order.reshape(-1)[:k].astype(np.int64)
-    weights: npt.NDArray[np.float32] = (values - zero[:, of_row]) * scale[:, of_row]
+    steps = codes.astype(np.float32) - zero.astype(np.float32)[:, of_row]
+    weights: npt.NDArray[np.float32] = steps * scale.astype(np.float32)[:, of_row]
     return np.ascontiguousarray(weights.T)
 
 

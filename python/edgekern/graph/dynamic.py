@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekern.graph.families import RECURRENT
+from edgekern.graph.group_weights import GroupWeights, group_weights_behind
 from edgekern.graph.values import (
     Weights,
     float_attribute,
@@ -80,7 +81,9 @@ def _reads_windows_side_by_side(node: ir.Node, kernel: tuple[int, ...]) -> bool:
 
 def is_dynamic(node: ir.Node) -> bool:
     """Whether a product is marked so, and its weights are what that needs."""
-    return (dynamic_gates if node.op_type in RECURRENT else dynamic_weights)(node) is not None
+    if node.op_type in RECURRENT:
+        return dynamic_gates(node) is not None
+    return dynamic_weights(node) is not None or group_weights(node) is not None
 
 
 def dynamic_weights(node: ir.Node) -> Weights | None:
@@ -93,6 +96,12 @@ def dynamic_weights(node: ir.Node) -> Weights | None:
         return None
     values = weights.values.reshape(len(weights.values), -1)
     return Weights(values.T if columns == 0 else values, weights.scale, 1)
+
+
+def group_weights(node: ir.Node) -> GroupWeights | None:
+    """The 4-bit weights, with a scale a group, of a Gemm or MatMul that is marked so; None of others."""
+    marked = node.metadata_props.get(_KEY) == _VALUE and node.op_type in ("Gemm", "MatMul") and takes_rows(node)
+    return group_weights_behind(node.inputs[1], _depth_axis(node)) if marked else None
 
 
 def dynamic_gates(node: ir.Node) -> tuple[Weights, Weights] | None:

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekern.graph.block_weights import write_blocks
+from edgekern.graph.block_weights import rows_may_be_codes, write_blocks
+from edgekern.graph.dynamic import mark_dynamic
 from edgekern.graph.opset import opset_of
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.subgraphs import bodies
@@ -236,7 +237,11 @@ def _scaled_product(w: _Writer, node: onnx.NodeProto, product: list[str], scales
 
 def _blocks(w: _Writer, node: onnx.NodeProto) -> bool:
     arrays = [w.array_of(name) if name else None for name in _given(node, 6)]
-    return write_blocks(w.op, w.constant, node, arrays)
+    if not write_blocks(w.op, w.constant, node, arrays):
+        return False
+    if rows_may_be_codes(node):
+        mark_dynamic(next(made for made in reversed(w.nodes) if made.op_type == "MatMul"))
+    return True
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor, channels_last
-from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights
+from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights, group_weights
 from edgekern.graph.values import known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
@@ -25,10 +25,10 @@ FloatArray = npt.NDArray[np.float32]
 def rows_times_codes(
     lowering: Lowering, node: ir.Node, x: Tensor, bias: FloatArray | None, y: Tensor, alpha: float
 ) -> Tensor | None:
-    """The same by int8 weights, where the file says that rows are quantized as they come."""
+    """The same by weights of 8 or 4 bits, where the file says that rows are quantized as they come."""
     weights = dynamic_weights(node)
     if weights is None:
-        return None
+        return _rows_times_groups(lowering, node, x, bias, y, alpha)
     k, n = weights.values.shape
     packed = _core.pack_weights_blob(np.ascontiguousarray(weights.values.T)[np.newaxis, :, np.newaxis])
     scale = np.broadcast_to(weights.scale.astype(np.float64) * alpha, (n,)).astype(np.float32)
@@ -36,6 +36,22 @@ def rows_times_codes(
     arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
     arguments["zero_points"] = int(k <= DEEPEST_SPANS)
     return lowering.emit(KernelStep(StepKind.GEMM_DYNAMIC, label(node), node.op_type, [x], y, blobs, arguments))
+
+
+def _rows_times_groups(
+    lowering: Lowering, node: ir.Node, x: Tensor, bias: FloatArray | None, y: Tensor, alpha: float
+) -> Tensor | None:
+    """By 4-bit weights with a scale a group."""
+    weights = group_weights(node)
+    if weights is None:
+        return None
+    k, n = weights.values.shape
+    scale = (weights.scale.astype(np.float64) * alpha).astype(np.float32)
+    packed, unit = _core.pack_weights4_blob(weights.values, scale, weights.zero, weights.group)
+    arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
+    arguments |= {"group": weights.group, "zero_points": int(weights.zero is not None), "unit": unit}
+    blobs = [packed, pad_strips(np.zeros(n, np.float32) if bias is None else bias)]
+    return lowering.emit(KernelStep(StepKind.GEMM_GROUPS, label(node), node.op_type, [x], y, blobs, arguments))
 
 
 def windows_times_codes(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
