@@ -253,8 +253,8 @@ def test_an_if_whose_bodies_agree_on_a_shape_that_nobody_infers_has_it():
     np.testing.assert_allclose(run(model, x), onnxruntime_session(model, optimized=False).run(None, {"x": x})[0], 1e-5)
 
 
-def test_what_leads_to_branches_is_run_once(monkeypatch):
-    """Whole models ran for each body of each If: 22 s for a chain of 200."""
+def test_what_leads_to_branches_is_run_once_a_pass(monkeypatch):
+    """Whole models ran for each body of each If: 22 s for a chain of 200. One pass is for shapes, one joins bodies."""
     nodes, x = [*STEM, RESHAPED, loop()], "y"
     for i in range(20):
         otherwise = body(node("Abs", ["sides"], [f"sides{i}"]), node("Reshape", [x, f"sides{i}"], [f"e{i}"]))
@@ -267,8 +267,8 @@ def test_what_leads_to_branches_is_run_once(monkeypatch):
     monkeypatch.setattr(try_branches, "evaluate", counted)
     program = ek.compile(build(nodes, constants, [1, 3, 8, 8], (x,)))
     assert program.outputs[0].shape == (1, 8, 8, 8)
-    assert len(run_nodes) <= len(nodes) + 3 * 20
-    assert [made.op_type for made in run_nodes].count("Conv") == 1
+    assert len(run_nodes) <= 2 * (len(nodes) + 3 * 20)
+    assert [made.op_type for made in run_nodes].count("Conv") == 2
 
 
 def test_bodies_are_tried_under_names_that_are_free():
@@ -309,7 +309,8 @@ def test_a_model_that_is_all_bodies_stays_float_and_that_is_said():
     x = samples(np.random.default_rng(1), 1, (3, 8, 8))
     with pytest.warns(EdgekernWarning, match="all 1 Conv, Gemm and MatMul stand in bodies of If, Loop or Scan"):
         qdq = ek.quantize(model, ranges_of(model, x))
-    np.testing.assert_allclose(run(qdq, x), onnxruntime_session(model, optimized=False).run(None, {"x": x})[0], 1e-5)
+    [expected] = onnxruntime_session(model, optimized=False).run(None, {"x": x})
+    np.testing.assert_allclose(run(qdq, x), expected, atol=1e-5)
 
 
 def test_products_in_bodies_beside_quantized_ones_are_named():

@@ -32,6 +32,7 @@ from edgekern.compiler.passes.fuse_epilogues import fuse_epilogues
 from edgekern.compiler.passes.fuse_maps import fuse_maps
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
 from edgekern.compiler.passes.fuse_scales import fuse_scales
+from edgekern.compiler.passes.join_branches import join_branches
 from edgekern.compiler.passes.join_norms import join_norms
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
@@ -147,17 +148,7 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     fold_constants(opened)
     while expand_functions(opened):
         fold_constants(opened)
-    model = opened.to_ir()
-    simplify_graph(model)
-    observe_shapes(model)
-    refuse_large(model.graph)
-    clamp_reals(model.graph)
-    fold_norms(model.graph)
-    fold_channels(model.graph)
-    join_norms(model.graph)
-    rewrite_einsum(model.graph)
-    mark_constants(model.graph)
-    placement = place_nodes(model.graph)
+    model, placement = _placed(opened)
     if placement.hosts and not allow_host:
         raise HostStepError(_refusal(model.graph, placement, _why_unquantized(proto)))
     simplified = Skeleton.of_ir(model)
@@ -189,6 +180,44 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
             raise
         raise CompileError(too_large(largest.name, largest.shape, largest.nbytes)) from error
     return replace(program, nodes=explain(model.graph, placement))
+
+
+def _placed(opened: Skeleton) -> tuple[ir.Model, Placement]:
+    """What runs where, both bodies of an If on kernels where those have all that is in them."""
+    model = _observed(opened)
+    left_out: set[str] = set()
+    while (joined := join_branches(model, left_out)) is not None:
+        skeleton, owners = joined
+        try:
+            fold_constants(skeleton)
+            flat = _observed(skeleton)
+            placement = _prepared(flat)
+        except CompileError:  # a shape in a body that depends on data, say, which nobody outside of it sees
+            break
+        results = {str(value.name) for node in placement.hosts for value in node.outputs}
+        unwanted = {owner for prefix, owner in owners.items() if any(name.startswith(prefix) for name in results)}
+        if not unwanted:
+            return flat, placement
+        left_out |= unwanted
+    return model, _prepared(model)
+
+
+def _observed(opened: Skeleton) -> ir.Model:
+    model = opened.to_ir()
+    simplify_graph(model)
+    observe_shapes(model)
+    return model
+
+
+def _prepared(model: ir.Model) -> Placement:
+    refuse_large(model.graph)
+    clamp_reals(model.graph)
+    fold_norms(model.graph)
+    fold_channels(model.graph)
+    join_norms(model.graph)
+    rewrite_einsum(model.graph)
+    mark_constants(model.graph)
+    return place_nodes(model.graph)
 
 
 def _open(qdq: ModelLike) -> Skeleton:

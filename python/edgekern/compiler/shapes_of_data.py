@@ -35,6 +35,15 @@ def shapes_of_data(
     return walk.found
 
 
+def ifs_that_stay_whole(graph: ir.Graph) -> list[ir.Node]:
+    """The Ifs of a graph that data decides between, and whose bodies data cannot keep from running."""
+    walk = _Walk(())
+    walk.varies.update(graph.inputs)
+    walk.over(graph)
+    ifs = [node for node in graph if node.op_type == "If" and node.domain == "" and node.inputs[0] in walk.varies]
+    return [node for node in ifs if not any(map(walk.may_fail, bodies(node)))]
+
+
 class _Walk:
     """``varies`` are values that depend on data, ``found`` those whose shape may."""
 
@@ -65,7 +74,7 @@ class _Walk:
             unknown = self._unknown(node)
             ends = [end for body in bodies(node) for end in body.outputs]
             if unknown and settle is not None and node.op_type == "If" and self.found.keys().isdisjoint(ends):
-                settle(node, unknown, [self._may_fail(body) for body in bodies(node)])
+                settle(node, unknown, [self.may_fail(body) for body in bodies(node)])
                 unknown = self._unknown(node)
             self.found.update((result, (node, cause)) for result in unknown)
 
@@ -76,7 +85,7 @@ class _Walk:
             if shape_of(result) is None and result.name not in self._inferred and not _is_kept(node, at)
         ]
 
-    def _may_fail(self, body: ir.Graph) -> bool:
+    def may_fail(self, body: ir.Graph) -> bool:
         """Whether it reads numbers of data that an operator may refuse: an index, a size, what an If decides by."""
         for node in ir.traversal.RecursiveGraphIterator(body):
             reads = [value for value in node.inputs if value is not None and value in self.varies]

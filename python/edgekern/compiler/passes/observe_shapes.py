@@ -67,7 +67,7 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
     # An unknown number of axes looks like none.
     inferred = {value.name for value in session.get_outputs() if value.shape and set(map(type, value.shape)) == {int}}
     inferred -= {name for node in proto.graph.node if is_open_within(node) for name in node.output}
-    trial = BranchTrial(skeleton, _feeds(model.graph, 0))
+    trial = BranchTrial(skeleton, feeds_of(model.graph, 0))
     dependent = shapes_of_data(model.graph, inferred, trial.settle)
     if trial.taken:
         taken |= trial.taken
@@ -87,7 +87,7 @@ def _observe(model: ir.Model, taken: dict[str, onnx.GraphProto]) -> bool:
             session = new_session(proto.SerializeToString())
         weights = {name: weight.array() for name, weight in skeleton.weights.items()}
         first, second = (
-            run_to_end(session, names, weights | _feeds(model.graph, seed), timeout_s=patience) for seed in (0, 1)
+            run_to_end(session, names, weights | feeds_of(model.graph, seed), timeout_s=patience) for seed in (0, 1)
         )
     except Exception as error:  # onnxruntime raises a class per status, all private
         raise CompileError(_refusal(model.graph, error)) from error
@@ -128,7 +128,7 @@ def _refuse_rows(graph: onnx.GraphProto) -> None:
                 )
 
 
-def _feeds(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
+def feeds_of(graph: ir.Graph, seed: int) -> dict[str, npt.NDArray[Any]]:
     """Zeros, then noise: a shape that follows the data is not the same for both."""
     rng, feeds = np.random.default_rng(seed), {}
     for value in graph.inputs:

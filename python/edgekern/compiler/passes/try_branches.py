@@ -45,7 +45,7 @@ class BranchTrial:
         made = self._nodes[self._place[str(node.outputs[0].name)]]
         runs = []
         for body, by_data in zip(subgraphs.bodies(made), may_fail, strict=True):
-            results = self._run(body)
+            results = self.run(body)
             if results is not None:
                 runs.append((results, body))
             elif by_data:
@@ -56,17 +56,17 @@ class BranchTrial:
                 value.shape = ir.Shape(np.shape(runs[0][0][at]))
                 self.taken[str(node.outputs[0].name)] = runs[0][1]
         if str(node.outputs[0].name) in self.taken:
-            self._keep(made.output, runs[0][0])
+            self.keep(made.output, runs[0][0])
 
-    def _run(self, body: onnx.GraphProto) -> list[Any] | None:
-        """The results of a body; None where it cannot run."""
+    def run(self, body: onnx.GraphProto) -> list[Any] | None:
+        """The results of a body of the model; None where it cannot run."""
         inner = subgraphs.inlined_body(body, self._prefix)
         names = [value.name for value in inner.output]
         read = {name for node in inner.node for name in subgraphs.names_read(node)} | set(names)
         leading = self._leading_to(read)
         wanted = sorted({name for node in leading for name in node.output} & read)
         if leading:
-            self._keep(wanted, self._results(leading, wanted, self._constants))
+            self.keep(wanted, self._results(leading, wanted, self._constants))
         nodes = [*self._leading_to(read), *inner.node]  # again those that give no tensors
         stored = {tensor.name: tensor for tensor in inner.initializer}
         try:
@@ -81,7 +81,8 @@ class BranchTrial:
         feeds = {name: self._values[name] for name in read & self._values.keys()}
         return evaluate(self._skeleton, nodes, constants, names, feeds)
 
-    def _keep(self, names: Iterable[str], results: Iterable[Any]) -> None:
+    def keep(self, names: Iterable[str], results: Iterable[Any]) -> None:
+        """What need not be run again."""
         self._values |= {name: made for name, made in zip(names, results, strict=True) if isinstance(made, np.ndarray)}
 
     def _leading_to(self, names: Iterable[str]) -> list[onnx.NodeProto]:
