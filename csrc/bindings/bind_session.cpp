@@ -50,6 +50,7 @@ struct BoundSession {
   std::string isa;
   int threads = 1;
   std::vector<std::string> input_names, output_names;  // for errors
+  std::vector<uint64_t> clock;                         // of each step, while it is on
 
   /// Calls body() without the GIL and alone; raises what it says.
   template <typename Body>
@@ -200,6 +201,18 @@ bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
   return true;
 }
 
+/// The nanoseconds of each step, which runs write from now on; or None, and no clock is read.
+py::object clock(const py::object& self, bool on) {
+  BoundSession& s = self.cast<BoundSession&>();
+  s.clock.resize(s.session->index().steps.size());
+  s.run([&] {
+    s.session->set_clock(on ? s.clock.data() : nullptr);
+    return Status();
+  });
+  if (!on) return py::none();
+  return py::array_t<uint64_t>(static_cast<py::ssize_t>(s.clock.size()), s.clock.data(), self);
+}
+
 void check_number(const char* what, size_t i, size_t count) {
   if (i >= count) fail(Code::kValue, std::string("session: there is no ") + what + " " + std::to_string(i));
 }
@@ -232,6 +245,7 @@ void bind_session(py::module_& m) {
           py::arg("inputs"), py::arg("outputs"))
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
       .def("tensor", &view, py::arg("id"))
+      .def("clock", &clock, py::arg("on"))
       .def(
           "path",
           [](const BoundSession& s, size_t i) {

@@ -46,6 +46,8 @@ class Session {
   // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
   Status run_segment(size_t segment) noexcept;
   Status run_step(size_t step) noexcept;
+  /// Where later runs write the nanoseconds of each step; null, as in the beginning: nowhere, and no clock is read.
+  void set_clock(uint64_t* nanoseconds) noexcept;
   /// Makes it ready again where a run was begun and never ends: in the child of a fork.
   void forget_run();
   uint64_t arena_bytes() const;  // arena + scratch + prepared accumulator starts: all that the session owns

@@ -290,12 +290,19 @@ class Program:
     @property
     def multiply_adds(self) -> dict[str, int]:
         """How many are done in "8 bits", with activations of "16 bits", in "float32", and on the "host"."""
-        tensors = self.index.tensors
         macs = {"8 bits": 0, "16 bits": 0, "float32": 0, "host": sum(step.macs for step in self.host_steps)}
-        for step, info in zip(self.index.steps, self.steps, strict=True):
-            on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
-            macs["16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32"] += info.macs
+        for precision, info in zip(self.precisions, self.steps, strict=True):
+            macs[precision] += info.macs
         return macs
+
+    @cached_property
+    def precisions(self) -> tuple[str, ...]:
+        """In which numbers each kernel step does its work: "8 bits", "16 bits", "float32"."""
+        tensors, found = self.index.tensors, []
+        for step in self.index.steps:
+            on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
+            found.append("16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32")
+        return tuple(found)
 
     def _precision(self) -> str:
         """In which numbers the work is done."""

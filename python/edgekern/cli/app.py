@@ -145,6 +145,35 @@ def run(
 
 
 @app.command(rich_help_panel=USE)
+def profile(
+    model: Existing,
+    data: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help=".npz, .npy, or a folder of them; default: random numbers")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 100,
+    top: Annotated[int, typer.Option(min=1, help="Steps that are shown.")] = 20,
+    trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto and Chrome here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
+    isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
+    allow_host: AllowHost = True,
+) -> None:
+    """Time every step of a program, beside what this machine can do, and say what the time goes to."""
+    result = session.profile(
+        model,
+        data or [],
+        runs=runs,
+        top=top,
+        trace=trace,
+        num_threads=threads,
+        isa=isa,
+        allow_host=allow_host,
+        as_json=as_json,
+    )
+    typer.echo(result)
+
+
+@app.command(rich_help_panel=USE)
 def verify(model: Existing, allow_host: AllowHost = True) -> None:
     """Check every byte of a program against its hashes, and name the steps that onnxruntime would run."""
     typer.echo(session.verify(model, allow_host=allow_host))

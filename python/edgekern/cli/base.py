@@ -1,4 +1,4 @@
-"""The three commands of the base install, parsed with the standard library where typer is absent."""
+"""The four commands of the base install, parsed with the standard library where typer is absent."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from edgekern.cli import session
 from edgekern.runtime import HOST_TIMEOUT_S
 
-COMMANDS = ("run", "verify", "info")
+COMMANDS = ("run", "verify", "profile", "info")
 
 
 def knows(arguments: list[str]) -> bool:
@@ -30,7 +30,16 @@ def run(arguments: list[str]) -> int:
     runs.add_argument("--host-timeout", type=float, default=HOST_TIMEOUT_S, help="seconds that a host step may take")
     verifies = commands.add_parser("verify", help="check every byte of an .ekm, and name its host steps")
     verifies.add_argument("model", type=Path)
-    for command in (runs, verifies):
+    profiles = commands.add_parser("profile", help="time every step of an .ekm")
+    profiles.add_argument("model", type=Path)
+    profiles.add_argument("data", type=Path, nargs="*", help=".npz, .npy, or a folder of them; default: random numbers")
+    profiles.add_argument("--runs", type=int, default=100)
+    profiles.add_argument("--top", type=int, default=20, help="steps that are shown")
+    profiles.add_argument("--trace", type=Path, help="write a trace for Perfetto and Chrome here")
+    profiles.add_argument("--json", action="store_true", help="all figures, as JSON")
+    profiles.add_argument("--threads", type=int)
+    profiles.add_argument("--isa")
+    for command in (runs, verifies, profiles):
         command.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
     commands.add_parser("info", help="what edgekern sees of this machine")
     try:
@@ -46,6 +55,19 @@ def run(arguments: list[str]) -> int:
             isa=given.isa,
             allow_host=given.allow_host,
             host_timeout_s=given.host_timeout,
+        )
+        print(result)
+    elif given.command == "profile":
+        result = session.profile(
+            given.model,
+            given.data,
+            runs=given.runs,
+            top=given.top,
+            trace=given.trace,
+            num_threads=given.threads,
+            isa=given.isa,
+            allow_host=given.allow_host,
+            as_json=given.json,
         )
         print(result)
     elif given.command == "verify":

@@ -57,6 +57,32 @@ def run(
     return printable("\n".join(lines))
 
 
+def profile(
+    model: Path,
+    data: Sequence[Path],
+    *,
+    runs: int,
+    top: int,
+    trace: Path | None,
+    num_threads: int | None,
+    isa: str | None,
+    allow_host: bool,
+    as_json: bool,
+) -> str:
+    """On the first feeds of ``data``, or random ones."""
+    sources = list(data_files(data))
+    if trace is not None:
+        files.check_target(trace, function="profile", inputs=[model, *sources])
+    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host)
+    feeds = runtime.random_feeds(session.program.inputs)
+    if sources:
+        feeds = next(iter(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})))
+    measured = session.profile(feeds, runs=runs)
+    if trace is not None:
+        measured.save_trace(trace)
+    return measured.to_json() if as_json else printable(f"{model}: {measured.table(top)}")
+
+
 def _joined(name: str, pieces: Sequence[Array]) -> Array:
     """The rows of all runs."""
     if len(pieces) == 1:

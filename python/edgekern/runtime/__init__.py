@@ -1,6 +1,15 @@
 """Running programs: onnxruntime's interface over the C++ session. Needs NumPy only, onnxruntime for host steps."""
 
 from edgekern.runtime.host import HOST_TIMEOUT_S, refuse_host_steps
+from edgekern.runtime.profile import Profile, StepTime, random_feeds
 from edgekern.runtime.session import InferenceSession, NodeArg
 
-__all__ = ["HOST_TIMEOUT_S", "InferenceSession", "NodeArg", "refuse_host_steps"]
+__all__ = [
+    "HOST_TIMEOUT_S",
+    "InferenceSession",
+    "NodeArg",
+    "Profile",
+    "StepTime",
+    "random_feeds",
+    "refuse_host_steps",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
+from edgekern.runtime.profile import WARM_UP, Profile, profiled
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
@@ -216,6 +218,49 @@ class InferenceSession:
                     self._core.run_step(step)
                     yield step, self._core.tensor(steps[step].outputs[0])
 
+    def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
+        """Time every step of some runs.
+
+        Reading the clock takes some 30 ns a step; :meth:`run` reads none.
+
+        Parameters
+        ----------
+        feeds : as of :meth:`run`
+        runs : how many are timed, behind a few that are not
+
+        Returns
+        -------
+        Profile
+            Percentiles, shares, multiply-adds a second beside the machine's peak, and what the time goes to.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`run`, and when ``runs`` is not a positive integer.
+        """
+        if isinstance(runs, bool) or not isinstance(runs, int):
+            raise ArgumentTypeError(f"profile: runs must be an integer, got {type(runs).__name__}")
+        if runs < 1:
+            raise ArgumentValueError(f"profile: runs must be at least 1, got {runs}")
+        arrays = self._ordered(feeds)
+        targets: list[Array | None] = [np.empty_like(place) for place in self._outputs.values()]
+        self._core.check(arrays, targets)
+        self._report_copies("profile", arrays, targets)
+        times: list[tuple[int, list[int], list[int]]] = []
+        with self._lock:
+            clock = self._core.clock(True)
+            assert clock is not None
+            try:
+                for _ in range(WARM_UP + runs):
+                    start = time.perf_counter_ns()
+                    direct = not self._hosts and self._core.run(arrays, targets)
+                    hosts = [] if direct else self._run_in_arena(arrays, targets)
+                    times.append((time.perf_counter_ns() - start, clock.tolist(), hosts))
+            finally:
+                self._core.clock(False)
+        whole, steps, hosts_of = (np.array(part, np.float64) / 1e3 for part in zip(*times[WARM_UP:], strict=True))
+        return profiled(self._program, self.paths, self.isa, self.num_threads, whole, steps, hosts_of)
+
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
         return self._program.summary(isa=self.isa)
@@ -296,18 +341,22 @@ class InferenceSession:
                 if array is not None and not (array.flags.c_contiguous and array.flags.aligned):
                     report_copy(function, f"{what} {name!r}", array)
 
-    def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> None:
+    def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> list[int]:
         """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
-        arrays."""
+        arrays. Gives the nanoseconds of the host steps."""
         self._fill(arrays)
+        took = [0] * len(self._hosts)
         for what, number in self._program.manifest.order:
             if what == "segment":
                 self._core.run_segment(number)
-            else:
-                self._hosts[number].run()
+                continue
+            start = time.perf_counter_ns()
+            self._hosts[number].run()
+            took[number] = time.perf_counter_ns() - start
         for place, target in zip(self._outputs.values(), targets, strict=True):
             if target is not None:
                 np.copyto(target, place)
+        return took
 
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self._inputs.values(), arrays, strict=True):
