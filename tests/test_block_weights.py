@@ -77,6 +77,46 @@ def test_codes_stay_codes_where_rows_may_be_codes_too(block_size, group, is_symm
     assert stored < 600 * 130  # 4 bits each of 192 columns, their scales and a bias
 
 
+@pytest.mark.parametrize("opset", [13, 17, 20, 21])
+def test_codes_stay_codes_in_every_opset(opset):
+    """DequantizeLinear has blocks since opset 21, onnxruntime's own always."""
+    model = net(k=96)
+    model.opset_import[0].version = opset
+    model = at_level(quantized(model, bits=4, block_size=32, is_symmetric=True), 4)
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 96)).astype(np.float32)}
+    [want] = onnxruntime_session(model, optimized=False).run(None, feeds)
+    program = ek.compile(model, allow_host=False)
+    assert kinds(program) == ["GEMM_GROUPS"]
+    assert sqnr_db(want, results_everywhere(program, feeds)[0]) > 36
+
+
+@pytest.mark.parametrize("scales", [(1e10, 0.01), (1e-38, 1e-38), (1e30, 1e21), (np.inf, 1)])
+def test_scales_that_no_float16_holds_together_are_floats(scales):
+    g = Graph(opset=21)
+    codes = g.const(np.full((2, 1, 16), 0x99), np.uint8)
+    scale, x = g.const(np.float32(scales)), np.random.default_rng(1).uniform(1, 2, (1, 32)).astype(np.float32)
+    y = g.op("MatMulNBits", g.input("x", (1, 32)), codes, scale, domain="com.microsoft", **SIZES)
+    program = ek.compile(g.model(y), allow_host=False)
+    assert kinds(program) == ["GEMM_F32"]
+    [found] = ek.InferenceSession(program).run(None, {"x": x})
+    assert np.allclose(found[0, 1], x.sum() * np.float32(scales[1]), rtol=1e-4)
+
+
+SIZES = {"K": 32, "N": 2, "bits": 4, "block_size": 32, "accuracy_level": 4}
+
+
+@pytest.mark.parametrize("scales", [(0, 0), (0, 0.5), (-0.25, 0.5), (1e-30, 3e-30)])
+def test_scales_of_zero_and_below_are_scales(scales):
+    g = Graph(opset=21)
+    codes = g.const(np.full((2, 1, 16), 0x99), np.uint8)
+    scale, x = g.const(np.float32(scales)), np.random.default_rng(1).uniform(1, 2, (1, 32)).astype(np.float32)
+    y = g.op("MatMulNBits", g.input("x", (1, 32)), codes, scale, domain="com.microsoft", **SIZES)
+    program = ek.compile(g.model(y), allow_host=False)
+    assert kinds(program) == ["GEMM_GROUPS"]
+    [found] = results_everywhere(program, {"x": x})
+    assert np.allclose(found, x.sum() * np.float32(scales), rtol=0.03, atol=0)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_a_level_that_asks_for_floats_gets_them(level):
     model = at_level(quantized(net(), bits=4, block_size=32, is_symmetric=True), level)

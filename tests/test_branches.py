@@ -1,6 +1,7 @@
 """Ifs that data decides, on kernels: both bodies run, and the results of one are picked."""
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,3 +177,70 @@ def test_a_model_for_two_rates_takes_its_rate_as_an_input(rate):
     else:
         with pytest.raises(ArgumentValueError, match="choice, whose then_branch cannot run"):
             ek.InferenceSession(program).run(None, feeds)
+
+
+def test_results_whose_names_begin_alike_are_told_apart():
+    """Exporters write names of more than 64 characters."""
+    start = "/model/decoder/layers.0/self_attn/rotary_embedding/position_ids_cache/If"
+    names = [f"{start}_output_0", f"{start}_1_output_0"]
+    choices = [
+        node("If", ["positive"], [name], then_branch=bodies[0], else_branch=bodies[1])
+        for name, bodies in zip(names, ((PRODUCT, COPY), (COPY, PRODUCT)), strict=True)
+    ]
+    made = build([*DECIDE, *choices], CONSTANTS, [2, 6], tuple(names))
+    assert_right(made)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+    for branch in made.graph.node[-2:]:
+        branch.input[0] = "always"
+    assert_right(made)
+
+
+def test_what_cannot_run_on_zeros_keeps_its_branch_on_the_host():
+    """An index that is outside for zeros, and inside for what comes."""
+    made = model(body(node("Add", ["x", "row"], ["t"])), COPY)
+    made.graph.input.append(helper.make_tensor_value_info("n", TensorProto.INT64, [1]))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([10]), "ten"))
+    made.graph.node.insert(0, node("Gather", ["w", "at"], ["row"]))
+    made.graph.node.insert(0, node("Sub", ["n", "ten"], ["at"]))
+    with pytest.warns(EdgekernWarning, match="If 'choice'"):
+        program = ek.compile(made)
+    feeds = {"x": both()[0], "n": np.array([12])}
+    [want] = onnxruntime_session(made, optimized=False).run(None, feeds)
+    np.testing.assert_allclose(ek.InferenceSession(program).run(None, feeds)[0], want, rtol=1e-6)
+
+
+def test_every_result_of_a_body_that_cannot_run_is_an_error():
+    """The first one was looked at alone, and was no matter where nobody read it."""
+    sides = [
+        body(
+            node("Reshape", ["x", name], ["a"]),
+            node("Neg", ["a"], ["n"]),
+            node("Exp", ["a"], ["m"]),
+            results=["n", "m"],
+        )
+        for name in ("twelve", "thirteen")
+    ]
+    program = ek.compile(model(*sides, ("y", "z"), after=[node("Relu", ["z"], ["r"])]), allow_host=False)
+    holds, fails = both()
+    assert np.allclose(ek.InferenceSession(program).run(None, {"x": holds})[0], np.exp(holds).reshape(1, 12))
+    with pytest.raises(ArgumentValueError, match="choice, whose else_branch cannot run"):
+        ek.InferenceSession(program).run(None, {"x": fails})
+
+
+def test_bodies_of_much_work_are_not_both_run():
+    """Half of it would be for nothing: a decoder with and without its past."""
+    rng = np.random.default_rng(5)
+    wide = {"u": f32(rng.normal(size=(6, 4096))), "v": f32(rng.normal(size=(4096, 4096)))}
+    chain = [node("MatMul", ["x", "u"], ["a"]), node("MatMul", ["a", "v"], ["b"]), node("MatMul", ["b", "v"], ["d"])]
+    other = [node("Neg", ["x"], ["m"]), node("MatMul", ["m", "u"], ["a"]), node("MatMul", ["a", "v"], ["b"])]
+    made = model(body(*chain), body(*other))
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in wide.items())
+    with pytest.warns(EdgekernWarning, match="If 'choice'"):
+        ek.compile(made)
+
+
+def test_values_may_be_called_like_those_that_joining_writes():
+    made = model(PRODUCT, COPY, after=[node("Add", ["y", "edgekern.joined.constant.1"], ["r"])])
+    made.graph.initializer.append(onnx.numpy_helper.from_array(f32(np.ones(6)), "edgekern.joined.constant.1"))
+    made.graph.node.insert(0, node("Identity", ["x"], ["edgekern.joined.Reshape.2"]))
+    assert_right(made)

@@ -22,9 +22,9 @@ KINDS = {
     "QUANTIZE_NCHW": {"quantize", "quantize_triples"},
     "DEQUANTIZE": {"dequantize"},
     "DEQUANTIZE_NCHW": {"dequantize"},
-    "CONV": {"gemm_tile", "gemm_shallow", "gemv"},
+    "CONV": {"gemm_tile", "gemm_spread", "gemm_shallow", "gemv"},
     "DEPTHWISE": {"depthwise_row", "depthwise_3x3", "depthwise_run"},
-    "GEMM": {"gemm_tile", "gemm_shallow", "gemm_thin", "gemv"},
+    "GEMM": {"gemm_tile", "gemm_spread", "gemm_shallow", "gemm_thin", "gemv"},
     "ADD": {"add"},
     "LOOKUP": {"lookup"},
     "MAX_POOL": {"max_rows"},
@@ -32,7 +32,7 @@ KINDS = {
 }
 MOVES = {"CONCAT", "SLICE", "PAD", "TRANSPOSE"}  # memory only: no kernel, or a transpose
 PATHS = {
-    "tile": ({"gemm_tile"}, {"flip_sign"}),
+    "tile": ({"gemm_tile", "gemm_spread"}, {"flip_sign", "spread_rows"}),
     "shallow": ({"gemm_shallow"}, {"flip_sign"}),
     "thin": ({"gemm_thin"}, set()),
     "gemv": ({"gemv"}, {"gemm_tile", "gemm_shallow"}),  # its last columns

@@ -42,15 +42,48 @@ void run_thin(const Kernels& kernels, const GemmArgs& args, const Rect& rect, si
 
 bool takes_all(const Kernels&, const GemmArgs&) { return true; }
 
-void run_tile(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips) {
+template <typename Run>
+void run_tiles(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips, Run&& run) {
   GemmTile tile = tile_over(kernels, args);
   tile.stream_c = streams(args);
-  walk_panels<kMaxTileRows, true>(args, rect, kernels.tile_rows, strips, tile,
-                                  [&](const GemmTile& t) { kernels.gemm_tile(t, args.epilogue); });
+  walk_panels<kMaxTileRows, true>(args, rect, kernels.tile_rows, strips, tile, run);
   if (tile.stream_c) {  // a locked instruction waits for streamed lines, which no plain store does
     std::atomic<int> order{0};
     order.fetch_add(1);
   }
+}
+
+void run_tile(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips) {
+  run_tiles(kernels, args, rect, strips, [&](const GemmTile& t) { kernels.gemm_tile(t, args.epilogue); });
+}
+
+// spread: the same where a dot product multiplies int16: rows are widened once for all of their columns.
+
+constexpr size_t kMostSpread = 4608;  // numbers of a row: those of a tile fit into the L1, and onto the stack
+constexpr size_t kSpreadTileRows = 4;
+
+size_t spread_numbers(const GemmArgs& args) { return args.b.shape.quads() * 4; }
+
+bool takes_spread(const Kernels& kernels, const GemmArgs& args) {
+  return kernels.gemm_spread != nullptr && args.b.shape.k_per_tap > 0 && spread_numbers(args) <= kMostSpread;
+}
+
+void run_spread(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips) {
+  EK_ASSERT(kernels.tile_rows <= kSpreadTileRows);
+  alignas(kLine) int16_t room[kSpreadTileRows * kMostSpread + kSpreadSlack];
+  const size_t stride = spread_numbers(args);
+  const uint8_t* const* done = nullptr;
+  size_t row = SIZE_MAX;
+  run_tiles(kernels, args, rect, strips, [&](const GemmTile& t) {
+    if (t.row0 != row || t.a != done) {
+      kernels.spread_rows(t, room, stride);
+      row = t.row0, done = t.a;
+    }
+    GemmTile spread = t;
+    spread.spread = room;
+    spread.spread_stride = stride;
+    kernels.gemm_spread(spread, args.epilogue);
+  });
 }
 
 // gemv: one row, the panels of the first half of the columns beside those of the second; tiles do the last columns,
@@ -92,9 +125,8 @@ void run_shallow(const Kernels& kernels, const GemmArgs& args, const Rect& rect,
 }
 
 constexpr Path kPaths[] = {
-    {"thin", kMaxTileRows, 0, takes_thin, run_thin},
-    {"gemv", 1, kGemvPanels, takes_gemv, run_gemv},
-    {"shallow", kShallowRows, 0, takes_shallow, run_shallow},
+    {"thin", kMaxTileRows, 0, takes_thin, run_thin},          {"gemv", 1, kGemvPanels, takes_gemv, run_gemv},
+    {"shallow", kShallowRows, 0, takes_shallow, run_shallow}, {"tile", kMaxTileRows, 0, takes_spread, run_spread},
     {"tile", kMaxTileRows, 0, takes_all, run_tile},
 };
 

@@ -11,6 +11,7 @@ namespace {
 uint64_t dot_burst(size_t iterations) {
   constexpr int R = kTileRows, S = kTileStrips;
   uint8_t a[R * 4] = {};
+  int16_t wide[R * 4] = {};
   int8_t b[S * 64] = {};
   int32_t c[R * S * kStrip] = {};
   I32 acc[R][S];
@@ -18,13 +19,21 @@ uint64_t dot_burst(size_t iterations) {
     unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = load_i32(c + (r.value * S + s.value) * kStrip); });
   });
   for (size_t it = 0; it < iterations; ++it) {
-    asm volatile("" : : "r"(a), "r"(b) : "memory");  // the operands may have changed: no product can be hoisted
+    asm volatile(""
+                 :
+                 : "r"(a), "r"(wide), "r"(b)
+                 : "memory");  // the operands may have changed: no product can be hoisted
     Line w[S];
     unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = load_line(b + s.value * 64); });
+#ifdef EK_SIMD_SPREAD  // as gemm_spread does it
+    const SpreadLine line = spread(w[0]);
+    unroll<R>([&](auto r) EK_LAMBDA { acc[r.value][0] = dot(acc[r.value][0], load_spread(wide + r.value * 4), line); });
+#else
     unroll<R>([&](auto r) EK_LAMBDA {
       const Act x = load_act(a + r.value * 4);
       unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot(acc[r.value][s.value], x, w[s.value]); });
     });
+#endif
   }
   unroll<R>([&](auto r) EK_LAMBDA {
     unroll<S>([&](auto s) EK_LAMBDA { store_i32(c + (r.value * S + s.value) * kStrip, acc[r.value][s.value]); });

@@ -1,4 +1,5 @@
 #include "kernels/gemm_shallow.inl"
+#include "kernels/gemm_spread.inl"
 #include "kernels/gemm_thin.inl"
 #include "kernels/gemm_tile.inl"
 #include "kernels/gemv.inl"
@@ -9,6 +10,11 @@ namespace ek {
 
 #ifndef EK_SIMD_SHALLOW
 constexpr decltype(GemmKernels::gemm_shallow) gemm_shallow = nullptr;
+#endif
+
+#ifndef EK_SIMD_SPREAD
+constexpr decltype(GemmKernels::gemm_spread) gemm_spread = nullptr;
+constexpr decltype(GemmKernels::spread_rows) spread_rows = nullptr;
 #endif
 
 void EK_FILL(gemm)(GemmKernels* table) {

@@ -10,6 +10,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvx2;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 4, kTileStrips = 1;
+#define EK_SIMD_SPREAD                         // what is multiplied is int16
 constexpr int kF32TileRows = 6, kF32Sums = 6;  // 12 registers of sums, 2 of weights, 1 of x
 
 struct Act {
@@ -37,6 +38,39 @@ EK_INLINE __m256i dot_half(__m256i acc, __m256i even, __m256i odd, __m256i w) {
 
 EK_INLINE I32 dot(I32 acc, Act a, Line w) {
   return {dot_half(acc.lo, a.even, a.odd, w.lo), dot_half(acc.hi, a.even, a.odd, w.hi)};
+}
+constexpr size_t kSpread = 16;  // bytes that store_spread takes
+/// The bytes of four quads as int16, k = 0, 2, 1, 3 of each; some of them, from `quads` up to three.
+EK_INLINE void store_spread(int16_t* to, const uint8_t* from, bool flip, size_t quads = 4) {
+  const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+  const auto quad = [&](size_t i) EK_LAMBDA { return static_cast<int32_t>(load_u32(from + 4 * i)); };
+  const auto two = [&]() EK_LAMBDA { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)); };
+  const __m128i bytes = quads == 4   ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(from))
+                        : quads == 3 ? _mm_insert_epi32(two(), quad(2), 2)
+                        : quads == 2 ? two()
+                                     : _mm_cvtsi32_si128(quad(0));
+  const __m128i native = _mm_xor_si128(bytes, _mm_set1_epi8(flip ? -128 : 0));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_cvtepu8_epi16(_mm_shuffle_epi8(native, order)));
+}
+EK_INLINE Act load_spread(const int16_t* p) {
+  const auto pair = [](const int16_t* two) EK_LAMBDA {
+    int32_t both;
+    __builtin_memcpy(&both, two, sizeof both);
+    return _mm256_set1_epi32(both);
+  };
+  return {pair(p), pair(p + 2)};
+}
+struct SpreadLine {
+  __m256i even_lo, odd_lo, even_hi, odd_hi;
+};
+EK_INLINE SpreadLine spread(Line w) {
+  return {weights_even(w.lo), weights_odd(w.lo), weights_even(w.hi), weights_odd(w.hi)};
+}
+EK_INLINE I32 dot(I32 acc, Act a, const SpreadLine& w) {
+  return {_mm256_add_epi32(_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a.even, w.even_lo)),
+                           _mm256_madd_epi16(a.odd, w.odd_lo)),
+          _mm256_add_epi32(_mm256_add_epi32(acc.hi, _mm256_madd_epi16(a.even, w.even_hi)),
+                           _mm256_madd_epi16(a.odd, w.odd_hi))};
 }
 EK_INLINE I32 dot(I32 acc, Line a, Line w) {
   const __m256i low = _mm256_set1_epi16(0xFF);

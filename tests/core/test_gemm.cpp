@@ -333,6 +333,13 @@ struct Noted {
 
   static void gemm_tile(const GemmTile& tile, const Epilogue& epilogue) {
     table->gemm_tile(tile, epilogue);
+    note(tile);
+  }
+  static void gemm_spread(const GemmTile& tile, const Epilogue& epilogue) {
+    table->gemm_spread(tile, epilogue);
+    note(tile);
+  }
+  static void note(const GemmTile& tile) {
     const std::lock_guard<std::mutex> lock(mutex);
     tiles.push_back(tile);
   }
@@ -344,6 +351,7 @@ TEST_CASE("the plan that is listed is what the host does, block by block") {
   for (const Kernels* table : tables()) {
     Kernels noting = *table;
     noting.gemm_tile = Noted::gemm_tile;
+    if (noting.gemm_spread != nullptr) noting.gemm_spread = Noted::gemm_spread;
     Noted::table = table;
     for (const Shape& s : {Shape{520, 600, 40}, Shape{257, 300, 64}, Shape{270, 512 + 48, 7}, Shape{5, 260, 60},
                            Shape{256, 256, 64}, Shape{3, 40, 8}, Shape{2, 300, 0}}) {

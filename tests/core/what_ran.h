@@ -41,7 +41,8 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
   static const std::map<std::string, PathKernels> paths = {
       // Beside them, what products do that quantize what they read by themselves.
       {"tile",
-       {{"gemm_tile"}, {"flip_sign", "quantize_rows", "quantize_spans", "split_codes", "finish_wide", "pack_rows"}}},
+       {{"gemm_tile", "gemm_spread"},
+        {"spread_rows", "flip_sign", "quantize_rows", "quantize_spans", "split_codes", "finish_wide", "pack_rows"}}},
       {"shallow", {{"gemm_shallow"}, {"flip_sign", "pack_rows"}}},
       {"thin", {{"gemm_thin"}, {"split_codes", "finish_wide"}}},
       {"gemv",
@@ -57,7 +58,7 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"pool", {{"max_rows", "sum_rows"}, {"requantize"}}},
       {"recurrent",
        {{"lstm_gates", "gru_update", "rnn_gate"},
-        {"gru_reset", "gemm_f32_tile", "gemm_tile", "gemm_thin", "gemv", "quantize_rows"}}},
+        {"gru_reset", "gemm_f32_tile", "gemm_tile", "gemm_spread", "spread_rows", "gemm_thin", "gemv", "quantize_rows"}}},
       {"pool_f32", {{"max_box_f32", "sum_box_f32", "norm_box_f32"}, {}}},
       {"resample_row", {{"resample_row"}, {"quantize", "dequantize"}}},  // of 8 bits
       {"move", {{}, {"transpose", "transpose_words"}}},

@@ -32,7 +32,7 @@ from edgekern.compiler.passes.fuse_epilogues import fuse_epilogues
 from edgekern.compiler.passes.fuse_maps import fuse_maps
 from edgekern.compiler.passes.fuse_residuals import fuse_residuals
 from edgekern.compiler.passes.fuse_scales import fuse_scales
-from edgekern.compiler.passes.join_branches import join_branches
+from edgekern.compiler.passes.join_branches import join_branches, too_dear
 from edgekern.compiler.passes.join_norms import join_norms
 from edgekern.compiler.passes.lower_graph import lower_graph
 from edgekern.compiler.passes.observe_shapes import observe_shapes
@@ -196,6 +196,7 @@ def _placed(opened: Skeleton) -> tuple[ir.Model, Placement]:
             break
         results = {str(value.name) for node in placement.hosts for value in node.outputs}
         unwanted = {owner for prefix, owner in owners.items() if any(name.startswith(prefix) for name in results)}
+        unwanted |= too_dear(flat.graph, owners)
         if not unwanted:
             return flat, placement
         left_out |= unwanted

@@ -14,14 +14,20 @@ import numpy.typing as npt
 import onnx
 
 from edgekern.graph.group_weights import grouped
+from edgekern.graph.wide import CONTRIB
 
 Array = npt.NDArray[Any]
 _BITS = (2, 4, 8)
 _INT8 = 4  # of accuracy levels
+_FIRST_BLOCKS = 21  # opset of DequantizeLinear
 
 
 def write_blocks(
-    op: Callable[..., str], constant: Callable[[Array], str], node: onnx.NodeProto, arrays: Sequence[Array | None]
+    op: Callable[..., str],
+    constant: Callable[[Array], str],
+    node: onnx.NodeProto,
+    arrays: Sequence[Array | None],
+    opset: int,
 ) -> bool:
     """Write one MatMulNBits by MatMul and Add; whether it can be. ``arrays``: those of its inputs that are constant."""
     sizes = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
@@ -41,7 +47,8 @@ def write_blocks(
     scales = scales.astype(np.float32).reshape(n, blocks)
     if rows_may_be_codes(node) and order is None and grouped(codes.T, scales.T, zeros.T, block) is not None:
         parts = [constant(np.ascontiguousarray(part.T)) for part in (codes, scales, zeros)]
-        weights = op("DequantizeLinear", parts, axis=0, block_size=block)
+        domain = "" if opset >= _FIRST_BLOCKS else CONTRIB  # onnxruntime's own has had blocks all along
+        weights = op("DequantizeLinear", parts, axis=0, block_size=block, domain=domain)
     else:
         weights = constant(dequantized(codes, scales, zeros, order, block))
     product = op("MatMul", [given[0], weights], "" if given[5] else node.output[0], name=node.name)

@@ -50,6 +50,15 @@ def group_weights_behind(value: ir.Value | None, depth: int) -> GroupWeights | N
     return grouped(codes, scale, zero, block)
 
 
+def _fit_one_unit(scale: Array) -> bool:
+    """Whether some power of two makes normal float16 of all scales but zeros."""
+    sizes = np.abs(scale[scale != 0])
+    if not sizes.size:
+        return True
+    least, most = float(sizes.min()), float(sizes.max())
+    return np.isfinite(most) and least >= max(most * 2.0**-28, 2.0**-112)
+
+
 def grouped(codes: Array, scale: Array, zero: Array | None, block: int) -> GroupWeights | None:
     """Codes (k, columns) with scales, and maybe zero points, (blocks, columns), as kernels take them.
 
@@ -67,7 +76,7 @@ def grouped(codes: Array, scale: Array, zero: Array | None, block: int) -> Group
     centered = centered - np.float32(middle)
     if scale.shape != (-(-len(codes) // block), codes.shape[1]) or centered.shape != scale.shape:
         return None
-    if values.min(initial=0) < -8 or values.max(initial=0) > 7 or not np.isfinite(scale).all():
+    if values.min(initial=0) < -8 or values.max(initial=0) > 7 or not _fit_one_unit(scale):
         return None
     if not np.array_equal(centered.astype(np.float16).astype(np.float32), centered):
         return None

@@ -237,7 +237,7 @@ def _scaled_product(w: _Writer, node: onnx.NodeProto, product: list[str], scales
 
 def _blocks(w: _Writer, node: onnx.NodeProto) -> bool:
     arrays = [w.array_of(name) if name else None for name in _given(node, 6)]
-    if not write_blocks(w.op, w.constant, node, arrays):
+    if not write_blocks(w.op, w.constant, node, arrays, w.opset):
         return False
     if rows_may_be_codes(node):
         mark_dynamic(next(made for made in reversed(w.nodes) if made.op_type == "MatMul"))

@@ -56,22 +56,22 @@ def inline_ifs(model: Skeleton, choose: Callable[[onnx.NodeProto], onnx.GraphPro
 
     graph = model.proto.graph
     nodes = onnx.GraphProto()
-    found = False
+    count = 0
     for node in graph.node:
         taken = choose(node) if node.op_type == "If" and node.domain == "" else None
         if taken is None:
             nodes.node.append(node)
             continue
-        found = True
-        body = inlined_body(taken, free_prefix(graph, f"{node.output[0][:_LONGEST_PREFIX]} "))
+        count += 1
+        body = inlined_body(taken, free_prefix(graph, f"{numbered(node.output[0], count)} "))
         nodes.node.extend(body.node)
         graph.initializer.extend(body.initializer)
         for inner, outer in zip(body.output, node.output, strict=True):
             nodes.node.append(onnx.helper.make_node("Identity", [inner.name], [outer]))
-    if found:
+    if count:
         del graph.node[:]
         graph.node.extend(nodes.node)
-    return found
+    return count > 0
 
 
 def inline_constant_ifs(model: Skeleton) -> bool:
@@ -89,6 +89,11 @@ def inline_constant_ifs(model: Skeleton) -> bool:
         return body
 
     return inline_ifs(model, choose)
+
+
+def numbered(name: str, number: int) -> str:
+    """What the names of a body begin with, one of some whose names may be alike, or all begin alike."""
+    return f"{name[:_LONGEST_PREFIX]} {number}"
 
 
 def free_prefix(graph: onnx.GraphProto, prefix: str) -> str:
