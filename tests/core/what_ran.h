@@ -58,7 +58,8 @@ inline const std::map<std::string, PathKernels>& path_kernels() {
       {"pool", {{"max_rows", "sum_rows"}, {"requantize"}}},
       {"recurrent",
        {{"lstm_gates", "gru_update", "rnn_gate"},
-        {"gru_reset", "gemm_f32_tile", "gemm_tile", "gemm_spread", "spread_rows", "gemm_thin", "gemv", "quantize_rows"}}},
+        {"gru_reset", "gemm_f32_tile", "gemm_tile", "gemm_spread", "spread_rows", "gemm_thin", "gemv",
+         "quantize_rows"}}},
       {"pool_f32", {{"max_box_f32", "sum_box_f32", "norm_box_f32"}, {}}},
       {"resample_row", {{"resample_row"}, {"quantize", "dequantize"}}},  // of 8 bits
       {"move", {{}, {"transpose", "transpose_words"}}},
