@@ -120,10 +120,10 @@ class _Writer:
         wrong = scalar if runs[1] else self._op("Not", [scalar])
         at, axis = self._op("Cast", [wrong], to=TensorProto.INT64), self._constant(np.zeros(1, np.int64))
         missing = "else_branch" if runs[0] else "then_branch"
-        says = f"{name}, whose {missing} cannot run on inputs of these sizes,"
+        says = f"of {name}, whose {missing} cannot run on inputs of these sizes,"
         for inside, output in zip(sides[0], node.output, strict=True):
             # Of the one thing there is, by an index that is outside where the other body is decided for.
-            self._op("Gather", [self._op("Unsqueeze", [inside, axis]), at], output, name=says)
+            self._op("Gather", [self._op("Unsqueeze", [inside, axis]), at], output, name=f"{output} {says}")
         return prefixes
 
     def _op(self, kind: str, inputs: Sequence[str], output: str = "", name: str = "", **attributes: Any) -> str:
