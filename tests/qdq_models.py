@@ -318,17 +318,21 @@ def contrib_operator():
 
 
 def branches():
-    """The bodies of an If read a tensor of the graph around them."""
+    """The bodies of an If read a tensor of the graph around them; one of them has an operator without a kernel."""
     g = Graph()
     y = g.qdq(conv(g, image(g), 4, 8, 1, 1), 0.3)
+    nodes = [
+        onnx.helper.make_node("Softmax", [y], ["soft"]),
+        onnx.helper.make_node("ReverseSequence", [y, g.const([1] * 4)], ["turned"], batch_axis=1, time_axis=0),
+    ]
     bodies = [
         onnx.helper.make_graph(
-            [onnx.helper.make_node(kind, [y], [f"{kind}_out"])],
-            kind,
+            [node],
+            node.op_type,
             [],
-            [onnx.helper.make_tensor_value_info(f"{kind}_out", TensorProto.FLOAT, (1, 4, 9, 7))],
+            [onnx.helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, (1, 4, 9, 7))],
         )
-        for kind in ("Softmax", "Relu")
+        for node in nodes
     ]
     chosen = g.op("If", g.input("choose", (), TensorProto.BOOL), then_branch=bodies[0], else_branch=bodies[1])
     return g.model(g.qdq(chosen, 0.1))

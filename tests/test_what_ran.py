@@ -78,6 +78,8 @@ CALLS: dict[str, tuple[Callable[[str], object], set[str]]] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_a_function_of_the_core_runs_the_isa_it_was_given(name: str, isa: str) -> None:
     call, expected = CALLS[name]
+    if isa == "avx2":  # which multiplies int16
+        expected = {"gemm_spread" if kernel == "gemm_tile" else kernel for kernel in expected}
     kernel_calls.reset()
     call(isa)
     ran = kernel_calls.calls()
@@ -99,7 +101,7 @@ for call, kernel in (
     call()
     ran = kernel_calls.calls()
     assert list(ran) == [ek.cpu_info()["isa"]], ran
-    assert kernel in ran[ek.cpu_info()["isa"]], ran
+    assert {kernel, kernel.replace("gemm_tile", "gemm_spread")} & set(ran[ek.cpu_info()["isa"]]), ran
 """
 
 

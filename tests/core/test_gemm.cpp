@@ -151,7 +151,7 @@ TEST_CASE("gemm equals the slow way on every ISA, for every kind of output") {
 
 namespace {
 
-/// gemm_tile, or gemm_thin, on operands that end where memory does, against sums one by one.
+/// gemm_tile and gemm_spread, or gemm_thin, on operands that end where memory does, against sums one by one.
 void check_small(const Kernels& table, bool thin, size_t taps, size_t k, size_t rows, size_t cols, bool flip) {
   CAPTURE(isa_name(table.isa));
   CAPTURE(thin);
@@ -188,18 +188,30 @@ void check_small(const Kernels& table, bool thin, size_t taps, size_t k, size_t 
   t.c = c.data();
   t.ldc = cols * sizeof(int32_t);
   t.flip = flip;
-  thin ? table.gemm_thin(t) : table.gemm_tile(t, Epilogue{});
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t n = 0; n < cols; ++n) {
-      int32_t sum = starts[n];
-      for (size_t i = 0; i < taps * k; ++i) {
-        const size_t tap = i / k, at = i % k;
-        sum += (value(a_rows[tap * rows + r][at], sign) + shift) *
-               lines[((tap * quads + at / 4) * padded + n) * 4 + at % 4];
+  const auto check = [&] {
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t n = 0; n < cols; ++n) {
+        int32_t sum = starts[n];
+        for (size_t i = 0; i < taps * k; ++i) {
+          const size_t tap = i / k, at = i % k;
+          sum += (value(a_rows[tap * rows + r][at], sign) + shift) *
+                 lines[((tap * quads + at / 4) * padded + n) * 4 + at % 4];
+        }
+        REQUIRE(c.data()[r * cols + n] == sum);
       }
-      REQUIRE(c.data()[r * cols + n] == sum);
     }
-  }
+  };
+  thin ? table.gemm_thin(t) : table.gemm_tile(t, Epilogue{});
+  check();
+  if (thin || table.gemm_spread == nullptr) return;
+  std::fill(c.data(), c.data() + rows * cols, 0);
+  const size_t stride = taps * quads * 4;
+  Guarded<int16_t> room(std::vector<int16_t>(rows * stride + kSpreadSlack, -1));
+  table.spread_rows(t, room.data(), stride);
+  t.spread = room.data();
+  t.spread_stride = stride;
+  table.gemm_spread(t, Epilogue{});
+  check();
 }
 
 }  // namespace
