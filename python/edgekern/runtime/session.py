@@ -7,28 +7,25 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekern import _core
 from edgekern._arguments import file_path, flag, isa_name, thread_count
 from edgekern._arrays import Lent, as_array, report_copy, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.runtime.arenas import Arena, Turns
-from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
+from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
 from edgekern.runtime.profile import WARM_UP, Profile, profiled
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
-_MOST_ARENAS = 1024
 _TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -63,9 +60,6 @@ class InferenceSession:
         programs of strangers.
     host_timeout_s : float, optional
         Seconds that one run of one host step may take; None is no limit. Ctrl-C ends it at any time.
-    arenas : int
-        How many callers may run at a time, each in an arena of its own on the same weights; others wait, first come
-        first served. With several, ``num_threads=1`` leaves each caller one CPU.
 
     Raises
     ------
@@ -88,7 +82,7 @@ class InferenceSession:
     steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
     straight from the caller's arrays into the arena and back; what kernels read or write themselves, and all of a
     program with host steps, is copied. So are strided and unaligned arrays, with an EdgekernWarning. The GIL is
-    released meanwhile. Of more callers than ``arenas`` some wait.
+    released meanwhile. Of two callers of one session the second waits.
 
     A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own;
     the program travels whole and every byte is checked where it arrives.
@@ -103,20 +97,15 @@ class InferenceSession:
         verify: Verify = "full",
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
-        arenas: int = 1,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
         self._options: dict[str, Any] = {"num_threads": num_threads, "isa": isa}
-        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s, "arenas": arenas}
+        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s}
         isa = isa_name("InferenceSession", isa)
         threads = min(thread_count("InferenceSession", num_threads), _MOST_THREADS)
         allow_host = flag("InferenceSession", "allow_host", allow_host)
         timeout_s = host_timeout(host_timeout_s)
-        if isinstance(arenas, bool) or not isinstance(arenas, int):
-            raise ArgumentTypeError(f"InferenceSession: arenas must be an integer, got {type(arenas).__name__}")
-        if not 1 <= arenas <= _MOST_ARENAS:
-            raise ArgumentValueError(f"InferenceSession: arenas must be in [1, {_MOST_ARENAS}], got {arenas}")
         if not isinstance(model, Program):
             if not isinstance(model, (str, os.PathLike, bytes)):
                 raise ArgumentTypeError(
@@ -127,21 +116,21 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        self._arenas = [Arena(model, isa, threads, timeout_s) for _ in range(arenas)]
-        self._turns, self._lock = Turns(self._arenas), threading.Lock()
-        self._first = self._arenas[0]
-        self._core, self._hosts = self._first.core, self._first.hosts
-        self._inputs, self._outputs = self._first.inputs, self._first.outputs
-        self._callers: ThreadPoolExecutor | None = None
+        names = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
+        self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, *names)
+        self._hosts = [
+            HostRunner(model, step, self._core, self._core.num_threads, timeout_s) for step in model.host_steps
+        ]
+        self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
+        self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
+        self._lock = threading.Lock()
         _sessions.add(self)
 
     def _after_fork(self) -> None:
-        """What threads of the parent process hold here, they never give back; and its callers are not here."""
-        self._turns.after_fork()
+        """What threads of the parent process hold here, they never give back."""
         self._lock = threading.Lock()
-        self._callers = None
-        for arena in self._arenas:
-            arena.after_fork()
+        for host in self._hosts:
+            host.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
         """What :meth:`run` wants."""
@@ -197,24 +186,6 @@ class InferenceSession:
                 np.copyto(result, result_of[name])
         return returned
 
-    def run_async(
-        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
-    ) -> Future[list[Array]]:
-        """:meth:`run` on a thread of the session's own, of which it has one an arena.
-
-        Parameters
-        ----------
-        output_names, feeds, out : as of :meth:`run`; the arrays are read, and written, when their turn has come
-
-        Returns
-        -------
-        concurrent.futures.Future
-            Of what :meth:`run` returns, or raises.
-        """
-        if self._callers is None:
-            self._callers = ThreadPoolExecutor(len(self._arenas), "edgekern")
-        return self._callers.submit(self.run, output_names, feeds, out=out)
-
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
 
@@ -237,15 +208,15 @@ class InferenceSession:
     def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
         index = self._program.index
         segments, steps = index.segments, index.steps
-        with self._turn() as arena:
-            arena.fill(arrays)
+        with self._lock:
+            self._fill(arrays)
             for what, number in self._program.manifest.order:
                 if what == "host":
-                    arena.hosts[number].run()
+                    self._hosts[number].run()
                     continue
                 for step in range(segments[number].begin, segments[number].end):
-                    arena.core.run_step(step)
-                    yield step, arena.core.tensor(steps[step].outputs[0])
+                    self._core.run_step(step)
+                    yield step, self._core.tensor(steps[step].outputs[0])
 
     def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
         """Time every step of some runs.
@@ -276,16 +247,17 @@ class InferenceSession:
         self._core.check(arrays, targets)
         self._report_copies("profile", arrays, targets)
         times: list[tuple[int, list[int], list[int]]] = []
-        with self._turn() as arena:
-            clock = arena.core.clock(True)
+        with self._lock:
+            clock = self._core.clock(True)
             assert clock is not None
             try:
                 for _ in range(WARM_UP + runs):
                     start = time.perf_counter_ns()
-                    hosts = [] if arena.run(arrays, targets) else arena.run_copied(arrays, targets)
+                    direct = not self._hosts and self._core.run(arrays, targets)
+                    hosts = [] if direct else self._run_in_arena(arrays, targets)
                     times.append((time.perf_counter_ns() - start, clock.tolist(), hosts))
             finally:
-                arena.core.clock(False)
+                self._core.clock(False)
         whole, steps, hosts_of = (np.array(part, np.float64) / 1e3 for part in zip(*times[WARM_UP:], strict=True))
         return profiled(self._program, self.paths, self.isa, self.num_threads, whole, steps, hosts_of)
 
@@ -304,8 +276,8 @@ class InferenceSession:
 
     @property
     def arena_bytes(self) -> int:
-        """All memory that the session owns: arenas, scratch, accumulator starts."""
-        return sum(int(arena.core.arena_bytes) for arena in self._arenas)
+        """All memory that the session owns: arena, scratch, accumulator starts."""
+        return int(self._core.arena_bytes)
 
     @property
     def isa(self) -> str:
@@ -354,28 +326,13 @@ class InferenceSession:
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
         if not self._hosts:
-            if len(self._arenas) == 1:  # a lock alone takes a tenth of a turn's time
-                with self._lock:
-                    if self._core.run(arrays, targets):
-                        return
-            else:
-                with self._turns.taken() as arena:
-                    if arena.core.run(arrays, targets):
-                        return
+            with self._lock:
+                if self._core.run(arrays, targets):
+                    return
         self._core.check(arrays, targets)
         self._report_copies("run", arrays, targets)
-        with self._turn() as arena:
-            arena.run_copied(arrays, targets)
-
-    @contextmanager
-    def _turn(self) -> Iterator[Arena]:
-        """An arena to oneself."""
-        if len(self._arenas) > 1:
-            with self._turns.taken() as arena:
-                yield arena
-        else:
-            with self._lock:
-                yield self._first
+        with self._lock:
+            self._run_in_arena(arrays, targets)
 
     def _report_copies(self, function: str, arrays: list[Array], targets: list[Array | None]) -> None:
         inputs, outputs = zip(self._inputs, arrays, strict=True), zip(self._outputs, targets, strict=True)
@@ -383,6 +340,27 @@ class InferenceSession:
             for name, array in pairs:
                 if array is not None and not (array.flags.c_contiguous and array.flags.aligned):
                     report_copy(function, f"{what} {name!r}", array)
+
+    def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> list[int]:
+        """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
+        arrays. Gives the nanoseconds of the host steps."""
+        self._fill(arrays)
+        took = [0] * len(self._hosts)
+        for what, number in self._program.manifest.order:
+            if what == "segment":
+                self._core.run_segment(number)
+                continue
+            start = time.perf_counter_ns()
+            self._hosts[number].run()
+            took[number] = time.perf_counter_ns() - start
+        for place, target in zip(self._outputs.values(), targets, strict=True):
+            if target is not None:
+                np.copyto(target, place)
+        return took
+
+    def _fill(self, arrays: Sequence[Array]) -> None:
+        for place, array in zip(self._inputs.values(), arrays, strict=True):
+            np.copyto(place, array)
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -406,6 +384,11 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
+
+
+def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
+    """Where inputs or outputs lie in the arena."""
+    return {info.name: core.tensor(number) for info, (_, number) in zip(infos, numbers, strict=True)}
 
 
 def _node_arg(info: TensorInfo) -> NodeArg:
