@@ -1,6 +1,7 @@
 """The clock of every step: off and free, or on and adding up."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -160,6 +161,61 @@ def test_random_feeds_fit_every_type():
     assert np.array_equal(ek.InferenceSession(program).run(None, feeds)[0], feeds["x"])
 
 
+def test_a_program_without_steps_has_an_empty_table():
+    program = ek.compile(build([node("Identity", ["x"], ["y"])], {}, [2, 3]))
+    found = ek.InferenceSession(program).profile(random_feeds(program.inputs), runs=2)
+    assert found.steps == ()
+    assert "0 steps" in str(found)
+    assert json.loads(found.to_json())["steps"] == []
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", True])
+def test_a_count_of_rows_that_is_none_is_refused(program, count):
+    found = ek.InferenceSession(program).profile(random_feeds(program.inputs), runs=1)
+    error = ArgumentValueError if type(count) is int else ArgumentTypeError
+    for method in (found.top, found.table):
+        with pytest.raises(error, match="count must be"):
+            method(count)
+
+
+@pytest.mark.parametrize("path", [None, 3, "a\0b"])
+def test_a_trace_goes_to_a_path(program, path):
+    found = ek.InferenceSession(program).profile(random_feeds(program.inputs), runs=1)
+    with pytest.raises((ArgumentTypeError, ArgumentValueError), match=r"Profile\.save_trace: path"):
+        found.save_trace(path)
+
+
+def test_bools_are_false_and_bytes_are_any():
+    dtypes = {"b": TensorProto.BOOL, "u": TensorProto.UINT8, "s": TensorProto.INT8}
+    nodes = [node("Cast", [name], [f"{name}f"], to=1) for name in dtypes]
+    made = build([*nodes, node("Sum", ["bf", "uf", "sf", "x"], ["y"])], {}, [4, 64])
+    made.graph.input.extend(helper.make_tensor_value_info(name, kind, [4, 64]) for name, kind in dtypes.items())
+    feeds = random_feeds(ek.compile(made).inputs)
+    assert not feeds["b"].any()
+    assert feeds["u"].max() > 200
+    assert feeds["s"].min() < -90
+
+
+def test_an_interrupt_leaves_no_clock_on(program, monkeypatch):
+    session = ek.InferenceSession(program)
+
+    class Core:
+        def __getattr__(self, name):
+            return getattr(core, name)
+
+        def clock(self, on):
+            clocks.append(on)
+            if on:
+                raise KeyboardInterrupt
+            return core.clock(on)
+
+    core, clocks = session._core, []
+    monkeypatch.setattr(session, "_core", Core())
+    with pytest.raises(KeyboardInterrupt):
+        session.profile(random_feeds(program.inputs), runs=1)
+    assert clocks == [True, False]
+
+
 def test_the_command_line_tells_the_same(tmp_path):
     model, trace = tmp_path / "digits.ekm", tmp_path / "trace.json"
     quickstart.run(save=model)
@@ -170,5 +226,11 @@ def test_the_command_line_tells_the_same(tmp_path):
         [*command, "--json", "--trace", str(trace), "--threads", "1"], capture_output=True, text=True, check=True
     ).stdout
     assert len(json.loads(told)["steps"]) == len(json.loads(trace.read_text())["traceEvents"])
+    np.save(tmp_path / "empty.npy", np.zeros((0, 1, 8, 8), np.float32))
+    empty = subprocess.run([*command, str(tmp_path / "empty.npy")], capture_output=True, text=True, check=False)
+    assert (empty.returncode, "profile: the data holds no rows" in empty.stderr) == (1, True)
+    plain = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    drawn = subprocess.run(command, capture_output=True, encoding="cp1252", check=True, env=plain).stdout
+    assert "####" in drawn
     wrong = subprocess.run([*command, "--trace", str(model)], capture_output=True, text=True, check=False)
     assert wrong.returncode != 0

@@ -1,6 +1,7 @@
 """Programs and this machine: commands that work in the base install."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,11 +77,23 @@ def profile(
     session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host)
     feeds = runtime.random_feeds(session.program.inputs)
     if sources:
-        feeds = next(iter(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})))
+        given = next(iter(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})), None)
+        if given is None:
+            raise ArgumentValueError("profile: the data holds no rows; give one, or none for random numbers")
+        feeds = given
     measured = session.profile(feeds, runs=runs)
     if trace is not None:
         measured.save_trace(trace)
-    return measured.to_json() if as_json else printable(f"{model}: {measured.table(top)}")
+    return measured.to_json() if as_json else printable(f"{model}: {measured.table(top, bar=_bar())}")
+
+
+def _bar() -> str:
+    """What bars are drawn of, where the terminal has it."""
+    try:
+        "█".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "#"
+    return "█"
 
 
 def _joined(name: str, pieces: Sequence[Array]) -> Array:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core, files
+from edgekern._arguments import file_path
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 if TYPE_CHECKING:
     from edgekern.artifact import Program, TensorInfo
@@ -26,9 +28,9 @@ _SIDES = "<<<>>><>>>"  # of the columns
 # What turns one kind of number into the other, and what only brings bytes to another place.
 _CONVERSIONS = frozenset({"QUANTIZE", "QUANTIZE_NCHW", "DEQUANTIZE", "DEQUANTIZE_NCHW"})
 _MOVES = frozenset({"TRANSPOSE", "PERMUTE", "SLICE", "PAD", "CONCAT", "PICK", "CONSTANT"})
-# From these shares of a run on, a cause is named. A step so short is over before a second thread has woken up.
+# From these shares of a run on, a cause is named.
 _HOST_SHARE, _CONVERSION_SHARE, _MOVE_SHARE, _CALL_SHARE = 0.02, 0.1, 0.1, 0.1
-_FLOAT_SHARE, _SHORT_SHARE, _SHORT_US = 0.25, 0.25, 20.0
+_FLOAT_SHARE = 0.25
 _FAR_FROM_PEAK = 0.4
 
 
@@ -78,7 +80,8 @@ class Profile:
     Attributes
     ----------
     steps : in the order in which they run, those of the host among them
-    p50_us, p95_us, p99_us : microseconds of a run, as its caller sees it
+    p50_us, p95_us, p99_us : microseconds of a run in the core, copies at the border and host steps in it. Beside it
+        :meth:`InferenceSession.run` looks at names and makes the arrays that it returns, some 2 us
     runs, num_threads, isa : of what was measured
     peaks : multiply-adds a second on registers, by precision
     causes : what the time goes to that a model could do without, largest first
@@ -96,14 +99,21 @@ class Profile:
     _typical: tuple[float, ...] = field(repr=False)  # us of each step, of the run in the middle
 
     def top(self, count: int = 20) -> tuple[StepTime, ...]:
-        """The steps that take most."""
+        """The steps that take most.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            When ``count`` is not a positive integer; so does :meth:`table`.
+        """
+        positive("Profile.top", "count", count)
         return tuple(sorted(self.steps, key=lambda step: -step.share)[:count])
 
-    def table(self, count: int = 20) -> str:
-        """The steps that take most, with bars, and the causes."""
+    def table(self, count: int = 20, *, bar: str = "█") -> str:
+        """The steps that take most, with bars of a character, and the causes."""
         rows = self.top(count)
         head = ("step", "operators", "path", "p50 us", "p99 us", "share", "", "GMAC/s", "of peak", "GB/s")
-        cells = [head, *(_cells(row, rows[0].share) for row in rows)]
+        cells = [head, *(_cells(row, rows[0].share, bar) for row in rows)]
         width = [max(len(row[column]) for row in cells) for column in range(len(head))]
         lines = [
             "  ".join(f"{cell:{side}{w}}" for cell, side, w in zip(row, _SIDES, width, strict=True)) for row in cells
@@ -136,9 +146,10 @@ class Profile:
 
         Raises
         ------
-        OSError, ArgumentValueError
+        OSError, ArgumentTypeError, ArgumentValueError
             As :func:`edgekern.files.atomic_write`.
         """
+        target = file_path("Profile.save_trace", "path", path)
         events, at = [], 0.0
         for step, took in zip(self.steps, self._typical, strict=True):
             shown = {"operators": step.op, "path": step.path, "macs": step.macs, "bytes": step.nbytes}
@@ -147,11 +158,11 @@ class Profile:
                 | {"args": shown}
             )
             at += took
-        with files.atomic_write(path, function="Profile.save_trace") as file:
+        with files.atomic_write(target, function="Profile.save_trace") as file:
             file.write(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}).encode())
 
 
-def _cells(row: StepTime, longest: float) -> tuple[str, ...]:
+def _cells(row: StepTime, longest: float, bar: str) -> tuple[str, ...]:
     return (
         row.name,
         row.op,
@@ -159,7 +170,7 @@ def _cells(row: StepTime, longest: float) -> tuple[str, ...]:
         f"{row.p50_us:.1f}",
         f"{row.p99_us:.1f}",
         f"{row.share:.1%}",
-        "█" * max(1, round(_BAR * row.share / longest)) if longest else "",
+        bar * max(1, round(_BAR * row.share / longest)) if longest else "",
         f"{row.macs_per_s / 1e9:.1f}" if row.macs else "",
         "" if row.peak_share is None else f"{row.peak_share:.0%}",
         f"{row.bytes_per_s / 1e9:.1f}" if row.nbytes else "",
@@ -180,7 +191,8 @@ def profiled(
         segment = program.index.segments[number] if what == "segment" else None
         numbers: Iterable[int] = [number] if segment is None else range(segment.begin, segment.end)
         order += [(segment is None, at) for at in numbers]
-    times = np.stack([(hosts if host else steps)[:, at] for host, at in order], axis=1)
+    columns = [(hosts if host else steps)[:, at] for host, at in order]
+    times = np.stack(columns, axis=1) if columns else np.zeros((len(runs), 0))
     total = float(times.sum()) or 1.0
     found = []
     for (host, at), column in zip(order, times.T, strict=True):
@@ -200,7 +212,7 @@ def profiled(
         )
     middle = int(np.argsort(runs)[len(runs) // 2])
     p50, p95, p99 = _percentiles(runs)
-    causes = _causes(program, found, p50, num_threads)
+    causes = _causes(program, found, p50)
     typical = tuple(times[middle].tolist())
     return Profile(tuple(found), p50, p95, p99, len(runs), num_threads, isa, peaks, causes, typical)
 
@@ -210,7 +222,7 @@ def _percentiles(times: Times) -> tuple[float, float, float]:
     return float(p50), float(p95), float(p99)
 
 
-def _causes(program: Program, steps: Sequence[StepTime], run_us: float, num_threads: int) -> tuple[str, ...]:
+def _causes(program: Program, steps: Sequence[StepTime], run_us: float) -> tuple[str, ...]:
     found: list[tuple[float, str]] = []
 
     def look(least: float, text: str, matches: Callable[[StepTime], bool]) -> None:
@@ -229,12 +241,9 @@ def _causes(program: Program, steps: Sequence[StepTime], run_us: float, num_thre
     look(_MOVE_SHARE, "moves, which compute nothing", lambda s: s.kind in _MOVES)
     if any(step.macs and step.precision == "8 bits" for step in steps):
         look(_FLOAT_SHARE, "products that stay in float32", lambda s: s.macs > 0 and s.precision == "float32")
-    if num_threads > 1:
-        text = f"steps of less than {_SHORT_US:.0f} us, in which further threads gain little"
-        look(_SHORT_SHARE, text, lambda s: s.p50_us < _SHORT_US)
     outside = 1 - sum(step.p50_us for step in steps) / run_us if run_us else 0.0
     if outside >= _CALL_SHARE:
-        found.append((outside, f"{outside:.0%} of a run: the call itself, checks and copies at the border"))
+        found.append((outside, f"{outside:.0%} of a run: copies at the border, and the call into the core"))
     products = [step for step in steps if step.peak_share is not None]
     busy = sum(step.share for step in products)
     reached = sum(step.share * (step.peak_share or 0) for step in products) / busy if busy else 0.0
@@ -247,14 +256,22 @@ def _causes(program: Program, steps: Sequence[StepTime], run_us: float, num_thre
     return tuple(text for _, text in sorted(found, reverse=True))
 
 
+def positive(function: str, argument: str, count: object) -> None:
+    """Refuse what is no positive integer."""
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise ArgumentTypeError(f"{function}: {argument} must be an integer, got {type(count).__name__}")
+    if count < 1:
+        raise ArgumentValueError(f"{function}: {argument} must be at least 1, got {count}")
+
+
 def random_feeds(inputs: Sequence[TensorInfo], seed: int = 0) -> dict[str, Array]:
     """Noise for floats, random codes for bytes, zeros for whole numbers and bools."""
     rng, feeds = np.random.default_rng(seed), {}
     for info in inputs:
-        if info.dtype.kind in "iub" and info.dtype.itemsize > 1:
+        if info.dtype.kind == "b" or (info.dtype.kind in "iu" and info.dtype.itemsize > 1):
             feeds[info.name] = np.zeros(info.shape, info.dtype)
         elif info.dtype.kind in "iu":
-            feeds[info.name] = rng.integers(0, 128, info.shape).astype(info.dtype)
+            feeds[info.name] = rng.integers(0, 256, info.shape, np.uint8).view(info.dtype)
         else:
             feeds[info.name] = rng.normal(0, 1, info.shape).astype(info.dtype)
     return feeds

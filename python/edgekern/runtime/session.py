@@ -20,7 +20,7 @@ from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
-from edgekern.runtime.profile import WARM_UP, Profile, profiled
+from edgekern.runtime.profile import WARM_UP, Profile, positive, profiled
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
@@ -238,19 +238,16 @@ class InferenceSession:
         ArgumentTypeError, ArgumentValueError
             As :meth:`run`, and when ``runs`` is not a positive integer.
         """
-        if isinstance(runs, bool) or not isinstance(runs, int):
-            raise ArgumentTypeError(f"profile: runs must be an integer, got {type(runs).__name__}")
-        if runs < 1:
-            raise ArgumentValueError(f"profile: runs must be at least 1, got {runs}")
+        positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
         targets: list[Array | None] = [np.empty_like(place) for place in self._outputs.values()]
         self._core.check(arrays, targets)
         self._report_copies("profile", arrays, targets)
         times: list[tuple[int, list[int], list[int]]] = []
         with self._lock:
-            clock = self._core.clock(True)
-            assert clock is not None
             try:
+                clock = self._core.clock(True)
+                assert clock is not None
                 for _ in range(WARM_UP + runs):
                     start = time.perf_counter_ns()
                     direct = not self._hosts and self._core.run(arrays, targets)
