@@ -103,6 +103,18 @@ def test_the_plan_foretells_what_rounding_the_input_costs():
     assert foretold == pytest.approx(sqnr_db(ROWS @ stored, f32(rounded) @ stored), abs=1.5)
 
 
+def test_the_plan_foretells_what_rounding_the_weights_costs():
+    """Of a difference of large numbers: what they have in common cancels, and not what rounding makes of the weights."""
+    rng = np.random.default_rng(4)
+    x, weights = f32(20 + rng.normal(size=(64, 32))), rng.normal(size=(32, 8))
+    weights = f32(weights - weights.mean(axis=0))
+    model = build([node("MatMul", ["x", "a"], ["y"], "only")], {"a": weights}, [64, 32])
+    foretold = plan_of(ek.quantize(model, ranges_of(model, x))).choices[0].w8a8_db
+    step = np.abs(weights).max(axis=0) / 127
+    assert foretold == pytest.approx(sqnr_db(x @ weights, x @ f32(np.rint(weights / step) * step)), abs=2)
+    assert foretold < 22
+
+
 def test_a_convolution_ends_a_region():
     """Its products are 8-bit though the head behind it has outliers."""
     scale = np.where(np.arange(8) == 3, 300, 1)

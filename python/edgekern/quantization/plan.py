@@ -26,8 +26,8 @@ class Choice:
     ----------
     node, op : its name, or that of its result, and its operator
     recipe : how it is computed
-    w8a8_db : signal to noise of its result, in dB, if its input alone were rounded to 8 bits, in the one range that
-        calibration chose; None where calibration has not seen it, or nothing is lost
+    w8a8_db : signal to noise of its result, in dB, if its input, in the one range that calibration chose, and its
+        weights alone were rounded to 8 bits; None where calibration has not seen it, or nothing is lost
     """
 
     node: str
