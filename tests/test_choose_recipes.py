@@ -104,7 +104,7 @@ def test_the_plan_foretells_what_rounding_the_input_costs():
 
 
 def test_the_plan_foretells_what_rounding_the_weights_costs():
-    """Of a difference of large numbers: what they have in common cancels, and not what rounding makes of the weights."""
+    """Of a difference of large numbers: what they have in common cancels, but not in what rounding adds to weights."""
     rng = np.random.default_rng(4)
     x, weights = f32(20 + rng.normal(size=(64, 32))), rng.normal(size=(32, 8))
     weights = f32(weights - weights.mean(axis=0))

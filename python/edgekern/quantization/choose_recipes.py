@@ -70,7 +70,8 @@ def _reads_convolution(node: ir.Node) -> bool:
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
     """For each product by constant weights, the signal to noise of its result where its input and they are rounded.
 
-    As calibration chose, and to steps of each column; the errors count as white. None where the ranges do not know, and of recurrent layers.
+    As calibration chose, and in steps of each column; the errors count as white. None where the ranges do not know, and
+    of recurrent layers.
     """
     products = (node for node in graph if node.domain == "" and node.op_type in PRODUCTS | RECURRENT)
     return {
