@@ -5,7 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import edgekern as ek
-from edgekern.errors import ArgumentValueError
+from edgekern.errors import ArgumentValueError, EdgekernError
 
 from float_models import build, f32
 
@@ -101,3 +101,11 @@ def test_outputs_may_be_inputs_and_weights():
     made = model()
     made.graph.output.extend(helper.make_tensor_value_info(name, 1, None) for name in ("x", "w"))
     assert [info.name for info in ek.compile(made).outputs] == ["y", "x", "w"]
+
+
+@pytest.mark.parametrize("sides", [(1, 1, 2**31 - 1, 2**31 - 1), (1, 2**20, 2**31 - 1, 2**31 - 1)])
+def test_inputs_that_no_memory_holds_are_refused_by_name(sides):
+    """The shapes of pools were counted on zeros of that size."""
+    made = build([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}, list(sides))
+    with pytest.raises(EdgekernError, match=r"'[xy]'"):
+        ek.compile(made)

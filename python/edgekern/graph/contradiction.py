@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgekern._onnxruntime import run_to_end
@@ -11,6 +13,7 @@ from edgekern.graph.model import what_breaks_onnx
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
 
 _PATIENCE_S = 20.0
+_MOST_ELEMENTS = 2**29
 
 
 def broken_rule(model: Skeleton) -> str | None:
@@ -29,7 +32,8 @@ def contradiction(model: Skeleton, error: Exception) -> str | None:
     """What onnxruntime says of a model on which a pass has failed with ``error``; it is run on zeros.
 
     Inference looks at neither the groups of a Conv nor the elements of a Reshape, and what does not fit is found out
-    wherever that happens to be. None where the error is typed, or onnxruntime runs the model: then it is the pass.
+    wherever that happens to be. None where the error is typed, or onnxruntime runs the model: then it is the pass; and
+    where inputs are larger than what anybody makes for this.
     """
     if isinstance(error, (EdgekernError, MemoryError, OSError)) and not isinstance(error, ArtifactError):
         return None
@@ -37,6 +41,8 @@ def contradiction(model: Skeleton, error: Exception) -> str | None:
     for value in model.proto.graph.input:
         kind = value.type.tensor_type
         sides = [side.dim_value or 1 for side in kind.shape.dim]
+        if math.prod(sides) > _MOST_ELEMENTS:
+            return None
         feeds[value.name] = np.zeros(sides, NUMPY_TYPES.get(kind.elem_type, np.float32))
     try:
         session = new_session(model.proto.SerializeToString())

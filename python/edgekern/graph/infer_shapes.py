@@ -99,7 +99,7 @@ class ShapeInference:
             return []
         if node.op_type in COUNTED_BY_OPERANDS and fed != [node.input[0]]:
             return []
-        if any(math.prod(types[name][1]) > _MOST_ELEMENTS for name in node.output if name in types):
+        if any(math.prod(types[name][1]) > _MOST_ELEMENTS for name in (*fed, *node.output) if name in types):
             return []  # what inference says, then: nobody makes that to count it
         operands = [constants[name].SerializeToString() for name in node.input if name in constants]
         key = node.SerializeToString(), *operands, *(types[name] for name in fed)
