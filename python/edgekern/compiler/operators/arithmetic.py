@@ -10,12 +10,15 @@ import onnx_ir as ir
 from edgekern import _core
 from edgekern._core import StepKind
 from edgekern.compiler.lowering import Lowering
+from edgekern.compiler.memory import too_large
 from edgekern.compiler.operators import lookups
 from edgekern.compiler.operators.operator import Operator
 from edgekern.compiler.operators.products import NO_RESIDUAL, takes_bias
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.roles import Chain, Placement, Role
 from edgekern.compiler.steps import KernelStep, Tensor, dtype_of
+from edgekern.errors import CompileError
+from edgekern.graph.dimensions import LARGEST_SIZE
 from edgekern.graph.values import Quant, constant, known_shape, label, operands, quantization, shape_of
 
 
@@ -67,11 +70,14 @@ def _constant(lowering: Lowering, value: ir.Value, shape: tuple[int, ...], order
     assert codes is not None
     assert isinstance(quant, Quant)
     steps = codes.astype(np.int32) - quant.zero_point
-    full = np.broadcast_to(steps, shape)
-    stored = full.transpose(order) if order else full
-    columns = stored.shape[-1]
-    if (stored == stored.reshape(-1, columns)[0]).all():
-        rows, bias = math.prod(stored.shape[:-1]), stored.reshape(-1, columns)[0]
+    own = steps.reshape((1,) * (len(shape) - steps.ndim) + steps.shape)  # not yet of that shape, which may be large
+    full = np.broadcast_to(own, shape)
+    own, stored = (own.transpose(order), full.transpose(order)) if order else (own, full)
+    lines = own.reshape(-1, own.shape[-1])
+    if (lines == lines[0]).all():
+        rows, bias = math.prod(stored.shape[:-1]), np.broadcast_to(lines[0], stored.shape[-1:])
+    elif stored.nbytes > LARGEST_SIZE:
+        raise CompileError(too_large(str(value.name), stored.shape, stored.nbytes))
     else:
         rows, bias = 1, stored.reshape(-1)
     columns = bias.size
