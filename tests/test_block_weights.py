@@ -90,28 +90,27 @@ def test_codes_stay_codes_in_every_opset(opset):
     assert sqnr_db(want, results_everywhere(program, feeds)[0]) > 36
 
 
+def ones_scaled(scales):
+    """A product by two columns of ones, times the scale of each; and a row for it."""
+    g = Graph(opset=21)
+    sizes = {"K": 32, "N": 2, "bits": 4, "block_size": 32, "accuracy_level": 4}
+    codes, scale = g.const(np.full((2, 1, 16), 0x99), np.uint8), g.const(np.float32(scales))
+    y = g.op("MatMulNBits", g.input("x", (1, 32)), codes, scale, domain="com.microsoft", **sizes)
+    x = np.random.default_rng(1).uniform(1, 2, (1, 32)).astype(np.float32)
+    return ek.compile(g.model(y), allow_host=False), x
+
+
 @pytest.mark.parametrize("scales", [(1e10, 0.01), (1e-38, 1e-38), (1e30, 1e21), (np.inf, 1)])
 def test_scales_that_no_float16_holds_together_are_floats(scales):
-    g = Graph(opset=21)
-    codes = g.const(np.full((2, 1, 16), 0x99), np.uint8)
-    scale, x = g.const(np.float32(scales)), np.random.default_rng(1).uniform(1, 2, (1, 32)).astype(np.float32)
-    y = g.op("MatMulNBits", g.input("x", (1, 32)), codes, scale, domain="com.microsoft", **SIZES)
-    program = ek.compile(g.model(y), allow_host=False)
+    program, x = ones_scaled(scales)
     assert kinds(program) == ["GEMM_F32"]
     [found] = ek.InferenceSession(program).run(None, {"x": x})
     assert np.allclose(found[0, 1], x.sum() * np.float32(scales[1]), rtol=1e-4)
 
 
-SIZES = {"K": 32, "N": 2, "bits": 4, "block_size": 32, "accuracy_level": 4}
-
-
 @pytest.mark.parametrize("scales", [(0, 0), (0, 0.5), (-0.25, 0.5), (1e-30, 3e-30)])
 def test_scales_of_zero_and_below_are_scales(scales):
-    g = Graph(opset=21)
-    codes = g.const(np.full((2, 1, 16), 0x99), np.uint8)
-    scale, x = g.const(np.float32(scales)), np.random.default_rng(1).uniform(1, 2, (1, 32)).astype(np.float32)
-    y = g.op("MatMulNBits", g.input("x", (1, 32)), codes, scale, domain="com.microsoft", **SIZES)
-    program = ek.compile(g.model(y), allow_host=False)
+    program, x = ones_scaled(scales)
     assert kinds(program) == ["GEMM_GROUPS"]
     [found] = results_everywhere(program, {"x": x})
     assert np.allclose(found, x.sum() * np.float32(scales), rtol=0.03, atol=0)

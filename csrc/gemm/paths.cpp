@@ -72,13 +72,10 @@ void run_spread(const Kernels& kernels, const GemmArgs& args, const Rect& rect, 
   EK_ASSERT(kernels.tile_rows <= kSpreadTileRows);
   alignas(kLine) int16_t room[kSpreadTileRows * kMostSpread + kSpreadSlack];
   const size_t stride = spread_numbers(args);
-  const uint8_t* const* done = nullptr;
   size_t row = SIZE_MAX;
   run_tiles(kernels, args, rect, strips, [&](const GemmTile& t) {
-    if (t.row0 != row || t.a != done) {
-      kernels.spread_rows(t, room, stride);
-      row = t.row0, done = t.a;
-    }
+    if (t.row0 != row) kernels.spread_rows(t, room, stride);
+    row = t.row0;
     GemmTile spread = t;
     spread.spread = room;
     spread.spread_stride = stride;

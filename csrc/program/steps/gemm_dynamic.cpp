@@ -30,17 +30,9 @@ struct GemmDynamic {
   PackedShape packed() const { return {columns, 1, k}; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
-    const bool addend = step.in.size() == 2;
-    if (!has(step, addend ? 2 : 1, 3)) return bad_step(step, "wrong number of operands");
+    if (!has(step, step.in.size() == 2 ? 2 : 1, 3)) return bad_step(step, "wrong number of operands");
     if (k > (zero_points ? kDeepestSpans : kMaxRowDepth)) return bad_step(step, "sums can pass 2^31");
-    const TensorDef &x = input(index, step), &y = output(index, step);
-    if (x.dtype != DType::kF32 || (addend && input(index, step, 1).dtype != DType::kF32)) {
-      return bad_step(step, "inputs must be float32");
-    }
-    if (!holds(x, {rows, k}) || !holds(y, {rows, columns}) ||
-        (addend && !holds(input(index, step, 1), {rows, columns}))) {
-      return bad_step(step, "tensor shapes do not match its sizes");
-    }
+    EK_RETURN_IF_ERROR(check_real_rows(index, step, rows, k, columns));
     size_t weights = 0;
     const size_t padded = packed().padded_n() * sizeof(float);
     if (!packed().bytes(&weights) || !blob_is(index, step, 0, weights) || !blob_is(index, step, 1, padded) ||

@@ -33,18 +33,10 @@ struct GemmGroups {
   PackedShape4 packed() const { return {columns, k, group, zero_points}; }
 
   Status check(const ProgramIndex& index, const Step& step) const {
-    const bool addend = step.in.size() == 2;
-    if (!has(step, addend ? 2 : 1, 2)) return bad_step(step, "wrong number of operands");
+    if (!has(step, step.in.size() == 2 ? 2 : 1, 2)) return bad_step(step, "wrong number of operands");
     if (group != 32 && group != 64 && group != 128) return bad_step(step, "groups are 32, 64 or 128 values");
     if (!std::isnormal(unit) || unit < 0) return bad_step(step, "damaged unit of scales");
-    const TensorDef &x = input(index, step), &y = output(index, step);
-    if (x.dtype != DType::kF32 || (addend && input(index, step, 1).dtype != DType::kF32)) {
-      return bad_step(step, "inputs must be float32");
-    }
-    if (!holds(x, {rows, k}) || !holds(y, {rows, columns}) ||
-        (addend && !holds(input(index, step, 1), {rows, columns}))) {
-      return bad_step(step, "tensor shapes do not match its sizes");
-    }
+    EK_RETURN_IF_ERROR(check_real_rows(index, step, rows, k, columns));
     size_t weights = 0, scratch = 0;
     if (!packed().bytes(&weights) || !gemm4_scratch_bytes(product(), &scratch)) return bad_step(step, "too large");
     if (!blob_is(index, step, 0, weights) || !blob_is(index, step, 1, round_up(columns, kStrip) * sizeof(float))) {

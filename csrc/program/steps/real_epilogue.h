@@ -45,4 +45,18 @@ struct RealEpilogue {
   }
 };
 
+/// Of a step that quantizes the rows it reads: (rows, k), float32 as an addend of its result is.
+inline Status check_real_rows(const ProgramIndex& index, const Step& step, size_t rows, size_t k, size_t columns) {
+  const bool addend = step.in.size() == 2;
+  const TensorDef &x = input(index, step), &y = output(index, step);
+  if (x.dtype != DType::kF32 || (addend && input(index, step, 1).dtype != DType::kF32)) {
+    return bad_step(step, "inputs must be float32");
+  }
+  if (!holds(x, {rows, k}) || !holds(y, {rows, columns}) ||
+      (addend && !holds(input(index, step, 1), {rows, columns}))) {
+    return bad_step(step, "tensor shapes do not match its sizes");
+  }
+  return {};
+}
+
 }  // namespace ek

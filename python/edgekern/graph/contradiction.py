@@ -8,12 +8,12 @@ import numpy as np
 
 from edgekern._onnxruntime import run_to_end
 from edgekern.errors import ArtifactError, EdgekernError
+from edgekern.graph.dimensions import MOST_ELEMENTS
 from edgekern.graph.evaluate import new_session
 from edgekern.graph.model import what_breaks_onnx
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
 
 _PATIENCE_S = 20.0
-_MOST_ELEMENTS = 2**29
 
 
 def broken_rule(model: Skeleton) -> str | None:
@@ -41,7 +41,7 @@ def contradiction(model: Skeleton, error: Exception) -> str | None:
     for value in model.proto.graph.input:
         kind = value.type.tensor_type
         sides = [side.dim_value or 1 for side in kind.shape.dim]
-        if math.prod(sides) > _MOST_ELEMENTS:
+        if math.prod(sides) > MOST_ELEMENTS:
             return None
         feeds[value.name] = np.zeros(sides, NUMPY_TYPES.get(kind.elem_type, np.float32))
     try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgekern.graph.skeleton import Skeleton
 
 LARGEST_SIZE = 2**31 - 1  # steps count in int32
+MOST_ELEMENTS = 2**29  # of an array that is made to look at a shape
 _FIXED_KEY = "edgekern.dimensions"  # metadata: the named dimensions that were given a size
 # By the name of an input, a size for each dimension, where None leaves one as it is; by that of a dimension, its size.
 Shapes = Mapping[str, int | Sequence[int | None]]

@@ -18,13 +18,12 @@ from onnx import helper
 
 from edgekern.errors import CompileError
 from edgekern.graph.counted import Types, forget_sizes, is_doubtful, known_types
+from edgekern.graph.dimensions import MOST_ELEMENTS
 from edgekern.graph.evaluate import evaluate
 from edgekern.graph.families import COUNTED_BY_OPERANDS
 from edgekern.graph.inference import HIDDEN, infer_values
 from edgekern.graph.skeleton import NUMPY_TYPES, Skeleton
 from edgekern.graph.subgraphs import bodies
-
-_MOST_ELEMENTS = 2**29
 
 Settled = dict[int, tuple[onnx.NodeProto, list[onnx.ValueInfoProto]]]  # by its place: a node, and what it gives
 
@@ -99,7 +98,7 @@ class ShapeInference:
             return []
         if node.op_type in COUNTED_BY_OPERANDS and fed != [node.input[0]]:
             return []
-        if any(math.prod(types[name][1]) > _MOST_ELEMENTS for name in (*fed, *node.output) if name in types):
+        if any(math.prod(types[name][1]) > MOST_ELEMENTS for name in (*fed, *node.output) if name in types):
             return []  # what inference says, then: nobody makes that to count it
         operands = [constants[name].SerializeToString() for name in node.input if name in constants]
         key = node.SerializeToString(), *operands, *(types[name] for name in fed)

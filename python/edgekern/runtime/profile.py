@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core, files
-from edgekern._arguments import file_path
+from edgekern._arguments import file_path, integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 if TYPE_CHECKING:
@@ -258,9 +258,9 @@ def _causes(program: Program, steps: Sequence[StepTime], run_us: float) -> tuple
 
 def positive(function: str, argument: str, count: object) -> None:
     """Refuse what is no positive integer."""
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise ArgumentTypeError(f"{function}: {argument} must be an integer, got {type(count).__name__}")
-    if count < 1:
+    if isinstance(count, bool):  # which counts as 0 or 1 elsewhere
+        raise ArgumentTypeError(f"{function}: {argument} must be an integer, got bool")
+    if integer(function, argument, count) < 1:
         raise ArgumentValueError(f"{function}: {argument} must be at least 1, got {count}")
 
 

@@ -16,13 +16,13 @@ from edgekern.compiler.shapes_of_data import shapes_of_data
 from edgekern.errors import CompileError
 from edgekern.graph import subgraphs
 from edgekern.graph.counted import forget_sizes, is_open_within
+from edgekern.graph.dimensions import MOST_ELEMENTS
 from edgekern.graph.evaluate import new_session
 from edgekern.graph.families import LOOP, SCAN
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import known_shape, label, qualified, shape_of
 
 _PATIENCE_S = 20.0  # a loop may never end
-_MOST_ELEMENTS = 2**29
 
 
 def observe_shapes(model: ir.Model) -> None:
@@ -121,10 +121,10 @@ def _refuse_rows(graph: onnx.GraphProto) -> None:
         [body] = subgraphs.bodies(node)
         for value in body.output[len(node.input) - 1 :]:
             row = math.prod(max(side.dim_value, 1) for side in value.type.tensor_type.shape.dim)
-            if turns * row > _MOST_ELEMENTS:
+            if turns * row > MOST_ELEMENTS:
                 raise CompileError(
                     f"compile: Loop '{node.name or node.output[0]}' would collect {turns} rows of {row} elements, and "
-                    f"{_MOST_ELEMENTS} elements are the most; make it turn less often"
+                    f"{MOST_ELEMENTS} elements are the most; make it turn less often"
                 )
 
 
