@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekern import _core
 from edgekern._arguments import file_path, flag, isa_name, thread_count
-from edgekern._arrays import Lent, as_array, report_copy, unnamed, written_array
+from edgekern._arrays import Lent, as_array, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
-from edgekern.runtime.profile import WARM_UP, Profile, positive, profiled
+from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
+from edgekern.runtime.profile import Profile, positive
+from edgekern.runtime.runner import Arena
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
@@ -116,21 +115,15 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        names = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
-        self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, *names)
-        self._hosts = [
-            HostRunner(model, step, self._core, self._core.num_threads, timeout_s) for step in model.host_steps
-        ]
-        self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
-        self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
+        self._arena = Arena(model, isa, threads, timeout_s)
+        self._runner = self._arena.runners[0]
         self._lock = threading.Lock()
         _sessions.add(self)
 
     def _after_fork(self) -> None:
         """What threads of the parent process hold here, they never give back."""
         self._lock = threading.Lock()
-        for host in self._hosts:
-            host.after_fork()
+        self._arena.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
         """What :meth:`run` wants."""
@@ -165,10 +158,10 @@ class InferenceSession:
         HostTimeoutError
             When a host step takes longer than ``host_timeout_s``.
         """
-        names = list(self._outputs) if output_names is None else self._wanted(output_names)
+        names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(feeds)
         if out is None:
-            results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
+            results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
             results = _given(out, names)
         returned: list[Any] = results if out is None else list(out)
@@ -176,10 +169,10 @@ class InferenceSession:
             self._run(arrays, list(results))
             return returned
         result_of = dict(zip(names, results, strict=True))
-        targets: list[Array | None] = list(map(result_of.get, self._outputs))
+        targets: list[Array | None] = list(map(result_of.get, self._runner.outputs))
         if len(result_of) < len(results):  # a name is asked for twice
             for name, result in zip(names, results, strict=True):
-                self._core.check(arrays, [result if name == other else None for other in self._outputs])
+                self._runner.core.check(arrays, [result if name == other else None for other in self._runner.outputs])
         self._run(arrays, targets)
         if len(result_of) < len(results):
             for name, result in zip(names, results, strict=True):
@@ -200,23 +193,14 @@ class InferenceSession:
             As :meth:`run`, at the call.
         """
         arrays = self._ordered(feeds)
-        nothing: list[Array | None] = [None] * len(self._outputs)
-        self._core.check(arrays, nothing)
-        self._report_copies("trace", arrays, nothing)
+        nothing: list[Array | None] = [None] * len(self._runner.outputs)
+        self._runner.core.check(arrays, nothing)
+        self._runner.report_copies("trace", arrays, nothing)
         return self._trace(arrays)
 
     def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
-        index = self._program.index
-        segments, steps = index.segments, index.steps
         with self._lock:
-            self._fill(arrays)
-            for what, number in self._program.manifest.order:
-                if what == "host":
-                    self._hosts[number].run()
-                    continue
-                for step in range(segments[number].begin, segments[number].end):
-                    self._core.run_step(step)
-                    yield step, self._core.tensor(steps[step].outputs[0])
+            yield from self._runner.trace(arrays)
 
     def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
         """Time every step of some runs.
@@ -240,23 +224,11 @@ class InferenceSession:
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        targets: list[Array | None] = [np.empty_like(place) for place in self._outputs.values()]
-        self._core.check(arrays, targets)
-        self._report_copies("profile", arrays, targets)
-        times: list[tuple[int, list[int], list[int]]] = []
+        targets: list[Array | None] = [np.empty_like(place) for place in self._runner.outputs.values()]
+        self._runner.core.check(arrays, targets)
+        self._runner.report_copies("profile", arrays, targets)
         with self._lock:
-            try:
-                clock = self._core.clock(True)
-                assert clock is not None
-                for _ in range(WARM_UP + runs):
-                    start = time.perf_counter_ns()
-                    direct = not self._hosts and self._core.run(arrays, targets)
-                    hosts = [] if direct else self._run_in_arena(arrays, targets)
-                    times.append((time.perf_counter_ns() - start, clock.tolist(), hosts))
-            finally:
-                self._core.clock(False)
-        whole, steps, hosts_of = (np.array(part, np.float64) / 1e3 for part in zip(*times[WARM_UP:], strict=True))
-        return profiled(self._program, self.paths, self.isa, self.num_threads, whole, steps, hosts_of)
+            return self._runner.profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
@@ -265,7 +237,7 @@ class InferenceSession:
     @property
     def paths(self) -> tuple[str, ...]:
         """The code that each kernel step runs here; see :meth:`Program.paths`."""
-        return tuple(self._core.path(step) for step in range(len(self._program.steps)))
+        return self._runner.paths
 
     @property
     def program(self) -> Program:
@@ -274,15 +246,15 @@ class InferenceSession:
     @property
     def arena_bytes(self) -> int:
         """All memory that the session owns: arena, scratch, accumulator starts."""
-        return int(self._core.arena_bytes)
+        return int(self._runner.core.arena_bytes)
 
     @property
     def isa(self) -> str:
-        return str(self._core.isa)
+        return str(self._runner.core.isa)
 
     @property
     def num_threads(self) -> int:
-        return int(self._core.num_threads)
+        return int(self._runner.core.num_threads)
 
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
@@ -298,66 +270,43 @@ class InferenceSession:
         for name in (output_names := list(output_names)):
             if not isinstance(name, str):
                 raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(name).__name__} in it")
-            if name not in self._outputs:
-                raise ArgumentValueError(f"run: there is no output {name!r}; the outputs are {list(self._outputs)}")
+            if name not in self._runner.outputs:
+                raise ArgumentValueError(
+                    f"run: there is no output {name!r}; the outputs are {list(self._runner.outputs)}"
+                )
         return output_names
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
-        if type(feeds) is not dict or feeds.keys() != self._inputs.keys():
+        if type(feeds) is not dict or feeds.keys() != self._runner.inputs.keys():
             self._check_names(feeds)
         return [
             given if type(given := feeds[name]) is np.ndarray else as_array("run", f"input {name!r}", given)
-            for name in self._inputs
+            for name in self._runner.inputs
         ]
 
     def _check_names(self, feeds: Feeds) -> None:
         if not isinstance(feeds, Mapping):
-            raise unnamed("run", "feeds", feeds, list(self._inputs))
+            raise unnamed("run", "feeds", feeds, list(self._runner.inputs))
         for name in feeds:
-            if name not in self._inputs:
-                raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._inputs)}")
-        for name in self._inputs:
+            if name not in self._runner.inputs:
+                raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._runner.inputs)}")
+        for name in self._runner.inputs:
             if name not in feeds:
-                raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
+                raise ArgumentValueError(
+                    f"run: feeds lack the input {name!r}; the inputs are {list(self._runner.inputs)}"
+                )
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
-        if not self._hosts:
+        runner = self._runner
+        if not runner.hosts:
             with self._lock:
-                if self._core.run(arrays, targets):
+                if runner.core.run(arrays, targets):
                     return
-        self._core.check(arrays, targets)
-        self._report_copies("run", arrays, targets)
+        runner.core.check(arrays, targets)
+        runner.report_copies("run", arrays, targets)
         with self._lock:
-            self._run_in_arena(arrays, targets)
-
-    def _report_copies(self, function: str, arrays: list[Array], targets: list[Array | None]) -> None:
-        inputs, outputs = zip(self._inputs, arrays, strict=True), zip(self._outputs, targets, strict=True)
-        for what, pairs in (("input", inputs), ("out for", outputs)):
-            for name, array in pairs:
-                if array is not None and not (array.flags.c_contiguous and array.flags.aligned):
-                    report_copy(function, f"{what} {name!r}", array)
-
-    def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> list[int]:
-        """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
-        arrays. Gives the nanoseconds of the host steps."""
-        self._fill(arrays)
-        took = [0] * len(self._hosts)
-        for what, number in self._program.manifest.order:
-            if what == "segment":
-                self._core.run_segment(number)
-                continue
-            start = time.perf_counter_ns()
-            self._hosts[number].run()
-            took[number] = time.perf_counter_ns() - start
-        for place, target in zip(self._outputs.values(), targets, strict=True):
-            if target is not None:
-                np.copyto(target, place)
-        return took
-
-    def _fill(self, arrays: Sequence[Array]) -> None:
-        for place, array in zip(self._inputs.values(), arrays, strict=True):
-            np.copyto(place, array)
+            runner.run(arrays, targets)
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -381,11 +330,6 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
-    """Where inputs or outputs lie in the arena."""
-    return {info.name: core.tensor(number) for info, (_, number) in zip(infos, numbers, strict=True)}
 
 
 def _node_arg(info: TensorInfo) -> NodeArg:
