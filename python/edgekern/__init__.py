@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
-    from edgekern.runtime import InferenceSession
+    from edgekern.runtime import Batcher, InferenceSession
     from edgekern.threadpools import register_threadpoolctl
     from edgekern.transformer import attention, rms_norm, rotary_embedding
 
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
+    "Batcher": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
     "Histogram": "edgekern.calibration",
@@ -53,6 +54,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Batcher",
     "Calibrator",
     "ErrorReport",
     "Histogram",
