@@ -359,6 +359,10 @@ def call():
 threads = [threading.Thread(target=call) for _ in range(3)]
 for thread in threads: thread.start()
 main, ended = threading.main_thread().ident, []
+def interrupt(_, frame):
+    while frame and not frame.f_code.co_filename.endswith("batcher.py"): frame = frame.f_back
+    if frame: raise KeyboardInterrupt  # not between two calls, where nothing is at stake
+signal.signal(signal.SIGINT, interrupt)
 def disturb():
     for round in range(300):
         time.sleep(0.0003 + 0.0001 * (round % 13))
@@ -368,7 +372,7 @@ disturber = threading.Thread(target=disturb)
 disturber.start()
 while not ended:
     try:
-        while not ended: batcher.run(None, feeds_of(1))
+        batcher.run(None, feeds_of(1))
     except KeyboardInterrupt:
         seen += 1
 stop = True

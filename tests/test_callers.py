@@ -17,7 +17,7 @@ import pytest
 
 import edgekern as ek
 from edgekern import _core
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 
 from graphs import Graph, feeds_of
 
@@ -233,35 +233,31 @@ print("well")
 def test_signals_among_waiting_callers_lose_no_arena(arenas):
     """The main thread waits, or runs, when they come; the others always get an answer."""
     script = """
-session, stop, kept = opened(ARENAS), False, []
+session, stop, kept, seen = opened(ARENAS), False, [], 0
 def call():
     while not stop:
         assert np.array_equal(session.run(None, feeds)[0], expected)
 threads = [threading.Thread(target=call) for _ in range(3)]
-def interrupt(*_):
-    raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, signal.SIG_DFL)
-signal.signal(signal.SIGVTALRM, interrupt)
+def interrupt(_, frame):
+    if frame.f_code.co_filename.endswith("session.py"):  # not between two calls, where nothing is at stake
+        raise KeyboardInterrupt
+signal.signal(signal.SIGUSR1, interrupt)
 for thread in threads:
     thread.start()
-draw = random.Random(7)
-main = threading.main_thread().ident
-signal.signal(signal.SIGUSR1, interrupt)
+draw, main, ended = random.Random(7), threading.main_thread().ident, []
 def disturb():
     for _ in range(400):
         time.sleep(draw.uniform(0.0002, 0.002))
         signal.pthread_kill(main, signal.SIGUSR1)
     ended.append(True)
-ended = []
 disturber = threading.Thread(target=disturb)
 disturber.start()
 while not ended:
     try:
-        while not ended:
-            session.run(None, feeds)
+        session.run(None, feeds)
     except KeyboardInterrupt as error:
         kept[:] = [error]
-        seen = seen + 1 if "seen" in globals() else 1
+        seen += 1
 stop = True
 for thread in threads + [disturber]:
     thread.join()
@@ -277,25 +273,33 @@ def test_ctrl_c_ends_a_wait_and_leaves_the_row_right():
     assert (
         in_a_child("""
 session, order = opened(1), []
-with session._lender.lend():
-    def call(name):
-        session.run(None, feeds)
-        order.append(name)
-    before = threading.Thread(target=call, args=("before",))
-    before.start()
-    while session._lender.waiting < 1: time.sleep(0.001)
-    after = threading.Thread(target=call, args=("after",))
-    def later():
-        while session._lender.waiting < 2: time.sleep(0.001)
-        after.start()
-        while session._lender.waiting < 3: time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=later).start()
-    try:
-        session.run(None, feeds)
-        print("not interrupted")
-    except KeyboardInterrupt:
-        assert session._lender.waiting == 2
+held, ended = threading.Event(), threading.Event()
+def hold():
+    with session._lender.lend():
+        held.set()
+        ended.wait()
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+def call(name):
+    session.run(None, feeds)
+    order.append(name)
+before, after = (threading.Thread(target=call, args=(name,)) for name in ("before", "after"))
+before.start()
+while session._lender.waiting < 1: time.sleep(0.001)
+def later():
+    while session._lender.waiting < 2: time.sleep(0.001)
+    after.start()
+    while session._lender.waiting < 3: time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=later).start()
+try:
+    session.run(None, feeds)
+    print("not interrupted")
+except KeyboardInterrupt:
+    assert session._lender.waiting == 2
+ended.set()
+holder.join()
 before.join(), after.join()
 assert order == ["before", "after"], order
 assert session._lender.free == 1
@@ -303,6 +307,17 @@ print("well")
 """)
         == "well"
     )
+
+
+@pytest.mark.parametrize("arenas", [1, 2])
+def test_a_thread_that_would_wait_for_itself_is_told(program, feeds, arenas):
+    session = ek.InferenceSession(program, num_threads=1, arenas=arenas)
+    traces = [session.trace(feeds) for _ in range(arenas)]
+    assert len(list(map(next, traces))) == arenas
+    with pytest.raises(EdgekernError, match="this thread has all arenas already"):
+        session.run(None, feeds)
+    traces.pop()
+    assert len(session.run(None, feeds)) == 1
 
 
 @pytest.mark.parametrize("arenas", [1, 2])
