@@ -1,4 +1,4 @@
-"""The four commands of the base install, parsed with the standard library where typer is absent."""
+"""The five commands of the base install, parsed with the standard library where typer is absent."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from edgekern.cli import session
 from edgekern.runtime import HOST_TIMEOUT_S
 
-COMMANDS = ("run", "verify", "profile", "info")
+COMMANDS = ("run", "verify", "profile", "stress", "info")
 
 
 def knows(arguments: list[str]) -> bool:
@@ -39,7 +39,16 @@ def run(arguments: list[str]) -> int:
     profiles.add_argument("--json", action="store_true", help="all figures, as JSON")
     profiles.add_argument("--threads", type=int)
     profiles.add_argument("--isa")
-    for command in (runs, verifies, profiles):
+    stresses = commands.add_parser("stress", help="let many callers run an .ekm for long")
+    stresses.add_argument("model", type=Path)
+    stresses.add_argument("--concurrency", type=int, default=100, help="callers")
+    stresses.add_argument("--runs", type=int, default=1000, help="of each caller")
+    stresses.add_argument("--arenas", type=int, default=2, help="how many run at a time")
+    stresses.add_argument("--threads", type=int, default=1, help="of each run")
+    stresses.add_argument("--budget", default="60%", help="memory: a share of what this process can have, or a size")
+    stresses.add_argument("--json", action="store_true", help="all figures, as JSON")
+    stresses.add_argument("--isa")
+    for command in (runs, verifies, profiles, stresses):
         command.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
     commands.add_parser("info", help="what edgekern sees of this machine")
     try:
@@ -70,6 +79,20 @@ def run(arguments: list[str]) -> int:
             as_json=given.json,
         )
         print(result)
+    elif given.command == "stress":
+        told, well = session.stress(
+            given.model,
+            concurrency=given.concurrency,
+            runs=given.runs,
+            arenas=given.arenas,
+            budget=given.budget,
+            num_threads=given.threads,
+            isa=given.isa,
+            allow_host=given.allow_host,
+            as_json=given.json,
+        )
+        print(told)
+        return 0 if well else 1
     elif given.command == "verify":
         print(session.verify(given.model, allow_host=given.allow_host))
     else:

@@ -4,14 +4,19 @@ from edgekern.runtime.batcher import Batcher
 from edgekern.runtime.host import HOST_TIMEOUT_S, refuse_host_steps
 from edgekern.runtime.profile import Profile, StepTime, random_feeds
 from edgekern.runtime.session import InferenceSession, NodeArg
+from edgekern.runtime.stress import STEPS, Stress, memory_budget, stress
 
 __all__ = [
     "HOST_TIMEOUT_S",
+    "STEPS",
     "Batcher",
     "InferenceSession",
     "NodeArg",
     "Profile",
     "StepTime",
+    "Stress",
+    "memory_budget",
     "random_feeds",
     "refuse_host_steps",
+    "stress",
 ]
