@@ -1,13 +1,13 @@
 """Batcher: requests that run together get what they would get alone, and no one else's trouble."""
 
 import functools
+import pickle
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from concurrent.futures import CancelledError
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,42 +302,41 @@ def test_a_session_without_rows_and_options_that_are_none_are_refused():
 
 
 SETUP = """
-import os, signal, sys, threading, time
+import os, pickle, signal, sys, threading, time
 import numpy as np
 import edgekern as ek
-from test_batcher import alone, feeds_of, opened
+
 signal.alarm(60)
+program, feeds, expected = pickle.load(sys.stdin.buffer)
+
+def opened(arenas=1):
+    return ek.InferenceSession(program, num_threads=1, arenas=arenas)
 """
 
 
 def in_a_child(script):
-    child = subprocess.run(
-        [sys.executable, "-c", SETUP + script],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=Path(__file__).parent,
-    )
-    assert child.returncode == 0, child.stdout + child.stderr
-    return child.stdout.strip()
+    given = pickle.dumps((program(2), feeds_of(1), alone(feeds_of(1))))
+    command = [sys.executable, "-c", SETUP + script]
+    child = subprocess.run(command, input=given, capture_output=True, check=False, timeout=120)
+    assert child.returncode == 0, (child.stdout + child.stderr).decode()
+    return child.stdout.decode().strip()
 
 
 def test_a_forked_child_starts_anew_while_requests_wait():
     assert (
         in_a_child("""
-session = opened(2)
-batcher, expected = ek.Batcher(session, max_delay_us=0), alone(feeds_of(1))
+session = opened()
+batcher = ek.Batcher(session, max_delay_us=0)
 def right(results): return all(map(np.array_equal, results, expected))
 with session._lender.lend():
-    futures = [batcher.submit(None, feeds_of(1)) for _ in range(5)]
+    futures = [batcher.submit(None, feeds) for _ in range(5)]
     while not session._lender.waiting: time.sleep(0.001)
     child = os.fork()
     if child == 0:
         signal.alarm(20)
         code = 1
         try:
-            code = 0 if all(right(batcher.run(None, feeds_of(1))) for _ in range(5)) else 2
+            code = 0 if all(right(batcher.run(None, feeds)) for _ in range(5)) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -351,11 +350,11 @@ print("well")
 def test_ctrl_c_of_a_waiting_caller_leaves_the_others_right():
     assert (
         in_a_child("""
-batcher, expected = ek.Batcher(opened(4, 2), max_delay_us=50), alone(feeds_of(1))
+batcher = ek.Batcher(opened(2), max_delay_us=50)
 stop, wrong, seen = False, [], 0
 def call():
     while not stop:
-        if not all(map(np.array_equal, batcher.run(None, feeds_of(1)), expected)): wrong.append(1)
+        if not all(map(np.array_equal, batcher.run(None, feeds), expected)): wrong.append(1)
 threads = [threading.Thread(target=call) for _ in range(3)]
 for thread in threads: thread.start()
 main, ended = threading.main_thread().ident, []
@@ -372,25 +371,25 @@ disturber = threading.Thread(target=disturb)
 disturber.start()
 while not ended:
     try:
-        batcher.run(None, feeds_of(1))
+        batcher.run(None, feeds)
     except KeyboardInterrupt:
         seen += 1
 stop = True
 for thread in (*threads, disturber): thread.join()
 assert not wrong
-assert all(map(np.array_equal, batcher.run(None, feeds_of(1)), expected))
+assert all(map(np.array_equal, batcher.run(None, feeds), expected))
 print(seen > 50)
 """)
         == "True"
     )
 
 
-@pytest.mark.parametrize("last", ["pass", "batcher.submit(None, feeds_of(1))"])
+@pytest.mark.parametrize("last", ["pass", "batcher.submit(None, feeds)"])
 def test_python_ends_though_a_batcher_lives(last):
     assert (
         in_a_child(f"""
-batcher = ek.Batcher(opened(2), max_delay_us=1000)
-batcher.run(None, feeds_of(1))
+batcher = ek.Batcher(opened(), max_delay_us=1000)
+batcher.run(None, feeds)
 {last}
 print("well")
 """)

@@ -10,7 +10,6 @@ import time
 import weakref
 from concurrent.futures import CancelledError, wait
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,30 +41,28 @@ def session(request, program):
     return ek.InferenceSession(program, num_threads=1, arenas=request.param)
 
 
-def in_a_child(script: str) -> str:
+@pytest.fixture
+def in_a_child(program, feeds):
     """What a Python of its own prints, which has two minutes."""
-    child = subprocess.run(
-        [sys.executable, "-c", SETUP + script],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=Path(__file__).parent,
-    )
-    assert child.returncode == 0, child.stdout + child.stderr
-    return child.stdout.strip()
+
+    def run(script: str) -> str:
+        given, command = pickle.dumps((program, feeds)), [sys.executable, "-c", SETUP + script]
+        child = subprocess.run(command, input=given, capture_output=True, check=False, timeout=120)
+        assert child.returncode == 0, (child.stdout + child.stderr).decode()
+        return child.stdout.decode().strip()
+
+    return run
 
 
 SETUP = """
-import gc, os, random, signal, sys, threading, time, weakref
+import gc, os, pickle, random, signal, sys, threading, time, weakref
 import numpy as np
 import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ForkError
-from test_callers import feeds_of, qdq_model
 
 signal.alarm(60)  # an arena that is lost is waited for without end
-program, feeds = ek.compile(qdq_model(), allow_host=False), feeds_of(qdq_model())
+program, feeds = pickle.load(sys.stdin.buffer)
 
 def opened(arenas):
     return ek.InferenceSession(program, num_threads=1, arenas=arenas)
@@ -194,7 +191,7 @@ def test_a_lease_goes_back_once_however_it_ends():
         _core.Lender(["a"])
 
 
-def test_an_interrupt_at_any_bytecode_loses_no_arena():
+def test_an_interrupt_at_any_bytecode_loses_no_arena(in_a_child):
     assert in_a_child("""
 session, kept = opened(2), []
 
@@ -230,7 +227,7 @@ print("well")
 
 
 @pytest.mark.parametrize("arenas", [1, 2])
-def test_signals_among_waiting_callers_lose_no_arena(arenas):
+def test_signals_among_waiting_callers_lose_no_arena(in_a_child, arenas):
     """The main thread waits, or runs, when they come; the others always get an answer."""
     script = """
 session, stop, kept, seen = opened(ARENAS), False, [], 0
@@ -269,7 +266,7 @@ print(seen > 100)
     assert in_a_child(script.replace("ARENAS", str(arenas))) == "True"
 
 
-def test_ctrl_c_ends_a_wait_and_leaves_the_row_right():
+def test_ctrl_c_ends_a_wait_and_leaves_the_row_right(in_a_child):
     assert (
         in_a_child("""
 session, order = opened(1), []
@@ -321,7 +318,7 @@ def test_a_thread_that_would_wait_for_itself_is_told(program, feeds, arenas):
 
 
 @pytest.mark.parametrize("arenas", [1, 2])
-def test_a_fork_frees_every_arena_in_the_child_once(arenas):
+def test_a_fork_frees_every_arena_in_the_child_once(in_a_child, arenas):
     script = """
 session = opened(ARENAS)
 trace = session.trace(feeds)
@@ -369,7 +366,7 @@ print("well")
     assert in_a_child(script.replace("ARENAS", str(arenas))) == "well"
 
 
-def test_finalizers_may_run_a_session_and_give_back_arenas_while_others_wait():
+def test_finalizers_may_run_a_session_and_give_back_arenas_while_others_wait(in_a_child):
     assert (
         in_a_child("""
 session, ran = opened(5), []
@@ -480,7 +477,7 @@ def test_a_session_that_is_dropped_leaves_no_thread(program, feeds):
     assert gone() is None
 
 
-def test_an_interpreter_ends_though_calls_were_made():
+def test_an_interpreter_ends_though_calls_were_made(in_a_child):
     assert (
         in_a_child("""
 session = opened(2)
