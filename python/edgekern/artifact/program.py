@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy.typing as npt
 from edgekern import _core, files
 from edgekern._arguments import file_path, isa_name
 from edgekern.artifact import container
+from edgekern.artifact.buckets import Buckets
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
-from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.artifact.manifest import HostStep, Manifest, Variant
 from edgekern.artifact.nodes import NodePlace, counted, table
+from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
 
@@ -123,15 +125,35 @@ class Program:
 
     ``nodes`` is what :func:`edgekern.compile` has made of each node of the model: a file does not hold it, and a
     program that was read has none.
+
+    Where inputs have several sizes, it is the program of the smallest; ``buckets`` tells the sizes, and ``variants``
+    has the programs of all, itself the first.
     """
 
     container: Container
     manifest: Manifest
     nodes: tuple[NodePlace, ...] = ()
+    others: tuple[Program, ...] = ()
 
     @staticmethod
-    def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], manifest: Manifest) -> Program:
-        """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file."""
+    def build(
+        index: _core.ProgramIndex,
+        blobs: list[tuple[str, Blob]],
+        manifest: Manifest,
+        others: Sequence[tuple[_core.ProgramIndex, Manifest]] = (),
+    ) -> Program:
+        """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file.
+
+        Parameters
+        ----------
+        others : of the other sizes that ``manifest.buckets`` has, over the same blobs
+        """
+        variants = []
+        for number, (other, story) in enumerate(others, 1):
+            told = told_by(index, other)
+            variants.append(Variant(f"size.{number}", len(told), manifest.changes(story)))
+            blobs.append((variants[-1].blob, told))
+        manifest = replace(manifest, variants=tuple(variants))
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
         return Program.load(container.build(index, blobs, metadata))
 
@@ -160,9 +182,54 @@ class Program:
         if opened.metadata.get("ekm.producer") != opened.index.producer or "ekm.manifest" not in opened.metadata:
             raise ArtifactError("artifact: header and index name different producers; write the file again")
         program = Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
-        for step in program.host_steps:
-            check_host_model(program.host_model(step), step.name)
+        program = replace(program, others=tuple(map(program._of_size, range(len(program.manifest.variants)))))
+        for one in program.variants:
+            for step in one.host_steps:
+                check_host_model(one.host_model(step), step.name)
         return program
+
+    def _of_size(self, number: int) -> Program:
+        variant = self.manifest.variants[number]
+        blob = bytes(self.container.view(variant.blob)[: variant.blob_bytes])
+        index = index_of(self.index, blob, self.container.blobs.size)
+        manifest = self.manifest.changed(variant.changes, index)
+        other = Program(replace(self.container, index=index), manifest)
+        alike = [
+            [
+                (info.name, len(info.shape), info.dtype, info.scale, info.zero_point)
+                for info in (*one.inputs, *one.outputs)
+            ]
+            for one in (self, other)
+        ]
+        if alike[0] != alike[1] or not all(map(self._has_sizes, (self, other), (0, number + 1))):
+            raise ArtifactError(
+                f"artifact: '{variant.blob}' has not the size that the manifest says; write the file again"
+            )
+        return other
+
+    def _has_sizes(self, one: Program, number: int) -> bool:
+        inputs, outputs = ({info.name: info.shape for info in side} for side in (one.inputs, one.outputs))
+        return self.buckets is not None and self.buckets.fits(inputs, outputs, number)
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """The sizes of its inputs, where they are several."""
+        return self.manifest.buckets
+
+    def with_buckets(self, buckets: Buckets) -> Program:
+        """The program with other words on what lies between its sizes."""
+        names = {variant.blob for variant in self.manifest.variants}
+        blobs: list[tuple[str, Blob]] = [
+            (blob.name, self.container.stored(blob.name)) for blob in self.index.blobs if blob.name not in names
+        ]
+        others = [(other.index, other.manifest) for other in self.others]
+        made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others)
+        return replace(made, nodes=self.nodes)
+
+    @property
+    def variants(self) -> tuple[Program, ...]:
+        """The programs of all sizes, over the same weights."""
+        return (self, *self.others)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as an .ekm file, atomically. Raises as :func:`edgekern.files.atomic_write`."""

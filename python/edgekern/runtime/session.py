@@ -17,6 +17,7 @@ from edgekern._arrays import Lent, as_array, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.runtime.buckets import Sized
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.runner import Arena
@@ -36,7 +37,7 @@ class NodeArg:
     """
 
     name: str
-    shape: list[int]
+    shape: Sequence[int | str]
     type: str
     scale: float | None = None
     zero_point: int | None = None
@@ -117,6 +118,7 @@ class InferenceSession:
         self._program = model
         self._arena = Arena(model, isa, threads, timeout_s)
         self._runner = self._arena.runners[0]
+        self._sized = None if model.buckets is None else Sized(model, model.buckets)
         self._lock = threading.Lock()
         _sessions.add(self)
 
@@ -126,12 +128,17 @@ class InferenceSession:
         self._arena.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
-        """What :meth:`run` wants."""
-        return [_node_arg(info) for info in self._program.inputs]
+        """What :meth:`run` wants; a dimension of several sizes is there by its name."""
+        return [self._node_arg(info, output=False) for info in self._program.inputs]
 
     def get_outputs(self) -> list[NodeArg]:
         """What :meth:`run` gives."""
-        return [_node_arg(info) for info in self._program.outputs]
+        return [self._node_arg(info, output=True) for info in self._program.outputs]
+
+    def _node_arg(self, info: TensorInfo, *, output: bool) -> NodeArg:
+        kind = _TYPES.get(info.dtype.name, info.dtype.name)
+        shape = list(info.shape) if self._sized is None else self._sized.shape(info.name, output=output)
+        return NodeArg(info.name, shape, f"tensor({kind})", info.scale, info.zero_point)
 
     def run(
         self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
@@ -160,6 +167,8 @@ class InferenceSession:
         """
         names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(feeds)
+        if self._sized is not None:
+            return self._run_sized(self._sized, names, arrays, out)
         if out is None:
             results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
@@ -178,6 +187,40 @@ class InferenceSession:
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
         return returned
+
+    def _run_sized(
+        self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
+    ) -> list[Any]:
+        sizes = sized.sizes(dict(zip(self._runner.inputs, arrays, strict=True)))
+        pieces = sized.pieces(sizes)
+        results = sized.results(names, sizes, pieces) if out is None else _given(out, names)
+        if out is not None:
+            sized.check_results(names, results, sizes, pieces)
+        result_of = dict(zip(names, results, strict=True))
+        targets = [result_of.get(name) for name in self._runner.outputs]
+        self._runner.report_copies("run", arrays, targets)
+        with self._lock:
+            sized.run(self._arena, pieces, arrays, targets)
+        if len(result_of) < len(results):  # a name is asked for twice
+            for name, result in zip(names, results, strict=True):
+                np.copyto(result, result_of[name])
+        return results if out is None else list(out)
+
+    def choose(self, feeds: Feeds) -> list[dict[str, int]]:
+        """The sizes of the programs that :meth:`run` would run on ``feeds``, by dimension, one for each run.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`run`.
+        """
+        arrays = self._ordered(feeds)
+        if self._sized is None:
+            self._runner.core.check(arrays, [None] * len(self._runner.outputs))
+            return [{}]
+        pieces = self._sized.pieces(self._sized.sizes(dict(zip(self._runner.inputs, arrays, strict=True))))
+        dimensions = self._sized.buckets.dimensions
+        return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
@@ -246,7 +289,7 @@ class InferenceSession:
     @property
     def arena_bytes(self) -> int:
         """All memory that the session owns: arena, scratch, accumulator starts."""
-        return int(self._runner.core.arena_bytes)
+        return self._arena.nbytes
 
     @property
     def isa(self) -> str:
@@ -330,8 +373,3 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _node_arg(info: TensorInfo) -> NodeArg:
-    kind = _TYPES.get(info.dtype.name, info.dtype.name)
-    return NodeArg(info.name, list(info.shape), f"tensor({kind})", info.scale, info.zero_point)
