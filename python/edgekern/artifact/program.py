@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest, Variant
 from edgekern.artifact.nodes import NodePlace, counted, table
+from edgekern.artifact.summary import shape_text, summary
 from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
@@ -306,25 +306,7 @@ class Program:
         ----------
         isa : as of :meth:`paths`, which raises the same errors
         """
-        rows, paths = [("step", "operators", "path", "output", "MACs", "offset")], self.paths(isa=isa)
-        for place in self.manifest.order:
-            rows += self._rows(*place, paths)
-        width = [max(len(row[column]) for row in rows) for column in range(6)]
-        lines = [
-            f"{row[0]:<{width[0]}}  {row[1]:<{width[1]}}  {row[2]:<{width[2]}}  {row[3]:<{width[3]}}"
-            f"  {row[4]:>{width[4]}}  {row[5]:>{width[5]}}"
-            for row in rows
-        ]
-        macs = sum(step.macs for step in self.steps) + sum(step.macs for step in self.host_steps)
-        plan = self.memory_plan
-        lines = [self._precision(), self._fusions(), "", *lines]
-        lines += [
-            "",
-            f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
-            f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method})",
-            *(f"host step: {step}" for step in self.host_steps),
-        ]
-        return "\n".join(lines)
+        return summary(self, self.paths(isa=isa))
 
     def explain(self) -> str:
         """A table of the model's nodes: where each runs, the price of the alternatives, why, and what would change it.
@@ -343,17 +325,6 @@ class Program:
             )
         return f"{len(self.nodes)} nodes, constants folded: {counted(self.nodes)}\n\n{table(self.nodes)}"
 
-    def _fusions(self) -> str:
-        """How many operators became how many steps, and what was done in passing."""
-        done = [step.op.split("+") for step in self.steps]
-        fused = Counter(op for ops in done for op in ops[1:] if op != "...")
-        moved = [step.name for step in self.steps if step.kind in ("TRANSPOSE", "PERMUTE")]
-        added = sum(name.endswith((" to NHWC", " to NCHW")) for name in moved)
-        told = [f"{count} {op}" for op, count in fused.most_common()]
-        lines = f"{sum(map(len, done))} operators in {len(done)} steps"
-        lines += f", fused {', '.join(told)}" if told else ""
-        return f"{lines}; {len(moved)} transpositions, {added} of them between orders of images"
-
     @property
     def multiply_adds(self) -> dict[str, int]:
         """How many are done in "8 bits", with activations of "16 bits", in "float32", and on the "host"."""
@@ -370,33 +341,6 @@ class Program:
             on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
             found.append("16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32")
         return tuple(found)
-
-    def _precision(self) -> str:
-        """In which numbers the work is done."""
-        codes = any(tensor.dtype in _CODES for tensor in self.index.tensors)
-        if not codes and all(step.kind not in _ROWS + _WIDE for step in self.index.steps):
-            return "float32: nothing is quantized"
-        macs = self.multiply_adds
-        total = sum(macs.values()) or 1
-        shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
-        wide = f"{shares['16 bits']} in 16 bits, " if macs["16 bits"] else ""
-        return (
-            f"multiply-adds: {shares['8 bits']} in 8 bits, {wide}{shares['float32']} in float32, {shares['host']} on "
-            "the host"
-        )
-
-    def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
-        if what == "host":
-            step = self.host_steps[number]
-            shapes = " ".join(_shape(self.index.tensors[i].shape) for _, i in step.outputs)
-            return [(step.name, "+".join(step.operators), "host", shapes, f"{step.macs:,}", "")]
-        segment = self.index.segments[number]
-        return [
-            (info.name, info.op, path, f"{info.dtype}{_shape(info.shape)}", f"{info.macs:,}", f"{info.offset}")
-            for info, path in zip(
-                self.steps[segment.begin : segment.end], paths[segment.begin : segment.end], strict=True
-            )
-        ]
 
     def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
         tensors, infos = self.index.tensors, []
@@ -423,10 +367,6 @@ class Program:
         return hash(self.index.header_sha256)
 
     def __repr__(self) -> str:
-        borders = [" ".join(f"{i.name}{_shape(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
+        borders = [" ".join(f"{i.name}{shape_text(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
         counts = f"{len(self.steps)} steps, {len(self.host_steps)} host steps, arena {self.index.arena_bytes} bytes"
         return f"Program({borders[0]} -> {borders[1]}; {counts})"
-
-
-def _shape(shape: list[int] | tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +79,8 @@ class Sized:
             )
         return shape
 
-    def sizes(self, arrays: Mapping[str, Array]) -> tuple[int, ...]:
-        """Of each dimension, in arrays that are held to their shapes and dtypes.
+    def sizes(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        """Of each dimension, in an array for each input, which are held to their shapes and dtypes.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Sized:
             When an array has another dtype or shape, or two have other sizes of one dimension.
         """
         found: dict[int, tuple[int, str]] = {}
-        for name, array in arrays.items():
+        for name, array in zip(self._inputs, arrays, strict=True):
             info, axes = self._inputs[name], self.buckets.inputs.get(name, ())
             if array.dtype != info.dtype:
                 raise ArgumentTypeError(
@@ -132,6 +132,22 @@ class Sized:
                 for place, begin, end in parts
             ]
         return found
+
+    def whole(self, arrays: Sequence[Array]) -> int:
+        """The program that has the very sizes of these arrays.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`sizes`, and when there is none.
+        """
+        sizes = self.sizes(arrays)
+        for one, size in zip(self.buckets.dimensions, sizes, strict=True):
+            if size not in one.sizes:
+                raise ArgumentValueError(f"profile: '{one.name}' is {size}; give one of the sizes {list(one.sizes)}")
+        return self.buckets.number(
+            [one.sizes.index(size) for one, size in zip(self.buckets.dimensions, sizes, strict=True)]
+        )
 
     def results(self, names: Sequence[str], sizes: Sequence[int], pieces: Sequence[Piece]) -> list[Array]:
         """Arrays for outputs of these sizes."""

@@ -191,7 +191,7 @@ class InferenceSession:
     def _run_sized(
         self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
     ) -> list[Any]:
-        sizes = sized.sizes(dict(zip(self._runner.inputs, arrays, strict=True)))
+        sizes = sized.sizes(arrays)
         pieces = sized.pieces(sizes)
         results = sized.results(names, sizes, pieces) if out is None else _given(out, names)
         if out is not None:
@@ -218,7 +218,7 @@ class InferenceSession:
         if self._sized is None:
             self._runner.core.check(arrays, [None] * len(self._runner.outputs))
             return [{}]
-        pieces = self._sized.pieces(self._sized.sizes(dict(zip(self._runner.inputs, arrays, strict=True))))
+        pieces = self._sized.pieces(self._sized.sizes(arrays))
         dimensions = self._sized.buckets.dimensions
         return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
@@ -229,6 +229,7 @@ class InferenceSession:
         ------
         (number of the step, its result in the arena as it is stored)
             The array is a view that later steps may overwrite. The session is locked until the last step is taken.
+            Of several sizes it takes the smallest.
 
         Raises
         ------
@@ -263,15 +264,17 @@ class InferenceSession:
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
-            As :meth:`run`, and when ``runs`` is not a positive integer.
+            As :meth:`run`, when ``runs`` is not a positive integer, and when a dimension of several sizes has none of
+            them.
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        targets: list[Array | None] = [np.empty_like(place) for place in self._runner.outputs.values()]
-        self._runner.core.check(arrays, targets)
-        self._runner.report_copies("profile", arrays, targets)
+        runner = self._runner if self._sized is None else self._arena.runners[self._sized.whole(arrays)]
+        targets: list[Array | None] = [np.empty_like(place) for place in runner.outputs.values()]
+        runner.core.check(arrays, targets)
+        runner.report_copies("profile", arrays, targets)
         with self._lock:
-            return self._runner.profile(arrays, targets, runs)
+            return runner.profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
