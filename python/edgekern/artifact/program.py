@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgekern import _core, files
 from edgekern._arguments import file_path, isa_name
@@ -17,103 +17,18 @@ from edgekern.artifact import container
 from edgekern.artifact.buckets import Buckets
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
+from edgekern.artifact.infos import ArenaPlan, StepInfo, TensorInfo, numpy_dtype
 from edgekern.artifact.manifest import HostStep, Manifest, Variant
 from edgekern.artifact.nodes import NodePlace, counted, table
-from edgekern.artifact.summary import shape_text, summary
 from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
 
-DTYPES: dict[_core.DType, npt.DTypeLike] = {
-    _core.DType.U8: np.uint8,
-    _core.DType.S8: np.int8,
-    _core.DType.I32: np.int32,
-    _core.DType.F32: np.float32,
-    _core.DType.I64: np.int64,
-    _core.DType.BOOL: np.bool_,
-    _core.DType.F64: np.float64,
-    _core.DType.F16: np.float16,
-}
 _CODES = (_core.DType.U8, _core.DType.S8)
 # What quantizes the rows that it reads by itself.
 _ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC, _core.StepKind.GEMM_GROUPS)
 # What does so with 16 bits.
 _WIDE = (_core.StepKind.CONV_WIDE, _core.StepKind.DEPTHWISE_WIDE, _core.StepKind.GEMM_WIDE)
-
-
-def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
-    """The dtype of arrays of a tensor. That of bfloat16 is ml_dtypes', which comes with onnx."""
-    if dtype != _core.DType.BF16:
-        return np.dtype(DTYPES[dtype])
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise ArgumentValueError(
-            "Program: a tensor is bfloat16, which NumPy has from ml_dtypes alone; pip install ml_dtypes"
-        ) from error
-    bfloat16: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
-    return bfloat16
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output: its name, shape and dtype as the user sees them.
-
-    Attributes
-    ----------
-    scale, zero_point : what 8-bit codes stand for, ``(code - zero_point) * scale``: 1 and 0 where they are the numbers
-        themselves, None of other types
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    scale: float | None = None
-    zero_point: int | None = None
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """One kernel step.
-
-    Attributes
-    ----------
-    name : name of the first ONNX node in it
-    op : the ONNX operators it does, such as "Conv+Relu+Add"
-    kind : the kernel, such as "CONV"
-    shape : of its result, in the order of memory (images: NHWC)
-    dtype : of its result
-    macs : multiply-adds
-    nbytes : of its tensors and constants, that it reads or writes
-    offset : of its result in the arena, in bytes
-    """
-
-    name: str
-    op: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    macs: int
-    nbytes: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class ArenaPlan:
-    """Where tensors lie.
-
-    Attributes
-    ----------
-    arena_bytes : size of the arena
-    lower_bound : most bytes alive at one time: no plan is smaller
-    method : the order that gave the plan
-    offsets : bytes from the arena's start, by tensor id
-    """
-
-    arena_bytes: int
-    lower_bound: int
-    method: str
-    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -306,7 +221,26 @@ class Program:
         ----------
         isa : as of :meth:`paths`, which raises the same errors
         """
-        return summary(self, self.paths(isa=isa))
+        rows, paths = [("step", "operators", "path", "output", "MACs", "offset")], self.paths(isa=isa)
+        for place in self.manifest.order:
+            rows += self._rows(*place, paths)
+        width = [max(len(row[column]) for row in rows) for column in range(6)]
+        lines = [
+            f"{row[0]:<{width[0]}}  {row[1]:<{width[1]}}  {row[2]:<{width[2]}}  {row[3]:<{width[3]}}"
+            f"  {row[4]:>{width[4]}}  {row[5]:>{width[5]}}"
+            for row in rows
+        ]
+        macs = sum(step.macs for step in self.steps) + sum(step.macs for step in self.host_steps)
+        plan = self.memory_plan
+        lines = [self._precision(), self._fusions(), "", *lines]
+        lines += [
+            "",
+            f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
+            f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method})",
+            *self._sizes(),
+            *(f"host step: {step}" for step in self.host_steps),
+        ]
+        return "\n".join(lines)
 
     def explain(self) -> str:
         """A table of the model's nodes: where each runs, the price of the alternatives, why, and what would change it.
@@ -325,6 +259,32 @@ class Program:
             )
         return f"{len(self.nodes)} nodes, constants folded: {counted(self.nodes)}\n\n{table(self.nodes)}"
 
+    def _sizes(self) -> list[str]:
+        """The other sizes, and the arena that all share."""
+        if self.buckets is None:
+            return []
+        arenas = [one.index.arena_bytes for one in self.variants]
+        names = [one.name for one in self.buckets.dimensions]
+        told = [
+            ", ".join(f"{name} {size}" for name, size in zip(names, self.buckets.sizes(number), strict=True))
+            for number in range(len(self.variants))
+        ]
+        return [
+            f"sizes: {self.buckets}; above is {told[0]}; one arena for all, {max(arenas):,} bytes",
+            *(f"  {size}: {arena:,} bytes of it" for size, arena in zip(told, arenas, strict=True)),
+        ]
+
+    def _fusions(self) -> str:
+        """How many operators became how many steps, and what was done in passing."""
+        done = [step.op.split("+") for step in self.steps]
+        fused = Counter(op for ops in done for op in ops[1:] if op != "...")
+        moved = [step.name for step in self.steps if step.kind in ("TRANSPOSE", "PERMUTE")]
+        added = sum(name.endswith((" to NHWC", " to NCHW")) for name in moved)
+        told = [f"{count} {op}" for op, count in fused.most_common()]
+        lines = f"{sum(map(len, done))} operators in {len(done)} steps"
+        lines += f", fused {', '.join(told)}" if told else ""
+        return f"{lines}; {len(moved)} transpositions, {added} of them between orders of images"
+
     @property
     def multiply_adds(self) -> dict[str, int]:
         """How many are done in "8 bits", with activations of "16 bits", in "float32", and on the "host"."""
@@ -341,6 +301,33 @@ class Program:
             on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
             found.append("16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32")
         return tuple(found)
+
+    def _precision(self) -> str:
+        """In which numbers the work is done."""
+        codes = any(tensor.dtype in _CODES for tensor in self.index.tensors)
+        if not codes and all(step.kind not in _ROWS + _WIDE for step in self.index.steps):
+            return "float32: nothing is quantized"
+        macs = self.multiply_adds
+        total = sum(macs.values()) or 1
+        shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
+        wide = f"{shares['16 bits']} in 16 bits, " if macs["16 bits"] else ""
+        return (
+            f"multiply-adds: {shares['8 bits']} in 8 bits, {wide}{shares['float32']} in float32, {shares['host']} on "
+            "the host"
+        )
+
+    def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
+        if what == "host":
+            step = self.host_steps[number]
+            shapes = " ".join(_shape(self.index.tensors[i].shape) for _, i in step.outputs)
+            return [(step.name, "+".join(step.operators), "host", shapes, f"{step.macs:,}", "")]
+        segment = self.index.segments[number]
+        return [
+            (info.name, info.op, path, f"{info.dtype}{_shape(info.shape)}", f"{info.macs:,}", f"{info.offset}")
+            for info, path in zip(
+                self.steps[segment.begin : segment.end], paths[segment.begin : segment.end], strict=True
+            )
+        ]
 
     def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
         tensors, infos = self.index.tensors, []
@@ -367,6 +354,10 @@ class Program:
         return hash(self.index.header_sha256)
 
     def __repr__(self) -> str:
-        borders = [" ".join(f"{i.name}{shape_text(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
+        borders = [" ".join(f"{i.name}{_shape(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
         counts = f"{len(self.steps)} steps, {len(self.host_steps)} host steps, arena {self.index.arena_bytes} bytes"
         return f"Program({borders[0]} -> {borders[1]}; {counts})"
+
+
+def _shape(shape: list[int] | tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
