@@ -59,27 +59,27 @@ def _axes(buckets: Buckets, shapes: Sequence[Shape], told: str, reasons: dict[st
     for axis, sizes in enumerate(zip(*shapes, strict=True)):
         if len(set(sizes)) == 1:
             continue
-        number = _varying(buckets, sizes)
-        if number is None or (fit := _line(buckets, number, sizes)) is None:
-            for one in buckets.dimensions:
-                reasons[one.name] = f"dimension {axis} of {told} is no multiple of it"
+        followed = _followed(buckets, sizes)
+        if len(followed) > 1 or (fit := _line(buckets, followed[0], sizes)) is None:
+            for number in followed:
+                reasons[buckets.dimensions[number].name] = f"dimension {axis} of {told} is no multiple of it"
             continue
-        found.append(Axis(axis, number, *fit))
+        found.append(Axis(axis, followed[0], *fit))
     return tuple(found)
 
 
-def _varying(buckets: Buckets, sizes: Sequence[int]) -> int | None:
-    """The one dimension that these sizes follow."""
-    followed = [
-        number
-        for number in range(len(buckets.dimensions))
-        if any(
-            sizes[at]
-            != sizes[buckets.number([0 if i == number else place for i, place in enumerate(_places(buckets, at))])]
-            for at in range(len(sizes))
-        )
+def _followed(buckets: Buckets, sizes: Sequence[int]) -> list[int]:
+    """The dimensions that these sizes, of each program, depend on."""
+
+    def smallest(number: int, dimension: int) -> int:
+        places = _places(buckets, number)
+        return buckets.number([*places[:dimension], 0, *places[dimension + 1 :]])
+
+    return [
+        dimension
+        for dimension in range(len(buckets.dimensions))
+        if any(size != sizes[smallest(number, dimension)] for number, size in enumerate(sizes))
     ]
-    return followed[0] if len(followed) == 1 else None
 
 
 def _places(buckets: Buckets, number: int) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekern._arguments import number
 from edgekern.artifact import Program
+from edgekern.artifact.infos import numpy_dtype
 from edgekern.compiler.buckets import find_axes
 from edgekern.compiler.emit import BlobStore
 from edgekern.compiler.memory import too_large
@@ -111,11 +112,12 @@ def _compile_several(qdq: ModelLike, sizes: Sizes, pad: Mapping[str, float] | No
     store, found = BlobStore(), list[Compiled]()
     for combination in sizes.combinations():
         found.append(compile_size(qdq, *sizes.at(combination), store, len(found), allow_host=allow_host))
+        if len(found) == 1:
+            _check_pads(pad, found[0])
     buckets, reasons = find_axes(sizes.dimensions, [(one.index, one.manifest) for one in found], pad or {})
     first = found[0]
     found[0] = replace(first, manifest=replace(first.manifest, buckets=buckets))
     program = _assembled(found, store)
-    _check_pads(pad or {}, program)
     tried, why = try_padding(program, lambda exact: _compile_one(qdq, *sizes.at(exact), allow_host=allow_host))
     reasons |= why
     if reasons and pad is not None:
@@ -147,8 +149,12 @@ def _assembled(found: Sequence[Compiled], store: BlobStore) -> Program:
     return replace(program, nodes=first.nodes)
 
 
-def _check_pads(pads: Mapping[str, float], program: Program) -> None:
-    types = {info.name: info.dtype for info in program.inputs}
+def _check_pads(pads: object, one: Compiled) -> None:
+    if pads is None:
+        return
+    if not isinstance(pads, Mapping):
+        raise ArgumentTypeError(f"compile: pad must be a mapping such as {{'input_ids': 0}}, got {type(pads).__name__}")
+    types = {name: numpy_dtype(one.index.tensors[tensor].dtype) for name, tensor in one.manifest.inputs}
     for name, value in pads.items():
         if name not in types:
             raise ArgumentValueError(f"compile: pad has {name!r}, but the inputs are {list(types)}")

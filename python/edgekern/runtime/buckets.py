@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekern.runtime.runner import Arena, Runner
 
 Array = npt.NDArray[Any]
-Part = tuple[slice, ...]
+Part = tuple[Any, ...]  # slices
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Piece:
             begin, end = self.begin[axis.dimension], self.end[axis.dimension]
             whole[axis.axis] = slice(axis.step * begin, axis.size(end))  # only what starts at 0 is cut
             own[axis.axis] = slice(0, axis.size(end - begin))
-        return tuple(whole), tuple(own)
+        return (*whole, ...), (*own, ...)  # of an array without dimensions, too, an array
 
     def is_full(self, axes: Sequence[Axis]) -> bool:
         """Whether nothing of an array is filled up."""
