@@ -58,7 +58,7 @@ def _seen(session: InferenceSession, buckets: Buckets, number: int, tried: Seque
     for size in tried:
         try:
             alone = InferenceSession(exact([*smallest[:number], size, *smallest[number + 1 :]]))
-            for feeds in _draws(alone.program.inputs):
+            for feeds in draws(alone.program.inputs):
                 wanted, got = alone.run(None, feeds), session.run(None, feeds)
                 for node, a, b in zip(session.get_outputs(), wanted, got, strict=True):
                     if a.shape != b.shape or a.tobytes() != b.tobytes():
@@ -78,7 +78,7 @@ def _between(sizes: Sequence[int]) -> list[int]:
     return ascending if len(ascending) <= _MOST_TRIED else [ascending[0], *ascending[1 - _MOST_TRIED :]]
 
 
-def _draws(inputs: Sequence[TensorInfo]) -> Iterator[Feeds]:
+def draws(inputs: Sequence[TensorInfo]) -> Iterator[Feeds]:
     """Numbers that every model takes. Whole ones are 1, what a mask has of what counts; then some of them 0, none of
     them the first."""
     rng = np.random.default_rng(0)
