@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekern import _core
 from edgekern._arguments import file_path, flag, isa_name, thread_count
 from edgekern._arrays import Lent, as_array, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, ForkError
 from edgekern.runtime.buckets import Sized
+from edgekern.runtime.callers import Callback, Callers
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.runner import Arena
@@ -26,6 +29,7 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
+_MOST_ARENAS = 1024
 _TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -60,6 +64,9 @@ class InferenceSession:
         programs of strangers.
     host_timeout_s : float, optional
         Seconds that one run of one host step may take; None is no limit. Ctrl-C ends it at any time.
+    arenas : int
+        How many callers run at a time, each in memory of its own over the same weights. More of them wait, first come,
+        first served. With several, ``num_threads=1`` leaves each its CPU.
 
     Raises
     ------
@@ -78,14 +85,14 @@ class InferenceSession:
 
     Notes
     -----
-    The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
+    The arenas are allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
     steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
     straight from the caller's arrays into the arena and back; what kernels read or write themselves, and all of a
     program with host steps, is copied. So are strided and unaligned arrays, with an EdgekernWarning. The GIL is
-    released meanwhile. Of two callers of one session the second waits.
+    released meanwhile.
 
-    A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own;
-    the program travels whole and every byte is checked where it arrives.
+    A pickle, and a deep copy, opens the program anew with the same ``num_threads``, ``isa`` and ``arenas``, in memory
+    of its own; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -97,15 +104,19 @@ class InferenceSession:
         verify: Verify = "full",
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
+        arenas: int = 1,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
         self._options: dict[str, Any] = {"num_threads": num_threads, "isa": isa}
-        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s}
+        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s, "arenas": arenas}
         isa = isa_name("InferenceSession", isa)
         threads = min(thread_count("InferenceSession", num_threads), _MOST_THREADS)
         allow_host = flag("InferenceSession", "allow_host", allow_host)
         timeout_s = host_timeout(host_timeout_s)
+        positive("InferenceSession", "arenas", arenas)
+        if arenas > _MOST_ARENAS:
+            raise ArgumentValueError(f"InferenceSession: arenas must be at most {_MOST_ARENAS}, got {arenas}")
         if not isinstance(model, Program):
             if not isinstance(model, (str, os.PathLike, bytes)):
                 raise ArgumentTypeError(
@@ -116,16 +127,22 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        self._arena = Arena(model, isa, threads, timeout_s)
-        self._runner = self._arena.runners[0]
+        first = Arena(model, isa, threads, timeout_s)
+        self._arenas = (first, *(Arena(model, isa, threads, timeout_s, weights_of=first) for _ in range(1, arenas)))
+        self._lender = _core.Lender(self._arenas)
+        self._runner = first.runners[0]
         self._sized = None if model.buckets is None else Sized(model, model.buckets)
-        self._lock = threading.Lock()
+        self._callers = Callers(arenas)
+        self._forks = 0
         _sessions.add(self)
 
     def _after_fork(self) -> None:
         """What threads of the parent process hold here, they never give back."""
-        self._lock = threading.Lock()
-        self._arena.after_fork()
+        self._forks += 1
+        self._lender.after_fork()
+        self._callers.after_fork()
+        for arena in self._arenas:
+            arena.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
         """What :meth:`run` wants; a dimension of several sizes is there by its name."""
@@ -199,8 +216,8 @@ class InferenceSession:
         result_of = dict(zip(names, results, strict=True))
         targets = [result_of.get(name) for name in self._runner.outputs]
         self._runner.report_copies("run", arrays, targets)
-        with self._lock:
-            sized.run(self._arena, pieces, arrays, targets)
+        with self._lender.lend() as arena:
+            sized.run(arena, pieces, arrays, targets)
         if len(result_of) < len(results):  # a name is asked for twice
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
@@ -222,19 +239,59 @@ class InferenceSession:
         dimensions = self._sized.buckets.dimensions
         return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
+    def run_async(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        callback: Callback | None = None,
+        user_data: object = None,
+        run_options: object = None,
+        *,
+        out: Sequence[Lent] | None = None,
+    ) -> Future[list[Array]]:
+        """Do :meth:`run` on a thread of the session's own, of which it has one an arena.
+
+        Parameters
+        ----------
+        output_names, feeds, run_options, out : as of :meth:`run`. The arrays are read and written when their turn
+            comes: until the future is done the caller leaves them alone
+        callback : function of (results, ``user_data``, error), optional
+            onnxruntime's: called when the run has ended, on the session's thread. ``error`` is the text of what
+            :meth:`run` raised, and the results are then an empty list; else it is ``""``.
+        user_data : what the callback gets
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of what :meth:`run` returns or raises. One that still waits can be cancelled.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            When a name is unknown or missing, something is no array, or ``callback`` no function. All else that
+            :meth:`run` raises is in the future.
+        """
+        names = None if output_names is None else self._wanted(output_names)
+        arrays = dict(zip(self._runner.inputs, self._ordered(feeds), strict=True))
+        more: dict[str, Any] = {} if run_options is None else {"run_options": run_options}
+        return self._callers.submit(partial(self.run, names, arrays, out=out, **more), callback, user_data)
+
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
 
         Yields
         ------
         (number of the step, its result in the arena as it is stored)
-            The array is a view that later steps may overwrite. The session is locked until the last step is taken.
-            Of several sizes it takes the smallest.
+            The array is a view that later steps may overwrite. An arena is taken until the last step is, or the
+            iterator is closed or dropped; with one arena, other callers wait meanwhile. Of several sizes it takes the
+            smallest.
 
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
             As :meth:`run`, at the call.
+        ForkError
+            When this process was forked since: the arena is others' now.
         """
         arrays = self._ordered(feeds)
         nothing: list[Array | None] = [None] * len(self._runner.outputs)
@@ -243,8 +300,12 @@ class InferenceSession:
         return self._trace(arrays)
 
     def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
-        with self._lock:
-            yield from self._runner.trace(arrays)
+        forks = self._forks
+        with self._lender.lend() as arena:
+            for step in arena.runners[0].trace(arrays):
+                yield step
+                if self._forks != forks:
+                    raise ForkError("trace: this process was forked between two steps; call trace again")
 
     def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
         """Time every step of some runs.
@@ -269,12 +330,15 @@ class InferenceSession:
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        runner = self._runner if self._sized is None else self._arena.runners[self._sized.whole(arrays)]
-        targets: list[Array | None] = [np.empty_like(place) for place in runner.outputs.values()]
+        number = 0 if self._sized is None else self._sized.whole(arrays)
+        targets: list[Array | None] = [
+            np.empty_like(place) for place in self._arenas[0].runners[number].outputs.values()
+        ]
+        runner = self._arenas[0].runners[number]
         runner.core.check(arrays, targets)
         runner.report_copies("profile", arrays, targets)
-        with self._lock:
-            return runner.profile(arrays, targets, runs)
+        with self._lender.lend() as arena:
+            return arena.runners[number].profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
@@ -291,8 +355,8 @@ class InferenceSession:
 
     @property
     def arena_bytes(self) -> int:
-        """All memory that the session owns: arena, scratch, accumulator starts."""
-        return self._arena.nbytes
+        """All memory that the session owns: arenas, scratch, accumulator starts."""
+        return sum(arena.nbytes for arena in self._arenas)
 
     @property
     def isa(self) -> str:
@@ -344,15 +408,14 @@ class InferenceSession:
                 )
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
-        runner = self._runner
-        if not runner.hosts:
-            with self._lock:
-                if runner.core.run(arrays, targets):
+        if not self._runner.hosts:
+            with self._lender.lend() as arena:
+                if arena.runners[0].core.run(arrays, targets):
                     return
-        runner.core.check(arrays, targets)
-        runner.report_copies("run", arrays, targets)
-        with self._lock:
-            runner.run(arrays, targets)
+        self._runner.core.check(arrays, targets)
+        self._runner.report_copies("run", arrays, targets)
+        with self._lender.lend() as arena:
+            arena.runners[0].run(arrays, targets)
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
