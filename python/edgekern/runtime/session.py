@@ -19,6 +19,7 @@ from edgekern._arrays import Lent, as_array, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ForkError
+from edgekern.runtime.buckets import Sized
 from edgekern.runtime.callers import Callback, Callers
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.profile import Profile, positive
@@ -40,7 +41,7 @@ class NodeArg:
     """
 
     name: str
-    shape: list[int]
+    shape: Sequence[int | str]
     type: str
     scale: float | None = None
     zero_point: int | None = None
@@ -126,9 +127,11 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        self._arenas = tuple(Arena(model, isa, threads, timeout_s) for _ in range(arenas))
+        first = Arena(model, isa, threads, timeout_s)
+        self._arenas = (first, *(Arena(model, isa, threads, timeout_s, weights_of=first) for _ in range(1, arenas)))
         self._lender = _core.Lender(self._arenas)
-        self._runner = self._arenas[0].runners[0]
+        self._runner = first.runners[0]
+        self._sized = None if model.buckets is None else Sized(model, model.buckets)
         self._callers = Callers(arenas)
         self._forks = 0
         _sessions.add(self)
@@ -142,12 +145,17 @@ class InferenceSession:
             arena.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
-        """What :meth:`run` wants."""
-        return [_node_arg(info) for info in self._program.inputs]
+        """What :meth:`run` wants; a dimension of several sizes is there by its name."""
+        return [self._node_arg(info, output=False) for info in self._program.inputs]
 
     def get_outputs(self) -> list[NodeArg]:
         """What :meth:`run` gives."""
-        return [_node_arg(info) for info in self._program.outputs]
+        return [self._node_arg(info, output=True) for info in self._program.outputs]
+
+    def _node_arg(self, info: TensorInfo, *, output: bool) -> NodeArg:
+        kind = _TYPES.get(info.dtype.name, info.dtype.name)
+        shape = list(info.shape) if self._sized is None else self._sized.shape(info.name, output=output)
+        return NodeArg(info.name, shape, f"tensor({kind})", info.scale, info.zero_point)
 
     def run(
         self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
@@ -176,6 +184,8 @@ class InferenceSession:
         """
         names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(feeds)
+        if self._sized is not None:
+            return self._run_sized(self._sized, names, arrays, out)
         if out is None:
             results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
@@ -194,6 +204,40 @@ class InferenceSession:
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
         return returned
+
+    def _run_sized(
+        self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
+    ) -> list[Any]:
+        sizes = sized.sizes(arrays)
+        pieces = sized.pieces(sizes)
+        results = sized.results(names, sizes, pieces) if out is None else _given(out, names)
+        if out is not None:
+            sized.check_results(names, results, sizes, pieces)
+        result_of = dict(zip(names, results, strict=True))
+        targets = [result_of.get(name) for name in self._runner.outputs]
+        self._runner.report_copies("run", arrays, targets)
+        with self._lender.lend() as arena:
+            sized.run(arena, pieces, arrays, targets)
+        if len(result_of) < len(results):  # a name is asked for twice
+            for name, result in zip(names, results, strict=True):
+                np.copyto(result, result_of[name])
+        return results if out is None else list(out)
+
+    def choose(self, feeds: Feeds) -> list[dict[str, int]]:
+        """The sizes of the programs that :meth:`run` would run on ``feeds``, by dimension, one for each run.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`run`.
+        """
+        arrays = self._ordered(feeds)
+        if self._sized is None:
+            self._runner.core.check(arrays, [None] * len(self._runner.outputs))
+            return [{}]
+        pieces = self._sized.pieces(self._sized.sizes(arrays))
+        dimensions = self._sized.buckets.dimensions
+        return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
     def run_async(
         self,
@@ -239,7 +283,8 @@ class InferenceSession:
         ------
         (number of the step, its result in the arena as it is stored)
             The array is a view that later steps may overwrite. An arena is taken until the last step is, or the
-            iterator is closed or dropped; with one arena, other callers wait meanwhile.
+            iterator is closed or dropped; with one arena, other callers wait meanwhile. Of several sizes it takes the
+            smallest.
 
         Raises
         ------
@@ -280,15 +325,20 @@ class InferenceSession:
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
-            As :meth:`run`, and when ``runs`` is not a positive integer.
+            As :meth:`run`, when ``runs`` is not a positive integer, and when a dimension of several sizes has none of
+            them.
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        targets: list[Array | None] = [np.empty_like(place) for place in self._runner.outputs.values()]
-        self._runner.core.check(arrays, targets)
-        self._runner.report_copies("profile", arrays, targets)
+        number = 0 if self._sized is None else self._sized.whole(arrays)
+        targets: list[Array | None] = [
+            np.empty_like(place) for place in self._arenas[0].runners[number].outputs.values()
+        ]
+        runner = self._arenas[0].runners[number]
+        runner.core.check(arrays, targets)
+        runner.report_copies("profile", arrays, targets)
         with self._lender.lend() as arena:
-            return arena.runners[0].profile(arrays, targets, runs)
+            return arena.runners[number].profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
@@ -306,7 +356,7 @@ class InferenceSession:
     @property
     def arena_bytes(self) -> int:
         """All memory that the session owns: arenas, scratch, accumulator starts."""
-        return sum(int(runner.core.arena_bytes) for arena in self._arenas for runner in arena.runners)
+        return sum(arena.nbytes for arena in self._arenas)
 
     @property
     def isa(self) -> str:
@@ -393,8 +443,3 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _node_arg(info: TensorInfo) -> NodeArg:
-    kind = _TYPES.get(info.dtype.name, info.dtype.name)
-    return NodeArg(info.name, list(info.shape), f"tensor({kind})", info.scale, info.zero_point)
