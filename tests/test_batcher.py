@@ -368,6 +368,8 @@ def test_a_forked_child_starts_anew_while_requests_wait():
     assert (
         in_a_child("""
 session = opened()
+closed = ek.Batcher(session)
+closed.close()
 batcher = ek.Batcher(session, max_delay_us=0)
 def right(results): return all(map(np.array_equal, results, expected))
 with session._lender.lend():
@@ -379,6 +381,11 @@ with session._lender.lend():
         code = 1
         try:
             code = 0 if all(right(batcher.run(None, feeds)) for _ in range(5)) else 2
+            try:
+                closed.run(None, feeds)
+                code = 3
+            except ek.errors.EdgekernError:
+                pass
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
