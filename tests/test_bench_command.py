@@ -21,10 +21,11 @@ from edgekern.benchmark.work import KINDS, by_kind, told
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 from edgekern.llm import ModelConfig
 from edgekern.machine import cpu_model
-from edgekern.runtime import random_feeds
+from edgekern.runtime import StepTime, random_feeds
+from edgekern.runtime import profile as profiling
 from test_cli import _without_toolkit
 
-from float_models import build, f32, helper, ranges_of, samples, small_cnn
+from float_models import ranges_of, samples, small_cnn
 from llm_files import random_tensors, write_llama2c
 
 
@@ -221,22 +222,30 @@ def test_kinds_of_work_add_up_to_the_run(folder):
     assert rows == [("products", "10.0", "25.0", "2.50")]
 
 
-def test_small_steps_and_steps_of_memory_are_named():
-    """A row by a large matrix waits for its weights; additions of a few numbers wait for nothing."""
-    weights = {"w": f32(np.ones((2048, 4096)))}
-    large = ek.compile(build([helper.make_node("MatMul", ["x", "w"], ["y"])], weights, [1, 2048]))
-    found = ek.InferenceSession(large, num_threads=1).profile(random_feeds(large.inputs), runs=20)
-    [cause] = [text for text in found.causes if "of memory's" in text]
-    assert f"at {found.read_bytes_per_s / 1e9:.1f} GB/s" in cause
-    kinds = ["Softmax", "CumSum"] * 6
-    nodes = [
-        helper.make_node(kind, [f"t{i}", *(["axis"] if kind == "CumSum" else [])], [f"t{i + 1}"])
-        for i, kind in enumerate(kinds)
-    ]
-    nodes[0].input[0], nodes[-1].output[0] = "x", "y"
-    small = ek.compile(build(nodes, {"axis": np.array(1)}, [1, 4]))
-    found = ek.InferenceSession(small, num_threads=1).profile(random_feeds(small.inputs), runs=20)
-    assert any("too small to fill tiles and threads" in text for text in found.causes)
+def _step(us, share, *, nbytes=0, peak_share=None, kind="MAP"):
+    return StepTime("s", "Op", kind, "map", "float32", us, us, us, share, 0, nbytes, peak_share)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (_step(100.0, 0.5, nbytes=600_000), "50% of the time: 1 step of memory's: they read and write 6.0 GB/s"),
+        (_step(100.0, 0.5, nbytes=400_000), None),  # far from the 10 GB/s below
+        (_step(100.0, 0.09, nbytes=600_000), None),  # hardly any time
+        (_step(100.0, 0.5, nbytes=600_000, peak_share=0.5), None),  # arithmetic's
+        (_step(4.0, 0.5), "50% of the time: 1 step of less than 5 us each, too small to fill tiles and threads"),
+        (_step(4.0, 0.5, nbytes=400_000), "too small to fill tiles and threads"),  # from a cache
+        (_step(4.0, 0.5, kind="host"), None),
+        (_step(4.0, 0.5, peak_share=0.5), None),
+    ],
+)
+def test_small_steps_and_steps_of_memory_are_named(folder, step, said):
+    program = ek.Program.load(folder / "model.ekm")
+    rest = _step(1000.0, 1 - step.share, peak_share=1.0)
+    causes = profiling._causes(program, [step, rest], 1000.0 + step.p50_us, 10e9)
+    found = [text for text in causes if "of memory's" in text or "too small" in text]
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
 
 
 def test_a_process_of_its_own_that_fails_says_why(tmp_path):

@@ -150,7 +150,9 @@ class ModelReport:
             rate = f"{row.timing.runs_per_s:,.0f}" if row.timing.runs_per_s >= 100 else f"{row.timing.runs_per_s:.1f}"
             macs = (f"{row.macs_per_s / 1e9:.1f}", f"{row.peak_share:.0%}") if row.macs_per_s else ("", "")
             rows.append((str(row.num_threads), row.who, *times, rate, *macs, f"{row.timing.runs:,}"))  # type: ignore[arg-type]
-        return aligned(rows, "><>>>>>>>")
+        above = any(row.peak_share > 1 for row in self.rows)
+        note = "of peak above 100%: in fewer bits, or by fewer multiply-adds, than the model has"
+        return [*aligned(rows, "><>>>>>>>"), *([note] if above else [])]
 
     def _gains(self) -> list[str]:
         others = list(dict.fromkeys(gain.than for gain in self.gains))
@@ -186,7 +188,7 @@ class ModelReport:
         rows = [head, *told(work.kinds[own], work.kinds[other] if other else None)]
         rows = rows if other else [row[:2] for row in rows]  # type: ignore[misc]
         causes = [line for cause in work.causes for line in wrapped(cause, bullet="- ")]
-        return [*aligned(rows, "<>>>"), *self._expected(work), *causes]
+        return [*aligned(rows, "<>>>"), "", *self._expected(work), *causes]
 
     def _expected(self, work: Work) -> list[str]:
         """What 8 bits gain, beside what they could, by the run's own figures."""

@@ -23,7 +23,7 @@ def wrapped(text: str, *, bullet: str = "") -> list[str]:
 
 
 def megabytes(count: float) -> str:
-    return f"{count / 1e6:.2f}" if count < 1e7 else f"{count / 1e6:.0f}"
+    return f"{count / 1e6:.2f}" if count < 1e7 else f"{count / 1e6:.1f}"
 
 
 def milliseconds(us: float) -> str:
