@@ -154,6 +154,12 @@ def profile(
     runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 100,
     top: Annotated[int, typer.Option(min=1, help="Steps that are shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto and Chrome here.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Try every way in which steps can run, and write the fastest here (JSON).")
+    ] = None,
+    paths: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Run steps as such a file says.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
@@ -170,6 +176,8 @@ def profile(
         isa=isa,
         allow_host=allow_host,
         as_json=as_json,
+        save=save,
+        paths=paths,
     )
     typer.echo(result)
 

@@ -36,6 +36,8 @@ def run(arguments: list[str]) -> int:
     profiles.add_argument("--runs", type=int, default=100)
     profiles.add_argument("--top", type=int, default=20, help="steps that are shown")
     profiles.add_argument("--trace", type=Path, help="write a trace for Perfetto and Chrome here")
+    profiles.add_argument("--save", type=Path, help="try every way to run steps, and write the fastest here")
+    profiles.add_argument("--paths", type=Path, help="run steps as such a file says")
     profiles.add_argument("--json", action="store_true", help="all figures, as JSON")
     profiles.add_argument("--threads", type=int)
     profiles.add_argument("--isa")
@@ -72,6 +74,8 @@ def run(arguments: list[str]) -> int:
             runs=given.runs,
             top=given.top,
             trace=given.trace,
+            save=given.save,
+            paths=given.paths,
             num_threads=given.threads,
             isa=given.isa,
             allow_host=given.allow_host,

@@ -1,13 +1,12 @@
 """What a model costs on this machine; programs need no toolkit."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from edgekern import benchmark
 from edgekern.artifact import TensorInfo
 from edgekern.cli.data import Feeds, data_files, read_feeds, read_shapes
-from edgekern.cli.terminal import printable
+from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import random_feeds
@@ -46,7 +45,7 @@ def bench(
             seconds=lasting,
             isa=isa,
             allow_host=allow_host,
-            progress=_progress,
+            progress=quiet_bar,
         )
     else:
         if versus is not None or data or shapes or batch != 1 or isa is not None:
@@ -54,7 +53,7 @@ def bench(
                 f"bench: data, --vs, --batch, --shape and --isa are of programs and ONNX models, and {model} is none"
             )
         report = benchmark.bench_decoder(
-            model, weights=weights or ("int8",), num_threads=threads, runs=runs, seconds=lasting, progress=_progress
+            model, weights=weights or ("int8",), num_threads=threads, runs=runs, seconds=lasting, progress=quiet_bar
         )
     return report.to_json() if as_json else printable(report.table())
 
@@ -72,12 +71,3 @@ def _reader(data: Sequence[Path]) -> Callable[[Sequence[TensorInfo]], Feeds]:
         return found
 
     return read
-
-
-def _progress(description: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-    """No thread redraws the clock while others are timed."""
-    try:
-        from edgekern.calibration.progress import progress_bar
-    except ModuleNotFoundError:  # the base install has no rich
-        return nullcontext(lambda: None)
-    return progress_bar(description, total, enabled=True, ticking=False)

@@ -20,6 +20,7 @@ from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
+from edgekern.runtime.measured_paths import MeasuredPaths, choices_for
 from edgekern.runtime.profile import WARM_UP, Profile, positive, profiled
 
 Array = npt.NDArray[Any]
@@ -60,6 +61,9 @@ class InferenceSession:
         programs of strangers.
     host_timeout_s : float, optional
         Seconds that one run of one host step may take; None is no limit. Ctrl-C ends it at any time.
+    paths : MeasuredPaths or path of its file, optional
+        Which code each step runs, as it was measured with this program, instruction set, number of threads and CPU
+        (:func:`edgekern.runtime.measure_paths`); None goes by rule. The bits are the same.
 
     Raises
     ------
@@ -84,8 +88,8 @@ class InferenceSession:
     program with host steps, is copied. So are strided and unaligned arrays, with an EdgekernWarning. The GIL is
     released meanwhile. Of two callers of one session the second waits.
 
-    A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own;
-    the program travels whole and every byte is checked where it arrives.
+    A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own
+    and by rule; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class InferenceSession:
         verify: Verify = "full",
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
+        paths: MeasuredPaths | str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
@@ -116,8 +121,9 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        names = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
-        self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, *names)
+        inputs, outputs = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
+        choices = choices_for(paths, model, isa, threads)
+        self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, inputs, outputs, choices)
         self._hosts = [
             HostRunner(model, step, self._core, self._core.num_threads, timeout_s) for step in model.host_steps
         ]
