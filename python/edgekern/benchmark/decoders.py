@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from edgekern import _core, llm
 from edgekern._arguments import file_path
+from edgekern.benchmark import others
 from edgekern.benchmark.fresh import Fresh, Job, measured
 from edgekern.benchmark.models import DEFAULT_SECONDS, Progress, no_progress
+from edgekern.benchmark.others import Others
 from edgekern.benchmark.rounds import Timing, timed
 from edgekern.benchmark.text import aligned, megabytes, plural, wrapped
 from edgekern.files import StrPath
@@ -73,6 +76,7 @@ class DecoderReport:
     rows: tuple[DecoderRow, ...]
     costs: tuple[DecoderCost, ...]
     too_long: tuple[int, ...]  # prompts that leave no room in the model's context
+    others_busy: float | None
 
     def to_json(self) -> str:
         """All figures."""
@@ -118,6 +122,7 @@ class DecoderReport:
                 "",
                 *aligned([heads, *rows], "><>>>>>>"),
                 *(f"no row: a prompt of {prompt} leaves no room in the model's context" for prompt in self.too_long),
+                *others.told(self.others_busy),
                 "",
                 *aligned([head, *costs], "<>>>>>"),
                 "",
@@ -160,22 +165,37 @@ def bench_decoder(
         if count is not None:
             positive("bench", argument, count)
     path, counts = file_path("bench", "model", model), list(dict.fromkeys(num_threads)) or [_core.num_threads()]
-    rows, costs, too_long = [], [], set()
+    rows, sizes, watch = [], {}, Others()
     with progress("bench", len(weights) * len(counts) * len(prompts)) as advance:
         for form in weights:
             for threads in counts:
-                decoder = llm.load(path, weights=weight_kind(form), kv=kv, num_threads=threads)
-                limit = decoder.read_bandwidth()
-                for prompt in prompts:
-                    if prompt >= decoder.config.context:
-                        too_long.add(prompt)
-                    else:
-                        rows.append(_row(decoder, form, threads, prompt, limit, runs, seconds))
-                    advance()
-            job = Job("llm", str(path), "", max(counts), {"weights": form, "kv": kv})
-            costs.append(DecoderCost(form, max(counts), decoder.weight_bytes, decoder.cache.nbytes, measured(job)))
-    isa = _core.resolve_isa("")
-    return DecoderReport(str(path), kv, cpu_model(), isa, tuple(rows), tuple(costs), tuple(sorted(too_long)))
+                found, sizes[form] = _at(path, form, kv, threads, prompts, runs, seconds, advance)
+                rows += found
+    busy, most = watch.cpus(), max(counts)
+    jobs = {form: Job("llm", str(path), "", most, {"weights": form, "kv": kv}) for form in weights}
+    costs = tuple(DecoderCost(form, most, *sizes[form], measured(job)) for form, job in jobs.items())
+    too_long = tuple(sorted(set(prompts) - {row.prompt for row in rows}))
+    return DecoderReport(str(path), kv, cpu_model(), _core.resolve_isa(""), tuple(rows), costs, too_long, busy)
+
+
+def _at(
+    path: Path,
+    form: str,
+    kv: str,
+    threads: int,
+    prompts: Sequence[int],
+    runs: int | None,
+    seconds: float,
+    advance: Callable[[], None],
+) -> tuple[list[DecoderRow], tuple[int, int]]:
+    """Rows, and bytes of weights and cache; the decoder's memory is free again behind it."""
+    decoder = llm.load(path, weights=weight_kind(form), kv=kv, num_threads=threads)
+    limit, rows = decoder.read_bandwidth(), []
+    for prompt in prompts:
+        if prompt < decoder.config.context:
+            rows.append(_row(decoder, form, threads, prompt, limit, runs, seconds))
+        advance()
+    return rows, (decoder.weight_bytes, decoder.cache.nbytes)
 
 
 def _row(

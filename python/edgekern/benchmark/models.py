@@ -15,6 +15,7 @@ from edgekern._arguments import file_path, isa_name, number, thread_count
 from edgekern.artifact import Program, TensorInfo
 from edgekern.benchmark.answers import difference
 from edgekern.benchmark.fresh import Fresh, Job, measured
+from edgekern.benchmark.others import Others
 from edgekern.benchmark.report import Cost, Gain, ModelReport, Row, Work
 from edgekern.benchmark.rounds import MOST_ROUNDS, Timing, ratio, timed
 from edgekern.benchmark.sides import Checked, Feeds, Shapes, Side, checked, compiled, float_side, our_run
@@ -94,8 +95,10 @@ def bench_model(
     counts, sides = list(dict.fromkeys(given)), [own, *([other] if other is not None else [])]
     checks = [checked(side, max(counts), options) for side in sides if kind_of_file(side.path) == "onnx"]
     bench = _Bench(sides, checks, options, runs, float(seconds))
+    watch = Others()
     with progress("bench", len(counts) * MOST_ROUNDS) as advance:
         parts = [bench.at(threads, advance) for threads in counts]
+    busy = watch.cpus()
     return ModelReport(
         model=str(own.path),
         versus=None if other is None else str(other.path),
@@ -109,6 +112,7 @@ def bench_model(
         differences={who: found for check in checks for who, found in check.differences.items()},
         from_float=_from_float(own, other, checks[-1] if checks else None, options),
         left_out={who: why for check in checks for who, why in check.left_out.items()},
+        others_busy=busy,
         rows=tuple(row for rows, _, _ in parts for row in rows),
         gains=tuple(gain for _, gains, _ in parts for gain in gains),
         work=tuple(work for _, _, work in parts),

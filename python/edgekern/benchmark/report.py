@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from edgekern.benchmark import others
 from edgekern.benchmark.answers import Difference
 from edgekern.benchmark.fresh import Fresh
 from edgekern.benchmark.rounds import RULE, Ratio, Timing
@@ -81,6 +82,7 @@ class ModelReport:
     differences : outputs of each contender from what ONNX defines, as onnxruntime computes it with all rewrites off
     from_float : outputs of the model from those of the float model, where there is one
     left_out : contenders that were not timed, with the reason
+    others_busy : CPUs that other processes kept busy meanwhile; None where the system does not say
     rows, gains, work, costs
     """
 
@@ -96,6 +98,7 @@ class ModelReport:
     differences: Mapping[str, Difference]
     from_float: Difference | None
     left_out: Mapping[str, str]
+    others_busy: float | None
     rows: tuple[Row, ...]
     gains: tuple[Gain, ...]
     work: tuple[Work, ...]
@@ -123,9 +126,10 @@ class ModelReport:
         total = sum(self.multiply_adds.values())
         shares = ", ".join(f"{count / total:.1%} in {what}" for what, count in self.multiply_adds.items() if count)
         on_host = shares.replace("in host", "on the host")
+        count = f"{total / 1e6:,.1f} million" if total >= 1e6 else f"{total:,}"
         shapes = ", ".join(f"{name}{shape}" for name, shape in self.inputs.items())
         lines = [
-            f"{self.model}: {total / 1e6:,.1f} million multiply-adds{f', {on_host}' if total else ''}",
+            f"{self.model}: {count} multiply-adds{f', {on_host}' if total else ''}",
             *([f"beside {self.versus}"] if self.versus else []),
             f"on {shapes}, {self.data}",
             f"{self.cpu}, {self.isa}; {', '.join(f'{name} {version}' for name, version in self.versions.items())}",
@@ -151,18 +155,20 @@ class ModelReport:
             macs = (f"{row.macs_per_s / 1e9:.1f}", f"{row.peak_share:.0%}") if row.macs_per_s else ("", "")
             rows.append((str(row.num_threads), row.who, *times, rate, *macs, f"{row.timing.runs:,}"))  # type: ignore[arg-type]
         above = any(row.peak_share > 1 for row in self.rows)
-        note = "of peak above 100%: in fewer bits, or by fewer multiply-adds, than the model has"
-        return [*aligned(rows, "><>>>>>>>"), *([note] if above else [])]
+        note = (
+            "of peak above 100%: fewer bits or multiply-adds than the model has, or a machine that was busy meanwhile"
+        )
+        return [*aligned(rows, "><>>>>>>>"), *([note] if above else []), *others.told(self.others_busy)]
 
     def _gains(self) -> list[str]:
-        others = list(dict.fromkeys(gain.than for gain in self.gains))
-        if not others:
+        slower = list(dict.fromkeys(gain.than for gain in self.gains))
+        if not slower:
             return []
-        rows = [(f"{self.gains[0].who} is so many times as fast as", *others)]
+        rows = [(f"{self.gains[0].who} is so many times as fast as", *slower)]
         for threads in dict.fromkeys(gain.num_threads for gain in self.gains):
             found = {gain.than: str(gain.ratio) for gain in self.gains if gain.num_threads == threads}
-            rows.append((plural(threads, "thread"), *(found[other] for other in others)))
-        return aligned(rows, "<" + ">" * len(others))
+            rows.append((plural(threads, "thread"), *(found[other] for other in slower)))
+        return aligned(rows, "<" + ">" * len(slower))
 
     def _costs(self) -> list[str]:
         threads = plural(self.costs[0].num_threads, "thread")
@@ -177,8 +183,8 @@ class ModelReport:
         return aligned(rows, "<>>>>>>")
 
     def _work(self, work: Work) -> list[str]:
-        own, *others = work.kinds
-        other = others[0] if others else None
+        own, *rest = work.kinds
+        other = rest[0] if rest else None
         head = (
             f"what the time goes to, {plural(work.num_threads, 'thread')}",
             f"{own} us",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 20
 # Threads spin for a while after their work, onnxruntime's for 50 ms, on the core that the next one needs.
 _PAUSE_S, _REST_S, _STILL = 0.005, 0.2, 0.2
-_WARM_UP_S = 0.03
+_LEAST_WARM_UP_S, _MOST_WARM_UP_S = 0.002, 0.03  # a core that has rested is slow, and its caches are others'
 _MOST_RUNS = 100_000  # of one contender: what is kept of each is its time
 
 RULE = (
@@ -110,11 +110,10 @@ def _runs_of(run: Callable[[], object], seconds: float) -> int:
 
 def _sample(run: Callable[[], object], count: int) -> npt.NDArray[np.int64]:
     """Nanoseconds of each run, behind some that bring caches and threads to where they are in a loop."""
-    clock, end = time.perf_counter_ns, time.perf_counter_ns() + int(_WARM_UP_S * 1e9)
-    for _ in range(count):
+    clock, begin, done = time.perf_counter_ns, time.perf_counter(), 0
+    while (took := time.perf_counter() - begin) < _MOST_WARM_UP_S and (took < _LEAST_WARM_UP_S or done < count):
         run()
-        if clock() > end:
-            break
+        done += 1
     times = np.empty(count, np.int64)
     for at in range(count):
         start = clock()
