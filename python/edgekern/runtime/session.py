@@ -22,6 +22,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError, ForkError
 from edgekern.runtime.buckets import Sized
 from edgekern.runtime.callers import Callback, Callers
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
+from edgekern.runtime.measured_paths import MeasuredPaths, choices_for
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.runner import Arena
 
@@ -67,6 +68,10 @@ class InferenceSession:
     arenas : int
         How many callers run at a time, each in memory of its own over the same weights. More of them wait, first come,
         first served. With several, ``num_threads=1`` leaves each its CPU.
+    paths : MeasuredPaths or path of its file, optional
+        Which code each step runs, as it was measured with this program, instruction set, number of threads and CPU
+        (:func:`edgekern.runtime.measure_paths`); None goes by rule. The bits are the same. Of several sizes it is
+        the smallest that is measured.
 
     Raises
     ------
@@ -92,7 +97,7 @@ class InferenceSession:
     released meanwhile.
 
     A pickle, and a deep copy, opens the program anew with the same ``num_threads``, ``isa`` and ``arenas``, in memory
-    of its own; the program travels whole and every byte is checked where it arrives.
+    of its own and by rule; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class InferenceSession:
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
         arenas: int = 1,
+        paths: MeasuredPaths | str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
@@ -127,8 +133,12 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        first = Arena(model, isa, threads, timeout_s)
-        self._arenas = (first, *(Arena(model, isa, threads, timeout_s, weights_of=first) for _ in range(1, arenas)))
+        choices = choices_for(paths, model, isa, threads)
+        first = Arena(model, isa, threads, timeout_s, choices=choices)
+        self._arenas = (
+            first,
+            *(Arena(model, isa, threads, timeout_s, choices=choices, weights_of=first) for _ in range(1, arenas)),
+        )
         self._lender = _core.Lender(self._arenas)
         self._runner = first.runners[0]
         self._sized = None if model.buckets is None else Sized(model, model.buckets)
