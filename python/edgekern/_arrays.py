@@ -94,7 +94,7 @@ def is_array(value: object) -> bool:
         return True
     try:
         memoryview(value)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, ValueError):  # a released memoryview raises the latter
         return False
     return True
 
@@ -106,19 +106,22 @@ def _view(function: str, argument: str, value: Any, *, may_copy: bool) -> Array:
     _check_readable(what, value)
     failed: Exception | None = None
     refused = f"{what}{_dtype(value)} that NumPy cannot read"
-    for take in (_by_dlpack, _by_array, _by_interface, _by_buffer):
-        try:
-            array, copied = take(value)
-        except Exception as error:  # a provider's own, of any class; perhaps it lends in another way
-            failed = failed or error
-            continue
-        if not copied:
-            return array
-        if may_copy:
-            report_copy(function, argument, array, f"a {_name(value)} lends no memory; pass a NumPy array")
-            return array
-        refused = f"{what}, which gives copies and cannot be written"
-    raise ArgumentTypeError(f"{refused}; pass a NumPy array") from failed
+    try:
+        for take in (_by_dlpack, _by_array, _by_interface, _by_buffer):
+            try:
+                array, copied = take(value)
+            except Exception as error:  # a provider's own, of any class; perhaps it lends in another way
+                failed = failed or error
+                continue
+            if not copied:
+                return array
+            if may_copy:
+                report_copy(function, argument, array, f"a {_name(value)} lends no memory; pass a NumPy array")
+                return array
+            refused = f"{what}, which gives copies and lends no memory of its own"
+        raise ArgumentTypeError(f"{refused}; pass a NumPy array") from failed
+    finally:
+        failed = None  # its frames hold the memory that is lent, in a circle with this one
 
 
 def _by_dlpack(value: Any) -> tuple[Array, bool]:

@@ -4,52 +4,47 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekern._arguments import file_path, flag, isa_name, thread_count
+from edgekern._arguments import flag, isa_name
 from edgekern._arrays import Lent, as_array, unnamed, written_array
-from edgekern.artifact import Program, TensorInfo
+from edgekern.artifact import Program
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
+from edgekern.runtime.interface import OnnxruntimeMethods, opened
+from edgekern.runtime.options import RunOptions, SessionOptions, check_run_options, num_threads_of
 from edgekern.runtime.profile import Profile, positive
+from edgekern.runtime.providers import Providers, check_providers
+from edgekern.runtime.run_trace import RunTrace
 from edgekern.runtime.runner import Arena
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
-_TYPES = {"float32": "float", "float64": "double"}
 
 
-@dataclass(frozen=True)
-class NodeArg:
-    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)".
-
-    8 bits stand for ``(code - zero_point) * scale``: 1 and 0 where they are numbers themselves, None of other types.
-    """
-
-    name: str
-    shape: list[int]
-    type: str
-    scale: float | None = None
-    zero_point: int | None = None
-
-
-class InferenceSession:
+class InferenceSession(OnnxruntimeMethods):
     """Runs a program; the interface is onnxruntime's.
 
     Parameters
     ----------
-    model : path of an .ekm file, its bytes, or Program
+    path_or_bytes : path of an .ekm file, its bytes, or Program
+    sess_options : SessionOptions, optional
+        Those of onnxruntime: threads, profiling.
+    providers : list of names, or of (name, dict), optional
+        "CPUExecutionProvider" among them; others are skipped with an EdgekernWarning.
+    provider_options : list of dict, optional
+        One for each of ``providers``; without effect.
     num_threads : int, optional
-        None is the package's setting; 1 stays on the caller's thread.
+        None is what ``sess_options`` say, or the package's setting; 1 stays on the caller's thread.
     isa : str, optional
         The instruction set to use, one of ``cpu_info()["available"]``; None is the best, or EDGEKERN_ISA.
     verify : "full" or "lazy"
@@ -89,7 +84,10 @@ class InferenceSession:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes | Program,
+        path_or_bytes: str | os.PathLike[str] | bytes | Program,
+        sess_options: SessionOptions | None = None,
+        providers: Providers | None = None,
+        provider_options: Sequence[Mapping[Any, Any]] | None = None,
         *,
         num_threads: int | None = None,
         isa: str | None = None,
@@ -99,50 +97,51 @@ class InferenceSession:
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
-        self._options: dict[str, Any] = {"num_threads": num_threads, "isa": isa}
+        start_ns = time.monotonic_ns()
+        self._session_options = options = SessionOptions.of(sess_options)
+        check_providers("InferenceSession", providers, provider_options)
+        threads = min(num_threads_of(options, num_threads), _MOST_THREADS)
+        self._options: dict[str, Any] = {"sess_options": options, "num_threads": num_threads, "isa": isa}
         self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s}
         isa = isa_name("InferenceSession", isa)
-        threads = min(thread_count("InferenceSession", num_threads), _MOST_THREADS)
         allow_host = flag("InferenceSession", "allow_host", allow_host)
         timeout_s = host_timeout(host_timeout_s)
-        if not isinstance(model, Program):
-            if not isinstance(model, (str, os.PathLike, bytes)):
-                raise ArgumentTypeError(
-                    f"InferenceSession: model must be a path, bytes or Program, got {type(model).__name__}"
-                )
-            source = model if isinstance(model, bytes) else file_path("InferenceSession", "model", model)
-            model = Program.load(source, verify=verify)
+        self._run_trace = RunTrace(options.profile_file_prefix, start_ns) if options.enable_profiling else None
+        self._program = program = opened(path_or_bytes, verify)
         if not allow_host:
-            refuse_host_steps(model, "InferenceSession")
-        self._program = model
-        self._arena = Arena(model, isa, threads, timeout_s)
+            refuse_host_steps(program, "InferenceSession")
+        options.check_shapes({info.name: info.shape for info in program.inputs})
+        self._arena = Arena(program, isa, threads, timeout_s)
         self._runner = self._arena.runners[0]
         self._lock = threading.Lock()
+        if self._run_trace is not None:
+            self._run_trace.watch(self._runner)
+            weakref.finalize(self, self._run_trace.finish)
         _sessions.add(self)
 
     def _after_fork(self) -> None:
         """What threads of the parent process hold here, they never give back."""
         self._lock = threading.Lock()
         self._arena.after_fork()
-
-    def get_inputs(self) -> list[NodeArg]:
-        """What :meth:`run` wants."""
-        return [_node_arg(info) for info in self._program.inputs]
-
-    def get_outputs(self) -> list[NodeArg]:
-        """What :meth:`run` gives."""
-        return [_node_arg(info) for info in self._program.outputs]
+        if self._run_trace is not None:
+            self._run_trace.leave()
 
     def run(
-        self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Feeds,
+        run_options: RunOptions | None = None,
+        *,
+        out: Sequence[Lent] | None = None,
     ) -> list[Array]:
         """Compute outputs from inputs.
 
         Parameters
         ----------
-        output_names : names of the outputs wanted, in the order wanted; None is all of them
-        feeds : an array per input name, of the very dtype and shape that :meth:`get_inputs` states: NumPy's, or of
+        output_names : names of the outputs wanted, in the order wanted; None, or no name, is all of them
+        input_feed : an array per input name, of the very dtype and shape that :meth:`get_inputs` states: NumPy's, or of
             whichever library lends its memory (torch on the CPU, DLPack, ``__array__``, the buffer protocol)
+        run_options : RunOptions, optional
         out : arrays of the same kinds to write, one for each output wanted, of the dtype and shape that
             :meth:`get_outputs` states; None makes new ones
 
@@ -157,9 +156,13 @@ class InferenceSession:
             when an index among the values leaves its axis: what ``out`` holds is then no result.
         HostTimeoutError
             When a host step takes longer than ``host_timeout_s``.
+        RunTerminatedError
+            When ``run_options.terminate`` is set.
         """
+        if run_options is not None:
+            check_run_options("run", run_options)
         names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
-        arrays = self._ordered(feeds)
+        arrays = self._ordered(input_feed)
         if out is None:
             results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
@@ -176,7 +179,9 @@ class InferenceSession:
         self._run(arrays, targets)
         if len(result_of) < len(results):
             for name, result in zip(names, results, strict=True):
-                np.copyto(result, result_of[name])
+                if result is not result_of[name]:
+                    np.copyto(result, result_of[name])
+                    self._runner.core.border_bytes += result.nbytes
         return returned
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
@@ -267,7 +272,7 @@ class InferenceSession:
             raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
         if not isinstance(output_names, Iterable):
             raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(output_names).__name__}")
-        for name in (output_names := list(output_names)):
+        for name in (output_names := list(output_names) or list(self._runner.outputs)):
             if not isinstance(name, str):
                 raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(name).__name__} in it")
             if name not in self._runner.outputs:
@@ -287,26 +292,30 @@ class InferenceSession:
 
     def _check_names(self, feeds: Feeds) -> None:
         if not isinstance(feeds, Mapping):
-            raise unnamed("run", "feeds", feeds, list(self._runner.inputs))
+            raise unnamed("run", "input_feed", feeds, list(self._runner.inputs))
         for name in feeds:
             if name not in self._runner.inputs:
                 raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._runner.inputs)}")
         for name in self._runner.inputs:
             if name not in feeds:
                 raise ArgumentValueError(
-                    f"run: feeds lack the input {name!r}; the inputs are {list(self._runner.inputs)}"
+                    f"run: input_feed lacks the input {name!r}; the inputs are {list(self._runner.inputs)}"
                 )
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
         runner = self._runner
         if not runner.hosts:
             with self._lock:
-                if runner.core.run(arrays, targets):
+                if runner.run_direct(arrays, targets):
                     return
         runner.core.check(arrays, targets)
         runner.report_copies("run", arrays, targets)
         with self._lock:
-            runner.run(arrays, targets)
+            runner.run_copying(arrays, targets)
+
+    def _locked(self, call: Callable[[], object]) -> None:
+        with self._lock:
+            call()
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -330,8 +339,3 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _node_arg(info: TensorInfo) -> NodeArg:
-    kind = _TYPES.get(info.dtype.name, info.dtype.name)
-    return NodeArg(info.name, list(info.shape), f"tensor({kind})", info.scale, info.zero_point)

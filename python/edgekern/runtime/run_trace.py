@@ -1,0 +1,145 @@
+"""RunTrace: the times of a session's runs, in a file as onnxruntime writes one."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern import files
+from edgekern.errors import ArgumentValueError, EdgekernWarning
+from edgekern.runtime.providers import CPU
+
+if TYPE_CHECKING:
+    from edgekern.artifact import Program
+    from edgekern.runtime.runner import Runner
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+_MOST_EVENTS = 1_000_000  # some 200 MB of JSON
+
+
+class RunTrace:
+    """Watches runners from the opening of a session until :meth:`finish`.
+
+    Parameters
+    ----------
+    prefix : how the file's name begins; the time is appended
+    start_ns : of ``time.monotonic_ns()``, when the session began to open
+
+    Raises
+    ------
+    ArgumentValueError
+        When the folder of the file is not there.
+    """
+
+    def __init__(self, prefix: str, start_ns: int) -> None:
+        now = time.time_ns()
+        stamp = datetime.fromtimestamp(now // 10**9).strftime("%Y-%m-%d_%H-%M-%S")
+        self.path = f"{prefix}_{stamp}_{now % 10**9:09}.json"
+        if not Path(self.path).parent.is_dir():
+            raise ArgumentValueError(
+                f"SessionOptions: profile_file_prefix must begin with a folder that is there, got {prefix!r}"
+            )
+        self.start_ns, self._pid = start_ns, os.getpid()
+        self._program: Program | None = None
+        self._runs: list[tuple[int, int, int, npt.NDArray[np.uint64], list[int]]] = []
+        self._paths: tuple[str, ...] = ()
+        self._opened_ns, self._events = start_ns, 0
+        self._on = True
+
+    def watch(self, runner: Runner) -> None:
+        """Time each run of it from now on."""
+        self._program, self._paths = runner.program, runner.paths
+        clock = runner.core.clock(True)
+        assert clock is not None
+        runner.clocked = True
+        runner.run_direct = self._timing(runner.run_direct, clock)
+        runner.run_bound = self._timing(runner.run_bound, clock)
+        runner.run_copying = self._timing(runner.run_copying, clock)
+        self._opened_ns = time.monotonic_ns()
+
+    def leave(self) -> None:
+        """In the child of a fork: the file is the parent's."""
+        self._on, self._runs = False, []
+
+    def finish(self) -> str:
+        """Write the file, once.
+
+        Returns
+        -------
+        its name; an empty one when it is written already
+        """
+        if not self._on or os.getpid() != self._pid:
+            return ""
+        self._on = False
+        with files.atomic_write(Path(self.path), function="end_profiling") as file:
+            file.write(json.dumps(self._told()).encode())
+        self._runs = []
+        return self.path
+
+    def _timing(self, run: Callable[_Given, _Result], clock: npt.NDArray[np.uint64]) -> Callable[_Given, _Result]:
+        def timed(*given: _Given.args, **options: _Given.kwargs) -> _Result:
+            start = time.monotonic_ns()
+            result = run(*given, **options)
+            if self._on and result is not False:  # False: nothing was run
+                hosts = result if isinstance(result, list) else []
+                self._keep(start, time.monotonic_ns(), clock.copy(), hosts)
+            return result
+
+        return timed
+
+    def _keep(self, start: int, end: int, steps: npt.NDArray[np.uint64], hosts: list[int]) -> None:
+        events = 1 + len(steps) + len(hosts)
+        if self._events < _MOST_EVENTS <= self._events + events:
+            warnings.warn(
+                f"InferenceSession: {self.path} is full after {len(self._runs)} runs; later ones are not in it",
+                EdgekernWarning,
+                stacklevel=2,
+            )
+        self._events += events
+        if self._events < _MOST_EVENTS:
+            self._runs.append((threading.get_native_id(), start, end, steps, hosts))
+
+    def _told(self) -> list[dict[str, Any]]:
+        """Events in the format of Chrome's traces; times in us since the start."""
+        events = [self._event("Session", "session_initialization", self._pid, self.start_ns, self._opened_ns)]
+        for thread, start, end, steps, hosts in self._runs:
+            events.append(self._event("Session", "model_run", thread, start, end))
+            at = start
+            for number, (name, op, path, nanoseconds) in enumerate(self._steps(steps.tolist(), hosts)):
+                event = self._event("Node", f"{name}_kernel_time", thread, at, at + nanoseconds)
+                event["args"] = {"op_name": op, "provider": CPU, "node_index": str(number), "path": path}
+                events.append(event)
+                at += nanoseconds
+        return events
+
+    def _event(self, category: str, name: str, thread: int, start_ns: int, end_ns: int) -> dict[str, Any]:
+        times = {"dur": (end_ns - start_ns) / 1e3, "ts": (start_ns - self.start_ns) / 1e3}
+        return {"cat": category, "pid": self._pid, "tid": thread, **times, "ph": "X", "name": name, "args": {}}
+
+    def _steps(self, steps: list[int], hosts: list[int]) -> list[tuple[str, str, str, int]]:
+        """Name, operators, path and nanoseconds, in the order in which they ran."""
+        program, ran = self._program, list[tuple[str, str, str, int]]()
+        assert program is not None
+        for what, number in program.manifest.order:
+            if what == "host":
+                step = program.host_steps[number]
+                ran.append((step.name, "+".join(step.operators), "host", hosts[number]))
+                continue
+            segment = program.index.segments[number]
+            ran += [
+                (program.steps[at].name, program.steps[at].op, self._paths[at], steps[at])
+                for at in range(segment.begin, segment.end)
+            ]
+        return ran
