@@ -276,7 +276,7 @@ void check_number(const char* what, size_t i, size_t count) {
 }  // namespace
 
 void bind_session(py::module_& m) {
-  py::class_<BoundArrays>(m, "BoundArrays", py::is_final(), plain_type());
+  made_by_core(py::class_<BoundArrays>(m, "BoundArrays", py::is_final(), plain_type()));
   py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
            py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>())

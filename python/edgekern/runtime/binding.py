@@ -36,7 +36,7 @@ class Binding:
     def __init__(
         self,
         runner: Runner,
-        locked: Callable[[Callable[[], object]], None],
+        on_runner: Callable[[Callable[[Runner], object]], None],
         inputs: Mapping[str, Lent | None] | None,
         outputs: Mapping[str, Lent | None] | None,
     ) -> None:
@@ -47,7 +47,7 @@ class Binding:
                 raise ArgumentValueError(f"bind: inputs lack {name!r}; the inputs are {list(runner.inputs)}")
         arrays = [self.inputs[name] for name in runner.inputs]
         self._call = runner.bind(arrays, [self.outputs.get(name) for name in runner.outputs])
-        self._locked = locked
+        self._on_runner = on_runner
 
     def run(self) -> Mapping[str, Array]:
         """Compute what ``outputs`` hold from what ``inputs`` hold.
@@ -61,7 +61,7 @@ class Binding:
         ArgumentValueError, HostTimeoutError
             As :meth:`InferenceSession.run`, of values and of time.
         """
-        self._locked(self._call)
+        self._on_runner(self._call)
         return self.outputs
 
     def __repr__(self) -> str:

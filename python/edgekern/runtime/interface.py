@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from edgekern._arguments import file_path
 from edgekern._arrays import Lent
-from edgekern.artifact import Program, TensorInfo
+from edgekern.artifact import Program
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError
 from edgekern.file_kinds import kind_of, kind_of_file
 from edgekern.runtime.binding import Binding
-from edgekern.runtime.element_types import tensor_type
-from edgekern.runtime.io_binding import IOBinding
+from edgekern.runtime.io_binding import IOBinding, Named
 from edgekern.runtime.options import SessionOptions, check_run_options
 from edgekern.runtime.ort_value import OrtValue
 from edgekern.runtime.providers import CPU, Providers, check_providers
@@ -27,20 +26,6 @@ if TYPE_CHECKING:
     from edgekern.runtime.runner import Runner
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class NodeArg:
-    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)".
-
-    8 bits stand for ``(code - zero_point) * scale``: 1 and 0 where they are numbers themselves, None of other types.
-    """
-
-    name: str
-    shape: list[int]
-    type: str
-    scale: float | None = None
-    zero_point: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +47,6 @@ class ModelMetadata:
     graph_description: str = ""
     version: int = 0
     custom_metadata_map: Mapping[str, str] = field(default_factory=dict)
-
-
-def node_arg(info: TensorInfo) -> NodeArg:
-    return NodeArg(info.name, list(info.shape), tensor_type(info.dtype), info.scale, info.zero_point)
 
 
 def opened(source: Any, verify: Verify) -> Program:
@@ -103,18 +84,16 @@ class OnnxruntimeMethods:
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Lent]) -> list[Array]:
         raise NotImplementedError
 
-    def _locked(self, call: Callable[[], object]) -> None:
+    def _on_runner(self, call: Callable[[Runner], object]) -> None:
         raise NotImplementedError
 
-    def get_inputs(self) -> list[NodeArg]:
-        """What :meth:`run` wants."""
-        return [node_arg(info) for info in self._program.inputs]
+    def get_inputs(self) -> Sequence[Named]:
+        raise NotImplementedError
 
-    def get_outputs(self) -> list[NodeArg]:
-        """What :meth:`run` gives."""
-        return [node_arg(info) for info in self._program.outputs]
+    def get_outputs(self) -> Sequence[Named]:
+        raise NotImplementedError
 
-    def get_overridable_initializers(self) -> list[NodeArg]:
+    def get_overridable_initializers(self) -> list[Any]:
         """None: constants are compiled."""
         return []
 
@@ -168,7 +147,7 @@ class OnnxruntimeMethods:
         ArgumentTypeError, ArgumentValueError
             When a name is unknown or missing, or an array is not so.
         """
-        return Binding(self._runner, self._locked, inputs, outputs)
+        return Binding(self._runner, self._on_runner, inputs, outputs)
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding, with nothing bound."""

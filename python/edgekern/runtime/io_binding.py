@@ -22,7 +22,9 @@ Array = npt.NDArray[Any]
 _MOST_ADDRESS = 1 << 8 * ctypes.sizeof(ctypes.c_void_p)
 
 
-class _Named(Protocol):
+class Named(Protocol):
+    """An input or output."""
+
     @property
     def name(self) -> str: ...
 
@@ -30,8 +32,8 @@ class _Named(Protocol):
 class Bindable(Protocol):
     """What it needs of a session."""
 
-    def get_inputs(self) -> Sequence[_Named]: ...
-    def get_outputs(self) -> Sequence[_Named]: ...
+    def get_inputs(self) -> Sequence[Named]: ...
+    def get_outputs(self) -> Sequence[Named]: ...
     def bind(self, inputs: Mapping[str, Lent | None] | None, outputs: Mapping[str, Lent | None] | None) -> Binding: ...
 
 
@@ -164,7 +166,7 @@ class IOBinding:
         return list(self._binding.outputs.values())
 
 
-def _known(function: str, name: str, what: str, known: Sequence[_Named]) -> str:
+def _known(function: str, name: str, what: str, known: Sequence[Named]) -> str:
     names = [value.name for value in known]
     if string(function, "name", name) not in names:
         raise ArgumentValueError(f"{function}: there is no {what} {name!r}; the {what}s are {names}")

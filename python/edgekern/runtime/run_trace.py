@@ -7,7 +7,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -52,21 +53,18 @@ class RunTrace:
                 f"SessionOptions: profile_file_prefix must begin with a folder that is there, got {prefix!r}"
             )
         self.start_ns, self._pid = start_ns, os.getpid()
-        self._program: Program | None = None
-        self._runs: list[tuple[int, int, int, npt.NDArray[np.uint64], list[int]]] = []
-        self._paths: tuple[str, ...] = ()
+        self._runs: list[_Run] = []
         self._opened_ns, self._events = start_ns, 0
         self._on = True
 
     def watch(self, runner: Runner) -> None:
         """Time each run of it from now on."""
-        self._program, self._paths = runner.program, runner.paths
         clock = runner.core.clock(True)
         assert clock is not None
         runner.clocked = True
-        runner.run_direct = self._timing(runner.run_direct, clock)
-        runner.run_bound = self._timing(runner.run_bound, clock)
-        runner.run_copying = self._timing(runner.run_copying, clock)
+        runner.run_direct = self._timing(runner, runner.run_direct, clock)
+        runner.run_bound = self._timing(runner, runner.run_bound, clock)
+        runner.run_copying = self._timing(runner, runner.run_copying, clock)
         self._opened_ns = time.monotonic_ns()
 
     def leave(self) -> None:
@@ -88,37 +86,41 @@ class RunTrace:
         self._runs = []
         return self.path
 
-    def _timing(self, run: Callable[_Given, _Result], clock: npt.NDArray[np.uint64]) -> Callable[_Given, _Result]:
+    def _timing(
+        self, runner: Runner, run: Callable[_Given, _Result], clock: npt.NDArray[np.uint64]
+    ) -> Callable[_Given, _Result]:
+        program, paths = runner.program, runner.paths
+
         def timed(*given: _Given.args, **options: _Given.kwargs) -> _Result:
             start = time.monotonic_ns()
             result = run(*given, **options)
             if self._on and result is not False:  # False: nothing was run
-                hosts = result if isinstance(result, list) else []
-                self._keep(start, time.monotonic_ns(), clock.copy(), hosts)
+                end, hosts = time.monotonic_ns(), result if isinstance(result, list) else []
+                self._keep(_Run(program, paths, threading.get_native_id(), start, end, clock.copy(), hosts))
             return result
 
         return timed
 
-    def _keep(self, start: int, end: int, steps: npt.NDArray[np.uint64], hosts: list[int]) -> None:
-        events = 1 + len(steps) + len(hosts)
-        if self._events < _MOST_EVENTS <= self._events + events:
+    def _keep(self, run: _Run) -> None:
+        before = self._events
+        self._events += 1 + len(run.steps) + len(run.hosts)
+        if self._events <= _MOST_EVENTS:
+            self._runs.append(run)
+        elif before <= _MOST_EVENTS:
             warnings.warn(
                 f"InferenceSession: {self.path} is full after {len(self._runs)} runs; later ones are not in it",
                 EdgekernWarning,
                 stacklevel=2,
             )
-        self._events += events
-        if self._events < _MOST_EVENTS:
-            self._runs.append((threading.get_native_id(), start, end, steps, hosts))
 
     def _told(self) -> list[dict[str, Any]]:
         """Events in the format of Chrome's traces; times in us since the start."""
         events = [self._event("Session", "session_initialization", self._pid, self.start_ns, self._opened_ns)]
-        for thread, start, end, steps, hosts in self._runs:
-            events.append(self._event("Session", "model_run", thread, start, end))
-            at = start
-            for number, (name, op, path, nanoseconds) in enumerate(self._steps(steps.tolist(), hosts)):
-                event = self._event("Node", f"{name}_kernel_time", thread, at, at + nanoseconds)
+        for run in self._runs:
+            events.append(self._event("Session", "model_run", run.thread, run.start, run.end))
+            at = run.start
+            for number, (name, op, path, nanoseconds) in enumerate(run.told()):
+                event = self._event("Node", f"{name}_kernel_time", run.thread, at, at + nanoseconds)
                 event["args"] = {"op_name": op, "provider": CPU, "node_index": str(number), "path": path}
                 events.append(event)
                 at += nanoseconds
@@ -128,18 +130,27 @@ class RunTrace:
         times = {"dur": (end_ns - start_ns) / 1e3, "ts": (start_ns - self.start_ns) / 1e3}
         return {"cat": category, "pid": self._pid, "tid": thread, **times, "ph": "X", "name": name, "args": {}}
 
-    def _steps(self, steps: list[int], hosts: list[int]) -> list[tuple[str, str, str, int]]:
-        """Name, operators, path and nanoseconds, in the order in which they ran."""
-        program, ran = self._program, list[tuple[str, str, str, int]]()
-        assert program is not None
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run: nanoseconds of the monotonic clock, and of each step."""
+
+    program: Program
+    paths: tuple[str, ...]
+    thread: int
+    start: int
+    end: int
+    steps: npt.NDArray[np.uint64]
+    hosts: list[int]
+
+    def told(self) -> Iterator[tuple[str, str, str, int]]:
+        """Name, operators, path and nanoseconds of each step, in the order in which they ran."""
+        program, steps = self.program, self.steps.tolist()
         for what, number in program.manifest.order:
             if what == "host":
                 step = program.host_steps[number]
-                ran.append((step.name, "+".join(step.operators), "host", hosts[number]))
+                yield step.name, "+".join(step.operators), "host", self.hosts[number]
                 continue
             segment = program.index.segments[number]
-            ran += [
-                (program.steps[at].name, program.steps[at].op, self._paths[at], steps[at])
-                for at in range(segment.begin, segment.end)
-            ]
-        return ran
+            for at in range(segment.begin, segment.end):
+                yield program.steps[at].name, program.steps[at].op, self.paths[at], steps[at]

@@ -73,12 +73,12 @@ class Runner:
         self.core.border_bytes = copied
         return took
 
-    def bind(self, arrays: list[Array], targets: list[Array | None]) -> Callable[[], object]:
-        """A run on arrays that are checked here, once."""
+    def bind(self, arrays: list[Array], targets: list[Array | None]) -> Callable[[Runner], object]:
+        """A run on arrays that are checked here, once: for this runner and those of the same program."""
         bound = self.core.bind(arrays, targets)
         if self.hosts:
-            return lambda: self.run_copying(arrays, targets)
-        return lambda: self.run_bound(bound)
+            return lambda runner: runner.run_copying(arrays, targets)
+        return lambda runner: runner.run_bound(bound)
 
     def trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
         """Run step by step: the number of each kernel step, and its result where it lies."""

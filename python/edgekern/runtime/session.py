@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,21 +15,36 @@ import numpy.typing as npt
 
 from edgekern._arguments import flag, isa_name
 from edgekern._arrays import Lent, as_array, unnamed, written_array
-from edgekern.artifact import Program
+from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.runtime.element_types import tensor_type
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.interface import OnnxruntimeMethods, opened
 from edgekern.runtime.options import RunOptions, SessionOptions, check_run_options, num_threads_of
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.providers import Providers, check_providers
 from edgekern.runtime.run_trace import RunTrace
-from edgekern.runtime.runner import Arena
+from edgekern.runtime.runner import Arena, Runner
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)".
+
+    8 bits stand for ``(code - zero_point) * scale``: 1 and 0 where they are numbers themselves, None of other types.
+    """
+
+    name: str
+    shape: list[int]
+    type: str
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 class InferenceSession(OnnxruntimeMethods):
@@ -125,6 +141,14 @@ class InferenceSession(OnnxruntimeMethods):
         self._arena.after_fork()
         if self._run_trace is not None:
             self._run_trace.leave()
+
+    def get_inputs(self) -> list[NodeArg]:
+        """What :meth:`run` wants."""
+        return [_node_arg(info) for info in self._program.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """What :meth:`run` gives."""
+        return [_node_arg(info) for info in self._program.outputs]
 
     def run(
         self,
@@ -313,9 +337,9 @@ class InferenceSession(OnnxruntimeMethods):
         with self._lock:
             runner.run_copying(arrays, targets)
 
-    def _locked(self, call: Callable[[], object]) -> None:
+    def _on_runner(self, call: Callable[[Runner], object]) -> None:
         with self._lock:
-            call()
+            call(self._runner)
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -339,3 +363,7 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
+
+
+def _node_arg(info: TensorInfo) -> NodeArg:
+    return NodeArg(info.name, list(info.shape), tensor_type(info.dtype), info.scale, info.zero_point)
