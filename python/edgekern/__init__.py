@@ -20,7 +20,7 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 if TYPE_CHECKING:
     from edgekern import llm
     from edgekern.analysis import ErrorReport, compare
-    from edgekern.artifact import Program
+    from edgekern.artifact import ModelMetadata, Program
     from edgekern.calibration import Calibrator, Histogram, Ranges
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         GraphOptimizationLevel,
         InferenceSession,
         IOBinding,
-        ModelMetadata,
         NodeArg,
         OrtValue,
         RunOptions,
@@ -57,7 +56,7 @@ _LAZY = {
     "IOBinding": "edgekern.runtime",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
-    "ModelMetadata": "edgekern.runtime",
+    "ModelMetadata": "edgekern.artifact",
     "NodeArg": "edgekern.runtime",
     "OrtValue": "edgekern.runtime",
     "Program": "edgekern.artifact",

@@ -7,14 +7,14 @@ buffer protocol, and no other library is imported for it.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekern.errors import ArgumentTypeError, EdgekernWarning
+from edgekern._warn import warn_caller
+from edgekern.errors import ArgumentTypeError
 
 Array = npt.NDArray[Any]
 
@@ -79,11 +79,7 @@ def report_copy(function: str, argument: str, array: Array, reason: str = "") ->
     """Warn of a copy, at the line that called edgekern. The reason is what the array is when none is given."""
     if not reason:
         reason = "it is not aligned" if array.flags.c_contiguous else "it is not C-contiguous"
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "edgekern":
-        frame, level = frame.f_back, level + 1
-    message = f"{function}: {argument} is copied, {array.nbytes} bytes: {reason}"
-    warnings.warn(message, EdgekernWarning, stacklevel=level)
+    warn_caller(f"{function}: {argument} is copied, {array.nbytes} bytes: {reason}")
 
 
 def is_array(value: object) -> bool:

@@ -18,6 +18,7 @@ from edgekern.artifact import container
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.artifact.model_metadata import ModelMetadata
 from edgekern.artifact.nodes import NodePlace, counted, table
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
@@ -130,9 +131,16 @@ class Program:
     nodes: tuple[NodePlace, ...] = ()
 
     @staticmethod
-    def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], manifest: Manifest) -> Program:
+    def build(
+        index: _core.ProgramIndex,
+        blobs: list[tuple[str, Blob]],
+        manifest: Manifest,
+        model_metadata: ModelMetadata | None = None,
+    ) -> Program:
         """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file."""
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
+        if model_metadata is not None:
+            metadata["ekm.model"] = model_metadata.to_json()
         return Program.load(container.build(index, blobs, metadata))
 
     @staticmethod
@@ -162,6 +170,7 @@ class Program:
         program = Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
         for step in program.host_steps:
             check_host_model(program.host_model(step), step.name)
+        _ = program.model_metadata  # which is as it was written, too
         return program
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -173,6 +182,12 @@ class Program:
     def index(self) -> _core.ProgramIndex:
         """The binary index, decoded."""
         return self.container.index
+
+    @cached_property
+    def model_metadata(self) -> ModelMetadata:
+        """What the ONNX model said of itself; of a file from before this, nothing."""
+        text = self.container.metadata.get("ekm.model")
+        return ModelMetadata() if text is None else ModelMetadata.from_json(text)
 
     @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgekern import _core
-from edgekern.artifact import HostStep, Manifest, Program
+from edgekern.artifact import HostStep, Manifest, ModelMetadata, Program
 from edgekern.artifact.container import Blob
 from edgekern.compiler.halves import narrowed
 from edgekern.compiler.layout import MOST_AXES
@@ -28,6 +28,7 @@ def emit_program(
     outputs: Mapping[str, Tensor],
     quantization: str,
     halves: Sequence[str],
+    model_metadata: ModelMetadata,
 ) -> Program:
     """Number tensors and blobs, and write index and manifest. ``halves``: the types that constants may be stored in."""
     number = {tensor: at for at, tensor in enumerate(plan.tensors)}
@@ -77,7 +78,7 @@ def emit_program(
         method=plan.method,
         quantization=quantization,
     )
-    return Program.build(index, blobs, manifest)
+    return Program.build(index, blobs, manifest, model_metadata)
 
 
 def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _core.Step:

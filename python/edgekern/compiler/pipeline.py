@@ -18,6 +18,7 @@ from edgekern.compiler.emit import emit_program
 from edgekern.compiler.explain import explain
 from edgekern.compiler.floats.table import FLOATS
 from edgekern.compiler.memory import plan_memory, refuse_large, too_large
+from edgekern.compiler.metadata import metadata_of
 from edgekern.compiler.passes.clamp_reals import clamp_reals
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
@@ -173,7 +174,9 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     try:
-        program = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, stored_halves(proto))
+        program = emit_program(
+            stages, runs, plan, lowering.inputs, outputs, quantization, stored_halves(proto), metadata_of(proto)
+        )
     except ArtifactError as error:
         largest = max(plan.tensors, key=lambda tensor: tensor.size)
         if largest.size <= LARGEST_SIZE:

@@ -2,7 +2,6 @@
 
 from edgekern.runtime.binding import Binding
 from edgekern.runtime.host import HOST_TIMEOUT_S, refuse_host_steps
-from edgekern.runtime.interface import ModelMetadata
 from edgekern.runtime.io_binding import IOBinding
 from edgekern.runtime.options import ExecutionMode, ExecutionOrder, GraphOptimizationLevel, RunOptions, SessionOptions
 from edgekern.runtime.ort_value import OrtValue
@@ -18,7 +17,6 @@ __all__ = [
     "GraphOptimizationLevel",
     "IOBinding",
     "InferenceSession",
-    "ModelMetadata",
     "NodeArg",
     "OrtValue",
     "Profile",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
 
 from edgekern._arguments import file_path
 from edgekern._arrays import Lent
-from edgekern.artifact import Program
+from edgekern.artifact import ModelMetadata, Program
 from edgekern.artifact.container import Verify
+from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError
 from edgekern.file_kinds import kind_of, kind_of_file
 from edgekern.runtime.binding import Binding
@@ -26,27 +27,6 @@ if TYPE_CHECKING:
     from edgekern.runtime.runner import Runner
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """What the ONNX model said of itself, as far as the program holds it.
-
-    Attributes
-    ----------
-    producer_name, domain, description : of the model
-    graph_name, graph_description : of its graph
-    version : of the model
-    custom_metadata_map : what its metadata has, and under "edgekern.quantization" what the quantizer left
-    """
-
-    producer_name: str = ""
-    graph_name: str = ""
-    domain: str = ""
-    description: str = ""
-    graph_description: str = ""
-    version: int = 0
-    custom_metadata_map: Mapping[str, str] = field(default_factory=dict)
 
 
 def opened(source: Any, verify: Verify) -> Program:
@@ -98,8 +78,11 @@ class OnnxruntimeMethods:
         return []
 
     def get_modelmeta(self) -> ModelMetadata:
-        """What the program holds of the model's own words."""
-        return ModelMetadata()
+        """What the ONNX model said of itself, and under "edgekern.quantization" what its quantizer did."""
+        told, quantization = self._program.model_metadata, self._program.manifest.quantization
+        if not quantization:
+            return told
+        return replace(told, custom_metadata_map={**told.custom_metadata_map, QUANTIZATION_KEY: quantization})
 
     def get_session_options(self) -> SessionOptions:
         """A copy of the options that the session was given."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekern._arguments import integer
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
+from edgekern._warn import warn_caller
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 CPU = "CPUExecutionProvider"
 
@@ -78,11 +77,7 @@ def check_providers(function: str, providers: Any, provider_options: Any = None)
         )
     others = [name for name in names if name != CPU]
     if others:
-        warnings.warn(
-            f"{function}: {', '.join(others)} of providers is skipped; edgekern has '{CPU}' alone",
-            EdgekernWarning,
-            stacklevel=_callers_level(),
-        )
+        warn_caller(f"{function}: {', '.join(others)} of providers is skipped; edgekern has '{CPU}' alone")
 
 
 def _listed(function: str, argument: str, value: Any) -> Sequence[Any]:
@@ -99,11 +94,3 @@ def _name(function: str, entry: object) -> str:
     if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], Mapping):
         return entry[0]
     raise ArgumentTypeError(f"{function}: providers must hold names or (name, dict), got {entry!r}")
-
-
-def _callers_level() -> int:
-    """How far up the line lies that called edgekern."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "edgekern":
-        frame, level = frame.f_back, level + 1
-    return level

@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern import files
-from edgekern.errors import ArgumentValueError, EdgekernWarning
+from edgekern._warn import warn_caller
+from edgekern.errors import ArgumentValueError
 from edgekern.runtime.providers import CPU
 
 if TYPE_CHECKING:
@@ -107,11 +107,7 @@ class RunTrace:
         if self._events <= _MOST_EVENTS:
             self._runs.append(run)
         elif before <= _MOST_EVENTS:
-            warnings.warn(
-                f"InferenceSession: {self.path} is full after {len(self._runs)} runs; later ones are not in it",
-                EdgekernWarning,
-                stacklevel=2,
-            )
+            warn_caller(f"InferenceSession: {self.path} is full after {len(self._runs)} runs; later ones are not in it")
 
     def _told(self) -> list[dict[str, Any]]:
         """Events in the format of Chrome's traces; times in us since the start."""
