@@ -279,9 +279,9 @@ def test_a_bound_run_makes_no_array():
 
 
 def test_arrays_of_another_program_do_not_fit(straight, session):
-    bound = session._runner.core.bind(list(session.bind().inputs.values()), [None, None])
+    bound = session._ran.core.bind(list(session.bind().inputs.values()), [None, None])
     with pytest.raises(ArgumentValueError, match="bound to another program"):
-        straight._runner.core.run_bound(bound)
+        straight._ran.core.run_bound(bound)
 
 
 def test_bytes_that_are_copied_are_counted(session, straight, model):
@@ -346,3 +346,37 @@ def test_an_index_that_leaves_its_axis_is_an_error_of_the_run():
 def test_a_name_space_is_no_binding():
     with pytest.raises(ArgumentTypeError, match="IOBinding: session must be an InferenceSession"):
         ek.IOBinding(SimpleNamespace())
+
+
+def rows():
+    """A program of two sizes of its first dimension, of the same answer a row."""
+    g = Graph()
+    x = g.op("MatMul", g.input("x", ("rows", 8)), g.const(g.rng.normal(size=(8, 4)), np.float32))
+    return ek.compile(g.model(g.op("Relu", x)), shapes={"rows": [2, 4]})
+
+
+def test_a_binding_runs_the_size_that_its_arrays_have(rng):
+    program = rows()
+    session, one = ek.InferenceSession(program), ek.InferenceSession(program)
+    [name] = names(session.get_outputs())
+    for count in (4, 2):
+        x = rng.normal(size=(count, 8)).astype(np.float32)
+        binding = session.bind({"x": x})
+        np.testing.assert_array_equal(binding.run()[name], one.run(None, {"x": x})[0])
+        io = session.io_binding()
+        io.bind_cpu_input("x", x)
+        io.bind_output(name)
+        session.run_with_iobinding(io)
+        np.testing.assert_array_equal(io.get_outputs()[0].numpy(), binding.outputs[name])
+    with pytest.raises(ArgumentValueError, match=r"bind: 'rows' is 3; give one of the sizes \[2, 4\]"):
+        session.bind({"x": np.zeros((3, 8), np.float32)})
+    with pytest.raises(ArgumentValueError, match=r"inputs must have an array for each of \['x'\]: .* several sizes"):
+        session.bind()
+
+
+def test_bytes_that_pieces_copy_are_counted(rng):
+    """Three rows run as four, and seven as four and four: what fills up is no caller's."""
+    session, x = ek.InferenceSession(rows()), rng.normal(size=(7, 8)).astype(np.float32)
+    for count in (4, 2, 3, 7):
+        [result] = session.run(None, {"x": x[:count]})
+        assert session.bytes_copied == x[:count].nbytes + result.nbytes

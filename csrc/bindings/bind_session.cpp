@@ -86,7 +86,10 @@ std::vector<std::string> border_names(const ProgramIndex& index, const std::vect
 
 std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
                                            int threads, std::vector<std::string> input_names,
-                                           std::vector<std::string> output_names) {
+                                           std::vector<std::string> output_names, const BoundSession* arena_of,
+                                           const BoundSession* weights_of) {
+  const Beside beside{arena_of == nullptr ? nullptr : arena_of->session.get(),
+                      weights_of == nullptr ? nullptr : weights_of->session.get()};
   auto bound = std::make_unique<BoundSession>();
   bound->data = data.request();
   if (PyBuffer_IsContiguous(bound->data.view(), 'C') == 0) fail(Code::kValue, "Session: data must be C-contiguous");
@@ -103,7 +106,7 @@ std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::
       std::memcpy(bound->copy.data(), from, bytes);
       from = bound->copy.data();
     }
-    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session);
+    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, beside);
   }
   throw_if_error(status);
   bound->border_sizes = border_sizes(*bound->session);
@@ -279,7 +282,8 @@ void bind_session(py::module_& m) {
   made_by_core(py::class_<BoundArrays>(m, "BoundArrays", py::is_final(), plain_type()));
   py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
-           py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>())
+           py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>(),
+           py::arg("arena_of") = nullptr, py::arg("weights_of") = nullptr)
       .def(
           "run_segment",
           [](BoundSession& s, size_t i) {

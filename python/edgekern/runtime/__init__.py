@@ -2,12 +2,13 @@
 
 from edgekern.runtime.binding import Binding
 from edgekern.runtime.host import HOST_TIMEOUT_S, refuse_host_steps
+from edgekern.runtime.interface import NodeArg
 from edgekern.runtime.io_binding import IOBinding
 from edgekern.runtime.options import ExecutionMode, ExecutionOrder, GraphOptimizationLevel, RunOptions, SessionOptions
 from edgekern.runtime.ort_value import OrtValue
 from edgekern.runtime.profile import Profile, StepTime, random_feeds
 from edgekern.runtime.providers import get_available_providers, get_device, set_default_logger_severity
-from edgekern.runtime.session import InferenceSession, NodeArg
+from edgekern.runtime.session import InferenceSession
 
 __all__ = [
     "HOST_TIMEOUT_S",

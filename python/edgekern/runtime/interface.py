@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
 
 from edgekern._arguments import file_path
-from edgekern._arrays import Lent
-from edgekern.artifact import ModelMetadata, Program
+from edgekern._arrays import Lent, written_array
+from edgekern.artifact import ModelMetadata, Program, TensorInfo
 from edgekern.artifact.container import Verify
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError
 from edgekern.file_kinds import kind_of, kind_of_file
 from edgekern.runtime.binding import Binding
-from edgekern.runtime.io_binding import IOBinding, Named
+from edgekern.runtime.buckets import Sized
+from edgekern.runtime.element_types import tensor_type
+from edgekern.runtime.io_binding import IOBinding
 from edgekern.runtime.options import SessionOptions, check_run_options
 from edgekern.runtime.ort_value import OrtValue
 from edgekern.runtime.providers import CPU, Providers, check_providers
 from edgekern.runtime.run_trace import RunTrace
 
 if TYPE_CHECKING:
-    from edgekern.runtime.runner import Runner
+    from edgekern.runtime.runner import Arena, Runner
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)".
+
+    8 bits stand for ``(code - zero_point) * scale``: 1 and 0 where they are numbers themselves, None of other types.
+    """
+
+    name: str
+    shape: Sequence[int | str]
+    type: str
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 def opened(source: Any, verify: Verify) -> Program:
@@ -57,23 +74,31 @@ class OnnxruntimeMethods:
     """Methods of a session that runs programs; see :class:`InferenceSession`."""
 
     _program: Program
-    _runner: Runner
+    _arena: Arena
+    _ran: Runner  # last
+    _sized: Sized | None
     _session_options: SessionOptions
     _run_trace: RunTrace | None
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Lent]) -> list[Array]:
         raise NotImplementedError
 
-    def _on_runner(self, call: Callable[[Runner], object]) -> None:
+    def _on_runner(self, number: int, call: Callable[[Runner], object]) -> None:
         raise NotImplementedError
 
-    def get_inputs(self) -> Sequence[Named]:
-        raise NotImplementedError
+    def get_inputs(self) -> list[NodeArg]:
+        """What :meth:`run` wants; a dimension of several sizes is there by its name."""
+        return [self._node_arg(info, output=False) for info in self._program.inputs]
 
-    def get_outputs(self) -> Sequence[Named]:
-        raise NotImplementedError
+    def get_outputs(self) -> list[NodeArg]:
+        """What :meth:`run` gives."""
+        return [self._node_arg(info, output=True) for info in self._program.outputs]
 
-    def get_overridable_initializers(self) -> list[Any]:
+    def _node_arg(self, info: TensorInfo, *, output: bool) -> NodeArg:
+        shape = list(info.shape) if self._sized is None else self._sized.shape(info.name, output=output)
+        return NodeArg(info.name, shape, tensor_type(info.dtype), info.scale, info.zero_point)
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
         """None: constants are compiled."""
         return []
 
@@ -130,7 +155,8 @@ class OnnxruntimeMethods:
         ArgumentTypeError, ArgumentValueError
             When a name is unknown or missing, or an array is not so.
         """
-        return Binding(self._runner, self._on_runner, inputs, outputs)
+        number = 0 if self._sized is None else self._sized.whole("bind", _given(inputs, self._program))
+        return Binding(self._arena.runners[number], partial(self._on_runner, number), inputs, outputs)
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding, with nothing bound."""
@@ -187,7 +213,7 @@ class OnnxruntimeMethods:
     def bytes_copied(self) -> int:
         """What the session's last run, of whichever thread, copied between the callers' arrays and the arena; 0 where
         kernels read and wrote the arrays themselves."""
-        return self._runner.core.border_bytes
+        return self._ran.core.border_bytes
 
     def __enter__(self) -> Self:
         return self
@@ -195,3 +221,13 @@ class OnnxruntimeMethods:
     def __exit__(self, *raised: object) -> None:
         """Ends profiling. The session stays as it is."""
         self.end_profiling()
+
+
+def _given(inputs: object, program: Program) -> list[Array]:
+    """An array for each input, which say the sizes that are to run."""
+    names = [info.name for info in program.inputs]
+    if not isinstance(inputs, Mapping) or any(inputs.get(name) is None for name in names):
+        raise ArgumentValueError(
+            f"bind: inputs must have an array for each of {names}: the program has several sizes, and they say which"
+        )
+    return [written_array("bind", f"input {name!r}", inputs[name]) for name in names]

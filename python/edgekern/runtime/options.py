@@ -11,10 +11,13 @@ import enum
 import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from edgekern._arguments import file_path, flag, integer, string, thread_count
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, RunTerminatedError, UnknownOptionError
+
+if TYPE_CHECKING:
+    from edgekern.artifact import Program
 
 _Check = Callable[[str, str, Any], Any]
 _Made = TypeVar("_Made", bound="_Options")
@@ -278,14 +281,23 @@ enable_mem_reuse, enable_cpu_mem_arena, use_per_session_threads, log_severity_le
             made.add_session_config_entry(key, value)
         return made
 
-    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Hold the sizes that were stated to those of a program's inputs."""
+    def check_sizes(self, program: Program) -> None:
+        """Hold the sizes that were stated to those of a program's inputs.
+
+        Raises
+        ------
+        ArgumentValueError
+            When a dimension of that name has other sizes, or no axis has the size.
+        """
+        known = {} if program.buckets is None else {one.name: one.sizes for one in program.buckets.dimensions}
+        axes = {size for info in program.inputs for size in info.shape}
         for name, size in self._dimensions.items():
-            if not any(size in shape for shape in shapes.values()):
-                told = ", ".join(f"{of} {list(shape)}" for of, shape in shapes.items())
+            if size not in known.get(name, axes):
+                told = ", ".join(f"{info.name} {list(info.shape)}" for info in program.inputs)
                 raise ArgumentValueError(
                     f"InferenceSession: sess_options want the dimension {name!r} to be {size}, but the program was "
-                    f"compiled for {told}; compile it with shapes={{{name!r}: {size}}}"
+                    f"compiled for {list(known[name]) if name in known else told}; compile it with "
+                    f"shapes={{{name!r}: {size}}}"
                 )
 
 

@@ -26,12 +26,18 @@ class Runner:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`~edgekern.runtime.InferenceSession`, checked
+    arena_of : another one over the same weights, whose arena is as large; one of the two runs at a time
     """
 
-    def __init__(self, program: Program, isa: str, num_threads: int, timeout_s: float | None) -> None:
+    def __init__(
+        self, program: Program, isa: str, num_threads: int, timeout_s: float | None, *, arena_of: Runner | None = None
+    ) -> None:
         self.program = program
-        names = ([name for name, _ in side] for side in (program.manifest.inputs, program.manifest.outputs))
-        self.core = _core.Session(program.index, program.container.blobs.data, isa, num_threads, *names)
+        inputs, outputs = ([name for name, _ in side] for side in (program.manifest.inputs, program.manifest.outputs))
+        other = None if arena_of is None else arena_of.core
+        self.core: _core.Session = _core.Session(
+            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, other, other
+        )
         self.hosts = [
             HostRunner(program, step, self.core, self.core.num_threads, timeout_s) for step in program.host_steps
         ]
@@ -65,7 +71,9 @@ class Runner:
             start = time.perf_counter_ns()
             self.hosts[number].run()
             took[number] = time.perf_counter_ns() - start
-        copied = sum(place.nbytes for place in self.inputs.values())
+        copied = sum(
+            place.nbytes for place, array in zip(self.inputs.values(), arrays, strict=True) if array is not place
+        )
         for place, target in zip(self.outputs.values(), targets, strict=True):
             if target is not None:
                 np.copyto(target, place)
@@ -118,7 +126,8 @@ class Runner:
 
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self.inputs.values(), arrays, strict=True):
-            np.copyto(place, array)
+            if array is not place:  # which is filled already
+                np.copyto(place, array)
 
 
 class Arena:
@@ -130,11 +139,21 @@ class Arena:
 
     Attributes
     ----------
-    runners : of the sizes that the program has, over one memory
+    runners : of all sizes that the program has, in their order
     """
 
     def __init__(self, program: Program, isa: str, num_threads: int, timeout_s: float | None) -> None:
-        self.runners = (Runner(program, isa, num_threads, timeout_s),)
+        variants = program.variants
+        largest = max(range(len(variants)), key=lambda number: variants[number].index.arena_bytes)
+        first = Runner(variants[largest], isa, num_threads, timeout_s)
+        self.runners = tuple(
+            first if number == largest else Runner(one, isa, num_threads, timeout_s, arena_of=first)
+            for number, one in enumerate(variants)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(runner.core.arena_bytes) for runner in self.runners)
 
     def after_fork(self) -> None:
         """Leave what belongs to threads of the parent process."""

@@ -6,19 +6,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern._arguments import flag, isa_name
-from edgekern._arrays import Lent, as_array, unnamed, written_array
-from edgekern.artifact import Program, TensorInfo
+from edgekern._arrays import Lent
+from edgekern.artifact import Program
 from edgekern.artifact.container import Verify
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.runtime.element_types import tensor_type
+from edgekern.errors import ArgumentValueError
+from edgekern.runtime.border import Feeds, ordered, targets_of, wanted_names
+from edgekern.runtime.buckets import Sized
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.interface import OnnxruntimeMethods, opened
 from edgekern.runtime.options import RunOptions, SessionOptions, check_run_options, num_threads_of
@@ -28,23 +28,8 @@ from edgekern.runtime.run_trace import RunTrace
 from edgekern.runtime.runner import Arena, Runner
 
 Array = npt.NDArray[Any]
-Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
-
-
-@dataclass(frozen=True)
-class NodeArg:
-    """An input or output as onnxruntime describes it: ``name``, ``shape``, ``type`` such as "tensor(float)".
-
-    8 bits stand for ``(code - zero_point) * scale``: 1 and 0 where they are numbers themselves, None of other types.
-    """
-
-    name: str
-    shape: list[int]
-    type: str
-    scale: float | None = None
-    zero_point: int | None = None
 
 
 class InferenceSession(OnnxruntimeMethods):
@@ -126,12 +111,14 @@ class InferenceSession(OnnxruntimeMethods):
         self._program = program = opened(path_or_bytes, verify)
         if not allow_host:
             refuse_host_steps(program, "InferenceSession")
-        options.check_shapes({info.name: info.shape for info in program.inputs})
+        options.check_sizes(program)
         self._arena = Arena(program, isa, threads, timeout_s)
-        self._runner = self._arena.runners[0]
+        self._runner = self._ran = self._arena.runners[0]
+        self._sized = None if program.buckets is None else Sized(program, program.buckets)
         self._lock = threading.Lock()
         if self._run_trace is not None:
-            self._run_trace.watch(self._runner)
+            for runner in self._arena.runners:
+                self._run_trace.watch(runner)
             weakref.finalize(self, self._run_trace.finish)
         _sessions.add(self)
 
@@ -141,14 +128,6 @@ class InferenceSession(OnnxruntimeMethods):
         self._arena.after_fork()
         if self._run_trace is not None:
             self._run_trace.leave()
-
-    def get_inputs(self) -> list[NodeArg]:
-        """What :meth:`run` wants."""
-        return [_node_arg(info) for info in self._program.inputs]
-
-    def get_outputs(self) -> list[NodeArg]:
-        """What :meth:`run` gives."""
-        return [_node_arg(info) for info in self._program.outputs]
 
     def run(
         self,
@@ -187,10 +166,12 @@ class InferenceSession(OnnxruntimeMethods):
             check_run_options("run", run_options)
         names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(input_feed)
+        if self._sized is not None:
+            return self._run_sized(self._sized, names, arrays, out)
         if out is None:
             results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
-            results = _given(out, names)
+            results = targets_of(out, names)
         returned: list[Any] = results if out is None else list(out)
         if output_names is None:
             self._run(arrays, list(results))
@@ -201,12 +182,49 @@ class InferenceSession(OnnxruntimeMethods):
             for name, result in zip(names, results, strict=True):
                 self._runner.core.check(arrays, [result if name == other else None for other in self._runner.outputs])
         self._run(arrays, targets)
-        if len(result_of) < len(results):
-            for name, result in zip(names, results, strict=True):
-                if result is not result_of[name]:
-                    np.copyto(result, result_of[name])
-                    self._runner.core.border_bytes += result.nbytes
+        self._repeat(names, results, result_of)
         return returned
+
+    def _repeat(self, names: Sequence[str], results: Sequence[Array], result_of: Mapping[str, Array]) -> None:
+        """Where a name is asked for twice."""
+        if len(result_of) == len(results):
+            return
+        for name, result in zip(names, results, strict=True):
+            if result is not result_of[name]:
+                np.copyto(result, result_of[name])
+                self._ran.core.border_bytes += result.nbytes
+
+    def _run_sized(
+        self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
+    ) -> list[Any]:
+        sizes = sized.sizes(arrays)
+        pieces = sized.pieces(sizes)
+        results = sized.results(names, sizes, pieces) if out is None else targets_of(out, names)
+        if out is not None:
+            sized.check_results(names, results, sizes, pieces)
+        result_of = dict(zip(names, results, strict=True))
+        targets = [result_of.get(name) for name in self._runner.outputs]
+        self._runner.report_copies("run", arrays, targets)
+        with self._lock:
+            self._ran = sized.run(self._arena, pieces, arrays, targets)
+        self._repeat(names, results, result_of)
+        return results if out is None else list(out)
+
+    def choose(self, feeds: Feeds) -> list[dict[str, int]]:
+        """The sizes of the programs that :meth:`run` would run on ``feeds``, by dimension, one for each run.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`run`.
+        """
+        arrays = self._ordered(feeds)
+        if self._sized is None:
+            self._runner.core.check(arrays, [None] * len(self._runner.outputs))
+            return [{}]
+        pieces = self._sized.pieces(self._sized.sizes(arrays))
+        dimensions = self._sized.buckets.dimensions
+        return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
@@ -215,6 +233,7 @@ class InferenceSession(OnnxruntimeMethods):
         ------
         (number of the step, its result in the arena as it is stored)
             The array is a view that later steps may overwrite. The session is locked until the last step is taken.
+            Of several sizes it takes the smallest.
 
         Raises
         ------
@@ -249,15 +268,17 @@ class InferenceSession(OnnxruntimeMethods):
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
-            As :meth:`run`, and when ``runs`` is not a positive integer.
+            As :meth:`run`, when ``runs`` is not a positive integer, and when a dimension of several sizes has none of
+            them.
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        targets: list[Array | None] = [np.empty_like(place) for place in self._runner.outputs.values()]
-        self._runner.core.check(arrays, targets)
-        self._runner.report_copies("profile", arrays, targets)
+        runner = self._runner if self._sized is None else self._arena.runners[self._sized.whole("profile", arrays)]
+        targets: list[Array | None] = [np.empty_like(place) for place in runner.outputs.values()]
+        runner.core.check(arrays, targets)
+        runner.report_copies("profile", arrays, targets)
         with self._lock:
-            return self._runner.profile(arrays, targets, runs)
+            return runner.profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
@@ -275,7 +296,7 @@ class InferenceSession(OnnxruntimeMethods):
     @property
     def arena_bytes(self) -> int:
         """All memory that the session owns: arena, scratch, accumulator starts."""
-        return int(self._runner.core.arena_bytes)
+        return self._arena.nbytes
 
     @property
     def isa(self) -> str:
@@ -292,39 +313,11 @@ class InferenceSession(OnnxruntimeMethods):
         return _reopen, (self._program, self._options)
 
     def _wanted(self, output_names: Sequence[str]) -> list[str]:
-        if isinstance(output_names, str):
-            raise ArgumentTypeError(f"run: output_names must be a list of names, got the string {output_names!r}")
-        if not isinstance(output_names, Iterable):
-            raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(output_names).__name__}")
-        for name in (output_names := list(output_names) or list(self._runner.outputs)):
-            if not isinstance(name, str):
-                raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(name).__name__} in it")
-            if name not in self._runner.outputs:
-                raise ArgumentValueError(
-                    f"run: there is no output {name!r}; the outputs are {list(self._runner.outputs)}"
-                )
-        return output_names
+        return wanted_names(output_names, self._runner.outputs)
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
-        if type(feeds) is not dict or feeds.keys() != self._runner.inputs.keys():
-            self._check_names(feeds)
-        return [
-            given if type(given := feeds[name]) is np.ndarray else as_array("run", f"input {name!r}", given)
-            for name in self._runner.inputs
-        ]
-
-    def _check_names(self, feeds: Feeds) -> None:
-        if not isinstance(feeds, Mapping):
-            raise unnamed("run", "input_feed", feeds, list(self._runner.inputs))
-        for name in feeds:
-            if name not in self._runner.inputs:
-                raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._runner.inputs)}")
-        for name in self._runner.inputs:
-            if name not in feeds:
-                raise ArgumentValueError(
-                    f"run: input_feed lacks the input {name!r}; the inputs are {list(self._runner.inputs)}"
-                )
+        return ordered(feeds, self._runner.inputs)
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
         runner = self._runner
@@ -337,9 +330,11 @@ class InferenceSession(OnnxruntimeMethods):
         with self._lock:
             runner.run_copying(arrays, targets)
 
-    def _on_runner(self, call: Callable[[Runner], object]) -> None:
+    def _on_runner(self, number: int, call: Callable[[Runner], object]) -> None:
+        """Call with the runner of a size, of an arena that nobody runs in."""
         with self._lock:
-            call(self._runner)
+            self._ran = runner = self._arena.runners[number]
+            call(runner)
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -355,15 +350,3 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _reopen(program: Program, options: Mapping[str, Any]) -> InferenceSession:
     return InferenceSession(program, **options)
-
-
-def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
-    """Where to write: an array, or a view of one of another library, for each name."""
-    if not isinstance(out, (list, tuple)) or len(out) != len(names):
-        count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
-        raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
-    return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _node_arg(info: TensorInfo) -> NodeArg:
-    return NodeArg(info.name, list(info.shape), tensor_type(info.dtype), info.scale, info.zero_point)
