@@ -310,13 +310,15 @@ def test_bytes_that_are_copied_are_counted(session, straight, model):
     assert square.bytes_copied > 0
 
 
-def test_threads_share_a_session_with_bindings_of_their_own(straight):
+@pytest.mark.parametrize("arenas", [1, 3])
+def test_threads_share_a_session_with_bindings_of_their_own(straight, arenas):
     wanted, found = {}, {}
+    session = ek.InferenceSession(straight.program, num_threads=1, arenas=arenas)
     for seed in range(4):
         wanted[seed] = straight.run(None, feeds_of(images(), seed))[0]
 
     def work(seed):
-        binding = straight.bind(feeds_of(images(), seed))
+        binding = session.bind(feeds_of(images(), seed))
         for _ in range(50):
             [result] = binding.run().values()
         found[seed] = result.copy()

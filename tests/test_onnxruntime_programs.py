@@ -101,10 +101,9 @@ PROGRAMS = {
     "classify_text": (programs.classify_text, sentences, text(), FLOAT),
     "run_async": (programs.run_async, classifier, (IMAGES,), FLOAT),
 }
-WAITING = {"run_async": pytest.mark.skip(reason="sessions have no run_async yet")}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=WAITING.get(name, ())) for name in PROGRAMS])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_another_import_and_another_file_give_the_same(name, tmp_path, monkeypatch):
     program, make, data, tolerance = PROGRAMS[name]
     monkeypatch.chdir(tmp_path)

@@ -74,7 +74,7 @@ class OnnxruntimeMethods:
     """Methods of a session that runs programs; see :class:`InferenceSession`."""
 
     _program: Program
-    _arena: Arena
+    _arenas: tuple[Arena, ...]
     _ran: Runner  # last
     _sized: Sized | None
     _session_options: SessionOptions
@@ -156,7 +156,7 @@ class OnnxruntimeMethods:
             When a name is unknown or missing, or an array is not so.
         """
         number = 0 if self._sized is None else self._sized.whole("bind", _given(inputs, self._program))
-        return Binding(self._arena.runners[number], partial(self._on_runner, number), inputs, outputs)
+        return Binding(self._arenas[0].runners[number], partial(self._on_runner, number), inputs, outputs)
 
     def io_binding(self) -> IOBinding:
         """A new IOBinding, with nothing bound."""

@@ -22,7 +22,7 @@ from edgekern.runtime.providers import CPU
 
 if TYPE_CHECKING:
     from edgekern.artifact import Program
-    from edgekern.runtime.runner import Runner
+    from edgekern.runtime.runner import Arena, Runner
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -31,7 +31,7 @@ _MOST_EVENTS = 1_000_000  # some 200 MB of JSON
 
 
 class RunTrace:
-    """Watches runners from the opening of a session until :meth:`finish`.
+    """Watches arenas from the opening of a session until :meth:`finish`.
 
     Parameters
     ----------
@@ -57,14 +57,15 @@ class RunTrace:
         self._opened_ns, self._events = start_ns, 0
         self._on = True
 
-    def watch(self, runner: Runner) -> None:
-        """Time each run of it from now on."""
-        clock = runner.core.clock(True)
-        assert clock is not None
-        runner.clocked = True
-        runner.run_direct = self._timing(runner, runner.run_direct, clock)
-        runner.run_bound = self._timing(runner, runner.run_bound, clock)
-        runner.run_copying = self._timing(runner, runner.run_copying, clock)
+    def watch(self, arena: Arena) -> None:
+        """Time each run in it from now on."""
+        for runner in arena.runners:
+            clock = runner.core.clock(True)
+            assert clock is not None
+            runner.clocked = True
+            runner.run_direct = self._timing(runner, runner.run_direct, clock)
+            runner.run_bound = self._timing(runner, runner.run_bound, clock)
+            runner.run_copying = self._timing(runner, runner.run_copying, clock)
         self._opened_ns = time.monotonic_ns()
 
     def leave(self) -> None:

@@ -27,16 +27,24 @@ class Runner:
     ----------
     program, isa, num_threads, timeout_s : as of :class:`~edgekern.runtime.InferenceSession`, checked
     arena_of : another one over the same weights, whose arena is as large; one of the two runs at a time
+    weights_of : one with an arena of its own, which has the same weights widened
     """
 
     def __init__(
-        self, program: Program, isa: str, num_threads: int, timeout_s: float | None, *, arena_of: Runner | None = None
+        self,
+        program: Program,
+        isa: str,
+        num_threads: int,
+        timeout_s: float | None,
+        *,
+        arena_of: Runner | None = None,
+        weights_of: Runner | None = None,
     ) -> None:
         self.program = program
         inputs, outputs = ([name for name, _ in side] for side in (program.manifest.inputs, program.manifest.outputs))
-        other = None if arena_of is None else arena_of.core
+        others = (None if other is None else other.core for other in (arena_of, weights_of or arena_of))
         self.core: _core.Session = _core.Session(
-            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, other, other
+            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, *others
         )
         self.hosts = [
             HostRunner(program, step, self.core, self.core.num_threads, timeout_s) for step in program.host_steps
@@ -136,17 +144,21 @@ class Arena:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`Runner`
+    weights_of : another one of the same program
 
     Attributes
     ----------
     runners : of all sizes that the program has, in their order
     """
 
-    def __init__(self, program: Program, isa: str, num_threads: int, timeout_s: float | None) -> None:
+    def __init__(
+        self, program: Program, isa: str, num_threads: int, timeout_s: float | None, *, weights_of: Arena | None = None
+    ) -> None:
         variants = program.variants
         largest = max(range(len(variants)), key=lambda number: variants[number].index.arena_bytes)
-        first = Runner(variants[largest], isa, num_threads, timeout_s)
-        self.runners = tuple(
+        other = None if weights_of is None else weights_of.runners[0]
+        first = Runner(variants[largest], isa, num_threads, timeout_s, weights_of=other)
+        self.runners: tuple[Runner, ...] = tuple(
             first if number == largest else Runner(one, isa, num_threads, timeout_s, arena_of=first)
             for number, one in enumerate(variants)
         )

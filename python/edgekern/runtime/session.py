@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekern import _core
 from edgekern._arguments import flag, isa_name
 from edgekern._arrays import Lent
 from edgekern.artifact import Program
 from edgekern.artifact.container import Verify
-from edgekern.errors import ArgumentValueError
+from edgekern.errors import ArgumentValueError, ForkError
 from edgekern.runtime.border import Feeds, ordered, targets_of, wanted_names
 from edgekern.runtime.buckets import Sized
+from edgekern.runtime.callers import Callback, Callers
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.interface import OnnxruntimeMethods, opened
 from edgekern.runtime.options import RunOptions, SessionOptions, check_run_options, num_threads_of
@@ -30,6 +33,7 @@ from edgekern.runtime.runner import Arena, Runner
 Array = npt.NDArray[Any]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
+_MOST_ARENAS = 1024
 
 
 class InferenceSession(OnnxruntimeMethods):
@@ -55,6 +59,9 @@ class InferenceSession(OnnxruntimeMethods):
         programs of strangers.
     host_timeout_s : float, optional
         Seconds that one run of one host step may take; None is no limit. Ctrl-C ends it at any time.
+    arenas : int
+        How many callers run at a time, each in memory of its own over the same weights. More of them wait, first come,
+        first served. With several, ``num_threads=1`` leaves each its CPU.
 
     Raises
     ------
@@ -73,14 +80,14 @@ class InferenceSession(OnnxruntimeMethods):
 
     Notes
     -----
-    The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
+    The arenas are allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
     steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
     straight from the caller's arrays into the arena and back; what kernels read or write themselves, and all of a
     program with host steps, is copied. So are strided and unaligned arrays, with an EdgekernWarning. The GIL is
-    released meanwhile. Of two callers of one session the second waits.
+    released meanwhile.
 
-    A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own;
-    the program travels whole and every byte is checked where it arrives.
+    A pickle, and a deep copy, opens the program anew with the same ``num_threads``, ``isa`` and ``arenas``, in memory
+    of its own; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class InferenceSession(OnnxruntimeMethods):
         verify: Verify = "full",
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
+        arenas: int = 1,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
@@ -103,29 +111,39 @@ class InferenceSession(OnnxruntimeMethods):
         check_providers("InferenceSession", providers, provider_options)
         threads = min(num_threads_of(options, num_threads), _MOST_THREADS)
         self._options: dict[str, Any] = {"sess_options": options, "num_threads": num_threads, "isa": isa}
-        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s}
+        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s, "arenas": arenas}
         isa = isa_name("InferenceSession", isa)
         allow_host = flag("InferenceSession", "allow_host", allow_host)
         timeout_s = host_timeout(host_timeout_s)
+        positive("InferenceSession", "arenas", arenas)
+        if arenas > _MOST_ARENAS:
+            raise ArgumentValueError(f"InferenceSession: arenas must be at most {_MOST_ARENAS}, got {arenas}")
         self._run_trace = RunTrace(options.profile_file_prefix, start_ns) if options.enable_profiling else None
         self._program = program = opened(path_or_bytes, verify)
         if not allow_host:
             refuse_host_steps(program, "InferenceSession")
         options.check_sizes(program)
-        self._arena = Arena(program, isa, threads, timeout_s)
-        self._runner = self._ran = self._arena.runners[0]
+        first = Arena(program, isa, threads, timeout_s)
+        others = (Arena(program, isa, threads, timeout_s, weights_of=first) for _ in range(1, arenas))
+        self._arenas = (first, *others)
+        self._lender = _core.Lender(self._arenas)
+        self._runner = self._ran = first.runners[0]
         self._sized = None if program.buckets is None else Sized(program, program.buckets)
-        self._lock = threading.Lock()
+        self._callers = Callers(arenas)
+        self._forks = 0
         if self._run_trace is not None:
-            for runner in self._arena.runners:
-                self._run_trace.watch(runner)
+            for arena in self._arenas:
+                self._run_trace.watch(arena)
             weakref.finalize(self, self._run_trace.finish)
         _sessions.add(self)
 
     def _after_fork(self) -> None:
         """What threads of the parent process hold here, they never give back."""
-        self._lock = threading.Lock()
-        self._arena.after_fork()
+        self._forks += 1
+        self._lender.after_fork()
+        self._callers.after_fork()
+        for arena in self._arenas:
+            arena.after_fork()
         if self._run_trace is not None:
             self._run_trace.leave()
 
@@ -181,18 +199,8 @@ class InferenceSession(OnnxruntimeMethods):
         if len(result_of) < len(results):  # a name is asked for twice
             for name, result in zip(names, results, strict=True):
                 self._runner.core.check(arrays, [result if name == other else None for other in self._runner.outputs])
-        self._run(arrays, targets)
-        self._repeat(names, results, result_of)
+        _repeat(self._run(arrays, targets), names, results, result_of)
         return returned
-
-    def _repeat(self, names: Sequence[str], results: Sequence[Array], result_of: Mapping[str, Array]) -> None:
-        """Where a name is asked for twice."""
-        if len(result_of) == len(results):
-            return
-        for name, result in zip(names, results, strict=True):
-            if result is not result_of[name]:
-                np.copyto(result, result_of[name])
-                self._ran.core.border_bytes += result.nbytes
 
     def _run_sized(
         self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
@@ -205,9 +213,9 @@ class InferenceSession(OnnxruntimeMethods):
         result_of = dict(zip(names, results, strict=True))
         targets = [result_of.get(name) for name in self._runner.outputs]
         self._runner.report_copies("run", arrays, targets)
-        with self._lock:
-            self._ran = sized.run(self._arena, pieces, arrays, targets)
-        self._repeat(names, results, result_of)
+        with self._lender.lend() as arena:
+            self._ran = ran = sized.run(arena, pieces, arrays, targets)
+        _repeat(ran, names, results, result_of)
         return results if out is None else list(out)
 
     def choose(self, feeds: Feeds) -> list[dict[str, int]]:
@@ -226,19 +234,58 @@ class InferenceSession(OnnxruntimeMethods):
         dimensions = self._sized.buckets.dimensions
         return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
+    def run_async(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Feeds,
+        callback: Callback | None = None,
+        user_data: object = None,
+        run_options: RunOptions | None = None,
+        *,
+        out: Sequence[Lent] | None = None,
+    ) -> Future[list[Array]]:
+        """Do :meth:`run` on a thread of the session's own, of which it has one an arena.
+
+        Parameters
+        ----------
+        output_names, input_feed, run_options, out : as of :meth:`run`. The arrays are read and written when their turn
+            comes: until the future is done the caller leaves them alone
+        callback : function of (results, ``user_data``, error), optional
+            onnxruntime's: called when the run has ended, on the session's thread. ``error`` is the text of what
+            :meth:`run` raised, and the results are then an empty list; else it is ``""``.
+        user_data : what the callback gets
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of what :meth:`run` returns or raises. One that still waits can be cancelled.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            When a name is unknown or missing, something is no array, or ``callback`` no function. All else that
+            :meth:`run` raises is in the future.
+        """
+        names = None if output_names is None else self._wanted(output_names)
+        arrays = dict(zip(self._runner.inputs, self._ordered(input_feed), strict=True))
+        return self._callers.submit(partial(self.run, names, arrays, run_options, out=out), callback, user_data)
+
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
 
         Yields
         ------
         (number of the step, its result in the arena as it is stored)
-            The array is a view that later steps may overwrite. The session is locked until the last step is taken.
-            Of several sizes it takes the smallest.
+            The array is a view that later steps may overwrite. An arena is taken until the last step is, or the
+            iterator is closed or dropped; with one arena, other callers wait meanwhile. Of several sizes it takes the
+            smallest.
 
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
             As :meth:`run`, at the call.
+        ForkError
+            When this process was forked since: the arena is others' now.
         """
         arrays = self._ordered(feeds)
         nothing: list[Array | None] = [None] * len(self._runner.outputs)
@@ -247,8 +294,12 @@ class InferenceSession(OnnxruntimeMethods):
         return self._trace(arrays)
 
     def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
-        with self._lock:
-            yield from self._runner.trace(arrays)
+        forks = self._forks
+        with self._lender.lend() as arena:
+            for step in arena.runners[0].trace(arrays):
+                yield step
+                if self._forks != forks:
+                    raise ForkError("trace: this process was forked between two steps; call trace again")
 
     def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
         """Time every step of some runs.
@@ -273,12 +324,13 @@ class InferenceSession(OnnxruntimeMethods):
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        runner = self._runner if self._sized is None else self._arena.runners[self._sized.whole("profile", arrays)]
+        number = 0 if self._sized is None else self._sized.whole("profile", arrays)
+        runner = self._arenas[0].runners[number]
         targets: list[Array | None] = [np.empty_like(place) for place in runner.outputs.values()]
         runner.core.check(arrays, targets)
         runner.report_copies("profile", arrays, targets)
-        with self._lock:
-            return runner.profile(arrays, targets, runs)
+        with self._lender.lend() as arena:
+            return arena.runners[number].profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
@@ -295,8 +347,8 @@ class InferenceSession(OnnxruntimeMethods):
 
     @property
     def arena_bytes(self) -> int:
-        """All memory that the session owns: arena, scratch, accumulator starts."""
-        return self._arena.nbytes
+        """All memory that the session owns: arenas, scratch, accumulator starts."""
+        return sum(arena.nbytes for arena in self._arenas)
 
     @property
     def isa(self) -> str:
@@ -319,21 +371,23 @@ class InferenceSession(OnnxruntimeMethods):
         """The arrays in the order of the program's inputs."""
         return ordered(feeds, self._runner.inputs)
 
-    def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
-        runner = self._runner
-        if not runner.hosts:
-            with self._lock:
+    def _run(self, arrays: list[Array], targets: list[Array | None]) -> Runner:
+        if not self._runner.hosts:
+            with self._lender.lend() as arena:
+                self._ran = runner = arena.runners[0]
                 if runner.run_direct(arrays, targets):
-                    return
-        runner.core.check(arrays, targets)
-        runner.report_copies("run", arrays, targets)
-        with self._lock:
+                    return runner
+        self._runner.core.check(arrays, targets)
+        self._runner.report_copies("run", arrays, targets)
+        with self._lender.lend() as arena:
+            self._ran = runner = arena.runners[0]
             runner.run_copying(arrays, targets)
+        return runner
 
     def _on_runner(self, number: int, call: Callable[[Runner], object]) -> None:
         """Call with the runner of a size, of an arena that nobody runs in."""
-        with self._lock:
-            self._ran = runner = self._arena.runners[number]
+        with self._lender.lend() as arena:
+            self._ran = runner = arena.runners[number]
             call(runner)
 
 
@@ -350,3 +404,13 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _reopen(program: Program, options: Mapping[str, Any]) -> InferenceSession:
     return InferenceSession(program, **options)
+
+
+def _repeat(ran: Runner, names: Sequence[str], results: Sequence[Array], result_of: Mapping[str, Array]) -> None:
+    """Write what is asked for twice a second time."""
+    if len(result_of) == len(results):
+        return
+    for name, result in zip(names, results, strict=True):
+        if result is not result_of[name]:
+            np.copyto(result, result_of[name])
+            ran.core.border_bytes += result.nbytes
