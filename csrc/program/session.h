@@ -61,6 +61,8 @@ class Session {
   /// converted or transposed at the border is read and written there, the rest is copied to and from the arena. Fails
   /// where an index in a tensor leaves its axis: the outputs are written, and hold zeros where it was used.
   Status run(const void* const* inputs, void* const* outputs) noexcept;
+  /// What the last run() copied between the caller's arrays and the arena.
+  uint64_t bytes_copied() const;
   // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
   Status run_segment(size_t segment) noexcept;
   Status run_step(size_t step) noexcept;
