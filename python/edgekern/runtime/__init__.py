@@ -1,5 +1,6 @@
 """Running programs: onnxruntime's interface over the C++ session. Needs NumPy only, onnxruntime for host steps."""
 
+from edgekern.runtime.batcher import Batcher
 from edgekern.runtime.binding import Binding
 from edgekern.runtime.host import HOST_TIMEOUT_S, refuse_host_steps
 from edgekern.runtime.interface import NodeArg
@@ -11,10 +12,13 @@ from edgekern.runtime.path_trials import ROUNDS, measure_paths
 from edgekern.runtime.profile import Profile, StepTime, random_feeds
 from edgekern.runtime.providers import get_available_providers, get_device, set_default_logger_severity
 from edgekern.runtime.session import InferenceSession
+from edgekern.runtime.stress import STEPS, Stress, memory_budget, stress
 
 __all__ = [
     "HOST_TIMEOUT_S",
     "ROUNDS",
+    "STEPS",
+    "Batcher",
     "Binding",
     "ExecutionMode",
     "ExecutionOrder",
@@ -29,10 +33,13 @@ __all__ = [
     "SessionOptions",
     "StepPath",
     "StepTime",
+    "Stress",
     "get_available_providers",
     "get_device",
     "measure_paths",
+    "memory_budget",
     "random_feeds",
     "refuse_host_steps",
     "set_default_logger_severity",
+    "stress",
 ]

@@ -366,6 +366,10 @@ class InferenceSession(OnnxruntimeMethods):
     def num_threads(self) -> int:
         return int(self._runner.core.num_threads)
 
+    @property
+    def num_arenas(self) -> int:
+        return len(self._arenas)
+
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
 
