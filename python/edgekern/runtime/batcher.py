@@ -45,16 +45,25 @@ def rows_of(session: InferenceSession) -> Rows:
     Raises
     ------
     ArgumentValueError
-        When they have no such axis in common.
+        When they have no such axis in common, or another dimension of several sizes.
     """
-    shapes = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
+    shapes = {node.name: list(node.shape) for node in (*session.get_inputs(), *session.get_outputs())}
     first = {shape[0] if shape else 0 for shape in shapes.values()}
     if len(first) != 1 or not (count := first.pop()):
         raise ArgumentValueError(
             "Batcher: all inputs and outputs of session must have the same rows, at least one, along their first axis, "
             f"got {shapes}"
         )
-    return Rows(count, fixed=True)
+    if any(isinstance(side, str) for shape in shapes.values() for side in shape[1:]):
+        raise ArgumentValueError(f"Batcher: rows must have one size, got {shapes}; compile the program for one")
+    if isinstance(count, int):
+        return Rows(count, fixed=True)
+    buckets = session.program.buckets
+    assert buckets is not None
+    [rows] = buckets.dimensions
+    if not rows.rows:
+        raise ArgumentValueError(f"Batcher: rows of session must be independent of each other, got {rows}")
+    return Rows(rows.sizes[-1], fixed=False)
 
 
 class Batcher:
@@ -64,7 +73,7 @@ class Batcher:
     ----------
     session : InferenceSession
         Whose inputs and outputs all have the rows of a batch along their first axis, no row depending on another:
-        ``compile(batch=8)``. Its arenas run at the same time.
+        ``compile(batch=8)``, or any number of ``compile(batch=(1, 2, 4, 8))``. Its arenas run at the same time.
     max_batch : int, optional
         Rows of a run at most; None is what the session takes. A run of fewer rows than the session was compiled for
         takes the time of a whole one: the others are zeros.
@@ -106,7 +115,7 @@ class Batcher:
             )
         self._delay_s = delay_us / 1e6
         self._session = session
-        self._tails = {node.name: tuple(node.shape[1:]) for node in session.get_inputs()}
+        self._tails = {info.name: info.shape[1:] for info in session.program.inputs}
         self._dtypes = {info.name: info.dtype for info in session.program.inputs}
         self._outputs = [node.name for node in session.get_outputs()]
         self._here = threading.local()
@@ -155,7 +164,7 @@ class Batcher:
 
         The arrays are the caller's again when it is done. While it waits, it can be cancelled.
         """
-        names = self._outputs if output_names is None else self._session._wanted(output_names)
+        names = self._session._wanted(output_names) if output_names else self._outputs
         request = _Request(names, *self._checked(feeds))
         if self._serving():  # a finalizer, or a callback, that this very thread would wait for
             self._answer([request])
