@@ -411,7 +411,7 @@ def test_a_future_has_what_run_gives(session, feeds):
 def test_what_the_caller_can_see_at_once_is_raised_there_and_the_rest_is_in_the_future(session, feeds):
     with pytest.raises(ArgumentValueError, match="there is no output 'y'"):
         session.run_async(["y"], feeds)
-    with pytest.raises(ArgumentValueError, match="feeds lack the input 'x'"):
+    with pytest.raises(ArgumentValueError, match="input_feed lacks the input 'x'"):
         session.run_async(None, {})
     with pytest.raises(ArgumentTypeError, match="run_async: callback must be a function or None, got int"):
         session.run_async(None, feeds, 3)

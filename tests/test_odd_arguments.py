@@ -303,7 +303,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "step": (lambda **given: _decoder().step(**given), {"tokens": {0: 1}, "out": None}),
     "InferenceSession": (
         ek.InferenceSession,
-        {"model": _program(), "num_threads": 1, "isa": None, "verify": "full"},
+        {"model": _program(), "num_threads": 1, "isa": None, "verify": "full", "paths": None},
     ),
     "run": (
         ek.InferenceSession(_program()).run,

@@ -129,7 +129,7 @@ class Batcher:
 
         The arrays are the caller's again when it is done. While it waits, it can be cancelled.
         """
-        names = self._outputs if output_names is None else self._session._wanted(output_names)
+        names = self._session._wanted(output_names) if output_names else self._outputs
         arrays = dict(zip(self._inputs, self._session._ordered(feeds), strict=True))
         request = _Request(names, arrays, *self._rows.checked(arrays))
         if self._serving():  # a finalizer, or a callback, that this very thread would wait for
