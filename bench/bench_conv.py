@@ -54,7 +54,7 @@ def contenders(layer: Conv, threads: int) -> list[Contender]:
     peer = onnxruntime("ort_qdq", model, {"x": x}, threads, lambda _: None)
     expected = peer.run()[0].numpy().copy()
     check = within_one_step(expected)
-    core = ek.InferenceSession(program, num_threads=threads)._core  # whose arena nobody else writes
+    core = ek.InferenceSession(program, num_threads=threads)._runner.core  # whose arena nobody else writes
     [step] = [i for i, step in enumerate(program.index.steps) if step.kind in (StepKind.CONV, StepKind.DEPTHWISE)]
 
     core.tensor(program.index.inputs[0])[...] = x

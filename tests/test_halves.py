@@ -35,6 +35,7 @@ def around_borders(dtype):
     """The float32 in the middle between neighbors, where ties go to even, and those beside it; what lies beyond."""
     finite = EVERY.view(dtype)
     values = np.unique(wide(finite[np.isfinite(finite.astype(np.float32))]))
+    values += np.float32(0)  # which of the two zeros is left depends on how this CPU sorts
     middle = ((values[:-1].astype(np.float64) + values[1:]) / 2).astype(np.float32)
     last = values[-1] + (values[-1].astype(np.float64) - values[-2]) / 2
     ends = np.array([last, -last, 3e38, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 0.0, -0.0], np.float32)

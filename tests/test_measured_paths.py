@@ -260,6 +260,21 @@ def test_what_was_measured_runs_here_and_each_way_as_often(program):
     assert _results(chosen, feeds) == _results(session, feeds)
 
 
+def test_programs_of_several_sizes_have_none(row):
+    several = _rows("w8a8", (1, 2))
+    with pytest.raises(ArgumentValueError, match="session must have a program of one size, got several"):
+        measure_paths(ek.InferenceSession(several), random_feeds(several.inputs))
+    with pytest.raises(ArgumentValueError, match="paths are of programs of one size, and this one has several"):
+        ek.InferenceSession(several, paths=_measured(row))
+
+
+def test_all_arenas_run_as_was_measured(row):
+    paths, feeds = _measured(row), random_feeds(row.inputs)
+    session = ek.InferenceSession(row, num_threads=1, paths=paths, arenas=2)
+    assert [arena.runners[0].paths[paths.steps[0].step] for arena in session._arenas] == ["tile"] * 2
+    assert np.array_equal(session.run(None, feeds)[0], ek.InferenceSession(row).run(None, feeds)[0])
+
+
 def test_host_steps_stay_where_they_are():
     weights = {"w": f32(np.eye(64)), "k": np.array([64])}
     nodes = [

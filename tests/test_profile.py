@@ -60,8 +60,8 @@ def test_the_results_of_a_run_are_the_same_after_it_and_no_clock_is_left_on(prog
     session = ek.InferenceSession(program)
     feeds = random_feeds(program.inputs)
     [before] = session.run(None, feeds)
-    clock = session._core.clock(True)
-    session._core.clock(False)
+    clock = session._runner.core.clock(True)
+    session._runner.core.clock(False)
     session.profile(feeds, runs=3)
     written = clock.copy()
     assert written.any()
@@ -209,8 +209,8 @@ def test_an_interrupt_leaves_no_clock_on(program, monkeypatch):
                 raise KeyboardInterrupt
             return core.clock(on)
 
-    core, clocks = session._core, []
-    monkeypatch.setattr(session, "_core", Core())
+    core, clocks = session._runner.core, []
+    monkeypatch.setattr(session._runner, "core", Core())
     with pytest.raises(KeyboardInterrupt):
         session.profile(random_feeds(program.inputs), runs=1)
     assert clocks == [True, False]

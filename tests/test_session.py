@@ -339,7 +339,7 @@ else:
 @pytest.mark.usefixtures("no_float_kernels")
 def test_host_step_that_fails_is_named(monkeypatch):
     session = ek.InferenceSession(host_program())
-    monkeypatch.setattr(session._hosts[0], "_outputs", {"absent": np.zeros(1)})
+    monkeypatch.setattr(session._runner.hosts[0], "_outputs", {"absent": np.zeros(1)})
     with pytest.raises(EdgekernError, match=r"run: host\.0 failed in onnxruntime"):
         session.run(None, {"x": np.zeros((2, 8), np.float32)})
 
@@ -348,7 +348,7 @@ def test_host_step_that_fails_is_named(monkeypatch):
 def test_no_worker_spins_while_the_host_computes(monkeypatch):
     """Two libraries' threads on the same CPUs: who waits must not look busy."""
     session, seen = ek.InferenceSession(host_program(), num_threads=2), []
-    host = session._hosts[0]
+    host = session._runner.hosts[0]
     run = host._session.run
 
     def watched(*arguments):

@@ -76,8 +76,11 @@ std::vector<std::string> border_names(const ProgramIndex& index, const std::vect
 
 std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
                                            int threads, std::vector<std::string> input_names,
-                                           std::vector<std::string> output_names,
+                                           std::vector<std::string> output_names, const BoundSession* arena_of,
+                                           const BoundSession* weights_of,
                                            const std::vector<std::pair<std::string, bool>>& given) {
+  const Beside beside{arena_of == nullptr ? nullptr : arena_of->session.get(),
+                      weights_of == nullptr ? nullptr : weights_of->session.get()};
   std::vector<Choice> choices;
   for (const auto& [path, alone] : given) choices.push_back({path, alone});
   auto bound = std::make_unique<BoundSession>();
@@ -96,7 +99,7 @@ std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::
       std::memcpy(bound->copy.data(), from, bytes);
       from = bound->copy.data();
     }
-    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, choices);
+    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, beside, choices);
   }
   throw_if_error(status);
   bound->input_names = border_names(index, index.inputs, std::move(input_names));
@@ -227,6 +230,7 @@ void bind_session(py::module_& m) {
   py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
            py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>(),
+           py::arg("arena_of") = nullptr, py::arg("weights_of") = nullptr,
            py::arg("choices") = std::vector<std::pair<std::string, bool>>())
       .def(
           "run_segment",

@@ -23,6 +23,31 @@ constexpr int kMostAtOnce = 64;
 /// Halves that one task widens.
 constexpr size_t kWidenedAtOnce = size_t{1} << 18;
 
+namespace {
+
+/// Where runs keep what they compute. Sessions that share one take turns.
+struct Workspace {
+  AlignedBuffer arena, scratch;
+  uint8_t* scratch_at = nullptr;  // of what steps share, once all have said how much they want
+
+  void want_scratch(size_t bytes) {
+    if (bytes > scratch.size()) scratch = AlignedBuffer(bytes);
+    scratch_at = scratch.data();
+  }
+};
+
+/// Blobs that the file has as halves, by their number; the others are empty.
+using Widened = std::vector<AlignedBuffer>;
+
+bool same_blobs(const ProgramIndex& a, const ProgramIndex& b) {
+  return std::equal(a.blobs.begin(), a.blobs.end(), b.blobs.begin(), b.blobs.end(),
+                    [](const BlobDef& x, const BlobDef& y) {
+                      return x.offset == y.offset && x.bytes == y.bytes && x.stored == y.stored;
+                    });
+}
+
+}  // namespace
+
 struct Session::Impl final : StepSite {
   ProgramIndex index;
   std::unique_ptr<WeightSource> weights;
@@ -30,15 +55,15 @@ struct Session::Impl final : StepSite {
   bool blobs_stay = false;            // pinned once, when the session was created
   Runtime rt{nullptr, 1}, alone{nullptr, 1};
   Choice choice;  // of the step that is being prepared
-  AlignedBuffer arena, shared;
-  size_t shared_bytes = 0;
-  uint8_t* shared_at = nullptr;  // of what steps share, once all have said how much they want
+  std::shared_ptr<Workspace> work;
+  std::shared_ptr<const Widened> widened;
+  bool owns_work = false, owns_widened = false;
+  size_t scratch_bytes = 0;
   std::vector<uint8_t*> places;  // of tensors: in the arena, or the caller's memory while run() has moved them there
   std::vector<bool> movable;     // what only steps touch that ask `places`
   std::deque<std::vector<int32_t>> kept;  // a deque keeps their addresses
   std::deque<std::vector<float>> kept_floats;
   std::deque<std::vector<double>> kept_doubles;
-  std::deque<AlignedBuffer> widened;  // blobs that the file has as halves
   Fault fault_of_run;
   std::vector<Prepared> steps;
   uint64_t* clock = nullptr;  // the caller's, of each step
@@ -46,12 +71,12 @@ struct Session::Impl final : StepSite {
   const Runtime& runtime() const override { return choice.alone ? alone : rt; }
   const Path* path() const override { return choice.path.empty() ? nullptr : find_path(choice.path); }
   const TensorDef& tensor(uint32_t id) const override { return index.tensors[id]; }
-  uint8_t* bytes(uint32_t id) override { return arena.data() + index.tensors[id].offset; }
+  uint8_t* bytes(uint32_t id) override { return work->arena.data() + index.tensors[id].offset; }
   uint8_t* const* place(uint32_t id) override { return &places[id]; }
   const uint8_t* const* blob(uint32_t id) const override { return &blobs[id]; }
   uint8_t* const* scratch(size_t n) override {
-    shared_bytes = std::max(shared_bytes, n);
-    return &shared_at;
+    scratch_bytes = std::max(scratch_bytes, n);
+    return &work->scratch_at;
   }
   int32_t* keep(size_t count) override { return kept.emplace_back(count).data(); }
   float* keep_floats(size_t count) override { return kept_floats.emplace_back(count).data(); }
@@ -74,7 +99,9 @@ struct Session::Impl final : StepSite {
     blobs[id] = nullptr;
   }
   /// Halves become float32 once, and stay.
-  void widen_blobs();
+  Widened widen_blobs();
+  /// Takes memory over, or makes it.
+  Status find_memory(const Session* arena_of, const Session* weights_of);
   /// Calls body() with the step's blobs pinned.
   template <typename Body>
   void with_blobs(const Step& step, Body&& body) {
@@ -132,7 +159,7 @@ struct Session::Impl final : StepSite {
   void find_movable();
   bool may_move(uint32_t id, const void* to) const {
     return movable[id] && reinterpret_cast<uintptr_t>(to) % dtype_bytes(tensor(id).dtype) == 0 &&
-           !overlap(to, size(id), arena.data(), arena.size());
+           !overlap(to, size(id), work->arena.data(), work->arena.size());
   }
   /// Whether `n` bytes lie where an output is wanted, other than the one that is numbered `but`.
   bool meets_output(const void* p, size_t n, void* const* outputs, size_t but) const {
@@ -143,26 +170,52 @@ struct Session::Impl final : StepSite {
   }
 };
 
-void Session::Impl::widen_blobs() {
-  uint64_t total = arena.size();
-  for (uint32_t id = 0; id < blobs.size(); ++id) total += is_widened(id) ? held_bytes(index.blobs[id]) : 0;
+Widened Session::Impl::widen_blobs() {
+  Widened rooms(index.blobs.size());
+  uint64_t total = work->arena.size();
+  for (uint32_t id = 0; id < rooms.size(); ++id) total += is_widened(id) ? held_bytes(index.blobs[id]) : 0;
   require_memory(total);
   const FpGuard guard;  // subnormal halves are multiplied into their place
-  for (uint32_t id = 0; id < blobs.size(); ++id) {
+  for (uint32_t id = 0; id < rooms.size(); ++id) {
     if (!is_widened(id)) continue;
     const BlobDef& blob = index.blobs[id];
-    AlignedBuffer& room = widened.emplace_back(static_cast<size_t>(held_bytes(blob)));
+    rooms[id] = AlignedBuffer(static_cast<size_t>(held_bytes(blob)));
     const MapFormat format{blob.stored == Storage::kF16 ? MapType::kF16 : MapType::kBf16, {}};
-    const size_t items = room.size() / sizeof(float), tasks = ceil_div(items, kWidenedAtOnce);
+    const size_t items = rooms[id].size() / sizeof(float), tasks = ceil_div(items, kWidenedAtOnce);
     const uint8_t* const halves = weights->pin(blob.offset, blob.bytes);
     parallel_for(tasks, tasks > 1 ? rt.threads : 1, [&](size_t task) {
       const size_t at = task * kWidenedAtOnce;
       rt.kernels->map_load(halves + at * sizeof(uint16_t), format, std::min(kWidenedAtOnce, items - at),
-                           reinterpret_cast<float*>(room.data()) + at);
+                           reinterpret_cast<float*>(rooms[id].data()) + at);
     });
     weights->unpin(blob.offset, blob.bytes);
-    blobs[id] = room.data();
   }
+  return rooms;
+}
+
+Status Session::Impl::find_memory(const Session* arena_of, const Session* weights_of) {
+  for (const Session* other : {arena_of, weights_of}) {
+    if (other != nullptr && !same_blobs(index, other->impl_->index)) {
+      return {Code::kValue, "session: the one that it shares memory with has other blobs"};
+    }
+  }
+  owns_work = arena_of == nullptr;
+  if (owns_work) {
+    work = std::make_shared<Workspace>();
+    work->arena = AlignedBuffer(index.arena_bytes);
+  } else {
+    work = arena_of->impl_->work;
+    if (work->arena.size() < index.arena_bytes) {
+      return {Code::kValue, "session: it wants an arena of " + std::to_string(index.arena_bytes) +
+                                " bytes, and the one that it shares has " + std::to_string(work->arena.size())};
+    }
+  }
+  owns_widened = weights_of == nullptr;
+  widened = owns_widened ? std::make_shared<const Widened>(widen_blobs()) : weights_of->impl_->widened;
+  for (uint32_t id = 0; id < blobs.size(); ++id) {
+    if (is_widened(id)) blobs[id] = (*widened)[id].data();
+  }
+  return {};
 }
 
 /// Tensors at the border of the program, named there once, filled there or by a step, without views, that only steps
@@ -189,18 +242,18 @@ Session::Session() = default;
 Session::~Session() = default;
 
 Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, const std::vector<Choice>& choices) {
+                       std::unique_ptr<Session>* out, Beside beside, const std::vector<Choice>& choices) {
   try {
     EK_RETURN_IF_ERROR(validate(index, weights->size()));
   } catch (const std::bad_alloc&) {
     return {Code::kNoMemory, "session: no memory to check an index of " + std::to_string(index.tensors.size()) +
                                  " tensors and " + std::to_string(index.steps.size()) + " steps"};
   }
-  return create_valid(std::move(index), std::move(weights), isa, threads, out, choices);
+  return create_valid(std::move(index), std::move(weights), isa, threads, out, beside, choices);
 }
 
 Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                             std::unique_ptr<Session>* out, const std::vector<Choice>& choices) {
+                             std::unique_ptr<Session>* out, Beside beside, const std::vector<Choice>& choices) {
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
     return {Code::kUnsupportedIsa, std::string("session: this CPU does not run ") + isa_name(isa)};
@@ -221,11 +274,10 @@ Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> w
   impl.rt = {&kernels(isa), threads};
   impl.alone = {&kernels(isa), 1};
   try {
-    impl.arena = AlignedBuffer(impl.index.arena_bytes);
+    impl.blobs.resize(impl.index.blobs.size());
+    EK_RETURN_IF_ERROR(impl.find_memory(beside.arena, beside.weights));
     for (uint32_t id = 0; id < impl.index.tensors.size(); ++id) impl.places.push_back(impl.bytes(id));
     impl.find_movable();
-    impl.blobs.resize(impl.index.blobs.size());
-    impl.widen_blobs();
     impl.blobs_stay = impl.weights->stays();
     if (impl.blobs_stay) {
       for (uint32_t id = 0; id < impl.blobs.size(); ++id) impl.pin(id);
@@ -236,14 +288,14 @@ Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> w
       impl.prepare(impl.index.steps[i]);
       EK_RETURN_IF_ERROR(impl.check_choice(impl.index.steps[i]));
     }
-    require_memory(impl.arena.size() + std::min(impl.shared_bytes, SIZE_MAX - impl.arena.size()));
-    impl.shared = AlignedBuffer(impl.shared_bytes);
-    impl.shared_at = impl.shared.data();
+    const size_t arena_bytes = impl.work->arena.size();
+    require_memory(arena_bytes + std::min(impl.scratch_bytes, SIZE_MAX - arena_bytes));
+    impl.work->want_scratch(impl.scratch_bytes);
     const int workers = std::min(threads, std::max(allowed_cpus(), kMostAtOnce));
     parallel_for(static_cast<size_t>(workers), workers, [](size_t) {});  // starts the pool's workers now, not in run
   } catch (const std::bad_alloc&) {
     return {Code::kNoMemory, "session: no memory for an arena of " + std::to_string(impl.index.arena_bytes) +
-                                 " bytes and scratch of " + std::to_string(impl.shared_bytes)};
+                                 " bytes and scratch of " + std::to_string(impl.scratch_bytes)};
   }
   *out = std::move(session);
   return {};
@@ -262,10 +314,10 @@ Status resident(const uint8_t* data, uint64_t bytes, std::unique_ptr<WeightSourc
 }  // namespace
 
 Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, const std::vector<Choice>& choices) {
+                       std::unique_ptr<Session>* out, Beside beside, const std::vector<Choice>& choices) {
   std::unique_ptr<WeightSource> weights;
   EK_RETURN_IF_ERROR(resident(data, data_bytes, &weights));
-  return create(std::move(index), std::move(weights), isa, threads, out, choices);
+  return create(std::move(index), std::move(weights), isa, threads, out, beside, choices);
 }
 
 namespace {
@@ -361,8 +413,11 @@ void Session::forget_run() {
 }
 
 uint64_t Session::arena_bytes() const {
-  uint64_t total = impl_->arena.size() + impl_->shared.size();
-  for (const AlignedBuffer& room : impl_->widened) total += room.size();
+  const Impl& m = *impl_;
+  uint64_t total = m.owns_work ? m.work->arena.size() + m.work->scratch.size() : 0;
+  if (m.owns_widened) {
+    for (const AlignedBuffer& room : *m.widened) total += room.size();
+  }
   for (const auto& values : impl_->kept) total += values.size() * sizeof(int32_t);
   for (const auto& values : impl_->kept_floats) total += values.size() * sizeof(float);
   return total;

@@ -1,6 +1,7 @@
 // A session: a validated program with its arena and prepared steps. Running allocates nothing.
 //
-// One caller at a time: the arena is one. Whoever shares a session between threads takes turns outside.
+// One caller at a time: the arena is one. Whoever shares a session between threads takes turns outside; so does who
+// runs sessions that share an arena.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,14 @@ struct Choice {
   bool alone = false;  // on one thread
 };
 
+class Session;
+
+/// What a new session takes over from others on the same weights, with the same table of blobs; null: it has its own.
+struct Beside {
+  const Session* arena = nullptr;    // arena and scratch: one of the two runs at a time
+  const Session* weights = nullptr;  // what the file has as halves, widened
+};
+
 class Session {
  public:
   /// Opens an .ekm file, which is mapped and held to its format and hashes (open_container()). Refuses programs with
@@ -35,10 +44,10 @@ class Session {
   /// available_isas() lists. Compares no hashes: open() does. Host steps are the caller's. `choices`: one a step, or
   /// none at all.
   static Status create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, const std::vector<Choice>& choices = {});
+                       std::unique_ptr<Session>* out, Beside beside = {}, const std::vector<Choice>& choices = {});
   /// The same on weights in memory, which start at a multiple of 64 and outlive the session.
   static Status create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, const std::vector<Choice>& choices = {});
+                       std::unique_ptr<Session>* out, Beside beside = {}, const std::vector<Choice>& choices = {});
   ~Session();
 
   const ProgramIndex& index() const;
@@ -59,13 +68,15 @@ class Session {
   void set_clock(uint64_t* nanoseconds) noexcept;
   /// Makes it ready again where a run was begun and never ends: in the child of a fork.
   void forget_run();
-  uint64_t arena_bytes() const;  // arena + scratch + prepared accumulator starts: all that the session owns
+  /// Arena, scratch, prepared accumulator starts, widened halves: all that the session has and takes from no other.
+  uint64_t arena_bytes() const;
 
  private:
   Session();
   /// create() behind its validation, which open_container() has done already.
   static Status create_valid(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                             std::unique_ptr<Session>* out, const std::vector<Choice>& choices = {});
+                             std::unique_ptr<Session>* out, Beside beside = {},
+                             const std::vector<Choice>& choices = {});
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -3,13 +3,14 @@
 import builtins
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Generic, Literal, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
+_Thing = TypeVar("_Thing")
 
 # --- calibration
 @final
@@ -366,6 +367,8 @@ class Session:
         num_threads: int = 0,
         input_names: Sequence[str] = ...,
         output_names: Sequence[str] = ...,
+        arena_of: Session | None = None,
+        weights_of: Session | None = None,
         choices: Sequence[tuple[str, bool]] = ...,
     ) -> None: ...
     def choices(self, step: int) -> list[str]: ...
@@ -384,6 +387,21 @@ class Session:
     def isa(self) -> str: ...
     @property
     def num_threads(self) -> int: ...
+
+@final
+class Lease(Generic[_Thing]):
+    def __enter__(self) -> _Thing: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+@final
+class Lender(Generic[_Thing]):
+    def __new__(cls, things: tuple[_Thing, ...]) -> Lender[_Thing]: ...
+    def lend(self) -> Lease[_Thing]: ...
+    def after_fork(self) -> None: ...
+    @property
+    def free(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
 
 # --- gemm, elementwise
 @final

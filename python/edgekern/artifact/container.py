@@ -69,6 +69,11 @@ class Container:
         start, stop = self._places[name]
         return self.blobs[start:stop].data
 
+    def stored(self, name: str) -> Blob:
+        """A blob as another file may take it over."""
+        entry = next(entry for entry in self.index.blobs if entry.name == name)
+        return Kept(self.blobs[entry.offset : entry.offset + entry.bytes], entry.stored)
+
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
         """Of blobs in the data section, by their names."""
@@ -96,6 +101,20 @@ class Halves:
 
     def write_to(self, room: ByteArray) -> None:
         room[:] = self.content.view(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A blob of another file, as it lies there."""
+
+    content: ByteArray
+    stored: _core.Storage
+
+    def __len__(self) -> int:
+        return self.content.nbytes
+
+    def write_to(self, room: ByteArray) -> None:
+        room[:] = self.content
 
 
 Blob = bytes | Content
@@ -136,7 +155,7 @@ def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], metadata: Ma
 
 
 def _storage(blob: Blob) -> _core.Storage:
-    return blob.stored if isinstance(blob, Halves) else _core.Storage.WHOLE
+    return blob.stored if isinstance(blob, (Halves, Kept)) else _core.Storage.WHOLE
 
 
 def _fill(place: ByteArray, content: Blob) -> bytes:

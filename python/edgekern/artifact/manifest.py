@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgekern import _core, files
+from edgekern.artifact.buckets import Buckets
 from edgekern.errors import ArtifactError
 
 # Under it quantize writes into the metadata of a QDQ model what it did; compile carries that into the program, where
 # compare reads the hash.
 QUANTIZATION_KEY = "edgekern.quantization"
+_SIZES = ("buckets", "variants")  # fields that are of all sizes
 _MOST_TOLD = 1 << 22  # values that a quantizer may have written down: every channel of a large model
 
 
@@ -54,6 +56,21 @@ class HostStep:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The program of another size: where its index lies, and what its manifest has that the first has not.
+
+    Attributes
+    ----------
+    blob, blob_bytes : of :func:`edgekern.artifact.variants.told_by`
+    changes : JSON of the fields of its manifest that are others
+    """
+
+    blob: str
+    blob_bytes: int
+    changes: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The program's story for people and for Python's runtime.
 
@@ -65,6 +82,8 @@ class Manifest:
     layers : tensor id -> names of the float tensors of the QDQ model that it holds
     plan : "lower_bound" and "method" of the memory plan
     quantization : what the quantizer left in the model's metadata, as JSON text
+    buckets : the sizes that the program has, where they are several
+    variants : the programs of the other sizes, in the order of ``buckets``
     """
 
     inputs: tuple[tuple[str, int], ...]
@@ -75,6 +94,8 @@ class Manifest:
     lower_bound: int = 0
     method: str = ""
     quantization: str = ""
+    buckets: Buckets | None = None
+    variants: tuple[Variant, ...] = ()
 
     @property
     def float_model_hash(self) -> str | None:
@@ -88,7 +109,31 @@ class Manifest:
         return found if isinstance(found, str) else None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        fields = asdict(self)
+        if self.buckets is None:  # as it was before there were any
+            del fields["buckets"], fields["variants"]
+        return json.dumps(fields, separators=(",", ":"))
+
+    def changes(self, other: Manifest) -> str:
+        """The fields that ``other`` has and this has not, as JSON."""
+        mine, others = asdict(self), asdict(other)
+        found = {name: value for name, value in others.items() if value != mine[name] and name not in _SIZES}
+        return json.dumps(found, separators=(",", ":"))
+
+    def changed(self, changes: str, index: _core.ProgramIndex) -> Manifest:
+        """The manifest that :meth:`changes` was made of; raises as :meth:`from_json`."""
+        try:
+            fields = files.parse_json(changes.encode(), most_values=_most_values(index))
+            mine = json.loads(self.to_json())
+            text = json.dumps(
+                {name: fields.pop(name, mine[name]) for name in mine if name not in _SIZES}, separators=(",", ":")
+            )
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise ArtifactError("artifact: the manifest is not what edgekern writes; write the file again") from error
+        found = Manifest.from_json(text, index)
+        if fields or self.changes(found) != changes:
+            raise ArtifactError("artifact: the manifest is not what edgekern writes; write the file again")
+        return found
 
     @staticmethod
     def from_json(text: str, index: _core.ProgramIndex) -> Manifest:
@@ -104,7 +149,10 @@ class Manifest:
             hosts = tuple(_host_step(entry) for entry in fields.pop("host_steps"))
             layers = {int(key): _names(value) for key, value in fields.pop("layers").items()}
             inputs, outputs, order = (_pairs(fields.pop(name)) for name in ("inputs", "outputs", "order"))
-            manifest = Manifest(inputs, outputs, order, hosts, layers, **fields)
+            if (buckets := fields.pop("buckets", None)) is not None:
+                buckets = Buckets.from_json(buckets)
+            variants = tuple(_variant(entry) for entry in fields.pop("variants", ()))
+            manifest = Manifest(inputs, outputs, order, hosts, layers, **fields, buckets=buckets, variants=variants)
             sound = manifest._sound(index) and manifest.to_json() == text
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError("artifact: the manifest is not what edgekern writes; write the file again") from error
@@ -135,6 +183,9 @@ class Manifest:
             and len({step.blob for step in self.host_steps}) == len(self.host_steps)  # each is checked, once
             and all(type(value) is str for value in (self.method, self.quantization))
             and type(self.lower_bound) is int
+            and len(self.variants) == (0 if self.buckets is None else self.buckets.combinations - 1)
+            and all(0 <= variant.blob_bytes <= blobs.get(variant.blob, -1) for variant in self.variants)
+            and len({variant.blob for variant in self.variants}) == len(self.variants)
         )
 
 
@@ -157,6 +208,13 @@ def _host_step(fields: dict[str, Any]) -> HostStep:
     if type(step.macs_share) not in (int, float):
         raise TypeError
     return step
+
+
+def _variant(fields: dict[str, Any]) -> Variant:
+    variant = Variant(**fields)
+    if not all(type(text) is str for text in (variant.blob, variant.changes)) or type(variant.blob_bytes) is not int:
+        raise TypeError
+    return variant
 
 
 def _names(value: list[str]) -> tuple[str, ...]:

@@ -5,113 +5,30 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgekern import _core, files
 from edgekern._arguments import file_path, isa_name
 from edgekern.artifact import container
+from edgekern.artifact.buckets import Buckets
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
-from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.artifact.infos import ArenaPlan, StepInfo, TensorInfo, numpy_dtype
+from edgekern.artifact.manifest import HostStep, Manifest, Variant
 from edgekern.artifact.nodes import NodePlace, counted, table
+from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
 
-DTYPES: dict[_core.DType, npt.DTypeLike] = {
-    _core.DType.U8: np.uint8,
-    _core.DType.S8: np.int8,
-    _core.DType.I32: np.int32,
-    _core.DType.F32: np.float32,
-    _core.DType.I64: np.int64,
-    _core.DType.BOOL: np.bool_,
-    _core.DType.F64: np.float64,
-    _core.DType.F16: np.float16,
-}
 _CODES = (_core.DType.U8, _core.DType.S8)
 # What quantizes the rows that it reads by itself.
 _ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC, _core.StepKind.GEMM_GROUPS)
 # What does so with 16 bits.
 _WIDE = (_core.StepKind.CONV_WIDE, _core.StepKind.DEPTHWISE_WIDE, _core.StepKind.GEMM_WIDE)
-
-
-def numpy_dtype(dtype: _core.DType) -> np.dtype[np.generic]:
-    """The dtype of arrays of a tensor. That of bfloat16 is ml_dtypes', which comes with onnx."""
-    if dtype != _core.DType.BF16:
-        return np.dtype(DTYPES[dtype])
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise ArgumentValueError(
-            "Program: a tensor is bfloat16, which NumPy has from ml_dtypes alone; pip install ml_dtypes"
-        ) from error
-    bfloat16: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
-    return bfloat16
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output: its name, shape and dtype as the user sees them.
-
-    Attributes
-    ----------
-    scale, zero_point : what 8-bit codes stand for, ``(code - zero_point) * scale``: 1 and 0 where they are the numbers
-        themselves, None of other types
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    scale: float | None = None
-    zero_point: int | None = None
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """One kernel step.
-
-    Attributes
-    ----------
-    name : name of the first ONNX node in it
-    op : the ONNX operators it does, such as "Conv+Relu+Add"
-    kind : the kernel, such as "CONV"
-    shape : of its result, in the order of memory (images: NHWC)
-    dtype : of its result
-    macs : multiply-adds
-    nbytes : of its tensors and constants, that it reads or writes
-    offset : of its result in the arena, in bytes
-    """
-
-    name: str
-    op: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    macs: int
-    nbytes: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class ArenaPlan:
-    """Where tensors lie.
-
-    Attributes
-    ----------
-    arena_bytes : size of the arena
-    lower_bound : most bytes alive at one time: no plan is smaller
-    method : the order that gave the plan
-    offsets : bytes from the arena's start, by tensor id
-    """
-
-    arena_bytes: int
-    lower_bound: int
-    method: str
-    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,15 +40,35 @@ class Program:
 
     ``nodes`` is what :func:`edgekern.compile` has made of each node of the model: a file does not hold it, and a
     program that was read has none.
+
+    Where inputs have several sizes, it is the program of the smallest; ``buckets`` tells the sizes, and ``variants``
+    has the programs of all, itself the first.
     """
 
     container: Container
     manifest: Manifest
     nodes: tuple[NodePlace, ...] = ()
+    others: tuple[Program, ...] = ()
 
     @staticmethod
-    def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], manifest: Manifest) -> Program:
-        """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file."""
+    def build(
+        index: _core.ProgramIndex,
+        blobs: list[tuple[str, Blob]],
+        manifest: Manifest,
+        others: Sequence[tuple[_core.ProgramIndex, Manifest]] = (),
+    ) -> Program:
+        """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file.
+
+        Parameters
+        ----------
+        others : of the other sizes that ``manifest.buckets`` has, over the same blobs
+        """
+        variants = []
+        for number, (other, story) in enumerate(others, 1):
+            told = told_by(index, other)
+            variants.append(Variant(f"size.{number}", len(told), manifest.changes(story)))
+            blobs.append((variants[-1].blob, told))
+        manifest = replace(manifest, variants=tuple(variants))
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
         return Program.load(container.build(index, blobs, metadata))
 
@@ -160,9 +97,54 @@ class Program:
         if opened.metadata.get("ekm.producer") != opened.index.producer or "ekm.manifest" not in opened.metadata:
             raise ArtifactError("artifact: header and index name different producers; write the file again")
         program = Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
-        for step in program.host_steps:
-            check_host_model(program.host_model(step), step.name)
+        program = replace(program, others=tuple(map(program._of_size, range(len(program.manifest.variants)))))
+        for one in program.variants:
+            for step in one.host_steps:
+                check_host_model(one.host_model(step), step.name)
         return program
+
+    def _of_size(self, number: int) -> Program:
+        variant = self.manifest.variants[number]
+        blob = bytes(self.container.view(variant.blob)[: variant.blob_bytes])
+        index = index_of(self.index, blob, self.container.blobs.size)
+        manifest = self.manifest.changed(variant.changes, index)
+        other = Program(replace(self.container, index=index), manifest)
+        alike = [
+            [
+                (info.name, len(info.shape), info.dtype, info.scale, info.zero_point)
+                for info in (*one.inputs, *one.outputs)
+            ]
+            for one in (self, other)
+        ]
+        if alike[0] != alike[1] or not all(map(self._has_sizes, (self, other), (0, number + 1))):
+            raise ArtifactError(
+                f"artifact: '{variant.blob}' has not the size that the manifest says; write the file again"
+            )
+        return other
+
+    def _has_sizes(self, one: Program, number: int) -> bool:
+        inputs, outputs = ({info.name: info.shape for info in side} for side in (one.inputs, one.outputs))
+        return self.buckets is not None and self.buckets.fits(inputs, outputs, number)
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """The sizes of its inputs, where they are several."""
+        return self.manifest.buckets
+
+    def with_buckets(self, buckets: Buckets) -> Program:
+        """The program with other words on what lies between its sizes."""
+        names = {variant.blob for variant in self.manifest.variants}
+        blobs: list[tuple[str, Blob]] = [
+            (blob.name, self.container.stored(blob.name)) for blob in self.index.blobs if blob.name not in names
+        ]
+        others = [(other.index, other.manifest) for other in self.others]
+        made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others)
+        return replace(made, nodes=self.nodes)
+
+    @property
+    def variants(self) -> tuple[Program, ...]:
+        """The programs of all sizes, over the same weights."""
+        return (self, *self.others)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as an .ekm file, atomically. Raises as :func:`edgekern.files.atomic_write`."""
@@ -255,6 +237,7 @@ class Program:
             "",
             f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
             f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method})",
+            *self._sizes(),
             *(f"host step: {step}" for step in self.host_steps),
         ]
         return "\n".join(lines)
@@ -275,6 +258,21 @@ class Program:
                 "Program.explain: a file holds steps and no nodes; call it on what edgekern.compile returns"
             )
         return f"{len(self.nodes)} nodes, constants folded: {counted(self.nodes)}\n\n{table(self.nodes)}"
+
+    def _sizes(self) -> list[str]:
+        """The other sizes, and the arena that all share."""
+        if self.buckets is None:
+            return []
+        arenas = [one.index.arena_bytes for one in self.variants]
+        names = [one.name for one in self.buckets.dimensions]
+        told = [
+            ", ".join(f"{name} {size}" for name, size in zip(names, self.buckets.sizes(number), strict=True))
+            for number in range(len(self.variants))
+        ]
+        return [
+            f"sizes: {self.buckets}; above is {told[0]}; one arena for all, {max(arenas):,} bytes",
+            *(f"  {size}: {arena:,} bytes of it" for size, arena in zip(told, arenas, strict=True)),
+        ]
 
     def _fusions(self) -> str:
         """How many operators became how many steps, and what was done in passing."""

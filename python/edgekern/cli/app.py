@@ -26,7 +26,8 @@ Shape = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=SIZES",
-        help="Sizes of free dimensions: input_ids=1,128 of an input (? leaves one), sequence=128 by name. Repeatable.",
+        help="Sizes of free dimensions: input_ids=1,128 of an input (? leaves one), sequence=128 by name; several: "
+        "16|128. Repeatable.",
     ),
 ]
 Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
@@ -112,14 +113,17 @@ def quantize(
 def compile_(
     model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the program goes (.ekm).")],
-    batch: Annotated[int, typer.Option(min=1, help="Rows that one run of the program takes.")] = 1,
+    batch: Annotated[str, typer.Option(metavar="SIZES", help="Rows of a run; several as 1,2,4,8.")] = "1",
     shape: Shape = None,
+    pad: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NUMBER", help="What fills up an input; else 0. Repeatable.")
+    ] = None,
     allow_host: AllowHost = True,
 ) -> None:
     """Compile a QDQ ONNX model, ours or another tool's, to one file."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.compile(model, output, batch=batch, shapes=shape, allow_host=allow_host))
+    typer.echo(toolkit.compile(model, output, batch=batch, shapes=shape, pads=pad, allow_host=allow_host))
 
 
 @app.command(rich_help_panel=USE)
@@ -235,7 +239,9 @@ def verify(model: Existing, allow_host: AllowHost = True) -> None:
 @app.command(rich_help_panel=USE)
 def inspect(
     model: Existing,
-    batch: Annotated[int, typer.Option(min=1, help="Of an ONNX model: rows that one run would take.")] = 1,
+    batch: Annotated[
+        str, typer.Option(metavar="SIZES", help="Of an ONNX model: rows of a run; several as 1,2,4,8.")
+    ] = "1",
     shape: Shape = None,
     as_json: Annotated[bool, typer.Option("--json", help="Nodes, their prices, and steps, as JSON.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
-from edgekern.cli.data import data_files, read_feeds, read_shapes
+from edgekern.cli.data import data_files, read_feeds, read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
@@ -92,11 +92,11 @@ def _borders(given: Sequence[str]) -> Any:
     return dict(text.rpartition("=")[::2] for text in given)
 
 
-def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json: bool = False) -> str:
+def inspect(model: Path, *, batch: str, shapes: list[str] | None = None, as_json: bool = False) -> str:
     """Compiles it, and writes nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)  # the summary has it all
-        program = compiler.compile(model, batch=batch, shapes=read_shapes("inspect", shapes))
+        program = compiler.compile(model, batch=read_sizes("inspect", batch), shapes=read_shapes("inspect", shapes))
     if as_json:
         return told(program)
     counts = Counter(node.op_type for node in open_model(model, function="inspect").proto.graph.node)
@@ -111,8 +111,22 @@ def inspect(model: Path, *, batch: int, shapes: list[str] | None = None, as_json
     return printable("\n".join([*lines, "", *rest]))
 
 
-def compile(model: Path, output: Path, *, batch: int, allow_host: bool, shapes: list[str] | None = None) -> str:
+def compile(
+    model: Path,
+    output: Path,
+    *,
+    batch: str,
+    allow_host: bool,
+    shapes: list[str] | None = None,
+    pads: list[str] | None = None,
+) -> str:
     files.check_target(output, function="compile", inputs=model_files(model, function="compile"))
-    program = compiler.compile(model, batch=batch, shapes=read_shapes("compile", shapes), allow_host=allow_host)
+    program = compiler.compile(
+        model,
+        batch=read_sizes("compile", batch),
+        shapes=read_shapes("compile", shapes),
+        pad=read_pads("compile", pads),
+        allow_host=allow_host,
+    )
     program.save(output)
     return f"{program.summary()}\n{output}: {output.stat().st_size} bytes"

@@ -4,6 +4,6 @@ Needs ``edgekern[toolkit]``.
 """
 
 from edgekern.artifact import Program
-from edgekern.compiler.pipeline import compile
+from edgekern.compiler.compile_model import compile
 
 __all__ = ["Program", "compile"]

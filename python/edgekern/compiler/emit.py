@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgekern import _core
-from edgekern.artifact import HostStep, Manifest, Program
+from edgekern.artifact import HostStep, Manifest
 from edgekern.artifact.container import Blob
 from edgekern.compiler.halves import narrowed
 from edgekern.compiler.layout import MOST_AXES
@@ -20,6 +20,32 @@ _MAX_LABEL_BYTES = 4096  # of an index, as csrc/program has it
 _MOST_NAMES = 16  # of the operators that a step lists
 
 
+class BlobStore:
+    """The blobs of a file, whose programs share them.
+
+    Attributes
+    ----------
+    halves : the types that constants may be stored in
+    """
+
+    def __init__(self) -> None:
+        self.blobs: list[tuple[str, Blob]] = []
+        self.halves: Sequence[str] = ()
+        self._same: dict[bytes, int] = {}  # equal tables and constants are stored once
+
+    def number(self, content: bytes, kind: str) -> int:
+        """The place of what a step has."""
+        if content not in self._same:
+            self._same[content] = len(self.blobs)
+            self.blobs.append((f"{len(self.blobs)}.{kind}", narrowed(content, self.halves)))
+        return self._same[content]
+
+    def take(self) -> list[tuple[str, Blob]]:
+        """All of them; they belong to the caller now."""
+        self._same.clear()
+        return self.blobs
+
+
 def emit_program(
     stages: Sequence[Stage],
     runs: Sequence[HostRun],
@@ -27,12 +53,11 @@ def emit_program(
     inputs: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     quantization: str,
-    halves: Sequence[str],
-) -> Program:
-    """Number tensors and blobs, and write index and manifest. ``halves``: the types that constants may be stored in."""
+    store: BlobStore,
+    size: int,
+) -> tuple[_core.ProgramIndex, Manifest]:
+    """Number tensors and blobs, and write index and manifest. ``size``: the how-manieth program of the file it is."""
     number = {tensor: at for at, tensor in enumerate(plan.tensors)}
-    blobs: list[tuple[str, Blob]] = []
-    same: dict[bytes, int] = {}  # equal tables and constants are stored once
     steps: list[_core.Step] = []
     segments: list[_core.Segment] = []
     order: list[tuple[str, int]] = []
@@ -41,21 +66,15 @@ def emit_program(
         if stage.hosts:
             run = runs[len(hosts)]
             order.append(("host", len(hosts)))
-            hosts.append(_host_step(run, f"host.{len(hosts)}", number))
+            name = f"host.{len(hosts)}" if size == 0 else f"host.{len(hosts)}.size.{size}"
+            hosts.append(_host_step(run, name, number))
             continue
         order.append(("segment", len(segments)))
         segments.append(_core.Segment(begin=len(steps), end=len(steps) + len(stage.steps)))
         for step in stage.steps:
-            ids = []
-            for content in step.blobs:
-                if content not in same:
-                    same[content] = len(blobs)
-                    blobs.append((f"{len(blobs)}.{step.kind.name.lower()}", narrowed(content, halves)))
-                ids.append(same[content])
-            steps.append(_step(step, number, ids))
-            step.blobs.clear()  # they belong to the program now
-    same.clear()
-    blobs += [(host.blob, run.model) for host, run in zip(hosts, runs, strict=True)]
+            steps.append(_step(step, number, [store.number(content, step.kind.name.lower()) for content in step.blobs]))
+            step.blobs.clear()  # they belong to the store now
+    store.blobs += [(host.blob, run.model) for host, run in zip(hosts, runs, strict=True)]
     index = _core.ProgramIndex(
         producer=f"edgekern {_core.__version__}",
         tensors=[_tensor(tensor, plan, number) for tensor in plan.tensors],
@@ -77,7 +96,7 @@ def emit_program(
         method=plan.method,
         quantization=quantization,
     )
-    return Program.build(index, blobs, manifest)
+    return index, manifest
 
 
 def _step(step: KernelStep, number: dict[Tensor, int], blobs: list[int]) -> _core.Step:

@@ -1,23 +1,25 @@
-"""ONNX in, Program out."""
+"""ONNX in, the program of one size out."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx
 import onnx.inliner
 import onnx_ir as ir
 
+from edgekern import _core
 from edgekern._core import StepKind
-from edgekern.artifact import Program
+from edgekern.artifact import Manifest
 from edgekern.artifact.manifest import QUANTIZATION_KEY
-from edgekern.compiler.emit import emit_program
+from edgekern.artifact.nodes import NodePlace
+from edgekern.compiler.emit import BlobStore, emit_program
 from edgekern.compiler.explain import explain
 from edgekern.compiler.floats.table import FLOATS
-from edgekern.compiler.memory import plan_memory, refuse_large, too_large
+from edgekern.compiler.memory import plan_memory, refuse_large
 from edgekern.compiler.passes.clamp_reals import clamp_reals
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
@@ -42,16 +44,10 @@ from edgekern.compiler.passes.rewrite_einsum import rewrite_einsum
 from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.compiler.roles import Placement
-from edgekern.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    ArtifactError,
-    CompileError,
-    EdgekernWarning,
-    HostStepError,
-)
+from edgekern.compiler.steps import Tensor
+from edgekern.errors import ArgumentValueError, CompileError, EdgekernWarning, HostStepError
 from edgekern.graph.contradiction import broken_rule, contradiction
-from edgekern.graph.dimensions import LARGEST_SIZE, fix_dimensions
+from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import INTEGER, MOVES, QDQ
 from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.halves import stored_halves
@@ -81,52 +77,28 @@ _MOVES = frozenset(
 )
 
 
-def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, allow_host: bool = True) -> Program:
-    """Turn an ONNX model into a program.
+@dataclass(frozen=True)
+class Compiled:
+    """The program of one size; its blobs lie in a store."""
+
+    index: _core.ProgramIndex
+    manifest: Manifest
+    nodes: tuple[NodePlace, ...]
+    largest: Tensor
+
+
+def compile_size(
+    qdq: ModelLike, batch: int, shapes: Shapes | None, store: BlobStore, size: int, *, allow_host: bool
+) -> Compiled:
+    """Compile for one size of every dimension.
 
     Parameters
     ----------
-    qdq : path, bytes or onnx.ModelProto
-        A model whose quantization is written as QuantizeLinear/DequantizeLinear pairs, of edgekern or any other tool;
-        what is not quantized runs in float32, all of it where nothing is. Of a model in float16 or bfloat16 inputs,
-        outputs and stored weights are halves.
-    batch : int
-        Size of the free first dimension of the inputs, where ``shapes`` says nothing of it.
-    shapes : mapping, optional
-        Sizes of free dimensions: ``{"input_ids": (1, 128)}`` by the name of an input, None leaving one of them to the
-        model and ``batch``; ``{"sequence": 128}`` by the name of a dimension. A named one has one size in all inputs.
-    allow_host : bool
-        Whether onnxruntime may compute what has no kernel, between the program's segments.
-
-    Returns
-    -------
-    Program
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        When ``qdq`` is not ONNX, its opset is unknown, ``batch`` is not a positive integer, or ``shapes``
-        contradicts the model or itself.
-    HostStepError
-        When nodes need the host and ``allow_host`` is False; it names each with its reason.
-    CompileError
-        When a shape is free or unknown, or neither edgekern nor onnxruntime can run an operator.
-
-    Warns
-    -----
-    EdgekernWarning
-        When nodes go to the host; :attr:`Program.host_steps` lists them with reason and cost. It says so when all do,
-        because the model is not quantized.
-
-    Notes
-    -----
-    Which operators compile to what: docs/operators.md.
+    qdq, batch, shapes, allow_host : as of :func:`edgekern.compile`, which has the errors, too
+    store : takes the blobs
+    size : how many programs of other sizes were compiled into it before
     """
-    if isinstance(batch, bool) or not isinstance(batch, int):
-        raise ArgumentTypeError(f"compile: batch must be an integer, got {type(batch).__name__}")
-    if not 1 <= batch <= LARGEST_SIZE:
-        raise ArgumentValueError(f"compile: batch must be at least 1 and at most {LARGEST_SIZE}, got {batch}")
-    opened = fix_dimensions(_open(qdq), shapes, function="compile")
+    opened = fix_dimensions(open_qdq(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     write_integer_forms(opened)
@@ -134,7 +106,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
     if (broken := broken_rule(opened)) is not None:
         raise CompileError(f"compile: {broken}")
     try:
-        return _compiled(opened, allow_host=allow_host)
+        return _compiled(opened, store, size, allow_host=allow_host)
     except Exception as error:
         reason = contradiction(opened, error)
         if reason is None:
@@ -142,7 +114,7 @@ def compile(qdq: ModelLike, *, batch: int = 1, shapes: Shapes | None = None, all
         raise CompileError(f"compile: {reason}") from error
 
 
-def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
+def _compiled(opened: Skeleton, store: BlobStore, size: int, *, allow_host: bool) -> Compiled:
     proto = opened.proto
     expand_quantized_lstms(opened)
     fold_constants(opened)
@@ -168,18 +140,15 @@ def _compiled(opened: Skeleton, *, allow_host: bool) -> Program:
     connect_hosts(stages, lowering.plain)
     index = NodeIndex(simplified)
     runs = [extract_host(index, stage.hosts) for stage in stages if stage.hosts]
-    idle = all(step.kind in _MOVES for stage in stages for step in stage.steps)
-    _warn(runs, _why_unquantized(proto) if idle else "", idle=idle)
+    if size == 0:  # the others have the same nodes
+        idle = all(step.kind in _MOVES for stage in stages for step in stage.steps)
+        _warn(runs, _why_unquantized(proto) if idle else "", idle=idle)
     plan = plan_memory(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
-    try:
-        program = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, stored_halves(proto))
-    except ArtifactError as error:
-        largest = max(plan.tensors, key=lambda tensor: tensor.size)
-        if largest.size <= LARGEST_SIZE:
-            raise
-        raise CompileError(too_large(largest.name, largest.shape, largest.nbytes)) from error
-    return replace(program, nodes=explain(model.graph, placement))
+    store.halves = stored_halves(proto)
+    program, manifest = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, store, size)
+    largest = max(plan.tensors, key=lambda tensor: tensor.size)
+    return Compiled(program, manifest, explain(model.graph, placement), largest)
 
 
 def _placed(opened: Skeleton) -> tuple[ir.Model, Placement]:
@@ -221,7 +190,7 @@ def _prepared(model: ir.Model) -> Placement:
     return place_nodes(model.graph)
 
 
-def _open(qdq: ModelLike) -> Skeleton:
+def open_qdq(qdq: ModelLike) -> Skeleton:
     try:
         return open_model(qdq, function="compile")
     except ArgumentValueError as error:
@@ -280,5 +249,5 @@ def _warn(runs: Sequence[HostRun], unquantized: str, *, idle: bool) -> None:
     warnings.warn(
         f"compile: {nothing}{len(nodes)} nodes run on the host (onnxruntime), in {len(runs)} steps: {shown}{more}",
         EdgekernWarning,
-        stacklevel=4,
+        stacklevel=6,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import Lent
-from edgekern.errors import ArgumentTypeError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.machine import cpu_model
 from edgekern.runtime.measured_paths import BY_RULE, Choice, MeasuredPaths, StepPath, identity
 from edgekern.runtime.profile import positive
@@ -57,6 +57,11 @@ def measure_paths(
     if not isinstance(session, InferenceSession):
         raise ArgumentTypeError(f"measure_paths: session must be an InferenceSession, got {type(session).__name__}")
     positive("measure_paths", "runs", runs)
+    if session.program.buckets is not None:
+        raise ArgumentValueError(
+            f"measure_paths: session must have a program of one size, got several ({session.program.buckets}); compile "
+            "it for one"
+        )
     by_rule = MeasuredPaths(identity(session.program), session.isa, session.num_threads, cpu_model(), 0, 0.0, 0.0, ())
     ways = _ways(session)
     most = max(map(len, ways), default=0)
@@ -81,7 +86,7 @@ def _ways(session: InferenceSession) -> list[list[Choice]]:
     """Of each step, by rule first."""
     found = []
     for number, path in enumerate(session.paths):
-        keys = ["", *session._core.choices(number)[1:]]
+        keys = ["", *session._runner.core.choices(number)[1:]]
         threads = [False] if session.num_threads == 1 or path == _NOTHING else [False, True]
         found.append([(key, alone) for alone in threads for key in keys])
     return found
@@ -105,7 +110,7 @@ def _timed(
     sessions: list[InferenceSession], feeds: Mapping[str, Lent], each: int, advance: Callable[[], None]
 ) -> Times:
     """Microseconds (session, round, step), the median of each round's runs."""
-    clocks: list[Any] = [session._core.clock(True) for session in sessions]
+    clocks: list[Any] = [session._runner.core.clock(True) for session in sessions]
     outs = [session.run(None, feeds) for session in sessions]
     found = np.zeros((len(sessions), ROUNDS, len(clocks[0])))
     for number in range(ROUNDS):

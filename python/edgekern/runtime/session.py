@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,22 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import file_path, flag, isa_name, thread_count
-from edgekern._arrays import Lent, as_array, report_copy, unnamed, written_array
+from edgekern._arrays import Lent, as_array, unnamed, written_array
 from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.container import Verify
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.runtime.host import HOST_TIMEOUT_S, HostRunner, host_timeout, refuse_host_steps
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, ForkError
+from edgekern.runtime.buckets import Sized
+from edgekern.runtime.callers import Callback, Callers
+from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.measured_paths import MeasuredPaths, choices_for
-from edgekern.runtime.profile import WARM_UP, Profile, positive, profiled
+from edgekern.runtime.profile import Profile, positive
+from edgekern.runtime.runner import Arena
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
 
 _MOST_THREADS = 1024  # the pool's, which any larger number means
+_MOST_ARENAS = 1024
 _TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -38,7 +42,7 @@ class NodeArg:
     """
 
     name: str
-    shape: list[int]
+    shape: Sequence[int | str]
     type: str
     scale: float | None = None
     zero_point: int | None = None
@@ -61,6 +65,9 @@ class InferenceSession:
         programs of strangers.
     host_timeout_s : float, optional
         Seconds that one run of one host step may take; None is no limit. Ctrl-C ends it at any time.
+    arenas : int
+        How many callers run at a time, each in memory of its own over the same weights. More of them wait, first come,
+        first served. With several, ``num_threads=1`` leaves each its CPU.
     paths : MeasuredPaths or path of its file, optional
         Which code each step runs, as it was measured with this program, instruction set, number of threads and CPU
         (:func:`edgekern.runtime.measure_paths`); None goes by rule. The bits are the same.
@@ -82,14 +89,14 @@ class InferenceSession:
 
     Notes
     -----
-    The arena is allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
+    The arenas are allocated here, once. ``run`` allocates only the arrays that it returns, and none with ``out``; host
     steps make their own. What a program quantizes, dequantizes or transposes at its border (images, nearly always) goes
     straight from the caller's arrays into the arena and back; what kernels read or write themselves, and all of a
     program with host steps, is copied. So are strided and unaligned arrays, with an EdgekernWarning. The GIL is
-    released meanwhile. Of two callers of one session the second waits.
+    released meanwhile.
 
-    A pickle, and a deep copy, opens the program anew with the same ``num_threads`` and ``isa``, in an arena of its own
-    and by rule; the program travels whole and every byte is checked where it arrives.
+    A pickle, and a deep copy, opens the program anew with the same ``num_threads``, ``isa`` and ``arenas``, in memory
+    of its own and by rule; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -101,16 +108,20 @@ class InferenceSession:
         verify: Verify = "full",
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
+        arenas: int = 1,
         paths: MeasuredPaths | str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
         self._options: dict[str, Any] = {"num_threads": num_threads, "isa": isa}
-        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s}
+        self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s, "arenas": arenas}
         isa = isa_name("InferenceSession", isa)
         threads = min(thread_count("InferenceSession", num_threads), _MOST_THREADS)
         allow_host = flag("InferenceSession", "allow_host", allow_host)
         timeout_s = host_timeout(host_timeout_s)
+        positive("InferenceSession", "arenas", arenas)
+        if arenas > _MOST_ARENAS:
+            raise ArgumentValueError(f"InferenceSession: arenas must be at most {_MOST_ARENAS}, got {arenas}")
         if not isinstance(model, Program):
             if not isinstance(model, (str, os.PathLike, bytes)):
                 raise ArgumentTypeError(
@@ -121,30 +132,37 @@ class InferenceSession:
         if not allow_host:
             refuse_host_steps(model, "InferenceSession")
         self._program = model
-        inputs, outputs = ([name for name, _ in side] for side in (model.manifest.inputs, model.manifest.outputs))
         choices = choices_for(paths, model, isa, threads)
-        self._core = _core.Session(model.index, model.container.blobs.data, isa, threads, inputs, outputs, choices)
-        self._hosts = [
-            HostRunner(model, step, self._core, self._core.num_threads, timeout_s) for step in model.host_steps
-        ]
-        self._inputs = _places(model.inputs, model.manifest.inputs, self._core)
-        self._outputs = _places(model.outputs, model.manifest.outputs, self._core)
-        self._lock = threading.Lock()
+        first = Arena(model, isa, threads, timeout_s, choices)
+        others = (Arena(model, isa, threads, timeout_s, choices, weights_of=first) for _ in range(1, arenas))
+        self._arenas = (first, *others)
+        self._lender = _core.Lender(self._arenas)
+        self._runner = first.runners[0]
+        self._sized = None if model.buckets is None else Sized(model, model.buckets)
+        self._callers = Callers(arenas)
+        self._forks = 0
         _sessions.add(self)
 
     def _after_fork(self) -> None:
         """What threads of the parent process hold here, they never give back."""
-        self._lock = threading.Lock()
-        for host in self._hosts:
-            host.after_fork()
+        self._forks += 1
+        self._lender.after_fork()
+        self._callers.after_fork()
+        for arena in self._arenas:
+            arena.after_fork()
 
     def get_inputs(self) -> list[NodeArg]:
-        """What :meth:`run` wants."""
-        return [_node_arg(info) for info in self._program.inputs]
+        """What :meth:`run` wants; a dimension of several sizes is there by its name."""
+        return [self._node_arg(info, output=False) for info in self._program.inputs]
 
     def get_outputs(self) -> list[NodeArg]:
         """What :meth:`run` gives."""
-        return [_node_arg(info) for info in self._program.outputs]
+        return [self._node_arg(info, output=True) for info in self._program.outputs]
+
+    def _node_arg(self, info: TensorInfo, *, output: bool) -> NodeArg:
+        kind = _TYPES.get(info.dtype.name, info.dtype.name)
+        shape = list(info.shape) if self._sized is None else self._sized.shape(info.name, output=output)
+        return NodeArg(info.name, shape, f"tensor({kind})", info.scale, info.zero_point)
 
     def run(
         self, output_names: Sequence[str] | None, feeds: Feeds, *, out: Sequence[Lent] | None = None
@@ -171,10 +189,12 @@ class InferenceSession:
         HostTimeoutError
             When a host step takes longer than ``host_timeout_s``.
         """
-        names = list(self._outputs) if output_names is None else self._wanted(output_names)
+        names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(feeds)
+        if self._sized is not None:
+            return self._run_sized(self._sized, names, arrays, out)
         if out is None:
-            results: list[Array] = [np.empty_like(self._outputs[name]) for name in names]
+            results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
             results = _given(out, names)
         returned: list[Any] = results if out is None else list(out)
@@ -182,15 +202,86 @@ class InferenceSession:
             self._run(arrays, list(results))
             return returned
         result_of = dict(zip(names, results, strict=True))
-        targets: list[Array | None] = list(map(result_of.get, self._outputs))
+        targets: list[Array | None] = list(map(result_of.get, self._runner.outputs))
         if len(result_of) < len(results):  # a name is asked for twice
             for name, result in zip(names, results, strict=True):
-                self._core.check(arrays, [result if name == other else None for other in self._outputs])
+                self._runner.core.check(arrays, [result if name == other else None for other in self._runner.outputs])
         self._run(arrays, targets)
         if len(result_of) < len(results):
             for name, result in zip(names, results, strict=True):
                 np.copyto(result, result_of[name])
         return returned
+
+    def _run_sized(
+        self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
+    ) -> list[Any]:
+        sizes = sized.sizes(arrays)
+        pieces = sized.pieces(sizes)
+        results = sized.results(names, sizes, pieces) if out is None else _given(out, names)
+        if out is not None:
+            sized.check_results(names, results, sizes, pieces)
+        result_of = dict(zip(names, results, strict=True))
+        targets = [result_of.get(name) for name in self._runner.outputs]
+        self._runner.report_copies("run", arrays, targets)
+        with self._lender.lend() as arena:
+            sized.run(arena, pieces, arrays, targets)
+        if len(result_of) < len(results):  # a name is asked for twice
+            for name, result in zip(names, results, strict=True):
+                np.copyto(result, result_of[name])
+        return results if out is None else list(out)
+
+    def choose(self, feeds: Feeds) -> list[dict[str, int]]:
+        """The sizes of the programs that :meth:`run` would run on ``feeds``, by dimension, one for each run.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`run`.
+        """
+        arrays = self._ordered(feeds)
+        if self._sized is None:
+            self._runner.core.check(arrays, [None] * len(self._runner.outputs))
+            return [{}]
+        pieces = self._sized.pieces(self._sized.sizes(arrays))
+        dimensions = self._sized.buckets.dimensions
+        return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
+
+    def run_async(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        callback: Callback | None = None,
+        user_data: object = None,
+        run_options: object = None,
+        *,
+        out: Sequence[Lent] | None = None,
+    ) -> Future[list[Array]]:
+        """Do :meth:`run` on a thread of the session's own, of which it has one an arena.
+
+        Parameters
+        ----------
+        output_names, feeds, run_options, out : as of :meth:`run`. The arrays are read and written when their turn
+            comes: until the future is done the caller leaves them alone
+        callback : function of (results, ``user_data``, error), optional
+            onnxruntime's: called when the run has ended, on the session's thread. ``error`` is the text of what
+            :meth:`run` raised, and the results are then an empty list; else it is ``""``.
+        user_data : what the callback gets
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of what :meth:`run` returns or raises. One that still waits can be cancelled.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            When a name is unknown or missing, something is no array, or ``callback`` no function. All else that
+            :meth:`run` raises is in the future.
+        """
+        names = None if output_names is None else self._wanted(output_names)
+        arrays = dict(zip(self._runner.inputs, self._ordered(feeds), strict=True))
+        more: dict[str, Any] = {} if run_options is None else {"run_options": run_options}
+        return self._callers.submit(partial(self.run, names, arrays, out=out, **more), callback, user_data)
 
     def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
         """Run step by step.
@@ -198,31 +289,30 @@ class InferenceSession:
         Yields
         ------
         (number of the step, its result in the arena as it is stored)
-            The array is a view that later steps may overwrite. The session is locked until the last step is taken.
+            The array is a view that later steps may overwrite. An arena is taken until the last step is, or the
+            iterator is closed or dropped; with one arena, other callers wait meanwhile. Of several sizes it takes the
+            smallest.
 
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
             As :meth:`run`, at the call.
+        ForkError
+            When this process was forked since: the arena is others' now.
         """
         arrays = self._ordered(feeds)
-        nothing: list[Array | None] = [None] * len(self._outputs)
-        self._core.check(arrays, nothing)
-        self._report_copies("trace", arrays, nothing)
+        nothing: list[Array | None] = [None] * len(self._runner.outputs)
+        self._runner.core.check(arrays, nothing)
+        self._runner.report_copies("trace", arrays, nothing)
         return self._trace(arrays)
 
     def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
-        index = self._program.index
-        segments, steps = index.segments, index.steps
-        with self._lock:
-            self._fill(arrays)
-            for what, number in self._program.manifest.order:
-                if what == "host":
-                    self._hosts[number].run()
-                    continue
-                for step in range(segments[number].begin, segments[number].end):
-                    self._core.run_step(step)
-                    yield step, self._core.tensor(steps[step].outputs[0])
+        forks = self._forks
+        with self._lender.lend() as arena:
+            for step in arena.runners[0].trace(arrays):
+                yield step
+                if self._forks != forks:
+                    raise ForkError("trace: this process was forked between two steps; call trace again")
 
     def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
         """Time every step of some runs.
@@ -242,27 +332,20 @@ class InferenceSession:
         Raises
         ------
         ArgumentTypeError, ArgumentValueError
-            As :meth:`run`, and when ``runs`` is not a positive integer.
+            As :meth:`run`, when ``runs`` is not a positive integer, and when a dimension of several sizes has none of
+            them.
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        targets: list[Array | None] = [np.empty_like(place) for place in self._outputs.values()]
-        self._core.check(arrays, targets)
-        self._report_copies("profile", arrays, targets)
-        times: list[tuple[int, list[int], list[int]]] = []
-        with self._lock:
-            try:
-                clock = self._core.clock(True)
-                assert clock is not None
-                for _ in range(WARM_UP + runs):
-                    start = time.perf_counter_ns()
-                    direct = not self._hosts and self._core.run(arrays, targets)
-                    hosts = [] if direct else self._run_in_arena(arrays, targets)
-                    times.append((time.perf_counter_ns() - start, clock.tolist(), hosts))
-            finally:
-                self._core.clock(False)
-        whole, steps, hosts_of = (np.array(part, np.float64) / 1e3 for part in zip(*times[WARM_UP:], strict=True))
-        return profiled(self._program, self.paths, self.isa, self.num_threads, whole, steps, hosts_of)
+        number = 0 if self._sized is None else self._sized.whole(arrays)
+        targets: list[Array | None] = [
+            np.empty_like(place) for place in self._arenas[0].runners[number].outputs.values()
+        ]
+        runner = self._arenas[0].runners[number]
+        runner.core.check(arrays, targets)
+        runner.report_copies("profile", arrays, targets)
+        with self._lender.lend() as arena:
+            return arena.runners[number].profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
@@ -271,7 +354,7 @@ class InferenceSession:
     @property
     def paths(self) -> tuple[str, ...]:
         """The code that each kernel step runs here; see :meth:`Program.paths`."""
-        return tuple(self._core.path(step) for step in range(len(self._program.steps)))
+        return self._runner.paths
 
     @property
     def program(self) -> Program:
@@ -279,16 +362,16 @@ class InferenceSession:
 
     @property
     def arena_bytes(self) -> int:
-        """All memory that the session owns: arena, scratch, accumulator starts."""
-        return int(self._core.arena_bytes)
+        """All memory that the session owns: arenas, scratch, accumulator starts."""
+        return sum(arena.nbytes for arena in self._arenas)
 
     @property
     def isa(self) -> str:
-        return str(self._core.isa)
+        return str(self._runner.core.isa)
 
     @property
     def num_threads(self) -> int:
-        return int(self._core.num_threads)
+        return int(self._runner.core.num_threads)
 
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
@@ -304,66 +387,42 @@ class InferenceSession:
         for name in (output_names := list(output_names)):
             if not isinstance(name, str):
                 raise ArgumentTypeError(f"run: output_names must be a list of names, got {type(name).__name__} in it")
-            if name not in self._outputs:
-                raise ArgumentValueError(f"run: there is no output {name!r}; the outputs are {list(self._outputs)}")
+            if name not in self._runner.outputs:
+                raise ArgumentValueError(
+                    f"run: there is no output {name!r}; the outputs are {list(self._runner.outputs)}"
+                )
         return output_names
 
     def _ordered(self, feeds: Feeds) -> list[Array]:
         """The arrays in the order of the program's inputs."""
-        if type(feeds) is not dict or feeds.keys() != self._inputs.keys():
+        if type(feeds) is not dict or feeds.keys() != self._runner.inputs.keys():
             self._check_names(feeds)
         return [
             given if type(given := feeds[name]) is np.ndarray else as_array("run", f"input {name!r}", given)
-            for name in self._inputs
+            for name in self._runner.inputs
         ]
 
     def _check_names(self, feeds: Feeds) -> None:
         if not isinstance(feeds, Mapping):
-            raise unnamed("run", "feeds", feeds, list(self._inputs))
+            raise unnamed("run", "feeds", feeds, list(self._runner.inputs))
         for name in feeds:
-            if name not in self._inputs:
-                raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._inputs)}")
-        for name in self._inputs:
+            if name not in self._runner.inputs:
+                raise ArgumentValueError(f"run: there is no input {name!r}; the inputs are {list(self._runner.inputs)}")
+        for name in self._runner.inputs:
             if name not in feeds:
-                raise ArgumentValueError(f"run: feeds lack the input {name!r}; the inputs are {list(self._inputs)}")
+                raise ArgumentValueError(
+                    f"run: feeds lack the input {name!r}; the inputs are {list(self._runner.inputs)}"
+                )
 
     def _run(self, arrays: list[Array], targets: list[Array | None]) -> None:
-        if not self._hosts:
-            with self._lock:
-                if self._core.run(arrays, targets):
+        if not self._runner.hosts:
+            with self._lender.lend() as arena:
+                if arena.runners[0].core.run(arrays, targets):
                     return
-        self._core.check(arrays, targets)
-        self._report_copies("run", arrays, targets)
-        with self._lock:
-            self._run_in_arena(arrays, targets)
-
-    def _report_copies(self, function: str, arrays: list[Array], targets: list[Array | None]) -> None:
-        inputs, outputs = zip(self._inputs, arrays, strict=True), zip(self._outputs, targets, strict=True)
-        for what, pairs in (("input", inputs), ("out for", outputs)):
-            for name, array in pairs:
-                if array is not None and not (array.flags.c_contiguous and array.flags.aligned):
-                    report_copy(function, f"{what} {name!r}", array)
-
-    def _run_in_arena(self, arrays: list[Array], targets: list[Array | None]) -> list[int]:
-        """Copies everything in and out: for host steps, which read and write the arena, and for strided and unaligned
-        arrays. Gives the nanoseconds of the host steps."""
-        self._fill(arrays)
-        took = [0] * len(self._hosts)
-        for what, number in self._program.manifest.order:
-            if what == "segment":
-                self._core.run_segment(number)
-                continue
-            start = time.perf_counter_ns()
-            self._hosts[number].run()
-            took[number] = time.perf_counter_ns() - start
-        for place, target in zip(self._outputs.values(), targets, strict=True):
-            if target is not None:
-                np.copyto(target, place)
-        return took
-
-    def _fill(self, arrays: Sequence[Array]) -> None:
-        for place, array in zip(self._inputs.values(), arrays, strict=True):
-            np.copyto(place, array)
+        self._runner.core.check(arrays, targets)
+        self._runner.report_copies("run", arrays, targets)
+        with self._lender.lend() as arena:
+            arena.runners[0].run(arrays, targets)
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -387,13 +446,3 @@ def _given(out: Sequence[Lent], names: Sequence[str]) -> list[Array]:
         count = len(out) if isinstance(out, (list, tuple)) else type(out).__name__
         raise ArgumentTypeError(f"run: out must be a list of {len(names)} arrays, one for each output, got {count}")
     return [written_array("run", f"out for {name!r}", array) for name, array in zip(names, out, strict=True)]
-
-
-def _places(infos: Sequence[TensorInfo], numbers: Sequence[tuple[str, int]], core: _core.Session) -> dict[str, Array]:
-    """Where inputs or outputs lie in the arena."""
-    return {info.name: core.tensor(number) for info, (_, number) in zip(infos, numbers, strict=True)}
-
-
-def _node_arg(info: TensorInfo) -> NodeArg:
-    kind = _TYPES.get(info.dtype.name, info.dtype.name)
-    return NodeArg(info.name, list(info.shape), f"tensor({kind})", info.scale, info.zero_point)
