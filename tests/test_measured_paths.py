@@ -260,12 +260,17 @@ def test_what_was_measured_runs_here_and_each_way_as_often(program):
     assert _results(chosen, feeds) == _results(session, feeds)
 
 
-def test_programs_of_several_sizes_have_none(row):
+def test_of_several_sizes_the_smallest_runs_as_was_measured():
     several = _rows("w8a8", (1, 2))
-    with pytest.raises(ArgumentValueError, match="session must have a program of one size, got several"):
-        measure_paths(ek.InferenceSession(several), random_feeds(several.inputs))
-    with pytest.raises(ArgumentValueError, match="paths are of programs of one size, and this one has several"):
-        ek.InferenceSession(several, paths=_measured(row))
+    paths, feeds = _measured(several), random_feeds(several.inputs)
+    by_rule = ek.InferenceSession(several, num_threads=1)
+    session = ek.InferenceSession(several, num_threads=1, paths=paths)
+    number = paths.steps[0].step
+    assert (session.paths[number], by_rule.paths[number]) == ("tile", "gemv")
+    others = [[runner.paths for runner in one._arenas[0].runners[1:]] for one in (session, by_rule)]
+    assert others[0] == others[1]
+    assert np.array_equal(session.run(None, feeds)[0], by_rule.run(None, feeds)[0])
+    assert measure_paths(session, feeds, runs=1).tried == sum(len(way) > 1 for way in path_trials._ways(by_rule))
 
 
 def test_all_arenas_run_as_was_measured(row):

@@ -382,7 +382,7 @@ def _rebuilt(program, *, manifest=None, blob=None):
         (entry.name, blob if blob is not None and entry.name == names[0] else program.container.stored(entry.name))
         for entry in program.index.blobs
     ]
-    metadata = {"ekm.producer": program.index.producer, "ekm.manifest": manifest.to_json()}
+    metadata = program.container.metadata | {"ekm.manifest": manifest.to_json()}
     return ek.artifact.container.build(program.index, content, metadata)
 
 

@@ -67,6 +67,7 @@ struct Session::Impl final : StepSite {
   Fault fault_of_run;
   std::vector<Prepared> steps;
   uint64_t* clock = nullptr;  // the caller's, of each step
+  uint64_t copied = 0;        // bytes, by the run that is on or was last
 
   const Runtime& runtime() const override { return choice.alone ? alone : rt; }
   const Path* path() const override { return choice.path.empty() ? nullptr : find_path(choice.path); }
@@ -157,6 +158,12 @@ struct Session::Impl final : StepSite {
   }
 
   void find_movable();
+  /// All of a tensor, between the caller's array and the arena.
+  void copy(void* to, const void* from, uint32_t id) {
+    if (to == from) return;
+    std::memmove(to, from, size(id));
+    copied += size(id);
+  }
   bool may_move(uint32_t id, const void* to) const {
     return movable[id] && reinterpret_cast<uintptr_t>(to) % dtype_bytes(tensor(id).dtype) == 0 &&
            !overlap(to, size(id), work->arena.data(), work->arena.size());
@@ -376,11 +383,12 @@ Status Session::run_step(size_t step) noexcept {
 Status Session::run(const void* const* inputs, void* const* outputs) noexcept {
   Impl& m = *impl_;
   const std::vector<uint32_t>&in = m.index.inputs, &out = m.index.outputs;
+  m.copied = 0;
   for (size_t i = 0; i < in.size(); ++i) {
     if (m.may_move(in[i], inputs[i]) && !m.meets_output(inputs[i], m.size(in[i]), outputs, out.size())) {
       m.places[in[i]] = static_cast<uint8_t*>(const_cast<void*>(inputs[i]));  // no step writes to an input
     } else {
-      std::memmove(m.bytes(in[i]), inputs[i], m.size(in[i]));
+      m.copy(m.bytes(in[i]), inputs[i], in[i]);
     }
   }
   for (size_t j = 0; j < out.size(); ++j) {
@@ -392,14 +400,14 @@ Status Session::run(const void* const* inputs, void* const* outputs) noexcept {
     for (size_t i = 0; i < m.index.segments.size(); ++i) m.run_steps(i);
   }
   for (size_t j = 0; j < out.size(); ++j) {
-    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j]) {
-      std::memmove(outputs[j], m.bytes(out[j]), m.size(out[j]));
-    }
+    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j]) m.copy(outputs[j], m.bytes(out[j]), out[j]);
   }
   const Status ended = m.end_run();
   forget_run();
   return ended;
 }
+
+uint64_t Session::bytes_copied() const { return impl_->copied; }
 
 void Session::set_clock(uint64_t* nanoseconds) noexcept { impl_->clock = nanoseconds; }
 

@@ -18,18 +18,18 @@
 
 namespace ek {
 
-/// How a step runs that was measured. Results have the same bits, whatever is chosen.
-struct Choice {
-  std::string path;    // key of a path of gemm/paths.h, which must take the step; empty: the best by rule
-  bool alone = false;  // on one thread
-};
-
 class Session;
 
 /// What a new session takes over from others on the same weights, with the same table of blobs; null: it has its own.
 struct Beside {
   const Session* arena = nullptr;    // arena and scratch: one of the two runs at a time
   const Session* weights = nullptr;  // what the file has as halves, widened
+};
+
+/// How a step runs that was measured. Results have the same bits, whatever is chosen.
+struct Choice {
+  std::string path;    // key of a path of gemm/paths.h, which must take the step; empty: the best by rule
+  bool alone = false;  // on one thread
 };
 
 class Session {
@@ -61,6 +61,8 @@ class Session {
   /// converted or transposed at the border is read and written there, the rest is copied to and from the arena. Fails
   /// where an index in a tensor leaves its axis: the outputs are written, and hold zeros where it was used.
   Status run(const void* const* inputs, void* const* outputs) noexcept;
+  /// What the last run() copied between the caller's arrays and the arena.
+  uint64_t bytes_copied() const;
   // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
   Status run_segment(size_t segment) noexcept;
   Status run_step(size_t step) noexcept;

@@ -44,7 +44,7 @@ namespace {
 std::unique_ptr<Session> make_session(const SmallProgram& p, const AlignedBuffer& data, Isa isa, int threads,
                                       const std::vector<Choice>& choices = {}) {
   std::unique_ptr<Session> session;
-  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session, {}, choices);
+  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session, choices);
   REQUIRE_MESSAGE(status.ok(), status.message());
   for (const uint32_t id : p.index.inputs)
     std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
@@ -316,7 +316,7 @@ TEST_CASE("a session refuses choices that a step has not") {
   const AlignedBuffer data = p.data();
   const auto made = [&](const std::vector<Choice>& choices) {
     std::unique_ptr<Session> session;
-    return Session::create(p.index, data.data(), data.size(), Isa::kScalar, 2, &session, {}, choices);
+    return Session::create(p.index, data.data(), data.size(), Isa::kScalar, 2, &session, choices);
   };
   const size_t steps = p.index.steps.size();
   CHECK(made(std::vector<Choice>(steps)).ok());

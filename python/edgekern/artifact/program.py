@@ -19,6 +19,7 @@ from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.infos import ArenaPlan, StepInfo, TensorInfo, numpy_dtype
 from edgekern.artifact.manifest import HostStep, Manifest, Variant
+from edgekern.artifact.model_metadata import ModelMetadata
 from edgekern.artifact.nodes import NodePlace, counted, table
 from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
@@ -56,12 +57,14 @@ class Program:
         blobs: list[tuple[str, Blob]],
         manifest: Manifest,
         others: Sequence[tuple[_core.ProgramIndex, Manifest]] = (),
+        model_metadata: ModelMetadata | None = None,
     ) -> Program:
         """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file.
 
         Parameters
         ----------
         others : of the other sizes that ``manifest.buckets`` has, over the same blobs
+        model_metadata : what the ONNX model said of itself
         """
         variants = []
         for number, (other, story) in enumerate(others, 1):
@@ -70,6 +73,8 @@ class Program:
             blobs.append((variants[-1].blob, told))
         manifest = replace(manifest, variants=tuple(variants))
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
+        if model_metadata is not None:
+            metadata["ekm.model"] = model_metadata.to_json()
         return Program.load(container.build(index, blobs, metadata))
 
     @staticmethod
@@ -101,6 +106,7 @@ class Program:
         for one in program.variants:
             for step in one.host_steps:
                 check_host_model(one.host_model(step), step.name)
+        _ = program.model_metadata  # which is as it was written, too
         return program
 
     def _of_size(self, number: int) -> Program:
@@ -138,7 +144,7 @@ class Program:
             (blob.name, self.container.stored(blob.name)) for blob in self.index.blobs if blob.name not in names
         ]
         others = [(other.index, other.manifest) for other in self.others]
-        made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others)
+        made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others, self.model_metadata)
         return replace(made, nodes=self.nodes)
 
     @property
@@ -155,6 +161,12 @@ class Program:
     def index(self) -> _core.ProgramIndex:
         """The binary index, decoded."""
         return self.container.index
+
+    @cached_property
+    def model_metadata(self) -> ModelMetadata:
+        """What the ONNX model said of itself; of a file from before this, nothing."""
+        text = self.container.metadata.get("ekm.model")
+        return ModelMetadata() if text is None else ModelMetadata.from_json(text)
 
     @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:

@@ -231,6 +231,40 @@ def bench(
 
 
 @app.command(rich_help_panel=USE)
+def stress(
+    model: Existing,
+    concurrency: Annotated[int, typer.Option(min=1, help="Callers.")] = 100,
+    runs: Annotated[int, typer.Option(min=1, help="Of each caller.")] = 1000,
+    arenas: Annotated[int, typer.Option(min=1, help="How many run at a time.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Of each run.")] = 1,
+    budget: Annotated[
+        str, typer.Option(metavar="SHARE or SIZE", help="Memory: 60% of what this process can have, or 512M, 2GiB.")
+    ] = "60%",
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
+    isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
+    allow_host: AllowHost = True,
+) -> None:
+    """Let many callers run a program for long: waits, memory, and whether answers and speed stay as they were.
+
+    Ends with status 1 when outputs change, memory grows, or the budget is passed.
+    """
+    told, well = session.stress(
+        model,
+        concurrency=concurrency,
+        runs=runs,
+        arenas=arenas,
+        budget=budget,
+        num_threads=threads,
+        isa=isa,
+        allow_host=allow_host,
+        as_json=as_json,
+    )
+    typer.echo(told)
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=USE)
 def verify(model: Existing, allow_host: AllowHost = True) -> None:
     """Check every byte of a program against its hashes, and name the steps that onnxruntime would run."""
     typer.echo(session.verify(model, allow_host=allow_host))

@@ -6,7 +6,7 @@ from pathlib import Path
 from edgekern.cli import bench, session
 from edgekern.runtime import HOST_TIMEOUT_S
 
-COMMANDS = ("run", "verify", "profile", "bench", "info")
+COMMANDS = ("run", "verify", "profile", "bench", "stress", "info")
 
 
 def knows(arguments: list[str]) -> bool:
@@ -49,7 +49,16 @@ def run(arguments: list[str]) -> int:
     benches.add_argument("--seconds", type=float)
     benches.add_argument("--json", action="store_true", help="all figures, as JSON")
     benches.add_argument("--isa")
-    for command in (runs, verifies, profiles, benches):
+    stresses = commands.add_parser("stress", help="let many callers run an .ekm for long")
+    stresses.add_argument("model", type=Path)
+    stresses.add_argument("--concurrency", type=int, default=100, help="callers")
+    stresses.add_argument("--runs", type=int, default=1000, help="of each caller")
+    stresses.add_argument("--arenas", type=int, default=2, help="how many run at a time")
+    stresses.add_argument("--threads", type=int, default=1, help="of each run")
+    stresses.add_argument("--budget", default="60%", help="memory: a share of what this process can have, or a size")
+    stresses.add_argument("--json", action="store_true", help="all figures, as JSON")
+    stresses.add_argument("--isa")
+    for command in (runs, verifies, profiles, benches, stresses):
         command.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
     commands.add_parser("info", help="what edgekern sees of this machine")
     try:
@@ -98,6 +107,20 @@ def run(arguments: list[str]) -> int:
             as_json=given.json,
         )
         print(result)
+    elif given.command == "stress":
+        told, well = session.stress(
+            given.model,
+            concurrency=given.concurrency,
+            runs=given.runs,
+            arenas=given.arenas,
+            budget=given.budget,
+            num_threads=given.threads,
+            isa=given.isa,
+            allow_host=given.allow_host,
+            as_json=given.json,
+        )
+        print(told)
+        return 0 if well else 1
     elif given.command == "verify":
         print(session.verify(given.model, allow_host=given.allow_host))
     else:

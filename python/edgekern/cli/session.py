@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgekern import _core, files, runtime
 from edgekern.artifact import Program
+from edgekern.calibration.progress import progress_bar
 from edgekern.cli.data import data_files, read_feeds
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
@@ -98,6 +99,27 @@ def profile(
 def _measured_paths(session: runtime.InferenceSession, feeds: Any, runs: int) -> runtime.MeasuredPaths:
     with quiet_bar("ways to run", 2 * runtime.ROUNDS) as advance:
         return runtime.measure_paths(session, feeds, runs=runs, advance=advance)
+
+
+def stress(
+    model: Path,
+    *,
+    concurrency: int,
+    runs: int,
+    arenas: int,
+    budget: str,
+    num_threads: int,
+    isa: str | None,
+    allow_host: bool,
+    as_json: bool,
+) -> tuple[str, bool]:
+    """The figures, and whether all is as it must be."""
+    runtime.memory_budget("stress", budget)
+    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host, arenas=arenas)
+    with progress_bar("percent of the runs", runtime.STEPS, enabled=sys.stderr.isatty()) as advance:
+        measured = runtime.stress(session, concurrency=concurrency, runs=runs, budget=budget, advance=advance)
+    told = measured.to_json() if as_json else printable(f"{model}: {measured}")
+    return told, not measured.failures
 
 
 def _bar() -> str:

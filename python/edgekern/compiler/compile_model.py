@@ -139,7 +139,11 @@ def _assembled(found: Sequence[Compiled], store: BlobStore) -> Program:
     first, *others = found
     try:
         program = Program.build(
-            first.index, store.take(), first.manifest, [(other.index, other.manifest) for other in others]
+            first.index,
+            store.take(),
+            first.manifest,
+            [(other.index, other.manifest) for other in others],
+            first.metadata,
         )
     except ArtifactError as error:
         largest = max((one.largest for one in found), key=lambda tensor: tensor.size)

@@ -133,7 +133,7 @@ class Sized:
             ]
         return found
 
-    def whole(self, arrays: Sequence[Array]) -> int:
+    def whole(self, function: str, arrays: Sequence[Array]) -> int:
         """The program that has the very sizes of these arrays.
 
         Raises
@@ -144,7 +144,7 @@ class Sized:
         sizes = self.sizes(arrays)
         for one, size in zip(self.buckets.dimensions, sizes, strict=True):
             if size not in one.sizes:
-                raise ArgumentValueError(f"profile: '{one.name}' is {size}; give one of the sizes {list(one.sizes)}")
+                raise ArgumentValueError(f"{function}: '{one.name}' is {size}; give one of the sizes {list(one.sizes)}")
         return self.buckets.number(
             [one.sizes.index(size) for one, size in zip(self.buckets.dimensions, sizes, strict=True)]
         )
@@ -181,18 +181,29 @@ class Sized:
 
     def run(
         self, arena: Arena, pieces: Sequence[Piece], arrays: Sequence[Array], targets: Sequence[Array | None]
-    ) -> None:
-        """Run the pieces; arrays and targets in the order of the program, of the right shapes and dtypes."""
+    ) -> Runner:
+        """Run the pieces; arrays and targets in the order of the program, of the right shapes and dtypes. Gives the
+        runner that was last, which tells what all of them have copied."""
+        copied = 0
         for piece in pieces:
             runner = arena.runners[piece.number]
             given = [self._given(piece, runner, name, array) for name, array in zip(self._inputs, arrays, strict=True)]
             wanted = [self._wanted(piece, name, target) for name, target in zip(self._outputs, targets, strict=True)]
-            if runner.hosts or not runner.core.run(given, wanted):
-                runner.run(given, wanted)
+            if runner.hosts or not runner.run_direct(given, wanted):
+                runner.run_copying(given, wanted)
+            copied += runner.core.border_bytes
             for (name, place), target, direct in zip(runner.outputs.items(), targets, wanted, strict=True):
                 if target is not None and direct is None:
                     whole, own = piece.parts(self.buckets.outputs.get(name, ()), target.ndim)
                     target[whole] = place[own]
+                    copied += place[own].nbytes
+            copied += sum(
+                array[piece.parts(axes, array.ndim)[0]].nbytes
+                for name, array in zip(self._inputs, arrays, strict=True)
+                if not piece.is_full(axes := self.buckets.inputs.get(name, ()))
+            )
+        runner.core.border_bytes = copied
+        return runner
 
     def _given(self, piece: Piece, runner: Runner, name: str, array: Array) -> Array:
         """The part of an input, filled up where it lies in the arena, if at all."""

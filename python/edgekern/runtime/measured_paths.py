@@ -149,11 +149,6 @@ def choices_for(
                 f"InferenceSession: paths must be a path or MeasuredPaths, got {type(paths).__name__}"
             )
         paths = MeasuredPaths.load(paths)
-    if program.buckets is not None:
-        raise ArgumentValueError(
-            f"InferenceSession: paths are of programs of one size, and this one has several ({program.buckets}); "
-            "compile it for one"
-        )
     here = (identity(program), _core.resolve_isa(isa), num_threads or _core.num_threads(), cpu_model())
     measured = (paths.program, paths.isa, paths.num_threads, paths.cpu)
     names = ("program", "instruction set", "number of threads", "CPU")

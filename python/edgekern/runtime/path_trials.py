@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import Lent
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError
 from edgekern.machine import cpu_model
 from edgekern.runtime.measured_paths import BY_RULE, Choice, MeasuredPaths, StepPath, identity
 from edgekern.runtime.profile import positive
@@ -57,11 +57,6 @@ def measure_paths(
     if not isinstance(session, InferenceSession):
         raise ArgumentTypeError(f"measure_paths: session must be an InferenceSession, got {type(session).__name__}")
     positive("measure_paths", "runs", runs)
-    if session.program.buckets is not None:
-        raise ArgumentValueError(
-            f"measure_paths: session must have a program of one size, got several ({session.program.buckets}); compile "
-            "it for one"
-        )
     by_rule = MeasuredPaths(identity(session.program), session.isa, session.num_threads, cpu_model(), 0, 0.0, 0.0, ())
     ways = _ways(session)
     most = max(map(len, ways), default=0)
