@@ -28,7 +28,7 @@ from edgekern.runtime import StepTime, random_feeds
 from edgekern.runtime import profile as profiling
 from test_cli import _without_toolkit
 
-from float_models import ranges_of, samples, small_cnn
+from float_models import build, f32, helper, ranges_of, samples, small_cnn
 from llm_files import random_tensors, write_llama2c
 
 
@@ -96,6 +96,15 @@ def test_a_program_alone_has_no_peer_and_says_that_nothing_was_compared(folder):
     assert "outputs are compared with nothing" in str(found)
     assert found.costs[0].file_bytes == (folder / "model.ekm").stat().st_size
     assert found.costs[0].num_threads == 2
+
+
+def test_of_several_sizes_the_smallest_is_timed(tmp_path):
+    model = build([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": f32(np.eye(16))}, ["N", 16])
+    ek.compile(model, batch=(2, 4)).save(tmp_path / "sizes.ekm")
+    found = bench_model(tmp_path / "sizes.ekm", num_threads=[1], runs=2)
+    assert found.inputs == {"x": [2, 16]}
+    assert sum(found.multiply_adds.values()) == 2 * 16 * 16
+    assert "the smallest of several sizes" in str(found)
 
 
 def test_a_peer_whose_answer_is_wrong_is_not_timed(folder, monkeypatch):

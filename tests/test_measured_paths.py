@@ -232,7 +232,7 @@ def test_another_way_is_taken_where_it_gains_in_nearly_all_rounds(row, rounds, c
         assert (found.rule_us, found.us) == (2.0, 1.0)
 
 
-@pytest.mark.parametrize(("whole", "kept"), [([2.0, 1.0], 1), ([2.0, 2.0], 0), ([2.0, 3.0], 0)])
+@pytest.mark.parametrize(("whole", "kept"), [([2.0, 1.0], 1), ([2.0, 1.99], 0), ([2.0, 2.0], 0), ([2.0, 3.0], 0)])
 def test_steps_are_kept_where_the_whole_program_gains(row, monkeypatch, whole, kept):
     session = ek.InferenceSession(row, num_threads=1)
     number = session.paths.index("gemv")
@@ -258,6 +258,26 @@ def test_what_was_measured_runs_here_and_each_way_as_often(program):
     assert (found.program, found.isa, found.num_threads) == (identity(program), session.isa, 2)
     chosen = ek.InferenceSession(program, num_threads=2, paths=found)
     assert _results(chosen, feeds) == _results(session, feeds)
+
+
+def test_of_several_sizes_the_smallest_runs_as_was_measured():
+    several = _rows("w8a8", (1, 2))
+    paths, feeds = _measured(several), random_feeds(several.inputs)
+    by_rule = ek.InferenceSession(several, num_threads=1)
+    session = ek.InferenceSession(several, num_threads=1, paths=paths)
+    number = paths.steps[0].step
+    assert (session.paths[number], by_rule.paths[number]) == ("tile", "gemv")
+    others = [[runner.paths for runner in one._arenas[0].runners[1:]] for one in (session, by_rule)]
+    assert others[0] == others[1]
+    assert np.array_equal(session.run(None, feeds)[0], by_rule.run(None, feeds)[0])
+    assert measure_paths(session, feeds, runs=1).tried == sum(len(way) > 1 for way in path_trials._ways(by_rule))
+
+
+def test_all_arenas_run_as_was_measured(row):
+    paths, feeds = _measured(row), random_feeds(row.inputs)
+    session = ek.InferenceSession(row, num_threads=1, paths=paths, arenas=2)
+    assert [arena.runners[0].paths[paths.steps[0].step] for arena in session._arenas] == ["tile"] * 2
+    assert np.array_equal(session.run(None, feeds)[0], ek.InferenceSession(row).run(None, feeds)[0])
 
 
 def test_host_steps_stay_where_they_are():

@@ -55,7 +55,7 @@ def bench_model(
 
     Parameters
     ----------
-    model : path of an .ekm, or of an .onnx, which is compiled in memory
+    model : path of an .ekm, or of an .onnx, which is compiled in memory; of several sizes the smallest is timed
     versus : path of a float .onnx to stand beside it: compiled by edgekern, and in onnxruntime
     num_threads : one table for each; none is the package's setting
     batch, shapes : of an .onnx, as :func:`edgekern.compile` takes them
@@ -104,7 +104,7 @@ def bench_model(
         versus=None if other is None else str(other.path),
         multiply_adds=own.program.multiply_adds,
         inputs={info.name: list(info.shape) for info in own.program.inputs},
-        data="random numbers" if data is random_feeds else "the data given",
+        data=_told(data, own.program),
         cpu=cpu_model(),
         isa=bench.isa,
         versions=_versions(),
@@ -118,6 +118,11 @@ def bench_model(
         work=tuple(work for _, _, work in parts),
         costs=tuple(bench.costs(max(counts))),
     )
+
+
+def _told(data: Callable[[Sequence[TensorInfo]], Feeds], program: Program) -> str:
+    given = "random numbers" if data is random_feeds else "the data given"
+    return given if program.buckets is None else f"{given}; the smallest of several sizes ({program.buckets})"
 
 
 def _own_side(

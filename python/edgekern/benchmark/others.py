@@ -38,4 +38,4 @@ def told(cpus: float | None) -> list[str]:
     """A line, where others were busy."""
     if cpus is None or cpus < _LEAST:
         return []
-    return [f"other processes kept {cpus:.1f} of {os.cpu_count()} CPUs busy meanwhile; without them times are shorter"]
+    return [f"other processes kept {cpus:.1f} of {os.cpu_count()} CPUs busy meanwhile: alone, times are shorter"]

@@ -22,6 +22,7 @@ Times = npt.NDArray[np.float64]
 ROUNDS = 9
 # What another way must gain, in nearly all rounds: a step that is chosen by noise is no choice.
 _LEAST_GAIN, _MOST_ROUNDS_LOST = 1.04, 1
+_LEAST_WHOLE_GAIN = 1.01  # of all that are chosen together
 _NOTHING = "none"  # the path of a step whose result is empty
 
 
@@ -60,7 +61,7 @@ def measure_paths(
     ways = _ways(session)
     most = max(map(len, ways), default=0)
     # Session k runs each step in its k-th way, by rule where it has fewer.
-    columns = [[step[min(k, len(step) - 1)] if k < len(step) else BY_RULE for step in ways] for k in range(most)]
+    columns = [[step[k] if k < len(step) else BY_RULE for step in ways] for k in range(most)]
     sessions = [_open(session, by_rule, column) for column in columns]
     each = -(-runs // ROUNDS)
     times = _timed(sessions, feeds, each, advance) if most > 1 else np.zeros((most, ROUNDS, len(ways)))
@@ -72,8 +73,8 @@ def measure_paths(
     if not steps:
         return found
     pair = [_open(session, by_rule, [BY_RULE] * len(ways)), _session_of(session, found)]
-    rule_us, us = np.median(_whole(pair, feeds, each, advance), axis=1)
-    return replace(found, rule_us=float(rule_us), us=float(us), steps=steps if us < rule_us else ())
+    rule_us, us = map(float, np.median(_whole(pair, feeds, each, advance), axis=1))
+    return replace(found, rule_us=rule_us, us=us, steps=steps if rule_us >= _LEAST_WHOLE_GAIN * us else ())
 
 
 def _ways(session: InferenceSession) -> list[list[Choice]]:
