@@ -69,6 +69,48 @@ def test_requests_of_any_number_of_rows_get_their_own(rows, arenas, counts, data
             assert_same(future.result(SOON_S), alone(feeds))
 
 
+@functools.cache
+def sized(fixed):
+    """Rows of any number, or four, and columns of several numbers: a product with weights, and columns' maps."""
+    g = Graph()
+    x = g.qdq(g.input("x", (4 if fixed else "N", "L", 8)))
+    model = g.model(g.op("MatMul", x, g.weights(8, 6, axis=1)), g.op("Relu", x))
+    return ek.compile(model, allow_host=False, batch=1 if fixed else (1, 2, 4), shapes={"L": (3, 5)})
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([3, 4, 5])), min_size=1, max_size=9), data=st.data()
+)
+def test_programs_of_several_sizes_take_any_number_of_rows_of_one_shape_at_a_time(requests, data):
+    fixed = data.draw(st.booleans())
+    session = ek.InferenceSession(sized(fixed), num_threads=1, arenas=2)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(0, 3, (rows, columns, 8)).astype(np.float32)} for rows, columns in requests]
+    with ek.Batcher(session, max_delay_us=200) as batcher:
+        futures = [batcher.submit(None, feed) for feed in feeds]
+        results = [future.result(SOON_S) for future in futures]
+    for feed, result in zip(feeds, results, strict=True):
+        for row in range(len(feed["x"])):
+            one = feed["x"][row : row + 1]
+            expected = session.run(None, {"x": np.repeat(one, 4, axis=0) if fixed else one})
+            assert_same([array[row] for array in result], [array[0] for array in expected])
+
+
+def test_rows_of_several_sizes_are_stacked_and_a_size_that_none_has_is_refused_alone(monkeypatch):
+    session = ek.InferenceSession(sized(False), num_threads=1)
+    watched, batcher = Watched(monkeypatch, session), ek.Batcher(session, max_delay_us=LONG_US)
+    x = np.random.default_rng(1).normal(size=(3, 4, 8)).astype(np.float32)
+    futures = [batcher.submit(None, {"x": x[:1]}), batcher.submit(None, {"x": x[1:]})]
+    for bad, message in ((np.zeros((1, 6, 8), "f4"), "'L' is 6"), (np.zeros((1, 4, 7), "f4"), r"shape \(rows, L, 8\)")):
+        with pytest.raises(ArgumentValueError, match=message):
+            batcher.run(None, {"x": bad})
+    futures.append(batcher.submit(None, {"x": x[:1]}))
+    for future in futures:
+        future.result(SOON_S)
+    [run] = watched.runs
+    np.testing.assert_array_equal(run["x"], np.concatenate([x, x[:1]]))
+
+
 def test_many_threads_get_their_own_rows():
     wrong, batcher = [], ek.Batcher(opened(8, 2), max_delay_us=100)
 
@@ -327,6 +369,8 @@ def test_a_forked_child_starts_anew_while_requests_wait():
     assert (
         in_a_child("""
 session = opened()
+closed = ek.Batcher(session)
+closed.close()
 batcher = ek.Batcher(session, max_delay_us=0)
 def right(results): return all(map(np.array_equal, results, expected))
 with session._lender.lend():
@@ -338,6 +382,11 @@ with session._lender.lend():
         code = 1
         try:
             code = 0 if all(right(batcher.run(None, feeds)) for _ in range(5)) else 2
+            try:
+                closed.run(None, feeds)
+                code = 3
+            except ek.errors.EdgekernError:
+                pass
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

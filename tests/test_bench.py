@@ -325,6 +325,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "attention",
         "boxes",
         "call",
+        "callers",
         "conv",
         "coverage",
         "cube",
@@ -363,7 +364,7 @@ def test_memory_measures_every_step(tmp_path, capsys):
     assert "growth_mb" in capsys.readouterr().out
 
 
-PLAIN = ["attention", "call", "conv", "cube", "decode", "gemm", "gemm_f32", "int4", "kv", "linear", "load"]
+PLAIN = ["attention", "call", "callers", "conv", "cube", "decode", "gemm", "gemm_f32", "int4", "kv", "linear", "load"]
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -52,7 +52,7 @@ def test_it_counts_what_it_ran(monkeypatch, session, concurrency, runs):
     seen, steps = [], []
     changed(monkeypatch, session, lambda number, results: seen.append(number) or results)
     measured = runtime.stress(session, concurrency=concurrency, runs=runs, advance=lambda: steps.append(1))
-    assert len(seen) == FEEDS + 2 * min(runs, 100) + concurrency * runs
+    assert len(seen) == FEEDS + 2 * 2 * min(runs, 100) + concurrency * runs
     assert len(steps) == STEPS
     assert (measured.concurrency, measured.runs, measured.arenas, measured.num_threads) == (concurrency, runs, 2, 1)
     assert measured.drifted == 0
@@ -73,7 +73,7 @@ def test_an_output_with_other_bytes_is_found(monkeypatch, session):
 
     changed(monkeypatch, session, flip)
     measured = runtime.stress(session, concurrency=4, runs=100)
-    assert measured.drifted == sum(number % 50 == 0 for number in range(FEEDS, FEEDS + 200 + 400))
+    assert measured.drifted == sum(number % 50 == 0 for number in range(FEEDS, FEEDS + 2 * 200 + 400))
     assert "outputs" in measured.failures
     assert any(line.startswith("outputs ") and line.endswith("FAILED") for line in str(measured).splitlines())
     assert json.loads(measured.to_json())["failures"][0] == "outputs"

@@ -22,6 +22,7 @@ from edgekern._arrays import Lent
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 from edgekern.runtime.callers import Callers
 from edgekern.runtime.profile import positive
+from edgekern.runtime.rows import Rows, Tails
 from edgekern.runtime.session import InferenceSession
 
 Array = npt.NDArray[Any]
@@ -31,41 +32,6 @@ _DELAY_US = 1000.0
 _LONGEST_DELAY_US = 60e6
 
 
-@dataclass(frozen=True)
-class Rows:
-    """How many rows a run of a session takes: exactly ``count``, or, where it is not ``fixed``, any number."""
-
-    count: int
-    fixed: bool
-
-
-def rows_of(session: InferenceSession) -> Rows:
-    """Of a run; the first axis of every input and output.
-
-    Raises
-    ------
-    ArgumentValueError
-        When they have no such axis in common, or another dimension of several sizes.
-    """
-    shapes = {node.name: list(node.shape) for node in (*session.get_inputs(), *session.get_outputs())}
-    first = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(first) != 1 or not (count := first.pop()):
-        raise ArgumentValueError(
-            "Batcher: all inputs and outputs of session must have the same rows, at least one, along their first axis, "
-            f"got {shapes}"
-        )
-    if any(isinstance(side, str) for shape in shapes.values() for side in shape[1:]):
-        raise ArgumentValueError(f"Batcher: rows must have one size, got {shapes}; compile the program for one")
-    if isinstance(count, int):
-        return Rows(count, fixed=True)
-    buckets = session.program.buckets
-    assert buckets is not None
-    [rows] = buckets.dimensions
-    if not rows.rows:
-        raise ArgumentValueError(f"Batcher: rows of session must be independent of each other, got {rows}")
-    return Rows(rows.sizes[-1], fixed=False)
-
-
 class Batcher:
     """Stacks requests that come at about the same time, runs the session once for all of them, and hands rows back.
 
@@ -73,10 +39,10 @@ class Batcher:
     ----------
     session : InferenceSession
         Whose inputs and outputs all have the rows of a batch along their first axis, no row depending on another:
-        ``compile(batch=8)``, or any number of ``compile(batch=(1, 2, 4, 8))``. Its arenas run at the same time.
+        ``compile(batch=8)``, or of several sizes, ``compile(batch=(1, 2, 4, 8))``. Its arenas run at the same time.
     max_batch : int, optional
-        Rows of a run at most; None is what the session takes. A run of fewer rows than the session was compiled for
-        takes the time of a whole one: the others are zeros.
+        Rows of a run at most; None is what the session, or the largest of its sizes, takes. A run of fewer rows than
+        the session was compiled for takes the time of a whole one: the others are zeros.
     max_delay_us : float
         How long the first request of a run waits for others, in microseconds. Those that come while all arenas are
         busy do not wait any longer.
@@ -98,7 +64,7 @@ class Batcher:
     ) -> None:
         if not isinstance(session, InferenceSession):
             raise ArgumentTypeError(f"Batcher: session must be an InferenceSession, got {type(session).__name__}")
-        self._rows = rows_of(session)
+        self._rows = Rows(session)
         self._most = self._rows.count
         if max_batch is not None:
             positive("Batcher", "max_batch", max_batch)
@@ -115,8 +81,7 @@ class Batcher:
             )
         self._delay_s = delay_us / 1e6
         self._session = session
-        self._tails = {info.name: info.shape[1:] for info in session.program.inputs}
-        self._dtypes = {info.name: info.dtype for info in session.program.inputs}
+        self._inputs = [node.name for node in session.get_inputs()]
         self._outputs = [node.name for node in session.get_outputs()]
         self._here = threading.local()
         self._callers = Callers(session.num_arenas)
@@ -129,7 +94,7 @@ class Batcher:
         self._carried: list[_Request] = []  # one that found no place in the run before
         self._collecting = threading.Lock()
         self._woken: Future[list[Any]] | None = None
-        self._staged: SimpleQueue[Feeds] = SimpleQueue()  # memory for the inputs of runs
+        self._staged: SimpleQueue[tuple[Tails, Feeds]] = SimpleQueue()  # memory for the inputs of runs
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Lent]) -> list[Array]:
         """Compute outputs of some rows, in a run with those of others.
@@ -165,7 +130,8 @@ class Batcher:
         The arrays are the caller's again when it is done. While it waits, it can be cancelled.
         """
         names = self._session._wanted(output_names) if output_names else self._outputs
-        request = _Request(names, *self._checked(feeds))
+        arrays = dict(zip(self._inputs, self._session._ordered(feeds), strict=True))
+        request = _Request(names, arrays, *self._rows.checked(arrays))
         if self._serving():  # a finalizer, or a callback, that this very thread would wait for
             self._answer([request])
             return request.future
@@ -190,22 +156,6 @@ class Batcher:
 
     def __repr__(self) -> str:
         return f"Batcher({self._session!r}, max_batch={self._most}, max_delay_us={self._delay_s * 1e6:g})"
-
-    def _checked(self, feeds: Mapping[str, Lent]) -> tuple[Feeds, int]:
-        """The arrays of a request, and how many rows they have."""
-        arrays = dict(zip(self._tails, self._session._ordered(feeds), strict=True))
-        counts = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
-        for name, array in arrays.items():
-            if array.dtype != (wanted := self._dtypes[name]):
-                raise ArgumentTypeError(
-                    f"run: input {name!r} must be {wanted}, got {array.dtype}; convert it with astype"
-                )
-            if array.shape[1:] != self._tails[name] or not counts[name]:
-                shape = ", ".join(["rows", *map(str, self._tails[name])])
-                raise ArgumentValueError(f"run: input {name!r} must have shape ({shape}), got {array.shape}")
-        if len(set(counts.values())) != 1:
-            raise ArgumentValueError(f"run: all inputs must have the same number of rows, got {counts}")
-        return arrays, next(iter(counts.values()))
 
     def _serving(self) -> bool:
         """Whether this thread is one of the batcher's own."""
@@ -239,7 +189,7 @@ class Batcher:
                     request = self._carried.pop() if self._carried else self._next(until if batch else 0.0)
                 except Empty:
                     break
-                if batch and rows + request.rows > self._most:
+                if batch and (rows + request.rows > self._most or request.tails != batch[0].tails):
                     self._carried.append(request)
                     break
                 if not request.future.set_running_or_notify_cancel():
@@ -277,7 +227,7 @@ class Batcher:
         if len(batch) == 1 and total == size:  # nothing to stack
             return [self._session.run(batch[0].names, batch[0].feeds)]
         found: list[dict[str, list[Array]]] = [{name: [] for name in request.names} for request in batch]
-        staged = self._memory()
+        staged = self._memory(batch[0])
         try:
             for window in _windows([request.rows for request in batch], size):
                 feeds = {name: array[:size] for name, array in staged.items()}
@@ -291,23 +241,24 @@ class Batcher:
                         if name in found[part.request]:
                             found[part.request][name].append(output[part.at])
         finally:
-            self._staged.put(staged)
+            self._staged.put((batch[0].tails, staged))
         return [
             [np.concatenate(parts[name]) for name in request.names] for request, parts in zip(batch, found, strict=True)
         ]
 
-    def _memory(self) -> Feeds:
-        """Of the inputs of a run: new pages for each would take as long as filling them."""
-        try:
-            return self._staged.get_nowait()
-        except Empty:
-            rows = self._rows.count if self._rows.fixed else self._most
-            return {name: np.empty((rows, *tail), self._dtypes[name]) for name, tail in self._tails.items()}
+    def _memory(self, like: _Request) -> Feeds:
+        """For the inputs of a run: new pages for each would take as long as filling them."""
+        with suppress(Empty):
+            tails, staged = self._staged.get_nowait()
+            if tails == like.tails:
+                return staged
+        rows = self._rows.count if self._rows.fixed else self._most
+        return {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in like.feeds.items()}
 
 
 class _Request:
-    def __init__(self, names: Sequence[str], feeds: Feeds, rows: int) -> None:
-        self.names, self.feeds, self.rows = names, feeds, rows
+    def __init__(self, names: Sequence[str], feeds: Feeds, rows: int, tails: Tails) -> None:
+        self.names, self.feeds, self.rows, self.tails = names, feeds, rows, tails
         self.came = time.monotonic()
         self.future: Future[list[Array]] = Future()
 

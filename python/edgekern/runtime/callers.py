@@ -23,16 +23,19 @@ class Callers:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pools: dict[None, ThreadPoolExecutor] = {}
+        self._closed = False
 
     def after_fork(self) -> None:
         """The threads are the parent's: the next call makes new ones."""
-        self._pools = {}
+        if not self._closed:
+            self._pools = {}
 
     def close(self, *, wait: bool) -> None:
         """Let what was submitted end, and take no more."""
-        pool, self._pools = self._pools, {None: _closed()}
-        for one in pool.values():
-            one.shutdown(wait=wait)
+        self._closed = True
+        pools, self._pools = self._pools, {None: _closed_pool()}
+        for pool in pools.values():
+            pool.shutdown(wait=wait)
 
     def submit(self, call: Callable[[], Results], callback: object = None, user_data: object = None) -> Future[Results]:
         """The future of ``call()``; ``callback(results, user_data, error)``, as onnxruntime has it, when it is done.
@@ -62,7 +65,7 @@ def _told(done: Future[Results], user_data: object) -> tuple[Results, object, st
         return [], user_data, str(error) or type(error).__name__
 
 
-def _closed() -> ThreadPoolExecutor:
+def _closed_pool() -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     return pool

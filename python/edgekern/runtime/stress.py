@@ -40,7 +40,7 @@ class Stress:
     arenas, num_threads, isa : of the session
     seconds, runs_per_s : of all runs
     p50_ms, p95_ms, p99_ms : of a request behind the warm-up, waiting for its turn included
-    alone_ms : p50 of a run with one caller an arena, so that none waits; measured just before
+    alone_ms : p50 of a run with one caller an arena, so that none waits; measured just before and just after
     ideal_ms : what each request takes where a fair queue loses nothing: ``concurrency / arenas * alone_ms``
     warm_up : first runs of each caller that the following figures leave out
     first_p50_ms, last_p50_ms : of a request in the first and the last tenth of the other runs
@@ -176,11 +176,12 @@ def stress(
     feeds = [random_feeds(session.program.inputs, seed) for seed in range(FEEDS)]
     expected = [_digests(session.run(None, feed)) for feed in feeds]
     few = session.num_arenas
-    alone = _Callers(session, feeds, expected, few, min(runs, _WARM_UP))
-    alone.go(lambda: None)
-    alone_ms = float(np.median(alone.times)) * 1e3
+    alone = [_Callers(session, feeds, expected, few, min(runs, _WARM_UP)) for _ in ("before", "after")]
     callers = _Callers(session, feeds, expected, concurrency, runs)
+    alone[0].go(lambda: None)
     readings = callers.go(advance)
+    alone[1].go(lambda: None)
+    alone_ms = float(np.median([one.times for one in alone])) * 1e3
     warm_up = min(_WARM_UP, runs // 10)
     times = callers.times[:, warm_up:]
     tenth = max(1, times.shape[1] // 10)
@@ -202,7 +203,7 @@ def stress(
         warm_up=warm_up,
         first_p50_ms=float(np.median(times[:, :tenth])) * 1e3,
         last_p50_ms=float(np.median(times[:, -tenth:])) * 1e3,
-        drifted=alone.drifted + callers.drifted,
+        drifted=sum(one.drifted for one in (*alone, callers)),
         readings=min(len(before), len(after)),
         before_bytes=round(np.mean(before)),
         after_bytes=round(np.mean(after)),
