@@ -10,14 +10,13 @@ import time
 import weakref
 from concurrent.futures import CancelledError, wait
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgekern as ek
 from edgekern import _core
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
 
 from graphs import Graph, feeds_of
 
@@ -42,30 +41,28 @@ def session(request, program):
     return ek.InferenceSession(program, num_threads=1, arenas=request.param)
 
 
-def in_a_child(script: str) -> str:
+@pytest.fixture
+def in_a_child(program, feeds):
     """What a Python of its own prints, which has two minutes."""
-    child = subprocess.run(
-        [sys.executable, "-c", SETUP + script],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=Path(__file__).parent,
-    )
-    assert child.returncode == 0, child.stdout + child.stderr
-    return child.stdout.strip()
+
+    def run(script: str) -> str:
+        given, command = pickle.dumps((program, feeds)), [sys.executable, "-c", SETUP + script]
+        child = subprocess.run(command, input=given, capture_output=True, check=False, timeout=120)
+        assert child.returncode == 0, (child.stdout + child.stderr).decode()
+        return child.stdout.decode().strip()
+
+    return run
 
 
 SETUP = """
-import gc, os, random, signal, sys, threading, time, weakref
+import gc, os, pickle, random, signal, sys, threading, time, weakref
 import numpy as np
 import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ForkError
-from test_callers import feeds_of, qdq_model
 
 signal.alarm(60)  # an arena that is lost is waited for without end
-program, feeds = ek.compile(qdq_model(), allow_host=False), feeds_of(qdq_model())
+program, feeds = pickle.load(sys.stdin.buffer)
 
 def opened(arenas):
     return ek.InferenceSession(program, num_threads=1, arenas=arenas)
@@ -194,7 +191,7 @@ def test_a_lease_goes_back_once_however_it_ends():
         _core.Lender(["a"])
 
 
-def test_an_interrupt_at_any_bytecode_loses_no_arena():
+def test_an_interrupt_at_any_bytecode_loses_no_arena(in_a_child):
     assert in_a_child("""
 session, kept = opened(2), []
 
@@ -230,38 +227,34 @@ print("well")
 
 
 @pytest.mark.parametrize("arenas", [1, 2])
-def test_signals_among_waiting_callers_lose_no_arena(arenas):
+def test_signals_among_waiting_callers_lose_no_arena(in_a_child, arenas):
     """The main thread waits, or runs, when they come; the others always get an answer."""
     script = """
-session, stop, kept = opened(ARENAS), False, []
+session, stop, kept, seen = opened(ARENAS), False, [], 0
 def call():
     while not stop:
         assert np.array_equal(session.run(None, feeds)[0], expected)
 threads = [threading.Thread(target=call) for _ in range(3)]
-def interrupt(*_):
-    raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, signal.SIG_DFL)
-signal.signal(signal.SIGVTALRM, interrupt)
+def interrupt(_, frame):
+    if frame.f_code.co_filename.endswith("session.py"):  # not between two calls, where nothing is at stake
+        raise KeyboardInterrupt
+signal.signal(signal.SIGUSR1, interrupt)
 for thread in threads:
     thread.start()
-draw = random.Random(7)
-main = threading.main_thread().ident
-signal.signal(signal.SIGUSR1, interrupt)
+draw, main, ended = random.Random(7), threading.main_thread().ident, []
 def disturb():
     for _ in range(400):
         time.sleep(draw.uniform(0.0002, 0.002))
         signal.pthread_kill(main, signal.SIGUSR1)
     ended.append(True)
-ended = []
 disturber = threading.Thread(target=disturb)
 disturber.start()
 while not ended:
     try:
-        while not ended:
-            session.run(None, feeds)
+        session.run(None, feeds)
     except KeyboardInterrupt as error:
         kept[:] = [error]
-        seen = seen + 1 if "seen" in globals() else 1
+        seen += 1
 stop = True
 for thread in threads + [disturber]:
     thread.join()
@@ -273,29 +266,37 @@ print(seen > 100)
     assert in_a_child(script.replace("ARENAS", str(arenas))) == "True"
 
 
-def test_ctrl_c_ends_a_wait_and_leaves_the_row_right():
+def test_ctrl_c_ends_a_wait_and_leaves_the_row_right(in_a_child):
     assert (
         in_a_child("""
 session, order = opened(1), []
-with session._lender.lend():
-    def call(name):
-        session.run(None, feeds)
-        order.append(name)
-    before = threading.Thread(target=call, args=("before",))
-    before.start()
-    while session._lender.waiting < 1: time.sleep(0.001)
-    after = threading.Thread(target=call, args=("after",))
-    def later():
-        while session._lender.waiting < 2: time.sleep(0.001)
-        after.start()
-        while session._lender.waiting < 3: time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=later).start()
-    try:
-        session.run(None, feeds)
-        print("not interrupted")
-    except KeyboardInterrupt:
-        assert session._lender.waiting == 2
+held, ended = threading.Event(), threading.Event()
+def hold():
+    with session._lender.lend():
+        held.set()
+        ended.wait()
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+def call(name):
+    session.run(None, feeds)
+    order.append(name)
+before, after = (threading.Thread(target=call, args=(name,)) for name in ("before", "after"))
+before.start()
+while session._lender.waiting < 1: time.sleep(0.001)
+def later():
+    while session._lender.waiting < 2: time.sleep(0.001)
+    after.start()
+    while session._lender.waiting < 3: time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=later).start()
+try:
+    session.run(None, feeds)
+    print("not interrupted")
+except KeyboardInterrupt:
+    assert session._lender.waiting == 2
+ended.set()
+holder.join()
 before.join(), after.join()
 assert order == ["before", "after"], order
 assert session._lender.free == 1
@@ -306,7 +307,18 @@ print("well")
 
 
 @pytest.mark.parametrize("arenas", [1, 2])
-def test_a_fork_frees_every_arena_in_the_child_once(arenas):
+def test_a_thread_that_would_wait_for_itself_is_told(program, feeds, arenas):
+    session = ek.InferenceSession(program, num_threads=1, arenas=arenas)
+    traces = [session.trace(feeds) for _ in range(arenas)]
+    assert len(list(map(next, traces))) == arenas
+    with pytest.raises(EdgekernError, match="this thread has all arenas already"):
+        session.run(None, feeds)
+    traces.pop()
+    assert len(session.run(None, feeds)) == 1
+
+
+@pytest.mark.parametrize("arenas", [1, 2])
+def test_a_fork_frees_every_arena_in_the_child_once(in_a_child, arenas):
     script = """
 session = opened(ARENAS)
 trace = session.trace(feeds)
@@ -354,7 +366,7 @@ print("well")
     assert in_a_child(script.replace("ARENAS", str(arenas))) == "well"
 
 
-def test_finalizers_may_run_a_session_and_give_back_arenas_while_others_wait():
+def test_finalizers_may_run_a_session_and_give_back_arenas_while_others_wait(in_a_child):
     assert (
         in_a_child("""
 session, ran = opened(5), []
@@ -465,7 +477,7 @@ def test_a_session_that_is_dropped_leaves_no_thread(program, feeds):
     assert gone() is None
 
 
-def test_an_interpreter_ends_though_calls_were_made():
+def test_an_interpreter_ends_though_calls_were_made(in_a_child):
     assert (
         in_a_child("""
 session = opened(2)

@@ -327,6 +327,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "num_threads": 1,
             "isa": None,
             "verify": "full",
+            "paths": None,
         },
     ),
     "run": (

@@ -34,7 +34,7 @@ struct Lease {
   PyObject_HEAD Lender* lender;
   Py_ssize_t slot;          // of the thing that it holds
   PyThread_type_lock gate;  // where its thread waits for one
-  unsigned long thread;     // that waits
+  unsigned long thread;     // that entered it
 };
 
 PyTypeObject* g_lease;
@@ -65,6 +65,24 @@ void give_back(Lease& lease) {
   const Py_ssize_t slot = lease.slot;
   lease.slot = kNone;
   pass_on(*lease.lender, slot);
+}
+
+/// Whether this thread has everything itself, so that it would wait for ever.
+bool has_all(const Lender& lender, unsigned long thread) {
+  return std::all_of(lender.holders.begin(), lender.holders.end(),
+                     [thread](const Lease* holder) { return holder != nullptr && holder->thread == thread; });
+}
+
+PyObject* refused() {
+  try {
+    PyErr_SetString(
+        py::module_::import("edgekern.errors").attr("EdgekernError").ptr(),
+        "InferenceSession: this thread has all arenas already, in a trace that has not ended or a run that "
+        "the garbage collector came into, and would wait for ever; close the trace, or give it more arenas");
+  } catch (py::error_already_set& error) {
+    error.restore();
+  }
+  return nullptr;
 }
 
 /// False with an exception: a signal's handler has raised it, and the lease holds nothing and is nowhere in the row.
@@ -110,6 +128,8 @@ PyObject* lease_enter(PyObject* self, PyObject*) {
   if (!lender.free.empty()) {
     hold(lender, lease, lender.free.back());  // what was used last is in the caches
     lender.free.pop_back();
+  } else if (has_all(lender, lease.thread)) {
+    return refused();
   } else if (!wait(lender, lease)) {
     return nullptr;
   }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -87,9 +88,12 @@ std::vector<std::string> border_names(const ProgramIndex& index, const std::vect
 std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
                                            int threads, std::vector<std::string> input_names,
                                            std::vector<std::string> output_names, const BoundSession* arena_of,
-                                           const BoundSession* weights_of) {
+                                           const BoundSession* weights_of,
+                                           const std::vector<std::pair<std::string, bool>>& given) {
   const Beside beside{arena_of == nullptr ? nullptr : arena_of->session.get(),
                       weights_of == nullptr ? nullptr : weights_of->session.get()};
+  std::vector<Choice> choices;
+  for (const auto& [path, alone] : given) choices.push_back({path, alone});
   auto bound = std::make_unique<BoundSession>();
   bound->data = data.request();
   if (PyBuffer_IsContiguous(bound->data.view(), 'C') == 0) fail(Code::kValue, "Session: data must be C-contiguous");
@@ -106,7 +110,7 @@ std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::
       std::memcpy(bound->copy.data(), from, bytes);
       from = bound->copy.data();
     }
-    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, beside);
+    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, beside, choices);
   }
   throw_if_error(status);
   bound->border_sizes = border_sizes(*bound->session);
@@ -283,7 +287,8 @@ void bind_session(py::module_& m) {
   py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
            py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>(),
-           py::arg("arena_of") = nullptr, py::arg("weights_of") = nullptr)
+           py::arg("arena_of") = nullptr, py::arg("weights_of") = nullptr,
+           py::arg("choices") = std::vector<std::pair<std::string, bool>>())
       .def(
           "run_segment",
           [](BoundSession& s, size_t i) {
@@ -314,6 +319,13 @@ void bind_session(py::module_& m) {
           [](const BoundSession& s, size_t i) {
             check_number("step", i, s.session->index().steps.size());
             return s.session->path(i);
+          },
+          py::arg("step"))
+      .def(
+          "choices",
+          [](const BoundSession& s, size_t i) {
+            check_number("step", i, s.session->index().steps.size());
+            return s.session->choices(i);
           },
           py::arg("step"))
       .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session->arena_bytes(); })

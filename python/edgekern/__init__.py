@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
     from edgekern.runtime import (
+        Batcher,
         Binding,
         ExecutionMode,
         ExecutionOrder,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
+    "Batcher": "edgekern.runtime",
     "Binding": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
@@ -80,6 +82,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Batcher",
     "Binding",
     "Calibrator",
     "ErrorReport",

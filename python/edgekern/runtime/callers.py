@@ -28,8 +28,20 @@ class Callers:
         """The threads are the parent's: the next call makes new ones."""
         self._pools = {}
 
-    def submit(self, call: Callable[[], Results], callback: object, user_data: object) -> Future[Results]:
-        """The future of ``call()``; ``callback(results, user_data, error)``, as onnxruntime has it, when it is done."""
+    def close(self, *, wait: bool) -> None:
+        """Let what was submitted end, and take no more."""
+        pool, self._pools = self._pools, {None: _closed()}
+        for one in pool.values():
+            one.shutdown(wait=wait)
+
+    def submit(self, call: Callable[[], Results], callback: object = None, user_data: object = None) -> Future[Results]:
+        """The future of ``call()``; ``callback(results, user_data, error)``, as onnxruntime has it, when it is done.
+
+        Raises
+        ------
+        RuntimeError
+            When it is closed, or the interpreter ends.
+        """
         if callback is not None and not callable(callback):
             raise ArgumentTypeError(f"run_async: callback must be a function or None, got {type(callback).__name__}")
         pool = self._pools.get(None)
@@ -48,3 +60,9 @@ def _told(done: Future[Results], user_data: object) -> tuple[Results, object, st
         return [], user_data, "run_async: the call was cancelled before it ran"
     except BaseException as error:
         return [], user_data, str(error) or type(error).__name__
+
+
+def _closed() -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    return pool

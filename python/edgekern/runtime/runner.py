@@ -16,6 +16,7 @@ from edgekern.runtime.profile import WARM_UP, Profile, profiled
 
 if TYPE_CHECKING:
     from edgekern.artifact import Program, TensorInfo
+    from edgekern.runtime.measured_paths import Choice
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +27,7 @@ class Runner:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`~edgekern.runtime.InferenceSession`, checked
+    choices : how each step runs, where not by rule
     arena_of : another one over the same weights, whose arena is as large; one of the two runs at a time
     weights_of : one with an arena of its own, which has the same weights widened
     """
@@ -37,14 +39,15 @@ class Runner:
         num_threads: int,
         timeout_s: float | None,
         *,
+        choices: Sequence[Choice] = (),
         arena_of: Runner | None = None,
         weights_of: Runner | None = None,
     ) -> None:
         self.program = program
         inputs, outputs = ([name for name, _ in side] for side in (program.manifest.inputs, program.manifest.outputs))
-        others = (None if other is None else other.core for other in (arena_of, weights_of or arena_of))
+        arena, weights = (None if other is None else other.core for other in (arena_of, weights_of or arena_of))
         self.core: _core.Session = _core.Session(
-            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, *others
+            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, arena, weights, choices
         )
         self.hosts = [
             HostRunner(program, step, self.core, self.core.num_threads, timeout_s) for step in program.host_steps
@@ -144,6 +147,7 @@ class Arena:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`Runner`
+    choices : how each step of the smallest size runs, where not by rule
     weights_of : another one of the same program
 
     Attributes
@@ -152,15 +156,33 @@ class Arena:
     """
 
     def __init__(
-        self, program: Program, isa: str, num_threads: int, timeout_s: float | None, *, weights_of: Arena | None = None
+        self,
+        program: Program,
+        isa: str,
+        num_threads: int,
+        timeout_s: float | None,
+        *,
+        choices: Sequence[Choice] = (),
+        weights_of: Arena | None = None,
     ) -> None:
         variants = program.variants
         largest = max(range(len(variants)), key=lambda number: variants[number].index.arena_bytes)
         other = None if weights_of is None else weights_of.runners[0]
-        first = Runner(variants[largest], isa, num_threads, timeout_s, weights_of=other)
+
+        def runner(number: int, arena_of: Runner | None) -> Runner:
+            return Runner(
+                variants[number],
+                isa,
+                num_threads,
+                timeout_s,
+                choices=() if number else choices,
+                arena_of=arena_of,
+                weights_of=other,
+            )
+
+        first = runner(largest, None)
         self.runners: tuple[Runner, ...] = tuple(
-            first if number == largest else Runner(one, isa, num_threads, timeout_s, arena_of=first)
-            for number, one in enumerate(variants)
+            first if number == largest else runner(number, first) for number in range(len(variants))
         )
 
     @property

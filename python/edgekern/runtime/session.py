@@ -24,6 +24,7 @@ from edgekern.runtime.buckets import Sized
 from edgekern.runtime.callers import Callback, Callers
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.interface import OnnxruntimeMethods, opened
+from edgekern.runtime.measured_paths import MeasuredPaths, choices_for
 from edgekern.runtime.options import RunOptions, SessionOptions, check_run_options, num_threads_of
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.providers import Providers, check_providers
@@ -62,6 +63,10 @@ class InferenceSession(OnnxruntimeMethods):
     arenas : int
         How many callers run at a time, each in memory of its own over the same weights. More of them wait, first come,
         first served. With several, ``num_threads=1`` leaves each its CPU.
+    paths : MeasuredPaths or path of its file, optional
+        Which code each step runs, as it was measured with this program, instruction set, number of threads and CPU
+        (:func:`edgekern.runtime.measure_paths`); None goes by rule. The bits are the same. Of several sizes it is
+        the smallest that is measured.
 
     Raises
     ------
@@ -87,7 +92,7 @@ class InferenceSession(OnnxruntimeMethods):
     released meanwhile.
 
     A pickle, and a deep copy, opens the program anew with the same ``num_threads``, ``isa`` and ``arenas``, in memory
-    of its own; the program travels whole and every byte is checked where it arrives.
+    of its own and by rule; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class InferenceSession(OnnxruntimeMethods):
         allow_host: bool = True,
         host_timeout_s: float | None = HOST_TIMEOUT_S,
         arenas: int = 1,
+        paths: MeasuredPaths | str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
@@ -123,8 +129,10 @@ class InferenceSession(OnnxruntimeMethods):
         if not allow_host:
             refuse_host_steps(program, "InferenceSession")
         options.check_sizes(program)
-        first = Arena(program, isa, threads, timeout_s)
-        others = (Arena(program, isa, threads, timeout_s, weights_of=first) for _ in range(1, arenas))
+        choices = choices_for(paths, program, isa, threads)
+        first = Arena(program, isa, threads, timeout_s, choices=choices)
+        more = range(1, arenas)
+        others = (Arena(program, isa, threads, timeout_s, choices=choices, weights_of=first) for _ in more)
         self._arenas = (first, *others)
         self._lender = _core.Lender(self._arenas)
         self._runner = self._ran = first.runners[0]
@@ -357,6 +365,10 @@ class InferenceSession(OnnxruntimeMethods):
     @property
     def num_threads(self) -> int:
         return int(self._runner.core.num_threads)
+
+    @property
+    def num_arenas(self) -> int:
+        return len(self._arenas)
 
     def __repr__(self) -> str:
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
