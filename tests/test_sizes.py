@@ -190,7 +190,7 @@ def test_weights_stored_as_halves_are_widened_once():
     ids=["bare", "mean", "scale"],
 )
 def test_what_is_not_masked_runs_in_the_sizes_given_alone(model):
-    with pytest.warns(EdgekernWarning, match=r"length: with \d, '.*' is not what a program for \d computes"):
+    with pytest.warns(EdgekernWarning, match=r"length: (with 1, .* is not what a program|.* takes the largest of all)"):
         program = ek.compile(model, shapes={"length": LENGTHS})
     assert program.buckets.dimensions[0].padded is False
     session = ek.InferenceSession(program)
@@ -270,8 +270,12 @@ def test_pads_are_the_callers():
     g = Graph(opset=17)
     x = g.input("x", [1, "n"])
     model = g.model(g.op("ReduceMax", x, keepdims=0))
-    with pytest.warns(EdgekernWarning, match="n: with 1"):
+    with pytest.warns(
+        EdgekernWarning, match=r"n: .* \(ReduceMax\) takes the largest of all, which a trial may not show"
+    ):
         ek.compile(model, shapes={"n": (4, 8)})
+    with pytest.raises(CompileError, match="n: with 1"):
+        ek.compile(model, shapes={"n": (4, 8)}, pad={"x": 0})
     program = ek.compile(model, shapes={"n": (4, 8)}, pad={"x": -np.inf})
     reloaded = ek.Program.load(program.container.data)
     x = -np.random.default_rng(0).uniform(1, 2, (1, 5)).astype(np.float32)
@@ -322,7 +326,12 @@ def test_a_profile_is_of_one_size(texts):
         ({"batch": "12"}, ArgumentTypeError, "batch must be an integer, got str"),
         ({"batch": (0, 2)}, ArgumentValueError, "batch has the size 0"),
         ({"batch": (1.5, 2)}, ArgumentTypeError, "batch must be an integer"),
-        ({"batch": range(1, 66)}, ArgumentValueError, "make 65 programs, and a file holds 64"),
+        ({"batch": range(1, 66)}, ArgumentValueError, "batch has 65 sizes, and a file holds 64 programs"),
+        ({"batch": range(1, 9), "shapes": {"x": (None, 3, range(12, 22), 12)}}, ArgumentValueError, "make 80 programs"),
+        ({"batch": (1, 2), "shapes": [("x", 1)]}, ArgumentTypeError, "shapes must be a mapping"),
+        ({"batch": (1, 2), "shapes": {"batch": (1, 2)}}, ArgumentValueError, "batch and shapes\\['batch'\\] both"),
+        ({"batch": (1, 2), "pad": {"x": True}}, ArgumentTypeError, "pad"),
+        ({"batch": (1, 2), "pad": {"x": 1e300}}, ArgumentValueError, "which float32 cannot hold"),
         ({"shapes": {"x": ((1, 2), 3, (12, 14), 12)}}, ArgumentValueError, "which is 12 in the model"),
         ({"shapes": {"y": (1, 2)}}, ArgumentValueError, "shapes has 'y', but the inputs are"),
         ({"batch": 2, "pad": {"x": 0}}, ArgumentValueError, "no dimension has several sizes"),
@@ -400,7 +409,7 @@ def test_the_index_of_another_size_is_held_to_the_first(images):
             index_of(first.index, wrong, size)
     third = told_by(first.index, several.variants[2].index)
     variants = [replace(several.manifest.variants[0], blob_bytes=len(third)), *several.manifest.variants[1:]]
-    with pytest.raises(ArtifactError, match=r"'size\.1' has not the size that the manifest says"):
+    with pytest.raises(ArtifactError, match="have not the sizes that the manifest says"):
         ek.Program.load(_rebuilt(several, manifest=replace(several.manifest, variants=tuple(variants)), blob=third))
 
 
@@ -452,3 +461,162 @@ def test_the_command_line_takes_several_sizes(tmp_path):
     for wrong in (["--batch", "1;2"], ["--shape", "length=4|"], ["--pad", "mask"]):
         refused = subprocess.run([*made[:-2], *wrong], capture_output=True, text=True, check=False)
         assert (refused.returncode, "edgekern: error: compile: --" in refused.stderr) == (1, True)
+
+
+def _mixes_ranks():
+    g = Graph(opset=17)
+    x = g.input("x", ["batch", "seq", 3])
+    return g.model(g.op("Reshape", g.op("Transpose", x, perm=[1, 0, 2]), g.op("Shape", x)))
+
+
+def _sums_over_rows_of_rows():
+    g = Graph(opset=17)
+    x = g.input("x", ["batch", "seq", 3])
+    flat = g.op("Reshape", g.op("Add", x, g.vector(3)), g.const([-1, 3]))
+    return g.model(g.op("Reshape", g.op("CumSum", flat, g.const(0, np.int64)), g.op("Shape", x)))
+
+
+def _mean_of_logarithms():
+    g = Graph(opset=17)
+    x = g.op("Log", g.op("Add", g.input("x", ["batch", "seq", 10]), g.const(0.001, np.float32)))
+    y = g.op("Relu", g.op("MatMul", x, g.const(g.rng.normal(size=(10, 8)), np.float32)))
+    return g.model(g.op("ReduceMean", y, axes=[1], keepdims=0))
+
+
+def _mean_of_rows_behind_roots():
+    g = Graph(opset=17)
+    x = g.op("MatMul", g.input("x", ["batch", 6]), g.const(g.rng.normal(size=(6, 6)), np.float32))
+    y = g.op("MatMul", g.op("Sqrt", x), g.const(g.rng.normal(size=(6, 6)), np.float32))
+    return g.model(g.op("Sub", y, g.op("ReduceMean", y, axes=[0])))
+
+
+def _largest(kind, **attributes):
+    g = Graph(opset=17)
+    return g.model(g.op(kind, g.input("x", ["batch", "seq", 1]), **attributes))
+
+
+def _mean_of_codes():
+    g = Graph(opset=17)
+    x = g.qdq(g.input("x", ["batch", 3, 8, "seq"]), 1.0, 0)
+    return g.model(g.qdq(g.op("GlobalAveragePool", x), 1.0, 0))
+
+
+def _class_of_mean():
+    g = Graph(opset=17)
+    y = g.op("ReduceMean", g.input("x", ["batch", "seq", 4]), axes=[1], keepdims=0)
+    return g.model(g.op("ArgMax", g.op("MatMul", y, g.const(g.rng.normal(size=(4, 2)), np.float32)), axis=1))
+
+
+def _scale_of_all_rows():
+    g = Graph(opset=17)
+    y = g.op("MatMul", g.input("x", ["batch", 6]), g.const(g.rng.normal(size=(6, 4)), np.float32))
+    codes = g.op("DynamicQuantizeLinear", g.op("Add", y, g.vector(4, 9)), outputs=3)
+    return g.model(g.op("DequantizeLinear", *codes))
+
+
+HIDING = {
+    "ranks": (_mixes_ranks, {"batch": (1, 4), "shapes": {"seq": (1, 8)}}, "both"),
+    "sums": (_sums_over_rows_of_rows, {"batch": (1, 4), "shapes": {"seq": (4, 8)}}, "seq"),
+    "logarithms": (_mean_of_logarithms, {"batch": (1, 4), "shapes": {"seq": (4, 9)}}, "seq"),
+    "roots": (_mean_of_rows_behind_roots, {"batch": (2, 8)}, "batch"),
+    "argmax": (lambda: _largest("ArgMax", axis=1, keepdims=0), {"shapes": {"batch": 2, "seq": (1, 16)}}, "seq"),
+    "maximum": (lambda: _largest("ReduceMax", axes=[1], keepdims=0), {"shapes": {"batch": 2, "seq": (2, 8)}}, "seq"),
+    "codes": (_mean_of_codes, {"batch": 1, "shapes": {"seq": (8, 24)}}, "seq"),
+    "classes": (_class_of_mean, {"batch": 2, "shapes": {"seq": (4, 12)}}, "seq"),
+    "scale": (_scale_of_all_rows, {"batch": (1, 4)}, "batch"),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_what_hides_from_a_few_draws_is_not_filled_up(name):
+    make, options, dimension = HIDING[name]
+    with pytest.warns(EdgekernWarning, match="sizes between those given will be refused"):
+        program = ek.compile(make(), **options)
+    padded = {one.name for one in program.buckets.dimensions if one.padded}
+    assert not padded if dimension == "both" else dimension not in padded
+    assert not any(one.rows for one in program.buckets.dimensions if one.name == "batch" and name in ("sums", "scale"))
+
+
+@pytest.mark.parametrize("shift", [1, 2, -1])
+def test_results_may_lie_where_inputs_do(shift):
+    g = Graph(opset=17)
+    x = g.input("x", ["N", 4])
+    session = ek.InferenceSession(ek.compile(g.model(g.op("Add", x, g.const(1, np.float32))), batch=(1, 2)))
+    room = np.arange(40, dtype=np.float32).reshape(10, 4)
+    x, out = room[2:7], room[2 + shift : 7 + shift]
+    wanted = x + 1
+    session.run(None, {"x": x}, out=[out])
+    same([wanted], [np.ascontiguousarray(out)])
+
+
+def test_the_smallest_size_is_the_models():
+    g = Graph(opset=17)
+    x = g.input("x", [1, 3, "seq"])
+    model = g.model(g.op("Conv", x, g.const(g.rng.normal(size=(2, 3, 5)), np.float32)))
+    program = ek.compile(model, shapes={"seq": (8, 16)})
+    assert "seq 8, 16, and all below down to 5" in str(program.buckets)
+    session = ek.InferenceSession(program)
+    assert session.get_outputs()[0].shape == [1, 2, "seq - 4"]
+    x = np.random.default_rng(0).normal(size=(1, 3, 16)).astype(np.float32)
+    for length in range(5, 17):
+        part = np.ascontiguousarray(x[..., :length])
+        alone = ek.InferenceSession(ek.compile(model, shapes={"seq": length}))
+        same(alone.run(None, {"x": part}), session.run(None, {"x": part}))
+    with pytest.raises(ArgumentValueError, match="'seq' is 4, and must be at least 5"):
+        session.run(None, {"x": np.ascontiguousarray(x[..., :4])})
+    g = Graph(opset=17)
+    y = g.op("Slice", g.input("x", ["N", 2]), g.const([0]), g.const([-3]))
+    program = ek.compile(g.model(y), batch=(5, 8))
+    assert [(one.padded, one.rows, one.least) for one in program.buckets.dimensions] == [(True, False, 3)]
+
+
+def test_a_mask_of_floats_is_told_by_its_pad():
+    g = Graph(opset=17)
+    x, mask = g.input("x", [1, "seq", 4]), g.input("mask", [1, "seq"])
+    hidden = g.op("Mul", g.op("Sub", g.const(1, np.float32), mask), g.const(-1e4, np.float32))
+    scores = g.op(
+        "Add", g.op("MatMul", x, g.op("Transpose", x, perm=[0, 2, 1])), g.op("Unsqueeze", hidden, g.const([1]))
+    )
+    model = g.model(g.op("MatMul", g.op("Softmax", scores, axis=-1), x))
+    with pytest.warns(EdgekernWarning, match="if 'mask' is a mask of 0 and 1, give its pad"):
+        assert not ek.compile(model, shapes={"seq": (4, 8)}).buckets.dimensions[0].padded
+    assert ek.compile(model, shapes={"seq": (4, 8)}, pad={"mask": np.float32(0)}).buckets.dimensions[0].padded
+
+
+def test_places_may_be_told_by_a_pad_of_their_own():
+    g = Graph(opset=17)
+    ids = g.input("ids", [1, "seq"], TensorProto.INT64)
+    x = g.op("Gather", g.const(g.rng.normal(size=(9, 4)), np.float32), ids)
+    gone = g.op("Cast", g.op("Equal", ids, g.const(1)), to=TensorProto.FLOAT)
+    hidden = g.op("Unsqueeze", g.op("Mul", gone, g.const(-1e4, np.float32)), g.const([1]))
+    scores = g.op("Add", g.op("MatMul", x, g.op("Transpose", x, perm=[0, 2, 1])), hidden)
+    model = g.model(g.op("MatMul", g.op("Softmax", scores, axis=-1), x))
+    program = ek.compile(model, shapes={"seq": (4, 8)}, pad={"ids": 1})
+    feeds = {"ids": np.array([[3, 8, 2, 5, 7]])}
+    alone = ek.InferenceSession(ek.compile(model, shapes={"seq": 5}))
+    same(alone.run(None, feeds), ek.InferenceSession(program).run(None, feeds))
+
+
+def test_unnamed_dimensions_are_not_taken_for_others():
+    g = Graph(opset=17)
+    x = g.input("x", ["n", "?"])
+    model = g.model(g.op("Relu", x))
+    program = ek.compile(model, shapes={"x": ((2, 4), (2, 4))})
+    assert [one.name for one in program.buckets.dimensions] == ["n", "x[1]"]
+    program = ek.compile(model, batch=(2, 4), shapes={"x": (None, (2, 4))})
+    assert [one.name for one in program.buckets.dimensions] == ["batch", "x[1]"]
+
+
+def test_the_command_line_cuts_rows_alone(tmp_path):
+    g = Graph(opset=17)
+    x = g.input("x", ["seq", 1, 3])
+    weights = [g.const(g.rng.normal(size=shape), np.float32) for shape in ((1, 16, 3), (1, 16, 4))]
+    y = g.op("LSTM", x, *weights, outputs=3, hidden_size=4)
+    program = ek.compile(g.model(y[0]), shapes={"seq": (16, 32)})
+    program.save(tmp_path / "lstm.ekm")
+    x = np.random.default_rng(0).normal(size=(20, 1, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    command = [sys.executable, "-c", "from edgekern.cli import main; main()", "run", str(tmp_path / "lstm.ekm")]
+    subprocess.run([*command, str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npz")], check=True, capture_output=True)
+    with np.load(tmp_path / "y.npz") as found:
+        same(ek.InferenceSession(program).run(None, {"x": x}), list(found.values()))

@@ -45,7 +45,8 @@ def run(
     names = [node.name for node in session.get_outputs()]
     lines: list[str] = []
     kept: dict[str, list[Array]] = {name: [] for name in names}
-    for number, feed in enumerate(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})):
+    shapes = {node.name: node.shape for node in session.get_inputs()}
+    for number, feed in enumerate(read_feeds(sources, shapes, batch=_rows(session.program))):
         results = session.run(names, feed)
         for name, result in zip(names, results, strict=True):
             with np.printoptions(threshold=12, precision=5, suppress=True):
@@ -120,6 +121,19 @@ def stress(
         measured = runtime.stress(session, concurrency=concurrency, runs=runs, budget=budget, advance=advance)
     told = measured.to_json() if as_json else printable(f"{model}: {measured}")
     return told, not measured.failures
+
+
+def _rows(program: Program) -> int | None:
+    """Of a feed: as many as the largest size, and a whole file where the first dimension may not be cut."""
+    first = (
+        {axis.dimension for axes in program.buckets.inputs.values() for axis in axes if axis.axis == 0}
+        if program.buckets
+        else set()
+    )
+    if not first or program.buckets is None:
+        return None
+    cut = [program.buckets.dimensions[number] for number in first]
+    return cut[0].sizes[-1] if len(cut) == 1 and cut[0].rows else 0
 
 
 def _bar() -> str:

@@ -72,11 +72,7 @@ class Sized:
         )
         shape: list[int | str] = list(info.shape)
         for axis in axes.get(name, ()):
-            shape[axis.axis] = (
-                self.buckets.dimensions[axis.dimension].name
-                if axis.step == 1 and not axis.start
-                else (f"{axis.step} * {self.buckets.dimensions[axis.dimension].name} + {axis.start}")
-            )
+            shape[axis.axis] = axis.told(self.buckets.dimensions[axis.dimension].name)
         return shape
 
     def sizes(self, arrays: Sequence[Array]) -> tuple[int, ...]:
@@ -185,6 +181,12 @@ class Sized:
         """Run the pieces; arrays and targets in the order of the program, of the right shapes and dtypes. Gives the
         runner that was last, which tells what all of them have copied."""
         copied = 0
+        if len(pieces) > 1:  # what one run writes, a later one may not read
+            wanted_by = [target for target in targets if target is not None]
+            arrays = [
+                array.copy() if any(np.may_share_memory(array, target) for target in wanted_by) else array
+                for array in arrays
+            ]
         for piece in pieces:
             runner = arena.runners[piece.number]
             given = [self._given(piece, runner, name, array) for name, array in zip(self._inputs, arrays, strict=True)]
@@ -228,7 +230,9 @@ class Sized:
 def _cuts(one: Dimension, size: int) -> list[tuple[int, int, int]]:
     """(place of the size that runs, begin, end) of each run."""
     largest = one.sizes[-1]
-    if size < 1 or (size > largest and not one.rows):
+    if size < one.least:
+        raise ArgumentValueError(f"run: '{one.name}' is {size}, and must be at least {one.least}")
+    if size > largest and not one.rows:
         raise ArgumentValueError(
             f"run: '{one.name}' is {size}, and the program has the sizes {list(one.sizes)}; compile it for more"
         )
