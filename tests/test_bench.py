@@ -28,7 +28,7 @@ from bench import (
 from bench.__main__ import main, names
 from bench.onnx_models import Conv
 from bench.shapes import Shape
-from edgekern import _core
+from edgekern import _core, quickstart
 
 from bench_fakes import STEADY, FakeProbe, fine, options_of
 
