@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import edgekern as ek
 from bench.harness import Contender, in_turn, version
+from edgekern import _core
 
 Array = npt.NDArray[Any]
 Check = Callable[[Any], None]
@@ -28,7 +28,7 @@ PEERS = {
 PACKAGES = tuple(PEERS.values())
 # Without dot products of bytes onnxruntime saturates sums of two products unless it is asked not to. Where a CPU has
 # them, asking halves its speed.
-_HAS_DOT_PRODUCTS = any(isa.endswith("vnni") for isa in ek.cpu_info()["available"])
+_HAS_DOT_PRODUCTS = any(isa.endswith("vnni") for isa in _core.available_isas())
 NO_SATURATION = ("session.x64quantprecision", "0" if _HAS_DOT_PRODUCTS else "1")
 _said: set[str] = set()
 

@@ -71,6 +71,15 @@ def test_the_quantizers_words_are_there_too(rng):
     assert json.loads(ours.custom_metadata_map["edgekern.quantization"])["model_hash"]
 
 
+def test_programs_of_several_sizes_have_them_too():
+    g = Graph()
+    model = g.model(g.op("Relu", g.input("x", ("rows", 8))))
+    model.doc_string = "Rows."
+    program = ek.compile(model, shapes={"rows": [2, 4]})
+    assert program.model_metadata.description == "Rows."
+    assert program.with_buckets(program.buckets).model_metadata == program.model_metadata
+
+
 def test_words_that_a_program_has_no_room_for_are_left_out_and_said():
     names = {"names": "n" * 9, "log": "l" * MOST_BYTES, "description": "d" * (MOST_BYTES // 2)}
     model = told_model(description="é" * (MOST_BYTES // 2), custom_metadata_map=names)

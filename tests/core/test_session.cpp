@@ -44,7 +44,7 @@ namespace {
 std::unique_ptr<Session> make_session(const SmallProgram& p, const AlignedBuffer& data, Isa isa, int threads,
                                       const std::vector<Choice>& choices = {}) {
   std::unique_ptr<Session> session;
-  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session, choices);
+  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session, {}, choices);
   REQUIRE_MESSAGE(status.ok(), status.message());
   for (const uint32_t id : p.index.inputs)
     std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
@@ -189,9 +189,21 @@ TEST_CASE("what a program converts at its border is not copied") {
     const void* const from = p.expected[x].data();
     void* const to = out.data();
     CHECK(session->run(&from, &to).ok());
+    CHECK(session->bytes_copied() == 0);
     CHECK(out == p.expected[y]);
     for (size_t i = 0; i < p.expected[x].size(); ++i) CHECK(session->tensor(x)[i] == 0xEE);
     for (size_t i = 0; i < out.size(); ++i) CHECK(session->tensor(y)[i] == 0xEE);
+    std::memcpy(session->tensor(x), from, p.expected[x].size());
+    const void* const placed = session->tensor(x);  // is where it belongs; its result is brought out of the arena
+    void* const there = session->tensor(y);
+    CHECK(session->run(&placed, &there).ok());
+    CHECK(session->bytes_copied() == 0);
+    Bytes odd(1 + p.expected[x].size());
+    std::memcpy(odd.data() + 1, from, p.expected[x].size());
+    const void* const unaligned = odd.data() + 1;
+    CHECK(session->run(&unaligned, &to).ok());
+    CHECK(session->bytes_copied() == (transposed ? 0 : p.expected[x].size()));  // bytes are aligned anywhere
+    CHECK(out == p.expected[y]);
   }
 }
 
@@ -316,7 +328,7 @@ TEST_CASE("a session refuses choices that a step has not") {
   const AlignedBuffer data = p.data();
   const auto made = [&](const std::vector<Choice>& choices) {
     std::unique_ptr<Session> session;
-    return Session::create(p.index, data.data(), data.size(), Isa::kScalar, 2, &session, choices);
+    return Session::create(p.index, data.data(), data.size(), Isa::kScalar, 2, &session, {}, choices);
   };
   const size_t steps = p.index.steps.size();
   CHECK(made(std::vector<Choice>(steps)).ok());

@@ -109,6 +109,7 @@ class Program:
         for one in program.variants:
             for step in one.host_steps:
                 check_host_model(one.host_model(step), step.name)
+        _ = program.model_metadata  # which is as it was written, too
         return program
 
     def _of_size(self, number: int) -> Program:

@@ -183,10 +183,12 @@ class Sized:
         copied = 0
         if len(pieces) > 1:  # what one run writes, a later one may not read
             wanted_by = [target for target in targets if target is not None]
-            arrays = [
+            kept = [
                 array.copy() if any(np.may_share_memory(array, target) for target in wanted_by) else array
                 for array in arrays
             ]
+            copied = sum(array.nbytes for array, given in zip(kept, arrays, strict=True) if array is not given)
+            arrays = kept
         for piece in pieces:
             runner = arena.runners[piece.number]
             given = [self._given(piece, runner, name, array) for name, array in zip(self._inputs, arrays, strict=True)]

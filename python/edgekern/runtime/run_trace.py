@@ -79,7 +79,7 @@ class RunTrace:
         -------
         its name; an empty one when it is written already
         """
-        if not self._on or os.getpid() != self._pid:
+        if not self._on:
             return ""
         self._on = False
         with files.atomic_write(Path(self.path), function="end_profiling") as file:
