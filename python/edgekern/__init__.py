@@ -19,9 +19,9 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 
 if TYPE_CHECKING:
     from edgekern import llm
-    from edgekern.analysis import ErrorReport, compare
+    from edgekern.analysis import ErrorReport, Granularity, Sensitivity, compare, granularity, sensitivity
     from edgekern.artifact import Program
-    from edgekern.calibration import Calibrator, Histogram, Ranges
+    from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
     "Calibrator": "edgekern.calibration",
+    "Coverage": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
+    "Granularity": "edgekern.analysis",
     "Histogram": "edgekern.calibration",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
@@ -41,20 +43,26 @@ _LAZY = {
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
     "RingKVCache": "edgekern.kvcache",
+    "Sensitivity": "edgekern.analysis",
     "attention": "edgekern.transformer",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "coverage": "edgekern.calibration",
     "get_cmake_dir": "edgekern.native",
     "get_include": "edgekern.native",
+    "granularity": "edgekern.analysis",
     "quantize": "edgekern.quantization",
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
+    "sensitivity": "edgekern.analysis",
 }
 
 __all__ = [
     "Calibrator",
+    "Coverage",
     "ErrorReport",
+    "Granularity",
     "Histogram",
     "InferenceSession",
     "KVFormat",
@@ -63,12 +71,14 @@ __all__ = [
     "QuantConfig",
     "Ranges",
     "RingKVCache",
+    "Sensitivity",
     "TileBlock",
     "TilePlan",
     "__version__",
     "attention",
     "compare",
     "compile",
+    "coverage",
     "cpu_info",
     "dequantize_linear",
     "dynamic_quantize",
@@ -76,6 +86,7 @@ __all__ = [
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
+    "granularity",
     "interleave_gate_up",
     "linear",
     "llm",
@@ -86,6 +97,7 @@ __all__ = [
     "register_threadpoolctl",
     "rms_norm",
     "rotary_embedding",
+    "sensitivity",
     "set_num_threads",
     "tile_plan",
 ]

@@ -20,7 +20,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.buckets import Sized
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.profile import Profile, positive
-from edgekern.runtime.runner import Arena
+from edgekern.runtime.runner import Arena, Given
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
@@ -222,8 +222,15 @@ class InferenceSession:
         dimensions = self._sized.buckets.dimensions
         return [{one.name: size for one, size in zip(dimensions, piece.sizes, strict=True)} for piece in pieces]
 
-    def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
+    def trace(self, feeds: Feeds, *, given: Given | None = None) -> Iterator[tuple[int, Array]]:
         """Run step by step.
+
+        Parameters
+        ----------
+        feeds : as of :meth:`run`
+        given : function, optional
+            Asked before each step for every tensor that it reads, by its number: the array that shall stand there, of
+            the dtype and shape in which it is stored, or None for what the steps before have made of it.
 
         Yields
         ------
@@ -240,11 +247,11 @@ class InferenceSession:
         nothing: list[Array | None] = [None] * len(self._runner.outputs)
         self._runner.core.check(arrays, nothing)
         self._runner.report_copies("trace", arrays, nothing)
-        return self._trace(arrays)
+        return self._trace(arrays, given)
 
-    def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
+    def _trace(self, arrays: list[Array], given: Given | None) -> Iterator[tuple[int, Array]]:
         with self._lock:
-            yield from self._runner.trace(arrays)
+            yield from self._runner.trace(arrays, given)
 
     def profile(self, feeds: Feeds, *, runs: int = 100) -> Profile:
         """Time every step of some runs.

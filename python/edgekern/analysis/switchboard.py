@@ -1,0 +1,232 @@
+"""A quantized model of which each layer can be rounded alone, and which runs from any layer on.
+
+The float model is the QDQ model whose nodes read, in the place of every dequantized tensor, the float one that it
+stands for. A layer is rounded when it reads its own dequantized tensors again: the Q, the DQ and the integers are those
+that ``quantize`` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from edgekern import _core
+from edgekern._onnxruntime import open_session, ort_value
+from edgekern.errors import ArgumentValueError
+from edgekern.graph.families import QDQ
+from edgekern.graph.subgraphs import bodies, names_read
+from edgekern.quantization.quantize_model import Switchable
+
+Array = npt.NDArray[Any]
+Values = dict[str, Any]  # OrtValues by name
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that quantization rounds something of.
+
+    Attributes
+    ----------
+    name, op : the node's, or that of its first result
+    place : among the nodes of the float model
+    weights, activations : dequantized tensors that it reads
+    results : dequantized tensors that stand for its own, and that only the caller reads
+    """
+
+    name: str
+    op: str
+    place: int
+    weights: frozenset[str]
+    activations: frozenset[str]
+    results: frozenset[str]
+
+    def rounded(self, what: str) -> frozenset[str]:
+        """The dequantized tensors of "weights", "activations" or "both"."""
+        weights = self.weights if what != "activations" else frozenset[str]()
+        return weights | (self.activations | self.results if what != "weights" else frozenset())
+
+
+@dataclass
+class Position:
+    """Where a run of the float model stands: before which node, with what is still to be read, of each feed."""
+
+    place: int
+    values: list[Values] = field(repr=False)
+
+
+class Switchboard:
+    """Takes a model apart; ``function`` is for errors.
+
+    Attributes
+    ----------
+    layers : in the order of the model
+    inputs : names of what a caller feeds
+    """
+
+    def __init__(self, made: Switchable, *, function: str) -> None:
+        graph = made.proto.graph
+        self._function, self._made = function, made
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._stands_for = dict(made.stands_for)
+        rounding = {
+            name for node in graph.node if node.op_type in QDQ for name in node.output
+        } | self._stands_for.keys()
+        self._nodes = [node for node in graph.node if rounding.isdisjoint(node.output)]
+        self._floats = [self._float(node, frozenset()) for node in self._nodes]
+        self._reads = [names_read(node) for node in self._floats]
+        self._steps: dict[str, list[str]] = {}  # of the Qs that read a tensor
+        for node in graph.node:
+            if node.op_type == "QuantizeLinear":
+                self._steps.setdefault(node.input[0], []).append(node.input[1])
+        self._outputs = [value.name for value in graph.output]
+        self.inputs = [value.name for value in graph.input if value.name not in self._constants]
+        self.layers = tuple(self._layers())
+
+    def start(self, feeds: Iterable[Mapping[str, Array]]) -> Position:
+        """Before the first node."""
+        return Position(0, [{name: ort_value(array) for name, array in fed.items()} for fed in feeds])
+
+    def advance(self, position: Position, place: int) -> None:
+        """Go on in float32, unless something else than a tensor would be left to read."""
+        later = set(self._outputs_of(frozenset()))
+        later.update(*self._reads[place:])
+        nodes = self._floats[position.place : place]
+        made = [name for node in nodes for name in node.output if name in later]
+        runs = list(self._run(nodes, made, position.values))
+        if not all(value.has_value() and value.is_tensor() for values in runs for value in values.values()):
+            return
+        for values, found in zip(position.values, runs, strict=True):
+            values |= found
+            for name in values.keys() - later:
+                del values[name]
+        position.place = place
+
+    def outputs(self, position: Position, layers: Sequence[Layer], what: str) -> list[dict[str, Array]]:
+        """Of each feed the outputs of the model, some layers rounded, by their names."""
+        kept = frozenset(name for layer in layers for name in layer.rounded(what))
+        places = {layer.place: layer.rounded(what) for layer in layers}
+        nodes: list[onnx.NodeProto] = []
+        there: set[str] = set()
+        for at in range(position.place, len(self._nodes)):
+            node = self._float(self._nodes[at], places[at]) if at in places else self._floats[at]
+            nodes += self._leading_to(names_read(node), there)
+            nodes.append(node)
+        outputs = self._outputs_of(kept)
+        nodes += self._leading_to(outputs, there)
+        runs = self._run(nodes, outputs, position.values)
+        return [
+            {name: np.array(found[made].numpy()) for name, made in zip(self._outputs, outputs, strict=True)}
+            for found in runs
+        ]
+
+    def _layers(self) -> Iterator[Layer]:
+        for place, node in enumerate(self._nodes):
+            read = {name for name in names_read(node) if name in self._stands_for}
+            weights = frozenset(name for name in read if self._source(name) is None)
+            activations = frozenset() if self._moves(node, read - weights) else frozenset(read - weights)
+            results = frozenset(o for o in self._outputs if self._stands_for.get(o) in set(node.output))
+            if not (weights or activations or results):
+                continue
+            first = node.output[0]
+            told = next((o for o in self._outputs if self._stands_for.get(o) == first), first)
+            yield Layer(node.name or told, node.op_type, place, weights, activations, results)
+
+    def _source(self, name: str) -> onnx.NodeProto | None:
+        """The Q of a dequantized activation; None of a constant."""
+        maker = self._makers[name]
+        before = self._makers.get(maker.input[0])
+        return before if before is not None and before.op_type == "QuantizeLinear" else None
+
+    def _moves(self, node: onnx.NodeProto, read: set[str]) -> bool:
+        """Whether what a node reads is rounded again, in the same steps, behind it: nothing is lost in between."""
+        before = {self._makers[name].input[1] for name in read}
+        behind = [self._steps.get(name, []) for name in node.output]
+        return all(len(steps) == 1 and before == set(steps) for steps in behind)
+
+    def _float(self, node: onnx.NodeProto, kept: frozenset[str]) -> onnx.NodeProto:
+        """A node that reads floats but for the dequantized tensors ``kept``."""
+        names = {name: self._stands_for[name] for name in names_read(node) - kept if name in self._stands_for}
+        if not names:
+            return node
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        _rename(made, names)
+        while made.input and not made.input[-1]:
+            del made.input[-1]
+        return made
+
+    def _outputs_of(self, kept: frozenset[str]) -> list[str]:
+        return [name if name in kept else self._stands_for.get(name, name) for name in self._outputs]
+
+    def _leading_to(self, names: Iterable[str], there: set[str]) -> list[onnx.NodeProto]:
+        """The Q and DQ that make dequantized tensors, and are not there yet."""
+        nodes: list[onnx.NodeProto] = []
+        for name in sorted(names):
+            maker = self._makers.get(name)
+            if name in there or maker is None or (maker.op_type not in QDQ and name not in self._stands_for):
+                continue
+            there.add(name)
+            nodes += [*self._leading_to(maker.input, there), maker]
+        return nodes
+
+    def _run(self, nodes: list[onnx.NodeProto], wanted: Sequence[str], feeds: Sequence[Values]) -> Iterator[Values]:
+        """What some nodes make of each feed."""
+        if not wanted:
+            return iter([{} for _ in feeds])
+        read = {name for node in nodes for name in names_read(node)}
+        made = {name for node in nodes for name in node.output}
+        given = [name for name in feeds[0] if name in read or name in wanted]
+        through = [name for name in dict.fromkeys(wanted) if name not in made]
+        asked = [name for name in dict.fromkeys(wanted) if name in made]
+        if not asked:
+            return iter([{name: values[name] for name in through} for values in feeds])
+        given = [name for name in given if name in read]
+        graph = onnx.GraphProto(name="piece", node=nodes)
+        graph.input.extend(_described(name, [values[name] for values in feeds]) for name in given)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
+        graph.initializer.extend(self._constants[name] for name in sorted(read & self._constants.keys()))
+        model = onnx.ModelProto(ir_version=self._made.proto.ir_version, graph=graph)
+        model.opset_import.extend(self._made.proto.opset_import)
+        model.functions.extend(self._made.proto.functions)
+        try:
+            encoded = model.SerializeToString()
+        except ValueError as error:  # protobuf's limit
+            raise ArgumentValueError(
+                f"{self._function}: float_model must have less than 2 GB, for onnxruntime is given what follows each "
+                "layer in one piece; look at a part of it"
+            ) from error
+        session = open_session(encoded, num_threads=_core.num_threads(), as_written=False, fold=True)
+        return self._results(session, asked, given, through, feeds)
+
+    def _results(
+        self, session: Any, asked: list[str], given: list[str], through: list[str], feeds: Sequence[Values]
+    ) -> Iterator[Values]:
+        for values in feeds:
+            found = session.run_with_ort_values(asked, {name: values[name] for name in given})
+            yield dict(zip(asked, found, strict=True)) | {name: values[name] for name in through}
+
+
+def _described(name: str, values: Sequence[Any]) -> onnx.ValueInfoProto:
+    """An input of the type that the values have; a side that they do not share is free."""
+    shapes = [tuple(value.shape()) for value in values]
+    if len({len(shape) for shape in shapes}) != 1:
+        return helper.make_tensor_value_info(name, values[0].element_type(), None)
+    sides = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True)]
+    return helper.make_tensor_value_info(name, values[0].element_type(), sides)
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """What a node and its bodies read; no name within a body hides one of ours."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for body in bodies(node):
+        for inside in body.node:
+            _rename(inside, names)
+        for value in body.output:
+            value.name = names.get(value.name, value.name)
