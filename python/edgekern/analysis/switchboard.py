@@ -83,7 +83,7 @@ class Switchboard:
         self._reads = [names_read(node) for node in self._floats]
         self._steps: dict[str, list[str]] = {}  # of the Qs that read a tensor
         for node in graph.node:
-            if node.op_type == "QuantizeLinear":
+            if node.op_type in QDQ and node.input[0] not in rounding | self._constants.keys():
                 self._steps.setdefault(node.input[0], []).append(node.input[1])
         self._outputs = [value.name for value in graph.output]
         self.inputs = [value.name for value in graph.input if value.name not in self._constants]
@@ -129,7 +129,7 @@ class Switchboard:
     def _layers(self) -> Iterator[Layer]:
         for place, node in enumerate(self._nodes):
             read = {name for name in names_read(node) if name in self._stands_for}
-            weights = frozenset(name for name in read if self._source(name) is None)
+            weights = frozenset(name for name in read if self._is_constant(name))
             activations = frozenset() if self._moves(node, read - weights) else frozenset(read - weights)
             results = frozenset(o for o in self._outputs if self._stands_for.get(o) in set(node.output))
             if not (weights or activations or results):
@@ -138,11 +138,11 @@ class Switchboard:
             told = next((o for o in self._outputs if self._stands_for.get(o) == first), first)
             yield Layer(node.name or told, node.op_type, place, weights, activations, results)
 
-    def _source(self, name: str) -> onnx.NodeProto | None:
-        """The Q of a dequantized activation; None of a constant."""
-        maker = self._makers[name]
-        before = self._makers.get(maker.input[0])
-        return before if before is not None and before.op_type == "QuantizeLinear" else None
+    def _is_constant(self, name: str) -> bool:
+        """Whether a dequantized tensor is made of stored integers."""
+        while (maker := self._makers.get(name)) is not None and (maker.op_type in QDQ or name in self._stands_for):
+            name = maker.input[0]
+        return name in self._constants
 
     def _moves(self, node: onnx.NodeProto, read: set[str]) -> bool:
         """Whether what a node reads is rounded again, in the same steps, behind it: nothing is lost in between."""
