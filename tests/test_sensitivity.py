@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 

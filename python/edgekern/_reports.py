@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 from edgekern import files
@@ -160,6 +160,8 @@ def _plain(value: object) -> object:
         return None
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 

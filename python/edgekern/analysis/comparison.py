@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,8 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     if count == 0:
         raise ArgumentValueError("compare: data is empty; give at least one feed")
     paths = session.paths
-    rows = [_row(program, paths, layer) for layer in layers.values()]
+    makers = _makers(model.proto)
+    rows = [_row(program, paths, layer, makers) for layer in layers.values()]
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
 
 
@@ -214,15 +216,31 @@ class _Exact:
 
     def __init__(self, program: Program, layers: Mapping[int, _Layer], real: Mapping[str, Array]) -> None:
         self._layers = {program.index.steps[number].outputs[0]: layer for number, layer in layers.items()}
-        self._real = real
+        self._tensors, self._real = program.index.tensors, real
 
     def stored(self, tensor: int) -> Array | None:
+        shape = tuple(self._tensors[tensor].shape)
+        while tensor not in self._layers and self._tensors[tensor].alias_of >= 0:
+            tensor = self._tensors[tensor].alias_of
         layer = self._layers.get(tensor)
-        return None if layer is None else layer.stored(self._real[layer.tensor])
+        stored = None if layer is None else layer.stored(self._real[layer.tensor])
+        return None if stored is None or stored.size != math.prod(shape) else stored.reshape(shape)
 
 
-def _row(program: Program, paths: Sequence[str], layer: _Layer) -> ErrorRow:
+def _makers(model: onnx.ModelProto) -> dict[str, str]:
+    """What rules call the node that makes each tensor; of an input the first one that reads it."""
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        called = node.name or node.output[0]
+        found |= dict.fromkeys(node.output, called)
+        for name in node.input:
+            found.setdefault(name, called)
+    return found
+
+
+def _row(program: Program, paths: Sequence[str], layer: _Layer, makers: Mapping[str, str]) -> ErrorRow:
     info, sums, own = program.steps[layer.step], layer.sums, layer.own
+    maker = makers.get(layer.tensor, info.name)
     return ErrorRow(
         name=info.name,
         tensor=layer.tensor,
@@ -237,7 +255,8 @@ def _row(program: Program, paths: Sequence[str], layer: _Layer) -> ErrorRow:
         own_max_error=own.max_error,
         clipped=layer.clipped.share,
         recommendation=recommend(
-            info.name,
+            info.name if info.name in makers.values() else maker,
+            maker,
             sums.sqnr_db,
             own,
             layer.clipped,

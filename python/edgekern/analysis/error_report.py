@@ -135,12 +135,15 @@ class Clipped:
         return self.outside / self.count if self.count else 0.0
 
 
-def recommend(name: str, sqnr_db: float, own: Sums, clipped: Clipped, *, precision: str, step: float) -> str:
+def recommend(
+    name: str, maker: str, sqnr_db: float, own: Sums, clipped: Clipped, *, precision: str, step: float
+) -> str:
     """What would mend a layer, by which part of its own error is the largest.
 
     Parameters
     ----------
-    name : of its node
+    name : of its node, which has the weights
+    maker : of the node that makes its result, the last one of what the step does
     sqnr_db : of all that happened up to here
     own, clipped : of its result
     precision : in which numbers its step works, as :attr:`Program.precisions` has it
@@ -153,21 +156,21 @@ def recommend(name: str, sqnr_db: float, own: Sums, clipped: Clipped, *, precisi
         what = f"clipped {clipped.share:.2%}" if clipped.share > MOST_CLIPPED else f"cosine {own.cosine:.4f}"
         return f"fine: {what}, yet {own.sqnr_db:.1f} dB"
     perhaps = "" if found == "sensitive" else "perhaps "
-    return perhaps + _remedy(rule_for(name), own, clipped, precision, step)
+    return perhaps + _remedy(rule_for(name), rule_for(maker), own, clipped, precision, step)
 
 
-def _remedy(rule: str, own: Sums, clipped: Clipped, precision: str, step: float) -> str:
+def _remedy(rule: str, maker: str, own: Sums, clipped: Clipped, precision: str, step: float) -> str:
     if clipped.energy > own.noise / 2:
         part = min(clipped.energy / own.noise, 1.0)
         return f"wider range: clipped {clipped.share:.2%}, {part:.0%} of its error"
+    rounding = own.count * step**2 / 12
+    if rounding > own.noise / 2:  # the steps of its result are too coarse, whatever its weights are
+        share = f"the steps of its result are {min(rounding / own.noise, 1.0):.0%} of its error"
+        return f"w8a16: overrides={{{maker!r}: 'w8a16'}}, {share}"
     if precision == "float32":
         return "wider ranges before it: it works in float32 itself"
     if precision == "16 bits":
         return f"keep in float32: keep_float=[{rule!r}], for it has 16 bits already"
-    rounding = own.count * step**2 / 12
-    if rounding > own.noise / 2:  # the steps of its result are too coarse, whatever its weights are
-        share = f"the steps of its result are {min(rounding / own.noise, 1.0):.0%} of its error"
-        return f"w8a16: overrides={{{rule!r}: 'w8a16'}}, {share}"
     return f"keep in float32: keep_float=[{rule!r}]"
 
 

@@ -38,7 +38,8 @@ class CoverageRow:
     lo, hi : the range
     seen_lo, seen_hi : smallest and largest finite value of the data; None where there is none
     count : values seen
-    outside : share of them outside the range; NaN and infinities are
+    outside : share of them outside the range by more than half a step, which its codes do not hold; NaN and infinities
+        are
     calibrated : share of the data of calibration that was, which the method has left out on purpose
     scale_first, scale_last : the step of 8 bits (or of what the ranges are for) when the method chooses a range of the
         first samples, and of more, of this data; None where there were too few, or the method cannot choose
@@ -186,7 +187,7 @@ def coverage(
     names = [value.name for value in runner.inputs]
     if is_array(data) or not isinstance(data, Iterable):
         raise unnamed("coverage", "data", data, names)
-    seen = {name: _Seen(tensor) for name, tensor in ranges.items()}
+    seen = {name: _Seen(tensor, _levels(ranges)) for name, tensor in ranges.items()}
     samples, steps = 0, _Steps(ranges, first, last)
     for feeds in [data] if isinstance(data, Mapping) else data:
         arrays = check_feeds("coverage", feeds, runner.inputs, unranked)
@@ -213,15 +214,17 @@ def coverage(
 class _Seen:
     """What has been seen of one tensor."""
 
-    def __init__(self, tensor: TensorRange) -> None:
+    def __init__(self, tensor: TensorRange, levels: int) -> None:
         self.tensor, self.histogram = tensor, Histogram()
+        half = (tensor.hi - tensor.lo) / levels / 2
+        self._lo, self._hi = tensor.lo - half, tensor.hi + half
         self.count = self.outside = 0
 
     def add(self, array: npt.NDArray[Any]) -> None:
         values = np.ascontiguousarray(array, np.float32)
         self.histogram.update(values)
         self.count += values.size
-        self.outside += values.size - int(np.count_nonzero((values >= self.tensor.lo) & (values <= self.tensor.hi)))
+        self.outside += values.size - int(np.count_nonzero((values >= self._lo) & (values <= self._hi)))
 
     def row(self, name: str, first: float | None, last: float | None) -> CoverageRow:
         there = self.histogram.count > 0
@@ -263,7 +266,7 @@ class _Steps:
 
     def _chosen(self, seen: Mapping[str, _Seen]) -> dict[str, float]:
         options: dict[str, Any] = dict(self._ranges.options)
-        levels, steps = (1 << int(options.get("num_bits", 8))) - 1, {}
+        levels, steps = _levels(self._ranges), {}
         for name, one in seen.items():
             if one.histogram.count == 0:
                 continue
@@ -273,6 +276,11 @@ class _Steps:
                 continue
             steps[name] = (hi - lo) / levels
         return steps
+
+
+def _levels(ranges: Ranges) -> int:
+    """Steps that a range has."""
+    return (1 << int(ranges.options.get("num_bits", 8))) - 1
 
 
 def _one_line(error: Exception) -> str:
