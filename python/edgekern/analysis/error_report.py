@@ -163,7 +163,7 @@ def _remedy(rule: str, maker: str, own: Sums, clipped: Clipped, precision: str, 
     if clipped.energy > own.noise / 2:
         part = min(clipped.energy / own.noise, 1.0)
         return f"wider range: clipped {clipped.share:.2%}, {part:.0%} of its error"
-    rounding = own.count * step**2 / 12
+    rounding = own.nonzero * step**2 / 12  # 0 has a code of its own
     if rounding > own.noise / 2:  # the steps of its result are too coarse, whatever its weights are
         share = f"the steps of its result are {min(rounding / own.noise, 1.0):.0%} of its error"
         return f"w8a16: overrides={{{maker!r}: 'w8a16'}}, {share}"

@@ -33,6 +33,7 @@ class Sums:
     total: float = 0.0
     max_error: float = 0.0
     count: int = 0
+    nonzero: int = 0
 
     def add(self, real: Array, ours: Array) -> None:
         x, y = real.astype(np.float64).reshape(-1), ours.astype(np.float64).reshape(-1)
@@ -44,6 +45,7 @@ class Sums:
         self.total += float(x.sum())
         self.max_error = max(self.max_error, float(np.abs(error).max(initial=0)))
         self.count += x.size
+        self.nonzero += int(np.count_nonzero(x))
 
     @property
     def sqnr_db(self) -> float:
