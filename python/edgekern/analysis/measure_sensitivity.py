@@ -149,8 +149,8 @@ def sensitivity(
     config : QuantConfig, optional
     what : "both", "weights" or "activations"
         Which of a layer is rounded: its constants, the activations that it reads, or both. What no layer reads but the
-        caller gets counts as the layer's that makes it. Of a layer of the recipe "w8a8-dynamic" it is the weights, for
-        its rows get their scales as they run.
+        caller gets counts as the layer's that makes it. A layer of the recipe "w8a8-dynamic" runs on edgekern's own
+        kernels for "both", since ONNX has no operator for its rows; "activations" leaves it out.
     metric : "sqnr", "kl", "mse", or a function
         What the rows are sorted by: signal to noise, relative entropy of the softmax of logits, mean square error in
         variances of the output. A function takes the outputs of the float model and those of the rounded one, each a

@@ -18,10 +18,13 @@ from onnx import helper
 
 from edgekern import _core
 from edgekern._onnxruntime import open_session, ort_value
+from edgekern.compiler import compile
 from edgekern.errors import ArgumentValueError
+from edgekern.graph.dynamic import is_marked
 from edgekern.graph.families import QDQ
 from edgekern.graph.subgraphs import bodies, names_read
 from edgekern.quantization.quantize_model import Switchable
+from edgekern.runtime import InferenceSession
 
 Array = npt.NDArray[Any]
 Values = dict[str, Any]  # OrtValues by name
@@ -37,6 +40,7 @@ class Layer:
     place : among the nodes of the float model
     weights, activations : dequantized tensors that it reads
     results : dequantized tensors that stand for its own, and that only the caller reads
+    by_rows : whether it quantizes the rows that it reads by itself, as it runs
     """
 
     name: str
@@ -45,6 +49,7 @@ class Layer:
     weights: frozenset[str]
     activations: frozenset[str]
     results: frozenset[str]
+    by_rows: bool
 
     def rounded(self, what: str) -> frozenset[str]:
         """The dequantized tensors of "weights", "activations" or "both"."""
@@ -95,11 +100,8 @@ class Switchboard:
 
     def advance(self, position: Position, place: int) -> None:
         """Go on in float32, unless something else than a tensor would be left to read."""
-        later = set(self._outputs_of(frozenset()))
-        later.update(*self._reads[place:])
-        nodes = self._floats[position.place : place]
-        made = [name for node in nodes for name in node.output if name in later]
-        runs = list(self._run(nodes, made, position.values))
+        later = self._read_from(place)
+        runs = self._through(position.place, place, {}, position.values)
         if not all(value.has_value() and value.is_tensor() for values in runs for value in values.values()):
             return
         for values, found in zip(position.values, runs, strict=True):
@@ -112,15 +114,16 @@ class Switchboard:
         """Of each feed the outputs of the model, some layers rounded, by their names."""
         kept = frozenset(name for layer in layers for name in layer.rounded(what))
         places = {layer.place: layer.rounded(what) for layer in layers}
-        nodes: list[onnx.NodeProto] = []
-        there: set[str] = set()
-        for at in range(position.place, len(self._nodes)):
-            node = self._float(self._nodes[at], places[at]) if at in places else self._floats[at]
-            nodes += self._leading_to(names_read(node), there)
-            nodes.append(node)
+        start, feeds = position.place, position.values
+        for layer in layers:
+            if layer.by_rows and what == "both":
+                before = self._through(start, layer.place, places, feeds)
+                feeds = [values | found for values, found in zip(feeds, before, strict=True)]
+                feeds = [values | self._by_rows(layer, values) for values in feeds]
+                start = layer.place + 1
         outputs = self._outputs_of(kept)
-        nodes += self._leading_to(outputs, there)
-        runs = self._run(nodes, outputs, position.values)
+        nodes, there = self._rounded_nodes(start, len(self._nodes), places)
+        runs = self._run([*nodes, *self._leading_to(outputs, there)], outputs, feeds)
         return [
             {name: np.array(found[made].numpy()) for name, made in zip(self._outputs, outputs, strict=True)}
             for found in runs
@@ -136,7 +139,7 @@ class Switchboard:
                 continue
             first = node.output[0]
             told = next((o for o in self._outputs if self._stands_for.get(o) == first), first)
-            yield Layer(node.name or told, node.op_type, place, weights, activations, results)
+            yield Layer(node.name or told, node.op_type, place, weights, activations, results, is_marked(node))
 
     def _is_constant(self, name: str) -> bool:
         """Whether a dequantized tensor is made of stored integers."""
@@ -162,6 +165,41 @@ class Switchboard:
             del made.input[-1]
         return made
 
+    def _read_from(self, place: int) -> set[str]:
+        """What is read from a node on, in float32, and the outputs."""
+        return set(self._outputs_of(frozenset())).union(*self._reads[place:])
+
+    def _rounded_nodes(
+        self, start: int, stop: int, places: Mapping[int, frozenset[str]]
+    ) -> tuple[list[onnx.NodeProto], set[str]]:
+        """Some nodes, with the Q and DQ of those that are rounded, and what these make."""
+        nodes: list[onnx.NodeProto] = []
+        there: set[str] = set()
+        for at in range(start, stop):
+            node = self._float(self._nodes[at], places[at]) if at in places else self._floats[at]
+            nodes += [*self._leading_to(names_read(node), there), node]
+        return nodes, there
+
+    def _through(
+        self, start: int, stop: int, places: Mapping[int, frozenset[str]], feeds: Sequence[Values]
+    ) -> list[Values]:
+        """What some nodes make that is read behind them, of each feed."""
+        nodes, _ = self._rounded_nodes(start, stop, places)
+        later = self._read_from(stop)
+        made = [name for node in self._floats[start:stop] for name in node.output if name in later]
+        return list(self._run(nodes, made, feeds))
+
+    def _by_rows(self, layer: Layer, values: Values) -> Values:
+        """What a layer that quantizes its rows makes of a feed, on our own kernels: ONNX has no word for that."""
+        nodes, _ = self._rounded_nodes(layer.place, layer.place + 1, {layer.place: layer.rounded("both")})
+        later = self._read_from(layer.place + 1)
+        wanted = [name for name in nodes[-1].output if name in later]
+        read = {name for node in nodes for name in names_read(node)}
+        given = [name for name in values if name in read]
+        session = InferenceSession(compile(self._model(nodes, wanted, given, [values])))
+        made = session.run(wanted, {name: values[name].numpy() for name in given})
+        return {name: ort_value(array) for name, array in zip(wanted, made, strict=True)}
+
     def _outputs_of(self, kept: frozenset[str]) -> list[str]:
         return [name if name in kept else self._stands_for.get(name, name) for name in self._outputs]
 
@@ -182,19 +220,12 @@ class Switchboard:
             return iter([{} for _ in feeds])
         read = {name for node in nodes for name in names_read(node)}
         made = {name for node in nodes for name in node.output}
-        given = [name for name in feeds[0] if name in read or name in wanted]
         through = [name for name in dict.fromkeys(wanted) if name not in made]
         asked = [name for name in dict.fromkeys(wanted) if name in made]
         if not asked:
             return iter([{name: values[name] for name in through} for values in feeds])
-        given = [name for name in given if name in read]
-        graph = onnx.GraphProto(name="piece", node=nodes)
-        graph.input.extend(_described(name, [values[name] for values in feeds]) for name in given)
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
-        graph.initializer.extend(self._constants[name] for name in sorted(read & self._constants.keys()))
-        model = onnx.ModelProto(ir_version=self._made.proto.ir_version, graph=graph)
-        model.opset_import.extend(self._made.proto.opset_import)
-        model.functions.extend(self._made.proto.functions)
+        given = [name for name in feeds[0] if name in read]
+        model = self._model(nodes, asked, given, feeds)
         try:
             encoded = model.SerializeToString()
         except ValueError as error:  # protobuf's limit
@@ -204,6 +235,20 @@ class Switchboard:
             ) from error
         session = open_session(encoded, num_threads=_core.num_threads(), as_written=False, fold=True)
         return self._results(session, asked, given, through, feeds)
+
+    def _model(
+        self, nodes: Sequence[onnx.NodeProto], asked: Sequence[str], given: Sequence[str], feeds: Sequence[Values]
+    ) -> onnx.ModelProto:
+        """Some nodes as a model, for feeds of their sizes."""
+        read = {name for node in nodes for name in names_read(node)}
+        graph = onnx.GraphProto(name="piece", node=nodes)
+        graph.input.extend(_described(name, [values[name] for values in feeds]) for name in given)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
+        graph.initializer.extend(self._constants[name] for name in sorted(read & self._constants.keys()))
+        model = onnx.ModelProto(ir_version=self._made.proto.ir_version, graph=graph)
+        model.opset_import.extend(self._made.proto.opset_import)
+        model.functions.extend(self._made.proto.functions)
+        return model
 
     def _results(
         self, session: Any, asked: list[str], given: list[str], through: list[str], feeds: Sequence[Values]
