@@ -334,6 +334,15 @@ def test_integers_cross_the_borders_of_layers():
     assert [row.op for row in report.rows].count("Conv") == 2
 
 
+def test_a_constant_may_be_an_output():
+    g = Graph()
+    y = g.op("Relu", g.op("Conv", g.input("x", ("N", 4, 8, 8)), weights(g, 8, 4, 3, 3)))
+    model = g.model(g.op("Conv", y, weights(g, 4, 8, 1, 1)), g.op("Constant", value_float=2.0))
+    report = ek.sensitivity(model, ranges_of(model), DATA, W8A8)
+    assert len(report.rows) == 2
+    assert all(20 < row.sqnr_db < 80 for row in report.rows)
+
+
 # --- bad input
 
 

@@ -8,13 +8,14 @@ that ``quantize`` writes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgekern import _core
 from edgekern._onnxruntime import open_session, ort_value
@@ -223,7 +224,7 @@ class Switchboard:
         through = [name for name in dict.fromkeys(wanted) if name not in made]
         asked = [name for name in dict.fromkeys(wanted) if name in made]
         if not asked:
-            return iter([{name: values[name] for name in through} for values in feeds])
+            return iter([{name: self._value(name, values) for name in through} for values in feeds])
         given = [name for name in feeds[0] if name in read]
         model = self._model(nodes, asked, given, feeds)
         try:
@@ -233,8 +234,22 @@ class Switchboard:
                 f"{self._function}: float_model must have less than 2 GB, for onnxruntime is given what follows each "
                 "layer in one piece; look at a part of it"
             ) from error
-        session = open_session(encoded, num_threads=_core.num_threads(), as_written=False, fold=True)
+        with self._named_errors():
+            session = open_session(encoded, num_threads=_core.num_threads(), as_written=False, fold=True)
         return self._results(session, asked, given, through, feeds)
+
+    def _value(self, name: str, values: Values) -> Any:
+        """Something that is there, or a constant: a model may give one as its output."""
+        return values[name] if name in values else ort_value(numpy_helper.to_array(self._constants[name]))
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime raises a class per status, all private
+            raise ArgumentValueError(
+                f"{self._function}: float_model cannot run the feeds in data: {' '.join(str(error).split())}"
+            ) from error
 
     def _model(
         self, nodes: Sequence[onnx.NodeProto], asked: Sequence[str], given: Sequence[str], feeds: Sequence[Values]
@@ -254,8 +269,10 @@ class Switchboard:
         self, session: Any, asked: list[str], given: list[str], through: list[str], feeds: Sequence[Values]
     ) -> Iterator[Values]:
         for values in feeds:
-            found = session.run_with_ort_values(asked, {name: values[name] for name in given})
-            yield dict(zip(asked, found, strict=True)) | {name: values[name] for name in through}
+            read = {name: values[name] for name in given}
+            with self._named_errors():
+                found = session.run_with_ort_values(asked, read)
+            yield dict(zip(asked, found, strict=True)) | {name: self._value(name, values) for name in through}
 
 
 def _described(name: str, values: Sequence[Any]) -> onnx.ValueInfoProto:
