@@ -235,7 +235,7 @@ class Switchboard:
                 "layer in one piece; look at a part of it"
             ) from error
         with self._named_errors():
-            session = open_session(encoded, num_threads=_core.num_threads(), as_written=False, fold=True)
+            session = open_session(encoded, num_threads=_core.num_threads(), as_written=False, fold=True, spin=False)
         return self._results(session, asked, given, through, feeds)
 
     def _value(self, name: str, values: Values) -> Any:
