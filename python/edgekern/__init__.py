@@ -20,35 +20,63 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 if TYPE_CHECKING:
     from edgekern import llm
     from edgekern.analysis import ErrorReport, Granularity, Sensitivity, compare, granularity, sensitivity
-    from edgekern.artifact import Program
+    from edgekern.artifact import ModelMetadata, Program
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
-    from edgekern.runtime import InferenceSession
+    from edgekern.runtime import (
+        Batcher,
+        Binding,
+        ExecutionMode,
+        ExecutionOrder,
+        GraphOptimizationLevel,
+        InferenceSession,
+        IOBinding,
+        NodeArg,
+        OrtValue,
+        RunOptions,
+        SessionOptions,
+        get_available_providers,
+        get_device,
+        set_default_logger_severity,
+    )
     from edgekern.threadpools import register_threadpoolctl
     from edgekern.transformer import attention, rms_norm, rotary_embedding
 
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
+    "Batcher": "edgekern.runtime",
+    "Binding": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
     "Coverage": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
+    "ExecutionMode": "edgekern.runtime",
+    "ExecutionOrder": "edgekern.runtime",
     "Granularity": "edgekern.analysis",
+    "GraphOptimizationLevel": "edgekern.runtime",
     "Histogram": "edgekern.calibration",
+    "IOBinding": "edgekern.runtime",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
+    "ModelMetadata": "edgekern.artifact",
+    "NodeArg": "edgekern.runtime",
+    "OrtValue": "edgekern.runtime",
     "Program": "edgekern.artifact",
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
     "RingKVCache": "edgekern.kvcache",
+    "RunOptions": "edgekern.runtime",
     "Sensitivity": "edgekern.analysis",
+    "SessionOptions": "edgekern.runtime",
     "attention": "edgekern.transformer",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "coverage": "edgekern.calibration",
+    "get_available_providers": "edgekern.runtime",
     "get_cmake_dir": "edgekern.native",
+    "get_device": "edgekern.runtime",
     "get_include": "edgekern.native",
     "granularity": "edgekern.analysis",
     "quantize": "edgekern.quantization",
@@ -56,22 +84,34 @@ _LAZY = {
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
     "sensitivity": "edgekern.analysis",
+    "set_default_logger_severity": "edgekern.runtime",
 }
 
 __all__ = [
+    "Batcher",
+    "Binding",
     "Calibrator",
     "Coverage",
     "ErrorReport",
+    "ExecutionMode",
+    "ExecutionOrder",
     "Granularity",
+    "GraphOptimizationLevel",
     "Histogram",
+    "IOBinding",
     "InferenceSession",
     "KVFormat",
+    "ModelMetadata",
+    "NodeArg",
+    "OrtValue",
     "PackedWeights",
     "Program",
     "QuantConfig",
     "Ranges",
     "RingKVCache",
+    "RunOptions",
     "Sensitivity",
+    "SessionOptions",
     "TileBlock",
     "TilePlan",
     "__version__",
@@ -83,7 +123,9 @@ __all__ = [
     "dequantize_linear",
     "dynamic_quantize",
     "errors",
+    "get_available_providers",
     "get_cmake_dir",
+    "get_device",
     "get_include",
     "get_num_threads",
     "granularity",
@@ -98,6 +140,7 @@ __all__ = [
     "rms_norm",
     "rotary_embedding",
     "sensitivity",
+    "set_default_logger_severity",
     "set_num_threads",
     "tile_plan",
 ]
