@@ -1,14 +1,18 @@
 """compare: float against integers as they really ran."""
 
+import fnmatch
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
 import edgekern as ek
-from edgekern.analysis import comparison
+from edgekern.analysis import comparison, error_report
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
+from spoilt_models import products, spoilt
 
 from graphs import Graph, feeds_of, onnxruntime_session
 
@@ -215,3 +219,161 @@ def test_a_program_that_does_not_say_its_model_is_compared_with_a_warning(told, 
         pytest.raises(ArgumentValueError, match="no tensor in common"),
     ):
         ek.compare(other, program, data)
+
+
+# --- the error that a layer adds itself
+
+PLAIN = ek.QuantConfig(recipe="w8a8", rounding="nearest", bias_correction=False)
+
+
+def trained(seed=3):
+    """Layers that give about what they take."""
+    g = Graph(seed)
+    y = g.op("Conv", g.input("x", (1, 4, 8, 8)), g.const(g.rng.normal(0, 0.3, (16, 4, 3, 3)), np.float32))
+    y = g.op("Conv", g.op("Relu", y), g.const(g.rng.normal(0, 0.25, (12, 16, 1, 1)), np.float32))
+    y = g.op("Relu", g.op("Conv", g.op("Relu", y), g.const(g.rng.normal(0, 0.2, (8, 12, 3, 3)), np.float32)))
+    return g.model(g.op("Gemm", g.op("Flatten", y), g.const(g.rng.normal(0, 0.1, (128, 10)), np.float32)))
+
+
+def compared(model, data, ranges=None, config=PLAIN):
+    ranges = ranges or ek.Calibrator(model, progress=False).collect_many(data).compute_ranges(method="max")
+    return ek.compare(model, ek.compile(ek.quantize(model, ranges, config), allow_host=False), data)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [feeds_of(trained(), seed) for seed in range(4)]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_the_layer_that_is_spoilt_has_the_error_and_those_behind_have_none_of_their_own(place, images):
+    at = products(trained())[place]
+    model = spoilt(trained(), at)
+    names = [node.name for node in trained().graph.node if node.op_type in ("Conv", "Gemm")]
+    report = compared(model, images)
+    own = {row.name: row for row in report.by_own_error().rows}
+    assert next(iter(own)) == names[place]
+    assert own[names[place]].mark == "sensitive"
+    assert own[names[place]].recommendation == f"keep in float32: keep_float=['{names[place]}']"
+    for name in names[place + 1 :]:  # all are bad, by what comes in
+        assert own[name].sqnr_db < 20 < 30 < own[name].own_db
+        assert own[name].recommendation == "fine: the error comes with its inputs"
+    for name in names[:place]:
+        assert own[name].sqnr_db > 30
+
+
+def test_what_is_recommended_mends_it(images):
+    model = spoilt(trained(), products(trained())[1])
+    [worst, *_] = compared(model, images).by_own_error().rows
+    kept = ek.QuantConfig(
+        recipe="w8a8", rounding="nearest", bias_correction=False, keep_float=[worst.recommendation.split("'")[1]]
+    )
+    assert min(row.own_db for row in compared(model, images, config=kept).rows) > 30
+
+
+def test_of_the_first_layer_all_error_is_its_own(images):
+    rows = {row.op.split("+")[0]: row for row in compared(trained(), images).rows}
+    quantize = rows["QuantizeLinear"]
+    assert quantize.own_db == quantize.sqnr_db
+    assert quantize.own_cosine == quantize.cosine
+    assert quantize.own_max_error == quantize.max_error
+
+
+def test_the_own_error_is_that_of_a_file_in_which_all_before_is_float(images):
+    """The last layer alone in 8 bits: what reaches it is exact."""
+    model = trained()
+    ranges = ek.Calibrator(model, progress=False).collect_many(images).compute_ranges(method="max")
+    last = model.graph.node[-1].name
+    others = [node.name for node in model.graph.node if node.name != last]
+    alone = ek.quantize(
+        model, ranges, ek.QuantConfig(recipe="w8a8", rounding="nearest", bias_correction=False, keep_float=others)
+    )
+    session, reference = onnxruntime_session(alone), onnxruntime_session(model)
+    real, ours = (
+        np.concatenate([s.run(None, feeds)[0] for feeds in images]).astype(np.float64) for s in (reference, session)
+    )
+    row = next(row for row in compared(model, images, ranges).rows if row.name == last)
+    assert row.own_db == pytest.approx(10 * math.log10((real**2).sum() / ((real - ours) ** 2).sum()), abs=0.05)
+    assert row.own_db > row.sqnr_db
+
+
+def test_mse_is_the_mean_square(images):
+    report = compared(trained(), images)
+    real = np.concatenate([onnxruntime_session(trained()).run(None, feeds)[0] for feeds in images]).astype(np.float64)
+    row = next(row for row in report.rows if row.op == "Gemm")
+    assert row.mse == pytest.approx((real**2).mean() / 10 ** (row.sqnr_db / 10), rel=1e-4)
+
+
+def scaled(ranges, name, factor):
+    other = replace(ranges[name], lo=ranges[name].lo * factor, hi=ranges[name].hi * factor)
+    return ek.Ranges({**ranges, name: other}, ranges.model_hash, ranges.method, ranges.options)
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.6])
+def test_what_a_range_cuts_off_is_counted_and_a_wider_one_is_recommended(factor, images):
+    model = trained()
+    ranges = ek.Calibrator(model, progress=False).collect_many(images).compute_ranges(method="max")
+    name = next(node for node in model.graph.node if node.op_type == "Relu").output[0]
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    tapped.graph.output.append(onnx.ValueInfoProto(name=name))
+    values = np.concatenate([onnxruntime_session(tapped).run([name], feeds)[0] for feeds in images])
+    hi = ranges[name].hi * factor
+    row = next(row for row in compared(model, images, scaled(ranges, name, factor)).rows if row.tensor == name)
+    assert row.clipped == pytest.approx((values > hi + hi / 255 / 2).mean(), abs=1e-4)
+    assert row.clipped > 1e-3
+    assert row.mark == "sensitive"
+    assert row.recommendation.startswith(f"wider range: clipped {row.clipped:.2%}, ")
+
+
+def test_16_bits_are_recommended_where_the_steps_are_too_coarse_and_mend_it(images):
+    model = trained()
+    ranges = ek.Calibrator(model, progress=False).collect_many(images).compute_ranges(method="max")
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    wide = scaled(ranges, relu.output[0], 40)
+    row = next(row for row in compared(model, images, wide).rows if row.tensor == relu.output[0])
+    assert row.clipped == 0
+    assert row.mark == "sensitive"
+    rule = f"'{relu.name}': 'w8a16'"
+    assert row.recommendation.startswith(f"w8a16: overrides={{{rule}}}, the steps of its result are ")
+    mended = ek.QuantConfig(recipe="w8a8", rounding="nearest", bias_correction=False, overrides={relu.name: "w8a16"})
+    program = ek.compile(ek.quantize(model, wide, mended))
+    after = {row.tensor: row for row in ek.compare(model, program, images).rows}
+    assert after[relu.output[0]].own_db > row.own_db + 15
+
+
+def test_an_input_whose_steps_are_too_coarse_is_mended_by_its_reader(images):
+    model = trained()
+    ranges = ek.Calibrator(model, progress=False).collect_many(images).compute_ranges(method="max")
+    row = next(row for row in compared(model, images, scaled(ranges, "x", 40)).rows if row.tensor == "x")
+    assert row.recommendation.startswith(f"w8a16: overrides={{'{model.graph.node[0].name}': 'w8a16'}}, ")
+
+
+def test_a_rule_names_the_node_and_no_other():
+    assert error_report.rule_for("a[1]/b*?") == "a[[]1]/b[*][?]"
+    assert fnmatch.fnmatchcase("a[1]/b*?", error_report.rule_for("a[1]/b*?"))
+
+
+@pytest.mark.filterwarnings("ignore::edgekern.errors.EdgekernWarning")
+def test_own_errors_of_programs_with_host_steps_and_branches(images):
+    g = Graph()
+    y = g.op("Relu", g.op("Conv", g.input("x", (1, 4, 8, 8)), g.const(g.rng.normal(0, 0.3, (8, 4, 3, 3)), np.float32)))
+    a = g.op("Conv", y, g.const(g.rng.normal(0, 0.3, (8, 8, 1, 1)), np.float32))
+    b = g.op("Conv", y, g.const(g.rng.normal(0, 0.3, (8, 8, 1, 1)), np.float32))
+    y = g.op("Concat", g.op("Add", a, b), g.op("MaxPool", y, kernel_shape=[1, 1]), axis=1)
+    y = g.op("Sinh", g.op("Mul", y, g.const(0.1, np.float32)))
+    model = g.model(g.op("Conv", y, g.const(g.rng.normal(0, 0.2, (4, 16, 3, 3)), np.float32)))
+    ranges = ek.Calibrator(model, progress=False).collect_many(images).compute_ranges()
+    report = ek.compare(model, ek.compile(ek.quantize(model, ranges)), images)
+    assert all(row.own_db > 30 for row in report.rows)
+    assert all(row.own_db > row.sqnr_db - 3 for row in report.rows)  # errors may cancel, a little
+
+
+def test_the_report_goes_into_json_and_csv(report_and_program, tmp_path):
+    report, _ = report_and_program
+    saved = json.loads(report.to_json())
+    assert saved["feeds"] == 4
+    assert [row["own_db"] for row in saved["rows"]] == [row.own_db for row in report.rows]
+    assert {row["mark"] for row in saved["rows"]} <= {"", "watch", "sensitive"}
+    assert len(report.to_csv(tmp_path / "r.csv").splitlines()) == 1 + len(report.rows)
+    assert report.rows[0].name in repr(report)

@@ -19,9 +19,9 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 
 if TYPE_CHECKING:
     from edgekern import llm
-    from edgekern.analysis import ErrorReport, compare
+    from edgekern.analysis import ErrorReport, Granularity, Sensitivity, compare, granularity, sensitivity
     from edgekern.artifact import ModelMetadata, Program
-    from edgekern.calibration import Calibrator, Histogram, Ranges
+    from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
@@ -50,9 +50,11 @@ _LAZY = {
     "Batcher": "edgekern.runtime",
     "Binding": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
+    "Coverage": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
     "ExecutionMode": "edgekern.runtime",
     "ExecutionOrder": "edgekern.runtime",
+    "Granularity": "edgekern.analysis",
     "GraphOptimizationLevel": "edgekern.runtime",
     "Histogram": "edgekern.calibration",
     "IOBinding": "edgekern.runtime",
@@ -66,18 +68,22 @@ _LAZY = {
     "Ranges": "edgekern.calibration",
     "RingKVCache": "edgekern.kvcache",
     "RunOptions": "edgekern.runtime",
+    "Sensitivity": "edgekern.analysis",
     "SessionOptions": "edgekern.runtime",
     "attention": "edgekern.transformer",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "coverage": "edgekern.calibration",
     "get_available_providers": "edgekern.runtime",
     "get_cmake_dir": "edgekern.native",
     "get_device": "edgekern.runtime",
     "get_include": "edgekern.native",
+    "granularity": "edgekern.analysis",
     "quantize": "edgekern.quantization",
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
+    "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
 }
 
@@ -85,9 +91,11 @@ __all__ = [
     "Batcher",
     "Binding",
     "Calibrator",
+    "Coverage",
     "ErrorReport",
     "ExecutionMode",
     "ExecutionOrder",
+    "Granularity",
     "GraphOptimizationLevel",
     "Histogram",
     "IOBinding",
@@ -102,6 +110,7 @@ __all__ = [
     "Ranges",
     "RingKVCache",
     "RunOptions",
+    "Sensitivity",
     "SessionOptions",
     "TileBlock",
     "TilePlan",
@@ -109,6 +118,7 @@ __all__ = [
     "attention",
     "compare",
     "compile",
+    "coverage",
     "cpu_info",
     "dequantize_linear",
     "dynamic_quantize",
@@ -118,6 +128,7 @@ __all__ = [
     "get_device",
     "get_include",
     "get_num_threads",
+    "granularity",
     "interleave_gate_up",
     "linear",
     "llm",
@@ -128,6 +139,7 @@ __all__ = [
     "register_threadpoolctl",
     "rms_norm",
     "rotary_embedding",
+    "sensitivity",
     "set_default_logger_severity",
     "set_num_threads",
     "tile_plan",

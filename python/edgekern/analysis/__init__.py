@@ -1,5 +1,18 @@
-"""Reports on compiled models as they really run. Needs ``edgekern[toolkit]``."""
+"""Reports on what quantization costs a model, and where. Needs ``edgekern[toolkit]``."""
 
-from edgekern.analysis.comparison import ErrorReport, ErrorRow, compare
+from edgekern.analysis.comparison import compare
+from edgekern.analysis.error_report import ErrorReport, ErrorRow
+from edgekern.analysis.measure_granularity import Granularity, GranularityRow, granularity
+from edgekern.analysis.measure_sensitivity import Sensitivity, SensitivityRow, sensitivity
 
-__all__ = ["ErrorReport", "ErrorRow", "compare"]
+__all__ = [
+    "ErrorReport",
+    "ErrorRow",
+    "Granularity",
+    "GranularityRow",
+    "Sensitivity",
+    "SensitivityRow",
+    "compare",
+    "granularity",
+    "sensitivity",
+]

@@ -14,6 +14,8 @@ import onnx
 
 from edgekern._arrays import Lent, as_array, is_array, plain, unnamed
 from edgekern._core import DType, StepKind, TensorDef
+from edgekern.analysis.error_report import Clipped, ErrorReport, ErrorRow, recommend
+from edgekern.analysis.figures import Sums
 from edgekern.artifact import Program, TensorInfo
 from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
@@ -35,83 +37,6 @@ _IMAGE_PRODUCTS = frozenset({StepKind.CONV, StepKind.DEPTHWISE})
 
 
 @dataclass(frozen=True)
-class ErrorRow:
-    """How far one layer is from float.
-
-    Attributes
-    ----------
-    name : name of the ONNX node
-    tensor : the float tensor that was compared
-    op : the ONNX operators that the step does
-    path : the code that ran: "tile", "thin", "gemv", "lookup", ...
-    sqnr_db : signal to quantization noise in dB; infinite where nothing differs
-    cosine : cosine of the angle between float and integer result
-    max_error : largest absolute difference
-    """
-
-    name: str
-    tensor: str
-    op: str
-    path: str
-    sqnr_db: float
-    cosine: float
-    max_error: float
-
-
-@dataclass(frozen=True)
-class ErrorReport:
-    """Rows of :func:`compare`, worst SQNR first; ``str()`` is the table."""
-
-    rows: tuple[ErrorRow, ...]
-    feeds: int
-
-    def worst(self, count: int = 10) -> tuple[ErrorRow, ...]:
-        return self.rows[:count]
-
-    def __str__(self) -> str:
-        names = max((len(row.name) for row in self.rows), default=5)
-        ops = max((len(row.op) for row in self.rows), default=9)
-        head = f"{'layer':<{names}}  {'operators':<{ops}}  path         SQNR dB    cosine  max error"
-        lines = [
-            f"{row.name:<{names}}  {row.op:<{ops}}  {row.path:<11}{row.sqnr_db:>9.2f}{row.cosine:>10.6f}"
-            f"{row.max_error:>11.4g}"
-            for row in self.rows
-        ]
-        return "\n".join([head, *lines, f"INT8 against float32 on {self.feeds} feeds, worst first"])
-
-
-@dataclass
-class _Sums:
-    """What the three figures need of a layer, added up over all feeds in float64."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-    other: float = 0.0
-    product: float = 0.0
-    max_error: float = 0.0
-
-    def add(self, real: Array, ours: Array) -> None:
-        x, y = real.astype(np.float64).reshape(-1), ours.astype(np.float64).reshape(-1)
-        error = y - x
-        self.signal += float(x @ x)
-        self.other += float(y @ y)
-        self.product += float(x @ y)
-        self.noise += float(error @ error)
-        self.max_error = max(self.max_error, float(np.abs(error).max(initial=0)))
-
-    @property
-    def sqnr_db(self) -> float:
-        if self.noise == 0:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
-
-    @property
-    def cosine(self) -> float:
-        lengths = math.sqrt(self.signal) * math.sqrt(self.other)
-        return self.product / lengths if lengths else float(self.signal == self.other)
-
-
-@dataclass(frozen=True)
 class _Layer:
     """A step and the float tensor that it stands for."""
 
@@ -119,14 +44,38 @@ class _Layer:
     tensor: str
     definition: TensorDef
     nhwc: bool
-    sums: _Sums = field(default_factory=_Sums)
+    sums: Sums = field(default_factory=Sums)
+    own: Sums = field(default_factory=Sums)
+    clipped: Clipped = field(default_factory=Clipped)
+
+    @property
+    def is_codes(self) -> bool:
+        return self.definition.dtype in (DType.U8, DType.S8)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value that the codes stand for."""
+        d, (first, last) = self.definition, (0, 255) if self.definition.dtype == DType.U8 else (-128, 127)
+        return (first - d.zero_point) * d.scale, (last - d.zero_point) * d.scale
 
     def real(self, stored: Array) -> Array:
         """The values of the integers, in ONNX's order."""
         d = self.definition
-        if d.dtype in (DType.U8, DType.S8):
+        if self.is_codes:
             stored = (stored.astype(np.int32) - d.zero_point).astype(np.float32) * np.float32(d.scale)
         return stored.transpose(0, 3, 1, 2) if self.nhwc else stored
+
+    def stored(self, real: Array) -> Array | None:
+        """The opposite: values as the program stores them; None where it stores them in a type of its own."""
+        d = self.definition
+        shape = (d.shape[0], d.shape[3], d.shape[1], d.shape[2]) if self.nhwc else tuple(d.shape)
+        if real.dtype != np.float32 or not (self.is_codes or d.dtype == DType.F32):
+            return None
+        real = real.reshape(shape)
+        real = np.ascontiguousarray(real.transpose(0, 2, 3, 1) if self.nhwc else real)
+        if not self.is_codes:
+            return real
+        return quantize_linear(real, d.scale, d.zero_point, dtype=np.uint8 if d.dtype == DType.U8 else np.int8)
 
 
 def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Feeds) -> ErrorReport:
@@ -145,7 +94,8 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     Returns
     -------
     ErrorReport
-        A row a layer. The integers are those in the arena after each step, not a simulation.
+        A row a layer. The integers are those in the arena after each step, not a simulation. For the error of a layer's
+        own, each step runs again on what the float model has for its inputs, rounded to the codes that it reads.
 
     Raises
     ------
@@ -187,16 +137,22 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
             raise unnamed("compare", "each of data", feeds, names)
         arrays = {name: _contiguous(f"input {name!r}", array) for name, array in feeds.items()}
         # Says what is wrong with them before onnxruntime does.
-        steps = session.trace({name: _as_codes(array, borders.get(name)) for name, array in arrays.items()})
+        codes = {name: _as_codes(array, borders.get(name)) for name, array in arrays.items()}
+        steps = session.trace(codes)
         real = {**arrays, **_float_run(reference, arrays)}
         for step, stored in steps:
             if step in layers:
                 _add(layers[step], real, stored)
+        exact = _Exact(program, layers, real)
+        for step, stored in session.trace(codes, given=exact.stored):
+            if step in layers:
+                layers[step].own.add(real[layers[step].tensor], layers[step].real(stored))
         count += 1
     if count == 0:
         raise ArgumentValueError("compare: data is empty; give at least one feed")
     paths = session.paths
-    rows = [_row(program, paths, layer) for layer in layers.values()]
+    makers = _makers(model.proto)
+    rows = [_row(program, paths, layer, makers) for layer in layers.values()]
     return ErrorReport(tuple(sorted(rows, key=lambda row: row.sqnr_db)), count)
 
 
@@ -251,11 +207,63 @@ def _add(layer: _Layer, real: Mapping[str, Array], stored: Array) -> None:
             "another model?"
         )
     layer.sums.add(expected, ours)
+    if layer.is_codes:
+        layer.clipped.add(expected, *layer.limits, layer.definition.scale)
 
 
-def _row(program: Program, paths: Sequence[str], layer: _Layer) -> ErrorRow:
-    info, sums = program.steps[layer.step], layer.sums
-    return ErrorRow(info.name, layer.tensor, info.op, paths[layer.step], sums.sqnr_db, sums.cosine, sums.max_error)
+class _Exact:
+    """What the float model has for the tensors of a program, as they are stored there."""
+
+    def __init__(self, program: Program, layers: Mapping[int, _Layer], real: Mapping[str, Array]) -> None:
+        self._layers = {program.index.steps[number].outputs[0]: layer for number, layer in layers.items()}
+        self._tensors, self._real = program.index.tensors, real
+
+    def stored(self, tensor: int) -> Array | None:
+        shape = tuple(self._tensors[tensor].shape)
+        while tensor not in self._layers and self._tensors[tensor].alias_of >= 0:
+            tensor = self._tensors[tensor].alias_of
+        layer = self._layers.get(tensor)
+        stored = None if layer is None else layer.stored(self._real[layer.tensor])
+        return None if stored is None or stored.size != math.prod(shape) else stored.reshape(shape)
+
+
+def _makers(model: onnx.ModelProto) -> dict[str, str]:
+    """What rules call the node that makes each tensor; of an input the first one that reads it."""
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        called = node.name or node.output[0]
+        found |= dict.fromkeys(node.output, called)
+        for name in node.input:
+            found.setdefault(name, called)
+    return found
+
+
+def _row(program: Program, paths: Sequence[str], layer: _Layer, makers: Mapping[str, str]) -> ErrorRow:
+    info, sums, own = program.steps[layer.step], layer.sums, layer.own
+    maker = makers.get(layer.tensor, info.name)
+    return ErrorRow(
+        name=info.name,
+        tensor=layer.tensor,
+        op=info.op,
+        path=paths[layer.step],
+        sqnr_db=sums.sqnr_db,
+        cosine=sums.cosine,
+        max_error=sums.max_error,
+        mse=sums.mse,
+        own_db=own.sqnr_db,
+        own_cosine=own.cosine,
+        own_max_error=own.max_error,
+        clipped=layer.clipped.share,
+        recommendation=recommend(
+            info.name if info.name in makers.values() else maker,
+            maker,
+            sums.sqnr_db,
+            own,
+            layer.clipped,
+            precision=program.precisions[layer.step],
+            step=layer.definition.scale if layer.is_codes else 0.0,
+        ),
+    )
 
 
 def _common_layers(model: onnx.ModelProto, program: Program) -> dict[int, _Layer]:

@@ -6,12 +6,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from edgekern import files
 from edgekern._arguments import file_path
+from edgekern._reports import Chart, Report
 from edgekern.errors import ArgumentValueError, CalibrationError
 from edgekern.file_kinds import naming_kind
 
@@ -96,17 +97,32 @@ class Ranges(Mapping[str, TensorRange]):
             lines.append(f"{name:<{width}}  {r.lo:>12.6g}  {r.hi:>12.6g}  {100 * r.clipped_fraction:>9.4f}  {odd}")
         return "\n".join(lines)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON, atomically; floats are written so that :meth:`load` gives the same bits."""
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """What :meth:`save` writes: plain dicts, lists, numbers and strings."""
+        return {
             "format": _FORMAT,
             "version": _VERSION,
             "model_hash": self.model_hash,
             "method": self.method,
-            "options": self.options,
+            "options": dict(self.options),
             "tensors": {name: asdict(r) for name, r in self.items()},
         }
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as text; :meth:`save` writes it into a file."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A line a tensor, without the means of channels; into a file, too, where ``path`` is given."""
+        return _RangeTable.of(self).to_csv(path)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the width of the widest ranges as bars; see :meth:`edgekern.ErrorReport.plot`."""
+        _RangeTable.of(self).plot(path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, atomically; floats are written so that :meth:`load` gives the same bits."""
+        text = self.to_json()
         with files.atomic_write(file_path("Ranges.save", "path", path), function="Ranges.save") as file:
             file.write(text.encode())
 
@@ -143,6 +159,35 @@ class Ranges(Mapping[str, TensorRange]):
                 f"Ranges.load: {str(file)!r} is not a version {_VERSION} ranges file ({error!r}); "
                 "write it with Ranges.save"
             ) from error
+
+
+@dataclass(frozen=True)
+class _RangeRow:
+    tensor: str
+    lo: float
+    hi: float
+    count: int
+    num_nan: int
+    num_inf: int
+    clipped_fraction: float
+    power: float | None
+    noise: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class _RangeTable(Report):
+    rows: tuple[_RangeRow, ...]
+
+    @staticmethod
+    def of(ranges: Ranges) -> _RangeTable:
+        names = [f.name for f in fields(_RangeRow)][1:]
+        return _RangeTable(
+            tuple(_RangeRow(tensor, **{n: getattr(r, n) for n in names}) for tensor, r in ranges.items())
+        )
+
+    def _chart(self) -> Chart:
+        rows = sorted(self.rows, key=lambda row: row.lo - row.hi)
+        return Chart("Ranges, widest first", "hi - lo", [(row.tensor, row.hi - row.lo) for row in rows], {})
 
 
 def _tensor_range(saved: dict[str, Any]) -> TensorRange:

@@ -39,6 +39,11 @@ def mark_dynamic(node: ir.Node | onnx.NodeProto) -> None:
         node.metadata_props.add(key=_KEY, value=_VALUE)
 
 
+def is_marked(node: onnx.NodeProto) -> bool:
+    """Whether a node of a file is to quantize its rows by itself; :func:`is_dynamic` knows whether it can."""
+    return any(entry.key == _KEY and entry.value == _VALUE for entry in node.metadata_props)
+
+
 def weight_inputs(node: ir.Node) -> tuple[int, ...]:
     """Which inputs of a product that may quantize its rows are the weights."""
     return (1, 2) if node.op_type in RECURRENT else (1,)

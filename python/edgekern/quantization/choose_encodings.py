@@ -69,7 +69,7 @@ def quantize_layer(
             _require_finite(node, value, array, function)
     layer = quantize_weights(
         weights[:, None] if weights.ndim == 1 else weights,
-        _layout(node, max(weights.ndim, 2)),
+        layout_of(node, max(weights.ndim, 2)),
         inputs,
         methods=methods,
         bias=None if bias is None else bias.reshape(-1),
@@ -90,7 +90,7 @@ def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method],
     assert values is not None
     _require_finite(node, weights, values, function)
     rows = Encoding(1.0, signed=True)
-    return quantize_weights(values, _layout(node, values.ndim), rows, methods=methods, takes_bias=False)
+    return quantize_weights(values, layout_of(node, values.ndim), rows, methods=methods, takes_bias=False)
 
 
 def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
@@ -136,7 +136,8 @@ def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatAr
     return {} if means is None else {CHANNEL_MEANS: np.array(means, np.float64)}
 
 
-def _layout(node: ir.Node, rank: int) -> WeightLayout:
+def layout_of(node: ir.Node, rank: int) -> WeightLayout:
+    """The axes of the weights of a Conv, ConvTranspose, Gemm or MatMul, which have so many."""
     if node.op_type == "Conv":
         return WeightLayout(0, 1, groups=int(attribute(node, "group", 1)))
     if node.op_type == "ConvTranspose":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -140,13 +140,36 @@ def compute_encodings(
 
 
 @dataclass(frozen=True)
+class Switchable:
+    """A QDQ model that still holds its float constants, so that each layer can be put back into float32.
+
+    Attributes
+    ----------
+    proto : with floats at its borders
+    stands_for : of every tensor that nodes read dequantized the name of the float one, "" where there was none
+    """
+
+    proto: onnx.ModelProto
+    stands_for: Mapping[str, str]
+
+
+def quantize_switchable(
+    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None, *, function: str, shapes: Shapes | None = None
+) -> Switchable:
+    """What :func:`quantize` writes, before the float constants go; ``function`` is for its errors and warnings."""
+    done = _quantized(model, ranges, config, function, shapes, float_borders=True)
+    done.warn(function)
+    return Switchable(ir.serde.serialize_model(done.model), done.stands_for)
+
+
+@dataclass(frozen=True)
 class _Quantized:
     """``source`` is the float model.
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
     holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
     ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for, ``clipped`` names of 16-bit
-    tensors whose ranges leave values out.
+    tensors whose ranges leave values out, ``stands_for`` is that of the writer. ``model`` holds the float weights, too.
     """
 
     source: Skeleton
@@ -161,6 +184,7 @@ class _Quantized:
     without_rows: tuple[ir.Node, ...]
     choices: tuple[Choice, ...]
     clipped: tuple[str, ...]
+    stands_for: dict[str, str]
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
@@ -187,7 +211,13 @@ class _Quantized:
 
 
 def _quantized(
-    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None, function: str, shapes: Shapes | None
+    model: ModelLike,
+    ranges: Ranges | None,
+    config: QuantConfig | None,
+    function: str,
+    shapes: Shapes | None,
+    *,
+    float_borders: bool = False,
 ) -> _Quantized:
     if ranges is not None and not isinstance(ranges, Ranges):
         raise ArgumentTypeError(
@@ -206,7 +236,8 @@ def _quantized(
     if (broken := broken_rule(opened)) is not None:
         raise QuantizationError(f"{function}: {broken}")
     try:
-        return _encoded(opened, Ranges({}, found, "none") if ranges is None else ranges, config, function)
+        ranges = Ranges({}, found, "none") if ranges is None else ranges
+        return _encoded(opened, ranges, config, function, float_borders=float_borders)
     except Exception as error:
         reason = contradiction(opened, error)
         if reason is None:
@@ -214,7 +245,9 @@ def _quantized(
         raise QuantizationError(f"{function}: {reason}") from error
 
 
-def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str) -> _Quantized:
+def _encoded(
+    opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str, *, float_borders: bool
+) -> _Quantized:
     graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
     _require_as_exported(graph_model.graph, function)
     front_end = apply_rules(graph_model.graph, config, function=function)
@@ -274,7 +307,8 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
             f"'w8a8-dynamic' is for{rest}"
         )
     writer.write_activations()
-    borders.write(graph_model.graph)
+    if not float_borders:
+        borders.write(graph_model.graph)
     return _Quantized(
         opened,
         graph_model,
@@ -288,6 +322,7 @@ def _encoded(opened: Skeleton, ranges: Ranges, config: QuantConfig, function: st
         tuple(without_rows),
         tuple(Choice(label(n), n.op_type, recipes.get(label(n), "float32"), db) for n, db in results.items()),
         tuple(name for name, e in encodings.items() if e.bits > 8 and name in ranges and ranges[name].clipped_fraction),
+        writer.stands_for,
     )
 
 

@@ -27,11 +27,17 @@ class QdqWriter:
         Prepared by :func:`~edgekern.quantization.prepare.prepare`.
     placement : Placement
     encodings : mapping of the tensors that become 8-bit to their encodings
+
+    Attributes
+    ----------
+    stands_for : dict
+        Of every tensor that nodes read dequantized the name of the float one that it stands for, "" for none.
     """
 
     def __init__(self, graph: ir.Graph, placement: Placement, encodings: Mapping[ir.Value, Encoding]) -> None:
         self._graph, self._placement, self._encodings = graph, placement, encodings
         self._parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self.stands_for: dict[str, str] = {}
 
     def write_weights(self, node: ir.Node, layer: QuantizedWeights) -> None:
         """Let a Conv, Gemm or MatMul read its weights and bias as integers and their DQ."""
@@ -40,20 +46,26 @@ class QdqWriter:
         assert weights_value is not None
         bias_value = rest[0] if rest else None
         self._parameters_of(source)  # first, so that they stand before the weights in the file
-        node.replace_input_with(1, self._restored_weights(node, str(weights_value.name), layer))
+        restored = self._restored_weights(node, str(weights_value.name), layer)
+        self.stands_for[str(restored.name)] = str(weights_value.name)
+        node.replace_input_with(1, restored)
         if layer.bias is not None:
             name = f"{node.outputs[0].name}_bias" if bias_value is None else str(bias_value.name)
             stored = new_initializer(self._graph, f"{name}_quantized", layer.bias)
             scale = new_initializer(self._graph, f"{stored.name}_scale", layer.bias_scale)
             node.resize_inputs(3)
-            node.replace_input_with(2, self._restored_constant(node, [stored, scale], 0))
+            restored = self._restored_constant(node, [stored, scale], 0)
+            self.stands_for[str(restored.name)] = "" if bias_value is None else str(bias_value.name)
+            node.replace_input_with(2, restored)
 
     def write_dynamic(self, node: ir.Node, layers: Mapping[int, QuantizedWeights]) -> None:
         """Let a product read weights, by its inputs, as integers and their DQ, and quantize its rows by itself."""
         for at, layer in layers.items():
             weights = node.inputs[at]
             assert weights is not None
-            node.replace_input_with(at, self._restored_weights(node, str(weights.name), layer))
+            restored = self._restored_weights(node, str(weights.name), layer)
+            self.stands_for[str(restored.name)] = str(weights.name)
+            node.replace_input_with(at, restored)
         mark_dynamic(node)
 
     def write_activations(self) -> None:
@@ -90,6 +102,7 @@ class QdqWriter:
             name if is_output else free_name(self._graph, f"{name}_dequantized"),
             value.shape,
         )
+        self.stands_for[str(restored.outputs[0].name)] = str(value.name)
         if is_output:
             value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
             quantize.replace_input_with(0, value)
@@ -110,6 +123,7 @@ class QdqWriter:
         stored = new_initializer(self._graph, f"{value.name}_quantized", codes)
         name = free_name(self._graph, f"{value.name}_dequantized")
         restored = self._node("DequantizeLinear", [stored, scale, zero_point], name, value.shape)
+        self.stands_for[name] = str(value.name)
         for node, index in list(value.uses()):
             if node in self._placement.integer and node not in self._placement.weighted:
                 node.replace_input_with(index, restored.outputs[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekern.runtime.measured_paths import Choice
 
 Array = npt.NDArray[Any]
+Given = Callable[[int], "Array | None"]  # what is to stand in a tensor, as it is stored
 
 
 class Runner:
@@ -99,17 +100,29 @@ class Runner:
             return lambda runner: runner.run_copying(arrays, targets)
         return lambda runner: runner.run_bound(bound)
 
-    def trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
-        """Run step by step: the number of each kernel step, and its result where it lies."""
+    def trace(self, arrays: list[Array], given: Given | None = None) -> Iterator[tuple[int, Array]]:
+        """Run step by step: the number of each kernel step, and its result where it lies.
+
+        What is ``given`` for a tensor, by its number, stands in it before each step that reads it.
+        """
         segments, steps = self.program.index.segments, self.program.index.steps
         self._fill(arrays)
         for what, number in self.program.manifest.order:
             if what == "host":
+                self._write(given, (tensor for _, tensor in self.program.host_steps[number].inputs))
                 self.hosts[number].run()
                 continue
             for step in range(segments[number].begin, segments[number].end):
+                self._write(given, steps[step].inputs)
                 self.core.run_step(step)
                 yield step, self.core.tensor(steps[step].outputs[0])
+
+    def _write(self, given: Given | None, tensors: Iterable[int]) -> None:
+        if given is None:
+            return
+        for tensor in tensors:
+            if (values := given(tensor)) is not None:
+                np.copyto(self.core.tensor(tensor), values)
 
     def profile(self, arrays: list[Array], targets: list[Array | None], runs: int) -> Profile:
         """Run with a clock in every step."""

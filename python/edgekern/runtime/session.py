@@ -29,7 +29,7 @@ from edgekern.runtime.options import RunOptions, SessionOptions, check_run_optio
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.providers import Providers, check_providers
 from edgekern.runtime.run_trace import RunTrace
-from edgekern.runtime.runner import Arena, Runner
+from edgekern.runtime.runner import Arena, Given, Runner
 
 Array = npt.NDArray[Any]
 
@@ -278,8 +278,15 @@ class InferenceSession(OnnxruntimeMethods):
         arrays = dict(zip(self._runner.inputs, self._ordered(input_feed), strict=True))
         return self._callers.submit(partial(self.run, names, arrays, run_options, out=out), callback, user_data)
 
-    def trace(self, feeds: Feeds) -> Iterator[tuple[int, Array]]:
+    def trace(self, feeds: Feeds, *, given: Given | None = None) -> Iterator[tuple[int, Array]]:
         """Run step by step.
+
+        Parameters
+        ----------
+        feeds : as of :meth:`run`
+        given : function, optional
+            Asked before each step for every tensor that it reads, by its number: the array that shall stand there, of
+            the dtype and shape in which it is stored, or None for what the steps before have made of it.
 
         Yields
         ------
@@ -299,12 +306,12 @@ class InferenceSession(OnnxruntimeMethods):
         nothing: list[Array | None] = [None] * len(self._runner.outputs)
         self._runner.core.check(arrays, nothing)
         self._runner.report_copies("trace", arrays, nothing)
-        return self._trace(arrays)
+        return self._trace(arrays, given)
 
-    def _trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
+    def _trace(self, arrays: list[Array], given: Given | None) -> Iterator[tuple[int, Array]]:
         forks = self._forks
         with self._lender.lend() as arena:
-            for step in arena.runners[0].trace(arrays):
+            for step in arena.runners[0].trace(arrays, given):
                 yield step
                 if self._forks != forks:
                     raise ForkError("trace: this process was forked between two steps; call trace again")
