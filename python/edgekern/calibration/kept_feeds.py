@@ -54,14 +54,14 @@ class KeptFeeds:
         """The samples, and where they end."""
         return {"samples": [dict(arrays) for arrays in self], "end": self._kept.end, "limit_bytes": self.limit_bytes}
 
-    def loaded(self, state: Mapping[str, Any], dtypes: Mapping[str, str]) -> KeptFeeds:
+    def loaded(self, state: Mapping[str, Any], dtypes: Mapping[str, str | None]) -> KeptFeeds:
         """New ones of a saved state; KeyError, TypeError or ValueError where it is none."""
         fresh = KeptFeeds(int(state["limit_bytes"]), by_row=self._by_row)
         samples: Sequence[Mapping[str, Any]] = state["samples"]
         for arrays in samples:
             if set(arrays) != set(dtypes):
                 raise ValueError(f"a sample has {sorted(arrays)}, the model takes {sorted(dtypes)}")
-            fresh._offer({name: np.asarray(arrays[name], dtypes[name] or None) for name in arrays})
+            fresh._offer({name: np.asarray(arrays[name], dtypes[name]) for name in arrays})
         if len(fresh) != len(samples):
             raise ValueError(f"{len(samples)} samples are not those that are kept")
         fresh._kept.cut(str(state["end"]))

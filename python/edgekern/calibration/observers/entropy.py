@@ -1,4 +1,4 @@
-"""The relative entropy of what a range keeps of a histogram: of a threshold on ``|x|``, and of a window with two ends."""
+"""The relative entropy of what a range keeps of a histogram: of a threshold on ``|x|``, of a window with two ends."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _bins(function: str, num_bins: Bins, num_levels: int, auto: int) -> int:
     if isinstance(num_bins, str) and num_bins == "auto":  # an array is equal in parts
         return auto
     whole = isinstance(num_bins, (int, np.integer)) and not isinstance(num_bins, bool)
-    if not whole or not num_levels <= num_bins <= MAX_BINS:  # type: ignore[operator]
+    if not whole or not num_levels <= num_bins <= MAX_BINS:
         raise ArgumentValueError(
             f'{function}: num_bins must be "auto" or an integer in [{num_levels}, {MAX_BINS}] '
             f"for {num_levels} levels, got {num_bins!r}"

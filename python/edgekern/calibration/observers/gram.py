@@ -35,7 +35,7 @@ class GramMatrix:
 
     Notes
     -----
-    NaN and infinite values count as 0. A tensor whose columns change in number, and one whose sums pass 2**44, has none.
+    NaN and infinite values count as 0. A tensor whose columns change in number, or whose sums pass 2**44, has none.
     """
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:

@@ -1,4 +1,4 @@
-"""Samples as they are, as many as a limit in bytes allows: those of the lowest hashes, whatever the order they come in."""
+"""Samples as they are, as many as a limit in bytes allows: those of the lowest hashes, in whatever order they come."""
 
 from __future__ import annotations
 
