@@ -6,19 +6,23 @@
 from edgekern.calibration.calibrator import Calibrator
 from edgekern.calibration.feeds import Feeds
 from edgekern.calibration.observed import observed_tensors, weighted_inputs
-from edgekern.calibration.observers.histogram import Histogram, Method
+from edgekern.calibration.observers.histogram import AnyMethod, Histogram, Method
 from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.calibration.table import TableRow, table_of
 from edgekern.graph.model import load_model, model_hash
 
 __all__ = [
+    "AnyMethod",
     "Calibrator",
     "Feeds",
     "Histogram",
     "Method",
     "Ranges",
+    "TableRow",
     "TensorRange",
     "load_model",
     "model_hash",
     "observed_tensors",
+    "table_of",
     "weighted_inputs",
 ]

@@ -16,7 +16,7 @@ from edgekern.calibration.choose_ranges import choose_ranges, report_noise
 from edgekern.calibration.feeds import Feeds, check_feeds, dtypes_of
 from edgekern.calibration.kept_feeds import LIMIT_BYTES, KeptFeeds
 from edgekern.calibration.observed import observed_tensors
-from edgekern.calibration.observers.histogram import EXPONENTS, Histogram, Method, check_options
+from edgekern.calibration.observers.histogram import EXPONENTS, AnyMethod, Histogram, Method, check_options
 from edgekern.calibration.observers.kinds import DEFAULT, HISTOGRAM, KINDS
 from edgekern.calibration.observers.observer_set import ObserverSet
 from edgekern.calibration.progress import progress_bar
@@ -211,7 +211,7 @@ class Calibrator:
 
     def compute_ranges(
         self,
-        method: Method | Literal["auto"] = "mse",
+        method: AnyMethod = "mse",
         *,
         symmetric: bool = False,
         num_bits: int = 8,
@@ -243,7 +243,7 @@ class Calibrator:
             all that their ranges lose: less than 15 dB in 8 bits, 6 dB less for each bit less, but never less than 3.
         """
         function = "Calibrator.compute_ranges"
-        check_options(function, method, percentile, exponent, (*get_args(Method), AUTO))
+        check_options(function, method, percentile, exponent, get_args(AnyMethod))
         if self._num_batches == 0:
             raise CalibrationError(
                 "Calibrator.compute_ranges: no batch was collected; call collect with sample data first"

@@ -127,7 +127,8 @@ def rounded(x: Array, lo: float, hi: float, num_bits: int) -> Array:
     last = 2**num_bits - 1
     scale = x.dtype.type((hi - lo) / last) or x.dtype.type(1)
     zero_point = round(-lo / float(scale))
-    codes = np.divide(x, scale, out=np.empty_like(x))
+    codes: Array = np.divide(x, scale, out=np.empty_like(x))
     np.rint(codes, out=codes)
     np.clip(codes, -zero_point, last - zero_point, out=codes)
-    return np.multiply(codes, scale, out=codes)
+    np.multiply(codes, scale, out=codes)
+    return codes

@@ -18,6 +18,7 @@ from edgekern.calibration.observers.base import reading_state, whole_numbers
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
 Method = Literal["max", "percentile", "mse", "p-norm", "entropy", "entropy-two-sided"]
+AnyMethod = Literal["max", "percentile", "mse", "p-norm", "entropy", "entropy-two-sided", "auto"]  # of a Calibrator
 
 _NUM_KEYS = 65536
 _MOST_LEVELS = 65536
