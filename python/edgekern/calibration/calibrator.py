@@ -310,6 +310,12 @@ class Calibrator:
         if not isinstance(other, Calibrator):
             raise ArgumentTypeError(f"Calibrator.merge: other must be a Calibrator, got {type(other).__name__}")
         self._require_same("merge", "other", other._model_hash, other._observers)
+        ordered = [kind for kind in self._observers.kinds if KINDS[kind].needs_order]
+        if ordered and self._num_batches and other._num_batches:
+            raise CalibrationError(
+                f"Calibrator.merge: {ordered[0]!r} depends on the order of the batches, and those of two have none "
+                "between them; collect them one after another, or leave it out of observers"
+            )
         self._observers.merge(other._observers)
         self._kept.merge(other._kept)
         self._num_batches += other._num_batches
