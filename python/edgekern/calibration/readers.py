@@ -12,15 +12,13 @@ import onnx
 from onnx import helper
 
 from edgekern._onnxruntime import open_session, ort_value
-from edgekern.graph.families import PRODUCTS, RESHAPES
+from edgekern.graph.families import PRODUCTS, SAME_VALUES
 from edgekern.graph.subgraphs import bodies
 
 if TYPE_CHECKING:
     from edgekern.graph.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
-
-_PASSES_ON = RESHAPES | {"Transpose"}  # the same values elsewhere: what reads those reads the tensor
 
 
 class Constants:
@@ -111,7 +109,7 @@ def readers_of(model: Skeleton, constants: Constants, known: Iterable[str]) -> d
             if next(bodies(node), None) is not None or not activations.issuperset([*others, made]):
                 continue
             chain, after = (*before, node), consumers.get(made, [])
-            if node.op_type in _PASSES_ON and not others:
+            if node.op_type in SAME_VALUES and not others:  # what reads those reads the tensor
                 yield from follow(tensor, made, chain)
                 continue
             if node.op_type in PRODUCTS and len(after) == 1 and after[0].op_type == "BatchNormalization":

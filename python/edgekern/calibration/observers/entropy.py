@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekern import _core
 from edgekern.errors import ArgumentValueError
-
-if TYPE_CHECKING:
-    from edgekern.calibration.observers.histogram import Histogram
 
 Bins = int | Literal["auto"]
 
@@ -21,7 +18,25 @@ _MAX_AUTO_BINS = 65536  # more bins than keys would only draw the keys' edges: d
 MAX_BINS = 1 << 20
 
 
-def least_threshold(function: str, h: Histogram, num_bins: Bins, num_levels: int, skip_zeros: bool) -> float:
+class Counted(Protocol):
+    """What is read of a :class:`~edgekern.calibration.Histogram`."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def num_zero(self) -> int: ...
+    @property
+    def min(self) -> float: ...
+    @property
+    def max(self) -> float: ...
+    @property
+    def absmax(self) -> float: ...
+    def quantile(self, q: float, *, magnitude: bool = False) -> float: ...
+    def histogram(self, bins: int) -> tuple[npt.NDArray[np.uint64], Any]: ...
+    def linear(self, lo: float, hi: float, bins: int) -> npt.NDArray[np.uint64]: ...
+
+
+def least_threshold(function: str, h: Counted, num_bins: Bins, num_levels: int, skip_zeros: bool) -> float:
     """T of least relative entropy, 0 where every value is 0."""
     absmax = h.absmax
     if absmax == 0:
@@ -31,7 +46,7 @@ def least_threshold(function: str, h: Histogram, num_bins: Bins, num_levels: int
     return min(absmax, float((kept + 0.5) * (absmax / bins)))
 
 
-def least_window(function: str, h: Histogram, num_bins: Bins, num_levels: int, skip_zeros: bool) -> tuple[float, float]:
+def least_window(function: str, h: Counted, num_bins: Bins, num_levels: int, skip_zeros: bool) -> tuple[float, float]:
     """(lo, hi) around 0 of least relative entropy, each end searched by itself."""
     lo, hi = min(h.min, 0.0), max(h.max, 0.0)
     if lo == hi:
@@ -45,7 +60,7 @@ def least_window(function: str, h: Histogram, num_bins: Bins, num_levels: int, s
     )
 
 
-def of_threshold(function: str, h: Histogram, t: float, num_bins: Bins, num_levels: int, skip_zeros: bool) -> float:
+def of_threshold(function: str, h: Counted, t: float, num_bins: Bins, num_levels: int, skip_zeros: bool) -> float:
     """The divergence that :func:`least_threshold` compares, at one threshold."""
     absmax = h.absmax
     if absmax == 0:
@@ -59,7 +74,7 @@ def of_threshold(function: str, h: Histogram, t: float, num_bins: Bins, num_leve
 
 
 def of_window(
-    function: str, h: Histogram, limits: tuple[float, float], num_bins: Bins, num_levels: int, skip_zeros: bool
+    function: str, h: Counted, limits: tuple[float, float], num_bins: Bins, num_levels: int, skip_zeros: bool
 ) -> float:
     """The divergence that :func:`least_window` compares, of one window."""
     lo, hi = min(h.min, 0.0), max(h.max, 0.0)
@@ -88,13 +103,13 @@ def _bins(function: str, num_bins: Bins, num_levels: int, auto: int) -> int:
     return int(num_bins)
 
 
-def _one_sided_bins(h: Histogram, num_levels: int, skip_zeros: bool) -> int:
+def _one_sided_bins(h: Counted, num_levels: int, skip_zeros: bool) -> int:
     skipped = h.num_zero if skip_zeros else 0
     p999 = h.quantile((skipped + 0.999 * (h.count - skipped)) / h.count, magnitude=True)
     return _auto_bins(num_levels, h.absmax, p999)
 
 
-def _two_sided_bins(h: Histogram, num_levels: int) -> int:
+def _two_sided_bins(h: Counted, num_levels: int) -> int:
     lo, hi = min(h.min, 0.0), max(h.max, 0.0)
     return _auto_bins(num_levels, hi - lo, max(h.quantile(0.9995), 0.0) - min(h.quantile(0.0005), 0.0))
 
@@ -104,13 +119,13 @@ def _auto_bins(num_levels: int, whole: float, bulk: float) -> int:
     return max(num_levels, min(max(num_levels * groups, _MIN_AUTO_BINS), _MAX_AUTO_BINS))
 
 
-def _magnitudes(h: Histogram, bins: int, skip_zeros: bool) -> npt.NDArray[np.uint64]:
+def _magnitudes(h: Counted, bins: int, skip_zeros: bool) -> npt.NDArray[np.uint64]:
     counts, _ = h.histogram(bins)
     counts[0] -= np.uint64(h.num_zero if skip_zeros else 0)
     return counts
 
 
-def _signed(h: Histogram, bins: int, skip_zeros: bool) -> npt.NDArray[np.uint64]:
+def _signed(h: Counted, bins: int, skip_zeros: bool) -> npt.NDArray[np.uint64]:
     lo, hi = min(h.min, 0.0), max(h.max, 0.0)
     counts = h.linear(lo, hi, bins)
     counts[_bin_of_zero(lo, hi, bins)] -= np.uint64(h.num_zero if skip_zeros else 0)
