@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +36,21 @@ class Constants:
     def __contains__(self, name: str) -> bool:
         return name in self.small or name in self.large or name in self.nodes
 
-    def open(self, reader: Reader, arrays: Mapping[str, Array]) -> Any:
-        """A session of a reader, for arrays of these types."""
+    def run_of(self, reader: Reader, arrays: Mapping[str, Array]) -> Callable[[Array], Array]:
+        """What gives a reader's output for a form of its tensor, beside ``arrays``; it holds a megabyte."""
+        session = self._open(reader, arrays)
+        names = [value.name for value in session.get_inputs()]
+        values = {name: self.large[name] if name in self.large else ort_value(arrays[name]) for name in names}
+
+        def run(x: Array) -> Array:
+            made: Array = session.run_with_ort_values([reader.output], values | {reader.tensor: ort_value(x)})[
+                0
+            ].numpy()
+            return made
+
+        return run
+
+    def _open(self, reader: Reader, arrays: Mapping[str, Array]) -> Any:
         model = onnx.ModelProto()
         model.CopyFrom(self._around)
         graph = model.graph
@@ -72,20 +85,10 @@ class Reader:
     tensor: str
     nodes: tuple[onnx.NodeProto, ...]
     others: tuple[str, ...]
-    _session: Any = field(default=None, repr=False)
 
     @property
     def output(self) -> str:
         return str(self.nodes[-1].output[0])
-
-    def run(self, arrays: Mapping[str, Array], constants: Constants) -> Array:
-        """Its output for these arrays."""
-        self._session = self._session or constants.open(self, arrays)
-        names = [value.name for value in self._session.get_inputs()]
-        large = constants.large
-        values = {name: large[name] if name in large else ort_value(arrays[name]) for name in names}
-        made: Array = self._session.run_with_ort_values([self.output], values)[0].numpy()
-        return made
 
 
 def readers_of(model: Skeleton, constants: Constants, known: Iterable[str]) -> dict[str, list[Reader]]:

@@ -94,13 +94,14 @@ class _Cost:
         num_bits: int,
     ) -> None:
         x = live[reader.tensor]
-        exact = reader.run(live, constants)
+        run = constants.run_of(reader, live)
+        exact = run(x)
         self._power += _energy(exact)
         seen: dict[Limits, float] = {}
         for name, limits in candidates.items():
             if limits not in seen:
-                made = reader.run({**live, reader.tensor: rounded(x, *limits, num_bits)}, constants)
-                seen[limits] = _energy(made - exact)
+                made = run(rounded(x, *limits, num_bits))
+                seen[limits] = _energy(np.subtract(made, exact, out=made))
             self._noise[name] = self._noise.get(name, 0.0) + seen[limits]
 
 
