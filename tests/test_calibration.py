@@ -17,7 +17,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationEr
 from distributions import NAMES, SPACED_NAMES, drawn, levels_of, spaced
 from reference import calibration as reference
 
-METHODS: tuple[Method, ...] = ("max", "percentile", "mse", "entropy")
+METHODS: tuple[Method, ...] = ("max", "percentile", "mse", "p-norm", "entropy", "entropy-two-sided")
 
 
 # --- entropy
@@ -112,6 +112,66 @@ def test_ranges_leave_the_zeros_of_a_relu_out_of_the_entropy_search() -> None:
     without = Histogram().update(drawn("half_normal"))
     assert h.threshold("entropy") < 0.6 * without.threshold("entropy")  # the definition, zeros and all
     assert_allclose(h.range("entropy")[1], without.range("entropy")[1], rtol=0.1)
+
+
+# --- two ends, and the value itself
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_entropy_of_a_window_equals_the_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 40, 40).astype(np.uint64) * (rng.random(40) < 0.7)
+    for first, last, num_levels in itertools.product((0, 3, 9), (40, 33, 22), (4, 7)):
+        expected = reference.entropy_of_window(counts, first, last, num_levels)
+        assert_allclose(_core.entropy_of(counts, first, last, num_levels), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_move_of_one_end_improves_a_window(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tails = np.exp(-np.abs(np.arange(48) - 20) / rng.uniform(2, 9, 48))
+    counts, zero, num_levels = (1000 * tails).astype(np.uint64), 17, 6
+    first, last, found = _core.entropy_window(counts, zero, num_levels)
+    assert first <= zero < last
+    assert_allclose(found, reference.entropy_of_window(counts, first, last, num_levels), atol=1e-12)
+    ends = [(first, other) for other in range(max(first + num_levels, zero + 1), 49)]
+    ends += [(other, last) for other in range(min(zero, last - num_levels) + 1)]
+    clipped = {(a, b): counts[:a].sum() + counts[b:].sum() for a, b in ends}
+    allowed = [end for end in ends if clipped[end] * reference.MOST_CLIPPED <= counts.sum()]
+    best = min(reference.entropy_of_window(counts, a, b, num_levels) for a, b in allowed)
+    assert found <= best + 2 * reference.TIE
+
+
+def test_two_ends_are_cut_where_each_tail_is(rng: np.random.Generator) -> None:
+    """A long tail above, none below: one threshold on |x| cannot tell them apart."""
+    x = np.concatenate([-rng.random(100_000), rng.exponential(0.3, 100_000)]).astype(np.float32)
+    h = Histogram().update(x)
+    lo, hi = h.range("entropy-two-sided")
+    assert lo < -0.95
+    assert hi < 0.9 * h.max
+    mirrored = Histogram().update(-x).range("entropy-two-sided")
+    assert_allclose(mirrored, (-hi, -lo), rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["normal", "relu", "student_t3", "one_outlier"])
+def test_kl_is_least_where_the_search_says_so(name: str) -> None:
+    x = drawn(name)
+    h = Histogram().update(x)
+    t = h.threshold("entropy", skip_zeros=True)
+    assert h.kl(t) <= min(h.kl(factor * t) for factor in (0.5, 0.8, 1.25, 2.0))
+    assert h.kl(h.range("entropy-two-sided")) <= h.kl((min(h.min, 0.0), h.max)) + reference.TIE
+
+
+def test_kl_of_odd_limits() -> None:
+    h = Histogram().update(drawn("one_outlier"))
+    assert h.kl(4.1, num_bins=2048) == np.inf  # 2048 bins express nothing below 287.2 / 16
+    assert 0 < h.kl(4.1) < 1
+    assert Histogram().update(np.zeros(3, np.float32)).kl(0.0) == 0.0
+    for limits in (-1.0, np.nan, np.inf):
+        with pytest.raises(ArgumentValueError, match=r"^Histogram\.kl: limits must be a finite threshold"):
+            h.kl(limits)
+    with pytest.raises(ArgumentValueError, match=r"^Histogram\.kl: lo and hi must be finite with lo <= 0 <= hi"):
+        h.kl((1.0, 2.0))
 
 
 # --- quantization error
@@ -233,7 +293,7 @@ def test_an_empty_histogram_has_no_range(method: Method) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "kl"}, "method must be one of 'max', 'percentile', 'mse', 'entropy', got 'kl'"),
+        ({"method": "kl"}, "method must be one of 'max', .*'entropy-two-sided', got 'kl'"),
         ({"method": "percentile", "percentile": 0}, r"percentile must lie in \(0, 100\], got 0"),
         ({"method": "mse", "exponent": 0.5}, r"exponent must lie in \[1, 8\], got 0.5"),
         ({"method": "entropy", "num_bins": 100}, r"num_bins must be \"auto\" or an integer in \[128, .*got 100"),

@@ -1,5 +1,6 @@
 """The command line: every command calls its room, and every mistake is one line and a non-zero status."""
 
+import json
 import subprocess
 import sys
 
@@ -47,6 +48,33 @@ def test_calibrate_takes_a_folder_of_arrays(workshop, tmp_path, capsys):
     command = ["calibrate", str(quickstart.MODEL), str(data), "-o", str(tmp_path / RANGES), "--method", "max"]
     assert cli.run(command) == 0
     assert "by max" in capsys.readouterr().out
+
+
+def test_calibrate_prints_what_every_range_costs(workshop, tmp_path, capsys):
+    ranges = str(tmp_path / RANGES)
+    command = ["calibrate", str(quickstart.MODEL), str(workshop / "train.npz"), "-o", ranges, "--method", "auto"]
+    assert cli.run([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    written = ek.Ranges.load(ranges)
+    assert [row["tensor"] for row in told["tensors"]] == list(written)
+    for row in told["tensors"]:
+        r = written[row["tensor"]]
+        assert (row["lo"], row["hi"], row["clipped_fraction"], row["method"]) == (
+            r.lo,
+            r.hi,
+            r.clipped_fraction,
+            r.method,
+        )
+        assert row["scale"] == pytest.approx((r.hi - r.lo) / 255)
+        assert 0 <= row["zero_point"] <= 255
+        assert row["mse"] == pytest.approx(r.noise)
+        assert row["kl"] is None or row["kl"] >= 0
+    assert cli.run([*command, "--table"]) == 0
+    head, *lines, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["tensor", "method", "scale", "zero", "point", "lo", "hi", "clipped", "%", "MSE", "KL"]
+    assert len({len(line) for line in (head, *lines)}) == 1
+    assert len(lines) == len(written)
+    assert last.endswith("ranges by auto")
 
 
 def test_verify_and_inspect_read_a_program(workshop, capsys):

@@ -227,6 +227,36 @@ void bind_calibration(pybind11::module_& m) {
         return py::make_tuple(result.num_kept, result.divergence);
       },
       py::arg("counts").noconvert(), py::arg("num_levels"));
+  m.def(
+      "entropy_of",
+      [](const Counts& counts, size_t first, size_t last, size_t num_levels) {
+        const auto num_bins = static_cast<size_t>(counts.size());
+        if (num_levels < 2 || last > num_bins || first > last || num_levels > last - first) {
+          throw std::invalid_argument("num_levels must lie in [2, last - first], and the window in the bins");
+        }
+        const uint64_t* data = counts.data();
+        const WithoutGil released;
+        const FpGuard guard;
+        return entropy_of(data, num_bins, first, last, num_levels);
+      },
+      py::arg("counts").noconvert(), py::arg("first"), py::arg("last"), py::arg("num_levels"));
+  m.def(
+      "entropy_window",
+      [](const Counts& counts, size_t zero, size_t num_levels) {
+        const auto num_bins = static_cast<size_t>(counts.size());
+        if (num_levels < 2 || num_levels > num_bins || zero >= num_bins) {
+          throw std::invalid_argument("num_levels must lie in [2, bins], and zero in the bins");
+        }
+        const uint64_t* data = counts.data();
+        EntropyWindow found{};
+        {
+          const WithoutGil released;
+          const FpGuard guard;
+          found = entropy_window(data, num_bins, zero, num_levels);
+        }
+        return py::make_tuple(found.first, found.last, found.divergence);
+      },
+      py::arg("counts").noconvert(), py::arg("zero"), py::arg("num_levels"));
 }
 
 }  // namespace ek

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace ek {
@@ -42,25 +43,41 @@ struct Prefix {
   double mass(size_t from, size_t to) const { return static_cast<double>(count[to] - count[from]) / total; }
 };
 
-/// KL(P || Q) with `kept` bins; or something above `limit` as soon as it is known to be.
-double divergence(const Prefix& prefix, const std::vector<double>& log_of, const uint64_t* counts, size_t num_bins,
-                  size_t num_levels, size_t kept, double limit) {
-  const double tail = prefix.mass(kept, num_bins), inside = prefix.mass(0, kept);
-  const size_t last_begin = (num_levels - 1) * kept / num_levels;
-  const double last_mass = prefix.mass(last_begin, kept);
-  if (inside == 0 || (tail > 0 && last_mass == 0)) return std::numeric_limits<double>::infinity();
+std::vector<double> logarithms(size_t most) {
+  std::vector<double> log_of(most + 1, 0.0);
+  for (size_t n = 1; n <= most; ++n) log_of[n] = std::log(static_cast<double>(n));
+  return log_of;
+}
 
-  // The last group and the logarithm of the kept mass first: with them in, only terms >= 0 remain.
-  double sum = std::log(inside);
-  if (last_mass > 0) {
-    const double p = static_cast<double>(counts[kept - 1]) / prefix.total;
-    const size_t n = prefix.nonempty[kept] - prefix.nonempty[last_begin] + (p == 0 && tail > 0 ? 1 : 0);
-    const double before = prefix.p_log_p[kept] - prefix.p_log_p[last_begin];
-    sum += before - x_log_x(p) + x_log_x(p + tail) - (last_mass + tail) * (std::log(last_mass) - log_of[n]);
+/// What a group adds whose bin `end_bin` takes the clipped mass `tail`.
+double group_with_tail(const Prefix& prefix, const std::vector<double>& log_of, const uint64_t* counts, size_t begin,
+                       size_t end, size_t end_bin, double tail) {
+  const double mass = prefix.mass(begin, end);
+  if (mass == 0) return 0.0;
+  const double p = static_cast<double>(counts[end_bin]) / prefix.total;
+  const size_t n = prefix.nonempty[end] - prefix.nonempty[begin] + (p == 0 && tail > 0 ? 1 : 0);
+  const double before = prefix.p_log_p[end] - prefix.p_log_p[begin];
+  return before - x_log_x(p) + x_log_x(p + tail) - (mass + tail) * (std::log(mass) - log_of[n]);
+}
+
+/// KL(P || Q) with the bins [first, last) kept; or something above `limit` as soon as it is known to be.
+double divergence(const Prefix& prefix, const std::vector<double>& log_of, const uint64_t* counts, size_t num_bins,
+                  size_t num_levels, size_t first, size_t last, double limit) {
+  const double below = prefix.mass(0, first), above = prefix.mass(last, num_bins), inside = prefix.mass(first, last);
+  const size_t kept = last - first, last_begin = first + (num_levels - 1) * kept / num_levels;
+  const size_t first_end = first + kept / num_levels;
+  if (inside == 0 || (above > 0 && prefix.mass(last_begin, last) == 0) ||
+      (below > 0 && prefix.mass(first, first_end) == 0)) {
+    return std::numeric_limits<double>::infinity();
   }
-  size_t begin = 0;
-  for (size_t g = 0; g + 1 < num_levels && sum <= limit; ++g) {
-    const size_t end = (g + 1) * kept / num_levels;
+
+  // The groups at the ends and the logarithm of the kept mass first: with them in, only terms >= 0 remain.
+  double sum = std::log(inside);
+  sum += group_with_tail(prefix, log_of, counts, last_begin, last, last - 1, above);
+  if (below > 0) sum += group_with_tail(prefix, log_of, counts, first, first_end, first, below);
+  size_t begin = below > 0 ? first_end : first;
+  for (size_t g = below > 0 ? 1 : 0; g + 1 < num_levels && sum <= limit; ++g) {
+    const size_t end = first + (g + 1) * kept / num_levels;
     const size_t n = prefix.nonempty[end] - prefix.nonempty[begin];
     if (n > 1) {  // one bin stands for itself
       const double s = prefix.mass(begin, end);
@@ -71,38 +88,80 @@ double divergence(const Prefix& prefix, const std::vector<double>& log_of, const
   return sum;
 }
 
+/// The best of `count` windows, of which the first is the widest and `divergence_of(less, limit)` the divergence; the
+/// widest of equal ones.
+template <typename DivergenceOf>
+std::pair<size_t, double> best_of(size_t count, DivergenceOf divergence_of) {
+  // Some all over the range first: what they find is the limit at which most of the others are left early.
+  std::vector<double> found(count, std::numeric_limits<double>::infinity());
+  double best = std::numeric_limits<double>::infinity();
+  const auto try_one = [&](size_t less) {
+    const double limit = best + 2 * kEntropyTie;  // a candidate left early can be no tie of the final best
+    const double d = divergence_of(less, limit);
+    if (d > limit) return;
+    found[less] = d;
+    best = std::min(best, d);
+  };
+  constexpr size_t kCoarse = 16;
+  for (size_t less = 0; less < count; less += kCoarse) try_one(less);
+  for (size_t less = 1; less < count; ++less) {
+    if (less % kCoarse != 0) try_one(less);
+  }
+  for (size_t less = 0; less + 1 < count; ++less) {
+    if (found[less] <= best + kEntropyTie) return {less, found[less]};
+  }
+  return {count - 1, found[count - 1]};
+}
+
 }  // namespace
 
 EntropyResult entropy_search(const uint64_t* counts, size_t num_bins, size_t num_levels) {
   const Prefix prefix(counts, num_bins);
   if (prefix.total == 0) return {num_bins, 0.0};
-  std::vector<double> log_of(num_bins + 1, 0.0);
-  for (size_t n = 1; n <= num_bins; ++n) log_of[n] = std::log(static_cast<double>(n));
+  const std::vector<double> log_of = logarithms(num_bins);
 
   // What is clipped stays a tail: with fewer bins kept a candidate is none.
   size_t fewest = num_levels;
   const uint64_t most_clipped = prefix.count[num_bins] / kMostClippedPart;
   while (prefix.count[num_bins] - prefix.count[fewest] > most_clipped) ++fewest;
 
-  // Some all over the range first: what they find is the limit at which most of the others are left early.
-  std::vector<double> found(num_bins + 1, std::numeric_limits<double>::infinity());
-  double best = std::numeric_limits<double>::infinity();
-  const auto try_kept = [&](size_t kept) {
-    const double limit = best + 2 * kEntropyTie;  // a candidate left early can be no tie of the final best
-    const double d = divergence(prefix, log_of, counts, num_bins, num_levels, kept, limit);
-    if (d > limit) return;
-    found[kept] = d;
-    best = std::min(best, d);
-  };
-  constexpr size_t kCoarse = 16;
-  for (size_t less = 0; less <= num_bins - fewest; less += kCoarse) try_kept(num_bins - less);
-  for (size_t less = 1; less <= num_bins - fewest; ++less) {
-    if (less % kCoarse != 0) try_kept(num_bins - less);
+  const auto [less, found] = best_of(num_bins - fewest + 1, [&](size_t fewer, double limit) {
+    return divergence(prefix, log_of, counts, num_bins, num_levels, 0, num_bins - fewer, limit);
+  });
+  return {num_bins - less, found};
+}
+
+double entropy_of(const uint64_t* counts, size_t num_bins, size_t first, size_t last, size_t num_levels) {
+  const Prefix prefix(counts, num_bins);
+  if (prefix.total == 0) return 0.0;
+  const double never = std::numeric_limits<double>::infinity();
+  return divergence(prefix, logarithms(num_bins), counts, num_bins, num_levels, first, last, never);
+}
+
+EntropyWindow entropy_window(const uint64_t* counts, size_t num_bins, size_t zero, size_t num_levels) {
+  const Prefix prefix(counts, num_bins);
+  if (prefix.total == 0) return {0, num_bins, 0.0};
+  const std::vector<double> log_of = logarithms(num_bins);
+  const uint64_t all = prefix.count[num_bins], most_clipped = all / kMostClippedPart;
+  const auto clipped = [&](size_t first, size_t last) { return prefix.count[first] + all - prefix.count[last]; };
+
+  EntropyWindow best{0, num_bins, std::numeric_limits<double>::infinity()};
+  for (bool moved = true; moved;) {
+    size_t least = std::max(best.first + num_levels, zero + 1);
+    while (clipped(best.first, least) > most_clipped) ++least;
+    const auto [fewer_above, above] = best_of(num_bins - least + 1, [&](size_t less, double limit) {
+      return divergence(prefix, log_of, counts, num_bins, num_levels, best.first, num_bins - less, limit);
+    });
+    const size_t last = num_bins - fewer_above;
+    size_t most = std::min(last - num_levels, zero);
+    while (clipped(most, last) > most_clipped) --most;
+    const auto [fewer_below, below] = best_of(most + 1, [&](size_t less, double limit) {
+      return divergence(prefix, log_of, counts, num_bins, num_levels, less, last, limit);
+    });
+    moved = below < best.divergence - kEntropyTie;  // else it could go to and fro between equal ones
+    if (moved) best = {fewer_below, last, below};
   }
-  for (size_t kept = num_bins; kept > fewest; --kept) {
-    if (found[kept] <= best + kEntropyTie) return {kept, found[kept]};
-  }
-  return {fewest, found[fewest]};
+  return best;
 }
 
 }  // namespace ek

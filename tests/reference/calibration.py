@@ -41,6 +41,23 @@ def _divergence(h: npt.NDArray[np.float64], kept: int, num_levels: int) -> float
     return float(np.sum(p * np.log(p / q)))
 
 
+def entropy_of_window(counts: Counts, first: int, last: int, num_levels: int) -> float:
+    """KL(P || Q) of the bins [first, last): what lies below lands in the first of them, above in the last."""
+    h = counts.astype(np.float64)
+    kept, q = h[first:last], np.zeros(last - first)
+    p = kept.copy()
+    p[0] += h[:first].sum()
+    p[-1] += h[last:].sum()
+    for group in range(num_levels):
+        begin, end = (at * kept.size // num_levels for at in (group, group + 1))
+        present = p[begin:end] > 0
+        q[begin:end][present] = kept[begin:end].sum() / max(present.sum(), 1)
+    if np.any((p > 0) & (q == 0)):
+        return float("inf")
+    present = p > 0
+    return float(np.sum(p[present] / p.sum() * np.log(p[present] / p.sum() / (q[present] / q.sum()))))
+
+
 def entropy_search(counts: Counts, num_levels: int) -> tuple[int, float]:
     """Bins kept, and the divergence there: the most bins within ``TIE`` of the least divergence."""
     divergences = entropy_divergences(counts, num_levels)

@@ -7,11 +7,13 @@ from edgekern.calibration.calibrator import Calibrator
 from edgekern.calibration.feeds import Feeds
 from edgekern.calibration.measure_coverage import Coverage, CoverageRow, coverage
 from edgekern.calibration.observed import observed_tensors, weighted_inputs
-from edgekern.calibration.observers.histogram import Histogram, Method
+from edgekern.calibration.observers.histogram import AnyMethod, Histogram, Method
 from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.calibration.table import TableRow, table_of
 from edgekern.graph.model import load_model, model_hash
 
 __all__ = [
+    "AnyMethod",
     "Calibrator",
     "Coverage",
     "CoverageRow",
@@ -19,10 +21,12 @@ __all__ = [
     "Histogram",
     "Method",
     "Ranges",
+    "TableRow",
     "TensorRange",
     "coverage",
     "load_model",
     "model_hash",
     "observed_tensors",
+    "table_of",
     "weighted_inputs",
 ]

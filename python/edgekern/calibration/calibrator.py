@@ -5,20 +5,22 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast, get_args
 
 import numpy.typing as npt
 
-from edgekern._arguments import file_path
+from edgekern._arguments import file_path, integer
 from edgekern._arrays import is_array, unnamed
 from edgekern.calibration.choose_ranges import choose_ranges, report_noise
-from edgekern.calibration.feeds import Feeds, check_feeds
+from edgekern.calibration.feeds import Feeds, check_feeds, dtypes_of
+from edgekern.calibration.kept_feeds import LIMIT_BYTES, KeptFeeds
 from edgekern.calibration.observed import observed_tensors
-from edgekern.calibration.observers.histogram import Histogram, Method, check_options
+from edgekern.calibration.observers.histogram import EXPONENTS, AnyMethod, Histogram, Method, check_options
 from edgekern.calibration.observers.kinds import DEFAULT, HISTOGRAM, KINDS
 from edgekern.calibration.observers.observer_set import ObserverSet
 from edgekern.calibration.progress import progress_bar
-from edgekern.calibration.ranges import Ranges
+from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.model import load_model, model_hash, open_model
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from edgekern.graph.skeleton import Skeleton
 
 _FORMAT = "edgekern.calibrator"
-_VERSION = 2
+_VERSION = 3
+AUTO = "auto"
 
 
 class Calibrator:
@@ -50,6 +53,8 @@ class Calibrator:
     observers : kinds to keep beside the histogram, optional. Names of
         :data:`edgekern.calibration.observers.kinds.KINDS`. None is ``["channel_means"]``, which the bias correction of
         quantization uses; ``[]`` leaves it out.
+    kept_bytes : what the samples may take that are kept for the method "auto": 8 of those collected, fewer where they
+        are large, one at least; 16 MB by default. 0 keeps none.
     shapes : mapping, optional. Sizes of free dimensions, as for :func:`edgekern.compile`: batches must have them.
     progress : bool. Show a bar with the time left when standard error is a terminal.
 
@@ -74,6 +79,7 @@ class Calibrator:
         *,
         tensors: Sequence[str] | None = None,
         observers: Sequence[str] | None = None,
+        kept_bytes: int = LIMIT_BYTES,
         shapes: Shapes | None = None,
         progress: bool = True,
     ) -> None:
@@ -100,6 +106,8 @@ class Calibrator:
         self._fed = [name for name in names if name in fed]
         self._runner = _open_runner(opened, [name for name in names if name not in fed])
         self._inputs = self._runner.inputs
+        free = [bool(value.shape) and not isinstance(value.shape[0], int) for value in self._inputs]
+        self._kept = KeptFeeds(_kept_bytes(kept_bytes), by_row=all(free))
         self._unranked = {v.name for v in opened.inputs if not v.type.tensor_type.HasField("shape")}
 
     @property
@@ -149,6 +157,7 @@ class Calibrator:
             ) from error
         options = {
             "observers": self._observers.kinds,
+            "kept_bytes": self._kept.limit_bytes,
             "shapes": self._shapes and dict(self._shapes),
             "progress": self._progress,
         }
@@ -181,7 +190,8 @@ class Calibrator:
         for values in self._run(arrays):
             seen |= self._observers.of(values)
             del values  # else they would live while the next ones are computed
-        self._observers.merge(seen)
+        self._observers.follow(seen)
+        self._kept.offer(arrays)
         self._num_batches += 1
         return self
 
@@ -201,16 +211,20 @@ class Calibrator:
 
     def compute_ranges(
         self,
-        method: Method = "mse",
+        method: AnyMethod = "mse",
         *,
         symmetric: bool = False,
         num_bits: int = 8,
         num_bins: int | Literal["auto"] = "auto",
         percentile: float = 99.99,
-        exponent: float = 2.0,
+        exponent: float | None = None,
         skip_zeros: bool = True,
     ) -> Ranges:
         """Choose the range of every observed tensor; options are those of :meth:`Histogram.range`.
+
+        "auto" runs the model again on the samples that were kept. Of the ranges that "mse", "max", "p-norm" of 3, three
+        percentiles and "entropy" give for a tensor it takes the one with the least error at the outputs of what reads
+        the tensor; ``TensorRange.method`` names it.
 
         Returns
         -------
@@ -220,7 +234,7 @@ class Calibrator:
         Raises
         ------
         CalibrationError
-            When nothing was collected, or a tensor had no finite value.
+            When nothing was collected, a tensor had no finite value, or "auto" has no kept sample.
 
         Warns
         -----
@@ -228,45 +242,82 @@ class Calibrator:
             For each tensor that had NaN or infinite values, which are left out, or was all zeros. Once, by name, for
             all that their ranges lose: less than 15 dB in 8 bits, 6 dB less for each bit less, but never less than 3.
         """
-        check_options("Calibrator.compute_ranges", method, percentile, exponent)
+        function = "Calibrator.compute_ranges"
+        check_options(function, method, percentile, exponent, get_args(AnyMethod))
         if self._num_batches == 0:
             raise CalibrationError(
                 "Calibrator.compute_ranges: no batch was collected; call collect with sample data first"
             )
-        total = sum(histogram.count > 0 for histogram in self.histograms.values())
-        with progress_bar("choosing ranges", total, enabled=self._progress) as step:
+        shared: dict[str, Any] = {
+            "symmetric": symmetric,
+            "num_bits": num_bits,
+            "num_bins": num_bins,
+            "skip_zeros": skip_zeros,
+        }
+        if method == AUTO:
+            tensors = self._ranges_by_outputs(function, shared)
+        else:
+            with progress_bar("choosing ranges", self._num_seen(), enabled=self._progress) as step:
 
-            def range_of(histogram: Histogram) -> tuple[float, float]:
-                step()
-                return histogram.range(
-                    method,
-                    symmetric=symmetric,
-                    num_bits=num_bits,
-                    num_bins=num_bins,
-                    percentile=percentile,
-                    exponent=exponent,
-                    skip_zeros=skip_zeros,
-                )
+                def range_of(name: str, histogram: Histogram) -> tuple[float, float]:
+                    step()
+                    return histogram.range(cast(Method, method), percentile=percentile, exponent=exponent, **shared)
 
-            tensors = choose_ranges("Calibrator.compute_ranges", self._observers, range_of, num_bits)
+                tensors = choose_ranges(function, self._observers, range_of, num_bits)
 
         def least_noise(histogram: Histogram) -> tuple[float, float]:
             return histogram.range("mse", symmetric=symmetric, num_bits=num_bits)
 
-        other = None if method == "mse" and exponent == 2 else least_noise
+        other = None if method == "mse" and exponent in (None, 2) else least_noise
         report_noise("Calibrator.compute_ranges", self.histograms, tensors, num_bits, other)
         used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
         used |= {"percentile": percentile} if method == "percentile" else {}
-        used |= {"exponent": exponent} if method == "mse" else {}
-        used |= {"num_bins": num_bins, "skip_zeros": skip_zeros} if method == "entropy" else {}
+        used |= {"exponent": EXPONENTS[method] if exponent is None else exponent} if method in EXPONENTS else {}
+        used |= {"num_bins": num_bins, "skip_zeros": skip_zeros} if "entropy" in method else {}
+        used |= {"samples": len(self._kept)} if method == AUTO else {}
         return Ranges(tensors, self._model_hash, method, used)
+
+    def _num_seen(self) -> int:
+        return sum(histogram.count > 0 for histogram in self.histograms.values())
+
+    def _ranges_by_outputs(self, function: str, shared: Mapping[str, Any]) -> dict[str, TensorRange]:
+        from edgekern.calibration.score_outputs import CANDIDATES, choose_by_outputs
+
+        if not len(self._kept):
+            raise CalibrationError(
+                f"{function}: method 'auto' runs kept samples, and there are none; leave kept_bytes above 0 when the "
+                "Calibrator is made and collect again, or choose method='mse'"
+            )
+        limits = {
+            name: {label: histogram.range(**options, **shared) for label, options in CANDIDATES.items()}
+            for name, histogram in self.histograms.items()
+            if histogram.count
+        }
+        with progress_bar("running readers", len(self._kept), enabled=self._progress) as step:
+            try:
+                best = choose_by_outputs(self._runner, list(self._kept), limits, shared["num_bits"], done=step)
+            except Exception as error:  # onnxruntime raises a class per status, all private
+                raise CalibrationError(
+                    f"{function}: method 'auto' could not run a part of the model: {_one_line(error)}; choose another"
+                ) from error
+        tensors = choose_ranges(
+            function, self._observers, lambda name, _: limits[name][best[name]], int(shared["num_bits"])
+        )
+        return {name: replace(tensor, method=best[name]) for name, tensor in tensors.items()}
 
     def merge(self, other: Calibrator) -> Self:
         """Add what another calibrator of the same model counted."""
         if not isinstance(other, Calibrator):
             raise ArgumentTypeError(f"Calibrator.merge: other must be a Calibrator, got {type(other).__name__}")
         self._require_same("merge", "other", other._model_hash, other._observers)
+        ordered = [kind for kind in self._observers.kinds if KINDS[kind].needs_order]
+        if ordered and self._num_batches and other._num_batches:
+            raise CalibrationError(
+                f"Calibrator.merge: {ordered[0]!r} depends on the order of the batches, and those of two have none "
+                "between them; collect them one after another, or leave it out of observers"
+            )
         self._observers.merge(other._observers)
+        self._kept.merge(other._kept)
         self._num_batches += other._num_batches
         return self
 
@@ -278,6 +329,7 @@ class Calibrator:
             "model_hash": self._model_hash,
             "num_batches": self._num_batches,
             "tensors": self._observers.state_dict(),
+            "kept": self._kept.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Self:
@@ -296,13 +348,14 @@ class Calibrator:
             if num_batches < 0:
                 raise ValueError(f"{num_batches} batches")
             observers = self._observers.loaded("Calibrator.load_state_dict", saved)
+            kept = self._kept.loaded(state["kept"], dtypes_of(self._inputs))
         except CalibrationError:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(
                 f"Calibrator.load_state_dict: state is not one that state_dict() made ({error!r})"
             ) from error
-        self._observers, self._num_batches = observers, num_batches
+        self._observers, self._kept, self._num_batches = observers, kept, num_batches
         return self
 
     def _require_same(
@@ -334,6 +387,13 @@ def _names(argument: str, given: object) -> list[str]:
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise ArgumentTypeError(f"Calibrator: {argument} must be a list of names, got {type(given).__name__}")
     return list(dict.fromkeys(map(str, given)))
+
+
+def _kept_bytes(given: object) -> int:
+    limit = integer("Calibrator", "kept_bytes", given)
+    if limit < 0:
+        raise ArgumentValueError(f"Calibrator: kept_bytes must be at least 0, got {limit}; 0 keeps no samples")
+    return limit
 
 
 def _restored(model: bytes, tensors: Sequence[str], options: Mapping[str, Any], state: Mapping[str, Any]) -> Calibrator:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def choose_ranges(
-    function: str, observers: ObserverSet, range_of: Callable[[Histogram], tuple[float, float]], num_bits: int
+    function: str, observers: ObserverSet, range_of: Callable[[str, Histogram], tuple[float, float]], num_bits: int
 ) -> dict[str, TensorRange]:
     """The range of every tensor that had an element, by ``range_of``, and what ``num_bits`` over it lose.
 
@@ -31,7 +31,7 @@ def choose_ranges(
         _report(function, name, h)
     ranges = {}
     for name, h in seen.items():
-        lo, hi = range_of(h)
+        lo, hi = range_of(name, h)
         power, noise = h.powers(lo, hi, num_bits=num_bits)
         means = cast("ChannelMeans | None", observers[name].get(CHANNEL_MEANS))
         ranges[name] = TensorRange(

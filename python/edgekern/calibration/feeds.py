@@ -23,6 +23,11 @@ _INPUT_DTYPES = {
 }
 
 
+def dtypes_of(inputs: Sequence[Any]) -> dict[str, str | None]:
+    """The name of the dtype of each input; None where NumPy has none."""
+    return {value.name: _INPUT_DTYPES.get(value.type) for value in inputs}
+
+
 def check_feeds(
     function: str, feeds: Feeds, inputs: Sequence[Any], unranked: Collection[str]
 ) -> dict[str, npt.NDArray[Any]]:

@@ -37,6 +37,7 @@ class TensorRange:
         the width that calibration was asked for, 8 bits by default; the choice of a recipe compares them.
     channel_means : tuple of float, optional. Mean of each channel (axis 1), where weights multiply the tensor; the bias
         correction of quantization uses them.
+    method : str, optional. Which method the range is by, where "auto" chose among several.
     """
 
     lo: float
@@ -48,6 +49,7 @@ class TensorRange:
     channel_means: tuple[float, ...] | None = field(default=None, repr=False)
     power: float | None = None
     noise: float | None = None
+    method: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo <= 0 <= self.hi):

@@ -98,6 +98,16 @@ class FloatRunner:
                 del values[name]
 
     @property
+    def model(self) -> Skeleton:
+        """What runs."""
+        return self._model
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """Its large weights by name, as onnxruntime holds them."""
+        return self._weights
+
+    @property
     def num_pieces(self) -> int:
         """Of the last run."""
         return len(self._pieces)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgekern.calibration import Method
+from edgekern.calibration import AnyMethod
 from edgekern.cli import bench as benchmarks
 from edgekern.cli import session
 from edgekern.file_kinds import kind_of_file
@@ -48,7 +48,12 @@ def calibrate(
     model: Existing,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the ranges go (JSON).")],
-    method: Annotated[Method | None, typer.Option(help="How thresholds are chosen; default: the package's.")] = None,
+    method: Annotated[
+        AnyMethod | None,
+        typer.Option(
+            help="How thresholds are chosen; auto: by the outputs of what reads them. Default: the package's."
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -56,11 +61,18 @@ def calibrate(
         ),
     ] = None,
     shape: Shape = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print scale, zero point, range, clipped share, MSE and KL of every tensor.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.")] = False,
 ) -> None:
     """Run a float ONNX model on data and write the range of every activation."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.calibrate(model, data, output, method=method, batch=batch, shapes=shape))
+    done = toolkit.calibrate(
+        model, data, output, method=method, batch=batch, shapes=shape, table=table, as_json=as_json
+    )
+    typer.echo(done)
 
 
 @app.command(rich_help_panel=MAKE)

@@ -1,5 +1,6 @@
 """From a float model to a program: commands that need the toolkit extra."""
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
+from edgekern.calibration import table as tables
 from edgekern.cli.data import data_files, read_feeds, read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
@@ -25,9 +27,11 @@ def calibrate(
     data: list[Path],
     output: Path,
     *,
-    method: calibration.Method | None,
+    method: calibration.AnyMethod | None,
     batch: int | None,
     shapes: list[str] | None = None,
+    table: bool = False,
+    as_json: bool = False,
 ) -> str:
     inputs = [*model_files(model, function="calibrate"), *data_files(data)]
     files.check_target(output, function="calibrate", inputs=inputs)
@@ -35,7 +39,13 @@ def calibrate(
     calibrator.collect_many(read_feeds(data, calibrator.input_shapes, batch=batch))
     ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
     ranges.save(output)
-    return f"{output}: {len(ranges)} ranges by {ranges.method}"
+    done = f"{output}: {len(ranges)} ranges by {ranges.method}"
+    if not (table or as_json):
+        return done
+    rows = tables.table_of(ranges, calibrator.histograms)
+    if as_json:
+        return json.dumps({"file": str(output), "method": ranges.method, "tensors": tables.as_dicts(rows)}, indent=1)
+    return printable(f"{tables.as_text(rows)}\n{done}")
 
 
 class Rules(NamedTuple):

@@ -89,7 +89,8 @@ UNARY = frozenset(_SIMPLE + _CIRCLES + _LINEAR_UNITS + _SMOOTH_UNITS)
 WITH_CONSTANT = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
 AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-MOVES = RESHAPES | {"Transpose", "Slice", "Pad", "Split"}
+SAME_VALUES = RESHAPES | {"Transpose"}
+MOVES = SAME_VALUES | {"Slice", "Pad", "Split"}
 PICKS = frozenset({"DepthToSpace", "SpaceToDepth", "Expand", "Gather", "Tile"})  # the first operand's elements, as well
 RESIZES = frozenset({"Resize"})
 # A front end's: what makes a number small or large by powers of ten, and what leads to such a number.

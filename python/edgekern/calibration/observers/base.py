@@ -21,7 +21,7 @@ class Observer(Protocol):
 
     What is kept is a function of the multiset of samples (axis 0) alone: however they are cut into arrays and batches,
     ordered, and spread over observers that are merged, the states are equal, to the bit. So counts and sums are
-    integers.
+    integers. A kind that cannot promise this says so: ``Kind.needs_order``.
     """
 
     def update(self, x: npt.NDArray[Any], /) -> Self:
@@ -59,6 +59,11 @@ def update_each(pairs: Iterable[tuple[Observer, npt.NDArray[Any]]]) -> None:
         observer.update(x)
 
 
+def merged(observer: Observer, later: Observer) -> None:
+    """Add a batch that was observed apart."""
+    observer.merge(later)
+
+
 @dataclass(frozen=True)
 class Kind(Generic[_O]):
     """One kind of observer, as :data:`edgekern.calibration.observers.kinds.KINDS` lists them.
@@ -68,11 +73,16 @@ class Kind(Generic[_O]):
     make : callable. A new one.
     watches : callable, optional. Names of a model's tensors that are worth it; None is all.
     update_all : callable. Updates many at once, each with an array of its own.
+    follow : callable. Adds to an observer what another one has seen, the next batch alone.
+    needs_order : whether it depends on the order of the batches, against what :class:`Observer` promises, and refuses
+        to be merged.
     """
 
     make: Callable[[], _O]
     watches: Callable[[Skeleton], Iterable[str]] | None = None
     update_all: Callable[[Iterable[tuple[_O, npt.NDArray[Any]]]], None] = update_each
+    follow: Callable[[_O, _O], object] = merged
+    needs_order: bool = False
 
 
 @contextmanager

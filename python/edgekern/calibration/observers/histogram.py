@@ -13,15 +13,17 @@ import numpy.typing as npt
 from edgekern import _core
 from edgekern._arguments import flag, number
 from edgekern._arrays import lent, plain
+from edgekern.calibration.observers import entropy
 from edgekern.calibration.observers.base import reading_state, whole_numbers
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
-Method = Literal["max", "percentile", "mse", "entropy"]
+Method = Literal["max", "percentile", "mse", "p-norm", "entropy", "entropy-two-sided"]
+AnyMethod = Literal["max", "percentile", "mse", "p-norm", "entropy", "entropy-two-sided", "auto"]  # of a Calibrator
 
 _NUM_KEYS = 65536
-_MIN_AUTO_BINS = 2048  # TensorRT's number of bins
-_MAX_AUTO_BINS = 65536  # more bins than keys would only draw the keys' edges: docs/calibration.md, "Choosing bins"
-_MAX_BINS = 1 << 20
+_MOST_LEVELS = 65536
+# What "mse" and "p-norm" are where no exponent is given.
+EXPONENTS = {"mse": 2.0, "p-norm": 2.4}
 
 
 class Histogram:
@@ -144,10 +146,15 @@ class Histogram:
             A key that covers several bins is spread evenly over them in whole numbers; the counts sum to ``count``.
         """
         self._require_values("histogram")
-        if not _is_int(bins) or not 1 <= bins <= _MAX_BINS:
-            raise ArgumentValueError(f"Histogram.histogram: bins must be an integer in [1, {_MAX_BINS}], got {bins!r}")
+        most = entropy.MAX_BINS
+        if not _is_int(bins) or not 1 <= bins <= most:
+            raise ArgumentValueError(f"Histogram.histogram: bins must be an integer in [1, {most}], got {bins!r}")
         lo, hi = (self.min, self.max) if signed else (0.0, self.absmax or 1.0)
         return self._keys.linear(lo, hi, bins, not signed), np.linspace(lo, hi, bins + 1)
+
+    def linear(self, lo: float, hi: float, bins: int) -> npt.NDArray[np.uint64]:
+        """Counts of ``bins`` equal bins over [lo, hi], which must hold every value."""
+        return self._keys.linear(lo, hi, bins, False)
 
     def threshold(
         self,
@@ -155,7 +162,7 @@ class Histogram:
         *,
         num_bins: int | Literal["auto"] = "auto",
         percentile: float = 99.99,
-        exponent: float = 2.0,
+        exponent: float | None = None,
         num_levels: int | None = None,
         skip_zeros: bool = False,
     ) -> float:
@@ -163,14 +170,14 @@ class Histogram:
 
         Parameters
         ----------
-        method : "max", "percentile", "mse" or "entropy"
-            The largest ``|x|``; a percentile of ``|x|``; the least mean ``|error|**exponent`` of quantization; the
-            least relative entropy as TensorRT defines it (S7310, GTC 2017) with at most one value in 20 clipped, the
-            largest of those within 1e-9 of it.
+        method : "max", "percentile", "mse", "p-norm", "entropy" or "entropy-two-sided"
+            The largest ``|x|``; a percentile of ``|x|``; the least mean ``|error|**exponent`` of quantization, twice;
+            the least relative entropy as TensorRT defines it (S7310, GTC 2017) with at most one value in 20 clipped,
+            the largest of those within 1e-9 of it. Two-sided entropy is the same on ``|x|``.
         num_bins : int or "auto". Bins over [0, absmax] of the entropy search; "auto" takes
             ``num_levels * ceil(2 * absmax / P99.9)`` within [2048, 65536], so that a threshold at P99.9 is in reach.
         percentile : float in (0, 100]
-        exponent : float in [1, 8]. 2 is mean squared error; above it, clipping weighs more.
+        exponent : float in [1, 8], optional. None is 2 for "mse", 2.4 for "p-norm"; above 2, clipping weighs more.
         num_levels : int, optional. Levels that [0, T] is quantized to. None is 256, or 128 with negative values.
         skip_zeros : bool. Leave exact zeros out of the entropy search: they are exact at any scale, and the spike that
             a ReLU makes of them pulls the definition's threshold far down. :meth:`range` does so.
@@ -190,16 +197,17 @@ class Histogram:
         self._check("threshold", method, percentile, exponent)
         if num_levels is None:
             num_levels = 128 if self.min < 0 else 256
-        elif not _is_int(num_levels) or not 2 <= num_levels <= _MAX_AUTO_BINS:
+        elif not _is_int(num_levels) or not 2 <= num_levels <= _MOST_LEVELS:
             raise ArgumentValueError(
-                f"Histogram.threshold: num_levels must be an integer in [2, {_MAX_AUTO_BINS}], got {num_levels!r}"
+                f"Histogram.threshold: num_levels must be an integer in [2, {_MOST_LEVELS}], got {num_levels!r}"
             )
         if method == "percentile":
             return self._keys.quantile(percentile / 100, True) or self.absmax
-        if method == "mse":
-            return self._keys.error_threshold(num_levels, exponent)
-        if method == "entropy":
-            return self._entropy_threshold("threshold", num_bins, num_levels, skip_zeros)
+        if method in EXPONENTS:
+            return self._keys.error_threshold(num_levels, _exponent(method, exponent))
+        if method in ("entropy", "entropy-two-sided"):
+            skip = flag("Histogram.threshold", "skip_zeros", skip_zeros)
+            return entropy.least_threshold("Histogram.threshold", self, num_bins, num_levels, skip)
         return self.absmax
 
     def range(
@@ -210,7 +218,7 @@ class Histogram:
         num_bits: int = 8,
         num_bins: int | Literal["auto"] = "auto",
         percentile: float = 99.99,
-        exponent: float = 2.0,
+        exponent: float | None = None,
         skip_zeros: bool = True,
     ) -> tuple[float, float]:
         """Range (lo, hi) with lo <= 0 <= hi to quantize to 2**num_bits levels.
@@ -219,7 +227,8 @@ class Histogram:
         ----------
         method, num_bins, percentile, exponent, skip_zeros
             As in :meth:`threshold`. Two-sided, "percentile" cuts half of what it cuts at each end, or all of it at the
-            end that has values; "mse" searches both ends; "entropy" cuts both ends at one threshold on ``|x|``.
+            end that has values; "mse" and "p-norm" search both ends; "entropy" cuts both ends at one threshold on
+            ``|x|``, "entropy-two-sided" searches both.
         symmetric : bool. True gives (-T, T), for a zero point of 0 in a signed type.
         num_bits : int in [2, 8]
 
@@ -247,14 +256,52 @@ class Histogram:
             a = min(0.0, self._keys.quantile(cut, False)) if lo < 0 else 0.0
             b = max(0.0, self._keys.quantile(1 - cut, False)) if hi > 0 else 0.0
             return (a, b) if a < b else (lo, hi)
-        if method == "mse":
-            return self._keys.error_range(2**num_bits, exponent)
+        if method in EXPONENTS:
+            return self._keys.error_range(2**num_bits, _exponent(method, exponent))
+        skip = flag("Histogram.range", "skip_zeros", skip_zeros)
+        if method == "entropy-two-sided":
+            return entropy.least_window("Histogram.range", self, num_bins, 2**num_bits, skip)
         if method == "entropy" and lo < hi:
             # The wider side gets its share of the levels: half of them when both are equal, all when there is one.
             num_levels = round(2**num_bits * max(-lo, hi) / (hi - lo))
-            t = self._entropy_threshold("range", num_bins, num_levels, skip_zeros)
+            t = entropy.least_threshold("Histogram.range", self, num_bins, num_levels, skip)
             return max(lo, -t), min(hi, t)
         return lo, hi
+
+    def kl(
+        self,
+        limits: float | tuple[float, float],
+        *,
+        num_levels: int | None = None,
+        num_bins: int | Literal["auto"] = "auto",
+        skip_zeros: bool = True,
+    ) -> float:
+        """Relative entropy KL(P || Q) of what a threshold or a range keeps, in nats, as the searches compare it.
+
+        Parameters
+        ----------
+        limits : float, or (lo, hi) with lo <= 0 <= hi
+            A threshold on ``|x|``, as "entropy" searches it, or a range, as "entropy-two-sided" does.
+        num_levels : int, optional. Of [0, T]: 256, or 128 with negative values. Of [lo, hi]: 256.
+        num_bins, skip_zeros
+            As in :meth:`range`; "auto" takes as many bins more as the levels need, up to 2**20.
+
+        Returns
+        -------
+        float
+            Infinite where no bins express the limits, or nothing that is kept lies where clipped values land.
+        """
+        self._require_values("kl")
+        skip = flag("Histogram.kl", "skip_zeros", skip_zeros)
+        if isinstance(limits, tuple):
+            lo, hi = limits
+            _levels("kl", lo, hi, 8)
+            return entropy.of_window("Histogram.kl", self, (lo, hi), num_bins, num_levels or 256, skip)
+        t = number("Histogram.kl", "limits", limits)
+        if not 0 <= t < math.inf:
+            raise ArgumentValueError(f"Histogram.kl: limits must be a finite threshold of at least 0, got {limits!r}")
+        levels = num_levels or (128 if self.min < 0 else 256)
+        return entropy.of_threshold("Histogram.kl", self, t, num_bins, levels, skip)
 
     def quantization_error(self, lo: float, hi: float, *, num_bits: int = 8, exponent: float = 2.0) -> float:
         """Mean ``|x - dequantize(quantize(x))|**exponent`` over a range (lo, hi) with lo <= 0 <= hi, 0 being a level.
@@ -318,31 +365,6 @@ class Histogram:
     def __reduce__(self) -> tuple[Any, ...]:
         return Histogram.from_state_dict, (self.state_dict(),)
 
-    def _entropy_threshold(
-        self, function: str, num_bins: int | Literal["auto"], num_levels: int, skip_zeros: bool
-    ) -> float:
-        absmax = self.absmax
-        if absmax == 0:
-            return 0.0
-        skipped = self.num_zero if flag(f"Histogram.{function}", "skip_zeros", skip_zeros) else 0
-        auto = isinstance(num_bins, str) and num_bins == "auto"  # an array is equal in parts
-        bins: Any = self._auto_bins(num_levels, skipped) if auto else num_bins
-        if not _is_int(bins) or not num_levels <= bins <= _MAX_BINS:
-            raise ArgumentValueError(
-                f'Histogram.{function}: num_bins must be "auto" or an integer in [{num_levels}, {_MAX_BINS}] '
-                f"for {num_levels} levels, got {num_bins!r}"
-            )
-        counts = self._keys.linear(0.0, absmax, bins, True)
-        counts[0] -= np.uint64(skipped)
-        kept, _ = _core.entropy_search(counts, num_levels)
-        return min(absmax, float((kept + 0.5) * (absmax / bins)))
-
-    def _auto_bins(self, num_levels: int, skipped: int) -> int:
-        below = skipped + 0.999 * (self.count - skipped)
-        p999 = self._keys.quantile(below / self.count, True)
-        groups = math.ceil(min(2 * self.absmax / p999, _MAX_AUTO_BINS)) if p999 > 0 else _MAX_AUTO_BINS
-        return max(num_levels, min(max(num_levels * groups, _MIN_AUTO_BINS), _MAX_AUTO_BINS))
-
     def _require_values(self, function: str) -> None:
         if self.count == 0:
             raise CalibrationError(
@@ -350,7 +372,7 @@ class Histogram:
                 "call update with data first"
             )
 
-    def _check(self, function: str, method: str, percentile: float, exponent: float) -> None:
+    def _check(self, function: str, method: str, percentile: float, exponent: float | None) -> None:
         check_options(f"Histogram.{function}", method, percentile, exponent)
         self._require_values(function)
 
@@ -386,15 +408,25 @@ def _as_it_lies(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return forward.transpose(sorted(range(array.ndim), key=lambda axis: -forward.strides[axis]))
 
 
-def check_options(function: str, method: str, percentile: float, exponent: float) -> None:
+def check_options(
+    function: str,
+    method: str,
+    percentile: float,
+    exponent: float | None,
+    methods: tuple[str, ...] = get_args(Method),
+) -> None:
     """Refuse a method or an option that no histogram could use."""
-    if not isinstance(method, str) or method not in get_args(Method):
-        known = ", ".join(repr(m) for m in get_args(Method))
+    if not isinstance(method, str) or method not in methods:
+        known = ", ".join(repr(m) for m in methods)
         raise ArgumentValueError(f"{function}: method must be one of {known}, got {method!r}")
     if not 0 < number(function, "percentile", percentile) <= 100:
         raise ArgumentValueError(f"{function}: percentile must lie in (0, 100], got {percentile!r}")
-    if not 1 <= number(function, "exponent", exponent) <= 8:
+    if exponent is not None and not 1 <= number(function, "exponent", exponent) <= 8:
         raise ArgumentValueError(f"{function}: exponent must lie in [1, 8], got {exponent!r}")
+
+
+def _exponent(method: str, given: float | None) -> float:
+    return EXPONENTS[method] if given is None else given
 
 
 def _levels(function: str, lo: float, hi: float, num_bits: int) -> tuple[float, float, float]:

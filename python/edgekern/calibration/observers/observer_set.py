@@ -53,6 +53,13 @@ class ObserverSet(Mapping[str, Mapping[str, Observer]]):
             KINDS[kind].update_all((fresh[name][kind], x) for name, x in arrays.items() if kind in fresh[name])
         return fresh
 
+    def follow(self, later: Mapping[str, Mapping[str, Observer]]) -> Self:
+        """Add what others kept of the next batch, of some tensors or all."""
+        for name, observers in later.items():
+            for kind, observer in observers.items():
+                KINDS[kind].follow(self[name][kind], observer)
+        return self
+
     def merge(self, other: Mapping[str, Mapping[str, Observer]]) -> Self:
         """Add what others kept, of some tensors or all."""
         for name, observers in other.items():
