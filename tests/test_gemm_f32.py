@@ -40,6 +40,16 @@ def test_any_product_equals_the_reference(rows, k, n, ending, addend, result, se
     assert_equals_reference(program, [x] if added is None else [x, added])
 
 
+@pytest.mark.parametrize("isa", _core.available_isas())
+@pytest.mark.parametrize("threads", [2, 5, 16, 64])
+def test_pieces_of_one_tile_go_down_all_of_k(isa, threads):
+    x, w, bias = floats(1, 200, 300), floats(2, 300, 210), floats(3, 210)
+    program = gemm(x, w, bias)
+    [alone] = ek.InferenceSession(program, isa=isa, num_threads=1).run(None, {"x0": x})
+    [found] = ek.InferenceSession(program, isa=isa, num_threads=threads).run(None, {"x0": x})
+    assert found.tobytes() == alone.tobytes()
+
+
 @pytest.mark.parametrize(
     ("rows", "k", "n"), [(1, 1030, 200), (100, 1024, 50), (200, 300, 210), (5, 2000, 3), (97, 515, 16)]
 )

@@ -94,6 +94,7 @@ void run_part(const Kernels& kernels, const F32Args& args, size_t row0, size_t r
   const size_t block = f32_block_rows(kernels, row1 - row0);
   const size_t k = args.b.k,
                depth = holds_sums(args) && row1 - row0 > kernels.f32_tile_rows ? kDepth : std::max<size_t>(k, 1);
+  if (depth > kDepth) copy = nullptr;  // a single tile goes down all of k: a copy has no room for it
   for (size_t row = row0; row < row1; row += block) {
     const size_t end = std::min(row1, row + block);
     F32Rows rows;
