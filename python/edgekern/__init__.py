@@ -19,9 +19,9 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 
 if TYPE_CHECKING:
     from edgekern import llm
-    from edgekern.analysis import ErrorReport, compare
+    from edgekern.analysis import ErrorReport, Evaluation, compare, evaluate
     from edgekern.artifact import Program
-    from edgekern.calibration import Calibrator, Histogram, Ranges
+    from edgekern.calibration import Calibrator, Histogram, Ranges, samples
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Calibrator": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
+    "Evaluation": "edgekern.analysis",
     "Histogram": "edgekern.calibration",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
@@ -44,17 +45,20 @@ _LAZY = {
     "attention": "edgekern.transformer",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "evaluate": "edgekern.analysis",
     "get_cmake_dir": "edgekern.native",
     "get_include": "edgekern.native",
     "quantize": "edgekern.quantization",
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
+    "samples": "edgekern.calibration",
 }
 
 __all__ = [
     "Calibrator",
     "ErrorReport",
+    "Evaluation",
     "Histogram",
     "InferenceSession",
     "KVFormat",
@@ -73,6 +77,7 @@ __all__ = [
     "dequantize_linear",
     "dynamic_quantize",
     "errors",
+    "evaluate",
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
@@ -86,6 +91,7 @@ __all__ = [
     "register_threadpoolctl",
     "rms_norm",
     "rotary_embedding",
+    "samples",
     "set_num_threads",
     "tile_plan",
 ]

@@ -23,6 +23,14 @@ _INPUT_DTYPES = {
 }
 
 
+def numpy_type(name: str) -> np.dtype[Any] | None:
+    """Of onnxruntime's name for a type; None where NumPy has none."""
+    try:
+        return np.dtype(_INPUT_DTYPES[name])
+    except (KeyError, TypeError):  # bfloat16, unless its package is loaded
+        return None
+
+
 def check_feeds(
     function: str, feeds: Feeds, inputs: Sequence[Any], unranked: Collection[str]
 ) -> dict[str, npt.NDArray[Any]]:

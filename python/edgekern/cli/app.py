@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgekern.calibration import Method
-from edgekern.cli import session
+from edgekern.cli import samples_app, session
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
@@ -42,24 +41,7 @@ def quickstart(
     typer.echo(toolkit.quickstart(save))
 
 
-@app.command(rich_help_panel=MAKE)
-def calibrate(
-    model: Existing,
-    data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the ranges go (JSON).")],
-    method: Annotated[Method | None, typer.Option(help="How thresholds are chosen; default: the package's.")] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Rows that run at a time; 0: a whole file. Default: the model's batch, 8 where that is free."
-        ),
-    ] = None,
-    shape: Shape = None,
-) -> None:
-    """Run a float ONNX model on data and write the range of every activation."""
-    from edgekern.cli import toolkit
-
-    typer.echo(toolkit.calibrate(model, data, output, method=method, batch=batch, shapes=shape))
+samples_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=MAKE)

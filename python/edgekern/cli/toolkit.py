@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
-from edgekern.cli.data import data_files, read_feeds, read_pads, read_shapes, read_sizes
+from edgekern.cli.data import read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
@@ -18,24 +18,6 @@ from edgekern.quantization.config import ModelRecipe
 
 def quickstart(save: Path | None) -> str:
     return str(quickstart_room.run(save=save))
-
-
-def calibrate(
-    model: Path,
-    data: list[Path],
-    output: Path,
-    *,
-    method: calibration.Method | None,
-    batch: int | None,
-    shapes: list[str] | None = None,
-) -> str:
-    inputs = [*model_files(model, function="calibrate"), *data_files(data)]
-    files.check_target(output, function="calibrate", inputs=inputs)
-    calibrator = calibration.Calibrator(model, shapes=read_shapes("calibrate", shapes))
-    calibrator.collect_many(read_feeds(data, calibrator.input_shapes, batch=batch))
-    ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
-    ranges.save(output)
-    return f"{output}: {len(ranges)} ranges by {ranges.method}"
 
 
 class Rules(NamedTuple):
