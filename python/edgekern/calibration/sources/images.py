@@ -81,13 +81,9 @@ class Images:
         """Resized, then cropped to the centre."""
         how, size = self.how, self.how.size
         if size is not None:
-            width, height = picture.size
-            if isinstance(size, int):
-                short = min(width, height)
-                height, width = size * height // short, size * width // short
-            else:
-                height, width = size
-            picture = picture.resize((width, height), self._image.Resampling[how.resample.upper()])
+            height, width = _resized(picture.size[1], picture.size[0], size, how.crop)
+            if (width, height) != picture.size:
+                picture = picture.resize((width, height), self._image.Resampling[how.resample.upper()])
         if how.crop is None:
             return picture
         width, height = picture.size
@@ -110,6 +106,16 @@ class Images:
             limits = np.iinfo(dtype)
             made = np.rint(made).clip(limits.min, limits.max)
         return made.astype(dtype, copy=False)
+
+
+def _resized(height: int, width: int, size: Any, crop: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width that a picture is brought to."""
+    if isinstance(size, tuple):
+        return size
+    tall, wide = (size, size) if isinstance(size, int) else crop or (height, width)
+    if tall * width >= wide * height:  # the height is what just fits
+        return tall, tall * width // height
+    return wide * height // width, wide
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -35,7 +35,8 @@ class Preprocessing:
 
     Attributes
     ----------
-    size : the shorter side, or (height, width) to stretch to; None leaves the picture as it is
+    size : the shorter side, or (height, width) to stretch to; "cover" is the least that the crop fits in, None leaves
+        the picture as it is
     crop : (height, width) of the centre that is kept; None keeps all
     scale : float; mean, std : one number a channel. Of pixels 0..255, in the order of ``channels``.
     channels : "RGB", "BGR" or "GRAY"
@@ -44,7 +45,7 @@ class Preprocessing:
     resample : how Pillow resizes
     """
 
-    size: int | tuple[int, int] | None
+    size: int | tuple[int, int] | Literal["cover"] | None
     crop: tuple[int, int] | None
     scale: float
     mean: tuple[float, ...]
@@ -62,7 +63,7 @@ def preprocessing_for(
     given: Input,
     *,
     preset: str | None = None,
-    size: int | Sequence[int] | None = None,
+    size: int | Sequence[int] | Literal["cover"] | None = None,
     crop: int | Sequence[int] | None = None,
     scale: float | None = None,
     mean: float | Sequence[float] | None = None,
@@ -122,16 +123,14 @@ def _fitted(made: Preprocessing, given: Input, sides: tuple[Any, Any]) -> Prepro
     if not all(isinstance(side, int) for side in sides):
         return made
     if made.size is None and made.crop is None:
-        made = replace(made, size=max(sides))
-    last = made.crop or (made.size if isinstance(made.size, tuple) else None)
-    if last is None:
-        return replace(made, crop=sides)
+        made = replace(made, size="cover")
+    last = made.crop or sides
     if last != sides:
         raise ArgumentValueError(
             f"samples: pictures would have {last[0]}x{last[1]} pixels, but input {given.name!r} takes "
             f"{sides[0]}x{sides[1]}; change size or crop"
         )
-    return made
+    return replace(made, crop=sides)
 
 
 def _layout(given: Input, layout: str | None) -> Layout:
@@ -156,9 +155,9 @@ def _sizes(given: Input, layout: Layout) -> tuple[Any, tuple[Any, Any]]:
     return (a, (b, c)) if layout == "NCHW" else (c, (a, b))
 
 
-def _size(value: Any) -> int | tuple[int, int] | None:
-    if value is None:
-        return None
+def _size(value: Any) -> Any:
+    if value is None or value == "cover":
+        return value
     given = [value] if isinstance(value, int) else list(value)
     return _pair("size", given) if len(given) == 2 else _pair("size", given)[0]
 
