@@ -219,5 +219,5 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     with pytest.raises(CalibrationError, match="this calibrator has counted already"):
         calibrator().collect_many(FEEDS[:1]).collect_many(FEEDS, checkpoint=path)
     calibrator().collect_many(FEEDS[:2]).save(path)
-    with pytest.raises(CalibrationError, match="says nothing of its data; go on with Calibrator.resume"):
+    with pytest.raises(CalibrationError, match=r"says nothing of its data; go on with Calibrator\.resume"):
         calibrator().collect_many(FEEDS, checkpoint=path)

@@ -108,6 +108,12 @@ def test_the_preset_of_imagenet_is_its_figures(tmp_path):
     assert np.allclose(feeds["x"][0], wanted.transpose(2, 0, 1), atol=1e-5)
     assert samples.preprocessing["mean"] == [0.485, 0.456, 0.406]
     assert json.loads(json.dumps(samples.preprocessing)) == samples.preprocessing
+    again = ek.samples(path, {"x": (None, 3, 224, 224)}, preprocessing=samples.preprocessing)
+    assert again.preprocessing == samples.preprocessing
+    other = ek.samples(path, {"x": (None, 3, 224, 224)}, preprocessing=samples.preprocessing, scale=1.0)
+    assert other.preprocessing == {**samples.preprocessing, "scale": 1.0}
+    with pytest.raises(ArgumentValueError, match="the preprocessing is of the kind 'wav', and this data is images"):
+        ek.samples(path, {"x": (None, 3, 224, 224)}, preprocessing={"kind": "wav"})
     with pytest.raises(ArgumentValueError, match="would have 224x224 pixels, but input 'x' takes 299x299"):
         ek.samples(path, {"x": (None, 3, 299, 299)}, preset="imagenet")
 

@@ -321,6 +321,16 @@ def test_a_last_batch_that_the_model_cannot_take_is_refused_before_the_work(tmp_
         ek.samples(tmp_path / "set.bin", {"x": (5, *SHAPE)}, batch=2)
 
 
+def test_labels_are_read_from_a_file(tmp_path):
+    np.save(tmp_path / "x.npy", rows(10))
+    np.save(tmp_path / "labels.npy", np.arange(10))
+    (tmp_path / "text.npy").write_text("labels")
+    made = ek.samples(tmp_path / "x.npy", INPUTS, labels=tmp_path / "labels.npy", label_offset=2)
+    assert made.labels.tolist() == list(range(2, 12))
+    with pytest.raises(ArgumentValueError, match=r"text\.npy is no \.npy file of labels"):
+        ek.samples(tmp_path / "x.npy", INPUTS, labels=tmp_path / "text.npy")
+
+
 @pytest.mark.parametrize("labels", [[1, 2], [1.0] * 10, [[1]] * 10, "labels.csv"])
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
     np.save(tmp_path / "x.npy", rows(10))

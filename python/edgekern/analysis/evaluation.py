@@ -211,7 +211,7 @@ def _top(given: Sequence[int]) -> list[int]:
 
 def _labels(given: object) -> Array:
     labels = np.asarray(given)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
         raise ArgumentTypeError(
             f"evaluate: labels must be one integer a sample, got {labels.dtype} of shape {labels.shape}"
         )

@@ -38,6 +38,7 @@ class DataOptions:
     tokenizer: Path | None = None
     max_length: int | None = None
     max_unreadable: float | None = None
+    preprocessing: Path | None = None
 
 
 def open_data(data: Sequence[Path], inputs: Any, given: DataOptions, shapes: dict[str, Any] | None = None) -> Samples:
@@ -55,6 +56,11 @@ def open_data(data: Sequence[Path], inputs: Any, given: DataOptions, shapes: dic
         "max_length": given.max_length,
         "max_unreadable": given.max_unreadable,
     }
+    if given.preprocessing is not None:
+        saved = calibration.Ranges.load(given.preprocessing).preprocessing
+        if saved is None:
+            raise ArgumentValueError(f"samples: {given.preprocessing} does not say how its data was preprocessed")
+        options["preprocessing"] = saved
     labels = None if given.labels is None else str(given.labels)
     return calibration.samples(
         list(data),

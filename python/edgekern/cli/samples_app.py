@@ -49,6 +49,9 @@ MaxUnreadable = Annotated[
 ]
 Rate = Annotated[int | None, _option("Of the model, for .wav: Hz.", min=1)]
 Tokenizer = Annotated[Path | None, _option("tokenizer.json, for texts.", exists=True, dir_okay=False)]
+How = Annotated[
+    Path | None, _option("Ranges whose data was read in the same way.", "RANGES", exists=True, dir_okay=False)
+]
 MaxLength = Annotated[int | None, _option("Tokens of a text.", min=1)]
 
 
@@ -93,13 +96,14 @@ def calibrate(
     rate: Rate = None,
     tokenizer: Tokenizer = None,
     max_length: MaxLength = None,
+    preprocessing: How = None,
 ) -> None:
     """Run a float ONNX model on data and write the range of every activation."""
     from edgekern.cli import samples as commands  # onnx and onnxruntime take a second to import
 
     given = commands.DataOptions(
         **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length),
+        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(
         commands.calibrate(
@@ -132,13 +136,14 @@ def calibration_set(
     rate: Rate = None,
     tokenizer: Tokenizer = None,
     max_length: MaxLength = None,
+    preprocessing: How = None,
 ) -> None:
     """Write samples as other tools take them: .bin files, calib_set.bin, input_list.txt, .npz."""
     from edgekern.cli import samples as commands
 
     given = commands.DataOptions(
         **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length),
+        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.calibration_set(data, model, output, form=form, given=given, shapes=shape))
 
@@ -148,7 +153,10 @@ def evaluate(
     data: Data,
     labels: Annotated[
         Path | None,
-        typer.Option(help="CSV with the columns file and label; the word folders: the folder of a file is its class."),
+        typer.Option(
+            help="CSV with the columns file and label; .npy of class numbers; or the word folders: the folder of a "
+            "file is its class."
+        ),
     ] = None,
     label_offset: Annotated[int, typer.Option(help="Added to labels; 1 where class 0 is the background.")] = 0,
     vs: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The float model.")] = None,
@@ -170,6 +178,7 @@ def evaluate(
     rate: Rate = None,
     tokenizer: Tokenizer = None,
     max_length: MaxLength = None,
+    preprocessing: How = None,
 ) -> None:
     """Count what a classifier, compiled or ONNX, gets right, beside its float model."""
     from edgekern.cli import samples as commands
@@ -178,7 +187,7 @@ def evaluate(
         labels=labels,
         label_offset=label_offset,
         **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length),
+        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.evaluate(model, data, versus=vs, given=given, top=top, output=output, as_json=as_json))
 
@@ -188,5 +197,5 @@ def _pictures(*given: Any) -> dict[str, Any]:
 
 
 def _others(*given: Any) -> dict[str, Any]:
-    names = ("kind", "batch", "limit", "max_unreadable", "rate", "tokenizer", "max_length")
+    names = ("kind", "batch", "limit", "max_unreadable", "rate", "tokenizer", "max_length", "preprocessing")
     return dict(zip(names, given, strict=True))

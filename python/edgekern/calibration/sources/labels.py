@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,17 @@ def labels_of(paths: Sequence[Path], given: str | Path | Sequence[int] | Array, 
     else:
         numbers = check_labels(given, len(paths))
     return numbers + offset
+
+
+def read_labels(given: Any) -> Any:
+    """The numbers in a ``.npy`` file; anything else as it is."""
+    if not isinstance(given, (str, os.PathLike)) or Path(given).suffix.lower() != ".npy":
+        return given
+    try:
+        with files.open_regular(given, function="samples") as file:
+            return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ArgumentValueError(f"samples: {os.fspath(given)} is no .npy file of labels: {error}") from error
 
 
 def check_labels(given: object, count: int) -> Array:

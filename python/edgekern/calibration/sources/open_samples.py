@@ -15,7 +15,8 @@ from edgekern.calibration.sources.images import SUFFIXES as PICTURES
 from edgekern.calibration.sources.images import Images, pictures_in
 from edgekern.calibration.sources.input_list import InputList, is_input_list
 from edgekern.calibration.sources.inputs import inputs_of
-from edgekern.calibration.sources.labels import check_labels, labels_of
+from edgekern.calibration.sources.labels import check_labels, labels_of, read_labels
+from edgekern.calibration.sources.preprocessing import options_of
 from edgekern.calibration.sources.raw import CalibSet, RawFolder, header_path
 from edgekern.calibration.sources.rows import MAX_UNREADABLE, RowSamples
 from edgekern.calibration.sources.text import Texts
@@ -55,6 +56,7 @@ def samples(
     label_offset: int = 0,
     max_unreadable: float = MAX_UNREADABLE,
     shapes: Shapes | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Samples:
     """Sample data as feeds of a model: of a known number, as often as one likes, one feed in memory.
@@ -69,11 +71,12 @@ def samples(
     kind : one of :data:`KINDS_OF_DATA`, where contents do not say.
     batch : rows of a feed. None is what the model takes, 8 where that is free.
     limit : take so many samples, evenly spread over all. Not of arrays.
-    labels : ``"folders"`` (the folder that a file lies in is its class), a CSV with the columns file and label, or an
-        array of class numbers.
+    labels : ``"folders"`` (the folder that a file lies in is its class), a CSV with the columns file and label, or
+        class numbers in an array or a ``.npy`` file.
     label_offset : added to each label.
     max_unreadable : float. Share of the pictures or sounds that may be damaged: they are named and left out.
     shapes : mapping, optional. Sizes of free dimensions, as for :func:`edgekern.compile`.
+    preprocessing : mapping, optional. That of other samples, as ``Ranges.preprocessing`` has it; options change it.
     **options : of pictures: preset ("imagenet", "unit", "symmetric"), size, crop, scale, mean, std, channels, layout,
         resample. Of sounds: rate. Of texts: tokenizer, max_length, padding.
 
@@ -93,6 +96,7 @@ def samples(
     >>> data = samples("photos/", "model.onnx", preset="imagenet")     # doctest: +SKIP
     >>> calibrator.collect_many(data)                                  # doctest: +SKIP
     """
+    labels = read_labels(labels)
     if not _is_path(source) and not _are_paths(source):
         given = GivenSamples(source)  # type: ignore[arg-type]
         if labels is not None:
@@ -110,6 +114,8 @@ def samples(
     if used == "mnn":
         found, count, said = read_vendor_json(_only(paths, "a calibration JSON"))
         paths, limit, options, used = found, limit or count, {**said, **options}, "images"
+    if preprocessing is not None:
+        options = {**options_of(preprocessing, used), **options}
     reader = _reader(used, paths, inputs, labels, label_offset, options)
     if not len(reader):
         raise ArgumentValueError(f"samples: {', '.join(map(str, paths))} holds no samples")

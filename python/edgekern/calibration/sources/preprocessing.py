@@ -15,6 +15,14 @@ Channels = Literal["RGB", "BGR", "GRAY"]
 _DEPTH = {"RGB": 3, "BGR": 3, "GRAY": 1}
 _RESAMPLES = ("bilinear", "bicubic", "nearest", "lanczos")
 
+# What a file of ranges calls a kind of data, and which of its fields are options; the others tell.
+_SAVED_KINDS = {"images": "image", "wav": "wav", "text": "text"}
+_SAVED_OPTIONS = {
+    "image": ("size", "crop", "scale", "mean", "std", "channels", "layout", "resample"),
+    "wav": ("rate",),
+    "text": ("max_length", "padding"),
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # The mean and deviation of ImageNet's training pictures, as torchvision's models take them.
     "imagenet": {
@@ -113,9 +121,17 @@ def preprocessing_for(
     return _fitted(made, given, sides)
 
 
-def of_json(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that give the same preprocessing as a saved one."""
-    return {name: value for name, value in saved.items() if name not in ("kind", "dtype")}
+def options_of(saved: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Options that read data of one kind as a saved preprocessing says.
+
+    Raises
+    ------
+    ArgumentValueError
+        It is of data of another kind.
+    """
+    if (was := saved.get("kind")) != _SAVED_KINDS.get(kind):
+        raise ArgumentValueError(f"samples: the preprocessing is of the kind {was!r}, and this data is {kind}")
+    return {name: saved[name] for name in _SAVED_OPTIONS[str(was)] if saved.get(name) is not None}
 
 
 def _fitted(made: Preprocessing, given: Input, sides: tuple[Any, Any]) -> Preprocessing:
