@@ -164,6 +164,9 @@ def test_files_of_others_are_refused_by_name(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CalibrationError, match=r"state\.npz' is n"):
             ek.Calibrator.resume(MODEL, path)
+    np.savez_compressed(path, tree=np.zeros(1 << 20, np.uint8))
+    with pytest.raises(CalibrationError, match="it is compressed, which no such file is"):
+        ek.Calibrator.resume(MODEL, path)
     np.savez(path, tree=np.frombuffer(b'{"tensors": 3}', np.uint8))
     with pytest.raises(CalibrationError, match=r"state\.npz' is no saved calibration"):
         ek.Calibrator.resume(MODEL, path)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
 
 _ARRAY = "array"  # what stands for one in the tree
+_FEW_VALUES, _BYTES_PER_VALUE = 64, 4  # what the tree takes at least, however it is laid out
 SAVE_SECONDS = 30.0
 
 
@@ -59,7 +60,10 @@ def read_state(path: str | os.PathLike[str], function: str) -> dict[str, Any]:
     with naming_kind(file, "a saved calibration", "npz", "zip"):
         try:
             with files.open_regular(file, function=function) as opened, np.load(opened, allow_pickle=False) as loaded:
-                read = json.loads(loaded["tree"].tobytes())
+                if sum(entry.file_size for entry in loaded.zip.infolist()) > os.fstat(opened.fileno()).st_size:
+                    raise ValueError("it is compressed, which no such file is")
+                text = loaded["tree"].tobytes()
+                read = files.parse_json(text, most_values=_FEW_VALUES + len(text) // _BYTES_PER_VALUE)
 
                 def filled(value: Any) -> Any:
                     if not isinstance(value, dict):
@@ -72,7 +76,16 @@ def read_state(path: str | os.PathLike[str], function: str) -> dict[str, Any]:
                 if not isinstance(state, dict):
                     raise ValueError("it holds no state")
                 return state
-        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, AttributeError, RecursionError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            BadZipFile,
+            AttributeError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise CalibrationError(
                 f"{function}: {str(file)!r} is no saved calibration ({error!r}); Calibrator.save writes one"
             ) from error
