@@ -304,7 +304,7 @@ class Calibrator:
         used |= {"num_bins": num_bins, "skip_zeros": skip_zeros} if method == "entropy" else {}
         return Ranges(tensors, self._model_hash, method, used, self._preprocessing)
 
-    def emptied(self, *, progress: bool | None = None) -> Calibrator:
+    def emptied(self, *, progress: bool | None = None) -> Self:
         """Another calibrator of the same open model that has counted nothing."""
         fresh = object.__new__(type(self))
         fresh.__dict__ = dict(self.__dict__)

@@ -19,7 +19,7 @@ from edgekern.file_kinds import naming_kind
 from edgekern.graph.model import model_hash
 
 if TYPE_CHECKING:
-    from edgekern.calibration.calibrator import Calibrator
+    from edgekern.calibration.counting import Counting
     from edgekern.graph.model import ModelLike
 
 _ARRAY = "array"  # what stands for one in the tree
@@ -109,7 +109,7 @@ class Checkpoint:
         The file is of another model, or of other tensors or observers.
     """
 
-    def __init__(self, calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
+    def __init__(self, calibrator: Counting, path: str | os.PathLike[str]) -> None:
         self._calibrator, self._path = calibrator, file_path("Calibrator.collect_many", "checkpoint", path)
         self._chain, self._seen, self._saved_at = "", 0, time.monotonic()
         self._expected, self.done = "", 0
@@ -178,7 +178,7 @@ def resumable(model: ModelLike, path: str | os.PathLike[str]) -> tuple[dict[str,
     return state, list(tensors), list(dict.fromkeys(kind for kinds in tensors.values() for kind in kinds))
 
 
-def load_named(calibrator: Calibrator, state: Mapping[str, Any], path: str | os.PathLike[str], function: str) -> None:
+def load_named(calibrator: Counting, state: Mapping[str, Any], path: str | os.PathLike[str], function: str) -> None:
     """Take over a state that came from a file; errors name the file."""
     try:
         calibrator.load_state_dict(state)

@@ -10,12 +10,12 @@ from edgekern.calibration.checkpoint import Checkpoint, digest_of
 from edgekern.calibration.progress import progress_bar
 
 if TYPE_CHECKING:
-    from edgekern.calibration.calibrator import Calibrator
+    from edgekern.calibration.counting import Counting
     from edgekern.calibration.feeds import Feeds
 
 
 def collect_all(
-    calibrator: Calibrator,
+    calibrator: Counting,
     batches: Iterable[Feeds],
     *,
     executor: Any,
@@ -40,7 +40,7 @@ def collect_all(
 
 
 def _collect_here(
-    calibrator: Calibrator, batches: Iterable[Feeds], step: Callable[[], None], saved: Checkpoint | None
+    calibrator: Counting, batches: Iterable[Feeds], step: Callable[[], None], saved: Checkpoint | None
 ) -> None:
     for number, feeds in enumerate(batches):
         if saved is None or number >= saved.done:
@@ -52,7 +52,7 @@ def _collect_here(
 
 
 def _collect_on(
-    calibrator: Calibrator,
+    calibrator: Counting,
     executor: Any,
     workers: int | None,
     batches: Iterable[Feeds],

@@ -15,8 +15,8 @@ from edgekern.calibration.sources.rows import RowSamples
 from edgekern.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from edgekern.calibration.calibrator import Calibrator
     from edgekern.calibration.checkpoint import Checkpoint
+    from edgekern.calibration.counting import Counting
     from edgekern.calibration.scale.base import Pool
 
 _MOST_FEEDS, _MOST_BYTES = 8, 32 << 20  # of one task: arrays travel, and wait for their turn in memory
@@ -31,7 +31,7 @@ class _Task(NamedTuple):
 
 
 def collect_on_workers(
-    calibrator: Calibrator,
+    calibrator: Counting,
     batches: Iterable[Any],
     pool: Pool,
     step: Callable[[], None],

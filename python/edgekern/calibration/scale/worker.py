@@ -12,7 +12,7 @@ from edgekern.calibration.checkpoint import digest_of
 from edgekern.errors import EdgekernError
 
 if TYPE_CHECKING:
-    from edgekern.calibration.calibrator import Calibrator
+    from edgekern.calibration.counting import Counting
 
 _opened = threading.local()  # the model of the last calibration, one a thread: opening it takes longer than a task
 
@@ -67,9 +67,9 @@ def count(spec: bytes, batches: Iterable[Any], key: str, run: bool, digests: boo
     return made
 
 
-def _calibrator(spec: bytes, key: str) -> Calibrator:
+def _calibrator(spec: bytes, key: str) -> Counting:
     if getattr(_opened, "key", None) != key:
         _opened.key = _opened.calibrator = None  # memory holds one model, not two
         _opened.calibrator, _opened.key = pickle.loads(spec), key
-    opened: Calibrator = _opened.calibrator
+    opened: Counting = _opened.calibrator
     return opened
