@@ -209,6 +209,25 @@ def _counting(run, runs):
     return counted
 
 
+@pytest.mark.parametrize("threads", [None, 2])
+def test_samples_that_failed_go_on_when_they_are_mended(tmp_path, threads):
+    data = np.random.default_rng(1).normal(size=(23, 3, 6, 6)).astype(np.float32)
+    (tmp_path / "data").mkdir()
+    for at, row in enumerate(data):
+        (tmp_path / "data" / f"{at:02d}.bin").write_bytes(row.tobytes()[: 100 if at == 17 else None])
+    samples = ek.samples(tmp_path / "data", MODEL, shapes={"h": 6, "w": 6}, batch=2)
+    path = tmp_path / "state.npz"
+    with ThreadPoolExecutor(threads or 1) as pool:
+        executor = pool if threads else None
+        with pytest.raises(ValueError, match=r"17\.bin has 100 bytes"):
+            calibrator().collect_many(samples, checkpoint=path, executor=executor)
+        assert 0 < ek.Calibrator.resume(MODEL, path).num_batches <= 8
+        (tmp_path / "data" / "17.bin").write_bytes(data[17].tobytes())
+        made = calibrator().collect_many(samples, checkpoint=path, executor=executor)
+    assert made.num_batches == len(samples)
+    assert written(made, tmp_path) == written(calibrator().collect_many(samples), tmp_path)
+
+
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     path = tmp_path / "state.npz"
     calibrator().collect_many(FEEDS[:6], checkpoint=path)

@@ -89,6 +89,23 @@ def test_integers_take_pixels_as_they_are(tmp_path):
     assert np.array_equal(made, pixels())
 
 
+def test_codes_stand_for_preprocessed_pixels(tmp_path):
+    class Session:
+        def get_inputs(self):
+            class Node:
+                name, shape, type, scale, zero_point = "x", (1, 16, 20, 3), "tensor(int8)", 0.5, 3
+
+            return [Node]
+
+    path = write(tmp_path / "a.png", pixels())
+    made = one(path, Session(), mean=127.5, std=2)
+    wanted = np.rint((pixels() - np.float32(127.5)) / 2 / np.float32(0.5)) + 3
+    assert made.dtype == np.int8
+    assert np.array_equal(made, wanted.clip(-128, 127))
+    with pytest.raises(ArgumentValueError, match="nothing says how pixels"):
+        ek.samples(path, Session())
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_pictures_stand_upright(tmp_path, orientation):
     exif = Image.Exif()

@@ -111,7 +111,10 @@ def compile_(
 def run(
     model: Existing,
     data: Data,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the outputs to this .npz; of several files as FILE/OUTPUT."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from edgekern.calibration.counting import Counting
     from edgekern.calibration.scale.base import Pool
 
-_MOST_FEEDS, _MOST_BYTES = 8, 32 << 20  # of one task: arrays travel, and wait for their turn in memory
-_TASKS_A_WORKER = 4  # so that the last ones do not wait for one
+_MOST_ROWS, _MOST_BYTES = 16, 32 << 20  # of one task: what is sent waits in memory, and an interrupt for its end
 _AHEAD = 2  # tasks that wait, for each worker
 
 
@@ -46,7 +46,7 @@ def collect_on_workers(
     """
     spec = pickle.dumps(calibrator.emptied(progress=False))
     key = hashlib.sha256(spec).hexdigest()
-    shared = pool.share(spec)
+    shared, token = pool.share(spec), secrets.token_hex(8)
     pending: deque[tuple[_Task, Any]] = deque()
     unreadable: list[str] = []
 
@@ -68,7 +68,7 @@ def collect_on_workers(
 
     try:
         for task in _tasks(batches, pool.workers, checkpoint.done if checkpoint else 0):
-            handle = pool.submit(count, shared, task.batches, key, task.run, checkpoint is not None)
+            handle = pool.submit(count, shared, task.batches, key, token, task.run, checkpoint is not None)
             pending.append((task, handle))
             if len(pending) >= _AHEAD * pool.workers:
                 take()
@@ -86,23 +86,33 @@ def _tasks(batches: Iterable[Any], workers: int, done: int) -> Iterator[_Task]:
     """Feeds in runs of some; the first ``done`` are only read, to see that they are the same."""
     if isinstance(batches, RowSamples):  # a worker reads them where it is
         total = len(batches)
-        size = max(1, min(_MOST_FEEDS, total // (_TASKS_A_WORKER * workers)))
+        size = max(1, min(_MOST_ROWS // max(1, batches.num_samples // max(1, total)), -(-total // workers)))
         borders = [*range(0, done, size), *range(done, total, size), total]
         for start, stop in pairwise(borders):
             yield _Task(batches.part(start, stop), start, start >= done)
         return
     group: list[Any] = []
-    first = held = 0
+    first = held = rows = 0
     for number, feeds in enumerate(batches):
         group.append(feeds)
         held += _bytes(feeds)
-        if len(group) >= _MOST_FEEDS or held >= _MOST_BYTES or number + 1 == done:
+        rows += _rows(feeds)
+        if rows >= _MOST_ROWS or held >= _MOST_BYTES or number + 1 == done:
             yield _Task(group, first, first >= done)
-            group, first, held = [], number + 1, 0
+            group, first, held, rows = [], number + 1, 0, 0
     if group:
         yield _Task(group, first, first >= done)
 
 
+def _arrays(feeds: Any) -> list[Any]:
+    return list(feeds.values()) if hasattr(feeds, "values") else []  # what is no feeds, a worker refuses
+
+
 def _bytes(feeds: Any) -> int:
-    values = feeds.values() if hasattr(feeds, "values") else ()
-    return sum(int(getattr(array, "nbytes", 0)) for array in values)
+    return sum(int(getattr(array, "nbytes", 0)) for array in _arrays(feeds))
+
+
+def _rows(feeds: Any) -> int:
+    """Samples in a feed, as its first array has them."""
+    shape = next((getattr(array, "shape", ()) for array in _arrays(feeds)), ())
+    return int(shape[0]) if shape else 1

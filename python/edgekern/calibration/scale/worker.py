@@ -14,6 +14,8 @@ from edgekern.errors import EdgekernError
 if TYPE_CHECKING:
     from edgekern.calibration.counting import Counting
 
+# Calibrations that an interrupt of this process has ended: tasks of theirs that were sent already have nothing to do.
+_ended: set[str] = set()
 _opened = threading.local()  # the model of the last calibration, one a thread: opening it takes longer than a task
 
 
@@ -37,7 +39,7 @@ class Counted:
     failed: tuple[int, str] | None = None
 
 
-def count(spec: bytes, batches: Iterable[Any], key: str, run: bool, digests: bool) -> Counted:
+def count(spec: bytes, batches: Iterable[Any], key: str, token: str, run: bool, digests: bool) -> Counted:
     """Count feeds on a model.
 
     Parameters
@@ -45,10 +47,13 @@ def count(spec: bytes, batches: Iterable[Any], key: str, run: bool, digests: boo
     spec : a pickled calibrator that has seen nothing
     batches : feeds
     key : of ``spec``, to know it again
+    token : of the calibration that this is a task of
     run : whether the model runs; else the feeds are only read
     digests : whether to return their digests
     """
     made = Counted()
+    if token in _ended:
+        return Counted(failed=(0, "it was interrupted"))
     try:
         calibrator = _calibrator(spec, key).emptied() if run else None
         for feeds in batches:
@@ -62,6 +67,9 @@ def count(spec: bytes, batches: Iterable[Any], key: str, run: bool, digests: boo
         text = str(error) if isinstance(error, EdgekernError) else f"{type(error).__name__}: {error}"
         made.failed = made.feeds, text
         return made
+    except KeyboardInterrupt:
+        _ended.add(token)
+        raise
     made.unreadable = tuple(getattr(batches, "unreadable", ()))
     made.state = None if calibrator is None else calibrator.state_dict()
     return made

@@ -35,11 +35,27 @@ class Input:
     name : str
     shape : its sizes, the batch first; free ones are None or a name
     dtype : NumPy dtype; None where it is not known
+    scale, zero_point : of an integer input whose codes stand for ``(code - zero_point) * scale``
     """
 
     name: str
     shape: tuple[int | str | None, ...]
     dtype: np.dtype[Any] | None = None
+    scale: float = 1.0
+    zero_point: int = 0
+
+    @property
+    def takes_codes(self) -> bool:
+        """Whether its integers stand for other numbers."""
+        return self.kind.kind in "iu" and (self.scale, self.zero_point) != (1.0, 0)
+
+    def stored(self, values: Array) -> Array:
+        """Floats as the input takes them; integers are rounded and clipped."""
+        if self.kind.kind not in "iu":
+            return values.astype(self.kind, copy=False)
+        limits = np.iinfo(self.kind)
+        codes = np.rint(values / np.float32(self.scale)) + self.zero_point
+        return codes.clip(limits.min, limits.max).astype(self.kind)
 
     @property
     def kind(self) -> np.dtype[Any]:

@@ -98,14 +98,11 @@ class Images:
 
     def _numbers(self, pixels: Array) -> Array:
         """Pixels 0..255 as the model takes them; integers are rounded and must hold the result."""
-        how, dtype = self.how, self._input.kind
-        if how.scale == 1 and not self._mean.any() and (self._std == 1).all() and dtype == np.uint8:
+        how, given = self.how, self._input
+        plain = how.scale == 1 and not self._mean.any() and (self._std == 1).all()
+        if plain and given.kind == np.uint8 and not given.takes_codes:
             return pixels
-        made = (pixels.astype(np.float32) * np.float32(how.scale) - self._mean) / self._std
-        if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            made = np.rint(made).clip(limits.min, limits.max)
-        return made.astype(dtype, copy=False)
+        return given.stored((pixels.astype(np.float32) * np.float32(how.scale) - self._mean) / self._std)
 
 
 def _resized(height: int, width: int, size: Any, crop: tuple[int, int] | None) -> tuple[int, int]:

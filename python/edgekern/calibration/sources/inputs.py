@@ -46,7 +46,8 @@ def inputs_of(given: Any, shapes: Shapes | None = None) -> list[Input]:
 def _of_node(node: Any) -> Input:
     dtype = getattr(node, "dtype", None)
     kind = numpy_type(str(getattr(node, "type", ""))) if dtype is None else np.dtype(dtype)
-    return Input(str(node.name), tuple(node.shape), kind)
+    scale, zero_point = getattr(node, "scale", None), getattr(node, "zero_point", None)
+    return Input(str(node.name), tuple(node.shape), kind, 1.0 if scale is None else scale, zero_point or 0)
 
 
 def _of_model(model: Any, shapes: Shapes | None) -> list[Input]:

@@ -91,7 +91,7 @@ def preprocessing_for(
         raise ArgumentValueError(f"samples: preset must be one of {sorted(PRESETS)}, got {preset!r}")
     asked = {"size": size, "crop": crop, "scale": scale, "mean": mean, "std": std}
     used = {**(PRESETS[preset] if preset else {}), **{name: v for name, v in asked.items() if v is not None}}
-    if given.kind.kind == "f" and not {"scale", "mean", "std"} & set(used):
+    if (given.kind.kind == "f" or given.takes_codes) and not {"scale", "mean", "std"} & set(used):
         raise ArgumentValueError(
             f"samples: nothing says how pixels 0..255 become {given.kind} for input {given.name!r}; give "
             "what the model was trained with: preset='imagenet' (--preset imagenet), or scale, mean and std"

@@ -79,7 +79,7 @@ class WavWindows:
             mono = _resampled(whole, sound.rate, int(self._rate or 0))[at * self._window : (at + 1) * self._window]
         filled = np.zeros(self._window, np.float32)
         filled[: len(mono)] = mono
-        return {self._input.name: filled.reshape(self._shape).astype(self._input.kind, copy=False)}
+        return {self._input.name: self._input.stored(filled.reshape(self._shape))}
 
     def join(self, rows: Sequence[Feeds]) -> Feeds:
         return stack(rows)
