@@ -1,6 +1,9 @@
 """Calibration on many workers, and calibration that goes on where it stopped: the bits of one uninterrupted run."""
 
 import multiprocessing
+import os
+import signal
+import tempfile
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -126,6 +129,30 @@ def test_an_interrupt_gives_up_what_has_not_begun():
     with pytest.raises(KeyboardInterrupt):
         calibrator().collect_many(FEEDS * 20, executor=ray)
     assert ray.cancelled
+
+
+class Killer:
+    """A list of feeds that ends the process which reads it."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def __reduce__(self):
+        return _end, (self.at,)
+
+    def values(self):
+        return []
+
+
+def _end(at):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(CalibrationError, match="a worker process has ended before its work"):
+        calibrator().collect_many([*FEEDS[:9], Killer(9)], workers=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_executors_of_no_kind_are_refused():

@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekern.calibration.checkpoint import digest_of
@@ -39,12 +40,12 @@ class Counted:
     failed: tuple[int, str] | None = None
 
 
-def count(spec: bytes, batches: Iterable[Any], key: str, token: str, run: bool, digests: bool) -> Counted:
+def count(spec: bytes | str, batches: Iterable[Any], key: str, token: str, run: bool, digests: bool) -> Counted:
     """Count feeds on a model.
 
     Parameters
     ----------
-    spec : a pickled calibrator that has seen nothing
+    spec : a pickled calibrator that has seen nothing, or the path of a file with it
     batches : feeds
     key : of ``spec``, to know it again
     token : of the calibration that this is a task of
@@ -75,9 +76,13 @@ def count(spec: bytes, batches: Iterable[Any], key: str, token: str, run: bool, 
     return made
 
 
-def _calibrator(spec: bytes, key: str) -> Counting:
+def _calibrator(spec: bytes | str, key: str) -> Counting:
     if getattr(_opened, "key", None) != key:
         _opened.key = _opened.calibrator = None  # memory holds one model, not two
-        _opened.calibrator, _opened.key = pickle.loads(spec), key
+        _opened.calibrator, _opened.key = pickle.loads(_read(spec)), key
     opened: Counting = _opened.calibrator
     return opened
+
+
+def _read(spec: bytes | str) -> bytes:
+    return spec if isinstance(spec, bytes) else Path(spec).read_bytes()
