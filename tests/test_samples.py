@@ -2,11 +2,13 @@
 
 import json
 import struct
+import weakref
 
 import numpy as np
 import pytest
 
 import edgekern as ek
+from edgekern.calibration.sources import raw
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 
 SHAPE = (3, 4, 5)
@@ -117,6 +119,23 @@ def test_one_file_of_all_samples_is_divided_by_a_samples_size(tmp_path):
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(ArgumentValueError, match=r"has 1241 bytes, and a sample takes 248"):
         ek.samples(path, inputs)
+
+
+def test_a_feed_is_gone_before_the_next_one_is_read(tmp_path, monkeypatch):
+    rows(10).tofile(tmp_path / "set.bin")
+    made, alive = [], []
+    read = raw.CalibSet.read
+
+    def watched(self, number):
+        alive.append(sum(reference() is not None for reference in made))
+        return read(self, number)
+
+    monkeypatch.setattr(raw.CalibSet, "read", watched)
+    for feeds in ek.samples(tmp_path / "set.bin", INPUTS, batch=2):
+        made.append(weakref.ref(feeds["x"]))
+        del feeds
+    assert len(made) == 5
+    assert max(alive) == 0
 
 
 def test_a_free_size_needs_a_header(tmp_path):
