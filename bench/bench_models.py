@@ -29,7 +29,7 @@ QUICK_TASKS = ("keywords",)
 
 
 @cache
-def _quantized(name: str) -> tuple[bytes, Float32Array]:
+def quantized(name: str) -> tuple[bytes, Float32Array]:
     """The QDQ file, and one sample that was not calibrated on."""
     if name == DIGITS:
         train, held_out = quickstart.load_digits()
@@ -43,7 +43,7 @@ def _quantized(name: str) -> tuple[bytes, Float32Array]:
 
 
 def contenders(name: str, threads: int) -> list[Contender]:
-    model, sample = _quantized(name)
+    model, sample = quantized(name)
     feeds = {onnx.load_model_from_string(model).graph.input[0].name: np.ascontiguousarray(sample)}
     session = ek.InferenceSession(ek.compile(model, batch=1, allow_host=False), num_threads=threads)
     peer = onnxruntime("ort_qdq", model, feeds, threads, lambda _: None)

@@ -20,7 +20,7 @@ from bench.harness import Contender, Row, in_turn, machine, measure, print_table
 from edgekern.artifact.buckets import Buckets
 from edgekern.calibration.progress import progress_bar
 from edgekern.cli.data import read_shapes, read_sizes
-from edgekern.compiler.padding import draws
+from edgekern.compiler.draws import all_feeds
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
@@ -53,11 +53,11 @@ def timed(model: Path, program: ek.Program, asked: Mapping[str, Any], threads: i
     for number in range(buckets.combinations):
         sizes = buckets.sizes(number)
         alone = ek.InferenceSession(one_size(model, buckets, sizes, asked), num_threads=threads)
-        feeds = next(draws(alone.program.inputs))
+        feeds = next(all_feeds(alone.program.inputs, buckets))
         rows.append(_row(", ".join(map(str, sizes)), threads, session, feeds, alone, [feeds]))
     if any(one.rows for one in buckets.dimensions):
         largest = buckets.combinations - 1
-        feeds = next(draws(program.variants[largest].inputs))
+        feeds = next(all_feeds(program.variants[largest].inputs, buckets))
         count = next(one.sizes[-1] for one in buckets.dimensions if one.rows)
         single = [
             {name: array[i : i + 1] if buckets.inputs.get(name) else array for name, array in feeds.items()}
@@ -104,7 +104,7 @@ def compared(model: Path, program: ek.Program, asked: Mapping[str, Any], name: s
         for size in range(1, largest + 1):
             smallest[number] = size
             alone = ek.InferenceSession(one_size(model, buckets, smallest, asked))
-            for feeds in draws(alone.program.inputs):
+            for feeds in all_feeds(alone.program.inputs, buckets):
                 same(alone.run(None, feeds), session.run(None, feeds))
             advance()
     return f"{largest} sizes of {name}: the bytes of a program for each"

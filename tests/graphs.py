@@ -74,6 +74,13 @@ class Graph:
         return onnx.shape_inference.infer_shapes(made)
 
 
+def two_products() -> onnx.ModelProto:
+    """What a hidden layer gives is an output, too."""
+    g = Graph()
+    hidden = g.op("Relu", g.op("MatMul", g.input("x", (2, 6)), g.const(g.rng.normal(size=(6, 8)), np.float32)))
+    return g.model(g.op("MatMul", hidden, g.const(g.rng.normal(size=(8, 3)), np.float32)), hidden)
+
+
 def feeds_of(model: onnx.ModelProto, seed: int = 1, batch: int = 1) -> dict[str, Array]:
     """Random inputs, normal for floats and over the full range for integers."""
     rng, feeds = np.random.default_rng(seed), {}

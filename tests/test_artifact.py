@@ -130,7 +130,8 @@ def _rebuilt(program: ek.Program, change) -> bytes:
     change(index, manifest)
     blobs = [(blob.name, program.container.blob(blob.name)) for blob in program.index.blobs]
     text = json.dumps(manifest, separators=(",", ":"))
-    return container.build(index, blobs, {"ekm.producer": index.producer, "ekm.manifest": text}).tobytes()
+    told = {"ekm.model": program.container.metadata["ekm.model"]}
+    return container.build(index, blobs, {"ekm.producer": index.producer, "ekm.manifest": text, **told}).tobytes()
 
 
 def _out_of_arena(index, manifest):

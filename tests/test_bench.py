@@ -28,7 +28,7 @@ from bench import (
 from bench.__main__ import main, names
 from bench.onnx_models import Conv
 from bench.shapes import Shape
-from edgekern import _core
+from edgekern import _core, quickstart
 
 from bench_fakes import STEADY, FakeProbe, fine, options_of
 from calibrator_models import small_cnn
@@ -326,6 +326,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "attention",
         "boxes",
         "call",
+        "callers",
         "conv",
         "coverage",
         "cube",
@@ -380,7 +381,16 @@ def test_memory_measures_every_step(tmp_path, capsys):
     assert "growth_mb" in capsys.readouterr().out
 
 
-PLAIN = ["attention", "call", "conv", "cube", "decode", "gemm", "gemm_f32", "int4", "kv", "linear", "load"]
+def test_sizes_are_compared_and_timed(tmp_path, capsys):
+    model, path = tmp_path / "digits.onnx", tmp_path / "rows.json"
+    model.write_bytes(quickstart.MODEL.read_bytes())
+    assert main(["sizes", str(model), "--batch", "1,3", "--every", "batch", "--json", str(path)]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["sizes"] for row in rows] == ["1", "3", "3 rows, one by one"]
+    assert "3 sizes of batch: the bytes of a program for each" in capsys.readouterr().out
+
+
+PLAIN = ["attention", "call", "callers", "conv", "cube", "decode", "gemm", "gemm_f32", "int4", "kv", "linear", "load"]
 
 
 @pytest.mark.parametrize("name", PLAIN)

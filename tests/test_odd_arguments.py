@@ -169,6 +169,22 @@ def _staged_tokens(**given: Any) -> None:
     _decoder().abort()
 
 
+_session = functools.cache(lambda: ek.InferenceSession(_program()))
+
+
+def _bound() -> ek.IOBinding:
+    binding = _session().io_binding()
+    binding.bind_cpu_input("x", X)
+    binding.bind_output(_session().get_outputs()[0].name)
+    return binding
+
+
+def _run_bound(bind: Callable[[ek.IOBinding], None]) -> None:
+    binding = _bound()
+    bind(binding)
+    _session().run_with_iobinding(binding)
+
+
 LINEAR = {
     "bias": None,
     "activation": None,
@@ -303,13 +319,72 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "step": (lambda **given: _decoder().step(**given), {"tokens": {0: 1}, "out": None}),
     "InferenceSession": (
         ek.InferenceSession,
-        {"model": _program(), "num_threads": 1, "isa": None, "verify": "full"},
+        {
+            "path_or_bytes": _program(),
+            "sess_options": ek.SessionOptions(),
+            "providers": ["CPUExecutionProvider"],
+            "provider_options": None,
+            "num_threads": 1,
+            "isa": None,
+            "verify": "full",
+            "paths": None,
+        },
     ),
     "run": (
         ek.InferenceSession(_program()).run,
-        {"output_names": None, "feeds": {"x": X}, "out": None},
+        {"output_names": None, "input_feed": {"x": X}, "run_options": None, "out": None},
     ),
     "run, one input": (lambda x: ek.InferenceSession(_program()).run(None, {"x": x}), {"x": X}),
+    "bind": (ek.InferenceSession(_program()).bind, {"inputs": {"x": X}, "outputs": None}),
+    "bind, one input": (lambda x: ek.InferenceSession(_program()).bind({"x": x}), {"x": X}),
+    "set_providers": (
+        ek.InferenceSession(_program()).set_providers,
+        {"providers": ["CPUExecutionProvider"], "provider_options": [{}]},
+    ),
+    "SessionOptions": (
+        lambda **given: [setattr(ek.SessionOptions(), name, value) for name, value in given.items()],
+        {"intra_op_num_threads": 1, "graph_optimization_level": 99, "execution_mode": 0, "enable_profiling": True}
+        | {"profile_file_prefix": "p", "log_severity_level": 2, "log_verbosity_level": 0, "logid": "a"}
+        | {"optimized_model_filepath": ""},
+    ),
+    "SessionOptions.add_session_config_entry": (
+        ek.SessionOptions().add_session_config_entry,
+        {"key": "a", "value": "b"},
+    ),
+    "SessionOptions.add_free_dimension_override_by_name": (
+        ek.SessionOptions().add_free_dimension_override_by_name,
+        {"name": "a", "size": 2},
+    ),
+    "run_with_iobinding": (
+        lambda **given: _session().run_with_iobinding(**given),
+        {"iobinding": _bound(), "run_options": None},
+    ),
+    "run_with_ort_values": (
+        ek.InferenceSession(_program()).run_with_ort_values,
+        {"output_names": None, "input_dict_ort_values": {"x": ek.OrtValue(X)}, "run_options": None},
+    ),
+    "bind_cpu_input": (lambda x: _run_bound(lambda binding: binding.bind_cpu_input("x", x)), {"x": X}),
+    "bind_input": (
+        lambda **given: _session().io_binding().bind_input(**given),
+        {"name": "x", "device_type": "cpu", "device_id": 0, "element_type": np.float32, "shape": (4, 8)}
+        | {"buffer_ptr": X.ctypes.data},
+    ),
+    "bind_output": (
+        lambda **given: _session().io_binding().bind_output(**given),
+        {"name": _session().get_outputs()[0].name, "device_type": "cpu", "device_id": 0},
+    ),
+    "OrtValue": (ek.OrtValue, {"array": X}),
+    "OrtValue.ortvalue_from_numpy": (
+        functools.partial(ek.OrtValue.ortvalue_from_numpy, X),
+        {"device_type": "cpu", "device_id": 0},
+    ),
+    "OrtValue.ortvalue_from_shape_and_type": (
+        ek.OrtValue.ortvalue_from_shape_and_type,
+        {"shape": (4, 8), "element_type": np.float32, "device_type": "cpu", "device_id": 0},
+    ),
+    "OrtValue.from_dlpack": (lambda data: ek.OrtValue.from_dlpack(data), {"data": X}),
+    "OrtValue.update_inplace": (lambda data: ek.OrtValue(X.copy()).update_inplace(data), {"data": X}),
+    "set_default_logger_severity": (ek.set_default_logger_severity, {"severity": 3}),
     "Calibrator": (
         ek.Calibrator,
         {"model": _float_model(), "tensors": None, "progress": False},
@@ -344,7 +419,10 @@ OTHERS = {
     "llm.load": "RingKVCache",
     "generate_batch": "generate",
     "InferenceSession": "artifact",
+    "bind_cpu_input": "bind",
     "collect_many": "Calibrator.collect",
+    "run_with_ort_values": "run",
+    "OrtValue.from_dlpack": "OrtValue",
     "compare": "run",
     "perplexity": "cross_entropies, encode",
     "compute_ranges": "Histogram.range",

@@ -146,7 +146,7 @@ def test_a_count_of_runs_that_is_none_is_refused(program, runs, error):
 
 
 def test_feeds_are_checked_as_run_checks_them(program):
-    with pytest.raises(ArgumentValueError, match="feeds lack the input"):
+    with pytest.raises(ArgumentValueError, match="input_feed lacks the input"):
         ek.InferenceSession(program).profile({}, runs=1)
 
 

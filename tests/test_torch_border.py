@@ -72,6 +72,17 @@ def test_results_are_written_into_tensors(session):
     assert_array_equal(kept.numpy(), session.run(None, {"x": X})[0])
 
 
+@pytest.mark.usefixtures("silent")
+def test_tensors_are_bound(session):
+    x, out = torch.from_numpy(X.copy()), torch.zeros(4, 6)
+    binding = session.bind({"x": x}, {session.get_outputs()[0].name: out})
+    binding.run()
+    assert_array_equal(out.numpy(), session.run(None, {"x": X})[0])
+    x.mul_(2)
+    binding.run()
+    assert_array_equal(out.numpy(), session.run(None, {"x": 2 * X})[0])
+
+
 REFUSED = {
     "grad": (lambda: torch.from_numpy(X).requires_grad_(), r"requires grad; call \.detach\(\)"),
     "part of a graph": (lambda: torch.from_numpy(X).requires_grad_() * 2, r"requires grad; call \.detach\(\)"),

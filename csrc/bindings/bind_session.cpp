@@ -1,9 +1,11 @@
 // A program that runs, for Python: arrays in place where they can be read and written there.
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -51,6 +53,8 @@ struct BoundSession {
   int threads = 1;
   std::vector<std::string> input_names, output_names;  // for errors
   std::vector<uint64_t> clock;                         // of each step, while it is on
+  std::vector<uint64_t> border_sizes;                  // bytes of inputs, then outputs
+  std::atomic<uint64_t> border_bytes{0};               // that the last run copied; read while others run
 
   /// Calls body() without the GIL and alone; raises what it says.
   template <typename Body>
@@ -64,6 +68,14 @@ struct BoundSession {
   }
 };
 
+/// Bytes of inputs, then of outputs.
+std::vector<uint64_t> border_sizes(const Session& session) {
+  std::vector<uint64_t> sizes;
+  for (const uint32_t id : session.index().inputs) sizes.push_back(session.tensor_bytes(id));
+  for (const uint32_t id : session.index().outputs) sizes.push_back(session.tensor_bytes(id));
+  return sizes;
+}
+
 /// The names that a caller knows, else those of the tensors.
 std::vector<std::string> border_names(const ProgramIndex& index, const std::vector<uint32_t>& ids,
                                       std::vector<std::string> names) {
@@ -76,9 +88,12 @@ std::vector<std::string> border_names(const ProgramIndex& index, const std::vect
 std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::buffer& data, const std::string& isa,
                                            int threads, std::vector<std::string> input_names,
                                            std::vector<std::string> output_names, const BoundSession* arena_of,
-                                           const BoundSession* weights_of) {
+                                           const BoundSession* weights_of,
+                                           const std::vector<std::pair<std::string, bool>>& given) {
   const Beside beside{arena_of == nullptr ? nullptr : arena_of->session.get(),
                       weights_of == nullptr ? nullptr : weights_of->session.get()};
+  std::vector<Choice> choices;
+  for (const auto& [path, alone] : given) choices.push_back({path, alone});
   auto bound = std::make_unique<BoundSession>();
   bound->data = data.request();
   if (PyBuffer_IsContiguous(bound->data.view(), 'C') == 0) fail(Code::kValue, "Session: data must be C-contiguous");
@@ -95,9 +110,10 @@ std::unique_ptr<BoundSession> make_session(const ProgramIndex& index, const py::
       std::memcpy(bound->copy.data(), from, bytes);
       from = bound->copy.data();
     }
-    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, beside);
+    status = Session::create(index, from, bytes, rt.kernels->isa, rt.threads, &bound->session, beside, choices);
   }
   throw_if_error(status);
+  bound->border_sizes = border_sizes(*bound->session);
   bound->input_names = border_names(index, index.inputs, std::move(input_names));
   bound->output_names = border_names(index, index.outputs, std::move(output_names));
   return bound;
@@ -124,8 +140,9 @@ std::string shape_text(const TensorDef& tensor) {
 }
 
 /// `given` as an array with the tensor's dtype and shape, or an error that names it as `border` does.
-py::array array_of(const TensorDef& tensor, const char* what, const std::string& border, py::handle given) {
-  const auto name = [&] { return std::string("run: ") + what + " '" + border + "'"; };
+py::array array_of(const std::string& function, const TensorDef& tensor, const char* what, const std::string& border,
+                   py::handle given) {
+  const auto name = [&] { return function + ": " + what + " '" + border + "'"; };
   if (!py::isinstance<py::array>(given)) {
     fail(Code::kType,
          name() + " must be a NumPy array, got " + std::string(py::str(py::type::of(given).attr("__name__"))));
@@ -161,16 +178,18 @@ struct Operands {
   std::vector<py::array> inputs, outputs;
 };
 
-Operands checked_operands(const BoundSession& s, const py::list& inputs, const py::list& outputs) {
+Operands checked_operands(const std::string& function, const BoundSession& s, const py::list& inputs,
+                          const py::list& outputs) {
   const ProgramIndex& index = s.session->index();
   if (inputs.size() != index.inputs.size() || outputs.size() != index.outputs.size()) {
-    fail(Code::kValue, "run: takes " + std::to_string(index.inputs.size()) + " inputs and " +
+    fail(Code::kValue, function + ": takes " + std::to_string(index.inputs.size()) + " inputs and " +
                            std::to_string(index.outputs.size()) + " outputs, got " + std::to_string(inputs.size()) +
                            " and " + std::to_string(outputs.size()));
   }
   Operands all;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    all.inputs.push_back(array_of(index.tensors[index.inputs[i]], "input", s.input_names[i], inputs[i]));
+    const TensorDef& tensor = index.tensors[index.inputs[i]];
+    all.inputs.push_back(array_of(function, tensor, "input", s.input_names[i], inputs[i]));
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     const py::object given = outputs[i];
@@ -179,29 +198,70 @@ Operands checked_operands(const BoundSession& s, const py::list& inputs, const p
       continue;
     }
     const TensorDef& tensor = index.tensors[index.outputs[i]];
-    all.outputs.push_back(array_of(tensor, "out for", s.output_names[i], given));
+    all.outputs.push_back(array_of(function, tensor, "out for", s.output_names[i], given));
     if (!all.outputs.back().writeable()) {
-      fail(Code::kValue, "run: out for '" + s.output_names[i] + "' is read-only; pass a writeable array");
+      fail(Code::kValue, function + ": out for '" + s.output_names[i] + "' is read-only; pass a writeable array");
     }
   }
   return all;
 }
 
-/// False, and nothing is run, when an array is strided or unaligned: that goes through the arena.
-bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
-  Operands given = checked_operands(s, inputs, outputs);
+/// Where a run reads and writes.
+struct Places {
   std::vector<const void*> from;
   std::vector<void*> to;
+};
+
+/// False when an array is strided or unaligned.
+bool find_places(Operands& given, Places* places) {
   for (const py::array& x : given.inputs) {
     if (!is_plain(x)) return false;
-    from.push_back(x.data());
+    places->from.push_back(x.data());
   }
   for (py::array& y : given.outputs) {
     if (y && !is_plain(y)) return false;
-    to.push_back(y ? y.mutable_data() : nullptr);
+    places->to.push_back(y ? y.mutable_data() : nullptr);
   }
-  s.run([&] { return s.session->run(from.data(), to.data()); });
   return true;
+}
+
+void run_at(BoundSession& s, const Places& places) {
+  s.run([&] {
+    Status status = s.session->run(places.from.data(), places.to.data());
+    s.border_bytes = s.session->bytes_copied();
+    return status;
+  });
+}
+
+/// False, and nothing is run, when an array is strided or unaligned: that goes through the arena.
+bool run(BoundSession& s, const py::list& inputs, const py::list& outputs) {
+  Operands given = checked_operands("run", s, inputs, outputs);
+  Places places;
+  if (!find_places(given, &places)) return false;
+  run_at(s, places);
+  return true;
+}
+
+/// Arrays that were checked once, for any number of runs; they are kept alive.
+struct BoundArrays {
+  Operands held;
+  Places places;
+  std::vector<uint64_t> sizes;  // of borders: a session of others may not run on them
+};
+
+std::unique_ptr<BoundArrays> bind_arrays(const BoundSession& s, const py::list& inputs, const py::list& outputs) {
+  auto bound = std::make_unique<BoundArrays>();
+  bound->held = checked_operands("bind", s, inputs, outputs);
+  if (!find_places(bound->held, &bound->places)) {
+    fail(Code::kValue, "bind: arrays must be C-contiguous and aligned; pass numpy.ascontiguousarray of each");
+  }
+  bound->sizes = s.border_sizes;
+  return bound;
+}
+
+void run_bound(BoundSession& s, const BoundArrays& bound) {
+  if (bound.sizes != s.border_sizes) fail(Code::kValue, "run: the arrays were bound to another program");
+  run_at(s, bound.places);
 }
 
 /// The nanoseconds of each step, which runs write from now on; or None, and no clock is read.
@@ -223,10 +283,12 @@ void check_number(const char* what, size_t i, size_t count) {
 }  // namespace
 
 void bind_session(py::module_& m) {
+  made_by_core(py::class_<BoundArrays>(m, "BoundArrays", py::is_final(), plain_type()));
   py::class_<BoundSession>(m, "Session", py::is_final(), plain_type())
       .def(py::init(&make_session), py::arg("index"), py::arg("data"), py::arg("isa") = "", py::arg("num_threads") = 0,
            py::arg("input_names") = std::vector<std::string>(), py::arg("output_names") = std::vector<std::string>(),
-           py::arg("arena_of") = nullptr, py::arg("weights_of") = nullptr)
+           py::arg("arena_of") = nullptr, py::arg("weights_of") = nullptr,
+           py::arg("choices") = std::vector<std::pair<std::string, bool>>())
       .def(
           "run_segment",
           [](BoundSession& s, size_t i) {
@@ -244,10 +306,12 @@ void bind_session(py::module_& m) {
       .def(
           "check",
           [](const BoundSession& s, const py::list& inputs, const py::list& outputs) {
-            checked_operands(s, inputs, outputs);
+            checked_operands("run", s, inputs, outputs);
           },
           py::arg("inputs"), py::arg("outputs"))
       .def("run", &run, py::arg("inputs"), py::arg("outputs"))
+      .def("bind", &bind_arrays, py::arg("inputs"), py::arg("outputs"))
+      .def("run_bound", &run_bound, py::arg("bound"))
       .def("tensor", &view, py::arg("id"))
       .def("clock", &clock, py::arg("on"))
       .def(
@@ -257,8 +321,18 @@ void bind_session(py::module_& m) {
             return s.session->path(i);
           },
           py::arg("step"))
+      .def(
+          "choices",
+          [](const BoundSession& s, size_t i) {
+            check_number("step", i, s.session->index().steps.size());
+            return s.session->choices(i);
+          },
+          py::arg("step"))
       .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session->arena_bytes(); })
       .def_property_readonly("bytes_copied", [](const BoundSession& s) { return s.copy.size(); })
+      .def_property(
+          "border_bytes", [](const BoundSession& s) { return s.border_bytes.load(); },
+          [](BoundSession& s, uint64_t bytes) { s.border_bytes = bytes; })
       .def_readonly("isa", &BoundSession::isa)
       .def_readonly("num_threads", &BoundSession::threads);
 }

@@ -101,6 +101,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_blobs(m);
   ek::bind_memory(m);
   ek::bind_session(m);
+  ek::bind_lender(m);
   ek::bind_decoder(m);
   ek::seal_classes(m);
   m.attr("_C_API") = pybind11::capsule(edgekern_get_api(EDGEKERN_ABI_VERSION), EDGEKERN_CAPSULE);

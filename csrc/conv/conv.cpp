@@ -56,6 +56,7 @@ GemmArgs product_of(const Kernels& kernels, const ConvArgs& args, const Plan& pl
   product.c = args.y + group * group_out * item;
   product.ldc = args.out_c * item;
   product.epilogue = args.epilogue;
+  product.path = args.path;
   if (product.epilogue.multiplier != nullptr) product.epilogue.multiplier += group * padded_out;
   if (product.epilogue.bias != nullptr) product.epilogue.bias += group * padded_out;
   if (product.epilogue.residual != nullptr) product.epilogue.residual += group * group_out;
@@ -208,6 +209,10 @@ void conv_chunk(const Kernels& kernels, const ConvArgs& args, const Plan& plan, 
 }  // namespace
 
 const char* conv_path(const Runtime& rt, const ConvArgs& args) { return make_plan(*rt.kernels, args).path->name; }
+
+std::vector<const char*> conv_choices(const Runtime& rt, const ConvArgs& args) {
+  return paths_for(*rt.kernels, product_of(*rt.kernels, args, make_plan(*rt.kernels, args), args.weights, 0));
+}
 
 size_t conv_runs_bytes(const Runtime& rt, const ConvArgs& args) {
   return run_bytes(make_plan(*rt.kernels, args), args);

@@ -3,8 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
-#include "gemm/pack.h"
+#include "gemm/gemm.h"
 #include "kernels/kernels.h"
 
 namespace ek {
@@ -29,6 +30,7 @@ struct ConvArgs {
   const int32_t* init = nullptr;     // [groups][out_c/groups rounded up to kStrip], from make_init
   uint8_t* y = nullptr;              // NHWC, dense: uint8/int8, float32 or int32 as the epilogue says
   Epilogue epilogue;                 // multiplier, bias: [groups][out_c/groups rounded up to kStrip]
+  const Path* path = nullptr;        // as of GemmArgs
 };
 
 /// Bytes of weights in the order in which the input is read, where that is another one than they are packed in; else 0.
@@ -40,6 +42,8 @@ size_t conv_scratch_bytes(const Runtime& rt, const ConvArgs& args);
 void conv(const Runtime& rt, const ConvArgs& args, uint8_t* scratch);
 /// The path of gemm/paths.h that conv() will take.
 const char* conv_path(const Runtime& rt, const ConvArgs& args);
+/// Keys of all that it could.
+std::vector<const char*> conv_choices(const Runtime& rt, const ConvArgs& args);
 
 /// Depthwise: groups == in_c == out_c, weights from pack_depthwise. Same scratch rules.
 size_t depthwise_scratch_bytes(const Runtime& rt, const ConvArgs& args);

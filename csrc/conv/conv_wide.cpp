@@ -77,6 +77,10 @@ const char* conv_wide_path(const Runtime& rt, const ConvWideArgs& args) {
   return args.depthwise ? "depthwise" : conv_path(rt, exact(rt, args));
 }
 
+std::vector<const char*> conv_wide_choices(const Runtime& rt, const ConvWideArgs& args) {
+  return args.depthwise ? std::vector<const char*>() : conv_choices(rt, exact(rt, args));
+}
+
 size_t conv_wide_scratch_bytes(const Runtime& rt, const ConvWideArgs& args) { return Room(rt, args).all; }
 
 void conv_wide(const Runtime& rt, const ConvWideArgs& args, uint8_t* scratch) {

@@ -18,6 +18,8 @@ struct ConvWideArgs {
 };
 
 const char* conv_wide_path(const Runtime& rt, const ConvWideArgs& args);
+/// Keys of all that it could take.
+std::vector<const char*> conv_wide_choices(const Runtime& rt, const ConvWideArgs& args);
 /// Of a convolution whose x and y are there.
 size_t conv_wide_scratch_bytes(const Runtime& rt, const ConvWideArgs& args);
 void conv_wide(const Runtime& rt, const ConvWideArgs& args, uint8_t* scratch);

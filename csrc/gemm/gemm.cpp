@@ -32,6 +32,8 @@ void run_unit(const Runtime& rt, const GemmArgs& args, const Path& path, const R
 
 const char* gemm_path(const Runtime& rt, const GemmArgs& args) { return path_of(*rt.kernels, args).name; }
 
+std::vector<const char*> gemm_choices(const Runtime& rt, const GemmArgs& args) { return paths_for(*rt.kernels, args); }
+
 void gemm(const Runtime& rt, const GemmArgs& args) {
   const Path& path = path_of(*rt.kernels, args);
   const Grid grid = make_grid(rt, args, path);

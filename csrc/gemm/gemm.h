@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "gemm/pack.h"
 #include "gemm/tile_plan.h"
@@ -22,6 +23,8 @@ struct RowTable {
   void* context;
 };
 
+struct Path;
+
 struct GemmArgs {
   size_t m = 0;
   const uint8_t* a = nullptr;  // (m, k), rows `lda` bytes apart, of sign a_sign
@@ -34,7 +37,8 @@ struct GemmArgs {
   size_t ldc = 0;      // bytes from row to row
   size_t whole_m = 0;  // rows of the C that this one is a part of, where it is
   Epilogue epilogue;
-  std::optional<Unit> unit;  // of every block, for the bench; else host_unit() says it
+  std::optional<Unit> unit;    // of every block, for the bench; else host_unit() says it
+  const Path* path = nullptr;  // to take where it takes the product, by measurement; else the best by rule
 };
 
 /// C as blocks of kMacroTile, each on its unit, by the best path that takes the product.
@@ -42,5 +46,7 @@ void gemm(const Runtime& rt, const GemmArgs& args);
 
 /// The name of that path.
 const char* gemm_path(const Runtime& rt, const GemmArgs& args);
+/// Keys of all that take it.
+std::vector<const char*> gemm_choices(const Runtime& rt, const GemmArgs& args);
 
 }  // namespace ek

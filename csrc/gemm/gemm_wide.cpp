@@ -50,6 +50,7 @@ GemmArgs product_of(const Runtime& rt, const GemmWideArgs& args, size_t rows) {
   product.lda = args.b.shape.k_per_tap;
   product.a_sign = rt.kernels->native_sign;
   product.b = args.b;
+  product.path = args.path;
   product.ldc = args.b.shape.padded_n() * sizeof(int32_t);
   return product;
 }
@@ -70,6 +71,10 @@ void split_codes(const Runtime& rt, const float* x, size_t n, const WideParams& 
 
 const char* gemm_wide_path(const Runtime& rt, const GemmWideArgs& args) {
   return gemm_path(rt, product_of(rt, args, std::min(args.m, cut_rows(rt, args).rows)));
+}
+
+std::vector<const char*> gemm_wide_choices(const Runtime& rt, const GemmWideArgs& args) {
+  return gemm_choices(rt, product_of(rt, args, std::min(args.m, cut_rows(rt, args).rows)));
 }
 
 size_t gemm_wide_scratch_bytes(const Runtime& rt, const GemmWideArgs& args) {

@@ -20,6 +20,7 @@ struct GemmWideArgs {
   const double* start = nullptr;  // from make_wide_start
   void* c = nullptr;              // dense
   Epilogue epilogue;              // a real kind, without row_scale
+  const Path* path = nullptr;     // as of GemmArgs
 };
 
 /// What is added to 256 * high + low for the zero point and for bytes of the native sign: [n].
@@ -29,6 +30,8 @@ void make_wide_start(const Kernels& kernels, const WideParams& q, const int32_t*
 void split_codes(const Runtime& rt, const float* x, size_t n, const WideParams& q, uint8_t* high, uint8_t* low);
 
 const char* gemm_wide_path(const Runtime& rt, const GemmWideArgs& args);
+/// Keys of all that it could take.
+std::vector<const char*> gemm_wide_choices(const Runtime& rt, const GemmWideArgs& args);
 /// Of a product whose x and c are there as floats.
 size_t gemm_wide_scratch_bytes(const Runtime& rt, const GemmWideArgs& args);
 void gemm_wide(const Runtime& rt, const GemmWideArgs& args, uint8_t* scratch);

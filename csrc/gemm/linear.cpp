@@ -38,18 +38,24 @@ Parts cut_rows(const Runtime& rt, const LinearArgs& args) {
   return {ceil_div(m, rows), rows, static_cast<int>(threads)};
 }
 
+/// The product of the first part, without its operands.
+GemmArgs first_part(const Runtime& rt, const LinearArgs& args) {
+  GemmArgs part = args.gemm;
+  part.m = std::min(cut_rows(rt, args).rows, part.m);
+  part.whole_m = args.gemm.m;
+  return product_of_rows(rt, {nullptr, nullptr, code_stride(depth(args))}, part);
+}
+
 }  // namespace
 
 void make_symmetric_init(const Kernels& kernels, const PackedView& b, int32_t* init) {
   make_init(kernels, Sign::kS8, 0, b.colsum(), nullptr, b.shape.n, init);
 }
 
-const char* linear_path(const Runtime& rt, const LinearArgs& args) {
-  const Parts parts = cut_rows(rt, args);
-  GemmArgs part = args.gemm;
-  part.m = std::min(parts.rows, part.m);
-  part.whole_m = args.gemm.m;
-  return gemm_path(rt, product_of_rows(rt, {nullptr, nullptr, code_stride(depth(args))}, part));
+const char* linear_path(const Runtime& rt, const LinearArgs& args) { return gemm_path(rt, first_part(rt, args)); }
+
+std::vector<const char*> linear_choices(const Runtime& rt, const LinearArgs& args) {
+  return gemm_choices(rt, first_part(rt, args));
 }
 
 size_t linear_scratch_bytes(const Runtime& rt, const LinearArgs& args) {

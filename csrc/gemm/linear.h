@@ -24,6 +24,8 @@ void make_symmetric_init(const Kernels& kernels, const PackedView& b, int32_t* i
 
 /// What multiplies the rows, once they are quantized.
 const char* linear_path(const Runtime& rt, const LinearArgs& args);
+/// Keys of all that it could.
+std::vector<const char*> linear_choices(const Runtime& rt, const LinearArgs& args);
 
 /// Scratch bytes that linear() needs: the quantized rows of every thread, or of all of x.
 size_t linear_scratch_bytes(const Runtime& rt, const LinearArgs& args);

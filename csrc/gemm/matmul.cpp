@@ -32,6 +32,7 @@ GemmArgs product_of(const MatmulArgs& args, const Slot& slot, size_t item, const
   product.a_sign = args.a_q.sign;
   product.b = {slot.shape, packed};
   product.epilogue = args.epilogue;
+  product.path = args.path;
   product.ldc = out_bytes(args.epilogue, args.columns);
   product.c = args.c + item * args.rows * product.ldc;
   return product;
@@ -63,6 +64,10 @@ size_t matmul_scratch_bytes(const Runtime& rt, const MatmulArgs& args) { return 
 const char* matmul_path(const Runtime& rt, const MatmulArgs& args) {
   const Slot slot(args);
   return gemm_path(rt, product_of(args, slot, 0, nullptr));
+}
+
+std::vector<const char*> matmul_choices(const Runtime& rt, const MatmulArgs& args) {
+  return gemm_choices(rt, product_of(args, Slot(args), 0, nullptr));
 }
 
 void matmul(const Runtime& rt, const MatmulArgs& args, uint8_t* scratch) {

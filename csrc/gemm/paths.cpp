@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 
 #include "base/checked.h"
 #include "cpu/machine.h"
@@ -122,17 +123,34 @@ void run_shallow(const Kernels& kernels, const GemmArgs& args, const Rect& rect,
 }
 
 constexpr Path kPaths[] = {
-    {"thin", kMaxTileRows, 0, takes_thin, run_thin},          {"gemv", 1, kGemvPanels, takes_gemv, run_gemv},
-    {"shallow", kShallowRows, 0, takes_shallow, run_shallow}, {"tile", kMaxTileRows, 0, takes_spread, run_spread},
-    {"tile", kMaxTileRows, 0, takes_all, run_tile},
+    {"thin", "thin", kMaxTileRows, 0, takes_thin, run_thin},
+    {"gemv", "gemv", 1, kGemvPanels, takes_gemv, run_gemv},
+    {"shallow", "shallow", kShallowRows, 0, takes_shallow, run_shallow},
+    {"tile", "spread", kMaxTileRows, 0, takes_spread, run_spread},
+    {"tile", "tile", kMaxTileRows, 0, takes_all, run_tile},
 };
 
 }  // namespace
 
 const Path& path_of(const Kernels& kernels, const GemmArgs& args) {
+  if (args.path != nullptr && args.path->takes(kernels, args)) return *args.path;
   const Path* path = kPaths;
   while (!path->takes(kernels, args)) ++path;
   return *path;
+}
+
+std::vector<const char*> paths_for(const Kernels& kernels, const GemmArgs& args) {
+  std::vector<const char*> keys;
+  for (const Path& path : kPaths) {
+    if (path.takes(kernels, args)) keys.push_back(path.key);
+  }
+  return keys;
+}
+
+const Path* find_path(const std::string& key) {
+  const auto* const found =
+      std::find_if(std::begin(kPaths), std::end(kPaths), [&](const Path& path) { return key == path.key; });
+  return found == std::end(kPaths) ? nullptr : found;
 }
 
 }  // namespace ek

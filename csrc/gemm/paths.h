@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
+#include <vector>
 
 #include "gemm/gemm.h"
 
@@ -15,14 +17,19 @@ struct Rect {
 
 struct Path {
   const char* name;
-  size_t rows;    // most rows at a time: what a RowTable has room for
-  size_t panels;  // whole panels that it needs side by side: no thread gets fewer
+  const char* key;  // of it alone: what measured paths are chosen by
+  size_t rows;      // most rows at a time: what a RowTable has room for
+  size_t panels;    // whole panels that it needs side by side: no thread gets fewer
   bool (*takes)(const Kernels& kernels, const GemmArgs& args);
   /// `strips`: how wide a tile may be, of 16 columns each.
   void (*run)(const Kernels& kernels, const GemmArgs& args, const Rect& rect, size_t strips);
 };
 
-/// The first path that takes the product; the last one takes all.
+/// The one that the product names, where it takes it; else the first that does. The last one takes all.
 const Path& path_of(const Kernels& kernels, const GemmArgs& args);
+/// Keys of all that take the product, best first.
+std::vector<const char*> paths_for(const Kernels& kernels, const GemmArgs& args);
+/// Null for a key that there is not.
+const Path* find_path(const std::string& key);
 
 }  // namespace ek

@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "base/fp_env.h"
 #include "base/memory_limit.h"
+#include "gemm/paths.h"
 #include "program/steps/checks.h"
 #include "threads/pool.h"
 #include "weights/mapped.h"
@@ -52,7 +53,8 @@ struct Session::Impl final : StepSite {
   std::unique_ptr<WeightSource> weights;
   std::vector<const uint8_t*> blobs;  // where they are pinned; null where they are not
   bool blobs_stay = false;            // pinned once, when the session was created
-  Runtime rt{nullptr, 1};
+  Runtime rt{nullptr, 1}, alone{nullptr, 1};
+  Choice choice;  // of the step that is being prepared
   std::shared_ptr<Workspace> work;
   std::shared_ptr<const Widened> widened;
   bool owns_work = false, owns_widened = false;
@@ -65,8 +67,10 @@ struct Session::Impl final : StepSite {
   Fault fault_of_run;
   std::vector<Prepared> steps;
   uint64_t* clock = nullptr;  // the caller's, of each step
+  uint64_t copied = 0;        // bytes, by the run that is on or was last
 
-  const Runtime& runtime() const override { return rt; }
+  const Runtime& runtime() const override { return choice.alone ? alone : rt; }
+  const Path* path() const override { return choice.path.empty() ? nullptr : find_path(choice.path); }
   const TensorDef& tensor(uint32_t id) const override { return index.tensors[id]; }
   uint8_t* bytes(uint32_t id) override { return work->arena.data() + index.tensors[id].offset; }
   uint8_t* const* place(uint32_t id) override { return &places[id]; }
@@ -113,6 +117,15 @@ struct Session::Impl final : StepSite {
     };
     blobs_stay ? add() : with_blobs(step, add);
   }
+  /// Whether the step that was prepared last has the path that was chosen.
+  Status check_choice(const Step& step) const {
+    const std::vector<const char*>& able = steps.back().choices;
+    if (choice.path.empty() || std::find(able.begin(), able.end(), choice.path) != able.end()) return {};
+    std::string known;
+    for (const char* key : able) known += (known.empty() ? "" : ", ") + std::string(key);
+    return {Code::kValue, "session: step '" + step.name + "' (" + step.op + ") cannot take the path '" + choice.path +
+                              "' here; " + (known.empty() ? "it has none to choose" : "it can take " + known)};
+  }
   void run_step(size_t step) {
     if (blobs_stay) return steps[step].run();
     with_blobs(index.steps[step], [&] { steps[step].run(); });
@@ -145,6 +158,12 @@ struct Session::Impl final : StepSite {
   }
 
   void find_movable();
+  /// All of a tensor, between the caller's array and the arena.
+  void copy(void* to, const void* from, uint32_t id) {
+    if (to == from) return;
+    std::memmove(to, from, size(id));
+    copied += size(id);
+  }
   bool may_move(uint32_t id, const void* to) const {
     return movable[id] && reinterpret_cast<uintptr_t>(to) % dtype_bytes(tensor(id).dtype) == 0 &&
            !overlap(to, size(id), work->arena.data(), work->arena.size());
@@ -230,18 +249,18 @@ Session::Session() = default;
 Session::~Session() = default;
 
 Status Session::create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, Beside beside) {
+                       std::unique_ptr<Session>* out, Beside beside, const std::vector<Choice>& choices) {
   try {
     EK_RETURN_IF_ERROR(validate(index, weights->size()));
   } catch (const std::bad_alloc&) {
     return {Code::kNoMemory, "session: no memory to check an index of " + std::to_string(index.tensors.size()) +
                                  " tensors and " + std::to_string(index.steps.size()) + " steps"};
   }
-  return create_valid(std::move(index), std::move(weights), isa, threads, out, beside);
+  return create_valid(std::move(index), std::move(weights), isa, threads, out, beside, choices);
 }
 
 Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                             std::unique_ptr<Session>* out, Beside beside) {
+                             std::unique_ptr<Session>* out, Beside beside, const std::vector<Choice>& choices) {
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
     return {Code::kUnsupportedIsa, std::string("session: this CPU does not run ") + isa_name(isa)};
@@ -250,12 +269,17 @@ Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> w
     return {Code::kValue,
             "session: num_threads must be in [1, " + std::to_string(kMaxThreads) + "], got " + std::to_string(threads)};
   }
+  if (!choices.empty() && choices.size() != index.steps.size()) {
+    return {Code::kValue, "session: got choices for " + std::to_string(choices.size()) + " steps of " +
+                              std::to_string(index.steps.size())};
+  }
   std::unique_ptr<Session> session(new Session);
   session->impl_ = std::make_unique<Impl>();
   Impl& impl = *session->impl_;
   impl.index = std::move(index);
   impl.weights = std::move(weights);
   impl.rt = {&kernels(isa), threads};
+  impl.alone = {&kernels(isa), 1};
   try {
     impl.blobs.resize(impl.index.blobs.size());
     EK_RETURN_IF_ERROR(impl.find_memory(beside.arena, beside.weights));
@@ -266,7 +290,11 @@ Status Session::create_valid(ProgramIndex index, std::unique_ptr<WeightSource> w
       for (uint32_t id = 0; id < impl.blobs.size(); ++id) impl.pin(id);
     }
     impl.steps.reserve(impl.index.steps.size());
-    for (const Step& step : impl.index.steps) impl.prepare(step);
+    for (size_t i = 0; i < impl.index.steps.size(); ++i) {
+      if (!choices.empty()) impl.choice = choices[i];
+      impl.prepare(impl.index.steps[i]);
+      EK_RETURN_IF_ERROR(impl.check_choice(impl.index.steps[i]));
+    }
     const size_t arena_bytes = impl.work->arena.size();
     require_memory(arena_bytes + std::min(impl.scratch_bytes, SIZE_MAX - arena_bytes));
     impl.work->want_scratch(impl.scratch_bytes);
@@ -293,10 +321,10 @@ Status resident(const uint8_t* data, uint64_t bytes, std::unique_ptr<WeightSourc
 }  // namespace
 
 Status Session::create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, Beside beside) {
+                       std::unique_ptr<Session>* out, Beside beside, const std::vector<Choice>& choices) {
   std::unique_ptr<WeightSource> weights;
   EK_RETURN_IF_ERROR(resident(data, data_bytes, &weights));
-  return create(std::move(index), std::move(weights), isa, threads, out, beside);
+  return create(std::move(index), std::move(weights), isa, threads, out, beside, choices);
 }
 
 namespace {
@@ -337,6 +365,7 @@ Status Session::open(const uint8_t* file, size_t size, Verify verify, Isa isa, i
 const ProgramIndex& Session::index() const { return impl_->index; }
 uint8_t* Session::tensor(uint32_t id) { return impl_->bytes(id); }
 const char* Session::path(size_t step) const { return impl_->steps[step].path; }
+const std::vector<const char*>& Session::choices(size_t step) const { return impl_->steps[step].choices; }
 uint64_t Session::tensor_bytes(uint32_t id) const { return impl_->size(id); }
 
 Status Session::run_segment(size_t segment) noexcept {
@@ -354,11 +383,12 @@ Status Session::run_step(size_t step) noexcept {
 Status Session::run(const void* const* inputs, void* const* outputs) noexcept {
   Impl& m = *impl_;
   const std::vector<uint32_t>&in = m.index.inputs, &out = m.index.outputs;
+  m.copied = 0;
   for (size_t i = 0; i < in.size(); ++i) {
     if (m.may_move(in[i], inputs[i]) && !m.meets_output(inputs[i], m.size(in[i]), outputs, out.size())) {
       m.places[in[i]] = static_cast<uint8_t*>(const_cast<void*>(inputs[i]));  // no step writes to an input
     } else {
-      std::memmove(m.bytes(in[i]), inputs[i], m.size(in[i]));
+      m.copy(m.bytes(in[i]), inputs[i], in[i]);
     }
   }
   for (size_t j = 0; j < out.size(); ++j) {
@@ -370,14 +400,14 @@ Status Session::run(const void* const* inputs, void* const* outputs) noexcept {
     for (size_t i = 0; i < m.index.segments.size(); ++i) m.run_steps(i);
   }
   for (size_t j = 0; j < out.size(); ++j) {
-    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j]) {
-      std::memmove(outputs[j], m.bytes(out[j]), m.size(out[j]));
-    }
+    if (outputs[j] != nullptr && m.places[out[j]] != outputs[j]) m.copy(outputs[j], m.bytes(out[j]), out[j]);
   }
   const Status ended = m.end_run();
   forget_run();
   return ended;
 }
+
+uint64_t Session::bytes_copied() const { return impl_->copied; }
 
 void Session::set_clock(uint64_t* nanoseconds) noexcept { impl_->clock = nanoseconds; }
 

@@ -26,6 +26,12 @@ struct Beside {
   const Session* weights = nullptr;  // what the file has as halves, widened
 };
 
+/// How a step runs that was measured. Results have the same bits, whatever is chosen.
+struct Choice {
+  std::string path;    // key of a path of gemm/paths.h, which must take the step; empty: the best by rule
+  bool alone = false;  // on one thread
+};
+
 class Session {
  public:
   /// Opens an .ekm file, which is mapped and held to its format and hashes (open_container()). Refuses programs with
@@ -35,12 +41,13 @@ class Session {
   static Status open(const uint8_t* file, size_t size, Verify verify, Isa isa, int threads,
                      std::unique_ptr<Session>* out);
   /// Validates `index` against its weights, a file's data section, and prepares every step for an ISA that
-  /// available_isas() lists. Compares no hashes: open() does. Host steps are the caller's.
+  /// available_isas() lists. Compares no hashes: open() does. Host steps are the caller's. `choices`: one a step, or
+  /// none at all.
   static Status create(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, Beside beside = {});
+                       std::unique_ptr<Session>* out, Beside beside = {}, const std::vector<Choice>& choices = {});
   /// The same on weights in memory, which start at a multiple of 64 and outlive the session.
   static Status create(ProgramIndex index, const uint8_t* data, uint64_t data_bytes, Isa isa, int threads,
-                       std::unique_ptr<Session>* out, Beside beside = {});
+                       std::unique_ptr<Session>* out, Beside beside = {}, const std::vector<Choice>& choices = {});
   ~Session();
 
   const ProgramIndex& index() const;
@@ -48,10 +55,14 @@ class Session {
   uint64_t tensor_bytes(uint32_t id) const;
   /// The code that a step runs: "tile", "thin", "shallow", "gemv", "depthwise", "lookup", "move", ...
   const char* path(size_t step) const;
+  /// Keys of the paths that it could take, best first; none where there is nothing to choose.
+  const std::vector<const char*>& choices(size_t step) const;
   /// All segments on the caller's arrays, in the order of the index; an output that is null is not wanted. What is only
   /// converted or transposed at the border is read and written there, the rest is copied to and from the arena. Fails
   /// where an index in a tensor leaves its axis: the outputs are written, and hold zeros where it was used.
   Status run(const void* const* inputs, void* const* outputs) noexcept;
+  /// What the last run() copied between the caller's arrays and the arena.
+  uint64_t bytes_copied() const;
   // On what lies in the arena: steps in order, or one of them, for profiling and comparing.
   Status run_segment(size_t segment) noexcept;
   Status run_step(size_t step) noexcept;
@@ -66,7 +77,8 @@ class Session {
   Session();
   /// create() behind its validation, which open_container() has done already.
   static Status create_valid(ProgramIndex index, std::unique_ptr<WeightSource> weights, Isa isa, int threads,
-                             std::unique_ptr<Session>* out, Beside beside = {});
+                             std::unique_ptr<Session>* out, Beside beside = {},
+                             const std::vector<Choice>& choices = {});
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -20,53 +20,93 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 if TYPE_CHECKING:
     from edgekern import llm
     from edgekern.analysis import ErrorReport, Evaluation, compare, evaluate
-    from edgekern.artifact import Program
+    from edgekern.artifact import ModelMetadata, Program
     from edgekern.calibration import Calibrator, Histogram, Ranges, samples
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, quantize
-    from edgekern.runtime import InferenceSession
+    from edgekern.runtime import (
+        Batcher,
+        Binding,
+        ExecutionMode,
+        ExecutionOrder,
+        GraphOptimizationLevel,
+        InferenceSession,
+        IOBinding,
+        NodeArg,
+        OrtValue,
+        RunOptions,
+        SessionOptions,
+        get_available_providers,
+        get_device,
+        set_default_logger_severity,
+    )
     from edgekern.threadpools import register_threadpoolctl
     from edgekern.transformer import attention, rms_norm, rotary_embedding
 
 # Public names that live in rooms which are loaded on first use.
 _LAZY = {
+    "Batcher": "edgekern.runtime",
+    "Binding": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
     "Evaluation": "edgekern.analysis",
+    "ExecutionMode": "edgekern.runtime",
+    "ExecutionOrder": "edgekern.runtime",
+    "GraphOptimizationLevel": "edgekern.runtime",
     "Histogram": "edgekern.calibration",
+    "IOBinding": "edgekern.runtime",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
+    "ModelMetadata": "edgekern.artifact",
+    "NodeArg": "edgekern.runtime",
+    "OrtValue": "edgekern.runtime",
     "Program": "edgekern.artifact",
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
     "RingKVCache": "edgekern.kvcache",
+    "RunOptions": "edgekern.runtime",
+    "SessionOptions": "edgekern.runtime",
     "attention": "edgekern.transformer",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "evaluate": "edgekern.analysis",
+    "get_available_providers": "edgekern.runtime",
     "get_cmake_dir": "edgekern.native",
+    "get_device": "edgekern.runtime",
     "get_include": "edgekern.native",
     "quantize": "edgekern.quantization",
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
     "samples": "edgekern.calibration",
+    "set_default_logger_severity": "edgekern.runtime",
 }
 
 __all__ = [
+    "Batcher",
+    "Binding",
     "Calibrator",
     "ErrorReport",
     "Evaluation",
+    "ExecutionMode",
+    "ExecutionOrder",
+    "GraphOptimizationLevel",
     "Histogram",
+    "IOBinding",
     "InferenceSession",
     "KVFormat",
+    "ModelMetadata",
+    "NodeArg",
+    "OrtValue",
     "PackedWeights",
     "Program",
     "QuantConfig",
     "Ranges",
     "RingKVCache",
+    "RunOptions",
+    "SessionOptions",
     "TileBlock",
     "TilePlan",
     "__version__",
@@ -78,7 +118,9 @@ __all__ = [
     "dynamic_quantize",
     "errors",
     "evaluate",
+    "get_available_providers",
     "get_cmake_dir",
+    "get_device",
     "get_include",
     "get_num_threads",
     "interleave_gate_up",
@@ -92,6 +134,7 @@ __all__ = [
     "rms_norm",
     "rotary_embedding",
     "samples",
+    "set_default_logger_severity",
     "set_num_threads",
     "tile_plan",
 ]

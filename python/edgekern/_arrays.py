@@ -7,14 +7,14 @@ buffer protocol, and no other library is imported for it.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekern.errors import ArgumentTypeError, EdgekernWarning
+from edgekern._warn import warn_caller
+from edgekern.errors import ArgumentTypeError
 
 Array = npt.NDArray[Any]
 
@@ -79,11 +79,7 @@ def report_copy(function: str, argument: str, array: Array, reason: str = "") ->
     """Warn of a copy, at the line that called edgekern. The reason is what the array is when none is given."""
     if not reason:
         reason = "it is not aligned" if array.flags.c_contiguous else "it is not C-contiguous"
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "edgekern":
-        frame, level = frame.f_back, level + 1
-    message = f"{function}: {argument} is copied, {array.nbytes} bytes: {reason}"
-    warnings.warn(message, EdgekernWarning, stacklevel=level)
+    warn_caller(f"{function}: {argument} is copied, {array.nbytes} bytes: {reason}")
 
 
 def is_array(value: object) -> bool:
@@ -94,7 +90,7 @@ def is_array(value: object) -> bool:
         return True
     try:
         memoryview(value)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, ValueError):  # a released memoryview raises the latter
         return False
     return True
 
@@ -106,19 +102,22 @@ def _view(function: str, argument: str, value: Any, *, may_copy: bool) -> Array:
     _check_readable(what, value)
     failed: Exception | None = None
     refused = f"{what}{_dtype(value)} that NumPy cannot read"
-    for take in (_by_dlpack, _by_array, _by_interface, _by_buffer):
-        try:
-            array, copied = take(value)
-        except Exception as error:  # a provider's own, of any class; perhaps it lends in another way
-            failed = failed or error
-            continue
-        if not copied:
-            return array
-        if may_copy:
-            report_copy(function, argument, array, f"a {_name(value)} lends no memory; pass a NumPy array")
-            return array
-        refused = f"{what}, which gives copies and cannot be written"
-    raise ArgumentTypeError(f"{refused}; pass a NumPy array") from failed
+    try:
+        for take in (_by_dlpack, _by_array, _by_interface, _by_buffer):
+            try:
+                array, copied = take(value)
+            except Exception as error:  # a provider's own, of any class; perhaps it lends in another way
+                failed = failed or error
+                continue
+            if not copied:
+                return array
+            if may_copy:
+                report_copy(function, argument, array, f"a {_name(value)} lends no memory; pass a NumPy array")
+                return array
+            refused = f"{what}, which gives copies and lends no memory of its own"
+        raise ArgumentTypeError(f"{refused}; pass a NumPy array") from failed
+    finally:
+        failed = None  # its frames hold the memory that is lent, in a circle with this one
 
 
 def _by_dlpack(value: Any) -> tuple[Array, bool]:

@@ -8,7 +8,7 @@ says, in host steps, in calibration, in the float reference and at compile time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,3 +111,38 @@ def run_to_end(
     if errors:
         raise errors.pop()
     return results
+
+
+def open_peer(model: str, *, num_threads: int) -> Any:
+    """A session with onnxruntime's own options, as its users run it: to be timed, it computes nothing for edgekern.
+
+    ``session.x64quantprecision`` would keep 8-bit sums from saturating where a CPU has no dot products of bytes, but
+    halves the speed on those that have them; whoever times it looks at its answer.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = num_threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def bound_run(
+    session: Any, feeds: Mapping[str, npt.NDArray[Any]]
+) -> tuple[Callable[[], object], Callable[[], list[Any]]]:
+    """A call that runs on inputs and into outputs that are bound once, and one that gives those outputs.
+
+    Outputs of a kind or a shape that may change are made anew in each run.
+    """
+    binding, names = session.io_binding(), [output.name for output in session.get_outputs()]
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, ort_value(array))
+    for name in names:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    results = binding.get_outputs()
+    if all(result.is_tensor() for result in results):
+        binding.clear_binding_outputs()
+        for name, result in zip(names, results, strict=True):
+            binding.bind_ortvalue_output(name, result)
+    return lambda: session.run_with_iobinding(binding), lambda: [value.numpy() for value in binding.get_outputs()]

@@ -66,5 +66,13 @@ class UnsupportedIsaError(EdgekernError, RuntimeError):
     """The ISA that was forced is not one this CPU has."""
 
 
+class UnknownOptionError(EdgekernError, AttributeError):
+    """An option, or a method of options, that onnxruntime may have and edgekern has not."""
+
+
+class RunTerminatedError(EdgekernError, RuntimeError):
+    """A run was refused because its RunOptions say terminate."""
+
+
 class EdgekernWarning(UserWarning):
     """Something was done for the caller that the caller may want to know."""

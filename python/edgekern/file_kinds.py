@@ -129,6 +129,9 @@ KINDS: dict[str, FileKind] = {
     "ranges": FileKind(
         "a file of ranges", "edgekern quantize takes it beside the float model", _is_json_with(b'"edgekern.ranges"')
     ),
+    "paths": FileKind(
+        "a file of measured paths", "edgekern.InferenceSession(paths=) takes it", _is_json_with(b'"edgekern.paths"')
+    ),
     "tokenizer": FileKind(
         "a tokenizer.json",
         "it belongs beside its model, or to --tokenizer",
@@ -140,7 +143,7 @@ KINDS: dict[str, FileKind] = {
         _is_json_with(b'"model_type"'),
     ),
 }
-JSON_KINDS = ("ranges", "tokenizer", "config")
+JSON_KINDS = ("ranges", "paths", "tokenizer", "config")
 
 
 def kind_of(head: Head | None) -> str | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
+import numpy as np
+
 from edgekern import _core
 from edgekern._arguments import thread_count
 
@@ -48,3 +53,28 @@ def set_num_threads(num_threads: int) -> None:
     ArgumentValueError
     """
     _core.set_num_threads(thread_count("set_num_threads", num_threads))
+
+
+def cpu_model() -> str:
+    """What the CPU calls itself, as Linux tells it; elsewhere its architecture."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        lines = []
+    facts = {name.strip(): value.strip() for name, _, value in reversed(lines)}  # of the first CPU
+    parts = [facts[name] for name in ("CPU implementer", "CPU part", "CPU revision") if name in facts]  # Arm's
+    return facts.get("model name") or " ".join([platform.machine(), *parts])
+
+
+def read_bandwidth(nbytes: int, num_threads: int, *, most_bytes: int = 512 << 20, seconds: float = 0.05) -> float:
+    """Bytes per second at which this machine reads so many again and again, from memory or whichever cache holds them.
+
+    Parameters
+    ----------
+    nbytes : at most ``most_bytes`` of them are read
+    num_threads : 0 is the package's setting
+    seconds : for each of four ways to read
+    """
+    size = min(max(nbytes, 1 << 16), most_bytes)
+    data, threads = np.ones(size // 64 * 64, np.uint8), num_threads or _core.num_threads()
+    return max(_core.measure_read_bandwidth(data, threads, streams, 0, seconds) for streams in (1, 2, 4, 8))

@@ -1,8 +1,11 @@
 // A whole program against the slow way, step by step; and a session that allocates nothing once it stands.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <set>
+#include <string>
 
 #include "allocations.h"
 #include "base/fp_env.h"
@@ -38,9 +41,10 @@ size_t ek::test::allocations() { return 0; }
 
 namespace {
 
-std::unique_ptr<Session> make_session(const SmallProgram& p, const AlignedBuffer& data, Isa isa, int threads) {
+std::unique_ptr<Session> make_session(const SmallProgram& p, const AlignedBuffer& data, Isa isa, int threads,
+                                      const std::vector<Choice>& choices = {}) {
   std::unique_ptr<Session> session;
-  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session);
+  const Status status = Session::create(p.index, data.data(), data.size(), isa, threads, &session, {}, choices);
   REQUIRE_MESSAGE(status.ok(), status.message());
   for (const uint32_t id : p.index.inputs)
     std::memcpy(session->tensor(id), p.expected[id].data(), p.expected[id].size());
@@ -185,9 +189,21 @@ TEST_CASE("what a program converts at its border is not copied") {
     const void* const from = p.expected[x].data();
     void* const to = out.data();
     CHECK(session->run(&from, &to).ok());
+    CHECK(session->bytes_copied() == 0);
     CHECK(out == p.expected[y]);
     for (size_t i = 0; i < p.expected[x].size(); ++i) CHECK(session->tensor(x)[i] == 0xEE);
     for (size_t i = 0; i < out.size(); ++i) CHECK(session->tensor(y)[i] == 0xEE);
+    std::memcpy(session->tensor(x), from, p.expected[x].size());
+    const void* const placed = session->tensor(x);  // is where it belongs; its result is brought out of the arena
+    void* const there = session->tensor(y);
+    CHECK(session->run(&placed, &there).ok());
+    CHECK(session->bytes_copied() == 0);
+    Bytes odd(1 + p.expected[x].size());
+    std::memcpy(odd.data() + 1, from, p.expected[x].size());
+    const void* const unaligned = odd.data() + 1;
+    CHECK(session->run(&unaligned, &to).ok());
+    CHECK(session->bytes_copied() == (transposed ? 0 : p.expected[x].size()));  // bytes are aligned anywhere
+    CHECK(out == p.expected[y]);
   }
 }
 
@@ -261,6 +277,76 @@ TEST_CASE("a step that writes nothing takes no time, however large its other siz
   for (size_t i = 0; i < p.index.steps.size(); ++i) {
     CHECK(std::string(session->path(i)) == "none");
     CHECK(wrong_of_step(*session, i, table) == "");
+  }
+}
+
+TEST_CASE("a step gives the same bytes in every way that it can run") {
+  SmallProgram products;
+  const auto add = [&](int64_t k, int64_t rows, int64_t columns, DType dtype) {
+    const uint32_t x = products.quantize(products.input({rows, k}));
+    return products.gemm(x, rows, {columns, 1, 1, 0, 1, false, -1, dtype});
+  };
+  products.finish({add(300, 1, 600, DType::kU8), add(300, 1, 256, DType::kF32), add(4, 5, 20, DType::kI32),
+                   add(20, 37, 40, DType::kU8), add(300, 7, 600, DType::kS8)});
+  std::set<std::string> taken;
+  for (const SmallProgram& p : {products, every_kind()}) {
+    const AlignedBuffer data = p.data();
+    for (const Isa isa : available_isas()) {
+      const RunsOn only(kernels(isa));
+      for (const int threads : {1, 3}) {
+        const auto by_rule = make_session(p, data, isa, threads);
+        size_t most = 1;
+        for (size_t i = 0; i < p.index.steps.size(); ++i) most = std::max(most, by_rule->choices(i).size());
+        for (size_t way = 0; way < 2 * most; ++way) {
+          std::vector<Choice> choices(p.index.steps.size());
+          for (size_t i = 0; i < choices.size(); ++i) {
+            const std::vector<const char*>& able = by_rule->choices(i);
+            if (way / 2 < able.size()) choices[i].path = able[way / 2];
+            choices[i].alone = way % 2 == 1;
+          }
+          const auto session = make_session(p, data, isa, threads, choices);
+          for (size_t i = 0; i < choices.size(); ++i) {
+            CAPTURE(isa_name(isa));
+            CAPTURE(p.index.steps[i].name);
+            CAPTURE(choices[i].path);
+            const std::string path = choices[i].path == "spread" ? "tile" : choices[i].path;
+            CHECK((path.empty() || path == session->path(i)));
+            CHECK(wrong_of_step(*session, i, kernels(isa)) == "");
+            CHECK(wrong_bytes(p, *session, p.index.steps[i].out[0]) == 0);
+            taken.insert(choices[i].path);
+          }
+        }
+      }
+    }
+  }
+  for (const char* path : {"", "thin", "gemv", "tile"}) CHECK(taken.count(path) == 1);
+}
+
+TEST_CASE("a session refuses choices that a step has not") {
+  SmallProgram p;
+  p.finish({p.gemm(p.quantize(p.input({3, 20})), 3, {19, 1, 1, 0, 1, false, -1, DType::kF32})});
+  const AlignedBuffer data = p.data();
+  const auto made = [&](const std::vector<Choice>& choices) {
+    std::unique_ptr<Session> session;
+    return Session::create(p.index, data.data(), data.size(), Isa::kScalar, 2, &session, {}, choices);
+  };
+  const size_t steps = p.index.steps.size();
+  CHECK(made(std::vector<Choice>(steps)).ok());
+  CHECK(made(std::vector<Choice>(steps, {"", true})).ok());
+  for (const size_t count : {size_t{1}, steps + 1}) {
+    CHECK(made(std::vector<Choice>(count)).code() == Code::kValue);
+  }
+  for (size_t i = 0; i < steps; ++i) {
+    for (const char* path : {"gemv", "abacus"}) {
+      std::vector<Choice> choices(steps);
+      choices[i].path = path;
+      const Status refused = made(choices);
+      CHECK(refused.code() == Code::kValue);
+      CHECK(refused.message().find(p.index.steps[i].name) != std::string::npos);
+      CHECK(refused.message().find(path) != std::string::npos);
+      const bool product = p.index.steps[i].kind == StepKind::kGemm;
+      CHECK(refused.message().find(product ? "it can take tile" : "it has none to choose") != std::string::npos);
+    }
   }
 }
 

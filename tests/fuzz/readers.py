@@ -223,7 +223,8 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
     old_bytes = entries[container.INDEX]["data_offsets"][1]
     encoded = content[start : start + size]
     if rng.random() < 0.3:
-        metadata["ekm.manifest"] = damage_json(metadata["ekm.manifest"].encode(), rng).decode("utf-8", "replace")
+        told = rng.choice([name for name in ("ekm.manifest", "ekm.model") if name in metadata])
+        metadata[told] = damage_json(metadata[told].encode(), rng).decode("utf-8", "replace")
     else:
         encoded = damage(encoded, rng, size)
     try:

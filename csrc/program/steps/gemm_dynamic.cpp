@@ -57,6 +57,7 @@ struct GemmDynamic {
     gemm.c = site.bytes(step.out[0]);
     gemm.epilogue = epilogue.prepared(step, site, columns);
     gemm.ldc = out_bytes(gemm.epilogue, columns);
+    gemm.path = site.path();
     return {linear_path(rt, args),
             [&rt, args, scratch = site.scratch(linear_scratch_bytes(rt, args)), weights = site.blob(step.blobs[0]),
              scale = site.blob(step.blobs[1]), bias = site.blob(step.blobs[2])]() mutable {
@@ -64,7 +65,8 @@ struct GemmDynamic {
               args.gemm.epilogue.multiplier = reinterpret_cast<const float*>(*scale);
               args.gemm.epilogue.bias = reinterpret_cast<const float*>(*bias);
               linear(rt, args, *scratch);
-            }};
+            },
+            linear_choices(rt, args)};
   }
 };
 

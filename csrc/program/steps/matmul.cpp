@@ -64,8 +64,10 @@ struct Matmul {
     float* const multipliers = site.keep_floats(padded);
     std::fill(multipliers, multipliers + padded, multiplier);
     args.epilogue.multiplier = multipliers;
+    args.path = site.path();
     return {matmul_path(rt, args),
-            [&rt, args, scratch = site.scratch(matmul_scratch_bytes(rt, args))] { matmul(rt, args, *scratch); }};
+            [&rt, args, scratch = site.scratch(matmul_scratch_bytes(rt, args))] { matmul(rt, args, *scratch); },
+            matmul_choices(rt, args)};
   }
 };
 

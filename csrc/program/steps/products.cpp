@@ -149,6 +149,7 @@ struct Product {
     args.x_q = quant_of(site.tensor(step.in[0]));
     args.y = site.bytes(step.out[0]);
     args.epilogue = epilogue.prepared(step, site, out_c);
+    args.path = site.path();
     return args;
   }
 
@@ -165,12 +166,15 @@ struct Product {
     args.c = conv.y;
     args.ldc = out_bytes(conv.epilogue, out_c);
     args.epilogue = conv.epilogue;
+    args.path = conv.path;
     const Runtime& rt = site.runtime();
-    return {gemm_path(rt, args), [&rt, args, constants = Constants(step, site)]() mutable {
+    return {gemm_path(rt, args),
+            [&rt, args, constants = Constants(step, site)]() mutable {
               args.b.data = constants.weights();
               args.epilogue.multiplier = constants.multiplier();
               gemm(rt, args);
-            }};
+            },
+            gemm_choices(rt, args)};
   }
 };
 
@@ -210,11 +214,13 @@ struct ConvStep : Product {
       args.in_runs = aligned;
     }
     uint8_t* const* const scratch = site.scratch(conv_scratch_bytes(rt, args));
-    return {conv_path(rt, args), [&rt, args, scratch, constants = Constants(step, site)]() mutable {
+    return {conv_path(rt, args),
+            [&rt, args, scratch, constants = Constants(step, site)]() mutable {
               args.weights = constants.weights();
               args.epilogue.multiplier = constants.multiplier();
               conv(rt, args, *scratch);
-            }};
+            },
+            conv_choices(rt, args)};
   }
 };
 

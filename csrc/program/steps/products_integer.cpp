@@ -71,6 +71,7 @@ struct Rows {
     args.b.shape = packed();
     args.init = init;
     args.c = site.bytes(step.out[0]);
+    args.path = site.path();
     return args;
   }
 };
@@ -93,7 +94,8 @@ struct GemmInteger : Rows {
               args.b.data = *weights;
               make_init(*rt.kernels, args.a_sign, zero(), args.b.colsum(), nullptr, args.b.shape.n, init);
               gemm(rt, args);
-            }};
+            },
+            gemm_choices(rt, args)};
   }
 };
 
@@ -135,15 +137,17 @@ struct GemmScaled : Rows {
     args.epilogue = epilogue.prepared(step, site, columns, kOperands);
     args.epilogue.multiplier = multiplier;
     args.ldc = out_bytes(args.epilogue, columns);
-    return {gemm_path(rt, args), [&rt, args, init, multiplier, scales, zero = ZeroPoint(site, step.in[1]),
-                                  scale = reinterpret_cast<const float*>(site.bytes(step.in[2])),
-                                  weights = site.blob(step.blobs[0]), bias = site.blob(step.blobs[1])]() mutable {
+    return {gemm_path(rt, args),
+            [&rt, args, init, multiplier, scales, zero = ZeroPoint(site, step.in[1]),
+             scale = reinterpret_cast<const float*>(site.bytes(step.in[2])), weights = site.blob(step.blobs[0]),
+             bias = site.blob(step.blobs[1])]() mutable {
               args.b.data = *weights;
               args.epilogue.bias = reinterpret_cast<const float*>(*bias);
               make_init(*rt.kernels, args.a_sign, zero(), args.b.colsum(), nullptr, args.b.shape.n, init);
               for (size_t n = 0; n < args.b.shape.n; ++n) multiplier[n] = scale[scales == 1 ? 0 : n];
               gemm(rt, args);
-            }};
+            },
+            gemm_choices(rt, args)};
   }
 };
 
@@ -211,6 +215,7 @@ struct ConvInteger {
     args.init = init;
     args.y = site.bytes(step.out[0]);
     args.epilogue.kind = OutKind::kInt32;
+    args.path = site.path();
     const size_t scratch = depthwise() ? depthwise_scratch_bytes(rt, args) : conv_scratch_bytes(rt, args);
     return {depthwise() ? "depthwise" : conv_path(rt, args),
             [&rt, args, init, self = *this, zero = ZeroPoint(site, step.in[1]), weights = site.blob(step.blobs[0]),
@@ -219,7 +224,8 @@ struct ConvInteger {
               args.x_q.zero_point = zero();
               self.start(*rt.kernels, args, init);
               self.depthwise() ? depthwise_conv(rt, args, *scratch) : conv(rt, args, *scratch);
-            }};
+            },
+            depthwise() ? std::vector<const char*>() : conv_choices(rt, args)};
   }
 };
 

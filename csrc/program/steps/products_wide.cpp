@@ -88,6 +88,7 @@ struct Product {
     args.start = starts(step, site);
     args.c = site.bytes(step.out[0]);
     args.epilogue = epilogue.prepared(step, site, out_c);
+    args.path = site.path();
     return {gemm_wide_path(rt, args),
             [&rt, args, scratch = site.scratch(gemm_wide_scratch_bytes(rt, args)), weights = site.blob(step.blobs[0]),
              multiplier = site.blob(step.blobs[1]), bias = site.blob(step.blobs[2])]() mutable {
@@ -95,7 +96,8 @@ struct Product {
               args.epilogue.multiplier = reinterpret_cast<const float*>(*multiplier);
               args.epilogue.bias = reinterpret_cast<const float*>(*bias);
               gemm_wide(rt, args, *scratch);
-            }};
+            },
+            gemm_wide_choices(rt, args)};
   }
 
   Prepared prepare_windows(const Step& step, StepSite& site, const double* start, bool depthwise) const {
@@ -111,6 +113,7 @@ struct Product {
     args.x = reinterpret_cast<const float*>(site.bytes(step.in[0]));
     args.q = codes();
     args.start = start;
+    args.conv.path = site.path();
     return {conv_wide_path(rt, args),
             [&rt, args, scratch = site.scratch(conv_wide_scratch_bytes(rt, args)), weights = site.blob(step.blobs[0]),
              multiplier = site.blob(step.blobs[1]), bias = site.blob(step.blobs[2])]() mutable {
@@ -118,7 +121,8 @@ struct Product {
               args.conv.epilogue.multiplier = reinterpret_cast<const float*>(*multiplier);
               args.conv.epilogue.bias = reinterpret_cast<const float*>(*bias);
               conv_wide(rt, args, *scratch);
-            }};
+            },
+            conv_wide_choices(rt, args)};
   }
 };
 

@@ -13,6 +13,8 @@
 
 namespace ek {
 
+struct Path;
+
 /// Data that a run cannot do: an index that leaves its axis. Nothing is read there, and the run says so at its end.
 struct Fault {
   const Step* step = nullptr;  // null: none so far
@@ -29,6 +31,8 @@ struct Fault {
 class StepSite {
  public:
   virtual const Runtime& runtime() const = 0;
+  /// The path of gemm/paths.h that the step shall take, by measurement; null: the best by rule.
+  virtual const Path* path() const = 0;
   virtual const TensorDef& tensor(uint32_t id) const = 0;
   /// A tensor's bytes in the arena.
   virtual uint8_t* bytes(uint32_t id) = 0;
@@ -50,10 +54,12 @@ class StepSite {
   ~StepSite() = default;
 };
 
-/// A step that is ready: calling it allocates nothing. `path` names the code that it will run.
+/// A step that is ready: calling it allocates nothing. `path` names the code that it will run, `choices` the keys of
+/// the paths that it could take, where it takes one of gemm/paths.h.
 struct Prepared {
   const char* path;
   std::function<void()> run;
+  std::vector<const char*> choices = {};
 };
 
 struct Work {

@@ -2,6 +2,7 @@
 
 from edgekern.artifact.infos import DTYPES, ArenaPlan, StepInfo, TensorInfo
 from edgekern.artifact.manifest import HostStep, Manifest
+from edgekern.artifact.model_metadata import ModelMetadata
 from edgekern.artifact.program import Program
 
-__all__ = ["DTYPES", "ArenaPlan", "HostStep", "Manifest", "Program", "StepInfo", "TensorInfo"]
+__all__ = ["DTYPES", "ArenaPlan", "HostStep", "Manifest", "ModelMetadata", "Program", "StepInfo", "TensorInfo"]

@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 MOST_PROGRAMS = 64  # in one file: a session prepares all of them
 _LARGEST = 2**31 - 1
+_LONGEST_NAME = 1024
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,19 @@ class Dimension:
     sizes : ascending
     padded : whether every size up to the largest runs: what fills it up was seen to change no bit of the results
     rows : whether results of one row are independent of the others: what exceeds the largest size is cut
+    least : the smallest size that the model allows, where sizes are padded
     """
 
     name: str
     sizes: tuple[int, ...]
     padded: bool = False
     rows: bool = False
+    least: int = 1
 
     def __str__(self) -> str:
         told = f"{self.name} {', '.join(map(str, self.sizes))}"
-        return f"{told}, any number" if self.rows else f"{told}, and all below" if self.padded else f"{told} alone"
+        below = "and all below" if self.least == 1 else f"and all below down to {self.least}"
+        return f"{told}, any number" if self.rows else f"{told}, {below}" if self.padded else f"{told} alone"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ class Axis:
 
     def size(self, size: int) -> int:
         return self.step * size + self.start
+
+    def told(self, name: str) -> str:
+        """Its size, in words of the dimension's name."""
+        times = name if self.step == 1 else f"{self.step} * {name}"
+        return f"{times} {'+' if self.start > 0 else '-'} {abs(self.start)}" if self.start else times
 
 
 Axes = Mapping[str, tuple[Axis, ...]]
@@ -88,6 +99,15 @@ class Buckets:
             number = number * len(dimension.sizes) + place
         return number
 
+    def fits(self, inputs: Mapping[str, Sequence[int]], number: int) -> bool:
+        """Whether the inputs of a program have its sizes."""
+        sizes = self.sizes(number)
+        return all(
+            axis.size(sizes[axis.dimension]) == inputs[name][axis.axis]
+            for name, axes in self.inputs.items()
+            for axis in axes
+        )
+
     def __str__(self) -> str:
         return "; ".join(map(str, self.dimensions))
 
@@ -98,32 +118,19 @@ class Buckets:
             Dimension(**{**entry, "sizes": tuple(map(_whole, entry["sizes"]))}) for entry in fields.pop("dimensions")
         )
         for one in dimensions:
-            sound = type(one.name) is str and type(one.padded) is bool and type(one.rows) is bool
-            sound = sound and (one.padded or not one.rows)
+            sound = type(one.name) is str and one.name.isprintable() and len(one.name) <= _LONGEST_NAME
+            sound = sound and type(one.padded) is bool and type(one.rows) is bool and (one.padded or not one.rows)
             ascending = all(a < b for a, b in zip((0, *one.sizes), one.sizes, strict=False))
             if not sound or not one.sizes or not ascending or one.sizes[-1] > _LARGEST:
+                raise ValueError(f"dimension {one.name}")
+            if not 1 <= _whole(one.least) <= one.sizes[0] or (one.rows and one.least > 1):
                 raise ValueError(f"dimension {one.name}")
         buckets = Buckets(dimensions, _axes(fields.pop("inputs")), _axes(fields.pop("outputs")), **fields)
         if not all(type(name) is str and type(value) in (int, float) for name, value in buckets.pads.items()):
             raise TypeError("pads")
-        places = [axis for axes in (buckets.inputs, buckets.outputs) for found in axes.values() for axis in found]
-        if any(axis.dimension >= len(dimensions) for axis in places):
-            raise ValueError("axes")
         if len({one.name for one in dimensions}) < len(dimensions) or not 1 < buckets.combinations <= MOST_PROGRAMS:
             raise ValueError("dimensions")
         return buckets
-
-    def fits(self, inputs: Mapping[str, Sequence[int]], outputs: Mapping[str, Sequence[int]], number: int) -> bool:
-        """Whether these shapes are those of a program's inputs and outputs, as far as the dimensions tell."""
-        sizes = self.sizes(number)
-        return all(
-            name in shapes
-            and 0 <= axis.axis < len(shapes[name])
-            and axis.size(sizes[axis.dimension]) == shapes[name][axis.axis]
-            for axes, shapes in ((self.inputs, inputs), (self.outputs, outputs))
-            for name, places in axes.items()
-            for axis in places
-        )
 
 
 def _axes(fields: dict[str, Any]) -> dict[str, tuple[Axis, ...]]:
@@ -135,6 +142,18 @@ def _axis(fields: dict[str, Any]) -> Axis:
     if axis.axis < 0 or axis.step < 1 or axis.dimension < 0:
         raise ValueError("axis")
     return axis
+
+
+def holds(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a number can stand in an array of a type as it is, or rounded to the nearest float."""
+    try:
+        with np.errstate(all="ignore"):
+            stored = np.array(value).astype(dtype)
+    except (OverflowError, TypeError):
+        return False
+    if dtype.kind in "iub":
+        return bool(stored == value)
+    return bool(np.isfinite(stored.astype(np.float64))) == math.isfinite(value)
 
 
 def _whole(value: object) -> int:

@@ -69,6 +69,19 @@ class Container:
         start, stop = self._places[name]
         return self.blobs[start:stop].data
 
+    def checked(self, name: str) -> bytes:
+        """A blob's bytes, whose hash is compared whether or not those of all are.
+
+        Raises
+        ------
+        ArtifactError
+            When they are not as they were written.
+        """
+        found, entry = self.blob(name), next(entry for entry in self.index.blobs if entry.name == name)
+        if hashlib.sha256(found).digest() != entry.sha256:
+            raise ArtifactError(f"artifact: the bytes of '{name}' are not those that were written; {_REMEDY}")
+        return found
+
     def stored(self, name: str) -> Blob:
         """A blob as another file may take it over."""
         entry = next(entry for entry in self.index.blobs if entry.name == name)

@@ -14,11 +14,13 @@ import numpy as np
 from edgekern import _core, files
 from edgekern._arguments import file_path, isa_name
 from edgekern.artifact import container
-from edgekern.artifact.buckets import Buckets
+from edgekern.artifact.axes import find_axes
+from edgekern.artifact.buckets import Buckets, holds
 from edgekern.artifact.container import Blob, Container, Verify
 from edgekern.artifact.host_model import check_host_model
 from edgekern.artifact.infos import ArenaPlan, StepInfo, TensorInfo, numpy_dtype
 from edgekern.artifact.manifest import HostStep, Manifest, Variant
+from edgekern.artifact.model_metadata import ModelMetadata
 from edgekern.artifact.nodes import NodePlace, counted, table
 from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
@@ -56,12 +58,14 @@ class Program:
         blobs: list[tuple[str, Blob]],
         manifest: Manifest,
         others: Sequence[tuple[_core.ProgramIndex, Manifest]] = (),
+        model_metadata: ModelMetadata | None = None,
     ) -> Program:
         """Assemble a program, which takes ``blobs`` over; the result has passed the same checks as a file.
 
         Parameters
         ----------
         others : of the other sizes that ``manifest.buckets`` has, over the same blobs
+        model_metadata : what the ONNX model said of itself
         """
         variants = []
         for number, (other, story) in enumerate(others, 1):
@@ -70,6 +74,8 @@ class Program:
             blobs.append((variants[-1].blob, told))
         manifest = replace(manifest, variants=tuple(variants))
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
+        if model_metadata is not None:
+            metadata["ekm.model"] = model_metadata.to_json()
         return Program.load(container.build(index, blobs, metadata))
 
     @staticmethod
@@ -98,33 +104,48 @@ class Program:
             raise ArtifactError("artifact: header and index name different producers; write the file again")
         program = Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
         program = replace(program, others=tuple(map(program._of_size, range(len(program.manifest.variants)))))
+        if program.buckets is not None:
+            program._check_sizes(program.buckets)
         for one in program.variants:
             for step in one.host_steps:
                 check_host_model(one.host_model(step), step.name)
+        _ = program.model_metadata  # which is as it was written, too
         return program
 
     def _of_size(self, number: int) -> Program:
         variant = self.manifest.variants[number]
-        blob = bytes(self.container.view(variant.blob)[: variant.blob_bytes])
+        blob = self.container.checked(variant.blob)[: variant.blob_bytes]
         index = index_of(self.index, blob, self.container.blobs.size)
-        manifest = self.manifest.changed(variant.changes, index)
-        other = Program(replace(self.container, index=index), manifest)
-        alike = [
-            [
-                (info.name, len(info.shape), info.dtype, info.scale, info.zero_point)
-                for info in (*one.inputs, *one.outputs)
-            ]
+        other = Program(replace(self.container, index=index), self.manifest.changed(variant.changes, index))
+        mine, others = (
+            [(info.name, info.dtype, info.scale, info.zero_point) for info in (*one.inputs, *one.outputs)]
             for one in (self, other)
-        ]
-        if alike[0] != alike[1] or not all(map(self._has_sizes, (self, other), (0, number + 1))):
+        )
+        if mine != others:
             raise ArtifactError(
-                f"artifact: '{variant.blob}' has not the size that the manifest says; write the file again"
+                f"artifact: '{variant.blob}' has other inputs or outputs than the first; write the file again"
             )
         return other
 
-    def _has_sizes(self, one: Program, number: int) -> bool:
-        inputs, outputs = ({info.name: info.shape for info in side} for side in (one.inputs, one.outputs))
-        return self.buckets is not None and self.buckets.fits(inputs, outputs, number)
+    def _check_sizes(self, buckets: Buckets) -> None:
+        """Hold what the manifest says of sizes to the programs' shapes."""
+        inputs = [{info.name: info.shape for info in one.inputs} for one in self.variants]
+        outputs = [{info.name: info.shape for info in one.outputs} for one in self.variants]
+        try:
+            found, _ = find_axes(buckets.dimensions, inputs, outputs, buckets.pads)
+        except ValueError:
+            found = replace(buckets, inputs={})
+        types = {info.name: info.dtype for info in self.inputs}
+        sound = (found.inputs, found.outputs) == (buckets.inputs, buckets.outputs)
+        sound = sound and all(name in types and holds(types[name], value) for name, value in buckets.pads.items())
+        sound = sound and all(
+            (most.padded or not one.padded) and (most.rows or not one.rows)
+            for one, most in zip(buckets.dimensions, found.dimensions, strict=True)
+        )
+        if not sound or not all(buckets.fits(shapes, number) for number, shapes in enumerate(inputs)):
+            raise ArtifactError(
+                "artifact: the programs have not the sizes that the manifest says; write the file again"
+            )
 
     @property
     def buckets(self) -> Buckets | None:
@@ -138,7 +159,7 @@ class Program:
             (blob.name, self.container.stored(blob.name)) for blob in self.index.blobs if blob.name not in names
         ]
         others = [(other.index, other.manifest) for other in self.others]
-        made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others)
+        made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others, self.model_metadata)
         return replace(made, nodes=self.nodes)
 
     @property
@@ -155,6 +176,12 @@ class Program:
     def index(self) -> _core.ProgramIndex:
         """The binary index, decoded."""
         return self.container.index
+
+    @cached_property
+    def model_metadata(self) -> ModelMetadata:
+        """What the ONNX model said of itself; of a file from before this, nothing."""
+        text = self.container.metadata.get("ekm.model")
+        return ModelMetadata() if text is None else ModelMetadata.from_json(text)
 
     @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:

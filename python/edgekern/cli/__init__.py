@@ -1,7 +1,7 @@
 """The ``edgekern`` command: calls the rooms and holds no logic of its own.
 
-Errors are one line on stderr and a non-zero exit status. ``run``, ``verify`` and ``info`` need NumPy only; the other
-commands, and the help pages drawn by typer, come with the ``[toolkit]`` extra.
+Errors are one line on stderr and a non-zero exit status. ``run``, ``verify``, ``profile``, ``info`` and ``bench`` of a
+program need NumPy only; the other commands, and the help pages drawn by typer, come with the ``[toolkit]`` extra.
 """
 
 import sys

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from edgekern.cli import bench as benchmarks
 from edgekern.cli import samples_app, session
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -142,6 +143,12 @@ def profile(
     runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 100,
     top: Annotated[int, typer.Option(min=1, help="Steps that are shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto and Chrome here.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Try every way in which steps can run, and write the fastest here (JSON).")
+    ] = None,
+    paths: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Run steps as such a file says.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
@@ -158,8 +165,88 @@ def profile(
         isa=isa,
         allow_host=allow_host,
         as_json=as_json,
+        save=save,
+        paths=paths,
     )
     typer.echo(result)
+
+
+@app.command(rich_help_panel=USE)
+def bench(
+    model: Annotated[
+        Path, typer.Argument(exists=True, help=".ekm, .onnx, GGUF file, llama2.c .bin, or Hugging Face folder")
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help=".npz, .npy, or a folder of them; default: random numbers")
+    ] = None,
+    vs: Annotated[
+        Path | None, typer.Option("--vs", exists=True, dir_okay=False, help="The float ONNX model, to stand beside it.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="Default: all CPUs this process may use. Repeatable.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Of an ONNX model: rows that one run takes.")] = 1,
+    shape: Shape = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Runs of each contender that are timed.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Seconds of each contender instead; default 1.")] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a language model: int8, int4 or float32; default int8. Repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
+    isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
+    allow_host: AllowHost = True,
+) -> None:
+    """Time a model on this machine beside onnxruntime and its float model, outputs compared first."""
+    result = benchmarks.bench(
+        model,
+        data or [],
+        versus=vs,
+        threads=threads or [],
+        batch=batch,
+        shapes=shape,
+        runs=runs,
+        seconds=seconds,
+        weights=weights or [],
+        isa=isa,
+        allow_host=allow_host,
+        as_json=as_json,
+    )
+    typer.echo(result)
+
+
+@app.command(rich_help_panel=USE)
+def stress(
+    model: Existing,
+    concurrency: Annotated[int, typer.Option(min=1, help="Callers.")] = 100,
+    runs: Annotated[int, typer.Option(min=1, help="Of each caller.")] = 1000,
+    arenas: Annotated[int, typer.Option(min=1, help="How many run at a time.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Of each run.")] = 1,
+    budget: Annotated[
+        str, typer.Option(metavar="SHARE or SIZE", help="Memory: 60% of what this process can have, or 512M, 2GiB.")
+    ] = "60%",
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
+    isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
+    allow_host: AllowHost = True,
+) -> None:
+    """Let many callers run a program for long: waits, memory, and whether answers and speed stay as they were.
+
+    Ends with status 1 when outputs change, memory grows, or the budget is passed.
+    """
+    told, well = session.stress(
+        model,
+        concurrency=concurrency,
+        runs=runs,
+        arenas=arenas,
+        budget=budget,
+        num_threads=threads,
+        isa=isa,
+        allow_host=allow_host,
+        as_json=as_json,
+    )
+    typer.echo(told)
+    if not well:
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=USE)

@@ -1,12 +1,12 @@
-"""The four commands of the base install, parsed with the standard library where typer is absent."""
+"""The five commands of the base install, parsed with the standard library where typer is absent."""
 
 import argparse
 from pathlib import Path
 
-from edgekern.cli import session
+from edgekern.cli import bench, session
 from edgekern.runtime import HOST_TIMEOUT_S
 
-COMMANDS = ("run", "verify", "profile", "info")
+COMMANDS = ("run", "verify", "profile", "bench", "stress", "info")
 
 
 def knows(arguments: list[str]) -> bool:
@@ -38,10 +38,29 @@ def run(arguments: list[str]) -> int:
     profiles.add_argument("--runs", type=int, default=100)
     profiles.add_argument("--top", type=int, default=20, help="steps that are shown")
     profiles.add_argument("--trace", type=Path, help="write a trace for Perfetto and Chrome here")
+    profiles.add_argument("--save", type=Path, help="try every way to run steps, and write the fastest here")
+    profiles.add_argument("--paths", type=Path, help="run steps as such a file says")
     profiles.add_argument("--json", action="store_true", help="all figures, as JSON")
     profiles.add_argument("--threads", type=int)
     profiles.add_argument("--isa")
-    for command in (runs, verifies, profiles):
+    benches = commands.add_parser("bench", help="time an .ekm")
+    benches.add_argument("model", type=Path)
+    benches.add_argument("data", type=Path, nargs="*", help=".npz, .npy, or a folder of them; default: random numbers")
+    benches.add_argument("--threads", type=int, action="append", default=[])
+    benches.add_argument("--runs", type=int)
+    benches.add_argument("--seconds", type=float)
+    benches.add_argument("--json", action="store_true", help="all figures, as JSON")
+    benches.add_argument("--isa")
+    stresses = commands.add_parser("stress", help="let many callers run an .ekm for long")
+    stresses.add_argument("model", type=Path)
+    stresses.add_argument("--concurrency", type=int, default=100, help="callers")
+    stresses.add_argument("--runs", type=int, default=1000, help="of each caller")
+    stresses.add_argument("--arenas", type=int, default=2, help="how many run at a time")
+    stresses.add_argument("--threads", type=int, default=1, help="of each run")
+    stresses.add_argument("--budget", default="60%", help="memory: a share of what this process can have, or a size")
+    stresses.add_argument("--json", action="store_true", help="all figures, as JSON")
+    stresses.add_argument("--isa")
+    for command in (runs, verifies, profiles, benches, stresses):
         command.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
     commands.add_parser("info", help="what edgekern sees of this machine")
     try:
@@ -66,12 +85,44 @@ def run(arguments: list[str]) -> int:
             runs=given.runs,
             top=given.top,
             trace=given.trace,
+            save=given.save,
+            paths=given.paths,
             num_threads=given.threads,
             isa=given.isa,
             allow_host=given.allow_host,
             as_json=given.json,
         )
         print(result)
+    elif given.command == "bench":
+        result = bench.bench(
+            given.model,
+            given.data,
+            versus=None,
+            threads=given.threads,
+            batch=1,
+            shapes=None,
+            runs=given.runs,
+            seconds=given.seconds,
+            weights=[],
+            isa=given.isa,
+            allow_host=given.allow_host,
+            as_json=given.json,
+        )
+        print(result)
+    elif given.command == "stress":
+        told, well = session.stress(
+            given.model,
+            concurrency=given.concurrency,
+            runs=given.runs,
+            arenas=given.arenas,
+            budget=given.budget,
+            num_threads=given.threads,
+            isa=given.isa,
+            allow_host=given.allow_host,
+            as_json=given.json,
+        )
+        print(told)
+        return 0 if well else 1
     elif given.command == "verify":
         print(session.verify(given.model, allow_host=given.allow_host))
     else:

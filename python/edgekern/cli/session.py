@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from edgekern import _core, files, runtime
 from edgekern.artifact import Program
+from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.sources.arrays import data_files, read_feeds
-from edgekern.cli.terminal import printable
+from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.machine import cpu_info
 
@@ -44,7 +45,7 @@ def run(
     number = 0
     for source, prefix in zip(sources, _prefixes(sources), strict=True):
         kept: dict[str, list[Array]] = {name: [] for name in names}
-        for feed in read_feeds([source], shapes):
+        for feed in read_feeds([source], shapes, batch=_rows(session.program)):
             results = session.run(names, feed)
             for name, result in zip(names, results, strict=True):
                 with np.printoptions(threshold=12, precision=5, suppress=True):
@@ -82,12 +83,15 @@ def profile(
     isa: str | None,
     allow_host: bool,
     as_json: bool,
+    save: Path | None = None,
+    paths: Path | None = None,
 ) -> str:
     """On the first feeds of ``data``, or random ones."""
     sources = list(data_files(data))
-    if trace is not None:
-        files.check_target(trace, function="profile", inputs=[model, *sources])
-    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host)
+    for target in (trace, save):
+        if target is not None:
+            files.check_target(target, function="profile", inputs=[model, *sources])
+    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host, paths=paths)
     feeds = runtime.random_feeds(session.program.inputs)
     if sources:
         given = next(iter(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})), None)
@@ -97,7 +101,51 @@ def profile(
     measured = session.profile(feeds, runs=runs)
     if trace is not None:
         measured.save_trace(trace)
-    return measured.to_json() if as_json else printable(f"{model}: {measured.table(top, bar=_bar())}")
+    told = f"{model}: {measured.table(top, bar=_bar())}"
+    if save is not None:
+        found = _measured_paths(session, feeds, runs)
+        found.save(save)
+        told += f"\n\n{save}: {found}"
+    return measured.to_json() if as_json else printable(told)
+
+
+def _measured_paths(session: runtime.InferenceSession, feeds: Any, runs: int) -> runtime.MeasuredPaths:
+    with quiet_bar("ways to run", 2 * runtime.ROUNDS) as advance:
+        return runtime.measure_paths(session, feeds, runs=runs, advance=advance)
+
+
+def stress(
+    model: Path,
+    *,
+    concurrency: int,
+    runs: int,
+    arenas: int,
+    budget: str,
+    num_threads: int,
+    isa: str | None,
+    allow_host: bool,
+    as_json: bool,
+) -> tuple[str, bool]:
+    """The figures, and whether all is as it must be."""
+    runtime.memory_budget("stress", budget)
+    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host, arenas=arenas)
+    with progress_bar("percent of the runs", runtime.STEPS, enabled=sys.stderr.isatty()) as advance:
+        measured = runtime.stress(session, concurrency=concurrency, runs=runs, budget=budget, advance=advance)
+    told = measured.to_json() if as_json else printable(f"{model}: {measured}")
+    return told, not measured.failures
+
+
+def _rows(program: Program) -> int | None:
+    """Of a feed: as many as the largest size, and a whole file where the first dimension may not be cut."""
+    first = (
+        {axis.dimension for axes in program.buckets.inputs.values() for axis in axes if axis.axis == 0}
+        if program.buckets
+        else set()
+    )
+    if not first or program.buckets is None:
+        return None
+    cut = [program.buckets.dimensions[number] for number in first]
+    return cut[0].sizes[-1] if len(cut) == 1 and cut[0].rows else 0
 
 
 def _bar() -> str:

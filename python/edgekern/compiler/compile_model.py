@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from edgekern._arguments import number
 from edgekern.artifact import Program
+from edgekern.artifact.axes import find_axes
+from edgekern.artifact.buckets import holds
 from edgekern.artifact.infos import numpy_dtype
-from edgekern.compiler.buckets import find_axes
 from edgekern.compiler.emit import BlobStore
 from edgekern.compiler.memory import too_large
 from edgekern.compiler.padding import try_padding
@@ -114,21 +113,44 @@ def _compile_several(qdq: ModelLike, sizes: Sizes, pad: Mapping[str, float] | No
         found.append(compile_size(qdq, *sizes.at(combination), store, len(found), allow_host=allow_host))
         if len(found) == 1:
             _check_pads(pad, found[0])
-    buckets, reasons = find_axes(sizes.dimensions, [(one.index, one.manifest) for one in found], pad or {})
-    first = found[0]
-    found[0] = replace(first, manifest=replace(first.manifest, buckets=buckets))
+    inputs, outputs = _borders(found)
+    try:
+        buckets, reasons = find_axes(sizes.dimensions, inputs, outputs, _plain(pad or {}))
+    except ValueError as error:
+        raise CompileError(f"compile: {error}") from error
+    found[0] = replace(found[0], manifest=replace(found[0].manifest, buckets=buckets))
     program = _assembled(found, store)
-    tried, why = try_padding(program, lambda exact: _compile_one(qdq, *sizes.at(exact), allow_host=allow_host))
+
+    def exact(one: Sequence[int]) -> Program:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EdgekernWarning)  # it was said
+            return _compile_one(qdq, *sizes.at(one), allow_host=allow_host)
+
+    tried, why = try_padding(program, exact, insisted=pad is not None)
     reasons |= why
     if reasons and pad is not None:
         raise CompileError(f"compile: pad is given, but what fills up is seen: {_told(reasons)}")
     if reasons:
         warnings.warn(
-            f"compile: sizes between those given will be refused, as what fills up is seen: {_told(reasons)}",
+            f"compile: sizes between those given will be refused, as what fills up may be seen: {_told(reasons)}",
             EdgekernWarning,
             stacklevel=3,
         )
     return program if tried == buckets else program.with_buckets(tried)
+
+
+def _borders(found: Sequence[Compiled]) -> tuple[list[dict[str, tuple[int, ...]]], list[dict[str, tuple[int, ...]]]]:
+    """The shapes of inputs and of outputs, by name, of each program."""
+
+    def shapes(one: Compiled, side: Sequence[tuple[str, int]]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(one.index.tensors[tensor].shape) for name, tensor in side}
+
+    return [shapes(one, one.manifest.inputs) for one in found], [shapes(one, one.manifest.outputs) for one in found]
+
+
+def _plain(pads: Mapping[str, float]) -> dict[str, float]:
+    """Python's own numbers: whole ones as they are, for the manifest."""
+    return {name: int(value) if float(value).is_integer() else float(value) for name, value in pads.items()}
 
 
 def _told(reasons: Mapping[str, str]) -> str:
@@ -139,7 +161,11 @@ def _assembled(found: Sequence[Compiled], store: BlobStore) -> Program:
     first, *others = found
     try:
         program = Program.build(
-            first.index, store.take(), first.manifest, [(other.index, other.manifest) for other in others]
+            first.index,
+            store.take(),
+            first.manifest,
+            [(other.index, other.manifest) for other in others],
+            first.metadata,
         )
     except ArtifactError as error:
         largest = max((one.largest for one in found), key=lambda tensor: tensor.size)
@@ -158,7 +184,8 @@ def _check_pads(pads: object, one: Compiled) -> None:
     for name, value in pads.items():
         if name not in types:
             raise ArgumentValueError(f"compile: pad has {name!r}, but the inputs are {list(types)}")
+        if isinstance(value, bool):
+            raise ArgumentTypeError(f"compile: pad[{name!r}] must be a number, got bool")
         number("compile", f"pad[{name!r}]", value)
-        with np.errstate(all="ignore"):
-            if np.array(value).astype(types[name]) != value:
-                raise ArgumentValueError(f"compile: pad[{name!r}] is {value}, which {types[name]} cannot hold")
+        if not holds(types[name], value):
+            raise ArgumentValueError(f"compile: pad[{name!r}] is {value}, which {types[name]} cannot hold")

@@ -13,13 +13,14 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern._core import StepKind
-from edgekern.artifact import Manifest
+from edgekern.artifact import Manifest, ModelMetadata
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.artifact.nodes import NodePlace
 from edgekern.compiler.emit import BlobStore, emit_program
 from edgekern.compiler.explain import explain
 from edgekern.compiler.floats.table import FLOATS
 from edgekern.compiler.memory import plan_memory, refuse_large
+from edgekern.compiler.metadata import metadata_of
 from edgekern.compiler.passes.clamp_reals import clamp_reals
 from edgekern.compiler.passes.drop_unread import drop_unread
 from edgekern.compiler.passes.expand_functions import expand_functions
@@ -85,6 +86,7 @@ class Compiled:
     manifest: Manifest
     nodes: tuple[NodePlace, ...]
     largest: Tensor
+    metadata: ModelMetadata  # of the first size
 
 
 def compile_size(
@@ -148,7 +150,8 @@ def _compiled(opened: Skeleton, store: BlobStore, size: int, *, allow_host: bool
     store.halves = stored_halves(proto)
     program, manifest = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, store, size)
     largest = max(plan.tensors, key=lambda tensor: tensor.size)
-    return Compiled(program, manifest, explain(model.graph, placement), largest)
+    told = metadata_of(proto) if size == 0 else ModelMetadata()
+    return Compiled(program, manifest, explain(model.graph, placement), largest, told)
 
 
 def _placed(opened: Skeleton) -> tuple[ir.Model, Placement]:

@@ -77,8 +77,16 @@ def read_sizes(model: Skeleton, batch: int | Sequence[int], shapes: AskedShapes 
     ArgumentTypeError, ArgumentValueError
         When sizes are no positive integers, or there are more programs than a file holds.
     """
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise ArgumentTypeError(
+            f"compile: shapes must be a mapping such as {{'input_ids': (1, 128)}}, got {type(shapes).__name__}"
+        )
     reader = _Reader(model)
     whole = reader.entry(BATCH, "batch", batch) if isinstance(batch, Sequence) else batch
+    if isinstance(whole, _Several) and isinstance((shapes or {}).get(BATCH), Sequence):
+        raise ArgumentValueError(
+            "compile: batch and shapes['batch'] both have several sizes; give them in shapes alone"
+        )
     found: dict[str, Entry | tuple[Entry, ...]] = {}
     for name, value in (shapes or {}).items():
         told = f"shapes[{name!r}]"
@@ -87,7 +95,7 @@ def read_sizes(model: Skeleton, batch: int | Sequence[int], shapes: AskedShapes 
         elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
             names = reader.sides[name]
             found[name] = tuple(
-                reader.entry(names[axis] if axis < len(names) else "", f"{told}[{axis}]", entry, f"{name}[{axis}]")
+                reader.entry(names[axis] if axis < len(names) else "", f"{told}[{axis}]", entry, (name, axis))
                 if isinstance(entry, Sequence)
                 else entry
                 for axis, entry in enumerate(value)
@@ -109,24 +117,35 @@ class _Reader:
             for value in model.inputs
         }
         self.found: list[tuple[str, tuple[int, ...]]] = []
+        self._unnamed: dict[int, tuple[str, int]] = {}  # of those found, the input and axis that came first
 
-    def entry(self, name: str, told: str, given: Sequence[object], unnamed: str = "") -> Entry:
-        """Of one dimension: what is free and has no name is one with what has the same sizes."""
+    def entry(self, name: str, told: str, given: Sequence[object], place: tuple[str, int] = ("", 0)) -> Entry:
+        """Of one dimension. What has no name is one with the same axis of another input that has the same sizes."""
         if isinstance(given, (str, bytes)) or not given:
             raise ArgumentTypeError(f"compile: {told} must be a size or a tuple of sizes, got {given!r}")
+        if len(given) > MOST_PROGRAMS:
+            raise ArgumentValueError(
+                f"compile: {told} has {len(given)} sizes, and a file holds {MOST_PROGRAMS} programs; leave some out"
+            )
         for size in given:
-            if not 1 <= integer("compile", told, size) <= LARGEST_SIZE or isinstance(size, bool):
+            if isinstance(size, bool) or not 1 <= integer("compile", told, size) <= LARGEST_SIZE:
                 raise ArgumentValueError(f"compile: {told} has the size {size!r}; sizes are 1 to {LARGEST_SIZE}")
         sizes = tuple(sorted({integer("compile", told, size) for size in given}))
         if len(sizes) == 1:
             return sizes[0]
         for at, (other, known) in enumerate(self.found):
-            if other == name if name else known == sizes:
+            if not name:
+                first, axis = self._unnamed.get(at, place)
+                if first != place[0] and axis == place[1] and known == sizes:
+                    return _Several(at)
+            elif other == name and at not in self._unnamed:
                 if known != sizes:
                     raise ArgumentValueError(
                         f"compile: {told} gives the dimension {name!r} the sizes {list(sizes)}, and it has "
                         f"{list(known)} already; one name has the same sizes everywhere"
                     )
                 return _Several(at)
-        self.found.append((name or unnamed, sizes))
+        if not name:
+            self._unnamed[len(self.found)] = place
+        self.found.append((name or f"{place[0]}[{place[1]}]", sizes))
         return _Several(len(self.found) - 1)

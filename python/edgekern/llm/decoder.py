@@ -20,6 +20,7 @@ from edgekern.llm.encodings import FloatArray
 from edgekern.llm.packing import WeightFormat
 from edgekern.llm.stops import Stops, Watch
 from edgekern.llm.tokenizer import Tokenizer
+from edgekern.machine import read_bandwidth
 
 _Draw = Callable[[FloatArray], int]
 
@@ -113,10 +114,7 @@ class Decoder:
 
         Measured in about half a second, from memory or from whichever cache holds so many (at most 512 MB are read).
         """
-        size = min(max(self.weight_bytes, 1 << 16), 512 << 20)
-        data = np.ones(size // 64 * 64, np.uint8)
-        threads = self._num_threads or _core.num_threads()
-        return max(_core.measure_read_bandwidth(data, threads, streams, 0, 0.05) for streams in (1, 2, 4, 8))
+        return read_bandwidth(self.weight_bytes, self._num_threads)
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Token ids of a text. Raises ArgumentValueError when the model came without a tokenizer."""

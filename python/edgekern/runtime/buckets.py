@@ -72,11 +72,7 @@ class Sized:
         )
         shape: list[int | str] = list(info.shape)
         for axis in axes.get(name, ()):
-            shape[axis.axis] = (
-                self.buckets.dimensions[axis.dimension].name
-                if axis.step == 1 and not axis.start
-                else (f"{axis.step} * {self.buckets.dimensions[axis.dimension].name} + {axis.start}")
-            )
+            shape[axis.axis] = axis.told(self.buckets.dimensions[axis.dimension].name)
         return shape
 
     def sizes(self, arrays: Sequence[Array]) -> tuple[int, ...]:
@@ -133,7 +129,7 @@ class Sized:
             ]
         return found
 
-    def whole(self, arrays: Sequence[Array]) -> int:
+    def whole(self, function: str, arrays: Sequence[Array]) -> int:
         """The program that has the very sizes of these arrays.
 
         Raises
@@ -144,7 +140,7 @@ class Sized:
         sizes = self.sizes(arrays)
         for one, size in zip(self.buckets.dimensions, sizes, strict=True):
             if size not in one.sizes:
-                raise ArgumentValueError(f"profile: '{one.name}' is {size}; give one of the sizes {list(one.sizes)}")
+                raise ArgumentValueError(f"{function}: '{one.name}' is {size}; give one of the sizes {list(one.sizes)}")
         return self.buckets.number(
             [one.sizes.index(size) for one, size in zip(self.buckets.dimensions, sizes, strict=True)]
         )
@@ -181,18 +177,37 @@ class Sized:
 
     def run(
         self, arena: Arena, pieces: Sequence[Piece], arrays: Sequence[Array], targets: Sequence[Array | None]
-    ) -> None:
-        """Run the pieces; arrays and targets in the order of the program, of the right shapes and dtypes."""
+    ) -> Runner:
+        """Run the pieces; arrays and targets in the order of the program, of the right shapes and dtypes. Gives the
+        runner that was last, which tells what all of them have copied."""
+        copied = 0
+        if len(pieces) > 1:  # what one run writes, a later one may not read
+            wanted_by = [target for target in targets if target is not None]
+            kept = [
+                array.copy() if any(np.may_share_memory(array, target) for target in wanted_by) else array
+                for array in arrays
+            ]
+            copied = sum(array.nbytes for array, given in zip(kept, arrays, strict=True) if array is not given)
+            arrays = kept
         for piece in pieces:
             runner = arena.runners[piece.number]
             given = [self._given(piece, runner, name, array) for name, array in zip(self._inputs, arrays, strict=True)]
             wanted = [self._wanted(piece, name, target) for name, target in zip(self._outputs, targets, strict=True)]
-            if runner.hosts or not runner.core.run(given, wanted):
-                runner.run(given, wanted)
+            if runner.hosts or not runner.run_direct(given, wanted):
+                runner.run_copying(given, wanted)
+            copied += runner.core.border_bytes
             for (name, place), target, direct in zip(runner.outputs.items(), targets, wanted, strict=True):
                 if target is not None and direct is None:
                     whole, own = piece.parts(self.buckets.outputs.get(name, ()), target.ndim)
                     target[whole] = place[own]
+                    copied += place[own].nbytes
+            copied += sum(
+                array[piece.parts(axes, array.ndim)[0]].nbytes
+                for name, array in zip(self._inputs, arrays, strict=True)
+                if not piece.is_full(axes := self.buckets.inputs.get(name, ()))
+            )
+        runner.core.border_bytes = copied
+        return runner
 
     def _given(self, piece: Piece, runner: Runner, name: str, array: Array) -> Array:
         """The part of an input, filled up where it lies in the arena, if at all."""
@@ -217,7 +232,9 @@ class Sized:
 def _cuts(one: Dimension, size: int) -> list[tuple[int, int, int]]:
     """(place of the size that runs, begin, end) of each run."""
     largest = one.sizes[-1]
-    if size < 1 or (size > largest and not one.rows):
+    if size < one.least:
+        raise ArgumentValueError(f"run: '{one.name}' is {size}, and must be at least {one.least}")
+    if size > largest and not one.rows:
         raise ArgumentValueError(
             f"run: '{one.name}' is {size}, and the program has the sizes {list(one.sizes)}; compile it for more"
         )

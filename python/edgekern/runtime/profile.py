@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgekern import _core, files
 from edgekern._arguments import file_path, integer
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.machine import read_bandwidth
 
 if TYPE_CHECKING:
     from edgekern.artifact import Program, TensorInfo
@@ -26,12 +27,16 @@ HOST = "host"
 _BAR = 24  # columns of the longest bar
 _SIDES = "<<<>>><>>>"  # of the columns
 # What turns one kind of number into the other, and what only brings bytes to another place.
-_CONVERSIONS = frozenset({"QUANTIZE", "QUANTIZE_NCHW", "DEQUANTIZE", "DEQUANTIZE_NCHW"})
-_MOVES = frozenset({"TRANSPOSE", "PERMUTE", "SLICE", "PAD", "CONCAT", "PICK", "CONSTANT"})
+CONVERSIONS = frozenset({"QUANTIZE", "QUANTIZE_NCHW", "DEQUANTIZE", "DEQUANTIZE_NCHW"})
+MOVES = frozenset({"TRANSPOSE", "PERMUTE", "SLICE", "PAD", "CONCAT", "PICK", "CONSTANT"})
 # From these shares of a run on, a cause is named.
 _HOST_SHARE, _CONVERSION_SHARE, _MOVE_SHARE, _CALL_SHARE = 0.02, 0.1, 0.1, 0.1
 _FLOAT_SHARE = 0.25
 _FAR_FROM_PEAK = 0.4
+_MEMORY_SHARE, _SMALL_SHARE = 0.1, 0.1
+_NEAR_BANDWIDTH = 0.5
+_SMALL_US = 5.0  # a step that takes less has begun and ended before threads and tiles are worth their while
+_MOST_READ_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Profile:
         :meth:`InferenceSession.run` looks at names and makes the arrays that it returns, some 2 us
     runs, num_threads, isa : of what was measured
     peaks : multiply-adds a second on registers, by precision
+    read_bytes_per_s : at which this machine reads as much as a run has of tensors and constants, from memory or a cache
     causes : what the time goes to that a model could do without, largest first
     """
 
@@ -95,6 +101,7 @@ class Profile:
     num_threads: int
     isa: str
     peaks: Mapping[str, float]
+    read_bytes_per_s: float
     causes: tuple[str, ...]
     _typical: tuple[float, ...] = field(repr=False)  # us of each step, of the run in the middle
 
@@ -134,7 +141,7 @@ class Profile:
     def to_json(self) -> str:
         """All figures."""
         steps = [asdict(step) | {"macs_per_s": step.macs_per_s, "bytes_per_s": step.bytes_per_s} for step in self.steps]
-        own = ("p50_us", "p95_us", "p99_us", "runs", "num_threads", "isa")
+        own = ("p50_us", "p95_us", "p99_us", "runs", "num_threads", "isa", "read_bytes_per_s")
         return json.dumps(
             {**{name: getattr(self, name) for name in own}, "peaks": dict(self.peaks), "causes": self.causes}
             | {"steps": steps},
@@ -212,9 +219,11 @@ def profiled(
         )
     middle = int(np.argsort(runs)[len(runs) // 2])
     p50, p95, p99 = _percentiles(runs)
-    causes = _causes(program, found, p50)
+    footprint = program.nbytes + program.memory_plan.arena_bytes
+    rate = read_bandwidth(footprint, num_threads, most_bytes=_MOST_READ_BYTES, seconds=0.02)
+    causes = _causes(program, found, p50, rate)
     typical = tuple(times[middle].tolist())
-    return Profile(tuple(found), p50, p95, p99, len(runs), num_threads, isa, peaks, causes, typical)
+    return Profile(tuple(found), p50, p95, p99, len(runs), num_threads, isa, peaks, rate, causes, typical)
 
 
 def _percentiles(times: Times) -> tuple[float, float, float]:
@@ -222,7 +231,7 @@ def _percentiles(times: Times) -> tuple[float, float, float]:
     return float(p50), float(p95), float(p99)
 
 
-def _causes(program: Program, steps: Sequence[StepTime], run_us: float) -> tuple[str, ...]:
+def _causes(program: Program, steps: Sequence[StepTime], run_us: float, rate: float) -> tuple[str, ...]:
     found: list[tuple[float, str]] = []
 
     def look(least: float, text: str, matches: Callable[[StepTime], bool]) -> None:
@@ -236,11 +245,23 @@ def _causes(program: Program, steps: Sequence[StepTime], run_us: float) -> tuple
         _CONVERSION_SHARE,
         "conversions between 8 bits and float32; quantize what stands between, or give bytes at the border "
         "(QuantConfig(inputs=, outputs=))",
-        lambda s: s.kind in _CONVERSIONS,
+        lambda s: s.kind in CONVERSIONS,
     )
-    look(_MOVE_SHARE, "moves, which compute nothing", lambda s: s.kind in _MOVES)
+    look(_MOVE_SHARE, "moves, which compute nothing", lambda s: s.kind in MOVES)
     if any(step.macs and step.precision == "8 bits" for step in steps):
         look(_FLOAT_SHARE, "products that stay in float32", lambda s: s.macs > 0 and s.precision == "float32")
+    idle = [step for step in steps if step.kind != HOST and (step.peak_share or 0) < _FAR_FROM_PEAK]
+    bound = [step for step in idle if step.bytes_per_s >= _NEAR_BANDWIDTH * rate and step.p50_us >= _SMALL_US]
+    moved, share = sum(step.bytes_per_s * step.share for step in bound), sum(step.share for step in bound)
+    if share >= _MEMORY_SHARE:
+        text = f"{_counted(bound)} of memory's: they read and write {moved / share / 1e9:.1f} GB/s, and this machine "
+        text += f"reads as many bytes as the program has at {rate / 1e9:.1f} GB/s"
+        found.append((share, f"{share:.0%} of the time: {text}"))
+    small = [step for step in idle if step.p50_us < _SMALL_US]
+    share = sum(step.share for step in small)
+    if share >= _SMALL_SHARE:
+        text = f"{_counted(small)} of less than {_SMALL_US:g} us each, too small to fill tiles and threads"
+        found.append((share, f"{share:.0%} of the time: {text}"))
     outside = 1 - sum(step.p50_us for step in steps) / run_us if run_us else 0.0
     if outside >= _CALL_SHARE:
         found.append((outside, f"{outside:.0%} of a run: copies at the border, and the call into the core"))
@@ -254,6 +275,10 @@ def _causes(program: Program, steps: Sequence[StepTime], run_us: float) -> tuple
             text += f"; '{worst.name}' ({worst.peak_share:.0%}, {worst.bytes_per_s / 1e9:.1f} GB/s) holds most back"
         found.append((busy, text))
     return tuple(text for _, text in sorted(found, reverse=True))
+
+
+def _counted(steps: Sequence[StepTime]) -> str:
+    return f"{len(steps)} step{'s' if len(steps) > 1 else ''}"
 
 
 def positive(function: str, argument: str, count: object) -> None:

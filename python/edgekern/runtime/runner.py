@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from edgekern.runtime.profile import WARM_UP, Profile, profiled
 
 if TYPE_CHECKING:
     from edgekern.artifact import Program, TensorInfo
+    from edgekern.runtime.measured_paths import Choice
 
 Array = npt.NDArray[Any]
 
@@ -26,23 +27,38 @@ class Runner:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`~edgekern.runtime.InferenceSession`, checked
+    choices : how each step runs, where not by rule
     arena_of : another one over the same weights, whose arena is as large; one of the two runs at a time
+    weights_of : one with an arena of its own, which has the same weights widened
     """
 
     def __init__(
-        self, program: Program, isa: str, num_threads: int, timeout_s: float | None, *, arena_of: Runner | None = None
+        self,
+        program: Program,
+        isa: str,
+        num_threads: int,
+        timeout_s: float | None,
+        *,
+        choices: Sequence[Choice] = (),
+        arena_of: Runner | None = None,
+        weights_of: Runner | None = None,
     ) -> None:
         self.program = program
         inputs, outputs = ([name for name, _ in side] for side in (program.manifest.inputs, program.manifest.outputs))
-        other = None if arena_of is None else arena_of.core
+        arena, weights = (None if other is None else other.core for other in (arena_of, weights_of or arena_of))
         self.core: _core.Session = _core.Session(
-            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, other, other
+            program.index, program.container.blobs.data, isa, num_threads, inputs, outputs, arena, weights, choices
         )
         self.hosts = [
             HostRunner(program, step, self.core, self.core.num_threads, timeout_s) for step in program.host_steps
         ]
         self.inputs = _places(program.inputs, program.manifest.inputs, self.core)
         self.outputs = _places(program.outputs, program.manifest.outputs, self.core)
+        # Where runs begin: a RunTrace puts its clock around each.
+        self.run_direct: Callable[[list[Array], list[Array | None]], bool] = self.core.run
+        self.run_bound: Callable[[_core.BoundArrays], None] = self.core.run_bound
+        self.run_copying: Callable[[list[Array], list[Array | None]], list[int]] = self.run
+        self.clocked = False  # by a RunTrace
 
     def after_fork(self) -> None:
         """Leave what belongs to threads of the parent process."""
@@ -66,10 +82,22 @@ class Runner:
             start = time.perf_counter_ns()
             self.hosts[number].run()
             took[number] = time.perf_counter_ns() - start
+        copied = sum(
+            place.nbytes for place, array in zip(self.inputs.values(), arrays, strict=True) if array is not place
+        )
         for place, target in zip(self.outputs.values(), targets, strict=True):
             if target is not None:
                 np.copyto(target, place)
+                copied += target.nbytes
+        self.core.border_bytes = copied
         return took
+
+    def bind(self, arrays: list[Array], targets: list[Array | None]) -> Callable[[Runner], object]:
+        """A run on arrays that are checked here, once: for this runner and those of the same program."""
+        bound = self.core.bind(arrays, targets)
+        if self.hosts:
+            return lambda runner: runner.run_copying(arrays, targets)
+        return lambda runner: runner.run_bound(bound)
 
     def trace(self, arrays: list[Array]) -> Iterator[tuple[int, Array]]:
         """Run step by step: the number of each kernel step, and its result where it lies."""
@@ -95,7 +123,7 @@ class Runner:
                 hosts = [] if direct else self.run(arrays, targets)
                 times.append((time.perf_counter_ns() - start, clock.tolist(), hosts))
         finally:
-            self.core.clock(False)
+            self.core.clock(self.clocked)
         whole, steps, hosts_of = (np.array(part, np.float64) / 1e3 for part in zip(*times[WARM_UP:], strict=True))
         return profiled(self.program, self.paths, self.core.isa, self.core.num_threads, whole, steps, hosts_of)
 
@@ -109,7 +137,8 @@ class Runner:
 
     def _fill(self, arrays: Sequence[Array]) -> None:
         for place, array in zip(self.inputs.values(), arrays, strict=True):
-            np.copyto(place, array)
+            if array is not place:  # which is filled already
+                np.copyto(place, array)
 
 
 class Arena:
@@ -118,19 +147,42 @@ class Arena:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`Runner`
+    choices : how each step of the smallest size runs, where not by rule
+    weights_of : another one of the same program
 
     Attributes
     ----------
     runners : of all sizes that the program has, in their order
     """
 
-    def __init__(self, program: Program, isa: str, num_threads: int, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        isa: str,
+        num_threads: int,
+        timeout_s: float | None,
+        *,
+        choices: Sequence[Choice] = (),
+        weights_of: Arena | None = None,
+    ) -> None:
         variants = program.variants
         largest = max(range(len(variants)), key=lambda number: variants[number].index.arena_bytes)
-        first = Runner(variants[largest], isa, num_threads, timeout_s)
-        self.runners = tuple(
-            first if number == largest else Runner(one, isa, num_threads, timeout_s, arena_of=first)
-            for number, one in enumerate(variants)
+        other = None if weights_of is None else weights_of.runners[0]
+
+        def runner(number: int, arena_of: Runner | None) -> Runner:
+            return Runner(
+                variants[number],
+                isa,
+                num_threads,
+                timeout_s,
+                choices=() if number else choices,
+                arena_of=arena_of,
+                weights_of=other,
+            )
+
+        first = runner(largest, None)
+        self.runners: tuple[Runner, ...] = tuple(
+            first if number == largest else runner(number, first) for number in range(len(variants))
         )
 
     @property

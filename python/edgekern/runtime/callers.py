@@ -1,0 +1,71 @@
+"""Callers: threads of a session's own, which run it for callers that do not wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any
+
+from edgekern.errors import ArgumentTypeError
+
+Results = list[Any]
+Callback = Callable[[Results, Any, str], object]
+
+
+class Callers:
+    """Threads that are made when the first call comes, and end when this object goes and nothing waits any more.
+
+    Parameters
+    ----------
+    threads : how many there are at most
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pools: dict[None, ThreadPoolExecutor] = {}
+        self._closed = False
+
+    def after_fork(self) -> None:
+        """The threads are the parent's: the next call makes new ones."""
+        if not self._closed:
+            self._pools = {}
+
+    def close(self, *, wait: bool) -> None:
+        """Let what was submitted end, and take no more."""
+        self._closed = True
+        pools, self._pools = self._pools, {None: _closed_pool()}
+        for pool in pools.values():
+            pool.shutdown(wait=wait)
+
+    def submit(self, call: Callable[[], Results], callback: object = None, user_data: object = None) -> Future[Results]:
+        """The future of ``call()``; ``callback(results, user_data, error)``, as onnxruntime has it, when it is done.
+
+        Raises
+        ------
+        RuntimeError
+            When it is closed, or the interpreter ends.
+        """
+        if callback is not None and not callable(callback):
+            raise ArgumentTypeError(f"run_async: callback must be a function or None, got {type(callback).__name__}")
+        pool = self._pools.get(None)
+        if pool is None:  # of two callers that come here at once, both get the same
+            pool = self._pools.setdefault(None, ThreadPoolExecutor(self._threads, "edgekern"))
+        future = pool.submit(call)
+        if callback is not None:
+            future.add_done_callback(lambda done: callback(*_told(done, user_data)))
+        return future
+
+
+def _told(done: Future[Results], user_data: object) -> tuple[Results, object, str]:
+    try:
+        return done.result(), user_data, ""
+    except CancelledError:
+        return [], user_data, "run_async: the call was cancelled before it ran"
+    except BaseException as error:
+        return [], user_data, str(error) or type(error).__name__
+
+
+def _closed_pool() -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    return pool
