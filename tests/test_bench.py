@@ -31,6 +31,7 @@ from bench.shapes import Shape
 from edgekern import _core, quickstart
 
 from bench_fakes import STEADY, FakeProbe, fine, options_of
+from calibrator_models import small_cnn
 
 # --- harness
 
@@ -344,6 +345,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "memory",
         "models",
         "operators",
+        "photos",
         "quantized",
         "ranges",
         "report",
@@ -353,6 +355,20 @@ def test_dispatcher_knows_its_benches(capsys):
     }
     assert main(["no-such-bench"]) == 2
     assert "gemm" in capsys.readouterr().err
+
+
+def test_photos_measures_the_command_and_onnxruntime(tmp_path):
+    image, onnx = pytest.importorskip("PIL.Image"), pytest.importorskip("onnx")
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    onnx.save(small_cnn(), tmp_path / "m.onnx")
+    path = tmp_path / "rows.json"
+    data = ["--model", str(tmp_path / "m.onnx"), "--photos", str(tmp_path), "--count", "3", "--json", str(path)]
+    assert main(["photos", *data, "--how", "--preset", "unit"]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()][1:]
+    assert [row["who"] for row in rows] == ["edgekern", "MinMax", "Entropy"]
+    assert rows[0]["allowed_mb"] > 0
 
 
 def test_memory_measures_every_step(tmp_path, capsys):

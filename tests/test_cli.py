@@ -39,6 +39,26 @@ def test_run_writes_what_the_session_computes(workshop, capsys):
         assert outputs["logits"].argmax() == held_out.labels[0]
 
 
+def test_run_names_the_outputs_of_several_files(workshop, tmp_path):
+    _, held_out = quickstart.load_digits()
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        np.save(tmp_path / f"{number}.npy", held_out.images[number : number + 2])
+        np.save(tmp_path / str(number) / "x.npy", held_out.images[number : number + 1])
+    output, program = tmp_path / "logits.npz", workshop / EKM
+    session = ek.InferenceSession(program)
+    assert cli.run(["run", str(program), *(str(tmp_path / f"{n}.npy") for n in range(3)), "-o", str(output)]) == 0
+    with np.load(output) as outputs:
+        assert outputs.files == [f"{n}.npy/logits" for n in range(3)]
+        wanted = [session.run(None, {"image": held_out.images[n : n + 1]})[0] for n in (1, 2)]
+        assert np.array_equal(outputs["1.npy/logits"], np.concatenate(wanted))
+    twins = [str(tmp_path / str(n) / "x.npy") for n in range(2)]  # of one name: their paths tell them apart
+    assert cli.run(["run", str(program), *twins, "-o", str(output)]) == 0
+    with np.load(output) as outputs:
+        assert outputs.files == [f"{twin}/logits" for twin in twins]
+    assert cli.run(["run", str(program), twins[0], twins[0], "-o", str(output)]) == 1
+
+
 def test_calibrate_takes_a_folder_of_arrays(workshop, tmp_path, capsys):
     train, _ = quickstart.load_digits()
     data = tmp_path / "data"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import edgekern as ek
 from edgekern import _core, cli, llm
 from edgekern.calibration import Ranges, TensorRange
-from edgekern.cli.data import read_feeds
+from edgekern.calibration.sources.arrays import read_feeds
 from edgekern.errors import ArgumentValueError, EdgekernError
 from edgekern.file_kinds import HEAD_BYTES, KINDS, kind_of, naming_kind
 
@@ -167,10 +167,10 @@ COMMANDS = {
     "run": ("onnx", ["run", "FILE", "x.npy"], "it is an ONNX model: edgekern calibrate, quantize and compile take it"),
     "verify": ("gguf", ["verify", "FILE"], "it is a GGUF file: edgekern generate and edgekern.llm.load read it"),
     "calibrate": ("gguf", ["calibrate", "FILE", "x.npy", "-o", "r.json"], "it is a GGUF file: edgekern generate"),
-    "calibrate on a picture": (
-        "jpeg",
+    "calibrate on a page": (
+        "html",
         ["calibrate", "m.onnx", "FILE", "-o", "r.json"],
-        "it is a JPEG picture: store it",
+        "samples: FILE holds no samples; it is a web page",
     ),
     "quantize": (
         "onnx",

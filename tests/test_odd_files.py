@@ -15,7 +15,7 @@ import edgekern as ek
 from edgekern import _core, llm, quickstart
 from edgekern.artifact import container
 from edgekern.calibration import Ranges, TensorRange
-from edgekern.cli.data import read_feeds
+from edgekern.calibration.sources.arrays import read_feeds
 from edgekern.errors import ArgumentValueError, ArtifactError, CalibrationError, MemoryBudgetError
 
 from graphs import Graph
@@ -64,7 +64,7 @@ import edgekern as ek
 from edgekern import cli, llm
 from edgekern.calibration import Ranges, load_model
 from edgekern.cli import session, text
-from edgekern.cli.data import read_feeds
+from edgekern.calibration.sources.arrays import read_feeds
 resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))  # before /dev/zero has eaten the machine
 readers, kinds = json.loads(sys.argv[1])
 

@@ -19,9 +19,18 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 
 if TYPE_CHECKING:
     from edgekern import llm
-    from edgekern.analysis import ErrorReport, Granularity, Sensitivity, compare, granularity, sensitivity
+    from edgekern.analysis import (
+        ErrorReport,
+        Evaluation,
+        Granularity,
+        Sensitivity,
+        compare,
+        evaluate,
+        granularity,
+        sensitivity,
+    )
     from edgekern.artifact import ModelMetadata, Program
-    from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage
+    from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
@@ -52,6 +61,7 @@ _LAZY = {
     "Calibrator": "edgekern.calibration",
     "Coverage": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
+    "Evaluation": "edgekern.analysis",
     "ExecutionMode": "edgekern.runtime",
     "ExecutionOrder": "edgekern.runtime",
     "Granularity": "edgekern.analysis",
@@ -74,6 +84,7 @@ _LAZY = {
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "coverage": "edgekern.calibration",
+    "evaluate": "edgekern.analysis",
     "get_available_providers": "edgekern.runtime",
     "get_cmake_dir": "edgekern.native",
     "get_device": "edgekern.runtime",
@@ -83,6 +94,7 @@ _LAZY = {
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
+    "samples": "edgekern.calibration",
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
 }
@@ -93,6 +105,7 @@ __all__ = [
     "Calibrator",
     "Coverage",
     "ErrorReport",
+    "Evaluation",
     "ExecutionMode",
     "ExecutionOrder",
     "Granularity",
@@ -123,6 +136,7 @@ __all__ = [
     "dequantize_linear",
     "dynamic_quantize",
     "errors",
+    "evaluate",
     "get_available_providers",
     "get_cmake_dir",
     "get_device",
@@ -139,6 +153,7 @@ __all__ = [
     "register_threadpoolctl",
     "rms_norm",
     "rotary_embedding",
+    "samples",
     "sensitivity",
     "set_default_logger_severity",
     "set_num_threads",

@@ -80,7 +80,7 @@ def _is_riff(kind: bytes) -> Callable[[Head], bool]:
 
 
 _EXPORT = "export the model to ONNX where it was made"
-_PICTURE = "store it as an array in a .npy file, as the model takes it"
+_DATA = "it is data for edgekern calibrate and evaluate; elsewhere store it in a .npy file, as the model takes it"
 _LFS = "'git lfs pull' gets the file itself"
 # The first that fits is meant: the narrower ones come first.
 KINDS: dict[str, FileKind] = {
@@ -117,11 +117,11 @@ KINDS: dict[str, FileKind] = {
         f"edgekern reads none; {_EXPORT}",
         _begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
     ),
-    "jpeg": FileKind("a JPEG picture", _PICTURE, _begins(b"\xff\xd8\xff")),
-    "png": FileKind("a PNG picture", _PICTURE, _begins(b"\x89PNG\r\n\x1a\n")),
-    "gif": FileKind("a GIF picture", _PICTURE, _begins(b"GIF87a", b"GIF89a")),
-    "webp": FileKind("a WebP picture", _PICTURE, _is_riff(b"WEBP")),
-    "wav": FileKind("a WAV file", "store its samples in a .npy file, as the model takes them", _is_riff(b"WAVE")),
+    "jpeg": FileKind("a JPEG picture", _DATA, _begins(b"\xff\xd8\xff")),
+    "png": FileKind("a PNG picture", _DATA, _begins(b"\x89PNG\r\n\x1a\n")),
+    "gif": FileKind("a GIF picture", _DATA, _begins(b"GIF87a", b"GIF89a")),
+    "webp": FileKind("a WebP picture", _DATA, _is_riff(b"WEBP")),
+    "wav": FileKind("a WAV file", _DATA, _is_riff(b"WAVE")),
     "pdf": FileKind("a PDF document", "give the file that was meant", _begins(b"%PDF-")),
     "elf": FileKind("a program or library of this system", "give the file that was meant", _begins(b"\x7fELF")),
     "lfs": FileKind("a Git LFS pointer", _LFS, _begins(b"version https://git-lfs.github.com/")),

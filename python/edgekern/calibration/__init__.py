@@ -9,6 +9,8 @@ from edgekern.calibration.measure_coverage import Coverage, CoverageRow, coverag
 from edgekern.calibration.observed import observed_tensors, weighted_inputs
 from edgekern.calibration.observers.histogram import AnyMethod, Histogram, Method
 from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.calibration.sources.base import Samples
+from edgekern.calibration.sources.open_samples import samples
 from edgekern.calibration.table import TableRow, table_of
 from edgekern.graph.model import load_model, model_hash
 
@@ -21,12 +23,14 @@ __all__ = [
     "Histogram",
     "Method",
     "Ranges",
+    "Samples",
     "TableRow",
     "TensorRange",
     "coverage",
     "load_model",
     "model_hash",
     "observed_tensors",
+    "samples",
     "table_of",
     "weighted_inputs",
 ]

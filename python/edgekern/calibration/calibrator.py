@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from edgekern._arguments import file_path, integer
 from edgekern._arrays import is_array, unnamed
+from edgekern.calibration.checkpoint import load_named, resumable, write_state
 from edgekern.calibration.choose_ranges import choose_ranges, report_noise
-from edgekern.calibration.feeds import Feeds, check_feeds, dtypes_of
+from edgekern.calibration.collecting import collect_all
+from edgekern.calibration.feeds import Feeds, check_feeds, numpy_type
 from edgekern.calibration.kept_feeds import LIMIT_BYTES, KeptFeeds
 from edgekern.calibration.observed import observed_tensors
 from edgekern.calibration.observers.histogram import EXPONENTS, AnyMethod, Histogram, Method, check_options
@@ -21,6 +23,7 @@ from edgekern.calibration.observers.kinds import DEFAULT, HISTOGRAM, KINDS
 from edgekern.calibration.observers.observer_set import ObserverSet
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.calibration.sources.base import Input, Samples
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.model import load_model, model_hash, open_model
@@ -101,6 +104,7 @@ class Calibrator:
         self._model_hash = model_hash(read)
         self._shapes, self._progress = shapes, progress
         self._num_batches = 0
+        self._preprocessing: Mapping[str, Any] | None = None
         self._observers = ObserverSet.of_model(opened, names, kinds)
         fed = {value.name for value in opened.inputs}
         self._fed = [name for name in names if name in fed]
@@ -119,6 +123,11 @@ class Calibrator:
     def input_names(self) -> list[str]:
         """Names of the arrays that :meth:`collect` takes."""
         return [value.name for value in self._inputs]
+
+    @property
+    def inputs(self) -> Sequence[Input]:
+        """Names, shapes and dtypes of the arrays that :meth:`collect` takes."""
+        return [Input(v.name, tuple(v.shape), numpy_type(v.type)) for v in self._inputs]
 
     @property
     def input_shapes(self) -> dict[str, tuple[int | str | None, ...]]:
@@ -195,19 +204,53 @@ class Calibrator:
         self._num_batches += 1
         return self
 
-    def collect_many(self, batches: Iterable[Feeds]) -> Self:
-        """Run every batch of an iterable, with progress; see :meth:`collect`."""
+    def collect_many(
+        self,
+        batches: Iterable[Feeds],
+        *,
+        executor: Any = None,
+        workers: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Run every batch of an iterable, with progress; see :meth:`collect`.
+
+        Parameters
+        ----------
+        batches : iterable of feeds, such as :func:`edgekern.samples` gives.
+        executor : pool of ``concurrent.futures``, ``dask.distributed.Client`` or the module ``ray``, optional. Each
+            worker opens the model once and sends back what it counted; the result has the same bits. Pictures and the
+            like are read by the workers, from the same paths.
+        workers : int, optional. With an executor, how many tasks run at a time, where it does not say itself; without,
+            so many new processes on this machine (a script needs ``if __name__ == "__main__"``).
+        checkpoint : path, optional. What is counted is saved there, every half minute, at the end, and when
+            a batch fails. Where it exists the calibration goes on from it: batches that it has counted are read, to
+            see that they are the same, and not run.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            As :meth:`collect`; or the executor is of no kind that is known.
+        CalibrationError
+            As :meth:`collect`; a batch fails on a worker, with its number; or the checkpoint is of another model or of
+            other data. What was counted before stays counted.
+        """
         if isinstance(batches, Mapping):
             raise ArgumentTypeError("Calibrator.collect_many: batches must hold feeds, got one feeds; call collect")
         if is_array(batches) or not isinstance(batches, Iterable):
             raise unnamed("Calibrator.collect_many", "each of batches", batches, self.input_names)
-        total = len(batches) if isinstance(batches, Sequence) else None
-        with progress_bar("calibrating", total, enabled=self._progress) as step:
-            for feeds in batches:
-                self.collect(feeds)
-                del feeds  # else it would live while the iterable makes the next batch
-                step()
+        self._note_preprocessing(batches)
+        collect_all(self, batches, executor=executor, workers=workers, checkpoint=checkpoint, progress=self._progress)
         return self
+
+    def _note_preprocessing(self, batches: object) -> None:
+        """Ranges say how their data was made, so that it is made in one way."""
+        made = batches.preprocessing if isinstance(batches, Samples) else None
+        if made is not None and self._preprocessing not in (None, dict(made)):
+            raise CalibrationError(
+                "Calibrator.collect_many: these samples are preprocessed otherwise than the ones before; "
+                f"{dict(made)} and {self._preprocessing}"
+            )
+        self._preprocessing = self._preprocessing if made is None else dict(made)
 
     def compute_ranges(
         self,
@@ -275,7 +318,16 @@ class Calibrator:
         used |= {"exponent": EXPONENTS[method] if exponent is None else exponent} if method in EXPONENTS else {}
         used |= {"num_bins": num_bins, "skip_zeros": skip_zeros} if "entropy" in method else {}
         used |= {"samples": len(self._kept)} if method == AUTO else {}
-        return Ranges(tensors, self._model_hash, method, used)
+        return Ranges(tensors, self._model_hash, method, used, self._preprocessing)
+
+    def emptied(self, *, progress: bool | None = None) -> Self:
+        """Another calibrator of the same open model that has counted nothing."""
+        fresh = object.__new__(type(self))
+        fresh.__dict__ = dict(self.__dict__)
+        fresh._observers, fresh._kept = self._observers.emptied(), self._kept.emptied()
+        fresh._num_batches, fresh._preprocessing = 0, None
+        fresh._progress = self._progress if progress is None else progress
+        return fresh
 
     def _num_seen(self) -> int:
         return sum(histogram.count > 0 for histogram in self.histograms.values())
@@ -319,6 +371,7 @@ class Calibrator:
         self._observers.merge(other._observers)
         self._kept.merge(other._kept)
         self._num_batches += other._num_batches
+        self._preprocessing = self._preprocessing or other._preprocessing
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -330,6 +383,7 @@ class Calibrator:
             "num_batches": self._num_batches,
             "tensors": self._observers.state_dict(),
             "kept": self._kept.state_dict(),
+            **({} if self._preprocessing is None else {"preprocessing": dict(self._preprocessing)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Self:
@@ -348,7 +402,7 @@ class Calibrator:
             if num_batches < 0:
                 raise ValueError(f"{num_batches} batches")
             observers = self._observers.loaded("Calibrator.load_state_dict", saved)
-            kept = self._kept.loaded(state["kept"], dtypes_of(self._inputs))
+            kept = self._kept.loaded(state["kept"], {v.name: numpy_type(v.type) for v in self._inputs})
         except CalibrationError:
             raise
         except (KeyError, TypeError, ValueError) as error:
@@ -356,7 +410,33 @@ class Calibrator:
                 f"Calibrator.load_state_dict: state is not one that state_dict() made ({error!r})"
             ) from error
         self._observers, self._kept, self._num_batches = observers, kept, num_batches
+        self._preprocessing = state.get("preprocessing")
         return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was counted to a file, atomically; :meth:`resume` reads it."""
+        write_state(path, self.state_dict(), "Calibrator.save")
+
+    @classmethod
+    def resume(
+        cls,
+        model: ModelLike,
+        path: str | os.PathLike[str],
+        *,
+        shapes: Shapes | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """A calibrator that goes on from what :meth:`save` or a checkpoint wrote, with its tensors and observers.
+
+        Raises
+        ------
+        CalibrationError
+            When the file is of another model, or no saved calibration.
+        """
+        state, tensors, observers = resumable(model, path)
+        resumed = cls(model, tensors=tensors, observers=observers, shapes=shapes, progress=progress)
+        load_named(resumed, state, path, "Calibrator.resume")
+        return resumed
 
     def _require_same(
         self, function: str, argument: str, other_hash: str, tensors: Mapping[str, Iterable[str]]

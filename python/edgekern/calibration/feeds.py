@@ -23,9 +23,12 @@ _INPUT_DTYPES = {
 }
 
 
-def dtypes_of(inputs: Sequence[Any]) -> dict[str, str | None]:
-    """The name of the dtype of each input; None where NumPy has none."""
-    return {value.name: _INPUT_DTYPES.get(value.type) for value in inputs}
+def numpy_type(name: str) -> np.dtype[Any] | None:
+    """Of onnxruntime's name for a type; None where NumPy has none."""
+    try:
+        return np.dtype(_INPUT_DTYPES[name])
+    except (KeyError, TypeError):  # bfloat16, unless its package is loaded
+        return None
 
 
 def check_feeds(

@@ -32,6 +32,10 @@ class KeptFeeds:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def emptied(self) -> KeptFeeds:
+        """New ones with the same limits that keep nothing yet."""
+        return KeptFeeds(self.limit_bytes, by_row=self._by_row)
+
     def __iter__(self) -> Iterator[Arrays]:
         return (arrays for _, arrays in self._kept.items())
 
@@ -54,14 +58,14 @@ class KeptFeeds:
         """The samples, and where they end."""
         return {"samples": [dict(arrays) for arrays in self], "end": self._kept.end, "limit_bytes": self.limit_bytes}
 
-    def loaded(self, state: Mapping[str, Any], dtypes: Mapping[str, str | None]) -> KeptFeeds:
+    def loaded(self, state: Mapping[str, Any], dtypes: Mapping[str, np.dtype[Any] | None]) -> KeptFeeds:
         """New ones of a saved state; KeyError, TypeError or ValueError where it is none."""
         fresh = KeptFeeds(int(state["limit_bytes"]), by_row=self._by_row)
         samples: Sequence[Mapping[str, Any]] = state["samples"]
         for arrays in samples:
             if set(arrays) != set(dtypes):
                 raise ValueError(f"a sample has {sorted(arrays)}, the model takes {sorted(dtypes)}")
-            fresh._offer({name: np.asarray(arrays[name], dtypes[name]) for name in arrays})
+            fresh._offer({name: _array(arrays[name], dtypes[name]) for name in arrays})
         if len(fresh) != len(samples):
             raise ValueError(f"{len(samples)} samples are not those that are kept")
         fresh._kept.cut(str(state["end"]))
@@ -72,3 +76,8 @@ class KeptFeeds:
         size = sum(array.nbytes for array in arrays.values())
         digest = digest_of(*(arrays[name] for name in names))
         self._kept.offer(digest, size, lambda: {name: np.array(arrays[name]) for name in names})
+
+
+def _array(given: object, dtype: np.dtype[Any] | None) -> npt.NDArray[Any]:
+    raw = isinstance(given, np.ndarray) and given.dtype.kind == "V"  # bfloat16 out of a file of NumPy's
+    return given.view(dtype) if raw else np.asarray(given, dtype)  # type: ignore[attr-defined]

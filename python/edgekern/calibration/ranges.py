@@ -68,12 +68,14 @@ class Ranges(Mapping[str, TensorRange]):
     model_hash : str. Of the model that was calibrated; see :func:`edgekern.calibration.model_hash`.
     method : str. How the ranges were chosen.
     options : mapping. The options that the method ran with.
+    preprocessing : mapping, optional. How files became the model's inputs, where :func:`edgekern.samples` read them.
     """
 
     tensors: Mapping[str, TensorRange]
     model_hash: str
     method: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", dict(self.tensors))
@@ -107,6 +109,7 @@ class Ranges(Mapping[str, TensorRange]):
             "model_hash": self.model_hash,
             "method": self.method,
             "options": dict(self.options),
+            **({} if self.preprocessing is None else {"preprocessing": dict(self.preprocessing)}),
             "tensors": {name: asdict(r) for name, r in self.items()},
         }
 
@@ -155,6 +158,7 @@ class Ranges(Mapping[str, TensorRange]):
                 model_hash=str(content["model_hash"]),
                 method=str(content["method"]),
                 options=content["options"],
+                preprocessing=None if (made := content.get("preprocessing")) is None else dict(made),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CalibrationError(

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgekern.calibration import AnyMethod
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import session
+from edgekern.cli import samples_app, session
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
@@ -43,36 +42,7 @@ def quickstart(
     typer.echo(toolkit.quickstart(save))
 
 
-@app.command(rich_help_panel=MAKE)
-def calibrate(
-    model: Existing,
-    data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the ranges go (JSON).")],
-    method: Annotated[
-        AnyMethod | None,
-        typer.Option(
-            help="How thresholds are chosen; auto: by the outputs of what reads them. Default: the package's."
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Rows that run at a time; 0: a whole file. Default: the model's batch, 8 where that is free."
-        ),
-    ] = None,
-    shape: Shape = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="Print scale, zero point, range, clipped share, MSE and KL of every tensor.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.")] = False,
-) -> None:
-    """Run a float ONNX model on data and write the range of every activation."""
-    from edgekern.cli import toolkit
-
-    done = toolkit.calibrate(
-        model, data, output, method=method, batch=batch, shapes=shape, table=table, as_json=as_json
-    )
-    typer.echo(done)
+samples_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=MAKE)
@@ -142,7 +112,10 @@ def compile_(
 def run(
     model: Existing,
     data: Data,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the outputs to this .npz; of several files as FILE/OUTPUT."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,

@@ -18,13 +18,15 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="edgekern",
         description="Run and check compiled models.",
-        epilog="More commands (quickstart, calibrate, quantize, compile, inspect): pip install 'edgekern[toolkit]'",
+        epilog="More commands (calibrate, quantize, compile, evaluate, inspect, ...): pip install 'edgekern[toolkit]'",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="run an .ekm on arrays")
     runs.add_argument("model", type=Path)
     runs.add_argument("data", type=Path, nargs="+", help=".npz, .npy, or a folder of them")
-    runs.add_argument("-o", "--output", type=Path, help="write the outputs to this .npz")
+    runs.add_argument(
+        "-o", "--output", type=Path, help="write the outputs to this .npz; of several files as FILE/OUTPUT"
+    )
     runs.add_argument("--threads", type=int)
     runs.add_argument("--isa")
     runs.add_argument("--host-timeout", type=float, default=HOST_TIMEOUT_S, help="seconds that a host step may take")

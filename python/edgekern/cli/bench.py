@@ -5,7 +5,9 @@ from pathlib import Path
 
 from edgekern import benchmark
 from edgekern.artifact import TensorInfo
-from edgekern.cli.data import Feeds, data_files, read_feeds, read_shapes
+from edgekern.calibration.sources.arrays import data_files, read_feeds
+from edgekern.calibration.sources.base import Feeds
+from edgekern.cli.data import read_shapes
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.file_kinds import kind_of_file

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgekern import _core, files, runtime
 from edgekern.artifact import Program
 from edgekern.calibration.progress import progress_bar
-from edgekern.cli.data import data_files, read_feeds
+from edgekern.calibration.sources.arrays import data_files, read_feeds
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.machine import cpu_info
@@ -33,31 +33,43 @@ def run(
 ) -> str:
     sources = list(data_files(data))
     inputs = [model, *sources]
-    if len(sources) > 1 and output is not None:
-        raise ArgumentValueError(
-            f"run: --output holds the outputs of one file, got {len(sources)}; run them one by one"
-        )
     if output is not None:
         files.check_target(output, function="run", inputs=inputs)
     session = runtime.InferenceSession(
         model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s
     )
     names = [node.name for node in session.get_outputs()]
-    lines: list[str] = []
-    kept: dict[str, list[Array]] = {name: [] for name in names}
     shapes = {node.name: node.shape for node in session.get_inputs()}
-    for number, feed in enumerate(read_feeds(sources, shapes, batch=_rows(session.program))):
-        results = session.run(names, feed)
-        for name, result in zip(names, results, strict=True):
-            with np.printoptions(threshold=12, precision=5, suppress=True):
-                lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
-            if output is not None:
-                kept[name].append(result)
+    lines: list[str] = []
+    outputs: dict[str, Array] = {}
+    number = 0
+    for source, prefix in zip(sources, _prefixes(sources), strict=True):
+        kept: dict[str, list[Array]] = {name: [] for name in names}
+        for feed in read_feeds([source], shapes, batch=_rows(session.program)):
+            results = session.run(names, feed)
+            for name, result in zip(names, results, strict=True):
+                with np.printoptions(threshold=12, precision=5, suppress=True):
+                    lines.append(f"[{number}] {name} {result.dtype}{list(result.shape)}\n{result}")
+                if output is not None:
+                    kept[name].append(result)
+            number += 1
+        outputs |= {prefix + name: _joined(name, pieces) for name, pieces in kept.items()} if output else {}
     if output is not None:
-        outputs = {name: _joined(name, pieces) for name, pieces in kept.items()}
         with files.atomic_write(output, function="run", inputs=inputs) as file:
             np.savez(file, allow_pickle=False, **outputs)
     return printable("\n".join(lines))
+
+
+def _prefixes(sources: Sequence[Path]) -> list[str]:
+    """What the outputs of each file are named by, where there are several: its name, its path where names repeat."""
+    if len(sources) == 1:
+        return [""]
+    names = [source.name for source in sources]
+    if len(set(names)) != len(names):
+        names = [str(source) for source in sources]
+    if len(set(names)) != len(names):
+        raise ArgumentValueError("run: a file is given twice; give it once")
+    return [f"{name}/" for name in names]
 
 
 def profile(

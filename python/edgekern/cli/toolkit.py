@@ -1,6 +1,5 @@
 """From a float model to a program: commands that need the toolkit extra."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -9,8 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
-from edgekern.calibration import table as tables
-from edgekern.cli.data import data_files, read_feeds, read_pads, read_shapes, read_sizes
+from edgekern.cli.data import read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
@@ -20,32 +18,6 @@ from edgekern.quantization.config import ModelRecipe
 
 def quickstart(save: Path | None) -> str:
     return str(quickstart_room.run(save=save))
-
-
-def calibrate(
-    model: Path,
-    data: list[Path],
-    output: Path,
-    *,
-    method: calibration.AnyMethod | None,
-    batch: int | None,
-    shapes: list[str] | None = None,
-    table: bool = False,
-    as_json: bool = False,
-) -> str:
-    inputs = [*model_files(model, function="calibrate"), *data_files(data)]
-    files.check_target(output, function="calibrate", inputs=inputs)
-    calibrator = calibration.Calibrator(model, shapes=read_shapes("calibrate", shapes))
-    calibrator.collect_many(read_feeds(data, calibrator.input_shapes, batch=batch))
-    ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
-    ranges.save(output)
-    done = f"{output}: {len(ranges)} ranges by {ranges.method}"
-    if not (table or as_json):
-        return done
-    rows = tables.table_of(ranges, calibrator.histograms)
-    if as_json:
-        return json.dumps({"file": str(output), "method": ranges.method, "tensors": tables.as_dicts(rows)}, indent=1)
-    return printable(f"{tables.as_text(rows)}\n{done}")
 
 
 class Rules(NamedTuple):

@@ -60,6 +60,10 @@ class ObserverSet(Mapping[str, Mapping[str, Observer]]):
                 KINDS[kind].follow(self[name][kind], observer)
         return self
 
+    def emptied(self) -> Self:
+        """New observers of the same kinds, which have seen nothing."""
+        return type(self)(self)
+
     def merge(self, other: Mapping[str, Mapping[str, Observer]]) -> Self:
         """Add what others kept, of some tensors or all."""
         for name, observers in other.items():
