@@ -48,7 +48,7 @@ def choose_method(
     """
     if not isinstance(calibrator, Calibrator):
         raise ArgumentTypeError(
-            f"choose_method: calibrator must be a Calibrator, got {type(calibrator).__name__}; its ranges are chosen here"
+            f"choose_method: calibrator must be a Calibrator, got {type(calibrator).__name__}; make one and collect"
         )
     samples = calibrator.kept_feeds
     if not samples:
