@@ -2,9 +2,9 @@
 
 Every ``.onnx`` file below the folders is calibrated once; each method then gives ranges of the same counts, and an
 8-bit model that runs on edgekern's core. A row has the signal to noise of its worst output by each method, in dB, what
-``mse`` and ``auto`` lose to the best, and the seconds that ``auto`` takes. Half of the inputs calibrate, the other half
-is scored (``bench.real_inputs``; random numbers where a model is not known, and the row says so). Above 50
-dB, where 8 bits of an output end, methods count as equal.
+``mse``, ``auto`` and ``choose_method`` lose to the best, and the seconds that these take. Half of the inputs calibrate,
+the other half is scored (``bench.real_inputs``; random numbers where a model is not known, and the row says so). Above
+50 dB, where 8 bits of an output end, methods count as equal.
 """
 
 import time
@@ -21,6 +21,7 @@ from bench.harness import print_table
 from bench.real_inputs import feeds_for, split
 from edgekern._onnxruntime import open_session
 from edgekern.errors import EdgekernError, EdgekernWarning
+from edgekern.quantization import choose_method
 
 METHODS: dict[str, dict[str, Any]] = {
     "max": {"method": "max"},
@@ -32,7 +33,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "entropy": {"method": "entropy"},
     "two-sided": {"method": "entropy-two-sided"},
     "auto": {"method": "auto"},
+    "choose": {},  # edgekern.quantization.choose_method
 }
+JUDGED = ("mse", "auto", "choose")
 MOST_LOST, ENOUGH = 3.0, 50.0  # dB
 
 
@@ -49,7 +52,8 @@ def go_through(path: Path, samples: int) -> dict[str, Any]:
         wanted = [truth.run(None, dict(feed)) for feed in scored]
         for name, options in METHODS.items():
             start = time.perf_counter()
-            ranges = calibrator.compute_ranges(**options)
+            chosen = choose_method(calibrator, path, shapes=shapes) if name == "choose" else None
+            ranges = chosen or calibrator.compute_ranges(**options)
             row[f"{name}_s"] = time.perf_counter() - start
             program = ek.compile(ek.quantize(path, ranges, shapes=shapes), shapes=shapes)
             session = ek.InferenceSession(program, num_threads=1)
@@ -57,7 +61,7 @@ def go_through(path: Path, samples: int) -> dict[str, Any]:
     except (EdgekernError, OSError) as error:
         return row | {"error": " ".join(str(error).split())[:300]}
     best = min(max(row[name] for name in METHODS), ENOUGH)
-    return row | {f"{name} loses": max(best - row[name], 0.0) for name in ("mse", "auto")}
+    return row | {f"{name} loses": max(best - row[name], 0.0) for name in JUDGED}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,9 +69,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--samples", type=int, default=16, help="inputs of each model; half of them calibrate")
     options = parser.parse_args(argv)
     rows = rows_of(options, partial(go_through, samples=options.samples))
-    lost = {"mse loses": ".1f", "auto loses": ".1f", "auto_s": ".1f"}
+    lost = {f"{name} loses": ".1f" for name in JUDGED} | {"auto_s": ".1f", "choose_s": ".1f"}
     print_table(rows, {"model": "", "inputs": "", **dict.fromkeys(METHODS, ".1f"), **lost})
-    for name in ("mse", "auto"):
+    for name in JUDGED:
         far = [str(row["model"]) for row in rows if float(str(row.get(f"{name} loses", 0))) > MOST_LOST]
         print(f"{name}: more than {MOST_LOST} dB below the best method on {len(far)} of {len(rows)}: {', '.join(far)}")
     for row in rows:

@@ -126,6 +126,31 @@ TEST_CASE("the entropy search equals the definition") {
   }
 }
 
+TEST_CASE("no move of one end betters a window, and with one end fixed it is the search of thresholds") {
+  const std::vector<float> x = bell(100'000);
+  ek::Histogram h;
+  h.update(x.data(), x.size());
+  const std::vector<uint64_t> counts = ek::linear_histogram(h.atoms(false), h.min(), h.max(), 200);
+  const size_t bins = counts.size(), zero = 90, levels = 16;
+  const auto [first, last, found] = ek::entropy_window(counts.data(), bins, zero, levels);
+  CHECK(first <= zero);
+  CHECK(last > zero);
+  CHECK(found == ek::entropy_of(counts.data(), bins, first, last, levels));
+  const auto clipped = [&](size_t a, size_t b) {
+    const auto at = counts.begin();
+    return std::accumulate(at, at + static_cast<ptrdiff_t>(a), uint64_t{0}) +
+           std::accumulate(at + static_cast<ptrdiff_t>(b), counts.end(), uint64_t{0});
+  };
+  for (size_t other = 0; other <= bins; ++other) {
+    const bool low = other <= zero && other + levels <= last && clipped(other, last) * 20 <= x.size();
+    const bool high = other > zero && first + levels <= other && clipped(first, other) * 20 <= x.size();
+    if (low) CHECK(ek::entropy_of(counts.data(), bins, other, last, levels) >= found - 2 * ek::kEntropyTie);
+    if (high) CHECK(ek::entropy_of(counts.data(), bins, first, other, levels) >= found - 2 * ek::kEntropyTie);
+  }
+  const ek::EntropyResult one_sided = ek::entropy_search(counts.data(), bins, levels);
+  CHECK(one_sided.divergence == ek::entropy_of(counts.data(), bins, 0, one_sided.num_kept, levels));
+}
+
 TEST_CASE("the error search beats a coarse one") {
   const std::vector<float> x = bell(100'000);
   ek::Histogram h;

@@ -145,6 +145,11 @@ class Calibrator:
         return {name: cast(Histogram, kept[HISTOGRAM]) for name, kept in self._observers.items()}
 
     @property
+    def kept_feeds(self) -> list[dict[str, npt.NDArray[Any]]]:
+        """The samples that were kept, in the order of their hashes."""
+        return list(self._kept)
+
+    @property
     def observers(self) -> Mapping[str, Mapping[str, Observer]]:
         """All that is kept of each observed tensor, by name and kind."""
         return self._observers

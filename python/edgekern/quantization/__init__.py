@@ -3,9 +3,20 @@
 Needs ``edgekern[toolkit]``.
 """
 
+from edgekern.quantization.choose_method import choose_method
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.plan import Choice, Plan, plan_of
 from edgekern.quantization.quantize_model import compute_encodings, quantize
 
-__all__ = ["Choice", "Encoding", "Encodings", "Plan", "QuantConfig", "compute_encodings", "plan_of", "quantize"]
+__all__ = [
+    "Choice",
+    "Encoding",
+    "Encodings",
+    "Plan",
+    "QuantConfig",
+    "choose_method",
+    "compute_encodings",
+    "plan_of",
+    "quantize",
+]
