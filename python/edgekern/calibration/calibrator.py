@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast, get_args
 
 import numpy.typing as npt
@@ -13,16 +12,17 @@ import numpy.typing as npt
 from edgekern._arguments import file_path, integer
 from edgekern._arrays import is_array, unnamed
 from edgekern.calibration.checkpoint import load_named, resumable, write_state
-from edgekern.calibration.choose_ranges import choose_ranges, report_noise
+from edgekern.calibration.choose_ranges import report_noise
 from edgekern.calibration.collecting import collect_all
+from edgekern.calibration.compute_ranges import AUTO, RangeOptions, ranges_by_outputs, ranges_by_values
 from edgekern.calibration.feeds import Feeds, check_feeds, numpy_type
 from edgekern.calibration.kept_feeds import LIMIT_BYTES, KeptFeeds
 from edgekern.calibration.observed import observed_tensors
-from edgekern.calibration.observers.histogram import EXPONENTS, AnyMethod, Histogram, Method, check_options
+from edgekern.calibration.observers.histogram import AnyMethod, Histogram, check_options
 from edgekern.calibration.observers.kinds import DEFAULT, HISTOGRAM, KINDS
 from edgekern.calibration.observers.observer_set import ObserverSet
-from edgekern.calibration.progress import progress_bar
-from edgekern.calibration.ranges import Ranges, TensorRange
+from edgekern.calibration.open_runner import one_line, open_runner
+from edgekern.calibration.ranges import Ranges
 from edgekern.calibration.sources.base import Input, Samples
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 from edgekern.graph.dimensions import fix_dimensions
@@ -30,14 +30,11 @@ from edgekern.graph.model import load_model, model_hash, open_model
 
 if TYPE_CHECKING:
     from edgekern.calibration.observers.base import Observer
-    from edgekern.calibration.runner import FloatRunner
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
-    from edgekern.graph.skeleton import Skeleton
 
 _FORMAT = "edgekern.calibrator"
 _VERSION = 3
-AUTO = "auto"
 
 
 class Calibrator:
@@ -108,7 +105,7 @@ class Calibrator:
         self._observers = ObserverSet.of_model(opened, names, kinds)
         fed = {value.name for value in opened.inputs}
         self._fed = [name for name in names if name in fed]
-        self._runner = _open_runner(opened, [name for name in names if name not in fed])
+        self._runner = open_runner("Calibrator", "the model", opened, [name for name in names if name not in fed])
         self._inputs = self._runner.inputs
         free = [bool(value.shape) and not isinstance(value.shape[0], int) for value in self._inputs]
         self._kept = KeptFeeds(_kept_bytes(kept_bytes), by_row=all(free))
@@ -236,13 +233,20 @@ class Calibrator:
         ArgumentTypeError, ArgumentValueError
             As :meth:`collect`; or the executor is of no kind that is known.
         CalibrationError
-            As :meth:`collect`; a batch fails on a worker, with its number; or the checkpoint is of another model or of
-            other data. What was counted before stays counted.
+            As :meth:`collect`; a batch fails on a worker, with its number; an observer that depends on the order of the
+            batches is to be on workers; or the checkpoint is of another model or of other data. What was counted before
+            stays counted.
         """
         if isinstance(batches, Mapping):
             raise ArgumentTypeError("Calibrator.collect_many: batches must hold feeds, got one feeds; call collect")
         if is_array(batches) or not isinstance(batches, Iterable):
             raise unnamed("Calibrator.collect_many", "each of batches", batches, self.input_names)
+        ordered = self._observers.ordered
+        if ordered and (executor is not None or workers not in (None, 1)):
+            raise CalibrationError(
+                f"Calibrator.collect_many: {ordered[0]!r} depends on the order of the batches, and workers have none; "
+                "collect without executor and workers, or leave it out of observers"
+            )
         self._note_preprocessing(batches)
         collect_all(self, batches, executor=executor, workers=workers, checkpoint=checkpoint, progress=self._progress)
         return self
@@ -296,33 +300,21 @@ class Calibrator:
             raise CalibrationError(
                 "Calibrator.compute_ranges: no batch was collected; call collect with sample data first"
             )
-        shared: dict[str, Any] = {
-            "symmetric": symmetric,
-            "num_bits": num_bits,
-            "num_bins": num_bins,
-            "skip_zeros": skip_zeros,
-        }
+        asked = RangeOptions(method, symmetric, num_bits, num_bins, percentile, exponent, skip_zeros)
+        used = asked.used
         if method == AUTO:
-            tensors = self._ranges_by_outputs(function, shared)
+            tensors = ranges_by_outputs(
+                function, self._observers, asked, self._runner, self._kept, progress=self._progress
+            )
+            used["samples"] = len(self._kept)
         else:
-            with progress_bar("choosing ranges", self._num_seen(), enabled=self._progress) as step:
-
-                def range_of(name: str, histogram: Histogram) -> tuple[float, float]:
-                    step()
-                    return histogram.range(cast(Method, method), percentile=percentile, exponent=exponent, **shared)
-
-                tensors = choose_ranges(function, self._observers, range_of, num_bits)
+            tensors = ranges_by_values(function, self._observers, asked, progress=self._progress)
 
         def least_noise(histogram: Histogram) -> tuple[float, float]:
             return histogram.range("mse", symmetric=symmetric, num_bits=num_bits)
 
         other = None if method == "mse" and exponent in (None, 2) else least_noise
-        report_noise("Calibrator.compute_ranges", self.histograms, tensors, num_bits, other)
-        used: dict[str, Any] = {"symmetric": symmetric, "num_bits": num_bits}
-        used |= {"percentile": percentile} if method == "percentile" else {}
-        used |= {"exponent": EXPONENTS[method] if exponent is None else exponent} if method in EXPONENTS else {}
-        used |= {"num_bins": num_bins, "skip_zeros": skip_zeros} if "entropy" in method else {}
-        used |= {"samples": len(self._kept)} if method == AUTO else {}
+        report_noise(function, self.histograms, tensors, num_bits, other)
         return Ranges(tensors, self._model_hash, method, used, self._preprocessing)
 
     def emptied(self, *, progress: bool | None = None) -> Self:
@@ -334,40 +326,12 @@ class Calibrator:
         fresh._progress = self._progress if progress is None else progress
         return fresh
 
-    def _num_seen(self) -> int:
-        return sum(histogram.count > 0 for histogram in self.histograms.values())
-
-    def _ranges_by_outputs(self, function: str, shared: Mapping[str, Any]) -> dict[str, TensorRange]:
-        from edgekern.calibration.score_outputs import CANDIDATES, choose_by_outputs
-
-        if not len(self._kept):
-            raise CalibrationError(
-                f"{function}: method 'auto' runs kept samples, and there are none; leave kept_bytes above 0 when the "
-                "Calibrator is made and collect again, or choose method='mse'"
-            )
-        limits = {
-            name: {label: histogram.range(**options, **shared) for label, options in CANDIDATES.items()}
-            for name, histogram in self.histograms.items()
-            if histogram.count
-        }
-        with progress_bar("running readers", len(self._kept), enabled=self._progress) as step:
-            try:
-                best = choose_by_outputs(self._runner, list(self._kept), limits, shared["num_bits"], done=step)
-            except Exception as error:  # onnxruntime raises a class per status, all private
-                raise CalibrationError(
-                    f"{function}: method 'auto' could not run a part of the model: {_one_line(error)}; choose another"
-                ) from error
-        tensors = choose_ranges(
-            function, self._observers, lambda name, _: limits[name][best[name]], int(shared["num_bits"])
-        )
-        return {name: replace(tensor, method=best[name]) for name, tensor in tensors.items()}
-
     def merge(self, other: Calibrator) -> Self:
         """Add what another calibrator of the same model counted."""
         if not isinstance(other, Calibrator):
             raise ArgumentTypeError(f"Calibrator.merge: other must be a Calibrator, got {type(other).__name__}")
         self._require_same("merge", "other", other._model_hash, other._observers)
-        ordered = [kind for kind in self._observers.kinds if KINDS[kind].needs_order]
+        ordered = self._observers.ordered
         if ordered and self._num_batches and other._num_batches:
             raise CalibrationError(
                 f"Calibrator.merge: {ordered[0]!r} depends on the order of the batches, and those of two have none "
@@ -419,7 +383,7 @@ class Calibrator:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was counted to a file, atomically; :meth:`resume` reads it."""
+        """Write what was counted, and the samples that were kept, to a file, atomically; :meth:`resume` reads it."""
         write_state(path, self.state_dict(), "Calibrator.save")
 
     @classmethod
@@ -460,7 +424,7 @@ class Calibrator:
         try:
             yield from self._runner.run(arrays)
         except Exception as error:  # onnxruntime raises a class per status, all private
-            message = f"Calibrator.collect: onnxruntime could not run this batch: {_one_line(error)}"
+            message = f"Calibrator.collect: onnxruntime could not run this batch: {one_line(error)}"
             raise CalibrationError(message) from error
 
 
@@ -483,18 +447,3 @@ def _kept_bytes(given: object) -> int:
 
 def _restored(model: bytes, tensors: Sequence[str], options: Mapping[str, Any], state: Mapping[str, Any]) -> Calibrator:
     return Calibrator(model, tensors=tensors, **options).load_state_dict(state)
-
-
-def _open_runner(model: Skeleton, names: Sequence[str]) -> FloatRunner:
-    from edgekern.calibration.runner import FloatRunner
-
-    try:
-        return FloatRunner(model, names)
-    except OSError:
-        raise
-    except Exception as error:  # onnxruntime raises a class per status, all private
-        raise CalibrationError(f"Calibrator: onnxruntime cannot run the model: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -102,4 +102,4 @@ def _report(function: str, name: str, histogram: Histogram) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, EdgekernWarning, stacklevel=5)  # whoever called compute_ranges
+    warnings.warn(message, EdgekernWarning, stacklevel=6)  # whoever called compute_ranges

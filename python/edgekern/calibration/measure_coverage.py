@@ -14,6 +14,7 @@ from edgekern._arrays import is_array, unnamed
 from edgekern._reports import Chart, Report, table
 from edgekern.calibration.feeds import Feeds, check_feeds
 from edgekern.calibration.observers.histogram import Histogram, Method
+from edgekern.calibration.open_runner import one_line, open_runner
 from edgekern.calibration.ranges import Ranges, TensorRange
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 from edgekern.graph.model import model_hash, open_model
@@ -176,14 +177,9 @@ def coverage(
             f"coverage: ranges must be of float_model, got those of another model (hash {ranges.model_hash[:12]}..., "
             f"float_model has {found[:12]}...); calibrate this model"
         )
-    from edgekern.calibration.runner import FloatRunner
-
     fed = {value.name for value in model.inputs}
     unranked = {value.name for value in model.inputs if not value.type.tensor_type.HasField("shape")}
-    try:
-        runner = FloatRunner(model, [name for name in ranges if name not in fed], function="coverage")
-    except Exception as error:  # onnxruntime raises a class per status, all private
-        raise CalibrationError(f"coverage: onnxruntime cannot run float_model: {_one_line(error)}") from error
+    runner = open_runner("coverage", "float_model", model, [name for name in ranges if name not in fed])
     names = [value.name for value in runner.inputs]
     if is_array(data) or not isinstance(data, Iterable):
         raise unnamed("coverage", "data", data, names)
@@ -198,9 +194,7 @@ def coverage(
                 for name, array in values.items():
                     seen[name].add(array)
         except Exception as error:
-            raise CalibrationError(
-                f"coverage: onnxruntime could not run a batch of data: {_one_line(error)}"
-            ) from error
+            raise CalibrationError(f"coverage: onnxruntime could not run a batch of data: {one_line(error)}") from error
         samples += len(arrays[names[0]]) if arrays[names[0]].ndim else 1
         steps.take(samples, seen)
     if samples == 0:
@@ -281,7 +275,3 @@ class _Steps:
 def _levels(ranges: Ranges) -> int:
     """Steps that a range has."""
     return (1 << int(ranges.options.get("num_bits", 8))) - 1
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -46,6 +46,11 @@ class ObserverSet(Mapping[str, Mapping[str, Observer]]):
         """All that some tensor has."""
         return list(dict.fromkeys(kind for observers in self.values() for kind in observers))
 
+    @property
+    def ordered(self) -> list[str]:
+        """The kinds that depend on the order of the batches."""
+        return [kind for kind in self.kinds if KINDS[kind].needs_order]
+
     def of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """New observers of the same kinds, which have seen these arrays alone."""
         fresh = type(self)({name: self[name] for name in arrays})
