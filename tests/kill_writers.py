@@ -72,7 +72,7 @@ def writers(folder: Path) -> dict[str, Save]:
         "quantize -o": lambda path, i: toolkit.quantize(
             model, folder / "ranges.json", path, activations="u8" if i == 0 else "s8"
         ),
-        "compile -o": lambda path, i: toolkit.compile(folder / "qdq.onnx", path, batch=i + 1, allow_host=True),
+        "compile -o": lambda path, i: toolkit.compile(folder / "qdq.onnx", path, batch=str(i + 1), allow_host=True),
     }
 
 

@@ -89,6 +89,7 @@ def examples(tmp_path_factory) -> dict[str, bytes]:
         "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
         "html": b"\n<!DOCTYPE html>\n<html><body>Log in</body></html>",
         "ranges": (folder / "r.json").read_bytes(),
+        "paths": json.dumps({"format": "edgekern.paths", "version": 1}).encode(),
         "tokenizer": json.dumps({"version": "1.0", "added_tokens": [], "model": {}}).encode(),
         "config": (folder / "hf" / "config.json").read_bytes(),
     }

@@ -249,7 +249,7 @@ WRITERS = {
         folder / "m.onnx", [folder / "x.npz"], path, method=None, batch=None
     ),
     "quantize": lambda path, folder: toolkit.quantize(folder / "m.onnx", folder / "r.json", path, activations="u8"),
-    "compile": lambda path, folder: toolkit.compile(folder / "q.onnx", path, batch=1, allow_host=True),
+    "compile": lambda path, folder: toolkit.compile(folder / "q.onnx", path, batch="1", allow_host=True),
 }
 
 
@@ -296,7 +296,7 @@ def test_external_data_of_a_model_is_an_input(tmp_path):
     before = (tmp_path / "m.data").read_bytes()
     assert before
     with pytest.raises(ArgumentValueError, match=r"m\.data is the input .*m\.data"):
-        toolkit.compile(tmp_path / "m.onnx", tmp_path / "m.data", batch=1, allow_host=True)
+        toolkit.compile(tmp_path / "m.onnx", tmp_path / "m.data", batch="1", allow_host=True)
     assert (tmp_path / "m.data").read_bytes() == before
 
 

@@ -34,7 +34,7 @@ def quantize(path):
     return ek.quantize(path, Ranges({}, model_hash(path), "max"))
 
 def inspect(path):
-    return toolkit.inspect(path, batch=1)
+    return toolkit.inspect(path, batch="1")
 
 for name, build in {**MALFORMED, **BOMBS}.items():
     path.write_bytes(build().SerializeToString())

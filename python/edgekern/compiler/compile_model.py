@@ -15,9 +15,10 @@ from edgekern.artifact.infos import numpy_dtype
 from edgekern.compiler.emit import BlobStore
 from edgekern.compiler.memory import too_large
 from edgekern.compiler.padding import try_padding
-from edgekern.compiler.pipeline import Compiled, compile_size, open_qdq
+from edgekern.compiler.pipeline import Compiled, compile_size, open_qdq, open_size
 from edgekern.compiler.sizes import AskedShapes, asks_for_several, read_sizes
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError, CompileError, EdgekernWarning
+from edgekern.graph.contradiction import contradiction
 from edgekern.graph.dimensions import LARGEST_SIZE
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def _require_batch(batch: object) -> None:
 
 def _compile_one(qdq: ModelLike, batch: int, shapes: Shapes | None, *, allow_host: bool) -> Program:
     store = BlobStore()
-    return _assembled([compile_size(qdq, batch, shapes, store, 0, allow_host=allow_host)], store)
+    one = compile_size(qdq, batch, shapes, store, 0, allow_host=allow_host)
+    return _assembled([one], store, qdq, [(batch, shapes)])
 
 
 def _compile_several(qdq: ModelLike, sizes: Sizes, pad: Mapping[str, float] | None, *, allow_host: bool) -> Program:
@@ -119,7 +121,7 @@ def _compile_several(qdq: ModelLike, sizes: Sizes, pad: Mapping[str, float] | No
     except ValueError as error:
         raise CompileError(f"compile: {error}") from error
     found[0] = replace(found[0], manifest=replace(found[0].manifest, buckets=buckets))
-    program = _assembled(found, store)
+    program = _assembled(found, store, qdq, [sizes.at(one) for one in sizes.combinations()])
 
     def exact(one: Sequence[int]) -> Program:
         with warnings.catch_warnings():
@@ -157,17 +159,18 @@ def _told(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
-def _assembled(found: Sequence[Compiled], store: BlobStore) -> Program:
+def _assembled(
+    found: Sequence[Compiled], store: BlobStore, qdq: ModelLike, sizes: Sequence[tuple[int, Shapes | None]]
+) -> Program:
     first, *others = found
     try:
         program = Program.build(
-            first.index,
-            store.take(),
-            first.manifest,
-            [(other.index, other.manifest) for other in others],
-            first.metadata,
+            first.index, store.take(), first.manifest, [(other.index, other.manifest) for other in others]
         )
     except ArtifactError as error:
+        for one in sizes:  # of which one contradicts itself, as only the whole program shows
+            if (reason := contradiction(open_size(qdq, *one), error)) is not None:
+                raise CompileError(f"compile: {reason}") from error
         largest = max((one.largest for one in found), key=lambda tensor: tensor.size)
         if largest.size <= LARGEST_SIZE:
             raise

@@ -89,6 +89,16 @@ class Compiled:
     metadata: ModelMetadata  # of the first size
 
 
+def open_size(qdq: ModelLike, batch: int, shapes: Shapes | None) -> Skeleton:
+    """The model with one size of every dimension."""
+    opened = fix_dimensions(open_qdq(qdq), shapes, function="compile")
+    if opened.proto.functions:
+        opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
+    write_integer_forms(opened)
+    fix_batch(opened, batch, shapes)
+    return opened
+
+
 def compile_size(
     qdq: ModelLike, batch: int, shapes: Shapes | None, store: BlobStore, size: int, *, allow_host: bool
 ) -> Compiled:
@@ -100,11 +110,7 @@ def compile_size(
     store : takes the blobs
     size : how many programs of other sizes were compiled into it before
     """
-    opened = fix_dimensions(open_qdq(qdq), shapes, function="compile")
-    if opened.proto.functions:
-        opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
-    write_integer_forms(opened)
-    fix_batch(opened, batch, shapes)
+    opened = open_size(qdq, batch, shapes)
     if (broken := broken_rule(opened)) is not None:
         raise CompileError(f"compile: {broken}")
     try:
