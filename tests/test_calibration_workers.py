@@ -13,7 +13,7 @@ import edgekern as ek
 from edgekern.calibration import checkpoint
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 
-from calibrator_models import small_cnn
+from calibrator_models import FLOAT, helper, onnx, small_cnn
 
 MODEL = small_cnn().SerializeToString()
 FEEDS = [
@@ -26,9 +26,13 @@ def calibrator():
 
 
 def written(made, tmp_path):
+    """The ranges of what is counted, and of the samples that are kept."""
     path = tmp_path / "ranges.json"
-    made.compute_ranges(method="entropy").save(path)
-    return path.read_bytes()
+    files = []
+    for method in ("entropy", "auto"):
+        made.compute_ranges(method=method).save(path)
+        files.append(path.read_bytes())
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +166,28 @@ def test_executors_of_no_kind_are_refused():
         calibrator().collect_many(FEEDS, workers=0)
 
 
+def test_an_emptied_calibrator_has_seen_nothing(tmp_path):
+    """Not even the samples that are kept, and the one that it is of keeps its own."""
+    full = calibrator().collect_many(FEEDS[:3])
+    before = written(full, tmp_path)
+    fresh = full.emptied()
+    assert (fresh.num_batches, fresh.kept_feeds) == (0, [])
+    fresh.collect_many(FEEDS[3:6])
+    assert written(fresh, tmp_path) == written(calibrator().collect_many(FEEDS[3:6]), tmp_path)
+    assert written(full, tmp_path) == before
+
+
+def test_what_depends_on_the_order_of_batches_is_not_sent_to_workers():
+    made = ek.Calibrator(MODEL, observers=["moving_average"], progress=False)
+    with (
+        ThreadPoolExecutor(2) as pool,
+        pytest.raises(CalibrationError, match=r"collect_many: 'moving_average' depends on the order .*, and workers"),
+    ):
+        made.collect_many(FEEDS, executor=pool)
+    assert made.num_batches == 0
+    assert made.collect_many(FEEDS, workers=1).num_batches == len(FEEDS)
+
+
 # Going on
 
 
@@ -180,6 +206,31 @@ def test_tensors_and_observers_come_from_the_file(tmp_path):
     resumed = ek.Calibrator.resume(MODEL, path, progress=False)
     assert {name: list(kinds) for name, kinds in resumed.observers.items()} == {"relu": ["histogram"]}
     assert written(resumed, tmp_path) == written(made, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x", "array"])
+@pytest.mark.parametrize("dtype", ["FLOAT", "FLOAT16", "BFLOAT16"])
+def test_kept_samples_come_back_from_the_file(tmp_path, name, dtype):
+    """With an input of any name and type; NumPy's files do not know bfloat16."""
+    element = onnx.TensorProto.DataType.Value(dtype)
+    given = helper.tensor_dtype_to_np_dtype(element)
+    x = helper.make_tensor_value_info(name, element, ["n", 3])
+    y = helper.make_tensor_value_info("y", FLOAT, ["n", 3])
+    nodes = [
+        helper.make_node("Cast", [name], ["cast"], to=FLOAT),
+        helper.make_node("Relu", ["cast"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "test", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = np.random.default_rng(5).normal(size=(20, 3)).astype(given)
+    made = ek.Calibrator(model, progress=False).collect_many([{name: rows[:11]}, {name: rows[11:]}])
+    made.save(tmp_path / "state.npz")
+    resumed = ek.Calibrator.resume(model, tmp_path / "state.npz", progress=False)
+    assert len(resumed.kept_feeds) == 8
+    for mine, back in zip(made.kept_feeds, resumed.kept_feeds, strict=True):
+        assert back[name].dtype == given
+        assert mine[name].tobytes() == back[name].tobytes()
+    assert resumed.compute_ranges("auto") == made.compute_ranges("auto")
 
 
 def test_files_of_others_are_refused_by_name(tmp_path):

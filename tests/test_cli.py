@@ -94,7 +94,7 @@ def test_calibrate_prints_what_every_range_costs(workshop, tmp_path, capsys):
     assert head.split() == ["tensor", "method", "scale", "zero", "point", "lo", "hi", "clipped", "%", "MSE", "KL"]
     assert len({len(line) for line in (head, *lines)}) == 1
     assert len(lines) == len(written)
-    assert last.endswith("ranges by auto")
+    assert last.endswith("ranges by auto, of 256 samples")
 
 
 def test_verify_and_inspect_read_a_program(workshop, capsys):

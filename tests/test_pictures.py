@@ -3,12 +3,13 @@
 import json
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import edgekern as ek
-from edgekern.errors import ArgumentValueError, EdgekernWarning
+from edgekern.errors import ArgumentValueError, CalibrationError, EdgekernWarning
 
 Image = pytest.importorskip("PIL.Image", reason="needs edgekern[images]")
 
@@ -238,6 +239,33 @@ def test_pictures_of_a_worker_are_the_same(tmp_path):
     samples = ek.samples(tmp_path, NCHW, batch=2, **PLAIN)
     sent = pickle.loads(pickle.dumps(samples.part(1, 3)))
     assert [feeds["x"].tobytes() for feeds in sent] == [feeds["x"].tobytes() for feeds in list(samples)[1:]]
+
+
+def test_a_calibration_carries_how_pictures_were_made_and_those_it_kept(tmp_path):
+    """Through workers, files and ranges; data that is made otherwise is refused."""
+    from calibrator_models import small_cnn  # skips without the toolkit
+
+    model = small_cnn().SerializeToString()
+    for at in range(12):
+        write(tmp_path / "photos" / f"{at:02d}.png", pixels(seed=at))
+    made = ek.Calibrator(model, progress=False)
+    pictures = ek.samples(tmp_path / "photos", NCHW, batch=5, mean=127.5, std=64.0)
+    made.collect_many(pictures)
+    with ThreadPoolExecutor(2) as pool:
+        sent = ek.Calibrator(model, progress=False).collect_many(pictures, executor=pool)
+    sent.save(tmp_path / "state.npz")
+    resumed = ek.Calibrator.resume(model, tmp_path / "state.npz", progress=False)
+    ranges = made.compute_ranges("auto")
+    assert ranges.preprocessing == pictures.preprocessing
+    assert ranges.options["samples"] == 8
+    assert sent.compute_ranges("auto") == ranges
+    assert resumed.compute_ranges("auto") == ranges
+    assert ranges.to_dict()["preprocessing"] == pictures.preprocessing
+    ranges.save(tmp_path / "ranges.json")
+    assert ek.Ranges.load(tmp_path / "ranges.json") == ranges
+    other = ek.samples(tmp_path / "photos", NCHW, scale=1.0)
+    with pytest.raises(CalibrationError, match="preprocessed otherwise than the ones before"):
+        resumed.collect_many(other)
 
 
 def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):
