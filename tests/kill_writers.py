@@ -28,7 +28,7 @@ import numpy as np
 import edgekern as ek
 from edgekern import calibration, files, quickstart
 from edgekern.calibration import Ranges, TensorRange
-from edgekern.cli import session, toolkit
+from edgekern.cli import samples, session, toolkit
 
 Save = Callable[[Path, int], object]  # writes content 0 or 1 to a path
 
@@ -41,7 +41,8 @@ def writers(folder: Path) -> dict[str, Save]:
     model, data = quickstart.MODEL, folder / "train.npz"
     train, _ = quickstart.load_digits()
     np.savez(data, image=train.images[:16])
-    toolkit.calibrate(model, [data], folder / "ranges.json", method="max", batch=None)
+    given = samples.DataOptions()
+    samples.calibrate(model, [data], folder / "ranges.json", method="max", given=given)
     toolkit.quantize(model, folder / "ranges.json", folder / "qdq.onnx", activations="u8")
     programs = [ek.compile(folder / "qdq.onnx", batch=batch) for batch in (1, 2)]
     programs[0].save(folder / "model.ekm")
@@ -68,7 +69,7 @@ def writers(folder: Path) -> dict[str, Save]:
             allow_host=True,
             host_timeout_s=60.0,
         ),
-        "calibrate -o": lambda path, i: toolkit.calibrate(model, [data], path, method=methods[i], batch=None),
+        "calibrate -o": lambda path, i: samples.calibrate(model, [data], path, method=methods[i], given=given),
         "quantize -o": lambda path, i: toolkit.quantize(
             model, folder / "ranges.json", path, activations="u8" if i == 0 else "s8"
         ),

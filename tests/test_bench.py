@@ -344,6 +344,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "load",
         "memory",
         "models",
+        "observers",
         "operators",
         "photos",
         "quantized",
@@ -351,6 +352,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "report",
         "sentences",
         "sizes",
+        "thresholds",
         "versus",
     }
     assert main(["no-such-bench"]) == 2

@@ -14,7 +14,7 @@ import pytest
 import edgekern as ek
 from edgekern import cli, files, quickstart
 from edgekern.calibration import Ranges, TensorRange
-from edgekern.cli import toolkit
+from edgekern.cli import samples, toolkit
 from edgekern.errors import ArgumentValueError
 
 KINDS = ("a symbolic link", "a FIFO", "a folder", "a socket", "a device")
@@ -240,13 +240,14 @@ def workshop(tmp_path_factory):
 WRITERS = {
     "RingKVCache.save": lambda path, folder: ek.RingKVCache(num_layers=1, num_kv_heads=1, head_dim=8).save(path),
     "Ranges.save": lambda path, folder: Ranges({"t": TensorRange(-1, 1)}, "0", "max").save(path),
+    "Calibrator.save": lambda path, folder: ek.Calibrator(folder / "m.onnx", progress=False).save(path),
     "Program.save": lambda path, folder: ek.Program.load(folder / "p.ekm").save(path),
     "quickstart": lambda path, folder: quickstart.run(save=path),
     "run": lambda path, folder: cli.session.run(
         folder / "p.ekm", [folder / "x.npz"], output=path, num_threads=1, isa=None, allow_host=True, host_timeout_s=60.0
     ),
-    "calibrate": lambda path, folder: toolkit.calibrate(
-        folder / "m.onnx", [folder / "x.npz"], path, method=None, batch=None
+    "calibrate": lambda path, folder: samples.calibrate(
+        folder / "m.onnx", [folder / "x.npz"], path, method=None, given=samples.DataOptions()
     ),
     "quantize": lambda path, folder: toolkit.quantize(folder / "m.onnx", folder / "r.json", path, activations="u8"),
     "compile": lambda path, folder: toolkit.compile(folder / "q.onnx", path, batch="1", allow_host=True),
