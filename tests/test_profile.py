@@ -75,8 +75,8 @@ def test_a_step_that_works_more_takes_more():
     nodes = [node("MatMul", ["x", "w"], ["a"], name="small"), node("MatMul", ["a", "v"], ["y"], name="large")]
     program = ek.compile(build(nodes, weights, [64, 64]))
     found = ek.InferenceSession(program, num_threads=1).profile(random_feeds(program.inputs), runs=20)
-    assert [step.name for step in found.top()] == ["large", "small"]
-    assert found.top()[0].share > 0.8
+    small, large = found.steps
+    assert large.p50_us > 4 * small.p50_us  # of the runs in the middle: others may have the machine in between
 
 
 def test_host_steps_are_timed_and_named_as_the_cause(hosted):

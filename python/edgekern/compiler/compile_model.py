@@ -165,7 +165,11 @@ def _assembled(
     first, *others = found
     try:
         program = Program.build(
-            first.index, store.take(), first.manifest, [(other.index, other.manifest) for other in others]
+            first.index,
+            store.take(),
+            first.manifest,
+            [(other.index, other.manifest) for other in others],
+            first.metadata,
         )
     except ArtifactError as error:
         for one in sizes:  # of which one contradicts itself, as only the whole program shows
