@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgekern as ek
-from edgekern import cli, quickstart
+from edgekern import _core, cli, quickstart
 
 RANGES, QDQ, EKM = "ranges.json", "digits.qdq.onnx", "digits.ekm"
 
@@ -239,3 +239,11 @@ def test_base_install_reports_errors_in_one_line(workshop):
     assert child.returncode == 1
     assert child.stderr.startswith("edgekern: error: ")
     assert len(child.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("blocked", ["", "import sys; sys.modules['typer'] = None; "])
+def test_the_package_is_the_command_and_tells_its_version(blocked):
+    told = subprocess.run([sys.executable, "-m", "edgekern", "--version"], capture_output=True, text=True, check=True)
+    run = f"{blocked}from edgekern.cli import main; main()"
+    base = subprocess.run([sys.executable, "-c", run, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == base.stdout == f"edgekern {_core.__version__}\n"

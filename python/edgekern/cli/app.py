@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from edgekern import _core
 from edgekern.cli import bench as benchmarks
 from edgekern.cli import samples_app, session
 from edgekern.file_kinds import kind_of_file
@@ -30,6 +31,21 @@ Shape = Annotated[
     ),
 ]
 Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgekern {_core.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(rich_help_panel=MAKE)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from edgekern import _core
 from edgekern.cli import bench, session
 from edgekern.runtime import HOST_TIMEOUT_S
 
@@ -11,7 +12,7 @@ COMMANDS = ("run", "verify", "profile", "bench", "stress", "info")
 
 def knows(arguments: list[str]) -> bool:
     """Whether this command line can be served without the toolkit extra (asking for help can, too)."""
-    return not arguments or arguments[0] in (*COMMANDS, "-h", "--help")
+    return not arguments or arguments[0] in (*COMMANDS, "-h", "--help", "--version")
 
 
 def run(arguments: list[str]) -> int:
@@ -20,6 +21,7 @@ def run(arguments: list[str]) -> int:
         description="Run and check compiled models.",
         epilog="More commands (calibrate, quantize, compile, evaluate, inspect, ...): pip install 'edgekern[toolkit]'",
     )
+    parser.add_argument("--version", action="version", version=f"edgekern {_core.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="run an .ekm on arrays")
     runs.add_argument("model", type=Path)
