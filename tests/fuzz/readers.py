@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests.fuzz import models
@@ -212,7 +213,16 @@ def _program_seeds(folder: Path) -> list[Path]:
     for path in sorted(golden.glob("*.ekm")):
         seeds.append(folder / path.name)
         seeds[-1].write_bytes(path.read_bytes())
+    seeds.append(folder / "several_sizes.ekm")
+    _several_sizes().save(seeds[-1])
     return seeds
+
+
+def _several_sizes() -> Any:
+    import edgekern as ek
+    from edgekern import quickstart
+
+    return ek.compile(quickstart.MODEL, batch=(1, 2, 4))
 
 
 def damage_program(content: bytes, rng: random.Random) -> bytes:
@@ -232,8 +242,24 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
     except EdgekernError:
         return damage(content, rng, start + size)
     index_bytes = -(-(len(encoded) + 32) // 64) * 64
+    blobs = bytearray(content[start + old_bytes :])
+    hashes = {b.name: b.sha256 for b in index.blobs}
+    sizes = [b for b in index.blobs if b.name.startswith("size.") and b.offset >= old_bytes]
+    if sizes and rng.random() < 0.5:  # the index of another size
+        one = rng.choice(sizes)
+        at = one.offset - old_bytes
+        changed = damage(bytes(blobs[at : at + one.bytes]), rng, one.bytes)[: one.bytes].ljust(one.bytes, b"\0")
+        if at + one.bytes <= len(blobs):
+            blobs[at : at + one.bytes] = changed
+            hashes[one.name] = hashlib.sha256(changed).digest()
     index.blobs = [
-        _core.BlobDef(name=b.name, offset=b.offset + index_bytes - old_bytes, bytes=b.bytes, sha256=b.sha256)
+        _core.BlobDef(
+            name=b.name,
+            offset=b.offset + index_bytes - old_bytes,
+            bytes=b.bytes,
+            sha256=hashes[b.name],
+            stored=b.stored,
+        )
         for b in index.blobs
         if b.offset + index_bytes >= old_bytes
     ]
@@ -241,7 +267,7 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
     index.header_sha256 = hashlib.sha256(header).digest()
     encoded = index.encode()
     encoded += hashlib.sha256(encoded).digest()
-    return header + encoded + bytes(index_bytes - len(encoded)) + content[start + old_bytes :]
+    return header + encoded + bytes(index_bytes - len(encoded)) + bytes(blobs)
 
 
 def _run_program(path: Path) -> object:
@@ -249,11 +275,16 @@ def _run_program(path: Path) -> object:
     from edgekern.artifact import Program
 
     program = Program.load(path, verify="lazy")
-    if program.index.arena_bytes > 1 << 26:
+    if max(one.index.arena_bytes for one in program.variants) > 1 << 26:
         return None
     session = InferenceSession(program, num_threads=1)
-    feeds = {info.name: np.zeros(info.shape, info.dtype) for info in program.inputs}
-    return session.run(None, feeds)
+    found = []
+    for one in program.variants:
+        feeds = {info.name: np.zeros(info.shape, info.dtype) for info in one.inputs}
+        found.append(session.run(None, feeds))
+        if program.buckets is not None and all(array.ndim for array in feeds.values()):
+            found.append(session.run(None, {name: np.concatenate([array, array]) for name, array in feeds.items()}))
+    return found
 
 
 def _cache() -> object:
