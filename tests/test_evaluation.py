@@ -85,10 +85,24 @@ def test_labels_that_do_not_fit_are_refused(labels, options, message):
         ek.evaluate(passes(), [{"x": scores()}], labels, progress=False, **options)
 
 
+def test_feeds_are_cut_into_the_rows_of_a_program():
+    feeds, labels = [{"x": scores()}], [0] * 50
+    fixed = ek.compile(passes(), batch=5)
+    assert ek.evaluate(fixed, feeds, labels, progress=False) == ek.evaluate(passes(), feeds, labels, progress=False)
+    with pytest.raises(ArgumentValueError, match="must have shape"):
+        ek.evaluate(ek.compile(passes(), batch=7), feeds, labels, progress=False)
+
+
+@pytest.mark.parametrize("wrong", ["photos", [3], [{}]])
+def test_what_is_no_feed_is_told(wrong):
+    with pytest.raises(ArgumentTypeError, match=r"evaluate: (samples must be feeds|each of samples must map)"):
+        ek.evaluate(passes(), wrong, [0], progress=False)
+
+
 def test_other_outputs_and_feeds_are_refused():
     with pytest.raises(ArgumentTypeError, match="labels must be one integer a sample"):
         ek.evaluate(passes(), [{"x": scores()}], [0.5] * 50)
-    with pytest.raises(ArgumentTypeError, match="samples must hold feeds"):
+    with pytest.raises(ArgumentTypeError, match="samples must be feeds"):
         ek.evaluate(passes(), {"x": scores()}, [0] * 50)
     with pytest.raises(ArgumentValueError, match="samples hold none"):
         ek.evaluate(passes(), [], [])

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import edgekern as ek
 from edgekern.errors import ArgumentValueError, CalibrationError, EdgekernWarning
@@ -266,6 +267,22 @@ def test_a_calibration_carries_how_pictures_were_made_and_those_it_kept(tmp_path
     other = ek.samples(tmp_path / "photos", NCHW, scale=1.0)
     with pytest.raises(CalibrationError, match="preprocessed otherwise than the ones before"):
         resumed.collect_many(other)
+
+
+def test_codes_without_a_scale_are_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8), (9, 99, 250)).save(tmp_path / "photos" / "a.png")
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "codes",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    [feeds] = ek.samples(tmp_path / "photos", model)
+    assert feeds["x"].max() == 250
+    with pytest.raises(ArgumentValueError, match="'x' is uint8, and the model does not say what its codes stand for"):
+        list(ek.samples(tmp_path / "photos", model, preset="symmetric"))
 
 
 def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import onnx
 
 from edgekern._arrays import Lent, as_array, is_array, plain, unnamed
 from edgekern._core import DType, StepKind, TensorDef
+from edgekern.analysis._rows import cut
 from edgekern.analysis.error_report import Clipped, ErrorReport, ErrorRow, recommend
 from edgekern.analysis.figures import Sums
 from edgekern.artifact import Program, TensorInfo
@@ -132,21 +133,23 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
     types = {value.name: value.type.tensor_type.elem_type for value in model.inputs}
     borders = {i.name: i for i in program.inputs if i.scale and types.get(i.name) == onnx.TensorProto.FLOAT}
     count = 0
+    shapes = {info.name: info.shape for info in program.inputs}
     for feeds in [data] if isinstance(data, Mapping) else data:
         if not isinstance(feeds, Mapping):
             raise unnamed("compare", "each of data", feeds, names)
-        arrays = {name: _contiguous(f"input {name!r}", array) for name, array in feeds.items()}
-        # Says what is wrong with them before onnxruntime does.
-        codes = {name: _as_codes(array, borders.get(name)) for name, array in arrays.items()}
-        steps = session.trace(codes)
-        real = {**arrays, **_float_run(reference, arrays)}
-        for step, stored in steps:
-            if step in layers:
-                _add(layers[step], real, stored)
-        exact = _Exact(program, layers, real)
-        for step, stored in session.trace(codes, given=exact.stored):
-            if step in layers:
-                layers[step].own.add(real[layers[step].tensor], layers[step].real(stored))
+        for part in cut(feeds, shapes):
+            arrays = {name: _contiguous(f"input {name!r}", array) for name, array in part.items()}
+            # Says what is wrong with them before onnxruntime does.
+            codes = {name: _as_codes(array, borders.get(name)) for name, array in arrays.items()}
+            steps = session.trace(codes)
+            real = {**arrays, **_float_run(reference, arrays)}
+            for step, stored in steps:
+                if step in layers:
+                    _add(layers[step], real, stored)
+            exact = _Exact(program, layers, real)
+            for step, stored in session.trace(codes, given=exact.stored):
+                if step in layers:
+                    layers[step].own.add(real[layers[step].tensor], layers[step].real(stored))
         count += 1
     if count == 0:
         raise ArgumentValueError("compare: data is empty; give at least one feed")

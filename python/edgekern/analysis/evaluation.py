@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._onnxruntime import open_session
+from edgekern.analysis._rows import cut
 from edgekern.artifact import Program
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.sources import Samples
@@ -158,10 +159,14 @@ def _numbered(samples: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[int],
     if isinstance(samples, Samples):
         yield from samples.numbered()
         return
-    if isinstance(samples, Mapping) or not isinstance(samples, Iterable):
-        raise ArgumentTypeError(f"evaluate: samples must hold feeds, got {type(samples).__name__}")
+    if isinstance(samples, (Mapping, str, os.PathLike)) or not isinstance(samples, Iterable):
+        raise ArgumentTypeError(
+            f"evaluate: samples must be feeds, got {type(samples).__name__}; edgekern.samples reads files and folders"
+        )
     first = 0
     for feeds in samples:
+        if not isinstance(feeds, Mapping) or not feeds:
+            raise ArgumentTypeError(f"evaluate: each of samples must map inputs to arrays, got {type(feeds).__name__}")
         array = next(iter(feeds.values()))
         rows = array.shape[0] if getattr(array, "ndim", 0) else 1
         yield list(range(first, first + rows)), feeds
@@ -182,10 +187,11 @@ def _scores(model: Evaluated, output: str | None) -> Scores:
     if output is not None and output not in names:
         raise ArgumentValueError(f"evaluate: output must be one of {names}, got {output!r}")
     name = names[0] if output is None else output
+    shapes = {node.name: node.shape for node in session.get_inputs()}
 
     def scores(feeds: Mapping[str, Array]) -> Array:
         try:
-            made = session.run([name], dict(feeds))[0]
+            made = _joined([session.run([name], dict(part))[0] for part in cut(feeds, shapes)])
         except Exception as error:
             if isinstance(model, InferenceSession):
                 raise
@@ -200,6 +206,10 @@ def _scores(model: Evaluated, output: str | None) -> Scores:
         return np.asarray(made.reshape(rows, -1))
 
     return scores
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _top(given: Sequence[int]) -> list[int]:

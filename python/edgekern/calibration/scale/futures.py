@@ -45,8 +45,8 @@ class FuturesPool:
             return handle.result()
         except BrokenExecutor as error:
             raise CalibrationError(
-                "Calibrator.collect_many: a worker process has ended before its work, perhaps for want of memory; take "
-                "fewer workers or smaller batches"
+                "Calibrator.collect_many: a worker process has ended before its work. A script starts processes under "
+                "if __name__ == '__main__'; where it does, memory may be short: take fewer workers or smaller batches"
             ) from error
 
     def cancel(self, handles: Iterable[Future[Any]]) -> None:

@@ -50,10 +50,23 @@ class Input:
         return self.kind.kind in "iu" and (self.scale, self.zero_point) != (1.0, 0)
 
     def stored(self, values: Array) -> Array:
-        """Floats as the input takes them; integers are rounded and clipped."""
+        """Floats as the input takes them; codes are rounded and clipped.
+
+        Raises
+        ------
+        ArgumentValueError
+            When integers that stand for themselves are wanted, and these are none.
+        """
         if self.kind.kind not in "iu":
             return values.astype(self.kind, copy=False)
         limits = np.iinfo(self.kind)
+        inside = values.min(initial=0) >= limits.min and values.max(initial=0) <= limits.max
+        if not self.takes_codes and not (inside and (np.rint(values) == values).all()):
+            raise ArgumentValueError(
+                f"samples: input '{self.name}' is {self.kind}, and the model does not say what its codes stand for, "
+                f"while these numbers, {values.min():g} to {values.max():g}, are none; give the compiled program, that "
+                "knows, or leave scale, mean and std out"
+            )
         codes = np.rint(values / np.float32(self.scale)) + self.zero_point
         return codes.clip(limits.min, limits.max).astype(self.kind)
 

@@ -154,6 +154,8 @@ def _kind_of(path: Path) -> str:
 
 
 def _kind_of_file(path: Path) -> str:
+    if not path.exists():
+        raise FileNotFoundError(f"samples: there is no file or folder {path}")
     head = kind_of_file(path)
     if head in _HEAD_KINDS:
         return _HEAD_KINDS[head]
