@@ -486,3 +486,34 @@ print("well")
 """)
         == "well"
     )
+
+
+def test_callbacks_never_run_on_the_callers_thread(program, feeds, capfd):
+    seen, ended = [], threading.Event()
+
+    def callback(results, last, error):
+        seen.append((threading.current_thread() is threading.main_thread(), error))
+        if last:
+            ended.set()
+        raise SystemExit  # which is the callback's affair
+
+    for last in [False] * 40 + [True]:
+        ek.InferenceSession(program, num_threads=1).run_async(None, feeds, callback, last)
+    assert ended.wait(30)
+    session = ek.InferenceSession(program, num_threads=1)
+    session.run_async(None, feeds, callback).result(30)
+    assert len(session.run_async(None, feeds).result(30)) == 1
+    assert not any(on_main or error for on_main, error in seen)
+    assert "SystemExit" in capfd.readouterr().err
+
+
+def test_a_dropped_session_goes_at_once(program, feeds):
+    gc.disable()
+    try:
+        session = ek.InferenceSession(program, num_threads=1, arenas=2)
+        session.run(None, feeds)
+        gone = weakref.ref(session._arenas[1].runners[0])
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -247,3 +247,24 @@ def test_the_package_is_the_command_and_tells_its_version(blocked):
     run = f"{blocked}from edgekern.cli import main; main()"
     base = subprocess.run([sys.executable, "-c", run, "--version"], capture_output=True, text=True, check=True)
     assert told.stdout == base.stdout == f"edgekern {_core.__version__}\n"
+
+
+def test_what_8_bits_cost_is_told_by_commands(tmp_path):
+    train, _ = quickstart.load_digits()
+    model, ranges, program = str(quickstart.MODEL), str(tmp_path / "r.json"), str(tmp_path / "m.ekm")
+    data = str(tmp_path / "x.npz")
+    np.savez(data, image=train.images[:32])
+    command = [sys.executable, "-m", "edgekern"]
+
+    def told(*words):
+        return subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout
+
+    told("calibrate", model, data, "-o", ranges)
+    told("quantize", model, ranges, "-o", str(tmp_path / "q.onnx"))
+    told("compile", str(tmp_path / "q.onnx"), "-o", program)
+    found = json.loads(told("sensitivity", model, ranges, data, "--json"))
+    read = ek.calibration.Ranges.load(ranges)
+    expected = ek.sensitivity(model, read, {"image": train.images[:16]}, progress=False)
+    assert [row["name"] for row in found["rows"]] == [row.name for row in expected.rows]
+    assert "recommendation" in told("compare", model, program, data)
+    assert "outside" in told("coverage", model, ranges, data)

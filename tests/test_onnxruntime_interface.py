@@ -272,3 +272,11 @@ def test_memory_that_is_no_pythons_is_read_and_written(session, feeds):
     binding.bind_output(first)
     session.run_with_iobinding(binding)
     np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], session.run([first], feeds)[0])
+
+
+def test_an_ort_value_of_a_strided_array_is_as_its_address_says():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)
+    for module in (ek, onnxruntime):
+        value = module.OrtValue.ortvalue_from_numpy(x)
+        there = (ctypes.c_float * 24).from_address(value.data_ptr())
+        assert list(there) == x.ravel().tolist()

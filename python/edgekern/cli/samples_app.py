@@ -56,7 +56,7 @@ MaxLength = Annotated[int | None, _option("Tokens of a text.", min=1)]
 
 
 def add_commands(app: typer.Typer, panel: str) -> None:
-    """``calibrate``, ``calibration-set`` and ``evaluate``, in this order."""
+    """Those that make and use data, then those that tell what 8 bits cost on it."""
 
     def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         return app.command(name, rich_help_panel=panel)
@@ -64,6 +64,9 @@ def add_commands(app: typer.Typer, panel: str) -> None:
     command("calibrate")(calibrate)
     command("calibration-set")(calibration_set)
     command("evaluate")(evaluate)
+    command("sensitivity")(sensitivity)
+    command("compare")(compare)
+    command("coverage")(coverage)
 
 
 def calibrate(
@@ -207,6 +210,76 @@ def evaluate(
         **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.evaluate(model, data, versus=vs, given=given, top=top, output=output, as_json=as_json))
+
+
+RangesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate.")]
+Json = Annotated[bool, typer.Option("--json", help="All figures, as JSON.")]
+Few = Annotated[int | None, _option("Take so many, evenly spread; default: the first 16.", min=1)]
+AsRanges = Annotated[
+    Path | None,
+    _option("Ranges whose data was read in the same way; default: these.", "RANGES", exists=True, dir_okay=False),
+]
+
+
+def sensitivity(
+    model: Existing,
+    ranges: RangesFile,
+    data: Data,
+    what: Annotated[
+        Literal["both", "weights", "activations"], typer.Option(help="What of a layer is quantized.")
+    ] = "both",
+    metric: Annotated[Literal["sqnr", "kl", "mse"], typer.Option(help="At the outputs.")] = "sqnr",
+    samples: Few = None,
+    kind: Kind = None,
+    preset: Preset = None,
+    size: Size = None,
+    preprocessing: AsRanges = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize each layer of a float model alone, and tell which does the damage."""
+    from edgekern.cli import damage
+    from edgekern.cli import samples as commands
+
+    given = commands.DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    typer.echo(damage.sensitivity(model, ranges, data, what=what, metric=metric, given=given, as_json=as_json))
+
+
+def compare(
+    model: Existing,
+    program: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Compiled from it (.ekm).")],
+    data: Data,
+    samples: Few = None,
+    kind: Kind = None,
+    preset: Preset = None,
+    size: Size = None,
+    preprocessing: How = None,
+    as_json: Json = False,
+) -> None:
+    """Hold every layer of a program to its float model: errors that are seen there, and those that it makes."""
+    from edgekern.cli import damage
+    from edgekern.cli import samples as commands
+
+    given = commands.DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    typer.echo(damage.compare(model, program, data, given=given, as_json=as_json))
+
+
+def coverage(
+    model: Existing,
+    ranges: RangesFile,
+    data: Data,
+    samples: Samples = None,
+    kind: Kind = None,
+    preset: Preset = None,
+    size: Size = None,
+    preprocessing: AsRanges = None,
+    as_json: Json = False,
+) -> None:
+    """Count what ranges leave out of other data, tensor by tensor."""
+    from edgekern.cli import damage
+    from edgekern.cli import samples as commands
+
+    given = commands.DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    typer.echo(damage.coverage(model, ranges, data, given=given, as_json=as_json))
 
 
 def _pictures(*given: Any) -> dict[str, Any]:

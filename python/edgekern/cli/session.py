@@ -88,13 +88,18 @@ def profile(
 ) -> str:
     """On the first feeds of ``data``, or random ones."""
     sources = list(data_files(data))
+    if trace is not None and save is not None and trace.resolve() == save.resolve():
+        raise ArgumentValueError(f"profile: --trace and --save are both {trace}; write to two files")
+    used = [model, *sources, *([paths] if paths is not None else [])]
     for target in (trace, save):
         if target is not None:
-            files.check_target(target, function="profile", inputs=[model, *sources])
+            files.check_target(target, function="profile", inputs=used)
     session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host, paths=paths)
     feeds = runtime.random_feeds(session.program.inputs)
     if sources:
-        given = next(iter(read_feeds(sources, {node.name: node.shape for node in session.get_inputs()})), None)
+        shapes = {node.name: node.shape for node in session.get_inputs()}
+        rows = None if session.program.buckets is None else 0  # a whole file has one of the sizes
+        given = next(iter(read_feeds(sources, shapes, batch=rows)), None)
         if given is None:
             raise ArgumentValueError("profile: the data holds no rows; give one, or none for random numbers")
         feeds = given

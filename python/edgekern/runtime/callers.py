@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from edgekern.errors import ArgumentTypeError
 
 Results = list[Any]
 Callback = Callable[[Results, Any, str], object]
+_CANCELLED = "run_async: the call was cancelled before it ran"
 
 
 class Callers:
@@ -37,7 +39,9 @@ class Callers:
         for pool in pools.values():
             pool.shutdown(wait=wait)
 
-    def submit(self, call: Callable[[], Results], callback: object = None, user_data: object = None) -> Future[Results]:
+    def submit(
+        self, call: Callable[[], Results], callback: Callback | None = None, user_data: object = None
+    ) -> Future[Results]:
         """The future of ``call()``; ``callback(results, user_data, error)``, as onnxruntime has it, when it is done.
 
         Raises
@@ -50,19 +54,29 @@ class Callers:
         pool = self._pools.get(None)
         if pool is None:  # of two callers that come here at once, both get the same
             pool = self._pools.setdefault(None, ThreadPoolExecutor(self._threads, "edgekern"))
-        future = pool.submit(call)
-        if callback is not None:
-            future.add_done_callback(lambda done: callback(*_told(done, user_data)))
+        if callback is None:
+            return pool.submit(call)
+        future = pool.submit(_telling, call, callback, user_data)
+        future.add_done_callback(lambda done: _tell(callback, [], user_data, _CANCELLED) if done.cancelled() else None)
         return future
 
 
-def _told(done: Future[Results], user_data: object) -> tuple[Results, object, str]:
+def _telling(call: Callable[[], Results], callback: Callback, user_data: object) -> Results:
+    """Call back on the thread that has run it, never on the caller's, which may hold what the callback waits for."""
     try:
-        return done.result(), user_data, ""
-    except CancelledError:
-        return [], user_data, "run_async: the call was cancelled before it ran"
+        results = call()
     except BaseException as error:
-        return [], user_data, str(error) or type(error).__name__
+        _tell(callback, [], user_data, str(error) or type(error).__name__)
+        raise
+    _tell(callback, results, user_data, "")
+    return results
+
+
+def _tell(callback: Callback, results: Results, user_data: object, error: str) -> None:
+    try:
+        callback(results, user_data, error)
+    except BaseException:  # nobody waits for it, and the thread is for others, too
+        traceback.print_exc()
 
 
 def _closed_pool() -> ThreadPoolExecutor:

@@ -58,6 +58,8 @@ class IOBinding:
 
     def bind_cpu_input(self, name: str, arr_on_cpu: Lent) -> None:
         """Read an input in an array, of the dtype and shape that the session states."""
+        if arr_on_cpu is None:
+            raise ArgumentTypeError(f"bind_cpu_input: input {name!r} must be an array, got None")
         self._set_input("bind_cpu_input", name, arr_on_cpu)
 
     def bind_input(

@@ -36,13 +36,14 @@ class OrtValue:
                 f"OrtValue: array must be a NumPy array, got {type(array).__name__}; call OrtValue.from_dlpack"
             )
         element_number("OrtValue", array.dtype)
-        self._array = array
+        # An address and a shape say nothing of strides.
+        self._array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     @classmethod
     def ortvalue_from_numpy(
         cls, numpy_obj: Array, /, device_type: str = "cpu", device_id: int = 0, vendor_id: int = -1
     ) -> OrtValue:
-        """Of an array, whose memory it shares."""
+        """Of an array, whose memory it shares where that is C-contiguous; else of a copy."""
         on_cpu("OrtValue.ortvalue_from_numpy", device_type, device_id)
         return cls(numpy_obj)
 
@@ -65,7 +66,7 @@ class OrtValue:
 
     @classmethod
     def from_dlpack(cls, data: Lent, /) -> OrtValue:
-        """Of an array of another library, whose memory it shares where that is lent."""
+        """Of an array of another library, whose memory it shares where that is lent and C-contiguous."""
         return cls(as_array("OrtValue.from_dlpack", "data", data))
 
     def numpy(self) -> Array:

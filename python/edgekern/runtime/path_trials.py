@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import Lent
-from edgekern.errors import ArgumentTypeError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.machine import cpu_model
 from edgekern.runtime.measured_paths import BY_RULE, Choice, MeasuredPaths, StepPath, identity
 from edgekern.runtime.profile import positive
@@ -57,6 +57,12 @@ def measure_paths(
     if not isinstance(session, InferenceSession):
         raise ArgumentTypeError(f"measure_paths: session must be an InferenceSession, got {type(session).__name__}")
     positive("measure_paths", "runs", runs)
+    if (buckets := session.program.buckets) is not None:
+        smallest = dict(zip((one.name for one in buckets.dimensions), buckets.sizes(0), strict=True))
+        if (found := session.choose(feeds)) != [smallest]:
+            raise ArgumentValueError(
+                f"measure_paths: of several sizes the smallest is measured, {smallest}; feeds of {found} were given"
+            )
     by_rule = MeasuredPaths(identity(session.program), session.isa, session.num_threads, cpu_model(), 0, 0.0, 0.0, ())
     ways = _ways(session)
     most = max(map(len, ways), default=0)
@@ -68,13 +74,13 @@ def measure_paths(
     chosen = [_faster(session, number, step, times[:, :, number]) for number, step in enumerate(ways)]
     steps = tuple(step for step in chosen if step is not None)
     tried = sum(len(step) > 1 for step in ways)
-    found = replace(by_rule, tried=tried, steps=steps)
+    result = replace(by_rule, tried=tried, steps=steps)
     del sessions
     if not steps:
-        return found
-    pair = [_open(session, by_rule, [BY_RULE] * len(ways)), _session_of(session, found)]
+        return result
+    pair = [_open(session, by_rule, [BY_RULE] * len(ways)), _session_of(session, result)]
     rule_us, us = map(float, np.median(_whole(pair, feeds, each, advance), axis=1))
-    return replace(found, rule_us=rule_us, us=us, steps=steps if rule_us >= _LEAST_WHOLE_GAIN * us else ())
+    return replace(result, rule_us=rule_us, us=us, steps=steps if rule_us >= _LEAST_WHOLE_GAIN * us else ())
 
 
 def _ways(session: InferenceSession) -> list[list[Choice]]:

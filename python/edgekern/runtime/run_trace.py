@@ -65,7 +65,7 @@ class RunTrace:
             runner.clocked = True
             runner.run_direct = self._timing(runner, runner.run_direct, clock)
             runner.run_bound = self._timing(runner, runner.run_bound, clock)
-            runner.run_copying = self._timing(runner, runner.run_copying, clock)
+            runner.run_copying = self._timing(runner, runner.run_copying, clock)  # type: ignore[method-assign]
         self._opened_ns = time.monotonic_ns()
 
     def leave(self) -> None:

@@ -58,8 +58,11 @@ class Runner:
         # Where runs begin: a RunTrace puts its clock around each.
         self.run_direct: Callable[[list[Array], list[Array | None]], bool] = self.core.run
         self.run_bound: Callable[[_core.BoundArrays], None] = self.core.run_bound
-        self.run_copying: Callable[[list[Array], list[Array | None]], list[int]] = self.run
         self.clocked = False  # by a RunTrace
+
+    def run_copying(self, arrays: list[Array], targets: list[Array | None]) -> list[int]:
+        """:meth:`run`, where runs begin."""
+        return self.run(arrays, targets)
 
     def after_fork(self) -> None:
         """Leave what belongs to threads of the parent process."""

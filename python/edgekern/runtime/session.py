@@ -259,8 +259,8 @@ class InferenceSession(OnnxruntimeMethods):
         output_names, input_feed, run_options, out : as of :meth:`run`. The arrays are read and written when their turn
             comes: until the future is done the caller leaves them alone
         callback : function of (results, ``user_data``, error), optional
-            onnxruntime's: called when the run has ended, on the session's thread. ``error`` is the text of what
-            :meth:`run` raised, and the results are then an empty list; else it is ``""``.
+            onnxruntime's: called when the run has ended, on the session's thread, before the future is done. ``error``
+            is the text of what :meth:`run` raised, and the results are then an empty list; else it is ``""``.
         user_data : what the callback gets
 
         Returns

@@ -1,0 +1,61 @@
+"""Commands that tell what 8 bits cost, where and why."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekern import analysis, calibration
+from edgekern.artifact import Program
+from edgekern.calibration.sources import Samples
+from edgekern.cli.samples import DataOptions, open_data
+from edgekern.cli.terminal import printable
+
+_FEW = 16
+
+
+def sensitivity(
+    model: Path,
+    ranges: Path,
+    data: Sequence[Path],
+    *,
+    what: Literal["both", "weights", "activations"],
+    metric: Literal["sqnr", "kl", "mse"],
+    given: DataOptions,
+    as_json: bool,
+) -> str:
+    read = calibration.Ranges.load(ranges)
+    feeds = open_data(data, model, _as_calibrated(given, ranges, read))
+    return _shown(analysis.sensitivity(model, read, _few(feeds, given), what=what, metric=metric), as_json)
+
+
+def compare(model: Path, program: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:
+    feeds = _few(open_data(data, model, given), given)
+    return _shown(analysis.compare(model, Program.load(program), feeds), as_json)
+
+
+def coverage(model: Path, ranges: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:
+    read = calibration.Ranges.load(ranges)
+    feeds = open_data(data, model, _as_calibrated(given, ranges, read))
+    return _shown(calibration.coverage(model, read, feeds), as_json)
+
+
+def _few(read: Samples, given: DataOptions) -> Iterator[Mapping[str, Any]]:
+    """Feeds of 16 samples, or of as many as are asked for: they tell layers apart, and their activations are kept."""
+    taken = 0
+    for feeds in read:
+        yield feeds
+        taken += len(next(iter(feeds.values())))
+        if given.limit is None and taken >= _FEW:
+            return
+
+
+def _as_calibrated(given: DataOptions, ranges: Path, read: calibration.Ranges) -> DataOptions:
+    """Read data as the ranges' was, where nothing else is said."""
+    said = any(one is not None for one in (given.preset, given.size, given.preprocessing))
+    return given if said or read.preprocessing is None else replace(given, preprocessing=ranges)
+
+
+def _shown(report: Any, as_json: bool) -> str:
+    text: str = report.to_json() if as_json else printable(str(report))
+    return text
