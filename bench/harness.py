@@ -71,7 +71,8 @@ def _time(run: Callable[[], Any], calls: int) -> float:
 
 
 def rest() -> None:
-    """Sleep until no thread of this process is busy, for ``REST_SECONDS`` at most."""
+    """Sleep until no thread of this process is busy, for ``REST_SECONDS`` at most. Not edgekern's own: ``bench versus``
+    runs this file beside older builds, which have none."""
     end = time.perf_counter() + REST_SECONDS
     busy = PAUSE_SECONDS
     while busy > STILL * PAUSE_SECONDS and time.perf_counter() < end:

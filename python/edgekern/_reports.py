@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
@@ -36,7 +37,7 @@ class Chart:
     limits: Mapping[str, float]
 
 
-class Report:
+class Report(ABC):
     """A base for reports whose ``rows`` are dataclasses of plain values.
 
     A subclass is a dataclass. ``_derived`` names properties of a row that are written beside its fields.
@@ -108,8 +109,8 @@ class Report:
         with files.atomic_write(file, function=function) as opened:
             opened.write(drawn.getvalue())
 
-    def _chart(self) -> Chart:
-        raise NotImplementedError
+    @abstractmethod
+    def _chart(self) -> Chart: ...
 
     @property
     def _rows(self) -> Iterable[Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekern.compiler.sizes import Sizes
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
+    from edgekern.graph.skeleton import Skeleton
 
 
 def compile(
@@ -92,7 +93,7 @@ def compile(
     if not sizes.dimensions:
         if pad is not None:
             raise ArgumentValueError("compile: pad is given, but no dimension has several sizes; leave it out")
-        return _compile_one(qdq, *sizes.at(()), allow_host=allow_host)
+        return _compile_one(qdq, *sizes.at(()), allow_host=allow_host, opened=opened)
     return _compile_several(qdq, sizes, pad, allow_host=allow_host)
 
 
@@ -103,9 +104,12 @@ def _require_batch(batch: object) -> None:
         raise ArgumentValueError(f"compile: batch must be at least 1 and at most {LARGEST_SIZE}, got {batch}")
 
 
-def _compile_one(qdq: ModelLike, batch: int, shapes: Shapes | None, *, allow_host: bool) -> Program:
+def _compile_one(
+    qdq: ModelLike, batch: int, shapes: Shapes | None, *, allow_host: bool, opened: Skeleton | None = None
+) -> Program:
+    """``opened``: the model, where it was opened already."""
     store = BlobStore()
-    one = compile_size(qdq, batch, shapes, store, 0, allow_host=allow_host)
+    one = compile_size(qdq if opened is None else opened, batch, shapes, store, 0, allow_host=allow_host)
     return _assembled([one], store, qdq, [(batch, shapes)])
 
 

@@ -21,6 +21,7 @@ from edgekern.artifact import Program, TensorInfo
 from edgekern.artifact.axes import axes_of, follow
 from edgekern.artifact.buckets import Axis, Buckets
 from edgekern.compiler.draws import draws, feeds_of
+from edgekern.compiler.floats.reductions import MAX, MIN
 from edgekern.errors import EdgekernError
 from edgekern.runtime import InferenceSession
 
@@ -28,7 +29,6 @@ Array = npt.NDArray[Any]
 Exact = Callable[[Sequence[int]], Program]
 
 _MOST_TRIED = 4  # sizes of a dimension
-_MAX, _MIN = 2, 3  # REDUCE's `op`
 _MOVES = frozenset({StepKind.SLICE, StepKind.PICK, StepKind.CONCAT, StepKind.PAD, StepKind.TRANSPOSE, StepKind.PERMUTE})
 _MOVES |= {StepKind.GATHER, StepKind.GATHER_ELEMENTS, StepKind.GATHER_ND, StepKind.CONSTANT}
 _ORDER = frozenset({StepKind.ARG_EXTREME, StepKind.MAX_POOL, StepKind.POOL_F32})
@@ -52,11 +52,12 @@ def try_padding(program: Program, exact: Exact, *, insisted: bool) -> tuple[Buck
     for number, one in enumerate(trial.buckets.dimensions):
         if not one.padded:
             continue
-        reason = trial.gathered(number) or trial.find_least(number) or trial.seen(number)
+        trial.find_least(number)
+        reason = trial.gathered(number) or trial.seen(number)
         if reason is not None:
             reasons[one.name] = reason
             trial.change(number, padded=False, rows=False, least=1)
-        elif one.rows and trial.seen_in_cuts(number):
+        elif trial.buckets.dimensions[number].rows and trial.seen_in_cuts(number):
             trial.change(number, rows=False)
     if (reason := trial.seen_together()) is not None:
         for number, one in enumerate(trial.buckets.dimensions):
@@ -91,32 +92,31 @@ class _Trial:
             given = follow(self.buckets, [_size(t, each[at].inputs[0]) for t, each in zip(tensors, steps, strict=True)])
             got = follow(self.buckets, [_size(t, each[at].outputs[0]) for t, each in zip(tensors, steps, strict=True)])
             codes = tensors[0][step.inputs[0]].dtype in (DType.U8, DType.S8) and step.kind not in _MOVES
-            largest = step.kind == StepKind.REDUCE and step.arguments["op"] in (_MAX, _MIN)
+            largest = step.kind == StepKind.REDUCE and step.arguments["op"] in (MAX, MIN)
             if number in given - got and (codes or largest or step.kind in _ORDER):
                 what = "adds 8 bits of" if codes and step.kind not in _ORDER else "takes the largest of"
                 return f"'{step.name}' ({step.op}) {what} all, which a trial may not show; if a mask hides it, give pad"
         return None
 
-    def find_least(self, number: int) -> str | None:
-        """The smallest size that the model allows, by halving."""
+    def find_least(self, number: int) -> None:
+        """The smallest size that the model allows, by halving. Where it is not 1, rows are not independent."""
         places = [axis for axes in self.buckets.outputs.values() for axis in axes if axis.dimension == number]
         low = max([1, *(-(axis.start // axis.step) for axis in places)])  # below, an output has less than nothing
         high = self.buckets.dimensions[number].sizes[0]
-        if low >= high or self._allowed(number, low) is None:
-            self.change(number, least=min(low, high), **({} if low == 1 else {"rows": False}))
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._allowed(number, middle) is None else (middle, high)
-        self.change(number, least=high, rows=False)
-        return None
+        if low < high and not self._allows(number, low):
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._allows(number, middle) else (middle, high)
+            low = high
+        least = min(low, high)
+        self.change(number, least=least, rows=self.buckets.dimensions[number].rows and least == 1)
 
-    def _allowed(self, number: int, size: int) -> str | None:
+    def _allows(self, number: int, size: int) -> bool:
         try:
             self._of(self._others(number, size, 0))
-        except EdgekernError as error:
-            return str(error)
-        return None
+        except EdgekernError:
+            return False
+        return True
 
     def seen(self, number: int) -> str | None:
         """What tells that something between two sizes is not as it should be, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,7 +71,7 @@ def opened(source: Any, verify: Verify) -> Program:
         ) from error
 
 
-class OnnxruntimeMethods:
+class OnnxruntimeMethods(ABC):
     """Methods of a session that runs programs; see :class:`InferenceSession`."""
 
     _program: Program
@@ -80,11 +81,11 @@ class OnnxruntimeMethods:
     _session_options: SessionOptions
     _run_trace: RunTrace | None
 
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Lent]) -> list[Array]:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Lent]) -> list[Array]: ...
 
-    def _on_runner(self, number: int, call: Callable[[Runner], object]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _on_runner(self, number: int, call: Callable[[Runner], object]) -> None: ...
 
     def get_inputs(self) -> list[NodeArg]:
         """What :meth:`run` wants; a dimension of several sizes is there by its name."""
@@ -127,10 +128,10 @@ class OnnxruntimeMethods:
         """Checked as those of a new session, and without effect: there is one."""
         check_providers("set_providers", providers, provider_options)
 
-    def disable_fallback(self) -> None:
+    def disable_fallback(self) -> None:  # noqa: B027
         """Nothing: no run falls back to another provider."""
 
-    def enable_fallback(self) -> None:
+    def enable_fallback(self) -> None:  # noqa: B027
         """Nothing: no run falls back to another provider."""
 
     def bind(

@@ -18,13 +18,13 @@ from edgekern.compiler.steps import KernelStep, Tensor
 from edgekern.graph.families import reduced_axes
 from edgekern.graph.values import constant, int_attribute, known_shape, label, operands
 
-SUM, MEAN, MAX, _MIN, _PROD, ABS_SUM, SQUARE_SUM = range(7)  # REDUCE's `op`
+SUM, MEAN, MAX, MIN, _PROD, ABS_SUM, SQUARE_SUM = range(7)  # REDUCE's `op`
 # The first group of neighboring axes, the groups after it, and what follows at the end.
 _OPS = {
     "ReduceSum": (SUM, SUM, None),
     "ReduceMean": (MEAN, MEAN, None),
     "ReduceMax": (MAX, MAX, None),
-    "ReduceMin": (_MIN, _MIN, None),
+    "ReduceMin": (MIN, MIN, None),
     "ReduceProd": (_PROD, _PROD, None),
     "ReduceL1": (ABS_SUM, SUM, None),
     "ReduceL2": (SQUARE_SUM, SUM, MapOp.SQRT),
