@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekern import files
+from edgekern._arguments import integer
 from edgekern.calibration.sources.base import Array, Feeds, Input, optional
 from edgekern.errors import ArgumentValueError
 
@@ -53,6 +54,8 @@ class Texts:
                 )
         if padding not in (None, "longest", "max_length"):
             raise ArgumentValueError(f"samples: padding must be 'longest' or 'max_length', got {padding!r}")
+        if max_length is not None and integer("samples", "max_length", max_length) < 1:
+            raise ArgumentValueError(f"samples: max_length must be at least 1, got {max_length}")
         sizes = {i.shape[1] for i in inputs if len(i.shape) == 2 and isinstance(i.shape[1], int)}
         fixed = int(next(iter(sizes))) if len(sizes) == 1 else None
         self._length = max_length or fixed or DEFAULT_LENGTH
