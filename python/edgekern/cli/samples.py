@@ -3,13 +3,18 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from edgekern import calibration, files, runtime
 from edgekern.analysis.evaluation import evaluate as evaluated
 from edgekern.calibration import table as tables
 from edgekern.calibration.sources import Samples, files_of
+from edgekern.calibration.sources.inputs import inputs_of
 from edgekern.calibration.sources.writers import Form, write_samples
 from edgekern.cli.data import read_shapes
 from edgekern.cli.sources import DataOptions, open_data, told
@@ -65,15 +70,24 @@ def evaluate(
     *,
     versus: Path | None,
     given: DataOptions,
-    top: str,
+    top: str | None,
     output: str | None,
     as_json: bool,
 ) -> str:
     session = runtime.InferenceSession(model) if kind_of_file(model) == "ekm" else None
-    read = open_data(data, session or model, given)
-    ranks = [int(k) if k.strip().isdecimal() else 0 for k in top.split(",")]
+    read = open_data(data, model if session is None else _inputs_of(session, versus), given, made_for=session or model)
+    ranks = None if top is None else [int(k) if k.strip().isdecimal() else 0 for k in top.split(",")]
     result = evaluated(session or model, read, top=ranks, versus=versus, output=output)
     return result.to_json() if as_json else printable("\n".join([f"{model}: {result}", *_told(read)]))
+
+
+def _inputs_of(session: runtime.InferenceSession, versus: Path | None) -> Any:
+    """Those of the session; beside a float model the numbers that its codes stand for, for both."""
+    inputs = inputs_of(session)
+    if versus is None or not any(one.takes_codes for one in inputs):
+        return session
+    numbers = [replace(one, dtype=np.dtype(np.float32), scale=1.0, zero_point=0) for one in inputs]
+    return SimpleNamespace(inputs=[two if one.takes_codes else one for one, two in zip(inputs, numbers, strict=True)])
 
 
 def _inputs(model: Path) -> Any:

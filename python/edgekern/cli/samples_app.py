@@ -181,7 +181,7 @@ def evaluate(
     ] = None,
     label_offset: Annotated[int, typer.Option(help="Added to labels; 1 where class 0 is the background.")] = 0,
     vs: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The float model.")] = None,
-    top: Annotated[str, typer.Option(metavar="K,K", help="Which shares to count.")] = "1,5",
+    top: Annotated[str | None, typer.Option(metavar="K,K", help="Which shares to count; default: 1,5.")] = None,
     output: Annotated[str | None, typer.Option(help="Name of the scores; default: the first output.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, by class too, as JSON.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="Rows that run at a time; default: the model's.")] = None,
