@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> int:
             given.data,
             versus=None,
             threads=given.threads,
-            batch=1,
+            batch="1",
             shapes=None,
             runs=given.runs,
             seconds=given.seconds,
