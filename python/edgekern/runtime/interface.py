@@ -225,6 +225,11 @@ class OnnxruntimeMethods(ABC):
         Returns
         -------
         name of the file; an empty one where profiling is off, or has been ended
+
+        Raises
+        ------
+        ArgumentValueError, OSError
+            When its folder is gone, or it cannot be written. The times are kept for another call.
         """
         return "" if self._run_trace is None else self._run_trace.finish()
 

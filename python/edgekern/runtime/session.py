@@ -142,7 +142,7 @@ class InferenceSession(OnnxruntimeMethods):
         if self._run_trace is not None:
             for arena in self._arenas:
                 self._run_trace.watch(arena)
-            weakref.finalize(self, self._run_trace.finish)
+            weakref.finalize(self, self._run_trace.finish_at_last)
         _sessions.add(self)
 
     def _after_fork(self) -> None:
