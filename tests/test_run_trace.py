@@ -175,9 +175,8 @@ def test_times_outlive_a_folder_that_is_gone(program, tmp_path, feeds):
 def test_a_session_that_goes_says_that_its_times_are_lost(program, tmp_path, feeds):
     folder = tmp_path / "traces"
     folder.mkdir()
-    session = profiled(program, folder)
-    session.run(None, feeds)
+    held = [profiled(program, folder)]
+    held[0].run(None, feeds)
     folder.rmdir()
     with pytest.warns(EdgekernWarning, match="the times of its runs are lost: end_profiling: the folder of"):
-        del session
-        gc.collect()
+        held.clear()
