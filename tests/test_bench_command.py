@@ -213,6 +213,7 @@ def test_16_bits_are_called_so(folder):
         ({"seconds": math.nan}, ArgumentValueError),
         ({"seconds": "1"}, ArgumentTypeError),
         ({"num_threads": [0]}, ArgumentValueError),
+        ({"num_threads": [1, 2000]}, ArgumentValueError),
         ({"isa": "abacus"}, EdgekernError),
         ({"batch": 2}, ArgumentValueError),
         ({"shapes": {"x": (1, 3, 12, 12)}}, ArgumentValueError),
