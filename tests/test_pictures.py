@@ -143,7 +143,7 @@ def test_the_preset_of_imagenet_is_its_figures(tmp_path):
         (NCHW, {}, r"nothing says how pixels 0\.\.255 become float32.*preset='imagenet'"),
         (NCHW, {"preset": "cifar"}, "preset must be one of"),
         (NCHW, {"mean": (1, 2)}, "mean must have 1 number or 3"),
-        (NCHW, {"std": 0}, "std must not hold 0"),
+        (NCHW, {"std": 0}, "std must be finite and not 0, got 0, 0, 0"),
         (NCHW, {"scale": 1.0, "size": 0}, "size must be one or two positive numbers"),
         (NCHW, {"scale": 1.0, "crop": (1, 2, 3)}, "crop must be one or two positive numbers"),
         (NCHW, {"scale": 1.0, "crop": 12}, "would have 12x12 pixels, but input 'x' takes 16x20"),

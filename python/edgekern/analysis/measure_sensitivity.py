@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from edgekern._arguments import flag, number
-from edgekern._arrays import Lent, as_array, is_array, plain, unnamed
+from edgekern._arrays import Lent, is_array, unnamed
 from edgekern._reports import Chart, Report, table
 from edgekern.analysis.figures import MOST_RELATIVE_MSE, SENSITIVE_DB, WATCH_DB, Figures, figures_of, mark
 from edgekern.analysis.rules import chosen
 from edgekern.analysis.switchboard import Switchboard
+from edgekern.calibration.feeds import check_feeds
 from edgekern.calibration.progress import progress_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.quantization.quantize_model import quantize_switchable
+from edgekern.runtime.element_types import tensor_type
+from edgekern.runtime.interface import NodeArg
 
 if TYPE_CHECKING:
     from edgekern.calibration import Ranges
@@ -192,7 +196,7 @@ def sensitivity(
             f"sensitivity: what={what!r} must leave something to round, and none of the {len(board.layers)} layers "
             "that config quantizes has any; choose another what, config or layers"
         )
-    feeds = _arrays(data, board.inputs)
+    feeds = _arrays(data, board.inputs, board.fed)
     position = board.start(feeds)
     real = board.outputs(position, [], what)
     together = figures_of(real, board.outputs(position, picked, what))
@@ -262,20 +266,28 @@ def _joined(feeds: list[dict[str, Array]]) -> dict[str, Array]:
     return outputs
 
 
-def _arrays(data: object, names: Sequence[str]) -> list[dict[str, Array]]:
+def _arrays(data: object, names: Sequence[str], fed: Sequence[onnx.ValueInfoProto]) -> list[dict[str, Array]]:
     if is_array(data) or not isinstance(data, Iterable):
         raise unnamed("sensitivity", "data", data, names)
+    nodes = [_node(value) for value in fed]
+    unranked = {value.name for value in fed if not value.type.tensor_type.HasField("shape")}
     feeds = []
-    for fed in [data] if isinstance(data, Mapping) else data:
-        if not isinstance(fed, Mapping):
-            raise unnamed("sensitivity", "each of data", fed, names)
-        if set(fed) != set(names):
+    for given in [data] if isinstance(data, Mapping) else data:
+        if not isinstance(given, Mapping):
+            raise unnamed("sensitivity", "each of data", given, names)
+        if set(given) != set(names):
             raise ArgumentValueError(
-                f"sensitivity: each of data must have the inputs {list(names)}, got {list(fed)}; name each array by "
+                f"sensitivity: each of data must have the inputs {list(names)}, got {list(given)}; name each array by "
                 "its input"
             )
-        arrays = {name: as_array("sensitivity", f"input {name!r}", array) for name, array in fed.items()}
-        feeds.append({name: plain("sensitivity", f"input {name!r}", array) for name, array in arrays.items()})
+        feeds.append(check_feeds("sensitivity", given, nodes, unranked))
     if not feeds:
         raise ArgumentValueError("sensitivity: data is empty; give at least one feed")
     return feeds
+
+
+def _node(value: onnx.ValueInfoProto) -> NodeArg:
+    """An input as onnxruntime describes it."""
+    kind = value.type.tensor_type
+    sides = [side.dim_value if side.HasField("dim_value") else side.dim_param for side in kind.shape.dim]
+    return NodeArg(value.name, sides, tensor_type(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)))

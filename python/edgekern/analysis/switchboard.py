@@ -72,7 +72,7 @@ class Switchboard:
     Attributes
     ----------
     layers : in the order of the model
-    inputs : names of what a caller feeds
+    inputs, fed : names of what a caller feeds, and what the model says of each
     """
 
     def __init__(self, made: Switchable, *, function: str) -> None:
@@ -92,7 +92,8 @@ class Switchboard:
             if node.op_type in QDQ and node.input[0] not in rounding | self._constants.keys():
                 self._steps.setdefault(node.input[0], []).append(node.input[1])
         self._outputs = [value.name for value in graph.output]
-        self.inputs = [value.name for value in graph.input if value.name not in self._constants]
+        self.fed = [value for value in graph.input if value.name not in self._constants]
+        self.inputs = [value.name for value in self.fed]
         self.layers = tuple(self._layers())
 
     def start(self, feeds: Iterable[Mapping[str, Array]]) -> Position:

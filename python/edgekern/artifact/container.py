@@ -200,7 +200,10 @@ def read(source: str | os.PathLike[str] | bytes | ByteArray, *, verify: Verify =
 
 def _read(source: str | os.PathLike[str] | bytes | ByteArray, verify: Verify) -> Container:
     if isinstance(source, (str, os.PathLike)):
-        return check(files.map_file(source, function="Program.load"), f"'{os.fspath(source)}'", verify)
+        told = (
+            os.fspath(source).encode("utf-8", "backslashreplace").decode()
+        )  # names of files are bytes, and need be no text
+        return check(files.map_file(source, function="Program.load"), f"'{told}'", verify)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 1:
             raise ArgumentTypeError(f"artifact: source must hold bytes, got {source.dtype} of shape {source.shape}")

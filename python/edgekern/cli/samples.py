@@ -59,8 +59,16 @@ def calibration_set(
     given: DataOptions,
     shapes: list[str] | None = None,
 ) -> str:
-    read = open_data(data, _inputs(model), given, read_shapes("calibration-set", shapes))
-    count = write_samples(read, output, form, inputs=[*files_of(data), model], progress=sys.stderr.isatty())
+    opened, sizes = _inputs(model), read_shapes("calibration-set", shapes)
+    read = open_data(data, opened, given, sizes)
+    count = write_samples(
+        read,
+        output,
+        form,
+        model=inputs_of(opened, sizes),
+        inputs=[*files_of(data), model],
+        progress=sys.stderr.isatty(),
+    )
     return printable("\n".join([f"{output}: {count} samples as {form}", *_told(read)]))
 
 

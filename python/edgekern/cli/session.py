@@ -69,6 +69,8 @@ def run(
                     kept[name].append(result)
             number += 1
         outputs |= {prefix + name: _joined(name, pieces) for name, pieces in kept.items()} if output else {}
+    if not number:
+        raise ArgumentValueError("run: the data holds no rows")
     if output is not None:
         with files.atomic_write(output, function="run", inputs=inputs) as file:
             np.savez(file, allow_pickle=False, **outputs)

@@ -45,7 +45,9 @@ def read_feeds(
         if not batch:
             yield {name: np.asarray(array) for name, array in feeds.items()}
             continue
-        rows = {name: array.shape[0] if array.ndim else 0 for name, array in feeds.items()}
+        if without := [name for name, array in feeds.items() if not array.ndim]:
+            raise ArgumentValueError(f"data: {path} has one number for {without}, but the model takes rows of it")
+        rows = {name: array.shape[0] for name, array in feeds.items()}
         if len(set(rows.values())) != 1:
             raise ArgumentValueError(f"data: {path} cannot be cut into batches; its arrays have {rows} rows")
         count = next(iter(rows.values()))
@@ -75,7 +77,7 @@ def _read(path: Path, inputs: Sequence[str]) -> Feeds:
             found = loaded if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in inputs if n in loaded}
         except MemoryError as error:
             raise MemoryBudgetError(f"data: {path} has an array that memory cannot hold: {error}") from error
-        except (ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
+        except (ValueError, OverflowError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
             raise ArgumentValueError(f"data: {path} is not a .npz or .npy file: {error}") from error
     if isinstance(found, np.ndarray):
         if len(inputs) != 1:
@@ -134,7 +136,7 @@ def _header_rows(file: Any) -> int:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape = read(file)[0]
-    return int(shape[0]) if shape else 1
+    return max(int(shape[0]), 0) if shape else 1  # of a damaged one; reading it will say so
 
 
 def _rows_of_feeds(inputs: Mapping[str, Sequence[Any]], batch: int | None) -> tuple[int | None, int]:

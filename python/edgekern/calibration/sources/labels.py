@@ -16,6 +16,7 @@ from edgekern.calibration.sources.base import Array
 from edgekern.errors import ArgumentValueError
 
 _MAX_BYTES = 1 << 28
+_MOST_CLASS = 2**31 - 1
 FOLDERS = "folders"
 
 
@@ -58,12 +59,14 @@ def check_labels(given: object, count: int) -> Array:
             f"samples: labels must be one integer for each of {count} samples, got {numbers.dtype} of shape "
             f"{numbers.shape}"
         )
+    if numbers.size and int(numbers.max()) > _MOST_CLASS:
+        raise ArgumentValueError(f"samples: labels must be numbers of classes, got {numbers.max()}")
     return numbers.astype(np.int64)
 
 
 def _by_folder(paths: Sequence[Path]) -> Array:
     names = sorted({path.parent.name for path in paths})
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and int(name) <= _MOST_CLASS for name in names):
         classes = {name: int(name) for name in names}
     else:
         classes = {name: at for at, name in enumerate(names)}
@@ -86,7 +89,9 @@ def _by_csv(paths: Sequence[Path], file: Path) -> Array:
     classes: dict[str, int] = {}
     for at, row in enumerate(rows[1 if "label" in head else 0 :], 2 if "label" in head else 1):
         try:
-            classes[row[name_at].strip()] = int(row[label_at])
+            classes[row[name_at].strip()] = label = int(row[label_at])
+            if abs(label) > _MOST_CLASS:
+                raise ValueError(f"{label} is no class")
         except (IndexError, ValueError) as error:
             raise ArgumentValueError(
                 f"samples: {file}, row {at} must hold a file and its class number, got {','.join(row)!r}; name the "

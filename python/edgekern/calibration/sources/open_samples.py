@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekern._arguments import file_path
+from edgekern._arguments import file_path, integer
 from edgekern.calibration.sources.arrays import ArraySamples
 from edgekern.calibration.sources.base import Array, Input, Samples, Source
 from edgekern.calibration.sources.given import GivenSamples
@@ -96,7 +96,7 @@ def samples(
     >>> data = samples("photos/", "model.onnx", preset="imagenet")     # doctest: +SKIP
     >>> calibrator.collect_many(data)                                  # doctest: +SKIP
     """
-    labels = read_labels(labels)
+    labels, label_offset = read_labels(labels), integer("samples", "label_offset", label_offset)
     if not _is_path(source) and not _are_paths(source):
         given = GivenSamples(source)  # type: ignore[arg-type]
         if labels is not None:

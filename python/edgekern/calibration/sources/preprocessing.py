@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
@@ -118,8 +119,10 @@ def preprocessing_for(
         str(given.kind),
         resample,
     )
-    if any(value == 0 for value in made.std):
-        raise ArgumentValueError(f"samples: std must not hold 0, got {made.std}")
+    for name, values in (("scale", (made.scale,)), ("mean", made.mean), ("std", made.std)):
+        if not all(map(math.isfinite, values)) or (name != "mean" and 0 in values):
+            zero = "" if name == "mean" else " and not 0"
+            raise ArgumentValueError(f"samples: {name} must be finite{zero}, got {', '.join(f'{v:g}' for v in values)}")
     return _fitted(made, given, sides)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from edgekern import files
 from edgekern.calibration.progress import progress_bar
-from edgekern.calibration.sources.base import Feeds, Samples
+from edgekern.calibration.sources.base import Array, Feeds, Input, Samples
 from edgekern.calibration.sources.raw import describe, header_path
-from edgekern.errors import ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Form = Literal["bin", "calib_set", "input_list", "npz"]
 _FUNCTION = "calibration-set"
@@ -22,7 +22,13 @@ _SAFE = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def write_samples(
-    samples: Samples, output: Path, form: Form, *, inputs: Sequence[Path] = (), progress: bool = False
+    samples: Samples,
+    output: Path,
+    form: Form,
+    *,
+    model: Sequence[Input] = (),
+    inputs: Sequence[Path] = (),
+    progress: bool = False,
 ) -> int:
     """Write samples in one of the forms, and return how many.
 
@@ -32,14 +38,21 @@ def write_samples(
     output : a file for "calib_set" (with its description beside it) and a new or empty folder for the others
     form : "bin", a raw file a sample, in folders by input where there are several; "input_list", the same with QNN's
         list; "calib_set", all samples in one file; "npz", a file a feed
+    model : inputs that the samples must fit; none are held to nothing
     inputs : files that must not be written over
     progress : whether to show a bar
 
     Raises
     ------
     ArgumentValueError
-        The folder holds something, or samples of one file vary in shape.
+        The folder holds something, there are no samples, one does not fit the model, or those of one file vary in
+        shape.
     """
+    if not output.name:
+        raise ArgumentValueError(f"{_FUNCTION}: output must be the name of a file or folder, got {str(output)!r}")
+    if not samples.num_samples:
+        raise ArgumentValueError(f"{_FUNCTION}: the data holds no samples")
+    samples = _Fitting(samples, model)
     if form == "calib_set":
         return _calib_set(samples, output, inputs, progress)
     output.mkdir(exist_ok=True)
@@ -66,6 +79,37 @@ def write_samples(
         with files.atomic_write(output / "input_list.txt", function=_FUNCTION) as file:
             file.write(("\n".join(lines) + "\n").encode())
     return count
+
+
+class _Fitting(Samples):
+    """Samples that are held to the inputs of a model."""
+
+    def __init__(self, samples: Samples, model: Sequence[Input]) -> None:
+        self._samples, self._model = samples, model
+        self.preprocessing = samples.preprocessing
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def num_samples(self) -> int:
+        return self._samples.num_samples
+
+    def numbered(self) -> Iterator[tuple[list[int], Feeds]]:
+        for numbers, feeds in self._samples.numbered():
+            for given in self._model:
+                self._check(given, np.asarray(feeds[given.name]))
+            yield numbers, feeds
+
+    def _check(self, given: Input, array: Array) -> None:
+        told, rest = f"{_FUNCTION}: samples of input {given.name!r}", given.shape[1:]
+        if given.dtype is not None and array.dtype != given.dtype:
+            raise ArgumentTypeError(f"{told} must be {given.dtype}, got {array.dtype}; convert them with astype")
+        fits = array.ndim == len(given.shape) and all(
+            not isinstance(want, int) or want == have for want, have in zip(rest, array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise ArgumentValueError(f"{told} must have the shape {rest}, got {array.shape[1:]}")
 
 
 def _calib_set(samples: Samples, output: Path, inputs: Sequence[Path], progress: bool) -> int:
