@@ -1,4 +1,4 @@
-"""The recipe "mixed", the default: rows get their own scales where one for the tensor would lose too much."""
+"""The recipe "auto", the default: rows get their own scales where one for the tensor would lose too much."""
 
 import json
 
@@ -52,9 +52,9 @@ def test_a_product_of_outliers_and_all_of_its_region_go_by_rows():
 def test_a_convolutional_net_is_as_in_w8a8():
     model = small_cnn()
     ranges = ranges_of(model, samples(RNG))
-    mixed, static = ek.quantize(model, ranges), ek.quantize(model, ranges, STATIC)
-    assert mixed.graph == static.graph
-    assert recipes(mixed) == dict.fromkeys(recipes(mixed), "w8a8")
+    chosen, static = ek.quantize(model, ranges), ek.quantize(model, ranges, STATIC)
+    assert chosen.graph == static.graph
+    assert recipes(chosen) == dict.fromkeys(recipes(chosen), "w8a8")
 
 
 def test_where_no_convolution_gives_codes_all_products_go_by_rows():

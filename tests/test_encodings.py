@@ -257,5 +257,7 @@ def test_errors_name_the_function_that_was_called(rng: np.random.Generator) -> N
         compute_encodings(model, dict(ranges))  # type: ignore[arg-type]
     with pytest.raises(QuantizationError, match=r"^compute_encodings: ranges are of another model"):
         compute_encodings(small_cnn(opset=18), ranges)
-    with pytest.raises(ArgumentTypeError, match=r"^Encodings: tensors\['x'\] must be an Encoding or FloatEncoding, got float"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"^Encodings: tensors\['x'\] must be an Encoding or FloatEncoding, got float"
+    ):
         Encodings({"x": 1.0}, "ab")  # type: ignore[dict-item]

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -22,7 +23,7 @@ namespace {
 
 /// One element of C by the definition.
 float element(const Operands4& o, const Gemm4Args& args, size_t row, size_t col) {
-  float y = sum4(o, args.x + row * args.ldx, col, args.scale_per_row);
+  float y = sum4(o, args.x + row * args.ldx, col, args.scale_per_row, args.wide);
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];
   return clamp_real(y, args.epilogue.lo, args.epilogue.hi);
 }
@@ -52,8 +53,9 @@ TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per
           for (auto& v : x) v = uniform(-3.0f, 3.0f) * (uniform(0, 20) == 0 ? 30.0f : 1.0f);
           for (auto& v : bias) v = uniform(-5.0f, 5.0f);
           Guarded<float> guarded_x(x), guarded_bias(bias), c(s.m * s.n);
-          for (const int threads : {1, 2}) {
+          for (const auto [threads, wide] : {std::pair{1, false}, {2, false}, {1, true}, {2, true}}) {
             Gemm4Args args;
+            args.wide = wide;
             args.m = s.m;
             args.x = guarded_x.data();
             args.ldx = s.k;

@@ -1,4 +1,4 @@
-"""The recipe "mixed": for each product, what calibration shows to suit it.
+"""The recipe "auto": for each product, what calibration shows to suit it.
 
 One scale for a tensor is chosen for its largest values. Where few are large (the outliers of transformers), the rest is
 rounded to noise, and the product carries that noise into everything behind. How much is known before anything runs: the
@@ -20,6 +20,7 @@ from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS, RECURRENT
 from edgekern.graph.prices import float_price
 from edgekern.graph.values import float_attribute, float_constant, int_attribute, is_float_constant
+from edgekern.quantization.regions import reads_convolution, regions
 from edgekern.quantization.rules import give, is_kept, is_named, is_wide
 
 # A region with a product under it multiplies by rows. Ordinary products have 35 dB and more.
@@ -40,11 +41,11 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
     *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
     most for a multiply-add goes to float32, or by rows where it reads each number once.
     """
-    for region in _regions(graph):
+    for region in regions(graph):
         products = [node for node in region if node in results and node.op_type in PRODUCTS and not is_named(node)]
         rows = [node for node in products if takes_rows(node)]
         lossy = any((db := results[node]) is not None and db < ROWS_DB for node in rows)
-        if rows and (lossy or not any(map(_reads_convolution, region))):
+        if rows and (lossy or not any(map(reads_convolution, region))):
             for node in region:
                 if not is_named(node):
                     give(node, "w8a8-dynamic" if node in rows else "float32")
@@ -60,11 +61,6 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
             break
         give(node, "w8a8-dynamic" if takes_rows(node) else "float32")
         total -= errors[node]
-
-
-def _reads_convolution(node: ir.Node) -> bool:
-    makers = (value.producer() for value in node.inputs if value is not None)
-    return any(maker is not None and maker.op_type in CONVOLUTIONS for maker in makers)
 
 
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
@@ -111,24 +107,3 @@ def _rounding(node: ir.Node, weights: npt.NDArray[np.float32]) -> float:
     others = tuple(at for at in range(weights.ndim) if at != axis)
     steps = np.abs(weights).max(axis=others, initial=0).astype(np.float64) / 127
     return float((steps**2).sum()) / 12 * (weights.size / max(len(steps), 1))
-
-
-def _regions(graph: ir.Graph) -> list[set[ir.Node]]:
-    """Nodes that hang together by what they give one another, convolutions left out."""
-    left = {node for node in graph if node.op_type not in CONVOLUTIONS}
-    regions = []
-    for start in graph:
-        if start not in left:
-            continue
-        left.discard(start)
-        region, waiting = set[ir.Node](), [start]
-        while waiting:
-            node = waiting.pop()
-            region.add(node)
-            makers = {value.producer() for value in node.inputs if value is not None}
-            readers = {use.node for value in node.outputs for use in value.uses()}
-            near = [other for other in makers | readers if other in left]
-            left.difference_update(near)
-            waiting += near
-        regions.append(region)
-    return regions

@@ -18,12 +18,10 @@ from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import (
     OPTIMIZED,
     PRODUCTS,
     QDQ,
-    RECURRENT,
     convolves_bytes,
     hides_products,
     is_integer,
@@ -34,12 +32,11 @@ from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
+from edgekern.graph.wide import FIRST_WIDE_OPSET
 from edgekern.quantization.borders import ByteBorders
 from edgekern.quantization.choose_encodings import (
     encode_activations,
-    quantize_gates,
     quantize_layer,
-    quantize_matrix,
 )
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
@@ -48,8 +45,10 @@ from edgekern.quantization.methods import methods_of
 from edgekern.quantization.place_qdq import place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
-from edgekern.quantization.rules import apply_rules, is_dynamic, is_kept, is_wide
+from edgekern.quantization.roles import choose_by_role
+from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_of_rows, is_wide
 from edgekern.quantization.write_qdq import QdqWriter
+from edgekern.quantization.write_rows import WrittenRows, write_rows
 
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
@@ -64,7 +63,7 @@ _NO_KERNEL = (
 def quantize(
     model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
 ) -> onnx.ModelProto:
-    """Write a float model as a standard QDQ model: int8 weights, activations of 8 or 16 bits, int32 biases.
+    """Write a float model as a standard QDQ model: weights of 8 or 4 bits, activations of 8 or 16, int32 biases.
 
     Parameters
     ----------
@@ -72,7 +71,7 @@ def quantize(
         Float32, of any opset from 7 on that the installed onnx and onnxruntime know. It is not changed.
     ranges : Ranges or None
         Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`. None where ``config`` asks for nothing that
-        needs them: rows of the recipe ``"w8a8-dynamic"`` get their scales as they come.
+        needs them: rows of ``"w8a8-dynamic"``, ``"w4a8-g32"`` and their like get their scales as they come.
     config : QuantConfig, optional
     shapes : mapping, optional
         Sizes of free dimensions, as for :func:`edgekern.compile`; the model that is written has them.
@@ -168,7 +167,7 @@ class _Quantized:
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
     holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
-    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for, ``clipped`` names of 16-bit
+    ``rows`` what was done of products by rows, ``clipped`` names of 16-bit
     tensors whose ranges leave values out, ``stands_for`` is that of the writer. ``model`` holds the float weights, too.
     """
 
@@ -181,7 +180,7 @@ class _Quantized:
     left_float: tuple[ir.Node, ...]
     in_bodies: tuple[ir.Node, ...]
     front_end: tuple[ir.Node, ...]
-    without_rows: tuple[ir.Node, ...]
+    rows: WrittenRows
     choices: tuple[Choice, ...]
     clipped: tuple[str, ...]
     stands_for: dict[str, str]
@@ -195,8 +194,10 @@ class _Quantized:
                 f"{function}: {len(self.front_end)} nodes up to {last.op_type} {label(last)!r} stay float32: "
                 "a front end with a logarithm spans more than 8 bits; overrides of QuantConfig quantize it all the same"
             )
-        if self.without_rows:
-            _warn(f"{function}: {_describe_without_rows(self.without_rows)}")
+        if self.rows.without_rows:
+            _warn(f"{function}: {_describe_without_rows(self.rows.without_rows)}")
+        if self.rows.eight_bits:
+            _warn(f"{function}: {_describe_eight_bits(self.rows.eight_bits)}")
         if self.clipped:
             _warn(
                 f"{function}: {len(self.clipped)} tensors of 16 bits ({self.clipped[0]!r} is one) have ranges by "
@@ -253,8 +254,10 @@ def _encoded(
     front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
     results = results_db(graph_model.graph, ranges)
-    if config.recipe == "mixed":
+    if config.recipe == "auto":
         choose_recipes(graph_model.graph, results)
+    choose_by_role(graph_model.graph, config.recipe, calibrated=bool(ranges))
+    apply_ends(graph_model.graph, config, function=function)
     borders = ByteBorders.of(graph_model.graph, config, function=function)
     placement = borders.placed(place(graph_model.graph))
     in_bodies = _products_in_bodies(graph_model.graph)
@@ -264,7 +267,8 @@ def _encoded(
     if placement.source and not ranges:
         raise QuantizationError(
             f"{function}: {len(placement.source)} tensors become 8-bit ({next(iter(placement.source)).name!r} is one), "
-            "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic'"
+            "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic' or "
+            "'w4a8-g32'"
         )
     activations = encode_activations(placement, ranges, config, function=function)
     activations = borders.encoded(placement, activations, ranges)
@@ -282,29 +286,16 @@ def _encoded(
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
+    rows = write_rows(graph_model.graph, writer, methods, function=function)
+    for name, encoding in rows.encodings.items():
+        encodings.setdefault(name, encoding)
     recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
-    without_rows = []
-    for node in filter(is_dynamic, list(graph_model.graph)):
-        if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
-            continue
-        matrices = {at: node.inputs[at] for at in weight_inputs(node)}
-        if not all(map(is_float_constant, matrices.values())):
-            continue
-        if not takes_rows(node):
-            without_rows.append(node)
-            continue
-        quantized, layers = quantize_gates if node.op_type in RECURRENT else quantize_matrix, {}
-        for at, value in matrices.items():
-            assert value is not None
-            layers[at] = quantized(node, value, methods, function=function)
-            encodings.setdefault(str(value.name), layers[at].encoding)
-        writer.write_dynamic(node, layers)
-        recipes[label(node)] = "w8a8-dynamic"
-    if config.recipe == "w8a8-dynamic" and not encodings:
-        rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
+    recipes |= rows.recipes
+    if is_of_rows(config.recipe) and not encodings:
+        rest = f"; {_describe_without_rows(rows.without_rows)}" if rows.without_rows else ""
         raise QuantizationError(
             f"{function}: model has no Gemm, MatMul or Conv by a constant matrix and no LSTM, GRU or RNN, which "
-            f"'w8a8-dynamic' is for{rest}"
+            f"{config.recipe!r} is for{rest}"
         )
     writer.write_activations()
     if not float_borders:
@@ -319,7 +310,7 @@ def _encoded(
         placement.left_float,
         in_bodies,
         tuple(front_end),
-        tuple(without_rows),
+        rows,
         tuple(Choice(label(n), n.op_type, recipes.get(label(n), "float32"), db) for n, db in results.items()),
         tuple(name for name, e in encodings.items() if e.bits > 8 and name in ranges and ranges[name].clipped_fraction),
         writer.stands_for,
@@ -388,9 +379,17 @@ def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
 def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
     stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
     return (
-        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix, a Conv whose "
+        f"{stay} float32, because recipes of rows are for a Gemm without transA, a MatMul by one matrix, a Conv whose "
         f"windows lie side by side and recurrent layers without peepholes: {_listed(nodes)}; give them another recipe "
         "with overrides"
+    )
+
+
+def _describe_eight_bits(nodes: Sequence[ir.Node]) -> str:
+    have = "1 product has" if len(nodes) == 1 else f"{len(nodes)} products have"
+    return (
+        f"{have} 8-bit weights ('w8a8-dynamic'), because 4-bit ones are for no recurrent layers, nor, before opset "
+        f"{FIRST_WIDE_OPSET}, for a depth that groups do not divide: {_listed(nodes)}"
     )
 
 
