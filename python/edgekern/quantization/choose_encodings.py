@@ -18,7 +18,7 @@ from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
 from edgekern.quantization.rules import is_wide
-from edgekern.quantization.schemes import encode_range
+from edgekern.quantization.schemes import affine_signed, encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
 
@@ -107,6 +107,16 @@ def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], 
     else:  # a row as a group of all that is in it
         encoding = Encoding(scale.reshape(directions, rows, 1), signed=True, axis=2, group_size=k)
     return replace(layer, values=layer.values.reshape(values.shape), encoding=encoding)
+
+
+def encode_table(node: ir.Node, *, function: str) -> tuple[ir.Value, Encoding]:
+    """The constant table of floats that a Gather takes rows out of, and one scale for all of it, of 16 bits."""
+    table = node.inputs[0]
+    values = float_constant(table)
+    assert table is not None
+    assert values is not None
+    require_finite(node, table, values, function)
+    return table, affine_signed(float(values.min(initial=0)), float(values.max(initial=0)), 16)
 
 
 def require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,6 @@ Codes = npt.NDArray[np.int8]
 
 BITS = 4
 _LOWEST, _HIGHEST = -8, 7
-# How much of a group's largest weight its scale is tried for: to cut one off may be less than to round all the others.
-_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 # Kernels hold scales as float16 in a unit of a product's own: groups of next to nothing get scales that fit beside it.
 _SMALLEST = 2.0**-20
 
@@ -65,62 +63,52 @@ class GroupedWeights:
 def quantize_groups(weights: Float32Array, group: int) -> GroupedWeights:
     """Round a matrix (columns, k) of finite weights, whose groups lie along k, to 4 bits.
 
-    The scale of each group is the one, of a few below its largest weight's, that leaves the smallest squared error.
-    Codes are symmetric, within [-7, 7], or have a zero point a group: whichever leaves less of the whole matrix.
+    Codes are symmetric, within [-7, 7], or have a zero point a group: whichever leaves the smaller squared error.
     """
     columns, k = weights.shape
     groups = -(-k // group)
     largest = float(np.abs(weights).max(initial=0)) / _HIGHEST
     least = max(largest * _SMALLEST, MIN_SCALE * 2.0**14)
-    unit = np.float32(2.0 ** (np.frexp(max(largest, least))[1] - 15))
-    found = [_Rounding(columns, groups, group) for _ in range(2)]
+    unit = 2.0 ** (int(np.frexp(max(largest, least))[1]) - 15)
+    ways = [_Way(columns, groups, group, shifted, np.float32(least), np.float32(unit)) for shifted in (False, True)]
     step = max(1, BLOCK // max(1, groups * group))
     for first in range(0, columns, step):
         rows = weights[first : first + step]
         parts = np.zeros((len(rows), groups * group), np.float32)
         parts[:, :k] = rows
-        parts = parts.reshape(len(rows), groups, group)
-        for rounding, with_zeros in zip(found, (False, True), strict=True):
-            rounding.take(first, *_best(parts, with_zeros, np.float32(least), unit))
-    symmetric, shifted = found
-    chosen = shifted if shifted.error < symmetric.error else symmetric
-    codes = chosen.codes.reshape(columns, -1)[:, :k]
-    return GroupedWeights(codes, chosen.scale, chosen.zero if chosen is shifted else None, group)
+        for way in ways:
+            way.round(first, parts.reshape(len(rows), groups, group))
+    best = min(ways, key=lambda way: way.error)
+    return GroupedWeights(
+        best.codes.reshape(columns, -1)[:, :k], best.scale, best.zero if best.shifted else None, group
+    )
 
 
-class _Rounding:
-    """One way to round all groups, filled some columns at a time."""
+class _Way:
+    """One way to round all groups, some columns at a time, and the squared error that it leaves."""
 
-    def __init__(self, columns: int, groups: int, group: int) -> None:
+    def __init__(
+        self, columns: int, groups: int, group: int, shifted: bool, least: np.float32, unit: np.float32
+    ) -> None:
         self.codes, self.scale = np.empty((columns, groups, group), np.int8), np.empty((columns, groups), np.float32)
-        self.zero, self.error = np.empty((columns, groups), np.int8), 0.0
+        self.zero = np.zeros((columns, groups), np.int8)
+        self.shifted, self.error = shifted, 0.0
+        self._least, self._unit = least, unit
 
-    def take(self, first: int, codes: Codes, scale: Float32Array, zero: Codes, error: float) -> None:
-        place = slice(first, first + len(codes))
+    @np.errstate(over="ignore")  # squares of enormous weights are compared as infinities
+    def round(self, first: int, parts: Float32Array) -> None:
+        """The columns from ``first`` on, (some, groups, group)."""
+        place = slice(first, first + len(parts))
+        lo, hi = parts.min(axis=-1, initial=0), parts.max(axis=-1, initial=0)
+        # Halves first: the width of a group may pass what float32 holds.
+        width = (
+            (hi / 2 - lo / 2) / np.float32((_HIGHEST - _LOWEST) / 2) if self.shifted else np.maximum(hi, -lo) / _HIGHEST
+        )
+        scale = np.maximum(width.astype(np.float32), self._least)
+        scale = (scale / self._unit).astype(np.float16).astype(np.float32) * self._unit
+        zero = np.rint(_LOWEST - lo / scale).clip(_LOWEST, _HIGHEST) if self.shifted else np.zeros_like(scale)
+        steps = np.rint(parts / scale[..., None]) + zero[..., None]
+        codes = steps.clip(_LOWEST if self.shifted else -_HIGHEST, _HIGHEST)
+        error = np.square((codes - zero[..., None]) * scale[..., None] - parts)
         self.codes[place], self.scale[place], self.zero[place] = codes, scale, zero
-        self.error += error
-
-
-@np.errstate(over="ignore", invalid="ignore")  # squares of enormous weights are compared as infinities
-def _best(
-    parts: Float32Array, shifted: bool, least: np.float32, unit: np.float32
-) -> tuple[Codes, Float32Array, Codes, float]:
-    """Codes, scales and zero points of some columns (columns, groups, group), and their squared error."""
-    lo, hi = parts.min(axis=-1, initial=0), parts.max(axis=-1, initial=0)
-    width = (hi - lo) / np.float32(_HIGHEST - _LOWEST) if shifted else np.maximum(hi, -lo) / np.float32(_HIGHEST)
-    best: list[npt.NDArray[Any]] = []
-    for shrink in _SHRINKS:
-        scale = np.maximum(width * np.float32(shrink), least)
-        scale = (scale / unit).astype(np.float16).astype(np.float32) * unit
-        zero = np.rint(_LOWEST - lo / scale).clip(_LOWEST, _HIGHEST) if shifted else np.zeros_like(scale)
-        lowest = _LOWEST if shifted else -_HIGHEST
-        codes = (np.rint(parts / scale[..., None]) + zero[..., None]).clip(lowest, _HIGHEST)
-        error = np.square((codes - zero[..., None]) * scale[..., None] - parts).sum(axis=-1)
-        made: list[npt.NDArray[Any]] = [codes.astype(np.int8), scale, zero.astype(np.int8), error]
-        if not best:
-            best = made
-            continue
-        better = error < best[3]
-        for kept, new in zip(best, made, strict=True):
-            kept[better] = new[better]
-    return best[0], best[1], best[2], float(best[3].sum(dtype=np.float64))
+        self.error += float(error.sum(dtype=np.float64))

@@ -36,6 +36,7 @@ from edgekern.graph.wide import FIRST_WIDE_OPSET
 from edgekern.quantization.borders import ByteBorders
 from edgekern.quantization.choose_encodings import (
     encode_activations,
+    encode_table,
     quantize_layer,
 )
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
@@ -45,8 +46,8 @@ from edgekern.quantization.methods import methods_of
 from edgekern.quantization.place_qdq import place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
-from edgekern.quantization.roles import choose_by_role
-from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_of_rows, is_wide
+from edgekern.quantization.roles import choose_by_role, embedding_tables
+from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_named, is_of_rows, is_wide
 from edgekern.quantization.write_qdq import QdqWriter
 from edgekern.quantization.write_rows import WrittenRows, write_rows
 
@@ -289,6 +290,12 @@ def _encoded(
     rows = write_rows(graph_model.graph, writer, methods, function=function)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
+    for node in embedding_tables(graph_model.graph) if config.recipe == "mixed" else ():
+        if node not in placement.integer and not is_named(node):
+            table, encoding = encode_table(node, function=function)
+            writer.write_table(node, table, encoding)
+            if encodings.setdefault(str(table.name), encoding) != encoding:  # a product reads it, too
+                encodings[f"{table.name}:{node.outputs[0].name}"] = encoding
     recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
     recipes |= rows.recipes
     if is_of_rows(config.recipe) and not encodings:

@@ -12,17 +12,23 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgekern.graph.dynamic import takes_rows
-from edgekern.graph.families import CONVOLUTIONS, MOVES, PRODUCTS, RECURRENT, RESHAPES, SOFTMAX
+from edgekern.graph.families import (
+    ATTENTION,
+    CARRIED,
+    CONVOLUTIONS,
+    LOOKUP,
+    OF_ACTIVATIONS,
+    PRODUCTS,
+    RECURRENT,
+    SOFTMAX,
+)
 from edgekern.graph.values import is_constant, is_float_constant, shape_of
 from edgekern.quantization.config import ModelRecipe, Recipe
 from edgekern.quantization.four_bits import groups_of
 from edgekern.quantization.regions import reads_convolution, regions
 from edgekern.quantization.rules import give, has_weights, is_named, recipe_of
 
-_ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention"})  # whose operands are activations
-_OF_ACTIVATIONS = frozenset({"MatMul", "Einsum"})
 _NO_REALS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)  # sizes, places, masks
-_PASSED_ON = MOVES | RESHAPES | {"Transpose", "Cast", "Dropout", "Identity"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def attention_products(graph: ir.Graph) -> set[ir.Node]:
     """
     found: set[ir.Node] = set()
     for node in graph:
-        if node.op_type in _ATTENTION:
+        if node.op_type in ATTENTION:
             operands, ends = list(node.inputs), [node]
         elif node.domain == "" and node.op_type in SOFTMAX:
             scores, ends = _scores_before(node), _mixes_behind(node)
@@ -109,7 +115,7 @@ def attention_products(graph: ir.Graph) -> set[ir.Node]:
 def embedding_tables(graph: ir.Graph) -> Iterator[ir.Node]:
     """Gathers that take rows of a constant table of floats, by indices that come at run time."""
     for node in graph:
-        table = node.inputs[0] if node.op_type == "Gather" and node.domain == "" else None
+        table = node.inputs[0] if node.op_type == LOOKUP and node.domain == "" else None
         rows = node.attributes.get("axis")
         if table is None or (rows is not None and rows.as_int() != 0) or is_constant(node.inputs[1]):
             continue
@@ -119,7 +125,7 @@ def embedding_tables(graph: ir.Graph) -> Iterator[ir.Node]:
 
 def _multiplies_activations(node: ir.Node) -> bool:
     return (
-        node.op_type in _OF_ACTIVATIONS
+        node.op_type in OF_ACTIVATIONS
         and sum(value is not None and not is_constant(value) for value in node.inputs) > 1
     )
 
@@ -158,7 +164,7 @@ def _products_behind(nodes: list[ir.Node]) -> Iterator[ir.Node]:
             seen.add(reader)
             if has_weights(reader):
                 yield reader
-            elif reader.op_type in _PASSED_ON:
+            elif reader.op_type in CARRIED:
                 waiting.append(reader)
 
 
@@ -182,7 +188,7 @@ def _comes_from(value: ir.Value | None, node: ir.Node) -> bool:
 
 
 def _is_product(node: ir.Node) -> bool:
-    return node.op_type in PRODUCTS | RECURRENT | _OF_ACTIVATIONS | _ATTENTION
+    return node.op_type in PRODUCTS | RECURRENT | OF_ACTIVATIONS | ATTENTION
 
 
 def _readers(node: ir.Node) -> list[ir.Node]:

@@ -111,6 +111,22 @@ class QdqWriter:
         node.replace_input_with(1, restored)
         mark_dynamic(node, row_bits)
 
+    def write_table(self, node: ir.Node, table: ir.Value, encoding: Encoding) -> None:
+        """Let a Gather take codes out of a table, and restore what it took."""
+        values, taken = float_constant(table), node.outputs[0]
+        assert values is not None
+        stored = new_initializer(self._graph, f"{table.name}_quantized", encoding.quantize(values))
+        scale = new_initializer(self._graph, f"{stored.name}_scale", encoding.scale)
+        zero = new_initializer(self._graph, f"{stored.name}_zero_point", encoding.zero_point.astype(encoding.dtype))
+        name = str(taken.name)
+        taken.name = free_name(self._graph, f"{name}_quantized")
+        node.replace_input_with(0, stored)
+        restored = self._node("DequantizeLinear", [stored, scale, zero], name, taken.shape)
+        taken.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
+        restored.replace_input_with(0, taken)
+        taken.type = ir.TensorType(stored.dtype or ir.DataType.INT16)
+        self._graph.insert_after(node, restored)
+
     def write_activations(self) -> None:
         """Put Q and DQ behind every activation, and codes in the place of constants that arithmetic operators read."""
         for value in self._placement.source:
