@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationErro
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import (
+    CONVOLUTIONS,
     OPTIMIZED,
     PRODUCTS,
     QDQ,
@@ -42,8 +43,9 @@ from edgekern.quantization.choose_encodings import (
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
+from edgekern.quantization.four_bits import groups_of
 from edgekern.quantization.methods import methods_of
-from edgekern.quantization.place_qdq import place
+from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
 from edgekern.quantization.roles import choose_by_role, embedding_tables
@@ -168,8 +170,9 @@ class _Quantized:
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
     holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
-    ``rows`` what was done of products by rows, ``clipped`` names of 16-bit
-    tensors whose ranges leave values out, ``stands_for`` is that of the writer. ``model`` holds the float weights, too.
+    ``rows`` what was done of products by rows, ``static`` convolutions of 8 bits that a recipe of 4-bit weights was
+    asked for, ``clipped`` names of 16-bit tensors whose ranges leave values out, ``stands_for`` is that of the writer.
+    ``model`` holds the float weights, too.
     """
 
     source: Skeleton
@@ -182,6 +185,7 @@ class _Quantized:
     in_bodies: tuple[ir.Node, ...]
     front_end: tuple[ir.Node, ...]
     rows: WrittenRows
+    static: tuple[ir.Node, ...]
     choices: tuple[Choice, ...]
     clipped: tuple[str, ...]
     stands_for: dict[str, str]
@@ -197,6 +201,11 @@ class _Quantized:
             )
         if self.rows.without_rows:
             _warn(f"{function}: {_describe_without_rows(self.rows.without_rows)}")
+        if self.static:
+            _warn(
+                f"{function}: {len(self.static)} convolutions share numbers between windows, and are 'w8a8' instead of "
+                f"{self.config.recipe!r}: {_listed(self.static)}"
+            )
         if self.rows.eight_bits:
             _warn(f"{function}: {_describe_eight_bits(self.rows.eight_bits)}")
         if self.clipped:
@@ -318,10 +327,17 @@ def _encoded(
         in_bodies,
         tuple(front_end),
         rows,
+        tuple(_static_instead(placement, config)),
         tuple(Choice(label(n), n.op_type, recipes.get(label(n), "float32"), db) for n, db in results.items()),
         tuple(name for name, e in encodings.items() if e.bits > 8 and name in ranges and ranges[name].clipped_fraction),
         writer.stands_for,
     )
+
+
+def _static_instead(placement: Placement, config: QuantConfig) -> Iterator[ir.Node]:
+    """Convolutions that are static under a recipe of groups, which no rule has asked for."""
+    if groups_of(config.recipe) is not None:
+        yield from (n for n in placement.weighted if n.op_type in CONVOLUTIONS and not is_named(n))
 
 
 def _sha256(ranges: Ranges) -> str:

@@ -61,7 +61,7 @@ def choose_by_role(graph: ir.Graph, recipe: ModelRecipe, *, calibrated: bool) ->
 
     Nodes that a rule has named are as it wants. In a region with products of rows what lies between them is float32:
     it would be rounded again. Recurrent layers quantize their rows, as they come, for 8-bit weights. ``calibrated``:
-    whether there are ranges, without which 4-bit weights leave other convolutions float32.
+    whether there are ranges, without which a recipe of 4-bit weights leaves what takes no rows float32.
     """
     roles = _BY_NAME.get(recipe)
     if roles is None and groups_of(recipe) is not None:
@@ -71,9 +71,10 @@ def choose_by_role(graph: ir.Graph, recipe: ModelRecipe, *, calibrated: bool) ->
         return
     attention = attention_products(graph)
     free = {node for node in graph if not is_named(node) and recipe_of(node) != "float32"}  # that is a front end
-    for node in graph:
-        if node in free and node.op_type in CONVOLUTIONS:
-            give(node, roles.linear if roles.everywhere and has_weights(node) and takes_rows(node) else roles.static)
+    for node in free:
+        if node.op_type in CONVOLUTIONS:
+            by_rows = roles.everywhere and has_weights(node) and (takes_rows(node) or not calibrated)
+            give(node, roles.linear if by_rows else roles.static)
     for region in regions(graph):
         attends = any(node in attention for node in region)
         rows = {node for node in region if has_weights(node) and node.op_type not in RECURRENT and takes_rows(node)}
