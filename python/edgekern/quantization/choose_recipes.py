@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.calibration import Ranges
+from edgekern.calibration import Ranges, TensorRange
 from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS, RECURRENT
 from edgekern.graph.prices import float_price
@@ -66,8 +66,8 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
     """For each product by constant weights, the signal to noise of its result where its input and they are rounded.
 
-    As calibration chose, and in steps of each column; the errors count as white. None where the ranges do not know, and
-    of recurrent layers.
+    As calibration chose, and in steps of each column; the errors count as white, but for channels that are always 0,
+    which bring none, whatever their weights. None where the ranges do not know, and of recurrent layers.
     """
     products = (node for node in graph if node.domain == "" and node.op_type in PRODUCTS | RECURRENT)
     return {
@@ -91,19 +91,37 @@ def _result_db(node: ir.Node, ranges: Ranges) -> float | None:
         outputs = weights.shape[0]
     elif node.op_type == "ConvTranspose":
         outputs = weights.shape[1] * int_attribute(node, "group", 1)
-    flat = weights.reshape(-1)
+    live = _live(node, read, weights)
+    flat = (weights if live is None else weights * live).reshape(-1)
     energy = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / outputs
-    noise = (read.noise * energy + (read.power or 0.0) * _rounding(node, weights) / outputs) * (
-        float_attribute(node, "alpha", 1.0) ** 2
-    )
+    noise = read.noise * energy + (read.power or 0.0) * _rounding(node, weights, live) / outputs
+    if live is not None:  # what calibration measured is the mean of all channels
+        noise *= live.size / max(int(live.sum()), 1)
+    noise *= float_attribute(node, "alpha", 1.0) ** 2
     return 10 * math.log10(made.power / noise) if noise > 0 else math.inf
 
 
-def _rounding(node: ir.Node, weights: npt.NDArray[np.float32]) -> float:
-    """The energy that rounding adds to all weights: a twelfth of the square of each one's step."""
+def _live(node: ir.Node, read: TensorRange, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    """1 for each weight of a Conv that meets more than zeros, 0 for the others; None where all do.
+
+    A channel of values that are never negative and whose mean is 0 holds nothing else. Depthwise layers have huge
+    weights there, once a BatchNormalization is folded into them.
+    """
+    means = read.channel_means
+    if node.op_type != "Conv" or means is None or read.lo < 0 or 0.0 not in means:
+        return None
+    groups = int_attribute(node, "group", 1)
+    by_group = (np.array(means) != 0).astype(np.float32).reshape(groups, 1, -1)
+    rows = np.broadcast_to(by_group, (groups, len(weights) // groups, by_group.shape[-1])).reshape(len(weights), -1)
+    return np.broadcast_to(rows.reshape(*rows.shape, *[1] * (weights.ndim - 2)), weights.shape)
+
+
+def _rounding(node: ir.Node, weights: npt.NDArray[np.float32], live: npt.NDArray[np.float32] | None) -> float:
+    """The energy that rounding adds to all weights that are live: a twelfth of the square of each one's step."""
     axis = 1 - int_attribute(node, "transB", 0) if node.op_type in ("Gemm", "MatMul") else 0
     axis = 1 if node.op_type == "ConvTranspose" else axis
     axis = min(axis, weights.ndim - 1)
     others = tuple(at for at in range(weights.ndim) if at != axis)
     steps = np.abs(weights).max(axis=others, initial=0).astype(np.float64) / 127
-    return float((steps**2).sum()) / 12 * (weights.size / max(len(steps), 1))
+    counts = weights.size / max(len(steps), 1) if live is None else live.sum(axis=others, dtype=np.float64)
+    return float((steps**2 * counts).sum()) / 12
