@@ -70,6 +70,19 @@ def test_what_computes_a_mask_or_ends_a_classifier_is_no_attention():
     assert attention(model) == [2, 3, 4]
 
 
+def test_a_product_whose_shape_alone_is_asked_for_is_no_attention():
+    """As exporters write heads of a free batch: the Reshape reads the shape of what the layer before has made."""
+    net = transformers.Net()
+    x = net.dense(net.input("x", ("batch", 6, 8)), 8, 8)  # a layer before
+    batch = net.op("Slice", net.op("Shape", x), net.ints(0), net.ints(1))
+    sides = net.op("Concat", batch, net.ints(6, 2, 4), axis=0)
+    y = net.op("Relu", net.dense(net.norm(x, 8), 8, 8))  # keeps the projections from reading x itself
+    q, k, v = (net.transpose(net.op("Reshape", net.dense(y, 8, 8), sides), 0, 2, 1, 3) for _ in range(3))
+    scores = net.op("MatMul", q, net.transpose(k, 0, 1, 3, 2))
+    mixed = net.transpose(net.op("MatMul", net.op("Softmax", scores, axis=-1), v), 0, 2, 1, 3)
+    assert attention(net.model(mixed)) == [2, 3, 4]
+
+
 def test_an_operator_that_is_called_attention_is_one():
     net = transformers.Net()
     x = net.input("x", (2, 6, 8))

@@ -41,12 +41,11 @@ def lower_table(lowering: Lowering, node: ir.Node, value: ir.Value, gather: ir.N
     assert quant is not None
     assert table is not None
     codes = lowering.constant(table)
-    high = codes >> 8
-    planes = (high.astype(np.int8 if quant.signed else np.uint8), DType.S8 if quant.signed else DType.U8)
+    high = (codes >> 8).astype(np.int8 if quant.signed else np.uint8)
     step = new_map(node, value, tuple(range(len(known_shape(value)))))
     step.operands += [
-        _gathered(lowering, gather, value, *planes, "high"),
-        _gathered(lowering, gather, value, (codes - (high << 8)).astype(np.uint8), DType.U8, "low"),
+        _gathered(lowering, gather, value, high, DType.S8 if quant.signed else DType.U8, "high"),
+        _gathered(lowering, gather, value, codes.astype(np.uint8), DType.U8, "low"),
     ]
     code = Code()
     whole = code(MapOp.ADD, code(MapOp.MUL, Operand(0), 256.0), Operand(1))
