@@ -349,6 +349,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "photos",
         "quantized",
         "ranges",
+        "recipes",
         "report",
         "sentences",
         "sizes",

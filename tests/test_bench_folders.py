@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from bench.__main__ import main
+from bench.bench_recipes import RECIPES
 
 from float_models import build, small_cnn
 
@@ -24,13 +25,17 @@ def test_coverage_says_where_each_model_stops(tmp_path, capsys):
     assert "1 of 2 models run" in capsys.readouterr().out
 
 
+def build_matrices(side=128):
+    rng, node = np.random.default_rng(2), onnx.helper.make_node
+    weights = {f"w{i}": rng.normal(size=(side, side)).astype(np.float32) for i in range(2)}
+    nodes = [node("MatMul", ["x", "w0"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "w1"], ["y"])]
+    return build(nodes, weights, [6, side])
+
+
 def test_dynamic_rows_are_held_to_the_float_model(tmp_path, capsys):
     folder = tmp_path / "models"
     folder.mkdir()
-    rng, node = np.random.default_rng(2), onnx.helper.make_node
-    weights = {f"w{i}": rng.normal(size=(32, 32)).astype(np.float32) for i in range(2)}
-    nodes = [node("MatMul", ["x", "w0"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "w1"], ["y"])]
-    onnx.save(build(nodes, weights, [6, 32]), folder / "layers.onnx")
+    onnx.save(build_matrices(32), folder / "layers.onnx")
     onnx.save(build([onnx.helper.make_node("Relu", ["x"], ["y"])], {}, [1, 2]), folder / "relu.onnx")
     assert main(["dynamic", str(folder), "--seconds", "0", "--json", str(tmp_path / "rows.json")]) == 0
     layers, relu = [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()]
@@ -39,6 +44,19 @@ def test_dynamic_rows_are_held_to_the_float_model(tmp_path, capsys):
     assert layers["edgekern_1_ms"] > 0
     assert "has no Gemm, MatMul or Conv" in relu["error"]
     assert "relu.onnx: quantize: model has no" in capsys.readouterr().out
+
+
+def test_every_recipe_of_a_model_has_a_row(tmp_path, capsys):
+    onnx.save(build_matrices(), tmp_path / "layers.onnx")
+    rows = tmp_path / "rows.json"
+    assert main(["recipes", str(tmp_path / "layers.onnx"), "--seconds", "0", "--json", str(rows)]) == 0
+    found = {row["recipe"]: row for row in map(json.loads, rows.read_text().splitlines())}
+    assert list(found) == list(RECIPES)
+    assert found["float32"]["db"] > found["w8a8-dynamic"]["db"] > found["w4a8-g32"]["db"] > 10
+    sizes = [found[recipe]["ekm_mb"] for recipe in ("float32", "w8a8", "w4a8-g32")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(row["ms"] > 0 for row in found.values())
+    assert "2 w4a16-g128" in capsys.readouterr().out
 
 
 def test_quantized_models_are_held_to_float_and_timed_beside_onnxruntimes_own(tmp_path, capsys):

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import edgekern as ek
 from edgekern import _core, cli, quickstart
+from edgekern.cli import app
+from edgekern.quantization import config
 
 RANGES, QDQ, EKM = "ranges.json", "digits.qdq.onnx", "digits.ekm"
 
@@ -123,6 +126,21 @@ def test_quantize_takes_rules(workshop, tmp_path, capsys):
     assert "--override must be RULE=RECIPE" in capsys.readouterr().err
 
 
+def test_quantize_gives_the_first_and_the_last_layer_recipes_of_their_own(workshop, tmp_path, capsys):
+    qdq = str(tmp_path / "qdq.onnx")
+    command = ["quantize", str(quickstart.MODEL), str(workshop / RANGES), "-o", qdq, "--recipe", "w8a8"]
+    assert cli.run([*command, "--first", "float32", "--last", "w4a8-g32"]) == 0
+    chosen = [choice.recipe for choice in ek.quantization.plan_of(qdq).choices]
+    assert chosen == ["float32", *["w8a8"] * (len(chosen) - 2), "w4a8-g32"]
+    assert cli.run([*command, "--first", "auto"]) != 0
+    assert "'auto' is not one of" in capsys.readouterr().err
+
+
+def test_the_command_line_knows_all_recipes():
+    assert get_args(app.Recipe) == get_args(config.Recipe)
+    assert get_args(app.ModelRecipe) == get_args(config.ModelRecipe)
+
+
 def test_quantize_takes_the_types_of_borders(workshop, tmp_path, capsys):
     qdq, ekm = str(tmp_path / "qdq.onnx"), str(tmp_path / "model.ekm")
     command = ["quantize", str(quickstart.MODEL), str(workshop / RANGES), "-o", qdq]
@@ -186,6 +204,7 @@ def test_unknown_command_and_missing_file_fail():
 
 BLOCK_TOOLKIT = """
 import sys
+from typing import get_args
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime"}:

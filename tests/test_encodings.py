@@ -18,7 +18,14 @@ for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
 
 from edgekern.calibration import model_hash  # noqa: E402
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, QuantizationError  # noqa: E402
-from edgekern.quantization import Encoding, Encodings, QuantConfig, compute_encodings, quantize  # noqa: E402
+from edgekern.quantization import (  # noqa: E402
+    Encoding,
+    Encodings,
+    FloatEncoding,
+    QuantConfig,
+    compute_encodings,
+    quantize,
+)
 
 from float_models import STATIC, View, build, f32, helper, ranges_of, samples, small_cnn  # noqa: E402
 
@@ -37,10 +44,11 @@ def encodings(draw: st.DrawFn) -> tuple[Encoding, tuple[int, ...]]:
         if group_size is not None:
             scales = (*shape[:axis], -(-shape[axis] // group_size), *shape[axis + 1 :])
     rng, signed = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.booleans())
-    lowest = -128 if signed else 0
-    zero_point = rng.integers(lowest, lowest + 256, scales)
+    bits = draw(st.sampled_from([*range(2, 9), 16]))
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    zero_point = rng.integers(lowest, lowest + 2**bits, scales)
     scale = np.exp2(rng.uniform(-126, 127, scales))
-    return Encoding(scale, zero_point, signed=signed, axis=axis, group_size=group_size), shape
+    return Encoding(scale, zero_point, signed=signed, bits=bits, axis=axis, group_size=group_size), shape
 
 
 @given(encodings())
@@ -69,6 +77,41 @@ def test_codes_are_those_of_each_element_alone(drawn: tuple[Encoding, tuple[int,
                 at = (*index[:axis], index[axis] // encoding.group_size, *index[axis + 1 :])
         code = round(float(values[index]) / float(encoding.scale[at])) + int(encoding.zero_point[at])
         assert codes[index] == min(max(code, lowest), highest)
+
+
+@given(encodings())
+def test_codes_lie_in_the_smallest_type_that_holds_their_bits(drawn: tuple[Encoding, tuple[int, ...]]) -> None:
+    encoding, _ = drawn
+    lowest, highest = encoding.limits
+    info = np.iinfo(encoding.dtype)
+    assert highest - lowest + 1 == 2**encoding.bits
+    assert lowest == (-(highest + 1) if encoding.signed else 0)
+    assert info.min <= lowest < highest <= info.max
+    assert info.bits == (8 if encoding.bits <= 8 else 16)
+    assert encoding.max_distance <= highest - lowest
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_floats_are_rounded_to_the_nearest_of_their_type(bits: int) -> None:
+    values = np.array([0, 0.1, -1 / 3, 65504, 65520, 1e9, 2**-25, -(2**-24)])
+    encoding = FloatEncoding(bits)
+    rounded = encoding.quantize(values)
+    assert rounded.dtype == encoding.dtype == np.dtype(f"float{bits}")
+    known = [0, 0.0999755859375, -0.333251953125, 65504, np.inf, np.inf, 0, -(2**-24)]
+    assert_array_equal(rounded, known if bits == 16 else values.astype(np.float32))
+    again = Encodings.from_dict(json.loads(json.dumps(Encodings({"x": encoding}, "ab").to_dict())))
+    assert again == Encodings({"x": encoding}, "ab")
+    assert again["x"] == FloatEncoding.from_dict({"float": bits})
+
+
+def test_other_floats_are_refused() -> None:
+    with pytest.raises(ArgumentValueError, match=r"^FloatEncoding: bits must be 16 or 32, got 8"):
+        FloatEncoding(8)
+    with pytest.raises(ArgumentTypeError, match=r"^FloatEncoding: bits must be"):
+        FloatEncoding("half")  # type: ignore[arg-type]
+    for saved in ({"float": 16, "scale": 1.0}, {}, 16):
+        with pytest.raises(ArgumentValueError, match=r"^FloatEncoding: a saved one must be a dict with the key"):
+            FloatEncoding.from_dict(saved)  # type: ignore[arg-type]
 
 
 def test_an_encoding_cannot_be_changed() -> None:
@@ -108,7 +151,9 @@ def test_one_zero_point_is_that_of_all_scales() -> None:
         ({"zero_point": 0.5}, ArgumentTypeError, "zero_point must be integer"),
         ({"zero_point": [1, 2]}, ArgumentValueError, r"zero_point must be one value .* got shape \(2,\) for \(\)"),
         ({"signed": "yes"}, ArgumentTypeError, "signed must be True or False"),
-        ({"bits": 4}, ArgumentValueError, "bits must be 8 or 16, got 4"),
+        ({"bits": 1}, ArgumentValueError, "bits must be from 2 to 8, or 16, got 1"),
+        ({"bits": 9}, ArgumentValueError, "bits must be from 2 to 8, or 16, got 9"),
+        ({"bits": 4, "zero_point": 16}, ArgumentValueError, r"zero_point must lie in \[0, 15\], got 16"),
         ({"scale": [1.0, 2.0]}, ArgumentValueError, "axis must be given"),
         ({"axis": 0}, ArgumentValueError, r"must have shape \(channels,\).* got shape \(\)"),
         ({"scale": [1.0], "axis": -1}, ArgumentValueError, "axis be at least 0, .*axis=-1"),
@@ -212,5 +257,7 @@ def test_errors_name_the_function_that_was_called(rng: np.random.Generator) -> N
         compute_encodings(model, dict(ranges))  # type: ignore[arg-type]
     with pytest.raises(QuantizationError, match=r"^compute_encodings: ranges are of another model"):
         compute_encodings(small_cnn(opset=18), ranges)
-    with pytest.raises(ArgumentTypeError, match=r"^Encodings: tensors\['x'\] must be an Encoding, got float"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"^Encodings: tensors\['x'\] must be an Encoding or FloatEncoding, got float"
+    ):
         Encodings({"x": 1.0}, "ab")  # type: ignore[dict-item]

@@ -137,7 +137,15 @@ def test_model_says_how_it_was_quantized(tmp_path: Path, rng: np.random.Generato
     [entry] = [p.value for p in qdq.metadata_props if p.key == "edgekern.quantization"]
     found = json.loads(entry)
     defaults = {"activations": "u8", "rounding": "filter_sum", "bias_correction": True}
-    defaults |= {"recipe": "mixed", "overrides": {}, "keep_float": [], "inputs": "float32", "outputs": "float32"}
+    defaults |= {
+        "recipe": "auto",
+        "overrides": {},
+        "keep_float": [],
+        "first_layer": None,
+        "last_layer": None,
+        "inputs": "float32",
+        "outputs": "float32",
+    }
     assert found["config"] == defaults
     assert found["ranges"]["method"] == "percentile"
     assert found["widened"] == {}

@@ -76,7 +76,7 @@ def test_a_rule_that_names_nothing_is_an_error(argument, rng):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"recipe": "w4a4"}, ArgumentValueError, r"one of \['mixed', 'w8a8', 'w8a16', .*, 'float32'\], got 'w4a4'"),
+        ({"recipe": "w4a4"}, ArgumentValueError, r"one of \['auto', 'mixed', .*, 'w8a8', .*, 'float32'\], got 'w4a4'"),
         ({"overrides": {"Conv": "int8"}}, ArgumentValueError, r"overrides\['Conv'\] must be one of .* got 'int8'"),
         ({"overrides": ["Conv"]}, ArgumentTypeError, "overrides must be a mapping from rules to recipes, got list"),
         ({"overrides": {3: "w8a8"}}, ArgumentTypeError, "a rule of overrides must be an operator's type .* got 3"),

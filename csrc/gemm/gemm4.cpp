@@ -11,7 +11,7 @@ namespace {
 
 /// The quantized rows as they lie in the scratch memory.
 struct Rows {
-  int8_t* q;       // [m][row_stride]
+  int8_t* q;       // [m][planes][row_stride]
   float* scale;    // [tiles][runs][rows of the tile]
   int32_t* start;  // [tiles][groups][rows of the tile]
 };
@@ -21,10 +21,13 @@ size_t runs_of(const PackedShape4& shape) { return ceil_div(shape.k, kW4Run); }
 /// Bytes from one quantized row to the next: k in whole vectors.
 size_t row_stride(const PackedShape4& shape) { return round_up(shape.k, kStrip); }
 
+/// Bytes of a value of x: those of a row lie in so many rows.
+size_t planes_of(const Gemm4Args& args) { return args.wide ? 2 : 1; }
+
 Rows rows_in(const Gemm4Args& args, uint8_t* scratch) {
   const PackedShape4& shape = args.b.shape;
   int8_t* const q = reinterpret_cast<int8_t*>(scratch);
-  float* const scale = reinterpret_cast<float*>(q + args.m * row_stride(shape));
+  float* const scale = reinterpret_cast<float*>(q + args.m * planes_of(args) * row_stride(shape));
   return {q, scale, reinterpret_cast<int32_t*>(scale + args.m * runs_of(shape))};
 }
 
@@ -41,15 +44,16 @@ constexpr size_t kFewRows = 10, kFewTileRows = 4;
 /// `height` is that of a register tile; the last one may be lower.
 void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
   const PackedShape4& shape = args.b.shape;
-  const size_t ldq = row_stride(shape), groups = shape.groups(), runs = runs_of(shape);
+  const size_t ldq = row_stride(shape), groups = shape.groups(), runs = runs_of(shape), planes = planes_of(args);
   const size_t rows_per_task = std::max<size_t>(1, kValuesPerTask / std::max<size_t>(1, shape.k));
   parallel_for(ceil_div(args.m, rows_per_task), rt.threads, [&](size_t task) {
     const size_t end = std::min(args.m, (task + 1) * rows_per_task);
     for (size_t m = task * rows_per_task; m < end; ++m) {
       const size_t tile = m / height * height, stride = std::min(height, args.m - tile);
-      rt.kernels->w4_quantize({args.x + m * args.ldx, shape.k, shape.group, args.scale_per_row, args.b.unit,
-                               rows.q + m * ldq, rows.scale + tile * runs + m - tile,
-                               rows.start + tile * groups + m - tile, stride});
+      int8_t* const q = rows.q + m * planes * ldq;
+      rt.kernels->w4_quantize({args.x + m * args.ldx, shape.k, shape.group, args.scale_per_row, args.b.unit, q,
+                               rows.scale + tile * runs + m - tile, rows.start + tile * groups + m - tile, stride,
+                               args.wide ? q + ldq : nullptr});
     }
   });
 }
@@ -58,12 +62,13 @@ void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, s
 
 bool gemm4_scratch_bytes(const Gemm4Args& args, size_t* out) {
   size_t padded = 0, bytes = 0;
-  // Scales and sums take 8 bytes for at least one group, so a second helping of the rows' bytes has room for both.
+  // Scales and sums take 8 bytes for at least one group, so one more helping of the rows' bytes has room for both.
   if (!checked_add(args.b.shape.k, kStrip, &padded) || !checked_mul(args.m, padded, &bytes) ||
-      !checked_mul(bytes, 2, &bytes)) {
+      !checked_mul(bytes, planes_of(args) + 1, &bytes)) {
     return false;
   }
-  *out = args.m * (row_stride(args.b.shape) + args.b.shape.groups() * (sizeof(float) + sizeof(int32_t)));
+  *out =
+      args.m * (planes_of(args) * row_stride(args.b.shape) + args.b.shape.groups() * (sizeof(float) + sizeof(int32_t)));
   return true;
 }
 
@@ -74,7 +79,8 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
   const size_t groups = shape.groups(), runs = runs_of(shape);
   const Rows rows = rows_in(args, scratch);
   // Row tiles of equal height: every one of them passes over the panel, which lies in L2 after the first.
-  const size_t most = args.m <= kFewRows ? std::min(kFewTileRows, rt.kernels->w4_tile_rows) : rt.kernels->w4_tile_rows;
+  const size_t planes = planes_of(args), tallest = rt.kernels->w4_tile_rows;
+  const size_t most = (args.m <= kFewRows ? std::min(kFewTileRows, tallest) : tallest) / planes;
   const size_t tiles = ceil_div(args.m, most), height = ceil_div(args.m, tiles);
   quantize_rows(rt, args, rows, height);
 
@@ -94,7 +100,8 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
       const size_t col = panel * kPanel;
       W4Tile tile{};
       tile.ldq = row_stride(shape);
-      tile.q = rows.q + row * tile.ldq;
+      tile.q = rows.q + row * planes * tile.ldq;
+      tile.wide = args.wide;
       tile.scale = rows.scale + row * runs;
       tile.start = rows.start + row * groups;
       tile.rows = std::min(height, row1 - row);
@@ -111,7 +118,7 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
     };
     size_t panel = part * panels / by_panels;
     const size_t end = (part + 1) * panels / by_panels;
-    if (args.m == 1) {  // the first half of the panels beside the second
+    if (args.m == 1 && !args.wide) {  // the first half of the panels beside the second
       const size_t each = (end - panel) / kW4GemvPanels;
       for (size_t i = 0; i < each; ++i) {
         W4Tile side_by_side[kW4GemvPanels];

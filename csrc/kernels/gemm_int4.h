@@ -20,8 +20,9 @@ struct W4Row {
   float unit;      // of the weights' scales
   int8_t* q;       // [k rounded up to kStrip], the rest zero
   float* scale;    // [runs], each times unit, `stride` apart as are the starts
-  int32_t* start;  // [groups], -8 * sum of the group's q: what the weights' +8 adds, taken back
+  int32_t* start;  // [groups], -8 * sum of the group's values: what the weights' +8 adds, taken back
   size_t stride;
+  int8_t* high = nullptr;  // where values have 16 bits, 256 * high + q: [k rounded up to kStrip], the rest zero
 };
 
 /// rows x one panel of C on 4-bit weights.
@@ -37,11 +38,12 @@ struct W4Tile {
   size_t ldc;         // bytes from row to row
   size_t cols;        // columns that are stored, <= kPanel
   size_t row0, col0;  // where the tile lies in the product
+  bool wide = false;  // every row of q has its high bytes behind it, ldq bytes apart
 };
 
 struct Int4Kernels {
-  size_t w4_tile_rows;  // best height of a w4_tile, its largest too
-  // As quantize_rows, over each run or the whole row: s8 on every ISA.
+  size_t w4_tile_rows;  // best height of a w4_tile, its largest too; a half of it where rows are wide
+  // As quantize_rows, over each run or the whole row: s8 on every ISA. Of 16 bits, in steps 256 times as small.
   void (*w4_quantize)(const W4Row& row);
   // y = sum over runs, ascending, of scale_q * the sum over their groups, ascending, of (float(dot) + offset *
   // float(sum q)) * scale_w, then plus bias and the rest of a real kind's epilogue.

@@ -7,6 +7,9 @@
 // Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one fused multiply-add a
 //            group, and one a run, in ascending order: the same bits on every ISA. Products of floats take the place of
 //            dot products on many cores, so a run, which is one scale of A, is several groups.
+// 16 bits    a value is 256 * high + low, both signed bytes: two dots, and 256 times the one plus the other, below
+// 2^27,
+//            is an int32 that becomes a float once.
 // Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile, and R x S sums of the run; where
 //            they do not fit the totals are in L1, touched once a run. One row takes two panels in turns of a run, for
 //            the reason in gemv.inl; with turns so long, four streams are slower than two.
@@ -23,6 +26,7 @@ namespace {
 constexpr size_t kLineBytes = kPanel * kOctet / 2;  // one octet of every column
 constexpr size_t kHalvesBytes = kPanel * 2;         // the scales of one group, or its offsets
 constexpr size_t kRunOctets = kW4Run / kOctet;
+constexpr float kW4Wide = 127 * 256;  // the largest value of 16 bits whose two bytes are signed, in whole steps of 8
 constexpr size_t kAheadBytes = 16 * kLineBytes;  // one row fetches a line of the octet so far ahead
 constexpr int kUnrolled = 4;                     // octets of the smallest group: its loop costs moves of every sum
 
@@ -32,9 +36,12 @@ EK_INLINE RowScale w4_scale(const float* x, size_t n) {
   return RowScale(max_lane(peak));
 }
 
-/// Returns the sum.
-EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const RowScale& scaled, int8_t* q) {
-  const F32 lo = set1_f32(-128.0f), hi = set1_f32(127.0f);  // a NaN and minus infinity reach lo
+/// Returns the sum. With `high`, in steps 256 times as small, to 127 * 256 at most.
+EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const RowScale& scaled, int8_t* q, int8_t* high) {
+  const bool wide = high != nullptr;
+  // A NaN and minus infinity reach lo.
+  const F32 lo = set1_f32(wide ? -kW4Wide : -128.0f), hi = set1_f32(wide ? kW4Wide : 127.0f);
+  const F32 finer = set1_f32(wide ? 256.0f : 1.0f);
   I32 sum = set1_i32(0);
   for (size_t i = 0; i < n; i += 2 * kStrip) {
     const size_t left = n - i;
@@ -44,9 +51,16 @@ EK_INLINE int32_t w4_quantize_group(const float* x, size_t n, const RowScale& sc
     unroll<2>([&](auto s) EK_LAMBDA {
       constexpr size_t at = decltype(s)::value * kStrip;
       if (left <= at) return;
-      const I32 code = rne_i32(clamp(y[s.value], lo, hi));
-      store_bytes(reinterpret_cast<uint8_t*>(q + i + at), code);
+      const I32 code = rne_i32(clamp(mul_f32(y[s.value], finer), lo, hi));
       sum = add_i32(sum, code);
+      if (!wide) return store_bytes(reinterpret_cast<uint8_t*>(q + i + at), code);
+      int32_t codes[kStrip];
+      store_i32(codes, code);
+      for (size_t lane = 0; lane < kStrip; ++lane) {
+        const int32_t upper = (codes[lane] + 128) >> 8;
+        high[i + at + lane] = static_cast<int8_t>(upper);
+        q[i + at + lane] = static_cast<int8_t>(codes[lane] - upper * 256);
+      }
     });
   }
   int32_t lanes[kStrip], total = 0;
@@ -61,17 +75,17 @@ void w4_quantize(const W4Row& row) {
   for (size_t first = 0, run = 0; first < row.k; first += kW4Run, ++run) {
     const size_t end = row.k - first < kW4Run ? row.k : first + kW4Run;
     if (!row.whole_row) by = w4_scale(row.x + first, end - first);
-    row.scale[run * row.stride] = by.scale * row.unit;
+    row.scale[run * row.stride] = (row.high == nullptr ? by.scale : by.scale * 0x1p-8f) * row.unit;
     for (size_t i = first; i < end; i += row.group, start += row.stride) {
       const size_t n = end - i < row.group ? end - i : row.group;
-      *start = -8 * w4_quantize_group(row.x + i, n, by, row.q + i);
+      *start = -8 * w4_quantize_group(row.x + i, n, by, row.q + i, row.high == nullptr ? nullptr : row.high + i);
     }
   }
 }
 
-/// R rows x S strips of P panels, from `strip` on, which take turns of one run. One row fetches what comes next into
-/// L2, as gemv does.
-template <bool kOffset, int R, int S, int P>
+/// R rows of B bytes a value x S strips of P panels, from `strip` on, which take turns of one run. One row fetches what
+/// comes next into L2, as gemv does.
+template <bool kOffset, int R, int B, int S, int P>
 EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
   const W4Tile& t = tiles[0];  // what all panels share
   const size_t ldq = t.ldq;
@@ -100,9 +114,9 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
       for (size_t rest = run; rest != 0; group_start += R) {
         const size_t octets = rest < t.octets_per_group ? rest : t.octets_per_group;
         rest -= octets;
-        I32 acc[R][S];
-        unroll<R>([&](auto r) EK_LAMBDA {
-          const I32 first = set1_i32(group_start[r.value]);
+        I32 acc[R * B][S];  // of a row, its low bytes and then its high ones
+        unroll<R * B>([&](auto r) EK_LAMBDA {
+          const I32 first = set1_i32(r.value % B == 0 ? group_start[r.value / B] : 0);
           unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
         });
         const auto multiply = [&]() EK_LAMBDA {
@@ -110,13 +124,13 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
           if (R == 1) __builtin_prefetch(line + kAheadBytes, 0, 2);
           Line w[S];
           unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = low_nibbles(load_line(line + s.value * 64)); });
-          unroll<R>([&](auto r) EK_LAMBDA {
+          unroll<R * B>([&](auto r) EK_LAMBDA {
             const Quad quad = load_quad(x + r.value * ldq);
             unroll<S>([&](auto s)
                           EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
           });
           unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = high_nibbles(load_line(line + s.value * 64)); });
-          unroll<R>([&](auto r) EK_LAMBDA {
+          unroll<R * B>([&](auto r) EK_LAMBDA {
             const Quad quad = load_quad(x + r.value * ldq + kOctet / 2);
             unroll<S>([&](auto s)
                           EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], quad, w[s.value]); });
@@ -133,7 +147,9 @@ EK_INLINE void w4_strips(const W4Tile* tiles, const Epilogue& e, size_t strip) {
         unroll<S>([&](auto s) EK_LAMBDA {
           const F32 scale = load_f16(halves + s.value * kStrip);
           unroll<R>([&](auto r) EK_LAMBDA {
-            F32 dot = to_f32(acc[r.value][s.value]);
+            I32 whole = acc[r.value * B][s.value];
+            if (B == 2) whole = add_i32(whole, shift_left<8>(acc[r.value * B + B - 1][s.value]));
+            F32 dot = to_f32(whole);
             if (kOffset) {
               // start is -8 * sum(q): its eighth is exact.
               const float sum_q = static_cast<float>(group_start[r.value]) * -0.125f;
@@ -175,10 +191,10 @@ constexpr int w4_width(int rows) {
   return rows == 1 ? 4 : rows == 2 ? 2 : 1;
 }
 
-template <bool kOffset, int R>
+template <bool kOffset, int R, int B = 1>
 void w4_rows(const W4Tile& t, const Epilogue& e) {
-  constexpr int S = w4_width(R);
-  for (size_t strip = 0; strip * kStrip < t.cols; strip += S) w4_strips<kOffset, R, S, 1>(&t, e, strip);
+  constexpr int S = w4_width(R * B);
+  for (size_t strip = 0; strip * kStrip < t.cols; strip += S) w4_strips<kOffset, R, B, S, 1>(&t, e, strip);
 }
 
 /// Five rows of two strips keep their sums in registers, six spill them.
@@ -193,12 +209,22 @@ void w4_tile_of(const W4Tile& t, const Epilogue& e) {
   kRows[t.rows - 1](t, e);
 }
 
-void w4_tile(const W4Tile& t, const Epilogue& e) { t.has_offset ? w4_tile_of<true>(t, e) : w4_tile_of<false>(t, e); }
+template <bool kOffset>
+void w4_wide_of(const W4Tile& t, const Epilogue& e) {
+  constexpr void (*kRows[])(const W4Tile&, const Epilogue&) = {w4_rows<kOffset, 1, 2>, w4_rows<kOffset, 2, 2>,
+                                                               w4_rows<kOffset, kW4TileRows / 2, 2>};
+  kRows[t.rows - 1](t, e);
+}
+
+void w4_tile(const W4Tile& t, const Epilogue& e) {
+  if (t.wide) return t.has_offset ? w4_wide_of<true>(t, e) : w4_wide_of<false>(t, e);
+  t.has_offset ? w4_tile_of<true>(t, e) : w4_tile_of<false>(t, e);
+}
 
 template <bool kOffset>
 void w4_gemv_of(const W4Tile* t, const Epilogue& e) {
   constexpr int S = w4_width(1), kAtOnce = kTileStrips == S ? kW4GemvPanels : 1;
-  for (size_t p = 0; p < kW4GemvPanels; p += kAtOnce) w4_strips<kOffset, 1, S, kAtOnce>(t + p, e, 0);
+  for (size_t p = 0; p < kW4GemvPanels; p += kAtOnce) w4_strips<kOffset, 1, 1, S, kAtOnce>(t + p, e, 0);
 }
 
 void w4_gemv(const W4Tile* t, const Epilogue& e) { t->has_offset ? w4_gemv_of<true>(t, e) : w4_gemv_of<false>(t, e); }

@@ -90,7 +90,8 @@ inline Outputs add_float_products(SmallProgram& p) {
           floats.matmul(pairs, pairs),
           floats.attention(p.view(wise, {42, 18})),
           floats.gemm_groups(larger, 12, conv, 32, false),
-          floats.gemm_groups(p.input({1, 150}), 1, many, 128, true)};
+          floats.gemm_groups(p.input({1, 150}), 1, many, 128, true),
+          floats.gemm_groups(larger, 12, conv, 64, true, true)};
 }
 
 inline Outputs add_other_floats(SmallProgram& p) { return add_float_steps(p); }

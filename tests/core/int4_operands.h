@@ -45,8 +45,9 @@ inline RowScale scale_of(const float* x, size_t begin, size_t end) {
   return RowScale(peak);
 }
 
-/// The product of a row, quantized run by run or as a whole, and a column.
-inline float sum4(const Operands4& o, const float* x, size_t col, bool scale_per_row) {
+/// The product of a row, quantized run by run or as a whole, to 8 bits or to 16, and a column.
+inline float sum4(const Operands4& o, const float* x, size_t col, bool scale_per_row, bool wide = false) {
+  const float finer = wide ? 256.0f : 1.0f, least = wide ? -127.0f * 256.0f : -128.0f;
   const PackedShape4& s = o.shape;
   float y = 0, run_sum = 0;
   for (size_t g = 0; g < s.groups(); ++g) {
@@ -55,7 +56,7 @@ inline float sum4(const Operands4& o, const float* x, size_t col, bool scale_per
     const RowScale by = scale_per_row ? scale_of(x, 0, s.k) : scale_of(x, run_begin, run_end);
     int32_t dot = 0, sum = 0;
     for (size_t k = begin; k < end; ++k) {
-      const int32_t q = rne(clamp(x[k] * by.factor, -128.0f, 127.0f));
+      const int32_t q = rne(clamp(x[k] * by.factor * finer, least, 127.0f * finer));
       dot += q * o.w[k * s.n + col];
       sum += q;
     }
@@ -63,7 +64,7 @@ inline float sum4(const Operands4& o, const float* x, size_t col, bool scale_per
     if (s.asymmetric) term = std::fma(-o.zero_point[g * s.n + col], static_cast<float>(sum), term);
     run_sum = std::fma(term, o.scale[g * s.n + col] / o.unit, run_sum);
     if (end < run_end) continue;
-    y = std::fma(run_sum, by.scale * o.unit, y);
+    y = std::fma(run_sum, by.scale / finer * o.unit, y);
     run_sum = 0;
   }
   return y;

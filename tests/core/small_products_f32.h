@@ -140,7 +140,8 @@ class FloatProducts {
   }
 
   /// Rows that the step quantizes run by run, times 4-bit weights.
-  uint32_t gemm_groups(uint32_t x, int64_t rows, const FloatConv& c, int64_t group, bool zero_points) {
+  uint32_t gemm_groups(uint32_t x, int64_t rows, const FloatConv& c, int64_t group, bool zero_points,
+                       bool wide = false) {
     const size_t items = p_.expected[x].size() / sizeof(float), k = items / static_cast<size_t>(rows);
     const auto n = static_cast<size_t>(c.out_c);
     const uint32_t y = p_.tensor(c.dtype, {rows, c.out_c}, 0.05f, 3);
@@ -149,7 +150,7 @@ class FloatProducts {
     for (size_t j = 0; j < n; ++j) bias[j] = uniform(-1.0f, 1.0f);
     for (size_t at = 0; at < items; at += k) {
       for (size_t i = 0; i < k; ++i) row[i] = get(x, static_cast<int64_t>(at + i));
-      for (size_t j = 0; j < n; ++j) sums.push_back(sum4(o, row.data(), j, false));
+      for (size_t j = 0; j < n; ++j) sums.push_back(sum4(o, row.data(), j, false, wide));
     }
     const std::vector<uint32_t> blobs = {p_.blob(o.packed.data(), o.packed.size()),
                                          p_.blob(bias.data(), bias.size() * sizeof(float))};
@@ -159,6 +160,7 @@ class FloatProducts {
          {"columns", c.out_c},
          {"group", group},
          {"zero_points", zero_points},
+         {"activation_bits", wide ? 16 : 8},
          {"unit", o.unit}},
         blobs, bias, sums, y);
     return y;

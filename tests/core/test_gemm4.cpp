@@ -22,7 +22,7 @@ namespace {
 
 /// One element of C by the definition.
 float element(const Operands4& o, const Gemm4Args& args, size_t row, size_t col) {
-  float y = sum4(o, args.x + row * args.ldx, col, args.scale_per_row);
+  float y = sum4(o, args.x + row * args.ldx, col, args.scale_per_row, args.wide);
   if (args.epilogue.bias != nullptr) y = y + args.epilogue.bias[col];
   return clamp_real(y, args.epilogue.lo, args.epilogue.hi);
 }
@@ -52,8 +52,10 @@ TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per
           for (auto& v : x) v = uniform(-3.0f, 3.0f) * (uniform(0, 20) == 0 ? 30.0f : 1.0f);
           for (auto& v : bias) v = uniform(-5.0f, 5.0f);
           Guarded<float> guarded_x(x), guarded_bias(bias), c(s.m * s.n);
-          for (const int threads : {1, 2}) {
+          for (const int run : {0, 1, 2, 3}) {
+            const int threads = 1 + run % 2;
             Gemm4Args args;
+            args.wide = run >= 2;
             args.m = s.m;
             args.x = guarded_x.data();
             args.ldx = s.k;

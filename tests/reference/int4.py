@@ -61,16 +61,18 @@ def product(
     group_size: int,
     *,
     per_row: bool = False,
+    wide: bool = False,
 ) -> Float32:
-    """Scales as they are stored, in multiples of ``unit``."""
+    """Scales as they are stored, in multiples of ``unit``; of rows of 8 bits, or of 16."""
     w_scale = scale.astype(np.float32)
-    q, x_scale = dynamic_quantize(x)
+    rows_of = sixteen_bits if wide else dynamic_quantize
+    q, x_scale = rows_of(x)
     y = np.zeros((x.shape[0], w.shape[1]), np.float32)
     with np.errstate(all="ignore"):
         for first in range(0, x.shape[1], RUN):
             end = min(x.shape[1], first + RUN)
             if not per_row:
-                q[:, first:end], x_scale = dynamic_quantize(x[:, first:end])
+                q[:, first:end], x_scale = rows_of(x[:, first:end])
             total = np.zeros_like(y)
             for begin in range(first, end, group_size):
                 g, part = begin // group_size, slice(begin, min(end, begin + group_size))
@@ -82,6 +84,19 @@ def product(
                 total = fma(dot, w_scale[g], total)
             y = fma(total, x_scale[:, None] * unit, y)
     return y
+
+
+def sixteen_bits(x: Float32) -> tuple[npt.NDArray[np.int16], Float32]:
+    """Rows as :func:`dynamic_quantize` has them, in steps 256 times as small; what is no number becomes the least."""
+    with np.errstate(all="ignore"):
+        peak = np.nan_to_num(np.abs(x), nan=0, posinf=np.inf).max(axis=1, initial=0)
+        one, levels, zeros = np.float32(1), np.float32(127), peak < np.float32(2**-110)
+        scale, factor = np.where(zeros, one, peak / levels), np.where(zeros, one, levels / peak)
+        steps = np.where(np.isinf(peak)[:, None] & np.isfinite(x), np.float32(0), x * factor[:, None] * np.float32(256))
+        steps = np.where(np.isinf(x), x, steps)
+        most = 127 * 256
+        codes = np.nan_to_num(np.rint(steps), nan=-most).clip(-most, most).astype(np.int16)
+        return codes, (scale / np.float32(256)).astype(np.float32)
 
 
 def unpack(

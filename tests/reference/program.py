@@ -116,7 +116,8 @@ class Machine:
             self.blob(step, 0, "u1"), n, k, group, asymmetric=bool(step.arguments["zero_points"])
         )
         unit = np.float32(step.arguments["unit"])
-        product = int4.product(x[0].reshape(rows, k), values, scale, unit, zero, group)
+        wide = step.arguments["activation_bits"] == 16
+        product = int4.product(x[0].reshape(rows, k), values, scale, unit, zero, group, wide=wide)
         return products_f32.finish(self, step, product, self.blob(step, 1, "<f4")[:n], y)
 
     def matrix(self, step: Any, at: int, k: int, n: int) -> Array:

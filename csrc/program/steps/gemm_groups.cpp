@@ -14,8 +14,9 @@ namespace {
 
 struct GemmGroups {
   size_t rows = 0, k = 0, columns = 0, group = 0;
-  bool zero_points = false;  // of groups
-  float unit = 0;            // of scales
+  bool zero_points = false;    // of groups
+  size_t activation_bits = 8;  // of the rows that are quantized
+  float unit = 0;              // of scales
   RealEpilogue epilogue;
 
   template <typename Arguments>
@@ -25,6 +26,7 @@ struct GemmGroups {
     a.size("columns", columns, 1);
     a.size("group", group);
     a.flag("zero_points", zero_points);
+    a.size("activation_bits", activation_bits);
     a.real("unit", unit);
     epilogue.each(a);
   }
@@ -35,6 +37,7 @@ struct GemmGroups {
   Status check(const ProgramIndex& index, const Step& step) const {
     if (!has(step, step.in.size() == 2 ? 2 : 1, 2)) return bad_step(step, "wrong number of operands");
     if (group != 32 && group != 64 && group != 128) return bad_step(step, "groups are 32, 64 or 128 values");
+    if (activation_bits != 8 && activation_bits != 16) return bad_step(step, "rows have 8 or 16 bits");
     if (!std::isnormal(unit) || unit < 0) return bad_step(step, "damaged unit of scales");
     EK_RETURN_IF_ERROR(check_real_rows(index, step, rows, k, columns));
     size_t weights = 0, scratch = 0;
@@ -70,6 +73,7 @@ struct GemmGroups {
     args.m = rows;
     args.ldx = k;
     args.b = {packed(), nullptr, unit};
+    args.wide = activation_bits == 16;
     return args;
   }
 };

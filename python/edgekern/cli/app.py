@@ -31,6 +31,20 @@ Shape = Annotated[
         "16|128. Repeatable.",
     ),
 ]
+# Those of edgekern.quantization.config, which takes a second to import.
+Recipe = Literal[
+    "w8a8",
+    "w8a16",
+    "w8a8-dynamic",
+    "w4a8-g32",
+    "w4a8-g64",
+    "w4a8-g128",
+    "w4a16-g32",
+    "w4a16-g64",
+    "w4a16-g128",
+    "float32",
+]
+ModelRecipe = Literal["auto", "mixed", "performance", "accuracy", Recipe]
 _READ = ".npz, .npy, .bin, .wav, text, or a folder of such files or of pictures"
 Data = Annotated[list[Path], typer.Argument(exists=True, help=_READ)]
 SomeData = Annotated[list[Path] | None, typer.Argument(exists=True, help=f"{_READ}; default: random numbers")]
@@ -70,15 +84,18 @@ def quantize(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the QDQ model goes (ONNX).")],
     ranges: Annotated[
         Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8-dynamic and float32 need none."),
+        typer.Argument(
+            exists=True, dir_okay=False, help="Of edgekern calibrate; w8a8-dynamic, w4a... and float32 need none."
+        ),
     ] = None,
     recipe: Annotated[
-        Literal["mixed", "w8a8", "w8a16", "w8a8-dynamic", "float32"],
+        ModelRecipe,
         typer.Option(
-            help="Of nodes that no override names. w8a8-dynamic scales each row as it comes, without ranges; mixed "
-            "does so where the ranges say that w8a8 would lose too much."
+            help="Of nodes that no override names. w8a8-dynamic and w4a... scale each row as it comes, without ranges; "
+            "auto does so where the ranges say that w8a8 would lose too much; mixed, performance and accuracy go by "
+            "what a layer is (attention, convolution, ...)."
         ),
-    ] = "mixed",
+    ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
     override: Annotated[
         list[str] | None,
@@ -90,6 +107,10 @@ def quantize(
     keep_float: Annotated[
         list[str] | None, typer.Option(metavar="RULE", help="Nodes that stay float32. Repeatable.")
     ] = None,
+    first: Annotated[
+        Recipe | None, typer.Option(help="A recipe for the first layer with weights, where no rule names it.")
+    ] = None,
+    last: Annotated[Recipe | None, typer.Option(help="The same for the last layer.")] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(metavar="TYPE or NAME=TYPE", help="uint8 or int8: callers give codes. Of one input: repeatable."),
@@ -103,7 +124,7 @@ def quantize(
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
-    rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [])
+    rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [], first, last)
     done = toolkit.quantize(
         model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape, plan=plan
     )

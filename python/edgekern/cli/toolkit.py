@@ -13,7 +13,7 @@ from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
-from edgekern.quantization.config import ModelRecipe
+from edgekern.quantization.config import ModelRecipe, Recipe
 
 
 def quickstart(save: Path | None) -> str:
@@ -21,12 +21,14 @@ def quickstart(save: Path | None) -> str:
 
 
 class Rules(NamedTuple):
-    """What stays float32 and what becomes bytes, as the command line has it: RULE=RECIPE, rules, NAME=TYPE or types."""
+    """What has which recipe, and what becomes bytes, as the command line has it: RULE=RECIPE, rules, NAME=TYPE."""
 
     overrides: Sequence[str] = ()
     keep_float: Sequence[str] = ()
     inputs: Sequence[str] = ()
     outputs: Sequence[str] = ()
+    first_layer: Recipe | None = None
+    last_layer: Recipe | None = None
 
 
 def quantize(
@@ -34,7 +36,7 @@ def quantize(
     ranges: Path | None,
     output: Path,
     *,
-    recipe: ModelRecipe = "mixed",
+    recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
     rules: Rules | None = None,
     shapes: list[str] | None = None,
@@ -54,6 +56,8 @@ def quantize(
         activations=activations,
         overrides=overrides,
         keep_float=rules.keep_float,
+        first_layer=rules.first_layer,
+        last_layer=rules.last_layer,
         inputs=_borders(rules.inputs),
         outputs=_borders(rules.outputs),
     )

@@ -26,22 +26,30 @@ from edgekern.graph.values import (
     text_attribute,
 )
 
-_KEY, _VALUE = "edgekern.activations", "dynamic"
+_KEY = "edgekern.activations"
+_VALUES = {8: "dynamic", 16: "dynamic16"}  # by the bits of a row's codes
 # Sums of so many products stay below 2**31: of two signed 8-bit numbers, and of one that is less a zero point by one.
 DEEPEST, DEEPEST_SPANS = 2**17 - 1, (2**31 - 1) // (255 * 128)
 _PEEPHOLES = 7  # which input of an LSTM
 
 
-def mark_dynamic(node: ir.Node | onnx.NodeProto) -> None:
+def mark_dynamic(node: ir.Node | onnx.NodeProto, bits: int = 8) -> None:
+    """Let a product quantize its rows by itself: to 8 bits or, by 4-bit weights alone, to 16."""
     if isinstance(node, ir.Node):
-        node.metadata_props[_KEY] = _VALUE
+        node.metadata_props[_KEY] = _VALUES[bits]
     else:
-        node.metadata_props.add(key=_KEY, value=_VALUE)
+        node.metadata_props.add(key=_KEY, value=_VALUES[bits])
 
 
 def is_marked(node: onnx.NodeProto) -> bool:
     """Whether a node of a file is to quantize its rows by itself; :func:`is_dynamic` knows whether it can."""
-    return any(entry.key == _KEY and entry.value == _VALUE for entry in node.metadata_props)
+    return any(entry.key == _KEY and entry.value in _VALUES.values() for entry in node.metadata_props)
+
+
+def row_bits(node: ir.Node) -> int:
+    """How many bits the rows of a product that is marked so get; 0 of others."""
+    value = node.metadata_props.get(_KEY)
+    return next((bits for bits, word in _VALUES.items() if word == value), 0)
 
 
 def weight_inputs(node: ir.Node) -> tuple[int, ...]:
@@ -65,7 +73,7 @@ def takes_rows(node: ir.Node) -> bool:
         return _reads_windows_side_by_side(node, weights[0][2:]) and math.prod(weights[0][1:]) <= DEEPEST
     if int_attribute(node, "transA", 0) or float_attribute(node, "alpha", 1.0) <= 0:  # no scale is negative, or zero
         return False
-    return len(weights[0]) == 2 and weights[0][_depth_axis(node)] <= DEEPEST
+    return len(weights[0]) == 2 and weights[0][depth_axis(node)] <= DEEPEST
 
 
 def _reads_windows_side_by_side(node: ir.Node, kernel: tuple[int, ...]) -> bool:
@@ -93,10 +101,10 @@ def is_dynamic(node: ir.Node) -> bool:
 
 def dynamic_weights(node: ir.Node) -> Weights | None:
     """The int8 weights of a matrix product that is marked so, (k, columns) with a scale a column; None of others."""
-    if node.metadata_props.get(_KEY) != _VALUE or node.op_type in RECURRENT or not takes_rows(node):
+    if row_bits(node) != 8 or node.op_type in RECURRENT or not takes_rows(node):
         return None
     weights = quantized_weights(node.inputs[1])
-    columns = 0 if node.op_type == "Conv" else 1 - _depth_axis(node)
+    columns = 1 - depth_axis(node)
     if isinstance(weights, str) or (weights.scale.size > 1 and weights.axis != columns):
         return None
     values = weights.values.reshape(len(weights.values), -1)
@@ -104,14 +112,14 @@ def dynamic_weights(node: ir.Node) -> Weights | None:
 
 
 def group_weights(node: ir.Node) -> GroupWeights | None:
-    """The 4-bit weights, with a scale a group, of a Gemm or MatMul that is marked so; None of others."""
-    marked = node.metadata_props.get(_KEY) == _VALUE and node.op_type in ("Gemm", "MatMul") and takes_rows(node)
-    return group_weights_behind(node.inputs[1], _depth_axis(node)) if marked else None
+    """The 4-bit weights, (k, columns) with a scale a group, of a product that is marked so; None of others."""
+    marked = row_bits(node) and node.op_type not in RECURRENT and takes_rows(node)
+    return group_weights_behind(node.inputs[1], depth_axis(node)) if marked else None
 
 
 def dynamic_gates(node: ir.Node) -> tuple[Weights, Weights] | None:
     """The same of an LSTM, GRU or RNN, (directions, rows, k) with a scale a row: of its input, and of its state."""
-    if node.metadata_props.get(_KEY) != _VALUE or node.op_type not in RECURRENT or not takes_rows(node):
+    if row_bits(node) != 8 or node.op_type not in RECURRENT or not takes_rows(node):
         return None
     of_input, of_state = (_rows_of_gates(node.inputs[at]) for at in weight_inputs(node))
     return None if of_input is None or of_state is None else (of_input, of_state)
@@ -133,5 +141,6 @@ def _rows_of_gates(value: ir.Value | None) -> Weights | None:
     return Weights(weights.values.reshape(shape), scale, 1)
 
 
-def _depth_axis(node: ir.Node) -> int:
-    return 1 if int_attribute(node, "transB", 0) else 0
+def depth_axis(node: ir.Node) -> int:
+    """Along which axis of its weights a Gemm or MatMul sums; a Conv along all but the first, as one."""
+    return 1 if node.op_type == "Conv" or int_attribute(node, "transB", 0) else 0

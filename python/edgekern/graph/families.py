@@ -93,6 +93,11 @@ SAME_VALUES = RESHAPES | {"Transpose"}
 MOVES = SAME_VALUES | {"Slice", "Pad", "Split"}
 PICKS = frozenset({"DepthToSpace", "SpaceToDepth", "Expand", "Gather", "Tile"})  # the first operand's elements, as well
 RESIZES = frozenset({"Resize"})
+# What attention is made of beside a Softmax, how operators are called that are all of it, and a table's look-up.
+OF_ACTIVATIONS = frozenset({"MatMul", "Einsum"})
+ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention"})
+CARRIED = MOVES | {"Cast", "Dropout"}
+LOOKUP = "Gather"
 # A front end's: what makes a number small or large by powers of ten, and what leads to such a number.
 COMPRESSIONS = frozenset({"Log", "ReduceLogSum", "ReduceLogSumExp"})
 POWERS = frozenset({"Pow", "Abs", "Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"})

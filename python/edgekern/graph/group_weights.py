@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.graph.values import constant, int_attribute
+from edgekern.graph.values import constant, int_attribute, ints_attribute, shape_of
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 _GROUPS = (32, 64, 128)  # that kernels have
 _UNSIGNED = frozenset({"uint2", "uint4", "uint8"})
+_NARROW = frozenset({"int2", "uint2", "int4", "uint4"})
 _TYPES = _UNSIGNED | {"int2", "int4", "int8"}
 
 
@@ -35,19 +36,47 @@ class GroupWeights:
 
 
 def group_weights_behind(value: ir.Value | None, depth: int) -> GroupWeights | None:
-    """Those of a constant matrix behind a DequantizeLinear whose blocks lie along axis ``depth``; None of others."""
+    """Those of constant weights behind a DequantizeLinear whose groups lie along axis ``depth``; None of others.
+
+    Its blocks are the groups. Or, where no operator has blocks yet, its rows are, and a Reshape gives each column of
+    the product its groups. Behind a Reshape columns are the first axis of the weights, and all others are the depth.
+    """
     maker = None if value is None else value.producer()
+    if maker is not None and maker.op_type == "Transpose" and ints_attribute(maker, "perm", [1, 0]) == [1, 0]:
+        maker, depth = _maker(maker), 1 - depth
+    columns = None
+    if maker is not None and maker.op_type == "Reshape":
+        shape = shape_of(maker.outputs[0])
+        if not shape or depth != 1:
+            return None
+        maker, columns = _maker(maker), shape[0]
     if maker is None or maker.op_type != "DequantizeLinear":
         return None
     codes, scale, zero = (constant(given) for given in [*maker.inputs, None][:3])
-    block = int_attribute(maker, "block_size", 0)
-    if codes is None or scale is None or codes.ndim != 2 or int_attribute(maker, "axis", 1) % 2 != depth:
+    if codes is None or scale is None or codes.ndim != 2:
         return None
     if zero is None and len(maker.inputs) > 2 and maker.inputs[2] is not None:
         return None
+    block, axis = int_attribute(maker, "block_size", 0), int_attribute(maker, "axis", 1) % 2
+    if block == 0:
+        if not columns or axis != 0 or codes.dtype.name not in _NARROW or len(codes) % columns:
+            return None
+        if scale.shape != codes.shape[:1] or (zero is not None and zero.shape != scale.shape):
+            return None
+        block = codes.shape[1]
+        codes, scale, zero = (None if part is None else part.reshape(columns, -1) for part in (codes, scale, zero))
+    elif axis != depth or (columns is not None and len(codes) != columns):
+        return None
     if depth == 1:
-        codes, scale, zero = codes.T, scale.T, None if zero is None else zero.T
+        codes, scale, zero = (None if part is None else part.T for part in (codes, scale, zero))
+    assert codes is not None
+    assert scale is not None
     return grouped(codes, scale, zero, block)
+
+
+def _maker(node: ir.Node) -> ir.Node | None:
+    source = node.inputs[0]
+    return None if source is None else source.producer()
 
 
 def _fit_one_unit(scale: Array) -> bool:

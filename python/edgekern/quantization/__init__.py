@@ -5,7 +5,7 @@ Needs ``edgekern[toolkit]``.
 
 from edgekern.quantization.choose_method import choose_method
 from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.encodings import Encoding, Encodings
+from edgekern.quantization.encodings import Encoding, Encodings, FloatEncoding
 from edgekern.quantization.plan import Choice, Plan, plan_of
 from edgekern.quantization.quantize_model import compute_encodings, quantize
 
@@ -13,6 +13,7 @@ __all__ = [
     "Choice",
     "Encoding",
     "Encodings",
+    "FloatEncoding",
     "Plan",
     "QuantConfig",
     "choose_method",

@@ -18,7 +18,7 @@ from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
 from edgekern.quantization.rules import is_wide
-from edgekern.quantization.schemes import encode_range
+from edgekern.quantization.schemes import affine_signed, encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
 
@@ -66,7 +66,7 @@ def quantize_layer(
     assert weights is not None
     for value, array in ((weights_value, weights), (bias_value, bias)):
         if value is not None and array is not None:
-            _require_finite(node, value, array, function)
+            require_finite(node, value, array, function)
     layer = quantize_weights(
         weights[:, None] if weights.ndim == 1 else weights,
         layout_of(node, max(weights.ndim, 2)),
@@ -88,7 +88,7 @@ def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method],
     """The constant weights of a product whose rows get their scales as they come; its bias stays float32."""
     values = float_constant(weights)
     assert values is not None
-    _require_finite(node, weights, values, function)
+    require_finite(node, weights, values, function)
     rows = Encoding(1.0, signed=True)
     return quantize_weights(values, layout_of(node, values.ndim), rows, methods=methods, takes_bias=False)
 
@@ -97,7 +97,7 @@ def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], 
     """The same of an LSTM, GRU or RNN: of every direction, each row of each gate has a scale."""
     values = float_constant(weights)
     assert values is not None
-    _require_finite(node, weights, values, function)
+    require_finite(node, weights, values, function)
     directions, rows, k = values.shape
     inputs = Encoding(1.0, signed=True)
     layer = quantize_weights(values.reshape(-1, k), WeightLayout(0, 1), inputs, methods=methods, takes_bias=False)
@@ -109,7 +109,18 @@ def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], 
     return replace(layer, values=layer.values.reshape(values.shape), encoding=encoding)
 
 
-def _require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function: str) -> None:
+def encode_table(node: ir.Node, *, function: str) -> tuple[ir.Value, Encoding]:
+    """The constant table of floats that a Gather takes rows out of, and one scale for all of it, of 16 bits."""
+    table = node.inputs[0]
+    values = float_constant(table)
+    assert table is not None
+    assert values is not None
+    require_finite(node, table, values, function)
+    return table, affine_signed(float(values.min(initial=0)), float(values.max(initial=0)), 16)
+
+
+def require_finite(node: ir.Node, value: ir.Value, array: FloatArray, function: str) -> None:
+    """Raise a QuantizationError where a weight or bias is none."""
     if not np.isfinite(array).all():
         raise QuantizationError(f"{function}: {node.op_type} {node.outputs[0].name!r}: {value.name!r} holds NaN or Inf")
 

@@ -1,4 +1,4 @@
-"""The recipe "mixed": for each product, what calibration shows to suit it.
+"""The recipe "auto": for each product, what calibration shows to suit it.
 
 One scale for a tensor is chosen for its largest values. Where few are large (the outliers of transformers), the rest is
 rounded to noise, and the product carries that noise into everything behind. How much is known before anything runs: the
@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.calibration import Ranges
+from edgekern.calibration import Ranges, TensorRange
 from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS, RECURRENT
 from edgekern.graph.prices import float_price
 from edgekern.graph.values import float_attribute, float_constant, int_attribute, is_float_constant
+from edgekern.quantization.regions import reads_convolution, regions
 from edgekern.quantization.rules import give, is_kept, is_named, is_wide
 
 # A region with a product under it multiplies by rows. Ordinary products have 35 dB and more.
@@ -40,11 +41,11 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
     *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
     most for a multiply-add goes to float32, or by rows where it reads each number once.
     """
-    for region in _regions(graph):
+    for region in regions(graph):
         products = [node for node in region if node in results and node.op_type in PRODUCTS and not is_named(node)]
         rows = [node for node in products if takes_rows(node)]
         lossy = any((db := results[node]) is not None and db < ROWS_DB for node in rows)
-        if rows and (lossy or not any(map(_reads_convolution, region))):
+        if rows and (lossy or not any(map(reads_convolution, region))):
             for node in region:
                 if not is_named(node):
                     give(node, "w8a8-dynamic" if node in rows else "float32")
@@ -62,16 +63,11 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
         total -= errors[node]
 
 
-def _reads_convolution(node: ir.Node) -> bool:
-    makers = (value.producer() for value in node.inputs if value is not None)
-    return any(maker is not None and maker.op_type in CONVOLUTIONS for maker in makers)
-
-
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
     """For each product by constant weights, the signal to noise of its result where its input and they are rounded.
 
-    As calibration chose, and in steps of each column; the errors count as white. None where the ranges do not know, and
-    of recurrent layers.
+    As calibration chose, and in steps of each column; the errors count as white, but for channels that are always 0,
+    which bring none, whatever their weights. None where the ranges do not know, and of recurrent layers.
     """
     products = (node for node in graph if node.domain == "" and node.op_type in PRODUCTS | RECURRENT)
     return {
@@ -95,40 +91,37 @@ def _result_db(node: ir.Node, ranges: Ranges) -> float | None:
         outputs = weights.shape[0]
     elif node.op_type == "ConvTranspose":
         outputs = weights.shape[1] * int_attribute(node, "group", 1)
-    flat = weights.reshape(-1)
+    live = _live(node, read, weights)
+    flat = (weights if live is None else weights * live).reshape(-1)
     energy = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / outputs
-    noise = (read.noise * energy + (read.power or 0.0) * _rounding(node, weights) / outputs) * (
-        float_attribute(node, "alpha", 1.0) ** 2
-    )
+    noise = read.noise * energy + (read.power or 0.0) * _rounding(node, weights, live) / outputs
+    if live is not None:  # what calibration measured is the mean of all channels
+        noise *= live.size / max(int(live.sum()), 1)
+    noise *= float_attribute(node, "alpha", 1.0) ** 2
     return 10 * math.log10(made.power / noise) if noise > 0 else math.inf
 
 
-def _rounding(node: ir.Node, weights: npt.NDArray[np.float32]) -> float:
-    """The energy that rounding adds to all weights: a twelfth of the square of each one's step."""
+def _live(node: ir.Node, read: TensorRange, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    """1 for each weight of a Conv that meets more than zeros, 0 for the others; None where all do.
+
+    A channel of values that are never negative and whose mean is 0 holds nothing else. Depthwise layers have huge
+    weights there, once a BatchNormalization is folded into them.
+    """
+    means = read.channel_means
+    if node.op_type != "Conv" or means is None or read.lo < 0 or 0.0 not in means:
+        return None
+    groups = int_attribute(node, "group", 1)
+    by_group = (np.array(means) != 0).astype(np.float32).reshape(groups, 1, -1)
+    rows = np.broadcast_to(by_group, (groups, len(weights) // groups, by_group.shape[-1])).reshape(len(weights), -1)
+    return np.broadcast_to(rows.reshape(*rows.shape, *[1] * (weights.ndim - 2)), weights.shape)
+
+
+def _rounding(node: ir.Node, weights: npt.NDArray[np.float32], live: npt.NDArray[np.float32] | None) -> float:
+    """The energy that rounding adds to all weights that are live: a twelfth of the square of each one's step."""
     axis = 1 - int_attribute(node, "transB", 0) if node.op_type in ("Gemm", "MatMul") else 0
     axis = 1 if node.op_type == "ConvTranspose" else axis
     axis = min(axis, weights.ndim - 1)
     others = tuple(at for at in range(weights.ndim) if at != axis)
     steps = np.abs(weights).max(axis=others, initial=0).astype(np.float64) / 127
-    return float((steps**2).sum()) / 12 * (weights.size / max(len(steps), 1))
-
-
-def _regions(graph: ir.Graph) -> list[set[ir.Node]]:
-    """Nodes that hang together by what they give one another, convolutions left out."""
-    left = {node for node in graph if node.op_type not in CONVOLUTIONS}
-    regions = []
-    for start in graph:
-        if start not in left:
-            continue
-        left.discard(start)
-        region, waiting = set[ir.Node](), [start]
-        while waiting:
-            node = waiting.pop()
-            region.add(node)
-            makers = {value.producer() for value in node.inputs if value is not None}
-            readers = {use.node for value in node.outputs for use in value.uses()}
-            near = [other for other in makers | readers if other in left]
-            left.difference_update(near)
-            waiting += near
-        regions.append(region)
-    return regions
+    counts = weights.size / max(len(steps), 1) if live is None else live.sum(axis=others, dtype=np.float64)
+    return float((steps**2 * counts).sum()) / 12

@@ -8,8 +8,10 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
-Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", "float32"]
-ModelRecipe = Literal["mixed", Recipe]
+GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
+Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
+RoleRecipe = Literal["mixed", "performance", "accuracy"]
+ModelRecipe = Literal["auto", RoleRecipe, Recipe]
 Border = Literal["float32", "uint8", "int8"]
 Borders = Border | Mapping[str, Border]
 
@@ -30,20 +32,27 @@ class QuantConfig:
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
-    recipe : "mixed", "w8a8", "w8a16", "w8a8-dynamic" or "float32"
+    recipe : str
         How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a16"``: on 8-bit
         weights and activations of 16 bits, which all tensors have that such a node makes or reads. ``"w8a8-dynamic"``:
         on 8-bit weights and rows of activations that each get their own scale as they come, which no calibration
         foresees (Gemm and MatMul by constants, Convs whose windows lie side by side, LSTM, GRU and RNN; all else in
-        float32). ``"float32"``. ``"mixed"``:
-        ``"w8a8"``, but ``"w8a8-dynamic"`` or ``"float32"`` where calibration saw that one scale a tensor would lose
-        too much (:mod:`edgekern.quantization.choose_recipes`).
+        float32). ``"w4a8-g32"``: the same by 4-bit weights with a scale for each group of 32 along the depth (also
+        ``-g64``, ``-g128``); recurrent layers have 8-bit weights, and other Convs are ``"w8a8"`` where there are
+        ranges. ``"w4a16-g128"`` (``-g32``, ``-g64``): the same with rows of 16 bits. ``"float32"``.
+        ``"auto"``: ``"w8a8"``, but ``"w8a8-dynamic"`` or ``"float32"`` where calibration saw that one scale a tensor
+        would lose too much (:mod:`edgekern.quantization.choose_recipes`).
+        ``"mixed"``, ``"performance"``, ``"accuracy"``: by what a layer is in its model
+        (:mod:`edgekern.quantization.roles`).
     overrides : mapping
         A recipe for the nodes that a rule names: ``{"/head/*": "float32", "LSTM": "float32"}``. A rule is the type
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its
         first output). Where several rules name a node, the last one counts.
     keep_float : sequence of str
         Rules for nodes that stay float32, whatever ``overrides`` say.
+    first_layer, last_layer : str, optional
+        A recipe for the first and the last layer with constant weights, in the order of the model, where no rule names
+        it.
     inputs, outputs : "float32", "uint8", "int8", or a mapping
         What callers give and take: floats, or codes of 8 bits whose scale and zero point the session states. One type
         for all float inputs (outputs), or a mapping from names to types, which leaves the others float32. An input
@@ -58,9 +67,11 @@ class QuantConfig:
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
     bias_correction: bool = True
-    recipe: ModelRecipe = "mixed"
+    recipe: ModelRecipe = "auto"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
     keep_float: Sequence[str] = ()
+    first_layer: Recipe | None = None
+    last_layer: Recipe | None = None
     inputs: Borders = field(default="float32", hash=False)
     outputs: Borders = field(default="float32", hash=False)
 
@@ -80,6 +91,9 @@ class QuantConfig:
             raise ArgumentTypeError(f"QuantConfig: keep_float must be a list of rules, got {self.keep_float!r}")
         for rule in self.keep_float:
             _require_rule(rule, "keep_float")
+        for argument in ("first_layer", "last_layer"):
+            if (layer := getattr(self, argument)) is not None:
+                _require_choice(layer, argument, get_args(Recipe))
         for argument in ("inputs", "outputs"):
             object.__setattr__(self, argument, _checked_borders(getattr(self, argument), argument))
         object.__setattr__(self, "overrides", dict(self.overrides))

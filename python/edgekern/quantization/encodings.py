@@ -17,6 +17,9 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError, QuantizationE
 MIN_SCALE = float(np.finfo(np.float32).tiny)
 MAX_SCALE = float(np.finfo(np.float32).max)
 
+_WIDTHS = (*range(2, 9), 16)  # bits of a code
+_FLOATS: Mapping[int, type[np.floating]] = {16: np.float16, 32: np.float32}
+
 _FORMAT = "edgekern.encodings"
 _VERSION = 1
 
@@ -35,8 +38,8 @@ class Encoding:
         Of shape (), (channels,), or that of the tensor with ``axis`` counted in groups, the last of which may be short.
         Kept as float32; a positive, normal one, neither infinite nor NaN.
     zero_point : int or array of them, optional. One for all scales, or one a scale; a value that the codes can have.
-    signed : bool. Whether codes lie in [-128, 127] or in [0, 255], or what 16 bits have.
-    bits : int. 8, or 16.
+    signed : bool. Whether codes lie in [-128, 127] or in [0, 255], or what other bits have.
+    bits : int. From 2 to 8, or 16.
     axis : int, optional. Not negative.
     group_size : int, optional. With an axis alone.
 
@@ -82,8 +85,8 @@ class Encoding:
 
     @property
     def dtype(self) -> np.dtype[np.integer[Any]]:
-        """Of an array of codes."""
-        return np.dtype(f"{'' if self.signed else 'u'}int{self.bits}")
+        """Of an array of codes: the smallest of NumPy's that holds them."""
+        return np.dtype(f"{'' if self.signed else 'u'}int{8 if self.bits <= 8 else 16}")
 
     @property
     def max_distance(self) -> int:
@@ -137,10 +140,8 @@ class Encoding:
 
     def _check_granularity(self) -> None:
         shape, axis = self.scale.shape, self.axis
-        if self.bits not in (8, 16):
-            raise ArgumentValueError(
-                f"Encoding: bits must be 8 or 16, got {self.bits}; other widths are not encoded yet"
-            )
+        if self.bits not in _WIDTHS:
+            raise ArgumentValueError(f"Encoding: bits must be from 2 to 8, or 16, got {self.bits}")
         if axis is None:
             if shape != () or self.group_size is not None:
                 raise ArgumentValueError(
@@ -190,8 +191,59 @@ class Encoding:
         )
 
 
+@dataclass(frozen=True)
+class FloatEncoding:
+    """How floats stand for one tensor: each by the nearest that the type has.
+
+    Parameters
+    ----------
+    bits : int. 16 (IEEE half precision), or 32.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        When ``bits`` is none of them.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if integer("FloatEncoding", "bits", self.bits) not in _FLOATS:
+            raise ArgumentValueError(f"FloatEncoding: bits must be 16 or 32, got {self.bits}")
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Of an array of rounded values."""
+        return np.dtype(_FLOATS[self.bits])
+
+    def quantize(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """The values in that type, rounded half to even; what is too large becomes infinite."""
+        with np.errstate(over="ignore"):
+            rounded: npt.NDArray[np.floating] = values.astype(self.dtype)
+        return rounded
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them; :meth:`from_dict` is the way back."""
+        return {"float": self.bits}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        if not isinstance(saved, Mapping) or set(saved) != {"float"}:
+            raise ArgumentValueError(
+                f"FloatEncoding: a saved one must be a dict with the key 'float' alone, got {saved!r}"
+            )
+        return cls(saved["float"])
+
+
+def encoding_from_dict(saved: Mapping[str, Any]) -> Encoding | FloatEncoding:
+    """Read what ``to_dict`` of either gave."""
+    floats = isinstance(saved, Mapping) and "float" in saved
+    return FloatEncoding.from_dict(saved) if floats else Encoding.from_dict(saved)
+
+
 @dataclass(frozen=True, repr=False)
-class Encodings(Mapping[str, Encoding]):
+class Encodings(Mapping[str, Encoding | FloatEncoding]):
     """The encoding of every quantized tensor of one model, by name: a mapping that compares and becomes a plain dict.
 
     Activations go by their names in the float model. So do weights, or by ``<result>_weight`` where a
@@ -201,11 +253,11 @@ class Encodings(Mapping[str, Encoding]):
 
     Attributes
     ----------
-    tensors : mapping of tensor name to :class:`Encoding`
+    tensors : mapping of tensor name to :class:`Encoding`, or to :class:`FloatEncoding` where floats are kept
     model_hash : str. Of the float model; see :func:`edgekern.calibration.model_hash`.
     """
 
-    tensors: Mapping[str, Encoding]
+    tensors: Mapping[str, Encoding | FloatEncoding]
     model_hash: str
 
     def __post_init__(self) -> None:
@@ -213,12 +265,12 @@ class Encodings(Mapping[str, Encoding]):
         string("Encodings", "model_hash", self.model_hash)
         for name, encoding in self.tensors.items():
             string("Encodings", "a name of tensors", name)
-            if not isinstance(encoding, Encoding):
+            if not isinstance(encoding, (Encoding, FloatEncoding)):
                 raise ArgumentTypeError(
-                    f"Encodings: tensors[{name!r}] must be an Encoding, got {type(encoding).__name__}"
+                    f"Encodings: tensors[{name!r}] must be an Encoding or FloatEncoding, got {type(encoding).__name__}"
                 )
 
-    def __getitem__(self, name: str) -> Encoding:
+    def __getitem__(self, name: str) -> Encoding | FloatEncoding:
         return self.tensors[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -247,7 +299,7 @@ class Encodings(Mapping[str, Encoding]):
         try:
             if saved["format"] != _FORMAT or saved["version"] != _VERSION:
                 raise ValueError(f"format {saved['format']!r}, version {saved['version']!r}")
-            tensors = {name: Encoding.from_dict(encoding) for name, encoding in saved["tensors"].items()}
+            tensors = {name: encoding_from_dict(encoding) for name, encoding in saved["tensors"].items()}
             return cls(tensors, saved["model_hash"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise QuantizationError(

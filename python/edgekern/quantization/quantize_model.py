@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,11 @@ from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import ArgumentTypeError, EdgekernWarning, QuantizationError
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
-from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import (
+    CONVOLUTIONS,
     OPTIMIZED,
     PRODUCTS,
     QDQ,
-    RECURRENT,
     convolves_bytes,
     hides_products,
     is_integer,
@@ -34,22 +33,25 @@ from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
 from edgekern.graph.values import is_float_constant, label, qualified
+from edgekern.graph.wide import FIRST_WIDE_OPSET
 from edgekern.quantization.borders import ByteBorders
 from edgekern.quantization.choose_encodings import (
     encode_activations,
-    quantize_gates,
+    encode_table,
     quantize_layer,
-    quantize_matrix,
 )
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
+from edgekern.quantization.four_bits import groups_of
 from edgekern.quantization.methods import methods_of
-from edgekern.quantization.place_qdq import place
+from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
-from edgekern.quantization.rules import apply_rules, is_dynamic, is_kept, is_wide
+from edgekern.quantization.roles import choose_by_role, embedding_tables
+from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_named, is_of_rows, is_wide
 from edgekern.quantization.write_qdq import QdqWriter
+from edgekern.quantization.write_rows import WrittenRows, write_rows
 
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
@@ -68,7 +70,7 @@ _NO_KERNEL = (
 def quantize(
     model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
 ) -> onnx.ModelProto:
-    """Write a float model as a standard QDQ model: int8 weights, activations of 8 or 16 bits, int32 biases.
+    """Write a float model as a standard QDQ model: weights of 8 or 4 bits, activations of 8 or 16, int32 biases.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def quantize(
         Float32, of any opset from 7 on that the installed onnx and onnxruntime know. It is not changed.
     ranges : Ranges or None
         Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`. None where ``config`` asks for nothing that
-        needs them: rows of the recipe ``"w8a8-dynamic"`` get their scales as they come.
+        needs them: rows of ``"w8a8-dynamic"``, ``"w4a8-g32"`` and their like get their scales as they come.
     config : QuantConfig, optional
     shapes : mapping, optional
         Sizes of free dimensions, as for :func:`edgekern.compile`; the model that is written has them.
@@ -173,8 +175,9 @@ class _Quantized:
 
     ``widened`` lists, by the names of operators' results, the channels whose weight scale had to grow; ``in_bodies``
     holds the products that stand in bodies of If, Loop and Scan, ``front_end`` nodes that stay float32 by themselves,
-    ``without_rows`` products that the recipe "w8a8-dynamic" was asked for and is not for, ``clipped`` names of 16-bit
-    tensors whose ranges leave values out, ``stands_for`` is that of the writer. ``model`` holds the float weights, too.
+    ``rows`` what was done of products by rows, ``static`` convolutions of 8 bits that a recipe of 4-bit weights was
+    asked for, ``clipped`` names of 16-bit tensors whose ranges leave values out, ``stands_for`` is that of the writer.
+    ``model`` holds the float weights, too.
     """
 
     source: Skeleton
@@ -186,7 +189,8 @@ class _Quantized:
     left_float: tuple[ir.Node, ...]
     in_bodies: tuple[ir.Node, ...]
     front_end: tuple[ir.Node, ...]
-    without_rows: tuple[ir.Node, ...]
+    rows: WrittenRows
+    static: tuple[ir.Node, ...]
     choices: tuple[Choice, ...]
     clipped: tuple[str, ...]
     stands_for: dict[str, str]
@@ -200,8 +204,15 @@ class _Quantized:
                 f"{function}: {len(self.front_end)} nodes up to {last.op_type} {label(last)!r} stay float32: "
                 "a front end with a logarithm spans more than 8 bits; overrides of QuantConfig quantize it all the same"
             )
-        if self.without_rows:
-            _warn(f"{function}: {_describe_without_rows(self.without_rows)}")
+        if self.rows.without_rows:
+            _warn(f"{function}: {_describe_without_rows(self.rows.without_rows)}")
+        if self.static:
+            _warn(
+                f"{function}: {len(self.static)} convolutions share numbers between windows, and are 'w8a8' instead of "
+                f"{self.config.recipe!r}: {_listed(self.static)}"
+            )
+        if self.rows.eight_bits:
+            _warn(f"{function}: {_describe_eight_bits(self.rows.eight_bits)}")
         if self.clipped:
             _warn(
                 f"{function}: {len(self.clipped)} tensors of 16 bits ({self.clipped[0]!r} is one) have ranges by "
@@ -258,8 +269,10 @@ def _encoded(
     front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
     results = results_db(graph_model.graph, ranges)
-    if config.recipe == "mixed":
+    if config.recipe == "auto":
         choose_recipes(graph_model.graph, results)
+    choose_by_role(graph_model.graph, config.recipe, calibrated=bool(ranges))
+    apply_ends(graph_model.graph, config, function=function)
     borders = ByteBorders.of(graph_model.graph, config, function=function)
     placement = borders.placed(place(graph_model.graph))
     in_bodies = _products_in_bodies(graph_model.graph)
@@ -269,7 +282,8 @@ def _encoded(
     if placement.source and not ranges:
         raise QuantizationError(
             f"{function}: {len(placement.source)} tensors become 8-bit ({next(iter(placement.source)).name!r} is one), "
-            "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic'"
+            "and there are no ranges; collect them with edgekern.Calibrator, or choose the recipe 'w8a8-dynamic' or "
+            "'w4a8-g32'"
         )
     activations = encode_activations(placement, ranges, config, function=function)
     activations = borders.encoded(placement, activations, ranges)
@@ -287,29 +301,22 @@ def _encoded(
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
+    rows = write_rows(graph_model.graph, writer, methods, function=function)
+    for name, encoding in rows.encodings.items():
+        encodings.setdefault(name, encoding)
+    for node in embedding_tables(graph_model.graph) if config.recipe == "mixed" else ():
+        if node not in placement.integer and not is_named(node):
+            table, encoding = encode_table(node, function=function)
+            writer.write_table(node, table, encoding)
+            if encodings.setdefault(str(table.name), encoding) != encoding:  # a product reads it, too
+                encodings[f"{table.name}:{node.outputs[0].name}"] = encoding
     recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
-    without_rows = []
-    for node in filter(is_dynamic, list(graph_model.graph)):
-        if node.domain != "" or node.op_type not in PRODUCTS | RECURRENT:
-            continue
-        matrices = {at: node.inputs[at] for at in weight_inputs(node)}
-        if not all(map(is_float_constant, matrices.values())):
-            continue
-        if not takes_rows(node):
-            without_rows.append(node)
-            continue
-        quantized, layers = quantize_gates if node.op_type in RECURRENT else quantize_matrix, {}
-        for at, value in matrices.items():
-            assert value is not None
-            layers[at] = quantized(node, value, methods, function=function)
-            encodings.setdefault(str(value.name), layers[at].encoding)
-        writer.write_dynamic(node, layers)
-        recipes[label(node)] = "w8a8-dynamic"
-    if config.recipe == "w8a8-dynamic" and not encodings:
-        rest = f"; {_describe_without_rows(without_rows)}" if without_rows else ""
+    recipes |= rows.recipes
+    if is_of_rows(config.recipe) and not encodings:
+        rest = f"; {_describe_without_rows(rows.without_rows)}" if rows.without_rows else ""
         raise QuantizationError(
             f"{function}: model has no Gemm, MatMul or Conv by a constant matrix and no LSTM, GRU or RNN, which "
-            f"'w8a8-dynamic' is for{rest}"
+            f"{config.recipe!r} is for{rest}"
         )
     writer.write_activations()
     if not float_borders:
@@ -324,11 +331,18 @@ def _encoded(
         placement.left_float,
         in_bodies,
         tuple(front_end),
-        tuple(without_rows),
+        rows,
+        tuple(_static_instead(placement, config)),
         tuple(Choice(label(n), n.op_type, recipes.get(label(n), "float32"), db) for n, db in results.items()),
         tuple(name for name, e in encodings.items() if e.bits > 8 and name in ranges and ranges[name].clipped_fraction),
         writer.stands_for,
     )
+
+
+def _static_instead(placement: Placement, config: QuantConfig) -> Iterator[ir.Node]:
+    """Convolutions that are static under a recipe of groups, which no rule has asked for."""
+    if groups_of(config.recipe) is not None:
+        yield from (n for n in placement.weighted if n.op_type in CONVOLUTIONS and not is_named(n))
 
 
 def _sha256(ranges: Ranges) -> str:
@@ -393,9 +407,17 @@ def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
 def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
     stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
     return (
-        f"{stay} float32, because 'w8a8-dynamic' is for a Gemm without transA, a MatMul by one matrix, a Conv whose "
+        f"{stay} float32, because recipes of rows are for a Gemm without transA, a MatMul by one matrix, a Conv whose "
         f"windows lie side by side and recurrent layers without peepholes: {_listed(nodes)}; give them another recipe "
         "with overrides"
+    )
+
+
+def _describe_eight_bits(nodes: Sequence[ir.Node]) -> str:
+    have = "1 product has" if len(nodes) == 1 else f"{len(nodes)} products have"
+    return (
+        f"{have} 8-bit weights ('w8a8-dynamic'), because 4-bit ones are for no recurrent layers, nor, before opset "
+        f"{FIRST_WIDE_OPSET}, for a depth that groups do not divide: {_listed(nodes)}"
     )
 
 

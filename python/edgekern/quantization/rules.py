@@ -1,32 +1,35 @@
-"""Which nodes a configuration keeps in float32, or in float32 but for their products, and the front end that stays."""
+"""How each node is computed as far as a configuration says so, and the front end that stays float32."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import get_args
 
 import onnx_ir as ir
 
 from edgekern.errors import QuantizationError
-from edgekern.graph.families import COMPRESSIONS, LEARNED, POWERS, PRODUCTS
-from edgekern.graph.values import is_constant, label, scalar
-from edgekern.quantization.config import QuantConfig, Recipe
+from edgekern.graph.dynamic import weight_inputs
+from edgekern.graph.families import COMPRESSIONS, LEARNED, POWERS, PRODUCTS, RECURRENT
+from edgekern.graph.values import is_constant, is_float_constant, label, scalar
+from edgekern.quantization.config import GroupRecipe, QuantConfig, Recipe
 
-_KEPT = "edgekern.keep_float"
-_DYNAMIC = "edgekern.dynamic"
+_RECIPE = "edgekern.recipe"
 _NAMED = "edgekern.named"
-_WIDE = "edgekern.wide"
 _STATIC = ("w8a8", "w8a16")
 
 
-def give(node: ir.Node, recipe: Recipe) -> None:
-    """Mark how a node is computed."""
-    if recipe not in _STATIC:
-        node.meta[_KEPT] = True
-    if recipe == "w8a16":
-        node.meta[_WIDE] = True
-    if recipe == "w8a8-dynamic":
-        node.meta[_DYNAMIC] = True
+def give(node: ir.Node, recipe: Recipe, *, named: bool = False) -> None:
+    """Mark how a node is computed, and whether it was a rule that said so."""
+    node.meta[_RECIPE] = recipe
+    if named:
+        node.meta[_NAMED] = True
+
+
+def recipe_of(node: ir.Node) -> Recipe:
+    """How a node is to be computed."""
+    recipe: Recipe = node.meta.get(_RECIPE, "w8a8")
+    return recipe
 
 
 def is_named(node: ir.Node) -> bool:
@@ -35,17 +38,23 @@ def is_named(node: ir.Node) -> bool:
 
 
 def is_kept(node: ir.Node) -> bool:
-    return _KEPT in node.meta
+    """Whether no calibrated integers are read or given by a node."""
+    return recipe_of(node) not in _STATIC
+
+
+def is_of_rows(recipe: str) -> bool:
+    """Whether products by a recipe quantize the rows that they multiply as they come."""
+    return recipe == "w8a8-dynamic" or recipe in get_args(GroupRecipe)
 
 
 def is_dynamic(node: ir.Node) -> bool:
     """Whether a node is to quantize the rows that it multiplies by itself; it is kept, too."""
-    return _DYNAMIC in node.meta
+    return is_of_rows(recipe_of(node))
 
 
 def is_wide(node: ir.Node) -> bool:
     """Whether a node is to read and give activations of 16 bits."""
-    return _WIDE in node.meta
+    return recipe_of(node) == "w8a16"
 
 
 def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:
@@ -61,14 +70,46 @@ def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[
         recipes.update(dict.fromkeys(_named(graph, rule, "overrides", function), recipe))
     for rule in config.keep_float:
         recipes.update(dict.fromkeys(_named(graph, rule, "keep_float", function), "float32"))
-    for node in recipes:
-        node.meta[_NAMED] = True
-    default: Recipe = "w8a8" if config.recipe == "mixed" else config.recipe
-    front = [node for node in _front_end(graph) if node not in recipes] if default in _STATIC else []
+    for node, recipe in recipes.items():
+        give(node, recipe, named=True)
+    # The recipe of a model that is no recipe of a node gives them theirs once the graph is prepared.
+    default: Recipe = config.recipe if config.recipe in get_args(Recipe) else "w8a8"  # type: ignore[assignment]
+    front = (
+        [node for node in _front_end(graph) if node not in recipes]
+        if default in (*_STATIC, *get_args(GroupRecipe))
+        else []
+    )
     recipes |= dict.fromkeys(front, "float32")
     for node in graph:
         give(node, recipes.get(node, default))
     return front
+
+
+def apply_ends(graph: ir.Graph, config: QuantConfig, *, function: str) -> None:
+    """Mark the first and the last layer of a prepared graph as a configuration wants them, where no rule names them.
+
+    Raises
+    ------
+    QuantizationError
+        When the model has no layer with constant weights.
+    """
+    for argument, at in (("first_layer", 0), ("last_layer", -1)):
+        recipe: Recipe | None = getattr(config, argument)
+        if recipe is None:
+            continue
+        layers = [node for node in graph if has_weights(node)]
+        if not layers:
+            raise QuantizationError(
+                f"{function}: {argument} is {recipe!r}, and model has no layer with constant weights"
+            )
+        if not is_named(layers[at]):
+            give(layers[at], recipe, named=True)
+
+
+def has_weights(node: ir.Node) -> bool:
+    """Whether a node is a product, or a recurrent layer, by constant floats."""
+    known = node.domain == "" and node.op_type in PRODUCTS | RECURRENT
+    return known and all(is_float_constant(node.inputs[at]) for at in weight_inputs(node))
 
 
 def _named(graph: ir.Graph, rule: str, argument: str, function: str) -> list[ir.Node]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern.graph.dynamic import mark_dynamic
+from edgekern.graph.dynamic import depth_axis, mark_dynamic
 from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import float_constant
 from edgekern.graph.wide import CONTRIB, FIRST_WIDE_OPSET
 from edgekern.quantization.encodings import Encoding
+from edgekern.quantization.four_bits import GroupedWeights
 from edgekern.quantization.place_qdq import Placement
 from edgekern.quantization.weights import QuantizedWeights
 
-_WIDE = frozenset({ir.DataType.UINT16, ir.DataType.INT16})
+_YOUNG = frozenset({ir.DataType.UINT16, ir.DataType.INT16, ir.DataType.INT4})
 
 
 class QdqWriter:
@@ -67,6 +70,62 @@ class QdqWriter:
             self.stands_for[str(restored.name)] = str(weights.name)
             node.replace_input_with(at, restored)
         mark_dynamic(node)
+
+    def write_groups(self, node: ir.Node, layer: GroupedWeights, row_bits: int) -> None:
+        """The same of weights of 4 bits with a scale a group, which are blocks of DequantizeLinear.
+
+        Before it has blocks (opset 21), onnxruntime's own restores groups as rows of a matrix, and a Reshape joins
+        those of a column.
+        """
+        weights = node.inputs[1]
+        assert weights is not None
+        name, depth, shape = str(weights.name), depth_axis(node), weights.shape
+        columns, k = layer.codes.shape
+        blocks = self._graph.opset_imports.get("", FIRST_WIDE_OPSET) >= FIRST_WIDE_OPSET
+        turned = depth == 0  # the columns of a MatMul are its last axis
+        parts: list[npt.NDArray[Any]] = [layer.codes, layer.scale, *([] if layer.zero is None else [layer.zero])]
+        if not blocks:
+            parts = [layer.codes.reshape(-1, layer.group), *(part.reshape(-1) for part in parts[1:])]
+        elif turned:
+            parts = [np.ascontiguousarray(part.T) for part in parts]
+        ends = ("quantized", "quantized_scale", "quantized_zero_point")
+        stored = [
+            new_initializer(
+                self._graph, f"{name}_{end}", part if end == ends[1] else part.astype(ir.DataType.INT4.numpy())
+            )
+            for end, part in zip(ends, parts, strict=False)
+        ]
+        axis = depth if blocks else 0
+        restored = self._restored_constant(node, stored, axis, layer.group if blocks else None)
+        if not blocks or node.op_type == "Conv":
+            sides = (columns, k) if node.op_type != "Conv" or shape is None else tuple(shape.numpy())
+            restored = self._reshaped(node, restored, sides)
+        if not blocks and turned:
+            value = ir.Value(name=free_name(self._graph, f"{restored.name}_turned"), shape=ir.Shape((k, columns)))
+            value.type = restored.type
+            transpose = ir.Node("", "Transpose", [restored], [ir.AttrInt64s("perm", [1, 0])], outputs=[value])
+            transpose.name = free_name(self._graph, f"{value.name}_Transpose")
+            self._graph.insert_before(node, transpose)
+            restored = value
+        self.stands_for[str(restored.name)] = name
+        node.replace_input_with(1, restored)
+        mark_dynamic(node, row_bits)
+
+    def write_table(self, node: ir.Node, table: ir.Value, encoding: Encoding) -> None:
+        """Let a Gather take codes out of a table, and restore what it took."""
+        values, taken = float_constant(table), node.outputs[0]
+        assert values is not None
+        stored = new_initializer(self._graph, f"{table.name}_quantized", encoding.quantize(values))
+        scale = new_initializer(self._graph, f"{stored.name}_scale", encoding.scale)
+        zero = new_initializer(self._graph, f"{stored.name}_zero_point", encoding.zero_point.astype(encoding.dtype))
+        name = str(taken.name)
+        taken.name = free_name(self._graph, f"{name}_quantized")
+        node.replace_input_with(0, stored)
+        restored = self._node("DequantizeLinear", [stored, scale, zero], name, taken.shape)
+        taken.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
+        restored.replace_input_with(0, taken)
+        taken.type = ir.TensorType(stored.dtype or ir.DataType.INT16)
+        self._graph.insert_after(node, restored)
 
     def write_activations(self) -> None:
         """Put Q and DQ behind every activation, and codes in the place of constants that arithmetic operators read."""
@@ -139,18 +198,20 @@ class QdqWriter:
         scale = new_initializer(self._graph, f"{stored.name}_scale", scales)
         zero_point = new_initializer(self._graph, f"{stored.name}_zero_point", zeros)
         restored = self._restored_constant(node, [stored, scale, zero_point], axis)
-        if not by_rows:
-            return restored
-        shape = new_initializer(self._graph, f"{stored.name}_shape", np.array(layer.values.shape, np.int64))
-        reshape = self._node(
-            "Reshape", [restored, shape], f"{restored.name}_by_direction", ir.Shape(layer.values.shape)
-        )
+        return self._reshaped(node, restored, layer.values.shape) if by_rows else restored
+
+    def _reshaped(self, node: ir.Node, restored: ir.Value, sides: tuple[int, ...]) -> ir.Value:
+        """A constant in other axes, before a node that reads it so."""
+        shape = new_initializer(self._graph, f"{restored.name}_shape", np.array(sides, np.int64))
+        reshape = self._node("Reshape", [restored, shape], f"{restored.name}_reshaped", ir.Shape(sides))
         self._graph.insert_before(node, reshape)
         return reshape.outputs[0]
 
-    def _restored_constant(self, node: ir.Node, operands: list[ir.Value], axis: int | None) -> ir.Value:
+    def _restored_constant(
+        self, node: ir.Node, operands: list[ir.Value], axis: int | None, block_size: int | None = None
+    ) -> ir.Value:
         name = free_name(self._graph, str(operands[0].name).replace("_quantized", "_dequantized"))
-        restored = self._node("DequantizeLinear", operands, name, operands[0].shape, axis=axis)
+        restored = self._node("DequantizeLinear", operands, name, operands[0].shape, axis=axis, block_size=block_size)
         self._graph.insert_before(node, restored)
         return restored.outputs[0]
 
@@ -163,16 +224,18 @@ class QdqWriter:
         dtype: ir.DataType = ir.DataType.FLOAT,
         *,
         axis: int | None = None,
+        block_size: int | None = None,
     ) -> ir.Node:
-        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+        sizes = {"axis": axis, "block_size": block_size}
+        attributes = [ir.AttrInt64(key, size) for key, size in sizes.items() if size is not None]
         result = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
         domain = self._domain_of(operands[0].dtype, dtype)
         return ir.Node(domain, op, operands, attributes, outputs=[result], name=free_name(self._graph, f"{name}_{op}"))
 
     def _domain_of(self, *types: ir.DataType | None) -> str:
-        """Whose operator it is: 16 bits are onnxruntime's own before ONNX has them."""
+        """Whose operator it is: 16 and 4 bits are onnxruntime's own before ONNX has them."""
         imports = self._graph.opset_imports
-        if _WIDE.isdisjoint(types) or imports.get("", FIRST_WIDE_OPSET) >= FIRST_WIDE_OPSET:
+        if _YOUNG.isdisjoint(types) or imports.get("", FIRST_WIDE_OPSET) >= FIRST_WIDE_OPSET:
             return ""
         imports.setdefault(CONTRIB, 1)
         return CONTRIB

@@ -16,7 +16,7 @@ from edgekern.compiler.layout import transposed, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.weights import pad_strips
 from edgekern.compiler.steps import NO_EPILOGUE, KernelStep, Tensor, channels_last
-from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights, group_weights
+from edgekern.graph.dynamic import DEEPEST_SPANS, dynamic_weights, group_weights, is_dynamic, row_bits
 from edgekern.graph.values import known_shape, label
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,9 +26,10 @@ def rows_times_codes(
     lowering: Lowering, node: ir.Node, x: Tensor, bias: FloatArray | None, y: Tensor, alpha: float
 ) -> Tensor | None:
     """The same by weights of 8 or 4 bits, where the file says that rows are quantized as they come."""
-    weights = dynamic_weights(node)
+    made = _rows_times_groups(lowering, node, x, bias, y, alpha)
+    weights = None if made is not None else dynamic_weights(node)
     if weights is None:
-        return _rows_times_groups(lowering, node, x, bias, y, alpha)
+        return made
     k, n = weights.values.shape
     packed = _core.pack_weights_blob(np.ascontiguousarray(weights.values.T)[np.newaxis, :, np.newaxis])
     scale = np.broadcast_to(weights.scale.astype(np.float64) * alpha, (n,)).astype(np.float32)
@@ -50,13 +51,14 @@ def _rows_times_groups(
     packed, unit = _core.pack_weights4_blob(weights.values, scale, weights.zero, weights.group)
     arguments: dict[str, Any] = {"rows": math.prod(y.shape) // n, "k": k, "columns": n, **NO_EPILOGUE}
     arguments |= {"group": weights.group, "zero_points": int(weights.zero is not None), "unit": unit}
+    arguments["activation_bits"] = row_bits(node)
     blobs = [packed, pad_strips(np.zeros(n, np.float32) if bias is None else bias)]
     return lowering.emit(KernelStep(StepKind.GEMM_GROUPS, label(node), node.op_type, [x], y, blobs, arguments))
 
 
 def windows_times_codes(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor | None:
-    """A Conv by int8 weights, where the file says the same of the windows that it reads."""
-    if dynamic_weights(node) is None:
+    """A Conv by such weights, where the file says the same of the windows that it reads."""
+    if not is_dynamic(node):
         return None
     source, weights = node.inputs[:2]
     assert source is not None

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgekern._core import StepKind
+from edgekern._core import DType, StepKind
 from edgekern.compiler.floats.moves import pick
 from edgekern.compiler.floats.operator import ANY, WHOLE, FloatOperator, new_tensor
+from edgekern.compiler.floats.tables import constant_gather, is_wide_table
 from edgekern.compiler.layout import MOST_AXES, eight, view
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.steps import KernelStep, Tensor
@@ -21,7 +22,12 @@ from edgekern.graph.values import constant, int_attribute, is_constant, known_sh
 
 def reason(node: ir.Node) -> str | None:
     data, indices = node.inputs[:2]
-    if data is None or data.dtype not in ANY or indices is None or indices.dtype not in WHOLE:
+    if (
+        data is None
+        or (data.dtype not in ANY and not is_wide_table(node))
+        or indices is None
+        or indices.dtype not in WHOLE
+    ):
         return f"it reads types for which {node.op_type} has no kernel"
     shape, fixed = known_shape(data), constant(indices)
     if not shape:
@@ -52,19 +58,21 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         x = lowering.plain(data) if fixed.ndim != 1 else lowering.real(data)
         return _picked(lowering, node, value, x, tables)
     item = np.dtype(value.dtype.numpy()).itemsize if value.dtype is not None else 0
+    if is_wide_table(node):  # read by nobody: who dequantizes the codes takes their bytes
+        bytes_of = lowering.constant(data).astype(np.uint8)
+        y = Tensor(str(value.name), DType.U8, known_shape(value))
+        return lowering.emit(constant_gather(lowering, node, bytes_of, y))
+    y = new_tensor(value)
+    if is_constant(data):
+        return lowering.emit(constant_gather(lowering, node, lowering.constant(data), y))
     arguments = {
         "outer": math.prod(shape[:axis]),
         "n": shape[axis],
         "inner_bytes": math.prod(shape[axis + 1 :]) * item,
         "count": math.prod(known_shape(indices)),
     }
-    blobs, inputs = [], [lowering.plain(indices)]
-    if is_constant(data):
-        blobs = [np.ascontiguousarray(lowering.constant(data)).tobytes()]
-    else:
-        inputs.insert(0, lowering.plain(data))
-    y = new_tensor(value)
-    return lowering.emit(KernelStep(StepKind.GATHER, label(node), "Gather", inputs, y, blobs, arguments))
+    inputs = [lowering.plain(data), lowering.plain(indices)]
+    return lowering.emit(KernelStep(StepKind.GATHER, label(node), "Gather", inputs, y, arguments=arguments))
 
 
 def _picked(

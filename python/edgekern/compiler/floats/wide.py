@@ -14,6 +14,7 @@ from edgekern._core import DType, MapOp, StepKind
 from edgekern.compiler.floats.maps import Code, common_order, emit_map, new_map, operand_of
 from edgekern.compiler.floats.moves import padded
 from edgekern.compiler.floats.operator import FLOAT, new_tensor
+from edgekern.compiler.floats.tables import lower_table, table_behind
 from edgekern.compiler.formula_step import MapStep, Ref
 from edgekern.compiler.lowering import Lowering
 from edgekern.compiler.operators.products import product_reason
@@ -30,7 +31,9 @@ _DEEPEST = (2**31 - 1) // (255 * 128)
 def reason(node: ir.Node) -> str | None:
     """Codes are held as the real numbers that they stand for: nobody else may read them."""
     if node.op_type == "DequantizeLinear":
-        return None if wide_source(node.outputs[0]) is not None else "its 16-bit codes come from no QuantizeLinear"
+        if wide_source(node.outputs[0]) is not None or table_behind(node) is not None:
+            return None
+        return "its 16-bit codes come from no QuantizeLinear and no table"
     x, codes = node.inputs[0], node.outputs[0]
     if x is None or x.dtype not in FLOAT:
         return "its input is not float32"
@@ -50,6 +53,8 @@ def lower(lowering: Lowering, node: ir.Node, value: ir.Value) -> Tensor:
         steps = _steps(code, operand_of(lowering, step, x, tuple(range(len(y.shape)))), quant)
         code(MapOp.ADD, steps, float(quant.zero_point))
         return emit_map(lowering, step, code.instructions)
+    if (gather := table_behind(node)) is not None:
+        return lower_table(lowering, node, value, gather)
     found = wide_source(value)
     assert found is not None
     x, made, restored = found

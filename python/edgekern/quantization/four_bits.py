@@ -1,0 +1,114 @@
+"""Weights of 4 bits with a scale for each group of them along the depth of a product."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern.quantization.encodings import MIN_SCALE, Encoding
+from edgekern.quantization.weights import BLOCK
+
+Float32Array = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8]
+
+BITS = 4
+_LOWEST, _HIGHEST = -8, 7
+# Kernels hold scales as float16 in a unit of a product's own: groups of next to nothing get scales that fit beside it.
+_SMALLEST = 2.0**-20
+
+
+class Groups(NamedTuple):
+    """What a recipe of 4-bit weights says: how many of them share a scale, and how many bits the rows get."""
+
+    size: int
+    row_bits: int
+
+
+def groups_of(recipe: str) -> Groups | None:
+    """The groups of a recipe like "w4a8-g32"; None of recipes by 8-bit weights."""
+    found = re.fullmatch(r"w4a(8|16)-g(\d+)", recipe)
+    return None if found is None else Groups(int(found[2]), int(found[1]))
+
+
+@dataclass(frozen=True)
+class GroupedWeights:
+    """Weights as codes: ``(codes - zero) * scale``, where a scale is that of ``group`` codes side by side.
+
+    Attributes
+    ----------
+    codes : (columns, k) int8. Within [-8, 7].
+    scale : (columns, groups) float32. Each a float16 in one unit, a power of two.
+    zero : (columns, groups) int8, or None where all are 0.
+    group : int
+    """
+
+    codes: Codes
+    scale: Float32Array
+    zero: Codes | None
+    group: int
+
+    def encoding(self, depth: int) -> Encoding:
+        """Of the matrix whose axis ``depth`` is k."""
+        zero: Codes | int = 0 if self.zero is None else self.zero
+        scale = self.scale
+        if depth == 0:
+            scale, zero = scale.T, zero if isinstance(zero, int) else zero.T
+        return Encoding(scale, zero, signed=True, bits=BITS, axis=depth, group_size=self.group)
+
+
+def quantize_groups(weights: Float32Array, group: int) -> GroupedWeights:
+    """Round a matrix (columns, k) of finite weights, whose groups lie along k, to 4 bits.
+
+    Codes are symmetric, within [-7, 7], or have a zero point a group: whichever leaves the smaller squared error.
+    """
+    columns, k = weights.shape
+    groups = -(-k // group)
+    largest = float(np.abs(weights).max(initial=0)) / _HIGHEST
+    least = max(largest * _SMALLEST, MIN_SCALE * 2.0**14)
+    unit = 2.0 ** (int(np.frexp(max(largest, least))[1]) - 15)
+    ways = [_Way(columns, groups, group, shifted, np.float32(least), np.float32(unit)) for shifted in (False, True)]
+    step = max(1, BLOCK // max(1, groups * group))
+    for first in range(0, columns, step):
+        rows = weights[first : first + step]
+        parts = np.zeros((len(rows), groups * group), np.float32)
+        parts[:, :k] = rows
+        for way in ways:
+            way.round(first, parts.reshape(len(rows), groups, group))
+    best = min(ways, key=lambda way: way.error)
+    return GroupedWeights(
+        best.codes.reshape(columns, -1)[:, :k], best.scale, best.zero if best.shifted else None, group
+    )
+
+
+class _Way:
+    """One way to round all groups, some columns at a time, and the squared error that it leaves."""
+
+    def __init__(
+        self, columns: int, groups: int, group: int, shifted: bool, least: np.float32, unit: np.float32
+    ) -> None:
+        self.codes, self.scale = np.empty((columns, groups, group), np.int8), np.empty((columns, groups), np.float32)
+        self.zero = np.zeros((columns, groups), np.int8)
+        self.shifted, self.error = shifted, 0.0
+        self._least, self._unit = least, unit
+
+    @np.errstate(over="ignore")  # squares of enormous weights are compared as infinities
+    def round(self, first: int, parts: Float32Array) -> None:
+        """The columns from ``first`` on, (some, groups, group)."""
+        place = slice(first, first + len(parts))
+        lo, hi = parts.min(axis=-1, initial=0), parts.max(axis=-1, initial=0)
+        # Halves first: the width of a group may pass what float32 holds.
+        width = (
+            (hi / 2 - lo / 2) / np.float32((_HIGHEST - _LOWEST) / 2) if self.shifted else np.maximum(hi, -lo) / _HIGHEST
+        )
+        scale = np.maximum(width.astype(np.float32), self._least)
+        scale = (scale / self._unit).astype(np.float16).astype(np.float32) * self._unit
+        zero = np.rint(_LOWEST - lo / scale).clip(_LOWEST, _HIGHEST) if self.shifted else np.zeros_like(scale)
+        steps = np.rint(parts / scale[..., None]) + zero[..., None]
+        codes = steps.clip(_LOWEST if self.shifted else -_HIGHEST, _HIGHEST)
+        error = np.square((codes - zero[..., None]) * scale[..., None] - parts)
+        self.codes[place], self.scale[place], self.zero[place] = codes, scale, zero
+        self.error += float(error.sum(dtype=np.float64))
