@@ -20,14 +20,21 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 if TYPE_CHECKING:
     from edgekern import llm
     from edgekern.analysis import (
+        Checklist,
+        Compressed,
+        CompressReport,
         ErrorReport,
         Evaluation,
         Granularity,
         Sensitivity,
+        Validation,
+        checklist,
         compare,
+        compress,
         evaluate,
         granularity,
         sensitivity,
+        validate,
     )
     from edgekern.artifact import ModelMetadata, Program
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
@@ -59,6 +66,9 @@ _LAZY = {
     "Batcher": "edgekern.runtime",
     "Binding": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
+    "Checklist": "edgekern.analysis",
+    "CompressReport": "edgekern.analysis",
+    "Compressed": "edgekern.analysis",
     "Coverage": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
     "Evaluation": "edgekern.analysis",
@@ -80,9 +90,12 @@ _LAZY = {
     "RunOptions": "edgekern.runtime",
     "Sensitivity": "edgekern.analysis",
     "SessionOptions": "edgekern.runtime",
+    "Validation": "edgekern.analysis",
     "attention": "edgekern.transformer",
+    "checklist": "edgekern.analysis",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "compress": "edgekern.analysis",
     "coverage": "edgekern.calibration",
     "evaluate": "edgekern.analysis",
     "get_available_providers": "edgekern.runtime",
@@ -97,12 +110,16 @@ _LAZY = {
     "samples": "edgekern.calibration",
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
+    "validate": "edgekern.analysis",
 }
 
 __all__ = [
     "Batcher",
     "Binding",
     "Calibrator",
+    "Checklist",
+    "CompressReport",
+    "Compressed",
     "Coverage",
     "ErrorReport",
     "Evaluation",
@@ -127,10 +144,13 @@ __all__ = [
     "SessionOptions",
     "TileBlock",
     "TilePlan",
+    "Validation",
     "__version__",
     "attention",
+    "checklist",
     "compare",
     "compile",
+    "compress",
     "coverage",
     "cpu_info",
     "dequantize_linear",
@@ -158,6 +178,7 @@ __all__ = [
     "set_default_logger_severity",
     "set_num_threads",
     "tile_plan",
+    "validate",
 ]
 
 

@@ -7,7 +7,7 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import samples_app, session
+from edgekern.cli import gates_app, samples_app, session
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
@@ -122,6 +122,9 @@ def compile_(
     from edgekern.cli import toolkit
 
     typer.echo(toolkit.compile(model, output, batch=batch, shapes=shape, pads=pad, allow_host=allow_host))
+
+
+gates_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=USE)

@@ -114,8 +114,8 @@ def calibrate(
     from edgekern.cli import samples as commands  # onnx and onnxruntime take a second to import
 
     given = commands.DataOptions(
-        **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
+        **pictures(preset, size, crop, scale, mean, std, channels, layout),
+        **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     done = commands.calibrate(
         model,
@@ -162,8 +162,8 @@ def calibration_set(
     from edgekern.cli import samples as commands
 
     given = commands.DataOptions(
-        **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
+        **pictures(preset, size, crop, scale, mean, std, channels, layout),
+        **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.calibration_set(data, model, output, form=form, given=given, shapes=shape))
 
@@ -206,8 +206,8 @@ def evaluate(
     given = commands.DataOptions(
         labels=labels,
         label_offset=label_offset,
-        **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
+        **pictures(preset, size, crop, scale, mean, std, channels, layout),
+        **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.evaluate(model, data, versus=vs, given=given, top=top, output=output, as_json=as_json))
 
@@ -282,10 +282,10 @@ def coverage(
     typer.echo(damage.coverage(model, ranges, data, given=given, as_json=as_json))
 
 
-def _pictures(*given: Any) -> dict[str, Any]:
+def pictures(*given: Any) -> dict[str, Any]:
     return dict(zip(("preset", "size", "crop", "scale", "mean", "std", "channels", "layout"), given, strict=True))
 
 
-def _others(*given: Any) -> dict[str, Any]:
+def others(*given: Any) -> dict[str, Any]:
     names = ("kind", "batch", "limit", "max_unreadable", "rate", "tokenizer", "max_length", "preprocessing")
     return dict(zip(names, given, strict=True))
