@@ -163,7 +163,7 @@ def test_a_file_that_is_not_onnx_is_one_readable_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
-    [({"picture": np.zeros((1, 1, 8, 8), np.float32)}, "no array for ['image']"), (None, "holds no .npz")],
+    [({"picture": np.zeros((1, 1, 8, 8), np.float32)}, "no array for ['image']"), (None, "holds no samples")],
 )
 def test_data_without_the_input_is_one_readable_line(workshop, tmp_path, capsys, arrays, message):
     data = tmp_path / "data"

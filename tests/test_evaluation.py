@@ -1,13 +1,15 @@
 """What a classifier gets right: against counting by hand, and what is said of labels and outputs that do not fit."""
 
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
 
 import edgekern as ek
 from edgekern import cli, quickstart
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 
 from calibrator_models import helper, model_of, small_cnn
 
@@ -34,7 +36,7 @@ def by_hand(given, labels, k):
 def test_shares_are_counted(batch):
     given, labels = scores(), np.random.default_rng(1).integers(0, CLASSES, 50)
     feeds = [{"x": given[at : at + batch]} for at in range(0, 50, batch)]
-    result = ek.evaluate(passes(), feeds, labels, top=(1, 3, 5, 6, 7), progress=False)
+    result = ek.evaluate(passes(), feeds, labels, top=(1, 3, 5, 6), progress=False)
     assert result.samples == 50
     assert result.top == {k: pytest.approx(by_hand(given, labels, k)) for k in (1, 3, 5, 6)}
     assert sum(n for n, _ in result.per_class.values()) == 50
@@ -175,3 +177,64 @@ def test_calibration_sets_are_written_and_read_again(tmp_path, capsys):
         assert (made.preprocessing == wanted.preprocessing) is (form == "calib_set")
     assert cli.run(["calibration-set", data, "--model", model, "-o", written, "--form", "npz", *how]) == 1
     assert "is not empty; write to a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+@pytest.mark.parametrize("beside", [False, True])
+def test_labels_that_are_one_off_are_told(shift, beside):
+    given = np.eye(CLASSES, dtype=np.float32)[np.random.default_rng(2).integers(1, CLASSES - 1, 40)]
+    labels = given.argmax(axis=1) - shift
+    other = passes() if beside else None
+    message = rf"0.00% of the labels are right, and 100.00% .*offset\) by {re.escape(f'{shift:+d}')}$"
+    with pytest.warns(EdgekernWarning, match=message):
+        assert ek.evaluate(passes(), [{"x": given}], labels, versus=other, progress=False).top[1] == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ek.evaluate(passes(), [{"x": given}], labels + shift, progress=False)
+        ek.evaluate(passes(), [{"x": given[:8]}], labels[:8], progress=False)  # which may be chance
+
+
+@pytest.mark.filterwarnings("always::edgekern.errors.EdgekernWarning")  # which the command prints
+def test_the_command_names_the_option_of_shifted_labels(tmp_path, capsys):
+    given = np.eye(CLASSES, dtype=np.float32)[np.arange(40) % (CLASSES - 1) + 1]
+    (tmp_path / "m.onnx").write_bytes(passes().SerializeToString())
+    np.save(tmp_path / "x.npy", given)
+    np.save(tmp_path / "y.npy", given.argmax(axis=1) - 1)
+    command = ["evaluate", str(tmp_path / "m.onnx"), str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy")]
+    assert cli.run(command) == 0
+    assert "edgekern: warning: evaluate: 0.00% of the labels" in capsys.readouterr().err
+    assert cli.run([*command, "--label-offset", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("top", [(7,), (1, 1000)])
+def test_more_than_there_are_classes_is_refused_where_it_was_asked_for(top):
+    with pytest.raises(ArgumentValueError, match=rf"top must be of the model's {CLASSES} classes, got {top[-1]}"):
+        ek.evaluate(passes(), [{"x": scores()}], [0] * 50, top=top, progress=False)
+
+
+def test_codes_stand_beside_the_floats_that_they_stand_for(tmp_path, capsys):
+    train, held_out = quickstart.load_digits()
+    calibrator = ek.Calibrator(quickstart.MODEL, progress=False).collect_many(train.feeds(batch=64))
+    ranges = calibrator.compute_ranges()
+    plain = ek.compile(ek.quantize(quickstart.MODEL, ranges))
+    coded = ek.compile(ek.quantize(quickstart.MODEL, ranges, ek.QuantConfig(inputs="uint8", outputs="uint8")))
+    [border] = coded.inputs
+    feeds = [{"image": held_out.images[at : at + 1]} for at in range(100)]
+    codes = [{"image": ek.quantize_linear(one["image"], border.scale, border.zero_point)} for one in feeds]
+    labels = held_out.labels[:100]
+    wanted = ek.evaluate(plain, feeds, labels, progress=False)
+    for given in (feeds, codes):
+        found = ek.evaluate(coded, given, labels, versus=quickstart.MODEL, progress=False)
+        assert found.top[1] == pytest.approx(wanted.top[1], abs=0.02)  # scores in 8 bits have ties
+        assert found.float_top[1] > 0.95
+        assert found.agreement > 0.95
+        assert ek.evaluate(plain, given, labels, versus=coded, progress=False).agreement > 0.95
+    coded.save(tmp_path / "m.ekm")
+    np.save(tmp_path / "x.npy", held_out.images[:100])
+    np.save(tmp_path / "y.npy", labels)
+    command = ["evaluate", str(tmp_path / "m.ekm"), str(tmp_path / "x.npy"), "--vs", str(quickstart.MODEL), "--json"]
+    assert cli.run([*command, "--labels", str(tmp_path / "y.npy")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["agreement"] > 0.95
+    assert told["float_top"]["1"] > 0.95

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgekern import errors
 from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
+from edgekern._extras import missing
 from edgekern.machine import cpu_info, get_num_threads, set_num_threads
 from edgekern.ops import dequantize_linear, dynamic_quantize, linear, matmul_integer, quantize_linear
 from edgekern.packing import PackedWeights, interleave_gate_up, pack_weights
@@ -183,11 +184,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "llm":
-        return import_module("edgekern.llm")
-    if name not in _LAZY:
+    if name != "llm" and name not in _LAZY:
         raise AttributeError(f"module 'edgekern' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name]), name)
+    try:
+        if name == "llm":
+            return import_module("edgekern.llm")
+        value = getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        if (told := missing(f"edgekern.{name}", error)) is error:
+            raise
+        raise told from error
     globals()[name] = value
     return value
 

@@ -74,5 +74,9 @@ class RunTerminatedError(EdgekernError, RuntimeError):
     """A run was refused because its RunOptions say terminate."""
 
 
+class MissingExtraError(EdgekernError, ModuleNotFoundError):
+    """A name or command needs a module that comes with an extra, which the message names."""
+
+
 class EdgekernWarning(UserWarning):
     """Something was done for the caller that the caller may want to know."""

@@ -14,10 +14,11 @@ import onnx
 
 from edgekern._arrays import Lent, as_array, is_array, plain, unnamed
 from edgekern._core import DType, StepKind, TensorDef
+from edgekern.analysis._borders import as_codes
 from edgekern.analysis._rows import cut
 from edgekern.analysis.error_report import Clipped, ErrorReport, ErrorRow, recommend
 from edgekern.analysis.figures import Sums
-from edgekern.artifact import Program, TensorInfo
+from edgekern.artifact import Program
 from edgekern.calibration.runner import FloatRunner
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 from edgekern.graph.families import CLAMPS
@@ -140,7 +141,7 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
         for part in cut(feeds, shapes):
             arrays = {name: _contiguous(f"input {name!r}", array) for name, array in part.items()}
             # Says what is wrong with them before onnxruntime does.
-            codes = {name: _as_codes(array, borders.get(name)) for name, array in arrays.items()}
+            codes = {name: as_codes(array, borders.get(name)) for name, array in arrays.items()}
             steps = session.trace(codes)
             real = {**arrays, **_float_run(reference, arrays)}
             for step, stored in steps:
@@ -161,15 +162,6 @@ def compare(float_model: ModelLike, program: Program, data: Iterable[Feeds] | Fe
 
 def _contiguous(argument: str, given: Lent) -> Array:
     return plain("compare", argument, as_array("compare", argument, given))
-
-
-def _as_codes(array: Array, border: TensorInfo | None) -> Array:
-    """What a program with 8 bits at its borders takes of what the float model is fed."""
-    if border is None or array.dtype != np.float32:
-        return array
-    assert border.scale is not None
-    assert border.zero_point is not None
-    return quantize_linear(array, border.scale, border.zero_point, dtype=border.dtype)
 
 
 def _require_same_model(model: Skeleton, program: Program) -> None:

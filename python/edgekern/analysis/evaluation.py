@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._onnxruntime import open_session
+from edgekern._warn import warn_caller
+from edgekern.analysis._borders import fitted
 from edgekern.analysis._rows import cut
-from edgekern.artifact import Program
+from edgekern.artifact import Program, TensorInfo
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.sources import Samples
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Scores = Callable[[Mapping[str, Array]], Array]
+
+_FEW = 8  # labels that may be right by chance
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def evaluate(
     samples: Iterable[Mapping[str, Any]],
     labels: Sequence[int] | Array | None = None,
     *,
-    top: Sequence[int] = (1, 5),
+    top: Sequence[int] | None = None,
     versus: Evaluated | None = None,
     output: str | None = None,
     progress: bool = True,
@@ -93,9 +98,10 @@ def evaluate(
     Parameters
     ----------
     model : InferenceSession, Program, path of an .ekm; or an ONNX model, which onnxruntime runs
-    samples : of :func:`edgekern.samples`, or any iterable of feeds
+    samples : of :func:`edgekern.samples`, or any iterable of feeds. Where one of the models takes 8-bit codes and the
+        other the numbers that they stand for, feeds are of either.
     labels : class of each sample, in their order; None takes those of the samples
-    top : which shares to count; more than there are classes are left out
+    top : which shares to count; None is 1 and 5, as far as there are classes
     versus : the float model, or any other one, to compare with
     output : name of the scores; None is the first output
     progress : bool. Show a bar with the time left when standard error is a terminal.
@@ -107,18 +113,28 @@ def evaluate(
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        Labels are not one integer a sample, or none of the model's classes; an output is no score a class; there is
-        nothing to count, neither labels nor another model; or a feed does not fit.
+        Labels are not one integer a sample, or none of the model's classes; an output is no score a class; ``top`` is
+        of more classes than there are; there is nothing to count, neither labels nor another model; or a feed does not
+        fit.
+
+    Warns
+    -----
+    EdgekernWarning
+        When far more labels would be right if each were one more, or one less.
     """
-    ranks = _top(top)
+    ranks = _top((1, 5) if top is None else top)
     given = samples.labels if labels is None and isinstance(samples, Samples) else labels
     truth = None if given is None else _labels(given)
     if truth is None and versus is None:
         raise ArgumentValueError("evaluate: there is nothing to compare with; give labels, or versus (the float model)")
-    ours, theirs = _scores(model, output), None if versus is None else _scores(versus, None)
+    opened, other = _opened(model), None if versus is None else _opened(versus)
+    borders = _borders(other) | _borders(opened)
+    ours = _scores(opened, output, borders)
+    theirs = None if other is None else _scores(other, None, borders)
     places: list[Array] = []
     float_places: list[Array] = []
     classes: list[Array] = []
+    shifts = Counter[int]()
     count = same = num_classes = 0
     with progress_bar("evaluating", _length(samples), enabled=progress) as step:
         for numbers, feeds in _numbered(samples):
@@ -126,6 +142,8 @@ def evaluate(
             reference = None if theirs is None else theirs(feeds)
             count += len(scores)
             num_classes = scores.shape[1]
+            if top is not None and ranks[-1] > num_classes:
+                raise ArgumentValueError(f"evaluate: top must be of the model's {num_classes} classes, got {ranks[-1]}")
             if reference is not None:
                 if reference.shape != scores.shape:
                     raise ArgumentValueError(
@@ -136,6 +154,7 @@ def evaluate(
                 of = _of_feed(truth, numbers, scores)
                 classes.append(of)
                 places.append(_places(scores, of))
+                shifts.update((scores if reference is None else reference).argmax(axis=1) - of)
                 if reference is not None:
                     float_places.append(_places(reference, of))
             step()
@@ -143,6 +162,7 @@ def evaluate(
         raise ArgumentValueError("evaluate: samples hold none")
     if truth is not None and not isinstance(samples, Samples) and len(truth) != count:
         raise ArgumentValueError(f"evaluate: labels must be one for each sample, got {len(truth)} for {count} samples")
+    _warn_of_shift(shifts, count)
     shown = [k for k in ranks if k <= num_classes]
     return Evaluation(
         samples=count,
@@ -173,27 +193,39 @@ def _numbered(samples: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[int],
         first += rows
 
 
-def _scores(model: Evaluated, output: str | None) -> Scores:
-    """A function from feeds to (rows, classes) scores."""
+def _opened(model: Evaluated) -> Any:
+    """A session of ours or of onnxruntime's."""
     if isinstance(model, (str, os.PathLike)) and kind_of_file(model) == "ekm":
         model = InferenceSession(model)
     if isinstance(model, Program):
         model = InferenceSession(model)
-    session: Any = model
-    if not isinstance(model, InferenceSession):
-        encoded = load_model(model, function="evaluate").SerializeToString()
-        session = open_session(encoded, num_threads=_core.num_threads(), as_written=False)
+    if isinstance(model, InferenceSession):
+        return model
+    encoded = load_model(model, function="evaluate").SerializeToString()
+    return open_session(encoded, num_threads=_core.num_threads(), as_written=False)
+
+
+def _borders(session: Any) -> dict[str, TensorInfo]:
+    """The inputs of a program whose codes stand for other numbers."""
+    infos = session.program.inputs if isinstance(session, InferenceSession) else ()
+    return {info.name: info for info in infos if info.scale is not None and (info.scale, info.zero_point) != (1.0, 0)}
+
+
+def _scores(session: Any, output: str | None, borders: Mapping[str, TensorInfo]) -> Scores:
+    """A function from feeds to (rows, classes) scores."""
     names = [node.name for node in session.get_outputs()]
     if output is not None and output not in names:
         raise ArgumentValueError(f"evaluate: output must be one of {names}, got {output!r}")
     name = names[0] if output is None else output
     shapes = {node.name: node.shape for node in session.get_inputs()}
+    floats = {node.name: node.type == "tensor(float)" for node in session.get_inputs()}
 
     def scores(feeds: Mapping[str, Array]) -> Array:
         try:
-            made = _joined([session.run([name], dict(part))[0] for part in cut(feeds, shapes)])
+            fit = fitted(feeds, floats, borders)
+            made = _joined([session.run([name], dict(part))[0] for part in cut(fit, shapes)])
         except Exception as error:
-            if isinstance(model, InferenceSession):
+            if isinstance(session, InferenceSession):
                 raise
             text = " ".join(str(error).split())  # onnxruntime raises a class per status, all private
             raise ArgumentValueError(f"evaluate: onnxruntime cannot run the model on this feed: {text}") from error
@@ -210,6 +242,18 @@ def _scores(model: Evaluated, output: str | None) -> Scores:
 
 def _joined(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _warn_of_shift(shifts: Mapping[int, int], count: int) -> None:
+    """``shifts`` counts the class of the highest score less the label."""
+    right = shifts.get(0, 0)
+    shift = max((1, -1), key=lambda one: shifts.get(one, 0))
+    would = shifts.get(shift, 0)
+    if would > 2 * right and would - right > max(_FEW, count / 5):
+        warn_caller(
+            f"evaluate: {right / count:.2%} of the labels are right, and {would / count:.2%} would be if each were one "
+            f"{'more' if shift > 0 else 'less'}; change label_offset (--label-offset) by {shift:+d}"
+        )
 
 
 def _top(given: Sequence[int]) -> list[int]:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from edgekern._arguments import byte_count, number
 from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
+from edgekern.analysis._borders import as_codes
 from edgekern.analysis._rows import cut
-from edgekern.analysis.runs import as_codes, run_of_model, run_of_program
+from edgekern.analysis.runs import coded, run_of_model, run_of_program
 from edgekern.analysis.side_by_side import Seen, labels_of, numbered, side_by_side
 from edgekern.artifact import Program
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
@@ -284,7 +285,7 @@ def first_feed(function: str, session: InferenceSession, data: object) -> dict[s
     _, feeds = next(numbered(function, data), ([], None))
     if feeds is None:
         raise ArgumentValueError(f"{function}: data holds no samples; give some")
-    infos = {info.name: info for info in session.program.inputs}
+    infos = {info.name: coded(info) for info in session.program.inputs}
     codes = {name: as_codes(array, infos.get(name)) for name, array in feeds.items()}
     return dict(next(cut(codes, {node.name: node.shape for node in session.get_inputs()})))
 

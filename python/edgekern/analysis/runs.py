@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._onnxruntime import open_session
+from edgekern.analysis._borders import as_codes, as_numbers
 from edgekern.analysis._rows import cut
 from edgekern.artifact import TensorInfo
 from edgekern.errors import ArgumentValueError
 from edgekern.graph.model import load_model
-from edgekern.ops import dequantize_linear, quantize_linear
 from edgekern.runtime import InferenceSession
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run_of_program(session: InferenceSession) -> Run:
 
     Feeds of several times as many rows as the program takes are cut.
     """
-    inputs = {info.name: info for info in session.program.inputs}
+    inputs = {info.name: coded(info) for info in session.program.inputs}
     outputs = session.program.outputs
     names = [info.name for info in outputs]
     shapes = {node.name: node.shape for node in session.get_inputs()}
@@ -37,7 +37,9 @@ def run_of_program(session: InferenceSession) -> Run:
     def run(feeds: Mapping[str, Any]) -> dict[str, Array]:
         codes = {name: as_codes(array, inputs.get(name)) for name, array in feeds.items()}
         parts = [session.run(names, dict(part)) for part in cut(codes, shapes)]
-        return {info.name: as_floats(joined([part[at] for part in parts]), info) for at, info in enumerate(outputs)}
+        return {
+            info.name: as_numbers(joined([part[at] for part in parts]), coded(info)) for at, info in enumerate(outputs)
+        }
 
     return run
 
@@ -66,20 +68,9 @@ def run_of_model(model: ModelLike, *, function: str) -> Run:
     return run
 
 
-def as_codes(array: Any, info: TensorInfo | None) -> Any:
-    """What a program with 8 bits at its borders takes of floats."""
-    if info is None or not info.scale or getattr(array, "dtype", None) != np.float32:
-        return array
-    assert info.zero_point is not None
-    return quantize_linear(array, info.scale, info.zero_point, dtype=info.dtype)
-
-
-def as_floats(array: Array, info: TensorInfo) -> Array:
-    """What codes stand for."""
-    if not info.scale:
-        return array
-    assert info.zero_point is not None
-    return dequantize_linear(array, info.scale, info.zero_point)
+def coded(info: TensorInfo) -> TensorInfo | None:
+    """An input or output whose codes stand for numbers."""
+    return info if info.scale else None
 
 
 def joined(parts: Sequence[Array]) -> Array:

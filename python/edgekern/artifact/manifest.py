@@ -15,7 +15,7 @@ from edgekern.artifact.buckets import Buckets
 from edgekern.errors import ArtifactError
 
 # Under it quantize writes into the metadata of a QDQ model what it did; compile carries that into the program, where
-# compare reads the hash.
+# compare reads the hash, and commands read how sample data was made.
 QUANTIZATION_KEY = "edgekern.quantization"
 _SIZES = ("buckets", "variants")  # fields that are of all sizes
 _MOST_TOLD = 1 << 22  # values that a quantizer may have written down: every channel of a large model
@@ -101,12 +101,15 @@ class Manifest:
     def float_model_hash(self) -> str | None:
         """Identity of the float model that was quantized, as ``edgekern.calibration.model_hash`` gives it; None where
         another tool, or an edgekern before this, did that."""
-        try:
-            told = files.parse_json(self.quantization.encode(), most_values=_MOST_TOLD)
-        except (ValueError, RecursionError):
-            return None
-        found = told.get("model_hash") if isinstance(told, dict) else None
+        found = told_by_quantizer(self.quantization, "model_hash")
         return found if isinstance(found, str) else None
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How files became inputs where the model was calibrated, as ``Ranges.preprocessing`` has it; None where nobody
+        said. Its values are as untrusted as the file."""
+        found = told_by_quantizer(self.quantization, "preprocessing")
+        return found if isinstance(found, dict) else None
 
     def to_json(self) -> str:
         fields = asdict(self)
@@ -187,6 +190,15 @@ class Manifest:
             and all(0 <= variant.blob_bytes <= blobs.get(variant.blob, -1) for variant in self.variants)
             and len({variant.blob for variant in self.variants}) == len(self.variants)
         )
+
+
+def told_by_quantizer(text: str, name: str) -> Any:
+    """One value of what :func:`edgekern.quantize` wrote under :data:`QUANTIZATION_KEY`; None where there is none."""
+    try:
+        told = files.parse_json(text.encode(), most_values=_MOST_TOLD)
+    except (ValueError, RecursionError):
+        return None
+    return told.get(name) if isinstance(told, dict) else None
 
 
 def _most_values(index: _core.ProgramIndex) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -182,6 +182,12 @@ class Program:
         """What the ONNX model said of itself; of a file from before this, nothing."""
         text = self.container.metadata.get("ekm.model")
         return ModelMetadata() if text is None else ModelMetadata.from_json(text)
+
+    @cached_property
+    def preprocessing(self) -> Mapping[str, Any] | None:
+        """How files became the inputs on which the model was calibrated, for ``preprocessing`` of
+        :func:`edgekern.samples`; None where arrays were given, or nobody said."""
+        return self.manifest.preprocessing
 
     @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:

@@ -1,8 +1,9 @@
 """The ``edgekern`` command: calls the rooms and holds no logic of its own.
 
 Errors are one line on stderr. The exit status is 0 where all is well, 1 where what was asked about is not (a gate, a
-damaged file), and 2 where the command could not be done: docs/command-line.md. ``run``, ``verify``, ``profile``, ``info`` and ``bench`` of a
-program need NumPy only; the other commands, and the help pages drawn by typer, come with the ``[toolkit]`` extra.
+damaged file), and 2 where the command could not be done: docs/command-line.md. What works on programs, on this machine
+and on language models needs NumPy only; the other commands, and the help pages drawn by typer, come with the
+``[toolkit]`` extra.
 """
 
 import sys
@@ -10,12 +11,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
+from edgekern._extras import missing
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArtifactError, EdgekernError, HostStepError
 from edgekern.machine import cpu_info
 
 NOT_WELL, NOT_DONE, INTERRUPTED = 1, 2, 130
-TOOLKIT_MODULES = {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime", "tokenizers"}
 
 
 def _show_warning(
@@ -38,10 +39,9 @@ def run(arguments: Sequence[str]) -> int:
             cpu_info()  # an environment that cannot be followed is told before the work begins
             return _dispatch(list(arguments))
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in TOOLKIT_MODULES:
+            if (told := missing(f"'{arguments[0]}'" if arguments else "this", error)) is error:
                 raise
-            command = f"'{arguments[0]}'" if arguments else "this"
-            message = f"{command} needs the module {error.name}; {INSTALL}"
+            message = str(told)
         except (EdgekernError, OSError) as error:
             message = str(error)
             if arguments[:1] == ["verify"] and isinstance(error, (ArtifactError, HostStepError)):

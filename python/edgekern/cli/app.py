@@ -8,6 +8,7 @@ import typer
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
 from edgekern.cli import gates_app, samples_app, session
+from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
@@ -30,7 +31,9 @@ Shape = Annotated[
         "16|128. Repeatable.",
     ),
 ]
-Data = Annotated[list[Path], typer.Argument(exists=True, help=".npz, .npy, or a folder of them")]
+_READ = ".npz, .npy, .bin, .wav, text, or a folder of such files or of pictures"
+Data = Annotated[list[Path], typer.Argument(exists=True, help=_READ)]
+SomeData = Annotated[list[Path] | None, typer.Argument(exists=True, help=f"{_READ}; default: random numbers")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -139,8 +142,14 @@ def run(
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,
     host_timeout: Annotated[float, typer.Option(help="Seconds that a host step may take.")] = HOST_TIMEOUT_S,
+    kind: samples_app.Kind = None,
+    samples: samples_app.Samples = None,
+    preset: samples_app.Preset = None,
+    size: samples_app.Size = None,
+    tokenizer: samples_app.Tokenizer = None,
+    preprocessing: samples_app.How = None,
 ) -> None:
-    """Run a program on arrays, as many rows at a time as it was compiled for."""
+    """Run a program on data, as many rows at a time as it was compiled for."""
     result = session.run(
         model,
         data,
@@ -149,6 +158,9 @@ def run(
         isa=isa,
         allow_host=allow_host,
         host_timeout_s=host_timeout,
+        given=DataOptions(
+            kind=kind, limit=samples, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing
+        ),
     )
     typer.echo(result)
 
@@ -156,9 +168,7 @@ def run(
 @app.command(rich_help_panel=USE)
 def profile(
     model: Existing,
-    data: Annotated[
-        list[Path] | None, typer.Argument(exists=True, help=".npz, .npy, or a folder of them; default: random numbers")
-    ] = None,
+    data: SomeData = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs that are timed.")] = 100,
     top: Annotated[int, typer.Option(min=1, help="Steps that are shown.")] = 20,
     trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto and Chrome here.")] = None,
@@ -172,6 +182,11 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,
+    kind: samples_app.Kind = None,
+    preset: samples_app.Preset = None,
+    size: samples_app.Size = None,
+    tokenizer: samples_app.Tokenizer = None,
+    preprocessing: samples_app.How = None,
 ) -> None:
     """Time every step of a program, beside what this machine can do, and say what the time goes to."""
     result = session.profile(
@@ -186,6 +201,7 @@ def profile(
         as_json=as_json,
         save=save,
         paths=paths,
+        given=DataOptions(kind=kind, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing),
     )
     typer.echo(result)
 
@@ -195,9 +211,7 @@ def bench(
     model: Annotated[
         Path, typer.Argument(exists=True, help=".ekm, .onnx, GGUF file, llama2.c .bin, or Hugging Face folder")
     ],
-    data: Annotated[
-        list[Path] | None, typer.Argument(exists=True, help=".npz, .npy, or a folder of them; default: random numbers")
-    ] = None,
+    data: SomeData = None,
     vs: Annotated[
         Path | None, typer.Option("--vs", exists=True, dir_okay=False, help="The float ONNX model, to stand beside it.")
     ] = None,
@@ -215,6 +229,11 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,
+    kind: samples_app.Kind = None,
+    preset: samples_app.Preset = None,
+    size: samples_app.Size = None,
+    tokenizer: samples_app.Tokenizer = None,
+    preprocessing: samples_app.How = None,
 ) -> None:
     """Time a model on this machine beside onnxruntime and its float model, outputs compared first."""
     result = benchmarks.bench(
@@ -230,6 +249,7 @@ def bench(
         isa=isa,
         allow_host=allow_host,
         as_json=as_json,
+        given=DataOptions(kind=kind, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing),
     )
     typer.echo(result)
 

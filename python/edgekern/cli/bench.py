@@ -1,13 +1,15 @@
 """What a model costs on this machine; programs need no toolkit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from edgekern import benchmark
 from edgekern.artifact import TensorInfo
 from edgekern.calibration.sources.arrays import data_files, read_feeds
 from edgekern.calibration.sources.base import Feeds
 from edgekern.cli.data import read_shapes
+from edgekern.cli.sources import PLAIN, DataOptions, kind_of, open_data
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.file_kinds import kind_of_file
@@ -28,6 +30,7 @@ def bench(
     isa: str | None,
     allow_host: bool,
     as_json: bool,
+    given: DataOptions = PLAIN,
 ) -> str:
     if runs is not None and seconds is not None:
         raise ArgumentValueError("bench: give --runs or --seconds, not both")
@@ -42,7 +45,7 @@ def bench(
             num_threads=threads,
             batch=batch,
             shapes=read_shapes("bench", shapes),
-            data=_reader(data),
+            data=_reader(model, data, given),
             runs=runs,
             seconds=lasting,
             isa=isa,
@@ -60,14 +63,20 @@ def bench(
     return report.to_json() if as_json else printable(report.table())
 
 
-def _reader(data: Sequence[Path]) -> Callable[[Sequence[TensorInfo]], Feeds]:
+def _reader(model: Path, data: Sequence[Path], given: DataOptions) -> Callable[[Sequence[TensorInfo]], Feeds]:
     """Gives the first feeds of the data, or random ones."""
     if not data:
         return random_feeds
-    sources = list(data_files(data))
+    arrays = kind_of(data, given) == "arrays"
+    sources = list(data_files(data)) if arrays else []
 
     def read(inputs: Sequence[TensorInfo]) -> Feeds:
-        found = next(iter(read_feeds(sources, {info.name: info.shape for info in inputs})), None)
+        feeds: Iterable[Feeds] = (
+            read_feeds(sources, {info.name: info.shape for info in inputs})
+            if arrays
+            else open_data(data, SimpleNamespace(inputs=inputs), given, made_for=model)
+        )
+        found = next(iter(feeds), None)
         if found is None:
             raise ArgumentValueError("bench: the data holds no rows; give one, or none for random numbers")
         return found

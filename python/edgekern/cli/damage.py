@@ -8,7 +8,7 @@ from typing import Any, Literal
 from edgekern import analysis, calibration
 from edgekern.artifact import Program
 from edgekern.calibration.sources import Samples
-from edgekern.cli.samples import DataOptions, open_data
+from edgekern.cli.sources import DataOptions, open_data
 from edgekern.cli.terminal import printable
 
 _FEW = 16
@@ -30,8 +30,9 @@ def sensitivity(
 
 
 def compare(model: Path, program: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:
-    feeds = _few(open_data(data, model, given), given)
-    return _shown(analysis.compare(model, Program.load(program), feeds), as_json)
+    opened = Program.load(program)
+    feeds = _few(open_data(data, model, given, made_for=opened), given)
+    return _shown(analysis.compare(model, opened, feeds), as_json)
 
 
 def coverage(model: Path, ranges: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:

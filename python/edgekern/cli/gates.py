@@ -11,7 +11,7 @@ from edgekern import analysis, calibration, files, quantization, runtime
 from edgekern.analysis.gates import Limits
 from edgekern.calibration.sources import Samples, files_of
 from edgekern.cli.data import read_shapes
-from edgekern.cli.samples import DataOptions, open_data
+from edgekern.cli.sources import DataOptions, open_data
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
 from edgekern.graph.model import model_files
@@ -54,7 +54,10 @@ def validate(
     if checklist and limits != Limits():
         raise ArgumentValueError("validate: --checklist has limits of its own; give it, or limits, not both")
     session = runtime.InferenceSession(model, num_threads=num_threads)
-    read = _open(session, data, float_model, _as_ranges(given, ranges))
+    read: Samples | None = None
+    if data:
+        inputs = inputs_for_both(session, float_model)
+        read = open_data(data, inputs, _as_ranges(given, ranges), made_for=session)
     common: dict[str, Any] = {"float_model": float_model, "output": output}
     report: analysis.Checklist | analysis.Validation
     if checklist:
@@ -64,7 +67,7 @@ def validate(
         del session  # what opening it takes is measured
         asked = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
         report = analysis.validate(model, read, top=top, runs=runs or 100, num_threads=num_threads, **common, **asked)
-    return _told(report, f"{model}: {report}", as_json), report.passed
+    return _shown(report, [f"{model}: {report}", *_how(read)], as_json), report.passed
 
 
 def compress(
@@ -120,17 +123,7 @@ def compress(
         last = f"{output}: {output.stat().st_size} bytes"
     else:
         last = f"{output} was not written, for a gate failed"
-    return _told(done.report, f"{done.report}\n{last}", as_json), done.report.passed
-
-
-def _open(session: Any, data: Sequence[Path], float_model: Path | None, given: DataOptions) -> Samples | None:
-    """Samples in as many rows as the program takes; in float32, as the float model has them, where it takes codes."""
-    if not data:
-        return None
-    infos = session.program.inputs
-    if float_model is None or not any(info.scale for info in infos):
-        return open_data(data, session, given)
-    return open_data(data, float_model, replace(given, batch=given.batch or (infos[0].shape or (1,))[0]))
+    return _shown(done.report, [f"{done.report}", *_how(read), last], as_json), done.report.passed
 
 
 def _as_ranges(given: DataOptions, ranges: Path | None) -> DataOptions:
@@ -141,10 +134,16 @@ def _as_ranges(given: DataOptions, ranges: Path | None) -> DataOptions:
     return replace(given, preprocessing=ranges)
 
 
-def _told(report: Any, words: str, as_json: bool) -> str:
+def _how(read: Samples | None) -> list[str]:
+    """How the data was made, for the eyes of those who know how the model was trained."""
+    return [] if read is None or read.preprocessing is None else [told(read.preprocessing)]
+
+
+def _shown(report: Any, lines: Sequence[str], as_json: bool) -> str:
     """What goes to standard output; beside JSON, the words go to the other one."""
+    words = printable("\n".join(lines))
     if not as_json:
-        return printable(words)
-    print(printable(words), file=sys.stderr)
+        return words
+    print(words, file=sys.stderr)
     text: str = report.to_json().rstrip("\n")
     return text

@@ -29,6 +29,7 @@ from edgekern.cli.samples_app import (
     others,
     pictures,
 )
+from edgekern.cli.sources import DataOptions
 
 _GATES = "Gates"
 
@@ -115,7 +116,6 @@ def validate(
     """
     from edgekern.analysis import Limits
     from edgekern.cli import gates as commands
-    from edgekern.cli.samples import DataOptions
 
     given = DataOptions(
         labels=labels,
@@ -194,7 +194,6 @@ def compress(
     """
     from edgekern.analysis import Limits
     from edgekern.cli import gates as commands
-    from edgekern.cli.samples import DataOptions
 
     given = DataOptions(
         labels=labels,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from edgekern.calibration import AnyMethod
+from edgekern.cli.sources import DataOptions
 
 Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 Data = Annotated[
@@ -113,7 +114,7 @@ def calibrate(
     """Run a float ONNX model on data and write the range of every activation."""
     from edgekern.cli import samples as commands  # onnx and onnxruntime take a second to import
 
-    given = commands.DataOptions(
+    given = DataOptions(
         **pictures(preset, size, crop, scale, mean, std, channels, layout),
         **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
@@ -161,7 +162,7 @@ def calibration_set(
     """Write samples as other tools take them: .bin files, calib_set.bin, input_list.txt, .npz."""
     from edgekern.cli import samples as commands
 
-    given = commands.DataOptions(
+    given = DataOptions(
         **pictures(preset, size, crop, scale, mean, std, channels, layout),
         **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
@@ -180,7 +181,7 @@ def evaluate(
     ] = None,
     label_offset: Annotated[int, typer.Option(help="Added to labels; 1 where class 0 is the background.")] = 0,
     vs: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The float model.")] = None,
-    top: Annotated[str, typer.Option(metavar="K,K", help="Which shares to count.")] = "1,5",
+    top: Annotated[str | None, typer.Option(metavar="K,K", help="Which shares to count; default: 1,5.")] = None,
     output: Annotated[str | None, typer.Option(help="Name of the scores; default: the first output.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, by class too, as JSON.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="Rows that run at a time; default: the model's.")] = None,
@@ -203,7 +204,7 @@ def evaluate(
     """Count what a classifier, compiled or ONNX, gets right, beside its float model."""
     from edgekern.cli import samples as commands
 
-    given = commands.DataOptions(
+    given = DataOptions(
         labels=labels,
         label_offset=label_offset,
         **pictures(preset, size, crop, scale, mean, std, channels, layout),
@@ -238,9 +239,8 @@ def sensitivity(
 ) -> None:
     """Quantize each layer of a float model alone, and tell which does the damage."""
     from edgekern.cli import damage
-    from edgekern.cli import samples as commands
 
-    given = commands.DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    given = DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
     typer.echo(damage.sensitivity(model, ranges, data, what=what, metric=metric, given=given, as_json=as_json))
 
 
@@ -257,9 +257,8 @@ def compare(
 ) -> None:
     """Hold every layer of a program to its float model: errors that are seen there, and those that it makes."""
     from edgekern.cli import damage
-    from edgekern.cli import samples as commands
 
-    given = commands.DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    given = DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
     typer.echo(damage.compare(model, program, data, given=given, as_json=as_json))
 
 
@@ -276,9 +275,8 @@ def coverage(
 ) -> None:
     """Count what ranges leave out of other data, tensor by tensor."""
     from edgekern.cli import damage
-    from edgekern.cli import samples as commands
 
-    given = commands.DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    given = DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
     typer.echo(damage.coverage(model, ranges, data, given=given, as_json=as_json))
 
 

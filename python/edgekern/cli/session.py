@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ import numpy.typing as npt
 
 from edgekern import _core, files, runtime
 from edgekern.artifact import Program
+from edgekern.artifact.buckets import Buckets
 from edgekern.calibration.progress import progress_bar
+from edgekern.calibration.sources import files_of
 from edgekern.calibration.sources.arrays import data_files, read_feeds
+from edgekern.cli.sources import PLAIN, DataOptions, feeds_for, kind_of
+from edgekern.cli.sources import told as how
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.machine import cpu_info
@@ -30,8 +34,10 @@ def run(
     isa: str | None,
     allow_host: bool,
     host_timeout_s: float,
+    given: DataOptions = PLAIN,
 ) -> str:
-    sources = list(data_files(data))
+    arrays = kind_of(data, given) == "arrays"
+    sources = list(data_files(data)) if arrays else files_of(data)
     inputs = [model, *sources]
     if output is not None:
         files.check_target(output, function="run", inputs=inputs)
@@ -43,9 +49,18 @@ def run(
     lines: list[str] = []
     outputs: dict[str, Array] = {}
     number = 0
-    for source, prefix in zip(sources, _prefixes(sources), strict=True):
+    rows = _rows(session.program)
+    parts: list[tuple[str, Iterable[Mapping[str, Any]]]] = (
+        [
+            (prefix, read_feeds([source], shapes, batch=rows))
+            for source, prefix in zip(sources, _prefixes(sources), strict=True)
+        ]
+        if arrays
+        else [("", feeds_for(session, data, given, rows))]
+    )
+    for prefix, feeds in parts:
         kept: dict[str, list[Array]] = {name: [] for name in names}
-        for feed in read_feeds([source], shapes, batch=_rows(session.program)):
+        for feed in feeds:
             results = session.run(names, feed)
             for name, result in zip(names, results, strict=True):
                 with np.printoptions(threshold=12, precision=5, suppress=True):
@@ -85,9 +100,11 @@ def profile(
     as_json: bool,
     save: Path | None = None,
     paths: Path | None = None,
+    given: DataOptions = PLAIN,
 ) -> str:
     """On the first feeds of ``data``, or random ones."""
-    sources = list(data_files(data))
+    arrays = bool(data) and kind_of(data, given) == "arrays"
+    sources = list(data_files(data)) if arrays else files_of(data)
     if trace is not None and save is not None and trace.resolve() == save.resolve():
         raise ArgumentValueError(f"profile: --trace and --save are both {trace}; write to two files")
     used = [model, *sources, *([paths] if paths is not None else [])]
@@ -99,10 +116,11 @@ def profile(
     if sources:
         shapes = {node.name: node.shape for node in session.get_inputs()}
         rows = None if session.program.buckets is None else 0  # a whole file has one of the sizes
-        given = next(iter(read_feeds(sources, shapes, batch=rows)), None)
-        if given is None:
+        read = read_feeds(sources, shapes, batch=rows) if arrays else feeds_for(session, data, given, rows)
+        first = next(iter(read), None)
+        if first is None:
             raise ArgumentValueError("profile: the data holds no rows; give one, or none for random numbers")
-        feeds = given
+        feeds = first
     measured = session.profile(feeds, runs=runs)
     if trace is not None:
         measured.save_trace(trace)
@@ -176,7 +194,7 @@ def verify(model: Path, *, allow_host: bool) -> str:
     program = Program.load(model, verify="full")
     if not allow_host:
         runtime.refuse_host_steps(program, "verify")
-    lines = [f"{model}: every byte is as it was written ({program.nbytes} bytes)"]
+    lines = [f"{model}: every byte is as it was written ({program.nbytes} bytes)", *_made(program)]
     lines += [f"host step {step.name}, for onnxruntime: {step}" for step in program.host_steps]
     return printable("\n".join(lines))
 
@@ -189,7 +207,12 @@ def inspect(model: Path, *, as_json: bool = False) -> str:
     lines = [f"{model}: {program.nbytes} bytes, arena {program.memory_plan.arena_bytes} bytes"]
     lines += [f"input   {info.name} {info.dtype} {list(info.shape)}" for info in program.inputs]
     lines += [f"output  {info.name} {info.dtype} {list(info.shape)}" for info in program.outputs]
-    return printable("\n".join([*lines, "", program.summary()]))
+    return printable("\n".join([*lines, *_made(program), "", program.summary()]))
+
+
+def _made(program: Program) -> list[str]:
+    """How the data was made that the model was calibrated on, where the program says so."""
+    return [] if program.preprocessing is None else [f"data    {how(program.preprocessing)}"]
 
 
 def told(program: Program) -> str:
@@ -200,7 +223,19 @@ def told(program: Program) -> str:
         for side, infos in (("inputs", program.inputs), ("outputs", program.outputs))
     }
     hosts, nodes = ([asdict(part) for part in parts] for parts in (program.host_steps, program.nodes))
-    return json.dumps({**borders, "nodes": nodes, "steps": steps, "host_steps": hosts}, indent=1)
+    whole = {"bytes": program.nbytes, "arena_bytes": max(one.index.arena_bytes for one in program.variants)}
+    sizes = [] if program.buckets is None else _sizes(program, program.buckets)
+    made = {"sizes": sizes, "preprocessing": program.preprocessing}
+    return json.dumps({**whole, **made, **borders, "nodes": nodes, "steps": steps, "host_steps": hosts}, indent=1)
+
+
+def _sizes(program: Program, buckets: Buckets) -> list[dict[str, Any]]:
+    """The programs of several sizes, with their part of the arena that all share."""
+    names = [one.name for one in buckets.dimensions]
+    return [
+        {"of": dict(zip(names, buckets.sizes(number), strict=True)), "arena_bytes": one.index.arena_bytes}
+        for number, one in enumerate(program.variants)
+    ]
 
 
 def info() -> str:

@@ -111,6 +111,7 @@ def quantize(
             "front_end": [label(node) for node in done.front_end],
             "model_hash": done.ranges.model_hash,
             "plan": written(done.choices),
+            **({} if (made := done.ranges.preprocessing) is None else {"preprocessing": dict(made)}),
             "ranges": {"method": done.ranges.method, **done.ranges.options, "sha256": _sha256(done.ranges)},
             "widened": done.widened,
         },

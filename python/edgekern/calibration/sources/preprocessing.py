@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
+from edgekern._arguments import number
 from edgekern.calibration.sources.base import Input
 from edgekern.errors import ArgumentValueError
 
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["RGB", "BGR", "GRAY"]
 
+_MOST_PIXELS = 1 << 14  # of a side: what a file asks for is made in memory
 _DEPTH = {"RGB": 3, "BGR": 3, "GRAY": 1}
 _RESAMPLES = ("bilinear", "bicubic", "nearest", "lanczos")
 
@@ -99,7 +101,7 @@ def preprocessing_for(
     form = _layout(given, layout)
     depth, sides = _sizes(given, form)
     order = channels if channels is not None else ("GRAY" if depth == 1 else "RGB")
-    if order not in _DEPTH or (isinstance(depth, int) and depth != _DEPTH[order]):
+    if not isinstance(order, str) or order not in _DEPTH or (isinstance(depth, int) and depth != _DEPTH[order]):
         raise ArgumentValueError(
             f"samples: channels must be one of {sorted(_DEPTH)} that has {depth} channels, got {order!r}"
         )
@@ -108,7 +110,7 @@ def preprocessing_for(
     made = Preprocessing(
         _size(used.get("size")),
         _pair("crop", used["crop"]) if used.get("crop") else None,
-        float(used.get("scale", 1.0)),
+        number("samples", "scale", used.get("scale", 1.0)),
         _per_channel("mean", used.get("mean", 0.0), _DEPTH[order]),
         _per_channel("std", used.get("std", 1.0), _DEPTH[order]),
         cast(Channels, order),
@@ -121,6 +123,11 @@ def preprocessing_for(
     return _fitted(made, given, sides)
 
 
+def is_of_kind(saved: Mapping[str, Any], kind: str) -> bool:
+    """Whether a saved preprocessing is that of data of one kind."""
+    return kind in _SAVED_KINDS and saved.get("kind") == _SAVED_KINDS[kind]
+
+
 def options_of(saved: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Options that read data of one kind as a saved preprocessing says.
 
@@ -129,9 +136,11 @@ def options_of(saved: Mapping[str, Any], kind: str) -> dict[str, Any]:
     ArgumentValueError
         It is of data of another kind.
     """
-    if (was := saved.get("kind")) != _SAVED_KINDS.get(kind):
-        raise ArgumentValueError(f"samples: the preprocessing is of the kind {was!r}, and this data is {kind}")
-    return {name: saved[name] for name in _SAVED_OPTIONS[str(was)] if saved.get(name) is not None}
+    if not is_of_kind(saved, kind):
+        raise ArgumentValueError(
+            f"samples: the preprocessing is of the kind {saved.get('kind')!r}, and this data is {kind}"
+        )
+    return {name: saved[name] for name in _SAVED_OPTIONS[_SAVED_KINDS[kind]] if saved.get(name) is not None}
 
 
 def _fitted(made: Preprocessing, given: Input, sides: tuple[Any, Any]) -> Preprocessing:
@@ -174,19 +183,27 @@ def _sizes(given: Input, layout: Layout) -> tuple[Any, tuple[Any, Any]]:
 def _size(value: Any) -> Any:
     if value is None or value == "cover":
         return value
-    given = [value] if isinstance(value, int) else list(value)
-    return _pair("size", given) if len(given) == 2 else _pair("size", given)[0]
+    return _pair("size", value) if len(_several(value)) == 2 else _pair("size", value)[0]
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
-    given = [value] if isinstance(value, int) else list(value)
-    if len(given) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in given):
-        raise ArgumentValueError(f"samples: {name} must be one or two positive numbers (height, width), got {value!r}")
+    given = _several(value)
+    sound = all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= _MOST_PIXELS for side in given)
+    if len(given) not in (1, 2) or not sound:
+        raise ArgumentValueError(
+            f"samples: {name} must be one or two positive numbers (height, width), at most {_MOST_PIXELS}, "
+            f"got {value!r}"
+        )
     return given[0], given[-1]
 
 
 def _per_channel(name: str, value: Any, depth: int) -> tuple[float, ...]:
-    given = [float(value)] if isinstance(value, (int, float)) else [float(number) for number in value]
+    given = [number("samples", name, one) for one in _several(value)]
     if len(given) not in (1, depth):
         raise ArgumentValueError(f"samples: {name} must have 1 number or {depth}, one a channel, got {len(given)}")
     return tuple(given * depth if len(given) == 1 else given)
+
+
+def _several(value: Any) -> list[Any]:
+    plain = not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping))
+    return [value] if plain else list(value)

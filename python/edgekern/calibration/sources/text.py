@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgekern import files
+from edgekern._arguments import integer
+from edgekern._extras import install
 from edgekern.calibration.sources.base import Array, Feeds, Input, optional
 from edgekern.errors import ArgumentValueError
 
@@ -53,6 +55,8 @@ class Texts:
                 )
         if padding not in (None, "longest", "max_length"):
             raise ArgumentValueError(f"samples: padding must be 'longest' or 'max_length', got {padding!r}")
+        if max_length is not None and integer("samples", "max_length", max_length) < 1:
+            raise ArgumentValueError(f"samples: max_length must be at least 1, got {max_length}")
         sizes = {i.shape[1] for i in inputs if len(i.shape) == 2 and isinstance(i.shape[1], int)}
         fixed = int(next(iter(sizes))) if len(sizes) == 1 else None
         self._length = max_length or fixed or DEFAULT_LENGTH
@@ -96,7 +100,7 @@ class Texts:
         return feeds
 
     def _open(self) -> None:
-        tokenizers = optional("tokenizers", "texts", "install it with: pip install 'edgekern[toolkit]'")
+        tokenizers = optional("tokenizers", "texts", f"install it with: {install('toolkit')}")
         text = files.read_bytes(self._path, function="samples", limit=_MAX_BYTES)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(text)

@@ -11,9 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from edgekern import files
+from edgekern._arguments import integer
 from edgekern.calibration.sources.base import Array, Feeds, Input, UnreadableError, only_input, optional, stack
 from edgekern.errors import ArgumentValueError
 
+_MOST_HERTZ = 1_000_000
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _DTYPES = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8"}
 
@@ -47,6 +49,8 @@ class WavWindows:
         self._input = only_input(inputs, "WAV files")
         self._shape = self._input.row_shape()
         self._window = prod(self._shape)
+        if rate is not None and not 1 <= integer("samples", "rate", rate) <= _MOST_HERTZ:
+            raise ArgumentValueError(f"samples: rate must be 1 to {_MOST_HERTZ} Hz, got {rate}")
         self._rate = rate
         self._places: list[tuple[Path, Sound | None, int]] = []
         of: list[int] = []

@@ -1,0 +1,165 @@
+"""Commands read pictures and other files as the model says that its calibration read them."""
+
+import json
+
+import numpy as np
+import pytest
+from onnx import load
+
+import edgekern as ek
+from edgekern import cli, quickstart
+from edgekern.artifact.manifest import QUANTIZATION_KEY
+from test_cli import _without_toolkit
+
+Image = pytest.importorskip("PIL.Image", reason="needs edgekern[images]")
+
+SAID = "edgekern: data is read as the model says: image: "
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory):
+    """A folder with pictures of digits in folders of their classes, ranges of them, a QDQ model, a program."""
+    folder = tmp_path_factory.mktemp("pictured")
+    train, _ = quickstart.load_digits()
+    peak = float(train.images.max())
+    for number, (image, label) in enumerate(zip(train.images[:24], train.labels[:24], strict=True)):
+        place = folder / "digits" / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(image[0] / peak * 255).astype(np.uint8)).save(place / f"{number}.png")
+    model, ranges = str(quickstart.MODEL), str(folder / "r.json")
+    scale = str(peak / 255)
+    assert cli.run(["calibrate", model, str(folder / "digits"), "-o", ranges, "--scale", scale]) == 0
+    assert cli.run(["quantize", model, ranges, "-o", str(folder / "q.onnx")]) == 0
+    assert cli.run(["compile", str(folder / "q.onnx"), "-o", str(folder / "m.ekm")]) == 0
+    return folder
+
+
+def test_a_program_carries_how_its_data_was_made(pictured, capsys):
+    made = ek.calibration.Ranges.load(pictured / "r.json").preprocessing
+    program = pictured / "m.ekm"
+    assert made is not None
+    assert ek.Program.load(program).preprocessing == made
+    for command in (["inspect"], ["verify"]):
+        assert cli.run([*command, str(program)]) == 0
+        shown = capsys.readouterr().out
+        assert all(f"{name} {made[name]}" in shown for name in ("size", "crop", "scale", "channels"))
+    assert cli.run(["inspect", str(program), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["preprocessing"] == made
+
+
+def test_run_takes_pictures(pictured, tmp_path, capsys):
+    program, output = pictured / "m.ekm", tmp_path / "o.npz"
+    assert cli.run(["run", str(program), str(pictured / "digits"), "-o", str(output), "--samples", "5"]) == 0
+    assert SAID in capsys.readouterr().err
+    session = ek.InferenceSession(program)
+    data = ek.samples(pictured / "digits", session, preprocessing=session.program.preprocessing, limit=5)
+    with np.load(output) as outputs:
+        assert np.array_equal(outputs["logits"], np.concatenate([session.run(None, one)[0] for one in data]))
+
+
+@pytest.mark.parametrize("model", ["m.ekm", "q.onnx"])
+def test_evaluate_needs_no_preprocessing_of_them(pictured, capsys, model):
+    command = ["evaluate", str(pictured / model), str(pictured / "digits"), "--labels", "folders", "--json"]
+    assert cli.run(command) == 0
+    told = capsys.readouterr()
+    assert SAID in told.err
+    assert cli.run([*command, "--preprocessing", str(pictured / "r.json")]) == 0
+    again = capsys.readouterr()
+    assert SAID not in again.err
+    assert json.loads(again.out) == json.loads(told.out)
+    assert cli.run([*command, "--preset", "symmetric"]) == 0
+    other = capsys.readouterr()
+    assert SAID not in other.err
+    assert json.loads(other.out)["preprocessing"]["mean"] == [127.5]  # and nothing of the program's beside it
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare", str(quickstart.MODEL), "m.ekm", "digits"],
+        ["profile", "m.ekm", "digits", "--runs", "3"],
+        ["bench", "m.ekm", "digits", "--runs", "6", "--threads", "1"],
+        ["bench", "q.onnx", "digits", "--runs", "6", "--threads", "1"],
+    ],
+)
+def test_commands_on_programs_take_pictures(pictured, capsys, command):
+    given = [str(pictured / word) if (pictured / word).exists() else word for word in command]
+    assert cli.run(given) == 0
+    assert SAID in capsys.readouterr().err
+
+
+def test_arrays_are_read_as_they_are(pictured, tmp_path, capsys):
+    np.save(tmp_path / "one.npy", np.zeros((1, 1, 8, 8), np.float32))
+    assert cli.run(["run", str(pictured / "m.ekm"), str(tmp_path / "one.npy")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_raw_numbers_need_nobody_to_say_anything(pictured, tmp_path, capsys):
+    rows = np.random.default_rng(1).random((3, 1, 8, 8), np.float32)
+    rows.tofile(tmp_path / "three.bin")
+    output = tmp_path / "o.npz"
+    assert cli.run(["run", str(pictured / "m.ekm"), str(tmp_path / "three.bin"), "-o", str(output)]) == 0
+    assert SAID not in capsys.readouterr().err
+    session = ek.InferenceSession(pictured / "m.ekm")
+    with np.load(output) as outputs:
+        assert np.array_equal(
+            outputs["logits"], np.concatenate([session.run(None, {"image": r[None]})[0] for r in rows])
+        )
+
+
+def test_several_sizes_take_pictures_in_the_largest(pictured, tmp_path):
+    program = ek.compile(str(pictured / "q.onnx"), batch=(1, 4))
+    program.save(tmp_path / "sizes.ekm")
+    output = tmp_path / "o.npz"
+    assert cli.run(["run", str(tmp_path / "sizes.ekm"), str(pictured / "digits"), "-o", str(output)]) == 0
+    assert cli.run(["profile", str(tmp_path / "sizes.ekm"), str(pictured / "digits"), "--runs", "2"]) == 0
+    with np.load(output) as outputs:
+        assert outputs["logits"].shape == (24, 10)
+
+
+def test_the_base_install_reads_pictures_where_pillow_is(pictured):
+    child = _without_toolkit("run", str(pictured / "m.ekm"), str(pictured / "digits"))
+    assert child.returncode == 0, child.stderr
+    assert SAID in child.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": "abc"},
+        {"mean": {"a": 1}},
+        {"mean": [[1]]},
+        {"scale": []},
+        {"scale": "x"},
+        {"size": 2.5},
+        {"size": [8, "8"]},
+        {"size": 10**9},
+        {"crop": [8, 8, 8]},
+        {"crop": True},
+        {"channels": ["RGB"]},
+        {"layout": 3},
+        {"resample": []},
+        {"std": [0]},
+    ],
+)
+def test_what_a_stranger_wrote_there_is_one_readable_line(pictured, tmp_path, capsys, change):
+    model = load(pictured / "q.onnx")
+    [entry] = [one for one in model.metadata_props if one.key == QUANTIZATION_KEY]
+    said = json.loads(entry.value)
+    said["preprocessing"] |= change
+    entry.value = json.dumps(said)
+    ek.compile(model).save(tmp_path / "m.ekm")
+    assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 1
+    [*_, line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("edgekern: error: samples: ")
+
+
+@pytest.mark.parametrize("preprocessing", [[], 3, {"kind": ["image"]}, {"kind": None}, {}])
+def test_what_is_no_preprocessing_is_none(pictured, tmp_path, capsys, preprocessing):
+    model = load(pictured / "q.onnx")
+    [entry] = [one for one in model.metadata_props if one.key == QUANTIZATION_KEY]
+    entry.value = json.dumps(json.loads(entry.value) | {"preprocessing": preprocessing})
+    ek.compile(model).save(tmp_path / "m.ekm")
+    assert cli.run(["inspect", str(tmp_path / "m.ekm")]) == 0
+    assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 1
+    assert "nothing says how pixels" in capsys.readouterr().err
