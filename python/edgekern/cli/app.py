@@ -15,7 +15,6 @@ from edgekern.runtime import HOST_TIMEOUT_S
 app = typer.Typer(
     help="Quantize a float model to INT8, see which layers it hurts, compile it to one file, and run it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -11,7 +11,8 @@ from edgekern import analysis, calibration, files, quantization, runtime
 from edgekern.analysis.gates import Limits
 from edgekern.calibration.sources import Samples, files_of
 from edgekern.cli.data import read_shapes
-from edgekern.cli.sources import DataOptions, open_data
+from edgekern.cli.samples import inputs_for_both
+from edgekern.cli.sources import DataOptions, open_data, told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
 from edgekern.graph.model import model_files
