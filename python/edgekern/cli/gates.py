@@ -68,7 +68,7 @@ def validate(
         del session  # what opening it takes is measured
         asked = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
         report = analysis.validate(model, read, top=top, runs=runs or 100, num_threads=num_threads, **common, **asked)
-    return _shown(report, [f"{model}: {report}", *_how(read)], as_json), report.passed
+    return _shown(report, [f"{model}:", str(report), *_how(read)], as_json), report.passed
 
 
 def compress(
