@@ -237,3 +237,16 @@ def test_times_are_read(given, ms):
     from edgekern.cli.gates import read_latency
 
     assert read_latency("validate", given) == pytest.approx(ms)
+
+
+def test_batches_and_sequences_of_other_sizes_are_compared():
+    model = net([helper.make_node("Relu", ["x"], ["y"])], inputs={"x": ["n", "s", 6]})
+    program = ek.compile(model, batch=1, shapes={"s": (2, 4)})
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.normal(0, 1, (rows, length, 6)).astype(np.float32)} for rows, length in ((1, 2), (3, 4), (2, 2))]
+    report = ek.validate(program, data, float_model=model, min_sqnr_db=100, progress=False)
+    assert report.passed
+    assert "6 samples" in gate(report, "min_sqnr_db").source
+    two = ek.compile(model, batch=2, shapes={"s": 2})
+    with pytest.raises(ArgumentValueError, match="must have shape"):  # a last batch that the program cannot take
+        ek.validate(two, [data[0]], float_model=model, min_sqnr_db=100, progress=False)
