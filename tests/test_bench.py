@@ -386,10 +386,10 @@ def test_memory_measures_every_step(tmp_path, capsys):
 def test_sizes_are_compared_and_timed(tmp_path, capsys):
     model, path = tmp_path / "digits.onnx", tmp_path / "rows.json"
     model.write_bytes(quickstart.MODEL.read_bytes())
-    assert main(["sizes", str(model), "--batch", "1,3", "--every", "batch", "--json", str(path)]) == 0
+    assert main(["sizes", str(model), "--batch", "1,3", "--every", "N", "--json", str(path)]) == 0
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["sizes"] for row in rows] == ["1", "3", "3 rows, one by one"]
-    assert "3 sizes of batch: the bytes of a program for each" in capsys.readouterr().out
+    assert "3 sizes of N: the bytes of a program for each" in capsys.readouterr().out
 
 
 PLAIN = ["attention", "call", "callers", "conv", "cube", "decode", "gemm", "gemm_f32", "int4", "kv", "linear", "load"]

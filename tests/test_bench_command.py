@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import edgekern as ek
 from edgekern import _onnxruntime, cli, quickstart
@@ -161,6 +162,48 @@ def test_another_model_is_no_float_model_of_it(folder):
         bench_model(folder / "qdq.onnx", versus=folder / "model.ekm", num_threads=[1], runs=2)
 
 
+@pytest.mark.parametrize("own", ["qdq.onnx", "model.ekm"])
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        (TensorProto.FLOAT, [1, 3, 13, 12], "does not take what the model takes; .* 12 for dimension 2, which is 13"),
+        (TensorProto.FLOAT, [1, 3], "does not take what the model takes; .* has 4 sizes"),
+        (TensorProto.INT64, [1, 3, 12, 12], "input 'x' of the float model is int64, and of the model float32"),
+    ],
+)
+def test_what_another_model_takes_is_named(folder, tmp_path, own, kind, shape, message):
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    sides = [helper.make_tensor_value_info(name, k, shape) for name, k in (("x", kind), ("y", TensorProto.FLOAT))]
+    model = helper.make_model(helper.make_graph(nodes, "g", sides[:1], sides[1:]), ir_version=8)
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", 17))
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArgumentValueError, match=f"bench: .*{message}"):
+        bench_model(folder / own, versus=tmp_path / "other.onnx", num_threads=[1], runs=2)
+
+
+def test_several_batches_have_a_line_each(folder, capsys):
+    command = ["bench", str(folder / "qdq.onnx"), "--batch", "1,4", "--threads", "1", "--runs", "2"]
+    assert cli.run(command) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [line[:3] for line in lines if line and line[0] in ("1", "4")]
+    assert rows == [[batch, "1", who] for batch in ("1", "4") for who in EVERYBODY[:2]]
+    assert cli.run([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["batch"], one["inputs"]["x"][0]) for one in told] == [(1, 1), (4, 4)]
+
+
+def test_16_bits_are_called_so(folder):
+    model = small_cnn()
+    config = ek.QuantConfig(recipe="w8a16")
+    calibrator = ek.Calibrator(model, progress=False).collect({"x": samples(np.random.default_rng(1), 4)})
+    wide = ek.quantize(model, calibrator.compute_ranges(method="max"), config)
+    (folder / "wide.onnx").write_bytes(wide.SerializeToString())
+    told = str(bench_model(folder / "wide.onnx", versus=folder / "float.onnx", num_threads=[1], runs=2))
+    assert "16 bits are " in told
+    assert "8 bits are " not in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -170,6 +213,7 @@ def test_another_model_is_no_float_model_of_it(folder):
         ({"seconds": math.nan}, ArgumentValueError),
         ({"seconds": "1"}, ArgumentTypeError),
         ({"num_threads": [0]}, ArgumentValueError),
+        ({"num_threads": [1, 2000]}, ArgumentValueError),
         ({"isa": "abacus"}, EdgekernError),
         ({"batch": 2}, ArgumentValueError),
         ({"shapes": {"x": (1, 3, 12, 12)}}, ArgumentValueError),
@@ -320,6 +364,8 @@ def test_the_command_prints_text_or_json(folder, llama, capsys):
         (["model.ekm", "--runs", "1", "--seconds", "1"], "--runs or --seconds, not both"),
         (["model.ekm", "--weights", "int8"], "--weights is of language models"),
         (["model.ekm", "--batch", "2"], "batch and shapes are of ONNX models"),
+        (["model.ekm", "--batch", "1,2"], "batch and shapes are of ONNX models"),
+        (["qdq.onnx", "--batch", "0"], "--batch takes a size, or several as 1,2,4,8, got '0'"),
         (["feeds.npz"], "NumPy arrays"),
         (["feeds.npz", "--vs", "float.onnx"], "are of programs and ONNX models"),
     ],

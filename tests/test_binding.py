@@ -377,6 +377,32 @@ def test_a_binding_runs_the_size_that_its_arrays_have(rng):
         session.bind()
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 9])
+@pytest.mark.parametrize("into", [False, True])
+def test_an_io_binding_runs_sizes_between_and_beyond(rng, count, into):
+    session = ek.InferenceSession(rows())
+    [name] = names(session.get_outputs())
+    x, y = rng.normal(size=(count, 8)).astype(np.float32), np.zeros((count, 4), np.float32)
+    io = session.io_binding()
+    io.bind_cpu_input("x", x)
+    if into:
+        io.bind_output(name, "cpu", 0, np.float32, y.shape, y.ctypes.data)
+    else:
+        io.bind_output(name)
+    for _ in range(2):
+        session.run_with_iobinding(io)
+        np.testing.assert_array_equal(io.copy_outputs_to_cpu()[0], session.run(None, {"x": x})[0])
+        x[...] = rng.normal(size=x.shape)
+    other = rng.normal(size=(count + 1, 8)).astype(np.float32)
+    io.bind_cpu_input("x", other)
+    if into:
+        with pytest.raises(ArgumentValueError, match="must have shape"):
+            session.run_with_iobinding(io)
+    else:
+        session.run_with_iobinding(io)
+        np.testing.assert_array_equal(io.get_outputs()[0].numpy(), session.run(None, {"x": other})[0])
+
+
 def test_bytes_that_pieces_copy_are_counted(rng):
     """Three rows run as four, and seven as four and four: what fills up is no caller's."""
     session, x = ek.InferenceSession(rows()), rng.normal(size=(7, 8)).astype(np.float32)

@@ -507,6 +507,36 @@ def test_callbacks_never_run_on_the_callers_thread(program, feeds, capfd):
     assert "SystemExit" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, ValueError])
+def test_no_callback_ends_the_thread_that_answers(program, feeds, caplog, batched, raised):
+    session = ek.InferenceSession(program, num_threads=1)
+    called, hold = [], threading.Event()
+
+    def ends(future):
+        hold.wait(30)
+        called.append(threading.current_thread() is threading.main_thread())
+        raise raised("on purpose")
+
+    with ek.Batcher(session) as batcher:
+
+        def submit():
+            return batcher.submit(None, feeds) if batched else session.run_async(None, feeds)
+
+        session.run_async(None, feeds, lambda *_: hold.wait(30))
+        futures = [submit() for _ in range(3)]
+        for future in futures:
+            future.add_done_callback(ends)
+        hold.set()
+        for future in futures:
+            np.testing.assert_array_equal(future.result(30)[0], session.run(None, feeds)[0])
+        assert len(submit().result(30)) == 1  # the thread is still there
+    assert called == [False] * 3
+    assert caplog.text.count("exception calling callback for") == 3
+    with pytest.raises(SystemExit):  # on a thread of the caller's own it is the caller's affair, as ever
+        futures[0].add_done_callback(lambda _: sys.exit())
+
+
 def test_a_dropped_session_goes_at_once(program, feeds):
     gc.disable()
     try:

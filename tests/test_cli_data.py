@@ -117,6 +117,19 @@ def test_several_sizes_take_pictures_in_the_largest(pictured, tmp_path):
         assert outputs["logits"].shape == (24, 10)
 
 
+def test_inspect_tells_sizes_and_arenas_to_programs(pictured, tmp_path, capsys):
+    program = ek.compile(str(pictured / "q.onnx"), batch=(1, 4))
+    program.save(tmp_path / "sizes.ekm")
+    assert cli.run(["inspect", str(tmp_path / "sizes.ekm"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    [rows] = program.buckets.dimensions
+    arenas = [one.index.arena_bytes for one in program.variants]
+    assert told["sizes"] == [{"of": {rows.name: n}, "arena_bytes": a} for n, a in zip((1, 4), arenas, strict=True)]
+    assert (told["arena_bytes"], told["bytes"]) == (max(arenas), program.nbytes)
+    assert cli.run(["inspect", str(pictured / "m.ekm"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sizes"] == []
+
+
 def test_the_base_install_reads_pictures_where_pillow_is(pictured):
     child = _without_toolkit("run", str(pictured / "m.ekm"), str(pictured / "digits"))
     assert child.returncode == 0, child.stderr

@@ -316,3 +316,12 @@ def test_the_command_saves_and_takes_a_file(row, tmp_path, capsys):
     child = _without_toolkit("profile", model, "--save", saved, *fixed)
     assert child.returncode == 0, child.stderr
     assert cli.run(["profile", model, "--save", model, *fixed]) == 2
+
+
+@pytest.mark.parametrize("path", ["\ud800", "tile\udfff"])
+def test_a_path_that_no_text_can_be_is_refused(row, tmp_path, path):
+    session = ek.InferenceSession(row, num_threads=1)
+    chosen = StepPath(0, row.steps[0].name, path, False, 1.0, 1.0)
+    dataclasses.replace(_by_rule(session), rule_us=1.0, us=1.0, steps=(chosen,)).save(tmp_path / "paths.json")
+    with pytest.raises(ArgumentValueError, match=r"paths give step 0 the path .* which is none"):
+        ek.InferenceSession(row, num_threads=1, paths=tmp_path / "paths.json")

@@ -17,6 +17,7 @@ from edgekern.errors import (
     ArgumentValueError,
     ArtifactError,
     EdgekernError,
+    EdgekernWarning,
 )
 
 from graphs import feeds_of, two_products
@@ -215,6 +216,38 @@ def test_bindings_run_as_onnxruntimes_do(model, session, feeds):
         binding.bind_ortvalue_output(second, target)
         other.run_with_iobinding(binding)
         np.testing.assert_allclose(target.numpy(), want[1], rtol=1e-5)
+
+
+def test_what_was_written_stays_when_other_inputs_are_bound(model, session, feeds):
+    [first, *_] = [node.name for node in session.get_outputs()]
+    for other in (session, theirs(model)):
+        binding = other.io_binding()
+        binding.bind_cpu_input("x", feeds["x"])
+        binding.bind_output(first)
+        other.run_with_iobinding(binding)
+        want, [held] = binding.copy_outputs_to_cpu()[0], binding.get_outputs()
+        binding.bind_cpu_input("x", np.zeros_like(feeds["x"]))
+        np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], want)
+        np.testing.assert_array_equal(binding.get_outputs()[0].numpy(), want)
+        other.run_with_iobinding(binding)
+        assert binding.get_outputs()[0].data_ptr() == held.data_ptr()  # made once
+        np.testing.assert_array_equal(held.numpy(), other.run([first], {"x": np.zeros_like(feeds["x"])})[0])
+
+
+def test_strided_inputs_are_bound_as_they_are_now(model, session, feeds):
+    strided = np.asfortranarray(feeds["x"])
+    [first, *_] = [node.name for node in session.get_outputs()]
+    for other in (session, theirs(model)):
+        given, binding = strided.copy("F"), other.io_binding()
+        if other is session:
+            with pytest.warns(EdgekernWarning, match="bind_cpu_input: input 'x' is copied, 48 bytes"):
+                binding.bind_cpu_input("x", given)
+        else:
+            binding.bind_cpu_input("x", given)
+        given[...] = 0
+        binding.bind_output(first)
+        other.run_with_iobinding(binding)
+        np.testing.assert_allclose(binding.copy_outputs_to_cpu()[0], session.run([first], feeds)[0], rtol=1e-5)
 
 
 BAD_BINDINGS = {

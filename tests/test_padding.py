@@ -40,14 +40,14 @@ def test_rows_that_know_each_other_are_not_filled_up():
     g = Graph(opset=17)
     x = g.input("x", ["N", 5])
     model = g.model(g.op("Softmax", x, axis=0))
-    with pytest.warns(EdgekernWarning, match="batch: with 3"):
+    with pytest.warns(EdgekernWarning, match="N: with 3"):
         program = ek.compile(model, batch=(1, 2, 4))
     session = ek.InferenceSession(program)
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     np.testing.assert_allclose(session.run(None, {"x": x})[0].sum(0), 1, rtol=1e-6)
-    with pytest.raises(ArgumentValueError, match="'batch' is 3"):
+    with pytest.raises(ArgumentValueError, match="'N' is 3"):
         session.run(None, {"x": x[:3]})
-    with pytest.raises(ArgumentValueError, match="'batch' is 8, and the program has the sizes"):
+    with pytest.raises(ArgumentValueError, match="'N' is 8, and the program has the sizes"):
         session.run(None, {"x": np.tile(x, (2, 1))})
 
 

@@ -84,4 +84,7 @@ def test_null_bytes_are_refused():
         file_path("f", "path", "a\0b")
     with pytest.raises(ArgumentValueError, match=r"llm\.load: path must be a path, got one with a null byte"):
         llm.load("a\0b")
+    for call in (ek.InferenceSession, ek.Calibrator, lambda path: file_path("f", "path", path)):
+        with pytest.raises(ArgumentValueError, match="must be a path that the system can hold"):
+            call("a\ud800")
     assert file_path("f", "path", b"a\xff") == file_path("f", "path", os.fsdecode(b"a\xff"))

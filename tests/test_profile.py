@@ -56,6 +56,14 @@ def test_steps_add_up_to_the_run_and_stand_in_their_order(program):
     assert (found.runs, found.num_threads, found.isa) == (40, 1, session.isa)
 
 
+@pytest.mark.parametrize("threads", [3, 8, 17, 64])
+def test_small_programs_are_timed_on_many_threads(program, threads):
+    """Each stream of each thread reads a page at least, and these have few."""
+    assert program.nbytes < 1 << 16
+    found = ek.InferenceSession(program, num_threads=threads).profile(random_feeds(program.inputs), runs=2)
+    assert found.read_bytes_per_s > 0
+
+
 def test_the_results_of_a_run_are_the_same_after_it_and_no_clock_is_left_on(program):
     session = ek.InferenceSession(program)
     feeds = random_feeds(program.inputs)

@@ -41,10 +41,14 @@ def session(program):
     return ek.InferenceSession(program, num_threads=1)
 
 
-def profiled(program, tmp_path, **options):
+def _options(folder):
     wanted = ek.SessionOptions()
-    wanted.enable_profiling, wanted.profile_file_prefix = True, str(tmp_path / "p")
-    return ek.InferenceSession(program, wanted, num_threads=1, **options)
+    wanted.enable_profiling, wanted.profile_file_prefix = True, str(folder / "p")
+    return wanted
+
+
+def profiled(program, tmp_path, **options):
+    return ek.InferenceSession(program, _options(tmp_path), num_threads=1, **options)
 
 
 def test_runs_are_traced_into_a_file(program, tmp_path, feeds, session):
@@ -151,3 +155,28 @@ def test_a_trace_needs_a_folder(program, tmp_path):
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "none" / "p")
     with pytest.raises(ArgumentValueError, match="profile_file_prefix must begin with a folder that is there"):
         ek.InferenceSession(program, options)
+
+
+def test_times_outlive_a_folder_that_is_gone(program, tmp_path, feeds):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    session = profiled(program, folder)
+    session.run(None, feeds)
+    folder.rmdir()
+    with pytest.raises(ArgumentValueError, match=r"end_profiling: the folder of .* must be there, and it is gone"):
+        session.end_profiling()
+    session.run(None, feeds)
+    folder.mkdir()
+    events = json.loads(Path(session.end_profiling()).read_text())
+    assert sum(event["name"] == "model_run" for event in events) == 2
+    assert session.end_profiling() == ""
+
+
+def test_a_session_that_goes_says_that_its_times_are_lost(program, tmp_path, feeds):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    held = [profiled(program, folder)]
+    held[0].run(None, feeds)
+    folder.rmdir()
+    with pytest.warns(EdgekernWarning, match="the times of its runs are lost: end_profiling: the folder of"):
+        held.clear()

@@ -211,7 +211,7 @@ def test_a_profile_is_of_one_size(texts):
         ({"batch": range(1, 66)}, ArgumentValueError, "batch has 65 sizes, and a file holds 64 programs"),
         ({"batch": range(1, 9), "shapes": {"x": (None, 3, range(12, 22), 12)}}, ArgumentValueError, "make 80 programs"),
         ({"batch": (1, 2), "shapes": [("x", 1)]}, ArgumentTypeError, "shapes must be a mapping"),
-        ({"batch": (1, 2), "shapes": {"batch": (1, 2)}}, ArgumentValueError, "batch and shapes\\['batch'\\] both"),
+        ({"batch": (1, 2), "shapes": {"N": (1, 2)}}, ArgumentValueError, "batch and shapes\\['N'\\] both"),
         ({"batch": (1, 2), "pad": {"x": True}}, ArgumentTypeError, "pad"),
         ({"batch": (1, 2), "pad": {"x": 1e300}}, ArgumentValueError, "which float32 cannot hold"),
         ({"shapes": {"x": ((1, 2), 3, (12, 14), 12)}}, ArgumentValueError, "which is 12 in the model"),
@@ -221,7 +221,7 @@ def test_a_profile_is_of_one_size(texts):
         ({"batch": (1, 2), "pad": {"y": 0}}, ArgumentValueError, "pad has 'y', but the inputs are"),
         ({"batch": (1, 2), "pad": {"x": "0"}}, ArgumentTypeError, "must be a number"),
         ({"batch": (1, 2), "pad": [0]}, ArgumentTypeError, "pad must be a mapping"),
-        ({"batch": (1, 2), "shapes": {"N": (1, 2, 4)}}, CompileError, "batch is 2, but the inputs have fixed shapes"),
+        ({"batch": (1, 2), "shapes": {"N": 4}}, CompileError, "batch is 2, but the inputs have fixed shapes"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(options, error, told):
@@ -359,7 +359,30 @@ def test_unnamed_dimensions_are_not_taken_for_others():
     program = ek.compile(model, shapes={"x": ((2, 4), (2, 4))})
     assert [one.name for one in program.buckets.dimensions] == ["n", "x[1]"]
     program = ek.compile(model, batch=(2, 4), shapes={"x": (None, (2, 4))})
-    assert [one.name for one in program.buckets.dimensions] == ["batch", "x[1]"]
+    assert [one.name for one in program.buckets.dimensions] == ["n", "x[1]"]
+
+
+@pytest.mark.parametrize(("first", "second", "name"), [("n", "n", "n"), ("rows", 3, "rows"), ("?", "?", "batch")])
+def test_rows_have_the_name_that_the_model_gives_them(first, second, name):
+    g = Graph(opset=17)
+    x, y = g.input("x", [first, 4]), g.input("y", [second, 4])
+    model = g.model(g.op("Relu", x), g.op("Neg", y))
+    program = ek.compile(model, batch=(1, 2))
+    assert [one.name for one in program.buckets.dimensions] == [name]
+    assert ek.InferenceSession(program).get_inputs()[0].shape == [name, 4]
+    session = ek.InferenceSession(program)
+    feeds = {"x": np.ones((2, 4), np.float32), "y": np.ones((2 if second != 3 else 3, 4), np.float32)}
+    assert session.choose(feeds) == [{name: 2}]
+
+
+@pytest.mark.parametrize(("shape", "batch"), [([0, 4], 1), ([0, 4], (1, 2)), ([2, 0], 1), (["n", 0], 2)])
+def test_a_dimension_of_size_0_is_refused(shape, batch):
+    g = Graph(opset=17)
+    model = g.model(g.op("Relu", g.input("x", shape)))
+    with pytest.raises(CompileError, match=rf"input 'x' has the size 0 in dimension {shape.index(0)}.*shapes=\{{'x': "):
+        ek.compile(model, batch=batch)
+    sizes = [2 if size == 0 else None for size in shape]
+    assert ek.compile(model, shapes={"x": sizes}).inputs[0].shape[shape.index(0)] == 2
 
 
 def test_the_command_line_cuts_rows_alone(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import edgekern as ek
 from edgekern import _core, cli, runtime
 from edgekern.cli import base
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError, MemoryBudgetError
 from edgekern.runtime.stress import FEEDS, STEPS, _windows
 
 from graphs import Graph
@@ -161,3 +161,33 @@ def test_the_command_ends_with_1_where_something_failed(path, capsys, command):
 def test_the_command_says_what_is_wrong(path, capsys):
     assert cli.run(["stress", str(path), "--budget", "lots"]) == 2
     assert "stress: budget must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"concurrency": 2**31 - 1}, ArgumentValueError, "concurrency must be at most 16384, got 2147483647"),
+        ({"concurrency": 16384, "runs": 2**31 - 1}, MemoryBudgetError, "the times of .* runs take .* give fewer runs"),
+        ({"runs": 2**31 - 1, "budget": "2G"}, MemoryBudgetError, ".*and the budget is 2,048.0 MiB"),
+    ],
+)
+def test_more_than_a_process_holds_is_refused(session, options, error, message):
+    with pytest.raises(error, match=f"stress: {message}"):
+        runtime.stress(session, **options)
+
+
+def test_callers_that_get_no_thread_end_all(session, monkeypatch):
+    class Scarce(threading.Thread):
+        started = 0
+
+        def start(self):
+            Scarce.started += 1
+            if Scarce.started > 9:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Scarce)
+    before = threading.active_count()
+    with pytest.raises(ArgumentValueError, match="the system has threads for, 7 here, got 50"):
+        runtime.stress(session, concurrency=50, runs=200)  # 2 of them are those alone
+    assert threading.active_count() == before

@@ -89,7 +89,7 @@ def numpy_dtype(function: str, argument: str, value: npt.DTypeLike, remedy: str 
 
 def isa_name(function: str, isa: object) -> str:
     """The empty name for None: the best that this CPU has, or EDGEKERN_ISA."""
-    return "" if isa is None else string(function, "isa", isa)
+    return "" if isa is None else string(function, "isa", isa).encode("ascii", "backslashreplace").decode()
 
 
 def file_path(function: str, argument: str, value: object) -> Path:
@@ -100,6 +100,12 @@ def file_path(function: str, argument: str, value: object) -> Path:
         raise ArgumentTypeError(f"{function}: {argument} must be a path, got {type(value).__name__}") from error
     if "\0" in path:
         raise ArgumentValueError(f"{function}: {argument} must be a path, got one with a null byte: {path!r}")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise ArgumentValueError(
+            f"{function}: {argument} must be a path that the system can hold, got {path!r}"
+        ) from error
     return Path(path)
 
 

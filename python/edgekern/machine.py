@@ -12,6 +12,8 @@ from edgekern._arguments import thread_count
 
 __all__ = ["cpu_info", "get_num_threads", "set_num_threads"]
 
+_PAGE_BYTES = 4096  # that each stream of a thread reads at least
+
 
 def cpu_info() -> dict[str, object]:
     """What this machine is to edgekern.
@@ -79,9 +81,11 @@ def read_bandwidth(nbytes: int, num_threads: int, *, most_bytes: int = 512 << 20
     Parameters
     ----------
     nbytes : at most ``most_bytes`` of them are read
-    num_threads : 0 is the package's setting
+    num_threads : 0 is the package's setting; no more read than have a page of the bytes each
     seconds : for each of four ways to read
     """
     size = min(max(nbytes, 1 << 16), most_bytes)
-    data, threads = np.ones(size // 64 * 64, np.uint8), num_threads or _core.num_threads()
-    return max(_core.measure_read_bandwidth(data, threads, streams, 0, seconds) for streams in (1, 2, 4, 8))
+    data = np.ones(size // 64 * 64, np.uint8)
+    threads = min(num_threads or _core.num_threads(), size // _PAGE_BYTES)
+    ways = [streams for streams in (1, 2, 4, 8) if threads * streams * _PAGE_BYTES <= size]
+    return max(_core.measure_read_bandwidth(data, threads, streams, 0, seconds) for streams in ways)

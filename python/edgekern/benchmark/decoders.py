@@ -15,7 +15,7 @@ from edgekern import _core, llm
 from edgekern._arguments import file_path
 from edgekern.benchmark import others
 from edgekern.benchmark.fresh import Fresh, Job, measured
-from edgekern.benchmark.models import DEFAULT_SECONDS, Progress, no_progress
+from edgekern.benchmark.models import DEFAULT_SECONDS, Progress, no_progress, thread_counts
 from edgekern.benchmark.others import Others
 from edgekern.benchmark.rounds import Timing, timed
 from edgekern.benchmark.text import aligned, megabytes, plural, wrapped
@@ -164,7 +164,7 @@ def bench_decoder(
     for argument, count in (("runs", runs), *(("num_threads", count) for count in num_threads)):
         if count is not None:
             positive("bench", argument, count)
-    path, counts = file_path("bench", "model", model), list(dict.fromkeys(num_threads)) or [_core.num_threads()]
+    path, counts = file_path("bench", "model", model), list(dict.fromkeys(thread_counts(num_threads)))
     rows, sizes, watch = [], {}, Others()
     with progress("bench", len(weights) * len(counts) * len(prompts)) as advance:
         for form in weights:

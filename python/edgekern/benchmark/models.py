@@ -26,6 +26,7 @@ from edgekern.files import StrPath
 from edgekern.machine import cpu_model
 from edgekern.runtime import InferenceSession, Profile, random_feeds
 from edgekern.runtime.profile import positive
+from edgekern.runtime.session import MOST_THREADS
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
@@ -83,7 +84,7 @@ def bench_model(
             positive("bench", argument, count)
     if not 0 < number("bench", "seconds", seconds) < float("inf"):
         raise ArgumentValueError(f"bench: seconds must be a positive number, got {seconds!r}")
-    given = [thread_count("bench", count) for count in num_threads] or [_core.num_threads()]
+    given = thread_counts(num_threads)
     options = {"isa": isa_name("bench", isa) or None, "allow_host": allow_host}
     own = _own_side(file_path("bench", "model", model), batch, shapes, data, allow_host)
     other = None
@@ -151,6 +152,14 @@ def _versions() -> dict[str, str]:
     except ImportError:
         return found
     return found | {"onnxruntime": onnxruntime.__version__}
+
+
+def thread_counts(given: Sequence[int]) -> list[int]:
+    """Those given, or the package's setting. Raises ArgumentValueError for more than a session has."""
+    counts = [thread_count("bench", count) for count in given] or [_core.num_threads()]
+    if max(counts) > MOST_THREADS:
+        raise ArgumentValueError(f"bench: num_threads must be at most {MOST_THREADS}, got {max(counts)}")
+    return counts
 
 
 class _Bench:

@@ -114,7 +114,7 @@ class ModelReport:
 
     def table(self) -> str:
         """Everything, for people."""
-        parts = [self._head(), self._answers(), self._latencies(), self._gains(), self._costs()]
+        parts = [self.head(), self._answers(), self._latencies(), self._gains(), self._costs()]
         parts += [self._work(work) for work in self.work]
         return "\n\n".join("\n".join(part) for part in [*parts, wrapped(RULE.format(rounds=self._rounds))] if part)
 
@@ -122,7 +122,8 @@ class ModelReport:
     def _rounds(self) -> int:
         return len(self.rows[0].timing.medians_us)
 
-    def _head(self) -> list[str]:
+    def head(self) -> list[str]:
+        """The model, and what it ran on."""
         total = sum(self.multiply_adds.values())
         shares = ", ".join(f"{count / total:.1%} in {what}" for what, count in self.multiply_adds.items() if count)
         on_host = shares.replace("in host", "on the host")
@@ -158,7 +159,11 @@ class ModelReport:
         note = (
             "of peak above 100%: fewer bits or multiply-adds than the model has, or a machine that was busy meanwhile"
         )
-        return [*aligned(rows, "><>>>>>>>"), *([note] if above else []), *others.told(self.others_busy)]
+        return [*aligned(rows, "><>>>>>>>"), *([note] if above else []), *self.busy()]
+
+    def busy(self) -> list[str]:
+        """What other processes did meanwhile."""
+        return others.told(self.others_busy)
 
     def _gains(self) -> list[str]:
         slower = list(dict.fromkeys(gain.than for gain in self.gains))
@@ -197,15 +202,16 @@ class ModelReport:
         return [*aligned(rows, "<>>>"), "", *self._expected(work), *causes]
 
     def _expected(self, work: Work) -> list[str]:
-        """What 8 bits gain, beside what they could, by the run's own figures."""
+        """What 8 or 16 bits gain, beside what they could, by the run's own figures."""
         gains = [g for g in self.gains if g.num_threads == work.num_threads and g.than.endswith(" float")]
         if not gains or not work.quantized:
             return []
         gain = min(gains, key=lambda found: found.ratio.median)
-        most = work.peaks["8 bits"] / work.peaks["float32"]
+        bits = max(("8 bits", "16 bits"), key=lambda one: self.multiply_adds.get(one, 0))
+        most = work.peaks[bits] / work.peaks["float32"]
         own, other = (work.kinds[who] for who in (gain.who, "edgekern float"))
-        text = f"8 bits are {gain.ratio.median:.2f} times as fast as {gain.than}. On registers this machine does "
-        text += f"{most:.1f} times as many multiply-adds in 8 bits as in float32"
+        text = f"{bits} are {gain.ratio.median:.2f} times as fast as {gain.than}. On registers this machine does "
+        text += f"{most:.1f} times as many multiply-adds in {bits} as in float32"
         if own[PRODUCTS] and other[PRODUCTS]:
             rest = 1 - own[PRODUCTS] / sum(own.values())
             text += (

@@ -77,8 +77,20 @@ def float_side(path: Path, own: Side, *, allow_host: bool) -> Side:
             "was made of"
         )
     sizes: Shapes = {info.name: info.shape for info in own.program.inputs}
-    program, took = compiled(path, batch=1, shapes=sizes, allow_host=allow_host)
-    return Side(" float", path, program, took, reals(own.program.inputs, own.feeds, program.inputs))
+    try:
+        program, took = compiled(path, batch=1, shapes=sizes, allow_host=allow_host)
+    except ArgumentValueError as error:  # of the sizes
+        raise ArgumentValueError(
+            f"bench: the float model does not take what the model takes; give the one that it was made of: {error}"
+        ) from error
+    feeds = reals(own.program.inputs, own.feeds, program.inputs)
+    for info in program.inputs:
+        if feeds[info.name].dtype != info.dtype:
+            raise ArgumentValueError(
+                f"bench: input {info.name!r} of the float model is {info.dtype}, and of the model "
+                f"{feeds[info.name].dtype}; give the float model that it was made of"
+            )
+    return Side(" float", path, program, took, feeds)
 
 
 def reals(infos: tuple[TensorInfo, ...], arrays: Feeds, wanted: tuple[TensorInfo, ...] | None = None) -> Feeds:

@@ -217,7 +217,9 @@ def bench(
     threads: Annotated[
         list[int] | None, typer.Option(min=1, help="Default: all CPUs this process may use. Repeatable.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Of an ONNX model: rows that one run takes.")] = 1,
+    batch: Annotated[
+        str, typer.Option(metavar="SIZES", help="Of an ONNX model: rows of a run; several as 1,2,4,8, a line each.")
+    ] = "1",
     shape: Shape = None,
     runs: Annotated[int | None, typer.Option(min=1, help="Runs of each contender that are timed.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds of each contender instead; default 1.")] = None,

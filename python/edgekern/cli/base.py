@@ -164,7 +164,7 @@ def _bench(given: argparse.Namespace) -> int:
         given.data,
         versus=None,
         threads=given.threads,
-        batch=1,
+        batch="1",
         shapes=None,
         runs=given.runs,
         seconds=given.seconds,

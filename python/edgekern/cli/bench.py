@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from edgekern import benchmark
 from edgekern.artifact import TensorInfo
 from edgekern.calibration.sources.arrays import data_files, read_feeds
 from edgekern.calibration.sources.base import Feeds
-from edgekern.cli.data import read_shapes
+from edgekern.cli.data import read_shapes, read_sizes
 from edgekern.cli.sources import PLAIN, DataOptions, kind_of, open_data
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
@@ -22,7 +23,7 @@ def bench(
     *,
     versus: Path | None,
     threads: Sequence[int],
-    batch: int,
+    batch: str,
     shapes: Sequence[str] | None,
     runs: int | None,
     seconds: float | None,
@@ -35,25 +36,29 @@ def bench(
     if runs is not None and seconds is not None:
         raise ArgumentValueError("bench: give --runs or --seconds, not both")
     lasting = benchmark.DEFAULT_SECONDS if seconds is None else seconds
-    report: benchmark.ModelReport | benchmark.DecoderReport
+    report: benchmark.ModelReport | benchmark.BatchesReport | benchmark.DecoderReport
+    rows = read_sizes("bench", batch)
     if kind_of_file(model) in ("ekm", "onnx"):
         if weights:
             raise ArgumentValueError(f"bench: --weights is of language models, and {model} is none")
-        report = benchmark.bench_model(
-            model,
-            versus=versus,
-            num_threads=threads,
-            batch=batch,
-            shapes=read_shapes("bench", shapes),
-            data=_reader(model, data, given),
-            runs=runs,
-            seconds=lasting,
-            isa=isa,
-            allow_host=allow_host,
-            progress=quiet_bar,
+        options: dict[str, Any] = {
+            "versus": versus,
+            "num_threads": threads,
+            "shapes": read_shapes("bench", shapes),
+            "data": _reader(model, data, given),
+            "runs": runs,
+            "seconds": lasting,
+            "isa": isa,
+            "allow_host": allow_host,
+            "progress": quiet_bar,
+        }
+        report = (
+            benchmark.bench_model(model, batch=rows, **options)
+            if isinstance(rows, int)
+            else benchmark.bench_batches(model, rows, **options)
         )
     else:
-        if versus is not None or data or shapes or batch != 1 or isa is not None:
+        if versus is not None or data or shapes or rows != 1 or isa is not None:
             raise ArgumentValueError(
                 f"bench: data, --vs, --batch, --shape and --isa are of programs and ONNX models, and {model} is none"
             )

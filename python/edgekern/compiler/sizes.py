@@ -82,10 +82,11 @@ def read_sizes(model: Skeleton, batch: int | Sequence[int], shapes: AskedShapes 
             f"compile: shapes must be a mapping such as {{'input_ids': (1, 128)}}, got {type(shapes).__name__}"
         )
     reader = _Reader(model)
-    whole = reader.entry(BATCH, "batch", batch) if isinstance(batch, Sequence) else batch
-    if isinstance(whole, _Several) and isinstance((shapes or {}).get(BATCH), Sequence):
+    rows = reader.rows()
+    whole = reader.entry(rows, "batch", batch) if isinstance(batch, Sequence) else batch
+    if isinstance(whole, _Several) and isinstance((shapes or {}).get(rows), Sequence):
         raise ArgumentValueError(
-            "compile: batch and shapes['batch'] both have several sizes; give them in shapes alone"
+            f"compile: batch and shapes[{rows!r}] both have several sizes; give them in shapes alone"
         )
     found: dict[str, Entry | tuple[Entry, ...]] = {}
     for name, value in (shapes or {}).items():
@@ -118,6 +119,12 @@ class _Reader:
         }
         self.found: list[tuple[str, tuple[int, ...]]] = []
         self._unnamed: dict[int, tuple[str, int]] = {}  # of those found, the input and axis that came first
+
+    def rows(self) -> str:
+        """What the model calls the dimension that ``batch`` fills, the free first one of its inputs; ``"batch"`` where
+        it does not say, or has several names for it."""
+        names = {sides[0] for sides in self.sides.values() if sides and sides[0]}
+        return names.pop() if len(names) == 1 else BATCH
 
     def entry(self, name: str, told: str, given: Sequence[object], place: tuple[str, int] = ("", 0)) -> Entry:
         """Of one dimension. What has no name is one with the same axis of another input that has the same sizes."""

@@ -63,6 +63,10 @@ if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
 
 
+_QUANTIZED = (
+    "model is quantized already, by QuantizeLinear and DequantizeLinear; edgekern.compile takes it as it is, or give "
+    "the float model"
+)
 _NO_KERNEL = (
     "no kernel on 8 bits convolves groups over three dimensions, or transposes in groups or over three dimensions"
 )
@@ -238,7 +242,7 @@ def _quantized(
     config = config or QuantConfig()
     opened = open_model(model, function=function)
     found = model_hash(opened)
-    _require_same_model(found, ranges, function)
+    _require_same_model(opened, found, ranges, function)
     proto, reason = downgraded(opened.proto)
     if reason is not None:
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
@@ -341,8 +345,10 @@ def _sha256(ranges: Ranges) -> str:
     return hashlib.sha256(json.dumps({name: asdict(ranges[name]) for name in sorted(ranges)}).encode()).hexdigest()
 
 
-def _require_same_model(found: str, ranges: Ranges | None, function: str) -> None:
+def _require_same_model(opened: Skeleton, found: str, ranges: Ranges | None, function: str) -> None:
     if ranges is not None and ranges.model_hash != found:
+        if any(node.op_type == "QuantizeLinear" for node in opened.proto.graph.node):
+            raise QuantizationError(f"{function}: {_QUANTIZED}")
         raise QuantizationError(
             f"{function}: ranges are of another model (hash {ranges.model_hash[:12]}..., "
             f"this model has {found[:12]}...); calibrate this model"
@@ -361,9 +367,7 @@ def _require_as_exported(graph: ir.Graph, function: str) -> None:
 
 def _require_something_to_do(graph: ir.Graph, found: bool, function: str) -> None:
     if any(node.op_type in QDQ for node in graph):
-        raise QuantizationError(
-            f"{function}: model holds QuantizeLinear or DequantizeLinear already; give the float model"
-        )
+        raise QuantizationError(f"{function}: {_QUANTIZED}")
     if found:
         return
     integer = sorted({node.op_type for node in graph if is_integer(node)})

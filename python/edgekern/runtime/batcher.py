@@ -20,7 +20,7 @@ import numpy.typing as npt
 from edgekern._arguments import number
 from edgekern._arrays import Lent
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
-from edgekern.runtime.callers import Callers
+from edgekern.runtime.callers import Answer, Callers
 from edgekern.runtime.profile import positive
 from edgekern.runtime.rows import Rows, Tails
 from edgekern.runtime.session import InferenceSession
@@ -260,7 +260,7 @@ class _Request:
     def __init__(self, names: Sequence[str], feeds: Feeds, rows: int, tails: Tails) -> None:
         self.names, self.feeds, self.rows, self.tails = names, feeds, rows, tails
         self.came = time.monotonic()
-        self.future: Future[list[Array]] = Future()
+        self.future: Future[list[Array]] = Answer()
 
 
 @dataclass(frozen=True)

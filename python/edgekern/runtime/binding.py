@@ -68,6 +68,24 @@ class Binding:
         return f"Binding({', '.join(self.inputs)} -> {', '.join(self.outputs)})"
 
 
+class SizedBinding:
+    """Arrays of sizes that no program has: each run is filled up or cut, and copies what that takes.
+
+    Attributes
+    ----------
+    inputs, outputs : mapping of names to arrays
+    """
+
+    def __init__(self, run: Callable[..., object], inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        self._call = run
+        self.inputs, self.outputs = MappingProxyType(dict(inputs)), MappingProxyType(dict(outputs))
+
+    def run(self) -> Mapping[str, Array]:
+        """As of :class:`Binding`."""
+        self._call(list(self.outputs), self.inputs, out=list(self.outputs.values()))
+        return self.outputs
+
+
 def _bound(what: str, given: Mapping[str, Lent | None] | None, places: Mapping[str, Array]) -> Mapping[str, Array]:
     """Arrays by name; new ones, of zeros, for None."""
     if given is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from edgekern.errors import ArgumentTypeError
@@ -54,11 +56,44 @@ class Callers:
         pool = self._pools.get(None)
         if pool is None:  # of two callers that come here at once, both get the same
             pool = self._pools.setdefault(None, ThreadPoolExecutor(self._threads, "edgekern"))
+        future = Answer()
         if callback is None:
-            return pool.submit(call)
-        future = pool.submit(_telling, call, callback, user_data)
+            pool.submit(_answer, future, call)
+            return future
+        pool.submit(_answer, future, partial(_telling, call, callback, user_data))
         future.add_done_callback(lambda done: _tell(callback, [], user_data, _CANCELLED) if done.cancelled() else None)
         return future
+
+
+class Answer(Future[Results]):
+    """A future whose callbacks cannot end the thread that answers it: it is for others, too."""
+
+    def add_done_callback(self, fn: Callable[[Future[Results]], object]) -> None:
+        """As of every future. What ends a thread (SystemExit) is logged like all else that a callback raises, where it
+        is called on another thread than that which adds it."""
+        super().add_done_callback(fn if self.done() else partial(_called_back, fn))
+
+
+def _called_back(fn: Callable[[Future[Results]], object], future: Future[Results]) -> None:
+    try:
+        fn(future)
+    except Exception:
+        raise  # which the future logs
+    except BaseException:
+        logging.getLogger("concurrent.futures").exception("exception calling callback for %r", future)
+
+
+def _answer(future: Future[Results] | None, call: Callable[[], Results]) -> None:
+    assert future is not None
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        results = call()
+    except BaseException as error:
+        future.set_exception(error)
+        future = None  # the error's frames hold it
+    else:
+        future.set_result(results)
 
 
 def _telling(call: Callable[[], Results], callback: Callback, user_data: object) -> Results:

@@ -18,7 +18,7 @@ from edgekern.artifact.container import Verify
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError
 from edgekern.file_kinds import kind_of, kind_of_file
-from edgekern.runtime.binding import Binding
+from edgekern.runtime.binding import Binding, SizedBinding
 from edgekern.runtime.buckets import Sized
 from edgekern.runtime.element_types import tensor_type
 from edgekern.runtime.io_binding import IOBinding
@@ -159,6 +159,24 @@ class OnnxruntimeMethods(ABC):
         number = 0 if self._sized is None else self._sized.whole("bind", _given(inputs, self._program))
         return Binding(self._arenas[0].runners[number], partial(self._on_runner, number), inputs, outputs)
 
+    def _bound(self, inputs: Mapping[str, Lent | None], outputs: Mapping[str, Lent | None]) -> Binding | SizedBinding:
+        """As :meth:`bind`, and of any sizes that :meth:`run` takes."""
+        if self._sized is None:
+            return self.bind(inputs, outputs)
+        arrays = _given(inputs, self._program)
+        sizes = self._sized.sizes(arrays)
+        if all(size in one.sizes for one, size in zip(self._sized.buckets.dimensions, sizes, strict=True)):
+            return self.bind(inputs, outputs)
+        pieces, names = self._sized.pieces(sizes), list(outputs)
+        made = self._sized.results(names, sizes, pieces)
+        results = [
+            new if (given := outputs[name]) is None else written_array("bind", f"output {name!r}", given)
+            for name, new in zip(names, made, strict=True)
+        ]
+        self._sized.check_results(names, results, sizes, pieces)
+        fed = dict(zip((info.name for info in self._program.inputs), arrays, strict=True))
+        return SizedBinding(self.run, fed, dict(zip(names, results, strict=True)))
+
     def io_binding(self) -> IOBinding:
         """A new IOBinding, with nothing bound."""
         return IOBinding(self)
@@ -180,7 +198,7 @@ class OnnxruntimeMethods(ABC):
             )
         if not iobinding.belongs_to(self):
             raise ArgumentValueError("run_with_iobinding: iobinding must be of this session; call its io_binding()")
-        iobinding.ready().run()
+        iobinding.run()
 
     def run_with_ort_values(
         self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, OrtValue], run_options: Any = None
@@ -207,6 +225,11 @@ class OnnxruntimeMethods(ABC):
         Returns
         -------
         name of the file; an empty one where profiling is off, or has been ended
+
+        Raises
+        ------
+        ArgumentValueError, OSError
+            When its folder is gone, or it cannot be written. The times are kept for another call.
         """
         return "" if self._run_trace is None else self._run_trace.finish()
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arguments import string
-from edgekern._arrays import Lent
+from edgekern._arrays import Lent, plain
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.runtime.binding import Binding
+from edgekern.runtime.binding import Binding, SizedBinding
 from edgekern.runtime.element_types import byte_count, dtype_of, shape_of
 from edgekern.runtime.ort_value import OrtValue, on_cpu
 
@@ -34,13 +34,17 @@ class Bindable(Protocol):
 
     def get_inputs(self) -> Sequence[Named]: ...
     def get_outputs(self) -> Sequence[Named]: ...
-    def bind(self, inputs: Mapping[str, Lent | None] | None, outputs: Mapping[str, Lent | None] | None) -> Binding: ...
+    def _bound(
+        self, inputs: Mapping[str, Lent | None], outputs: Mapping[str, Lent | None]
+    ) -> Binding | SizedBinding: ...
 
 
 class IOBinding:
     """Memory for the inputs and outputs of a session, for :meth:`InferenceSession.run_with_iobinding`.
 
-    Arrays are kept alive. Their dtypes and shapes are checked at the first run behind a change, and not again.
+    Arrays are kept alive. Their dtypes and shapes are checked at the first run behind a change, and not again. What a
+    run wrote can be asked for when other inputs are bound, too, and outputs that are made here stay in one memory until
+    an input of another shape is bound.
 
     Parameters
     ----------
@@ -54,12 +58,17 @@ class IOBinding:
         self._session = session
         self._inputs: dict[str, Lent | None] = {}
         self._outputs: dict[str, Lent | None] = {}  # in the order in which they were bound; None is ours to make
-        self._binding: Binding | None = None
+        self._made: dict[str, Array] = {}  # of the outputs that are ours to make
+        self._binding: Binding | SizedBinding | None = None
+        self._ran: Mapping[str, Array] | None = None
 
     def bind_cpu_input(self, name: str, arr_on_cpu: Lent) -> None:
-        """Read an input in an array, of the dtype and shape that the session states."""
+        """Read an input in an array, of the dtype and shape that the session states; of one that is not C-contiguous in
+        a copy of what it holds now, which is warned about."""
         if arr_on_cpu is None:
             raise ArgumentTypeError(f"bind_cpu_input: input {name!r} must be an array, got None")
+        if isinstance(arr_on_cpu, np.ndarray):
+            arr_on_cpu = plain("bind_cpu_input", f"input {name!r}", arr_on_cpu)
         self._set_input("bind_cpu_input", name, arr_on_cpu)
 
     def bind_input(
@@ -125,7 +134,7 @@ class IOBinding:
 
     def clear_binding_outputs(self) -> None:
         """Forget the outputs."""
-        self._outputs, self._binding = {}, None
+        self._outputs, self._made, self._binding, self._ran = {}, {}, None, None
 
     def synchronize_inputs(self) -> None:
         """Nothing: the CPU's memory is there at once."""
@@ -137,15 +146,25 @@ class IOBinding:
         return self._session is session
 
     def _set_input(self, function: str, name: str, array: Lent) -> None:
-        self._inputs[_known(function, name, "input", self._session.get_inputs())] = array
+        before = self._inputs.get(_known(function, name, "input", self._session.get_inputs()))
+        self._inputs[name] = array
+        if before is not None and getattr(before, "shape", None) != getattr(array, "shape", None):
+            self._made = {}
         self._binding = None
 
     def _set_output(self, function: str, name: str, array: Lent | None) -> None:
         self._outputs[_known(function, name, "output", self._session.get_outputs())] = array
-        self._binding = None
+        self._made.pop(name, None)
+        self._binding = self._ran = None
 
-    def ready(self) -> Binding:
-        """All that is bound, checked; for :meth:`InferenceSession.run_with_iobinding`.
+    def run(self) -> None:
+        """Run on what is bound; for :meth:`InferenceSession.run_with_iobinding`."""
+        ready = self.ready()
+        ready.run()
+        self._ran = ready.outputs
+
+    def ready(self) -> Binding | SizedBinding:
+        """All that is bound, checked.
 
         Raises
         ------
@@ -159,13 +178,15 @@ class IOBinding:
             missing = [value.name for value in inputs if value.name not in self._inputs]
             if missing:
                 raise ArgumentValueError(f"run_with_iobinding: no memory is bound to the inputs {missing}")
-            self._binding = self._session.bind(self._inputs, self._outputs)
+            outputs = {name: self._made.get(name) if array is None else array for name, array in self._outputs.items()}
+            self._binding = self._session._bound(self._inputs, outputs)
+            self._made = {name: self._binding.outputs[name] for name, array in self._outputs.items() if array is None}
         return self._binding
 
     def _written(self, function: str) -> list[Array]:
-        if self._binding is None:
-            raise ArgumentValueError(f"{function}: nothing was run on what is bound now; call run_with_iobinding")
-        return list(self._binding.outputs.values())
+        if self._ran is None:
+            raise ArgumentValueError(f"{function}: nothing was run into what is bound now; call run_with_iobinding")
+        return list(self._ran.values())
 
 
 def _known(function: str, name: str, what: str, known: Sequence[Named]) -> str:

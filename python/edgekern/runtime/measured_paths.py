@@ -164,5 +164,9 @@ def choices_for(
             raise ArgumentValueError(
                 f"InferenceSession: paths name a step {chosen.step} {chosen.name!r}, which the program has not"
             )
+        if not chosen.path.isascii():
+            raise ArgumentValueError(
+                f"InferenceSession: paths give step {chosen.step} the path {chosen.path!r}, which is none"
+            )
         choices[chosen.step] = (chosen.path, chosen.alone)
     return choices

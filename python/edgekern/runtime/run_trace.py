@@ -55,7 +55,7 @@ class RunTrace:
         self.start_ns, self._pid = start_ns, os.getpid()
         self._runs: list[_Run] = []
         self._opened_ns, self._events = start_ns, 0
-        self._on = True
+        self._on, self._writing = True, threading.Lock()
 
     def watch(self, arena: Arena) -> None:
         """Time each run in it from now on."""
@@ -73,19 +73,42 @@ class RunTrace:
         self._on, self._runs = False, []
 
     def finish(self) -> str:
-        """Write the file, once.
+        """Write the file, once. Where that fails, the times stay, and runs are timed on.
 
         Returns
         -------
         its name; an empty one when it is written already
+
+        Raises
+        ------
+        ArgumentValueError
+            When the folder of the file is there no more.
+        OSError
+            When it cannot be written.
         """
         if not self._on:
             return ""
-        self._on = False
-        with files.atomic_write(Path(self.path), function="end_profiling") as file:
-            file.write(json.dumps(self._told()).encode())
-        self._runs = []
+        with self._writing:
+            return self._written() if self._on else ""
+
+    def _written(self) -> str:
+        try:
+            with files.atomic_write(Path(self.path), function="end_profiling") as file:
+                file.write(json.dumps(self._told()).encode())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ArgumentValueError(
+                f"end_profiling: the folder of {self.path} must be there, and it is gone; make it again, and call "
+                "end_profiling once more: the times are kept"
+            ) from error
+        self._on, self._runs = False, []
         return self.path
+
+    def finish_at_last(self) -> None:
+        """For a session that goes: nobody can call again."""
+        try:
+            self.finish()
+        except (ArgumentValueError, OSError) as error:
+            warn_caller(f"InferenceSession: the times of its runs are lost: {error}")
 
     def _timing(
         self, runner: Runner, run: Callable[_Given, _Result], clock: npt.NDArray[np.uint64]

@@ -33,7 +33,7 @@ from edgekern.runtime.runner import Arena, Given, Runner
 
 Array = npt.NDArray[Any]
 
-_MOST_THREADS = 1024  # the pool's, which any larger number means
+MOST_THREADS = 1024  # the pool's, which any larger number means
 _MOST_ARENAS = 1024
 
 
@@ -115,7 +115,7 @@ class InferenceSession(OnnxruntimeMethods):
         start_ns = time.monotonic_ns()
         self._session_options = options = SessionOptions.of(sess_options)
         check_providers("InferenceSession", providers, provider_options)
-        threads = min(num_threads_of(options, num_threads), _MOST_THREADS)
+        threads = min(num_threads_of(options, num_threads), MOST_THREADS)
         self._options: dict[str, Any] = {"sess_options": options, "num_threads": num_threads, "isa": isa}
         self._options |= {"allow_host": allow_host, "host_timeout_s": host_timeout_s, "arenas": arenas}
         isa = isa_name("InferenceSession", isa)
@@ -142,7 +142,7 @@ class InferenceSession(OnnxruntimeMethods):
         if self._run_trace is not None:
             for arena in self._arenas:
                 self._run_trace.watch(arena)
-            weakref.finalize(self, self._run_trace.finish)
+            weakref.finalize(self, self._run_trace.finish_at_last)
         _sessions.add(self)
 
     def _after_fork(self) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import byte_count
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, MemoryBudgetError
 from edgekern.runtime.profile import positive, random_feeds
 from edgekern.runtime.session import InferenceSession
 
@@ -28,6 +28,7 @@ _WARM_UP = 100  # runs of each caller, a tenth of them at most
 _GROWTH_SHARE, _GROWTH_BYTES = 0.01, 1 << 20  # of what memory grows by chance: the larger
 _SLOWER = 0.05  # of the first tenth's p50, from which on the last one is another
 _POLL_S = 0.02
+_MOST_CALLERS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,9 @@ def stress(
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When an argument has the wrong type or value.
+        When an argument has the wrong type or value, or the system has no more threads.
+    MemoryBudgetError
+        When the times of all runs do not fit in the budget.
     EdgekernError
         What a run raises ends all of them.
     """
@@ -173,6 +176,13 @@ def stress(
     positive("stress", "concurrency", concurrency)
     positive("stress", "runs", runs)
     budget_bytes = memory_budget("stress", budget)
+    if concurrency > _MOST_CALLERS:
+        raise ArgumentValueError(f"stress: concurrency must be at most {_MOST_CALLERS}, got {concurrency}")
+    if (noted := 8 * concurrency * runs) > budget_bytes:
+        raise MemoryBudgetError(
+            f"stress: the times of {concurrency * runs} runs take {_mib(noted)}, and the budget is "
+            f"{_mib(budget_bytes)}; give fewer runs"
+        )
     feeds = [random_feeds(session.program.inputs, seed) for seed in range(FEEDS)]
     expected = [_digests(session.run(None, feed)) for feed in feeds]
     few = session.num_arenas
@@ -241,8 +251,14 @@ class _Callers:
         readings: list[tuple[float, int]] = []
         start = time.perf_counter()
         try:
-            for thread in threads:
-                thread.start()
+            for number, thread in enumerate(threads):
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise ArgumentValueError(
+                        f"stress: concurrency must be callers that the system has threads for, {number} here, got "
+                        f"{len(threads)}"
+                    ) from error
             while len(readings) < STEPS and not self._stop.is_set():
                 share = float(self._done.sum()) / self.times.size
                 while len(readings) < int(share * STEPS):
