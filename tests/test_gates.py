@@ -7,7 +7,7 @@ import pytest
 
 import edgekern as ek
 from edgekern import cli, quickstart
-from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 
 from gated_models import COUNT, feeds, gated, helper, labels, net, outputs, sqnr_db
 
@@ -62,6 +62,8 @@ def test_figures_are_those_that_are_counted_by_hand(digits):
     assert gate(report, "max_bytes").measured == program.stat().st_size
     session = ek.InferenceSession(program)
     assert gate(report, "max_memory_bytes").measured >= session.arena_bytes + program.stat().st_size
+    [opened] = ek.validate(session, max_memory_bytes="1G").rows  # whose opening nobody saw
+    assert opened.measured == session.arena_bytes + program.stat().st_size
     assert "3 runs on this machine" in gate(report, "max_latency_ms").source
     assert session.isa in gate(report, "max_latency_ms").source
 
@@ -94,7 +96,13 @@ def test_what_is_lost_of_right_answers_is_counted(top):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_only_what_is_asked_for_is_measured_and_each_gate_can_fail(digits, name):
-    easy = {"max_drop": 1, "min_sqnr_db": -300, "min_agreement": 0, "max_bytes": 1 << 40, "max_memory_bytes": 1 << 40}
+    easy = {
+        "max_drop": 0.99,
+        "min_sqnr_db": -300,
+        "min_agreement": 0,
+        "max_bytes": 1 << 40,
+        "max_memory_bytes": 1 << 40,
+    }
     hard = {"max_drop": -1, "min_sqnr_db": 300, "min_agreement": 1, "max_bytes": 1, "max_memory_bytes": 1}
     given = {"float_model": quickstart.MODEL, "runs": 1, "progress": False}
     for limit, well in ((easy.get(name, 1e9), True), (hard.get(name, 1e-9), False)):
@@ -185,6 +193,22 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(given, message,
 def test_labels_and_data_that_do_not_fit_are_refused(digits, data, truth, message):
     with pytest.raises(ArgumentValueError, match=message):
         ek.validate(digits / "m.ekm", data, truth, float_model=quickstart.MODEL, max_drop=0.1, progress=False)
+
+
+def test_a_drop_that_nothing_could_fail_is_refused(digits):
+    given = {"float_model": quickstart.MODEL, "progress": False}
+    wrong = (labels() + 5) % 10
+    with pytest.raises(ArgumentValueError, match=r"max_drop must be below what the float model scores, 0\.00%.*offset"):
+        ek.validate(digits / "m.ekm", feeds(), wrong, **given, max_drop=0.0)
+
+
+def test_labels_that_are_one_off_are_told(digits):
+    inside = [at for at, label in enumerate(labels()) if label < 9]
+    data, truth = [feeds()[at] for at in inside], labels()[inside] + 1
+    with pytest.warns(
+        EdgekernWarning, match=r"validate: 0\.00% of the labels are right, and 100.*label_offset.* by -1"
+    ):
+        ek.validate(digits / "m.ekm", data, truth, float_model=quickstart.MODEL, max_drop=-0.01, progress=False)
 
 
 @pytest.mark.parametrize("data", [iter([]), [3], "x.npz", np.zeros(3)])

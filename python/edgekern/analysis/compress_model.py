@@ -271,9 +271,9 @@ def compress(
         assert score is not None
         told = f"{_shown(float_score)} in float, {_shown(score)} here, by evaluate"
         rows.append(Gate("max_drop", "score lost", limits.max_drop, float_score - score, told))
-        rows += gates_of_answers(Limits(None, limits.min_sqnr_db, limits.min_agreement), seen, top)
+        rows += gates_of_answers("compress", Limits(None, limits.min_sqnr_db, limits.min_agreement), seen, top)
     else:
-        rows += gates_of_answers(limits, seen, top)
+        rows += gates_of_answers("compress", limits, seen, top)
     rows += gates_of_costs(limits, session, fed, runs=runs or 100, grown_bytes=None)
     latency, measured_on = latency_ms(session, fed, runs) if runs else (None, "")
     outputs = [OutputRow(name, s.sqnr_db, s.cosine, s.max_error) for name, s in seen.outputs.items()]

@@ -218,7 +218,8 @@ def validate(
     ------
     ArgumentTypeError, ArgumentValueError
         Before anything is run: nothing is asked for, a limit has a value that it cannot have, or needs data, labels or
-        a float model that are not given. Later: data, labels or the models do not fit each other.
+        a float model that are not given. Later: data, labels or the models do not fit each other, or the float model
+        has so little right that no program could lose more than ``max_drop``.
     """
     limits = Limits(max_drop, min_sqnr_db, min_agreement, max_bytes, max_memory_bytes, max_latency_ms)
     limits = limits.checked("validate")
@@ -246,7 +247,7 @@ def validate(
             top=top,
             progress=progress,
         )
-        rows += gates_of_answers(limits, seen, top)
+        rows += gates_of_answers("validate", limits, seen, top)
     rows += gates_of_costs(limits, session, fed, runs=runs, grown_bytes=grown)
     return Validation(tuple(rows))
 
@@ -255,7 +256,9 @@ def require_what_is_needed(function: str, limits: Limits, *, data: object, label
     """Raise ArgumentValueError where a limit asks for what is not there, or none asks for anything."""
     if limits == Limits():
         names = ", ".join(Limits.__dataclass_fields__)
-        raise ArgumentValueError(f"{function}: at least one limit must be given, got none; they are {names}")
+        raise ArgumentValueError(
+            f"{function}: at least one limit must be given, got none; they are {names} (--max-drop, --min-sqnr, ...)"
+        )
     needs = {
         "max_drop": ("float_model", "data", "labels"),
         **dict.fromkeys(("min_sqnr_db", "min_agreement"), ("float_model", "data")),
@@ -290,11 +293,12 @@ def first_feed(function: str, session: InferenceSession, data: object) -> dict[s
     return dict(next(cut(codes, {node.name: node.shape for node in session.get_inputs()})))
 
 
-def gates_of_answers(limits: Limits, seen: Seen, top: int) -> list[Gate]:
+def gates_of_answers(function: str, limits: Limits, seen: Seen, top: int) -> list[Gate]:
     """Of what a program gives, beside its float model."""
     rows, of = [], f"{seen.samples} samples, float model in onnxruntime"
     if limits.max_drop is not None:
         told = f"{seen.float_top:.2%} in float, {seen.top:.2%} here; {of}"
+        require_a_score(function, limits.max_drop, seen.float_top or 0.0)
         rows.append(Gate("max_drop", f"top-{top} lost", limits.max_drop, seen.drop, told))
     if limits.min_sqnr_db is not None:
         name, sums = seen.worst
@@ -304,6 +308,16 @@ def gates_of_answers(limits: Limits, seen: Seen, top: int) -> list[Gate]:
         assert seen.agreement is not None
         rows.append(Gate("min_agreement", "same highest score", limits.min_agreement, seen.agreement, of))
     return rows
+
+
+def require_a_score(function: str, max_drop: float, float_score: float) -> None:
+    """Raise ArgumentValueError where the float model scores so little that no program could lose too much."""
+    if 0 <= float_score <= max_drop:
+        raise ArgumentValueError(
+            f"{function}: max_drop must be below what the float model scores, {float_score:.2%}, else nothing fails "
+            f"it, got {max_drop:g}; look whether labels are those of this model (--label-offset), and data is read as "
+            "it was trained (--preset, --size)"
+        )
 
 
 def gates_of_costs(

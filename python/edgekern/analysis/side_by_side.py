@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import is_array, unnamed
-from edgekern.analysis.evaluation import _places
+from edgekern.analysis.evaluation import _places, warn_of_shift
 from edgekern.analysis.figures import Sums
 from edgekern.analysis.runs import Run
 from edgekern.calibration.progress import progress_bar
@@ -74,9 +75,14 @@ def side_by_side(
     ArgumentTypeError, ArgumentValueError
         When there is no sample, the models have no float output in common or of other shapes, scores are no score a
         class, or labels do not fit.
+
+    Warns
+    -----
+    EdgekernWarning
+        When far more labels would be right if each were one more, or one less.
     """
     sums: dict[str, Sums] = {}
-    places, float_places = list[Array](), list[Array]()
+    places, float_places, shifts = list[Array](), list[Array](), Counter[int]()
     count = same = 0
     total = len(samples) if isinstance(samples, Sized) else None
     with progress_bar("beside float", total, enabled=progress) as step:
@@ -90,6 +96,7 @@ def side_by_side(
                     of = _classes(function, labels, numbers, ranked)
                     places.append(_places(ranked, of))
                     float_places.append(_places(expected, of))
+                    shifts.update((expected.argmax(axis=1) - of).tolist())
             count += len(numbers)
             step()
     if not count:
@@ -98,6 +105,7 @@ def side_by_side(
         raise ArgumentValueError(
             f"{function}: labels must be one for each sample, got {len(labels)} for {count} samples"
         )
+    warn_of_shift(function, shifts, count)
     right, float_right = (
         float((np.concatenate(each) < top).mean()) if each else None for each in (places, float_places)
     )
