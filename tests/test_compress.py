@@ -9,7 +9,7 @@ import edgekern as ek
 from edgekern import cli, quickstart
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
-from gated_models import COUNT, feeds, gated, labels, outputs, sqnr_db
+from gated_models import COUNT, feeds, gated, helper, labels, net, outputs, sqnr_db
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,22 @@ def test_what_is_wrong_is_told_before_the_work(given, error, message, monkeypatc
     monkeypatch.setattr("edgekern.analysis.compress_model.Calibrator", lambda *_, **__: pytest.fail("begun"))
     with pytest.raises(error, match=f"compress: {message}"):
         ek.compress(quickstart.MODEL, given.pop("data", calibrating()), progress=False, **given)
+
+
+def test_free_sizes_are_told_before_the_work(monkeypatch):
+    monkeypatch.setattr("edgekern.analysis.compress_model.Calibrator", lambda *_, **__: pytest.fail("begun"))
+    model = net([helper.make_node("Relu", ["x"], ["y"])], inputs={"x": ["n", "length", 6]})
+    with pytest.raises(ArgumentValueError, match=r"compress: input 'x' must have sizes .*\(n, length, 6\).*--shape x="):
+        ek.compress(model, [{"x": np.ones((1, 4, 6), np.float32)}], progress=False)
+
+
+def test_free_sizes_can_be_given():
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weights = np.random.default_rng(0).normal(0, 1, (6, 6)).astype(np.float32)
+    model = net(nodes, {"w": weights}, inputs={"x": ["n", "length", 6]})
+    data = [{"x": np.random.default_rng(at).normal(0, 1, (1, 4, 6)).astype(np.float32)} for at in range(4)]
+    done = ek.compress(model, data, shapes={"length": 4}, progress=False)
+    assert done.program.inputs[0].shape == (1, 4, 6)
 
 
 def test_a_score_that_is_no_number_is_told():

@@ -30,8 +30,9 @@ from edgekern.analysis.runs import Run, run_of_model, run_of_program
 from edgekern.analysis.side_by_side import labels_of, numbered, side_by_side
 from edgekern.calibration import AnyMethod, Calibrator, Ranges
 from edgekern.compiler import compile as compile_program
-from edgekern.errors import ArgumentTypeError
-from edgekern.graph.model import load_model, model_files
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.graph.dimensions import fix_dimensions
+from edgekern.graph.model import load_model, model_files, open_model
 from edgekern.quantization import QuantConfig, choose_method, plan_of, quantize
 from edgekern.runtime import InferenceSession
 from edgekern.runtime.profile import positive
@@ -240,6 +241,7 @@ def compress(
                 f"compress: data must be feeds that can be read twice, got {type(given).__name__}; give a list, or "
                 "edgekern.samples"
             )
+    _require_sizes(model, shapes)
     calibrator = Calibrator(model, shapes=shapes, progress=progress)
     calibrator.collect_many(data)
     ranges = (
@@ -294,6 +296,19 @@ def compress(
         gates=Validation(tuple(rows)) if rows else None,
     )
     return Compressed(program, qdq, ranges, report)
+
+
+def _require_sizes(model: ModelLike, shapes: Shapes | None) -> None:
+    """What compile would say at the end, before anything is run."""
+    opened = fix_dimensions(open_model(model, function="compress"), shapes, function="compress")
+    for value in opened.inputs:
+        sides = value.type.tensor_type.shape.dim
+        if any(not side.dim_value for side in sides[1:]):
+            shown = ", ".join(str(side.dim_value or side.dim_param or "?") for side in sides)
+            raise ArgumentValueError(
+                f"compress: input {value.name!r} must have sizes but for its first, got ({shown}); give them with "
+                f"shapes={{{value.name!r}: ...}} (--shape {value.name}=...)"
+            )
 
 
 def _few(data: Any) -> list[Mapping[str, Any]]:
