@@ -373,7 +373,7 @@ def test_the_command_prints_text_or_json(folder, llama, capsys):
 def test_what_does_not_fit_together_is_one_readable_line(folder, arguments, message, capsys):
     np.savez(folder / "feeds.npz", x=np.ones(1))
     paths = [str(folder / text) if "." in text else text for text in arguments]
-    assert cli.run(["bench", *paths]) == 1
+    assert cli.run(["bench", *paths]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("edgekern: error: ")

@@ -1,6 +1,7 @@
 """The command line: every command calls its room, and every mistake is one line and a non-zero status."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import get_args
@@ -59,7 +60,7 @@ def test_run_names_the_outputs_of_several_files(workshop, tmp_path):
     assert cli.run(["run", str(program), *twins, "-o", str(output)]) == 0
     with np.load(output) as outputs:
         assert outputs.files == [f"{twin}/logits" for twin in twins]
-    assert cli.run(["run", str(program), twins[0], twins[0], "-o", str(output)]) == 1
+    assert cli.run(["run", str(program), twins[0], twins[0], "-o", str(output)]) == 2
 
 
 def test_calibrate_takes_a_folder_of_arrays(workshop, tmp_path, capsys):
@@ -175,7 +176,7 @@ def test_a_flipped_bit_is_one_readable_line(workshop, tmp_path, capsys):
 def test_a_file_that_is_not_onnx_is_one_readable_line(tmp_path, capsys):
     path = tmp_path / "not.onnx"
     path.write_bytes(b"this is no model")
-    assert cli.run(["compile", str(path), "-o", str(tmp_path / EKM)]) == 1
+    assert cli.run(["compile", str(path), "-o", str(tmp_path / EKM)]) == 2
     assert "compile" in _error_line(capsys)
 
 
@@ -188,12 +189,12 @@ def test_data_without_the_input_is_one_readable_line(workshop, tmp_path, capsys,
     data.mkdir()
     if arrays:
         np.savez(data / "feed.npz", **arrays)
-    assert cli.run(["run", str(workshop / EKM), str(data)]) == 1
+    assert cli.run(["run", str(workshop / EKM), str(data)]) == 2
     assert message in _error_line(capsys)
 
 
 def test_an_isa_that_the_cpu_lacks_is_one_readable_line(workshop, capsys):
-    assert cli.run(["run", str(workshop / EKM), str(workshop / "one.npy"), "--isa", "neon9000"]) == 1
+    assert cli.run(["run", str(workshop / EKM), str(workshop / "one.npy"), "--isa", "neon9000"]) == 2
     assert "neon9000" in _error_line(capsys)
 
 
@@ -244,13 +245,37 @@ def test_quantizing_rows_as_they_come_needs_no_ranges(tmp_path, capsys):
     assert "there are no ranges" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["quickstart", "calibrate", "quantize", "compile", "inspect"])
+@pytest.mark.parametrize("command", ["quickstart", "calibrate", "quantize", "compile", "validate", "compress"])
 def test_base_install_says_which_extra_a_command_needs(command):
     child = _without_toolkit(command)
-    assert child.returncode == 1
+    assert child.returncode == 2
     assert "pip install 'edgekern[toolkit]'" in child.stderr
     assert f"'{command}'" in child.stderr
     assert "Traceback" not in child.stderr
+
+
+def test_base_install_inspects_programs_and_says_what_models_need(workshop):
+    child = _without_toolkit("inspect", str(workshop / EKM))
+    assert child.returncode == 0, child.stderr
+    assert "/stem/conv/Conv" in child.stdout
+    child = _without_toolkit("inspect", str(quickstart.MODEL))
+    assert child.returncode == 2
+    assert "'inspect' needs the module onnx; install it with: pip install 'edgekern[toolkit]'" in child.stderr
+
+
+def test_base_install_goes_on_with_a_text_and_compares_formats(test_data, tmp_path, capsys):
+    folder = test_data / "llm"
+    (tmp_path / "text.txt").write_text("Once upon a time there was a cat.")
+    model, words = str(folder / "stories260K.bin"), ["--tokenizer", str(folder / "tok512.bin")]
+    for command in (
+        ["generate", model, *words, "--prompt", "Once upon", "--max-new-tokens", "6"],
+        ["perplexity", model, str(tmp_path / "text.txt"), *words, "--kv", "int8", "--kv", "int4"],
+    ):
+        child = _without_toolkit(*command)
+        assert child.returncode == 0, child.stderr
+        assert cli.run(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert child.stdout.splitlines()[:-1] == lines[:-1]  # the last one has times
 
 
 def test_base_install_reports_errors_in_one_line(workshop):
@@ -287,3 +312,18 @@ def test_what_8_bits_cost_is_told_by_commands(tmp_path):
     assert [row["name"] for row in found["rows"]] == [row.name for row in expected.rows]
     assert "recommendation" in told("compare", model, program, data)
     assert "outside" in told("coverage", model, ranges, data)
+
+
+def test_shells_learn_to_complete_commands_and_options():
+    def completed(words: str) -> list[str]:
+        environment = os.environ | {"_EDGEKERN_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        environment["COMP_CWORD"] = str(len(words.split()) - 1)
+        command = [sys.executable, "-c", "from edgekern.cli import main; main()"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("edgekern vali") == ["validate"]
+    assert completed("edgekern validate --max-d") == ["--max-drop"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "edgekern", "--show-completion", "bash"], capture_output=True, text=True, check=False
+    )
+    assert "_EDGEKERN_COMPLETE=complete_bash" in shown.stdout

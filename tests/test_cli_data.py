@@ -162,7 +162,7 @@ def test_what_a_stranger_wrote_there_is_one_readable_line(pictured, tmp_path, ca
     said["preprocessing"] |= change
     entry.value = json.dumps(said)
     ek.compile(model).save(tmp_path / "m.ekm")
-    assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 1
+    assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 2
     [*_, line] = capsys.readouterr().err.splitlines()
     assert line.startswith("edgekern: error: samples: ")
 
@@ -174,5 +174,5 @@ def test_what_is_no_preprocessing_is_none(pictured, tmp_path, capsys, preprocess
     entry.value = json.dumps(json.loads(entry.value) | {"preprocessing": preprocessing})
     ek.compile(model).save(tmp_path / "m.ekm")
     assert cli.run(["inspect", str(tmp_path / "m.ekm")]) == 0
-    assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 1
+    assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 2
     assert "nothing says how pixels" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_the_command_reads_labels_and_tells_all(tmp_path, capsys):
     said = ["evaluate", model, data, "--labels", "folders", "--preprocessing", str(tmp_path / "r.json"), "--json"]
     assert cli.run(said) == 0
     assert json.loads(capsys.readouterr().out)["preprocessing"] == told["preprocessing"]
-    assert cli.run([*command, "--label-offset", "9"]) == 1
+    assert cli.run([*command, "--label-offset", "9"]) == 2
     assert "label 10 is none of the model's 10 classes" in capsys.readouterr().err
 
 
@@ -175,7 +175,7 @@ def test_calibration_sets_are_written_and_read_again(tmp_path, capsys):
         made = ek.Ranges.load(ranges)
         assert made.tensors == wanted.tensors
         assert (made.preprocessing == wanted.preprocessing) is (form == "calib_set")
-    assert cli.run(["calibration-set", data, "--model", model, "-o", written, "--form", "npz", *how]) == 1
+    assert cli.run(["calibration-set", data, "--model", model, "-o", written, "--form", "npz", *how]) == 2
     assert "is not empty; write to a new folder" in capsys.readouterr().err
 
 

@@ -285,7 +285,7 @@ def test_a_command_that_would_overwrite_an_input_is_refused_before_the_work(work
     monkeypatch.setattr("edgekern.calibration.Calibrator", lambda *_: pytest.fail("the work was begun"))
     monkeypatch.chdir(workshop)
     before = {path: path.read_bytes() for path in workshop.iterdir()}
-    assert cli.run(command.replace("NAME", workshop.name).split()) == 1
+    assert cli.run(command.replace("NAME", workshop.name).split()) == 2
     assert "edgekern: error: " in capsys.readouterr().err
     assert {path: path.read_bytes() for path in workshop.iterdir()} == before
 

@@ -379,7 +379,7 @@ def test_generate_streams_text_and_ends_with_figures(test_data, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("Once upon a time, there was a little girl")
     assert "first token" in shown.splitlines()[-1]
-    assert cli.run(command) == 1
+    assert cli.run(command) == 2
     assert "tokenizer" in capsys.readouterr().err
 
 

@@ -163,7 +163,7 @@ def test_the_command_line_takes_sizes(test_data, capsys):
     command += ["--tokenizer", str(folder / "tok512.bin"), "--memory-budget"]
     assert cli.run([*command, "1G"]) == 0
     capsys.readouterr()
-    assert cli.run([*command, "300 kB"]) == 1
+    assert cli.run([*command, "300 kB"]) == 2
     assert "takes" in capsys.readouterr().err
-    assert cli.run([*command, "much"]) == 1
+    assert cli.run([*command, "much"]) == 2
     assert "llm.load: memory_budget must be at least one byte" in capsys.readouterr().err

@@ -311,11 +311,11 @@ def test_the_command_saves_and_takes_a_file(row, tmp_path, capsys):
     assert f"{saved}: " in capsys.readouterr().out
     assert MeasuredPaths.load(saved).num_threads == 2
     assert cli.run(["profile", model, "--paths", saved, *fixed]) == 0
-    assert cli.run(["profile", model, "--paths", saved, "--runs", "9", "--threads", "1"]) == 1
+    assert cli.run(["profile", model, "--paths", saved, "--runs", "9", "--threads", "1"]) == 2
     assert "number of threads 2, and this session has 1" in capsys.readouterr().err
     child = _without_toolkit("profile", model, "--save", saved, *fixed)
     assert child.returncode == 0, child.stderr
-    assert cli.run(["profile", model, "--save", model, *fixed]) == 1
+    assert cli.run(["profile", model, "--save", model, *fixed]) == 2
 
 
 @pytest.mark.parametrize("path", ["\ud800", "tile\udfff"])

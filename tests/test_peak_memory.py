@@ -437,7 +437,7 @@ def test_a_program_runs_as_many_rows_at_a_time_as_it_takes(tmp_path, capsys):
         np.testing.assert_array_equal(found["r3"], expected)
     np.save(tmp_path / "data.npy", x[:10])
     capsys.readouterr()
-    assert cli.run(["run", str(tmp_path / "model.ekm"), str(tmp_path / "data.npy")]) == 1
+    assert cli.run(["run", str(tmp_path / "model.ekm"), str(tmp_path / "data.npy")]) == 2
     assert re.search(r"has 10 rows, but the model takes 4 at a time", capsys.readouterr().err)
 
 

@@ -159,7 +159,7 @@ def test_the_command_ends_with_1_where_something_failed(path, capsys, command):
 
 
 def test_the_command_says_what_is_wrong(path, capsys):
-    assert cli.run(["stress", str(path), "--budget", "lots"]) == 1
+    assert cli.run(["stress", str(path), "--budget", "lots"]) == 2
     assert "stress: budget must be" in capsys.readouterr().err
 
 

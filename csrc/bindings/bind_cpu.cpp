@@ -28,26 +28,22 @@ std::vector<std::string> isa_names() {
   return names;
 }
 
-/// A setting that cannot be followed is said so once, at import.
-void warn_about_environment() {
+int package_threads() {
   int threads = 0;
-  const Status status = threads_from_env(&threads);
-  if (status.ok()) return;
-  const py::object warning = py::module_::import("edgekern.errors").attr("EdgekernWarning");
-  if (PyErr_WarnEx(warning.ptr(), status.message().c_str(), 1) != 0) throw py::error_already_set();
+  throw_if_error(told_num_threads(&threads));
+  return threads;
 }
 
 }  // namespace
 
 void bind_cpu(py::module_& m) {
-  warn_about_environment();
   m.def("available_isas", &isa_names);
   m.def(
       "resolve_isa", [](const std::string& name) { return std::string(isa_name(isa_by_name(name))); },
       py::arg("name") = "");
   m.def("allowed_cpus", &allowed_cpus);
   m.def("memory_limit", &memory_limit);
-  m.def("num_threads", &num_threads);
+  m.def("num_threads", &package_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("num_threads"));
   m.def("rest_workers", &rest_workers);
   m.def("spinning_workers", &spinning_workers);

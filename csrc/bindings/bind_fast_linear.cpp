@@ -102,7 +102,7 @@ PyObject* run_fast(PyObject* const (&values)[kNumArgs]) {
   long threads = 0;
   if (x == nullptr || call.w == nullptr || call.w->scale.empty() || !plain_activation(values[kActivation], &o) ||
       !plain_scale(values[kXScale], &o.x_scale) || !plain_scale(values[kYScale], &o.y_scale) ||
-      !thread_count(values[kNumThreads], num_threads(), &threads)) {
+      !thread_count(values[kNumThreads], &threads)) {
     return nullptr;
   }
   const bool dynamic = !o.x_scale;

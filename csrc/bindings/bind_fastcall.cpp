@@ -100,7 +100,7 @@ PyObject* run_fast(const Args& args) {
   const size_t m = usize(a->dimensions[0]), k = usize(a->dimensions[1]), n = weights->shape.n;
   long zero_point = 0, b_zero_point = 0, threads = 0;
   if (!small_int(args.values[kAZeroPoint], 0, &zero_point) || !small_int(args.values[kBZeroPoint], 0, &b_zero_point) ||
-      !thread_count(args.values[kNumThreads], num_threads(), &threads)) {
+      !thread_count(args.values[kNumThreads], &threads)) {
     return nullptr;
   }
   const Kernels* const table = plain_kernels();

@@ -171,7 +171,8 @@ py::list tile_plan(size_t m, size_t n, size_t k, size_t tile, const std::string&
 Runtime make_runtime(const std::string& isa, int threads) {
   Isa resolved = Isa::kScalar;
   throw_if_error(resolve_isa(isa, &resolved));
-  return {&kernels(resolved), threads > 0 ? threads : num_threads()};
+  if (threads <= 0) throw_if_error(told_num_threads(&threads));
+  return {&kernels(resolved), threads};
 }
 
 void bind_gemm(py::module_& m) {

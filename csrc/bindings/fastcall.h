@@ -51,7 +51,9 @@ inline bool small_int(PyObject* value, long missing, long* result) {
 }
 
 /// Number of threads: None and nothing are the package's setting.
-inline bool thread_count(PyObject* value, long package, long* result) {
+inline bool thread_count(PyObject* value, long* result) {
+  int package = 0;
+  if (!is_given(value) && !told_num_threads(&package).ok()) return false;
   return small_int(is_given(value) ? value : nullptr, package, result) && *result >= 1 && *result <= kMaxThreads;
 }
 

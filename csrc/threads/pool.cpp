@@ -263,6 +263,8 @@ int initial_threads() {
   return threads_from_env(&wanted).ok() && wanted > 0 ? wanted : std::min(kMaxThreads, allowed_cpus());
 }
 
+std::atomic<bool> g_set{false};  // by a call, and not by the environment
+
 std::atomic<int>& setting() {
   static std::atomic<int> value{initial_threads()};
   return value;
@@ -287,7 +289,19 @@ void set_host_threads(HostLoop loop, void* host) {
 }
 
 int num_threads() { return setting().load(); }
-void set_num_threads(int n) { setting().store(std::clamp(n, 1, kMaxThreads)); }
+void set_num_threads(int n) {
+  setting().store(std::clamp(n, 1, kMaxThreads));
+  g_set.store(true);
+}
+
+Status told_num_threads(int* threads) {
+  static const Status environment = [] {
+    int unused = 0;
+    return threads_from_env(&unused);
+  }();
+  *threads = num_threads();
+  return g_set.load() ? Status() : environment;
+}
 
 Status threads_from_env(int* threads) {
   *threads = 0;
@@ -296,8 +310,8 @@ Status threads_from_env(int* threads) {
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
   if (*end != '\0' || value < 1 || value > kMaxThreads) {
-    return {Code::kValue, std::string("EDGEKERN_NUM_THREADS=") + text + " is no number in [1, " +
-                              std::to_string(kMaxThreads) + "]; using the allowed CPUs"};
+    return {Code::kValue, std::string("EDGEKERN_NUM_THREADS=") + text + ": it must be an integer in [1, " +
+                              std::to_string(kMaxThreads) + "]; unset it to use all CPUs that this process may use"};
   }
   *threads = static_cast<int>(value);
   return {};

@@ -18,6 +18,9 @@ int num_threads();
 void set_num_threads(int n);
 /// Reads EDGEKERN_NUM_THREADS; 0 when it is not set. Refuses what is no number in [1, kMaxThreads].
 Status threads_from_env(int* threads);
+/// num_threads(), for callers who can be told of an environment that was refused; not once set_num_threads() was
+/// called.
+Status told_num_threads(int* threads);
 
 /// Idle workers stop looking out for the next job and sleep until there is one: before a while in which something else
 /// wants the CPUs.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgekern import errors
 from edgekern._core import _C_API as _C_API  # PyCapsule_Import("edgekern._C_API") finds it here
 from edgekern._core import __version__
+from edgekern._extras import missing
 from edgekern.machine import cpu_info, get_num_threads, set_num_threads
 from edgekern.ops import dequantize_linear, dynamic_quantize, linear, matmul_integer, quantize_linear
 from edgekern.packing import PackedWeights, interleave_gate_up, pack_weights
@@ -20,14 +21,21 @@ from edgekern.tile_plan import TileBlock, TilePlan, tile_plan
 if TYPE_CHECKING:
     from edgekern import llm
     from edgekern.analysis import (
+        Checklist,
+        Compressed,
+        CompressReport,
         ErrorReport,
         Evaluation,
         Granularity,
         Sensitivity,
+        Validation,
+        checklist,
         compare,
+        compress,
         evaluate,
         granularity,
         sensitivity,
+        validate,
     )
     from edgekern.artifact import ModelMetadata, Program
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
@@ -59,6 +67,9 @@ _LAZY = {
     "Batcher": "edgekern.runtime",
     "Binding": "edgekern.runtime",
     "Calibrator": "edgekern.calibration",
+    "Checklist": "edgekern.analysis",
+    "CompressReport": "edgekern.analysis",
+    "Compressed": "edgekern.analysis",
     "Coverage": "edgekern.calibration",
     "ErrorReport": "edgekern.analysis",
     "Evaluation": "edgekern.analysis",
@@ -80,9 +91,12 @@ _LAZY = {
     "RunOptions": "edgekern.runtime",
     "Sensitivity": "edgekern.analysis",
     "SessionOptions": "edgekern.runtime",
+    "Validation": "edgekern.analysis",
     "attention": "edgekern.transformer",
+    "checklist": "edgekern.analysis",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "compress": "edgekern.analysis",
     "coverage": "edgekern.calibration",
     "evaluate": "edgekern.analysis",
     "get_available_providers": "edgekern.runtime",
@@ -97,12 +111,16 @@ _LAZY = {
     "samples": "edgekern.calibration",
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
+    "validate": "edgekern.analysis",
 }
 
 __all__ = [
     "Batcher",
     "Binding",
     "Calibrator",
+    "Checklist",
+    "CompressReport",
+    "Compressed",
     "Coverage",
     "ErrorReport",
     "Evaluation",
@@ -127,10 +145,13 @@ __all__ = [
     "SessionOptions",
     "TileBlock",
     "TilePlan",
+    "Validation",
     "__version__",
     "attention",
+    "checklist",
     "compare",
     "compile",
+    "compress",
     "coverage",
     "cpu_info",
     "dequantize_linear",
@@ -158,15 +179,21 @@ __all__ = [
     "set_default_logger_severity",
     "set_num_threads",
     "tile_plan",
+    "validate",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name == "llm":
-        return import_module("edgekern.llm")
-    if name not in _LAZY:
+    if name != "llm" and name not in _LAZY:
         raise AttributeError(f"module 'edgekern' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name]), name)
+    try:
+        if name == "llm":
+            return import_module("edgekern.llm")
+        value = getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        if (told := missing(f"edgekern.{name}", error)) is error:
+            raise
+        raise told from error
     globals()[name] = value
     return value
 

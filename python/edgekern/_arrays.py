@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._warn import warn_caller
-from edgekern.errors import ArgumentTypeError
+from edgekern.errors import ArgumentTypeError, CopyWarning
 
 Array = npt.NDArray[Any]
 
@@ -79,7 +79,7 @@ def report_copy(function: str, argument: str, array: Array, reason: str = "") ->
     """Warn of a copy, at the line that called edgekern. The reason is what the array is when none is given."""
     if not reason:
         reason = "it is not aligned" if array.flags.c_contiguous else "it is not C-contiguous"
-    warn_caller(f"{function}: {argument} is copied, {array.nbytes} bytes: {reason}")
+    warn_caller(f"{function}: {argument} is copied, {array.nbytes} bytes: {reason}", CopyWarning)
 
 
 def is_array(value: object) -> bool:

@@ -74,5 +74,36 @@ class RunTerminatedError(EdgekernError, RuntimeError):
     """A run was refused because its RunOptions say terminate."""
 
 
+class MissingExtraError(EdgekernError, ModuleNotFoundError):
+    """A name or command needs a module that comes with an extra, which the message names."""
+
+
 class EdgekernWarning(UserWarning):
-    """Something was done for the caller that the caller may want to know."""
+    """Something was done for the caller that the caller may want to know.
+
+    The classes below let one kind be silenced, or made an error, by itself; what fits none of them is of this class.
+    """
+
+
+class ClippingWarning(EdgekernWarning):
+    """A range leaves little of a tensor, or cuts off what its bits could hold."""
+
+
+class CopyWarning(EdgekernWarning):
+    """An array was copied, which costs time and memory in every call."""
+
+
+class FloatFallbackWarning(EdgekernWarning):
+    """:func:`edgekern.quantize` leaves nodes in float32 that one may have wanted in 8 bits."""
+
+
+class HostStepWarning(EdgekernWarning):
+    """Nodes of a program run in onnxruntime, for want of a kernel."""
+
+
+class LeftOutWarning(EdgekernWarning):
+    """Samples or values were left out: damaged files, NaN and infinities."""
+
+
+class WidenedScaleWarning(EdgekernWarning):
+    """Channels of weights got a wider scale, so that no sum can overflow."""

@@ -26,8 +26,9 @@ def cpu_info() -> dict[str, object]:
 
     Raises
     ------
-    UnsupportedIsaError
-        ``EDGEKERN_ISA`` names an ISA that this CPU lacks.
+    UnsupportedIsaError, ArgumentValueError
+        ``EDGEKERN_ISA`` names an ISA that this CPU lacks, or ``EDGEKERN_NUM_THREADS`` is no number of threads. So does
+        whatever needs them.
     """
     return {
         "isa": _core.resolve_isa(""),
@@ -38,7 +39,13 @@ def cpu_info() -> dict[str, object]:
 
 
 def get_num_threads() -> int:
-    """Threads that a call uses when it does not say; ``EDGEKERN_NUM_THREADS`` or the allowed CPUs at first."""
+    """Threads that a call uses when it does not say; ``EDGEKERN_NUM_THREADS`` or the allowed CPUs at first.
+
+    Raises
+    ------
+    ArgumentValueError
+        ``EDGEKERN_NUM_THREADS`` is no number of threads, and :func:`set_num_threads` was not called.
+    """
     return _core.num_threads()
 
 

@@ -162,7 +162,7 @@ def evaluate(
         raise ArgumentValueError("evaluate: samples hold none")
     if truth is not None and not isinstance(samples, Samples) and len(truth) != count:
         raise ArgumentValueError(f"evaluate: labels must be one for each sample, got {len(truth)} for {count} samples")
-    _warn_of_shift(shifts, count)
+    warn_of_shift("evaluate", shifts, count)
     shown = [k for k in ranks if k <= num_classes]
     return Evaluation(
         samples=count,
@@ -244,15 +244,15 @@ def _joined(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _warn_of_shift(shifts: Mapping[int, int], count: int) -> None:
+def warn_of_shift(function: str, shifts: Mapping[int, int], count: int) -> None:
     """``shifts`` counts the class of the highest score less the label."""
     right = shifts.get(0, 0)
     shift = max((1, -1), key=lambda one: shifts.get(one, 0))
     would = shifts.get(shift, 0)
     if would > 2 * right and would - right > max(_FEW, count / 5):
         warn_caller(
-            f"evaluate: {right / count:.2%} of the labels are right, and {would / count:.2%} would be if each were one "
-            f"{'more' if shift > 0 else 'less'}; change label_offset (--label-offset) by {shift:+d}"
+            f"{function}: {right / count:.2%} of the labels are right, and {would / count:.2%} would be if each were "
+            f"one {'more' if shift > 0 else 'less'}; change label_offset (--label-offset) by {shift:+d}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgekern.calibration.observers.kinds import CHANNEL_MEANS, HISTOGRAM
 from edgekern.calibration.ranges import TensorRange
-from edgekern.errors import CalibrationError, EdgekernWarning
+from edgekern.errors import CalibrationError, ClippingWarning, EdgekernWarning, LeftOutWarning
 
 _MOST_NAMED = 8
 
@@ -84,7 +84,7 @@ def report_noise(
         f"{num_bits} bits in their ranges: {', '.join(shown)}{more}; what reads them will be far from float: "
         "choose another method, or leave that part of the model out of quantization"
     )
-    warnings.warn(message, EdgekernWarning, stacklevel=3)  # whoever called compute_ranges
+    warnings.warn(message, ClippingWarning, stacklevel=3)  # whoever called compute_ranges
 
 
 def _report(function: str, name: str, histogram: Histogram) -> None:
@@ -96,10 +96,10 @@ def _report(function: str, name: str, histogram: Histogram) -> None:
             "look for a division by zero or an overflow before it"
         )
     if odd:
-        _warn(f"tensor {name!r}: {counts} were left out of its range")
+        _warn(f"tensor {name!r}: {counts} were left out of its range", LeftOutWarning)
     if histogram.absmax == 0:
         _warn(f"tensor {name!r}: all {histogram.count} values were 0, so its scale will be 1.0")
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, EdgekernWarning, stacklevel=6)  # whoever called compute_ranges
+def _warn(message: str, category: type[EdgekernWarning] = EdgekernWarning) -> None:
+    warnings.warn(message, category, stacklevel=6)  # whoever called compute_ranges

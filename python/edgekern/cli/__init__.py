@@ -1,7 +1,9 @@
 """The ``edgekern`` command: calls the rooms and holds no logic of its own.
 
-Errors are one line on stderr and a non-zero exit status. ``run``, ``verify``, ``profile``, ``info`` and ``bench`` of a
-program need NumPy only; the other commands, and the help pages drawn by typer, come with the ``[toolkit]`` extra.
+Errors are one line on stderr. The exit status is 0 where all is well, 1 where what was asked about is not (a gate, a
+damaged file), and 2 where the command could not be done: docs/command-line.md. What works on programs, on this machine
+and on language models needs NumPy only; the other commands, and the help pages drawn by typer, come with the
+``[toolkit]`` extra.
 """
 
 import sys
@@ -9,10 +11,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
+from edgekern._extras import missing
 from edgekern.cli.terminal import printable
-from edgekern.errors import EdgekernError
+from edgekern.errors import ArtifactError, EdgekernError, HostStepError
+from edgekern.machine import cpu_info
 
-TOOLKIT_MODULES = {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime", "tokenizers"}
+NOT_WELL, NOT_DONE, INTERRUPTED = 1, 2, 130
 
 
 def _show_warning(
@@ -30,17 +34,22 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; never raises for a mistake of the user's."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        status = NOT_DONE
         try:
+            cpu_info()  # an environment that cannot be followed is told before the work begins
             return _dispatch(list(arguments))
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in TOOLKIT_MODULES:
+            if (told := missing(f"'{arguments[0]}'" if arguments else "this", error)) is error:
                 raise
-            command = f"'{arguments[0]}'" if arguments else "this"
-            message = f"{command} needs the module {error.name}; install it with: pip install 'edgekern[toolkit]'"
+            message = str(told)
         except (EdgekernError, OSError) as error:
             message = str(error)
+            if arguments[:1] == ["verify"] and isinstance(error, (ArtifactError, HostStepError)):
+                status = NOT_WELL  # it was verified, and that is the answer
+        except KeyboardInterrupt:
+            message, status = "interrupted", INTERRUPTED
         print(printable(f"edgekern: error: {message}"), file=sys.stderr)
-        return 1
+        return status
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import samples_app, session
+from edgekern.cli import gates_app, samples_app, session
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -15,7 +15,6 @@ from edgekern.runtime import HOST_TIMEOUT_S
 app = typer.Typer(
     help="Quantize a float model to INT8, see which layers it hurts, compile it to one file, and run it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -146,6 +145,9 @@ def compile_(
     from edgekern.cli import toolkit
 
     typer.echo(toolkit.compile(model, output, batch=batch, shapes=shape, pads=pad, allow_host=allow_host))
+
+
+gates_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=USE)

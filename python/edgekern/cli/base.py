@@ -1,13 +1,16 @@
-"""The five commands of the base install, parsed with the standard library where typer is absent."""
+"""The commands of the base install, parsed with the standard library where typer is absent."""
 
 import argparse
 from pathlib import Path
 
 from edgekern import _core
+from edgekern._extras import install
 from edgekern.cli import bench, session
+from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
-COMMANDS = ("run", "verify", "profile", "bench", "stress", "info")
+COMMANDS = ("run", "verify", "inspect", "profile", "bench", "stress", "generate", "perplexity", "info")
+_DATA = ".npz, .npy, or a folder of them"
 
 
 def knows(arguments: list[str]) -> bool:
@@ -16,27 +19,47 @@ def knows(arguments: list[str]) -> bool:
 
 
 def run(arguments: list[str]) -> int:
+    try:
+        given = _parser().parse_args(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 2
+    return int(given.call(given))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgekern",
         description="Run and check compiled models.",
-        epilog="More commands (calibrate, quantize, compile, evaluate, inspect, ...): pip install 'edgekern[toolkit]'",
+        epilog=f"More commands (calibrate, quantize, compile, evaluate, validate, ...): {install('toolkit')}",
     )
     parser.add_argument("--version", action="version", version=f"edgekern {_core.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    runs = commands.add_parser("run", help="run an .ekm on arrays")
-    runs.add_argument("model", type=Path)
-    runs.add_argument("data", type=Path, nargs="+", help=".npz, .npy, or a folder of them")
+
+    def command(name: str, help: str, call: object, data: str | None = None) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(call=call)
+        if name != "info":
+            made.add_argument("model", type=Path)
+        if data is not None:
+            told = _DATA if data == "+" else f"{_DATA}; default: random numbers"
+            made.add_argument("data", type=Path, nargs=data, help=told)
+        return made
+
+    def options_of_sessions(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--isa", help="force an instruction set; see edgekern info")
+        made.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
+
+    runs = command("run", "run an .ekm on arrays", _run, "+")
     runs.add_argument(
         "-o", "--output", type=Path, help="write the outputs to this .npz; of several files as FILE/OUTPUT"
     )
     runs.add_argument("--threads", type=int)
-    runs.add_argument("--isa")
     runs.add_argument("--host-timeout", type=float, default=HOST_TIMEOUT_S, help="seconds that a host step may take")
-    verifies = commands.add_parser("verify", help="check every byte of an .ekm, and name its host steps")
-    verifies.add_argument("model", type=Path)
-    profiles = commands.add_parser("profile", help="time every step of an .ekm")
-    profiles.add_argument("model", type=Path)
-    profiles.add_argument("data", type=Path, nargs="*", help=".npz, .npy, or a folder of them; default: random numbers")
+    verifies = command("verify", "check every byte of an .ekm, and name its host steps", _verify)
+    verifies.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
+    inspects = command("inspect", "show the inputs, outputs and steps of an .ekm", _inspect)
+    inspects.add_argument("--json", action="store_true", help="steps as JSON")
+    profiles = command("profile", "time every step of an .ekm", _profile, "*")
     profiles.add_argument("--runs", type=int, default=100)
     profiles.add_argument("--top", type=int, default=20, help="steps that are shown")
     profiles.add_argument("--trace", type=Path, help="write a trace for Perfetto and Chrome here")
@@ -44,89 +67,175 @@ def run(arguments: list[str]) -> int:
     profiles.add_argument("--paths", type=Path, help="run steps as such a file says")
     profiles.add_argument("--json", action="store_true", help="all figures, as JSON")
     profiles.add_argument("--threads", type=int)
-    profiles.add_argument("--isa")
-    benches = commands.add_parser("bench", help="time an .ekm")
-    benches.add_argument("model", type=Path)
-    benches.add_argument("data", type=Path, nargs="*", help=".npz, .npy, or a folder of them; default: random numbers")
+    benches = command("bench", "time an .ekm", _bench, "*")
     benches.add_argument("--threads", type=int, action="append", default=[])
     benches.add_argument("--runs", type=int)
     benches.add_argument("--seconds", type=float)
     benches.add_argument("--json", action="store_true", help="all figures, as JSON")
-    benches.add_argument("--isa")
-    stresses = commands.add_parser("stress", help="let many callers run an .ekm for long")
-    stresses.add_argument("model", type=Path)
+    stresses = command("stress", "let many callers run an .ekm for long", _stress)
     stresses.add_argument("--concurrency", type=int, default=100, help="callers")
     stresses.add_argument("--runs", type=int, default=1000, help="of each caller")
     stresses.add_argument("--arenas", type=int, default=2, help="how many run at a time")
     stresses.add_argument("--threads", type=int, default=1, help="of each run")
     stresses.add_argument("--budget", default="60%", help="memory: a share of what this process can have, or a size")
     stresses.add_argument("--json", action="store_true", help="all figures, as JSON")
-    stresses.add_argument("--isa")
-    for command in (runs, verifies, profiles, benches, stresses):
-        command.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
-    commands.add_parser("info", help="what edgekern sees of this machine")
-    try:
-        given = parser.parse_args(arguments)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 2
-    if given.command == "run":
-        result = session.run(
-            given.model,
-            given.data,
-            output=given.output,
-            num_threads=given.threads,
-            isa=given.isa,
-            allow_host=given.allow_host,
-            host_timeout_s=given.host_timeout,
-        )
-        print(result)
-    elif given.command == "profile":
-        result = session.profile(
-            given.model,
-            given.data,
-            runs=given.runs,
-            top=given.top,
-            trace=given.trace,
-            save=given.save,
-            paths=given.paths,
-            num_threads=given.threads,
-            isa=given.isa,
-            allow_host=given.allow_host,
-            as_json=given.json,
-        )
-        print(result)
-    elif given.command == "bench":
-        result = bench.bench(
-            given.model,
-            given.data,
-            versus=None,
-            threads=given.threads,
-            batch="1",
-            shapes=None,
-            runs=given.runs,
-            seconds=given.seconds,
-            weights=[],
-            isa=given.isa,
-            allow_host=given.allow_host,
-            as_json=given.json,
-        )
-        print(result)
-    elif given.command == "stress":
-        told, well = session.stress(
-            given.model,
-            concurrency=given.concurrency,
-            runs=given.runs,
-            arenas=given.arenas,
-            budget=given.budget,
-            num_threads=given.threads,
-            isa=given.isa,
-            allow_host=given.allow_host,
-            as_json=given.json,
-        )
-        print(told)
-        return 0 if well else 1
-    elif given.command == "verify":
-        print(session.verify(given.model, allow_host=given.allow_host))
-    else:
-        print(session.info())
+    for made in (runs, profiles, benches, stresses):
+        options_of_sessions(made)
+    _add_text(
+        command("generate", "continue a text, token by token", _generate),
+        command("perplexity", "compare storage formats against float32", _perplexity),
+    )
+    command("info", "what edgekern sees of this machine", _info)
+    return parser
+
+
+def _add_text(generates: argparse.ArgumentParser, compares: argparse.ArgumentParser) -> None:
+    """Options of the commands on language models."""
+    generates.add_argument("--prompt", required=True, help="the text to continue")
+    generates.add_argument("--weights", choices=("int8", "int4", "float32"), default="int8")
+    generates.add_argument("--group-size", type=int, help="of int4 weights: 32, 64 or 128; default 32")
+    generates.add_argument("--kv", default="int8", help="storage of the cache")
+    generates.add_argument("--max-new-tokens", type=int, default=128)
+    generates.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    generates.add_argument("--top-k", type=int, default=0, help="draw among so many; 0 is all")
+    generates.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest that reach it")
+    generates.add_argument("--seed", type=int, default=0, help="the same seed gives the same text on every machine")
+    generates.add_argument("--memory-budget", metavar="SIZE", help="bytes, 512M or 1GiB (1024s), 300MB (1000s)")
+    compares.add_argument("text", type=Path)
+    compares.add_argument("--weights", action="append", help="int8, int4 or float32; repeat for more")
+    compares.add_argument("--kv", action="append", help="storage of the cache; repeat for more")
+    compares.add_argument("--sinks", type=int, help="first tokens that stay visible; default 4")
+    compares.add_argument("--separator", help="cuts the file into texts, e.g. '<|endoftext|>'")
+    compares.add_argument("--texts", type=int, help="only so many texts")
+    compares.add_argument("--tokens", type=int, help="only so many tokens of each")
+    for made in (generates, compares):
+        made.add_argument("--tokenizer", type=Path, help="tokenizer.json or tokenizer.bin; default: the model's")
+        made.add_argument("--window", type=int, help="tokens that a token sees; default: the model's, at most 4096")
+        made.add_argument("--threads", type=int)
+
+
+def _run(given: argparse.Namespace) -> int:
+    result = session.run(
+        given.model,
+        given.data,
+        output=given.output,
+        num_threads=given.threads,
+        isa=given.isa,
+        allow_host=given.allow_host,
+        host_timeout_s=given.host_timeout,
+    )
+    print(result)
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    print(session.verify(given.model, allow_host=given.allow_host))
+    return 0
+
+
+def _inspect(given: argparse.Namespace) -> int:
+    if kind_of_file(given.model) == "onnx":
+        raise ModuleNotFoundError(name="onnx")
+    print(session.inspect(given.model, as_json=given.json))
+    return 0
+
+
+def _profile(given: argparse.Namespace) -> int:
+    result = session.profile(
+        given.model,
+        given.data,
+        runs=given.runs,
+        top=given.top,
+        trace=given.trace,
+        save=given.save,
+        paths=given.paths,
+        num_threads=given.threads,
+        isa=given.isa,
+        allow_host=given.allow_host,
+        as_json=given.json,
+    )
+    print(result)
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    result = bench.bench(
+        given.model,
+        given.data,
+        versus=None,
+        threads=given.threads,
+        batch="1",
+        shapes=None,
+        runs=given.runs,
+        seconds=given.seconds,
+        weights=[],
+        isa=given.isa,
+        allow_host=given.allow_host,
+        as_json=given.json,
+    )
+    print(result)
+    return 0
+
+
+def _stress(given: argparse.Namespace) -> int:
+    told, well = session.stress(
+        given.model,
+        concurrency=given.concurrency,
+        runs=given.runs,
+        arenas=given.arenas,
+        budget=given.budget,
+        num_threads=given.threads,
+        isa=given.isa,
+        allow_host=given.allow_host,
+        as_json=given.json,
+    )
+    print(told)
+    return 0 if well else 1
+
+
+def _generate(given: argparse.Namespace) -> int:
+    from edgekern.cli import text
+
+    figures = text.generate(
+        given.model,
+        given.prompt,
+        tokenizer=given.tokenizer,
+        weights=given.weights,
+        group_size=given.group_size,
+        kv=given.kv,
+        window=given.window,
+        max_new_tokens=given.max_new_tokens,
+        temperature=given.temperature,
+        top_k=given.top_k,
+        top_p=given.top_p,
+        seed=given.seed,
+        num_threads=given.threads,
+        memory_budget=given.memory_budget,
+    )
+    print(figures)
+    return 0
+
+
+def _perplexity(given: argparse.Namespace) -> int:
+    from edgekern.cli import text
+
+    table = text.perplexity(
+        given.model,
+        given.text,
+        tokenizer=given.tokenizer,
+        weights=given.weights or ["int8"],
+        kv=given.kv or ["int8"],
+        window=given.window,
+        sinks=given.sinks,
+        separator=given.separator,
+        texts=given.texts,
+        tokens=given.tokens,
+        num_threads=given.threads,
+    )
+    print(table)
+    return 0
+
+
+def _info(given: argparse.Namespace) -> int:
+    print(session.info())
     return 0

@@ -83,13 +83,15 @@ def evaluate(
     as_json: bool,
 ) -> str:
     session = runtime.InferenceSession(model) if kind_of_file(model) == "ekm" else None
-    read = open_data(data, model if session is None else _inputs_of(session, versus), given, made_for=session or model)
+    read = open_data(
+        data, model if session is None else inputs_for_both(session, versus), given, made_for=session or model
+    )
     ranks = None if top is None else [int(k) if k.strip().isdecimal() else 0 for k in top.split(",")]
     result = evaluated(session or model, read, top=ranks, versus=versus, output=output)
     return result.to_json() if as_json else printable("\n".join([f"{model}: {result}", *_told(read)]))
 
 
-def _inputs_of(session: runtime.InferenceSession, versus: Path | None) -> Any:
+def inputs_for_both(session: runtime.InferenceSession, versus: Path | None) -> Any:
     """Those of the session; beside a float model the numbers that its codes stand for, for both."""
     inputs = inputs_of(session)
     if versus is None or not any(one.takes_codes for one in inputs):

@@ -115,8 +115,8 @@ def calibrate(
     from edgekern.cli import samples as commands  # onnx and onnxruntime take a second to import
 
     given = DataOptions(
-        **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
+        **pictures(preset, size, crop, scale, mean, std, channels, layout),
+        **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     done = commands.calibrate(
         model,
@@ -163,8 +163,8 @@ def calibration_set(
     from edgekern.cli import samples as commands
 
     given = DataOptions(
-        **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
+        **pictures(preset, size, crop, scale, mean, std, channels, layout),
+        **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.calibration_set(data, model, output, form=form, given=given, shapes=shape))
 
@@ -207,8 +207,8 @@ def evaluate(
     given = DataOptions(
         labels=labels,
         label_offset=label_offset,
-        **_pictures(preset, size, crop, scale, mean, std, channels, layout),
-        **_others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
+        **pictures(preset, size, crop, scale, mean, std, channels, layout),
+        **others(kind, batch, samples, max_unreadable, rate, tokenizer, max_length, preprocessing),
     )
     typer.echo(commands.evaluate(model, data, versus=vs, given=given, top=top, output=output, as_json=as_json))
 
@@ -280,10 +280,10 @@ def coverage(
     typer.echo(damage.coverage(model, ranges, data, given=given, as_json=as_json))
 
 
-def _pictures(*given: Any) -> dict[str, Any]:
+def pictures(*given: Any) -> dict[str, Any]:
     return dict(zip(("preset", "size", "crop", "scale", "mean", "std", "channels", "layout"), given, strict=True))
 
 
-def _others(*given: Any) -> dict[str, Any]:
+def others(*given: Any) -> dict[str, Any]:
     names = ("kind", "batch", "limit", "max_unreadable", "rate", "tokenizer", "max_length", "preprocessing")
     return dict(zip(names, given, strict=True))

@@ -46,7 +46,7 @@ from edgekern.compiler.passes.simplify_graph import simplify_graph
 from edgekern.compiler.place_nodes import place_nodes
 from edgekern.compiler.roles import Placement
 from edgekern.compiler.steps import Tensor
-from edgekern.errors import ArgumentValueError, CompileError, EdgekernWarning, HostStepError
+from edgekern.errors import ArgumentValueError, CompileError, HostStepError, HostStepWarning
 from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions, sides_of
 from edgekern.graph.families import INTEGER, MOVES, QDQ
@@ -274,6 +274,6 @@ def _warn(runs: Sequence[HostRun], unquantized: str, *, idle: bool) -> None:
     nothing = f"nothing of the model runs on a kernel of edgekern's: {why}. " if idle else ""
     warnings.warn(
         f"compile: {nothing}{len(nodes)} nodes run on the host (onnxruntime), in {len(runs)} steps: {shown}{more}",
-        EdgekernWarning,
+        HostStepWarning,
         stacklevel=6,
     )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgekern import files
 from edgekern._arguments import file_path
+from edgekern._extras import install
 from edgekern.analysis import compare
 from edgekern.calibration import Calibrator
 from edgekern.compiler import compile as compile_program
@@ -151,7 +152,7 @@ def _onnxruntime(num_threads: int) -> Run:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise EdgekernError("quickstart: onnxruntime is needed; pip install 'edgekern[toolkit]'") from error
+        raise EdgekernError(f"quickstart: onnxruntime is needed; {install('toolkit')}") from error
     # With onnxruntime's own options, unlike every other session: it is the peer that is timed, as users run it.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgekern import _core
 from edgekern._arguments import number
+from edgekern._extras import install
 from edgekern._onnxruntime import open_session, run_to_end
 from edgekern.artifact import HostStep, Program
 from edgekern.artifact.host_constants import only_weights_fold
@@ -85,7 +86,7 @@ class HostRunner:
             except ModuleNotFoundError as error:
                 raise EdgekernError(
                     f"InferenceSession: {step.name} ({'+'.join(step.operators)}) runs in onnxruntime, which is not "
-                    "installed; pip install 'edgekern[toolkit]'"
+                    f"installed; {install('toolkit')}"
                 ) from error
             except Exception as error:  # onnxruntime raises a class per status, all private
                 raise ArtifactError(f"InferenceSession: onnxruntime refuses {step.name}: {error}") from error

@@ -262,7 +262,7 @@ class _Callers:
             while len(readings) < STEPS and not self._stop.is_set():
                 share = float(self._done.sum()) / self.times.size
                 while len(readings) < int(share * STEPS):
-                    readings.append((share, _resident_bytes()))
+                    readings.append((share, resident_bytes()))
                     advance()
                 self._stop.wait(_POLL_S)
             for thread in threads:
@@ -308,7 +308,8 @@ def _windows(readings: Sequence[tuple[float, int]], warm: float) -> tuple[list[i
     return before or [readings[0][1]], after or [readings[-1][1]]
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Of this process."""
     return _status_bytes("VmRSS")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgekern.errors import ArgumentValueError, EdgekernWarning
+from edgekern.errors import ArgumentValueError, LeftOutWarning
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
@@ -159,7 +159,7 @@ def check_unreadable(names: Sequence[str], total: int, max_unreadable: float) ->
 def report_unreadable(names: Sequence[str], total: int) -> None:
     if names:
         message = f"samples: {len(names)} of {total} are left out, for they cannot be read: {_listed(names)}"
-        warnings.warn(message, EdgekernWarning, stacklevel=3)
+        warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def _listed(names: Sequence[str]) -> str:

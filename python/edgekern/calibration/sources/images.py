@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from edgekern import files
+from edgekern._extras import install
 from edgekern.calibration.sources.base import Array, Feeds, Input, UnreadableError, only_input, optional, stack
 from edgekern.calibration.sources.preprocessing import Preprocessing, preprocessing_for
 from edgekern.errors import ArgumentValueError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-_REMEDY = "install it with: pip install 'edgekern[images]'"
+_REMEDY = f"install it with: {install('images')}"
 
 
 class Images:

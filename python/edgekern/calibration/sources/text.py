@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekern import files
 from edgekern._arguments import integer
+from edgekern._extras import install
 from edgekern.calibration.sources.base import Array, Feeds, Input, optional
 from edgekern.errors import ArgumentValueError
 
@@ -99,7 +100,7 @@ class Texts:
         return feeds
 
     def _open(self) -> None:
-        tokenizers = optional("tokenizers", "texts", "install it with: pip install 'edgekern[toolkit]'")
+        tokenizers = optional("tokenizers", "texts", f"install it with: {install('toolkit')}")
         text = files.read_bytes(self._path, function="samples", limit=_MAX_BYTES)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(text)
