@@ -94,6 +94,14 @@ def test_arrays_are_read_as_they_are(pictured, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("option", [["--samples", "1"], ["--preset", "unit"], ["--size", "8"]])
+def test_arrays_have_no_options_of_pictures(pictured, tmp_path, capsys, option):
+    np.save(tmp_path / "two.npy", np.zeros((2, 1, 8, 8), np.float32))
+    for command in ("run", "profile", "bench")[: 1 if option[0] == "--samples" else 3]:
+        assert cli.run([command, str(pictured / "m.ekm"), str(tmp_path / "two.npy"), *option]) == 1
+        assert f"samples: {option[0]} is no option of arrays" in capsys.readouterr().err
+
+
 def test_raw_numbers_need_nobody_to_say_anything(pictured, tmp_path, capsys):
     rows = np.random.default_rng(1).random((3, 1, 8, 8), np.float32)
     rows.tofile(tmp_path / "three.bin")

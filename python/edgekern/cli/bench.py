@@ -10,7 +10,7 @@ from edgekern.artifact import TensorInfo
 from edgekern.calibration.sources.arrays import data_files, read_feeds
 from edgekern.calibration.sources.base import Feeds
 from edgekern.cli.data import read_shapes, read_sizes
-from edgekern.cli.sources import PLAIN, DataOptions, kind_of, open_data
+from edgekern.cli.sources import PLAIN, DataOptions, are_arrays, open_data
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.file_kinds import kind_of_file
@@ -72,7 +72,7 @@ def _reader(model: Path, data: Sequence[Path], given: DataOptions) -> Callable[[
     """Gives the first feeds of the data, or random ones."""
     if not data:
         return random_feeds
-    arrays = kind_of(data, given) == "arrays"
+    arrays = are_arrays(data, given)
     sources = list(data_files(data)) if arrays else []
 
     def read(inputs: Sequence[TensorInfo]) -> Feeds:

@@ -16,7 +16,7 @@ from edgekern.artifact.buckets import Buckets
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.sources import files_of
 from edgekern.calibration.sources.arrays import data_files, read_feeds
-from edgekern.cli.sources import PLAIN, DataOptions, feeds_for, kind_of
+from edgekern.cli.sources import PLAIN, DataOptions, are_arrays, feeds_for
 from edgekern.cli.sources import told as how
 from edgekern.cli.terminal import printable, quiet_bar
 from edgekern.errors import ArgumentValueError
@@ -36,7 +36,7 @@ def run(
     host_timeout_s: float,
     given: DataOptions = PLAIN,
 ) -> str:
-    arrays = kind_of(data, given) == "arrays"
+    arrays = are_arrays(data, given)
     sources = list(data_files(data)) if arrays else files_of(data)
     inputs = [model, *sources]
     if output is not None:
@@ -105,7 +105,7 @@ def profile(
     given: DataOptions = PLAIN,
 ) -> str:
     """On the first feeds of ``data``, or random ones."""
-    arrays = bool(data) and kind_of(data, given) == "arrays"
+    arrays = bool(data) and are_arrays(data, given)
     sources = list(data_files(data)) if arrays else files_of(data)
     if trace is not None and save is not None and trace.resolve() == save.resolve():
         raise ArgumentValueError(f"profile: --trace and --save are both {trace}; write to two files")

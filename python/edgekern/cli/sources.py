@@ -105,6 +105,17 @@ def kind_of(data: Sequence[Path], given: DataOptions) -> str:
     return given.kind or kind_of_data(data)
 
 
+def are_arrays(data: Sequence[Path], given: DataOptions) -> bool:
+    """Whether data is arrays, which have no options of other data."""
+    if kind_of(data, given) != "arrays":
+        return False
+    for name in ("limit", "preset", "size", "tokenizer"):
+        if getattr(given, name) is not None:
+            option = "samples" if name == "limit" else name
+            raise ArgumentValueError(f"samples: --{option} is no option of arrays; leave it out")
+    return True
+
+
 def told(preprocessing: Mapping[str, Any]) -> str:
     """For the eyes of those who know how the model was trained."""
     shown = {name: value for name, value in preprocessing.items() if name != "kind" and value is not None}
