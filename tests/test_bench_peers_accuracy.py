@@ -105,7 +105,7 @@ def test_every_recipe_of_this_build_is_an_engine():
 def test_quantizers_keep_a_linear_net(net, engine):
     [row] = _rows(net, {engine: accuracy_engines.engines()[engine]})
     assert row["refused"] is None
-    assert row["sqnr_db"] > 25
+    assert row["sqnr_db"] > 20
     assert row["onnx_bytes"] > 0
 
 
