@@ -151,6 +151,23 @@ def result_range(node: ir.Node | None, lo: float, hi: float, bits: int = 8) -> t
     return min(max(lo, least), most), min(max(hi, least), most)
 
 
+def read_range(node: ir.Node, bits: int = 8) -> tuple[float, float]:
+    """The interval outside of which a function changes by less than half a step of a result of so many bits."""
+    most = math.inf
+    if node.domain != "":
+        return -most, most
+    if node.op_type == "Tanh":
+        most = math.atanh(1 - 1 / (2**bits - 1))
+    elif node.op_type == "Sigmoid":
+        most = math.log(2 * (2**bits - 1) - 1)
+    elif node.op_type == "HardSwish":
+        return -3.0, most
+    elif node.op_type == "HardSigmoid" and (alpha := float_attribute(node, "alpha", 0.2)) > 0:
+        beta = float_attribute(node, "beta", 0.5)
+        return -beta / alpha, (1 - beta) / alpha
+    return limits(node) or (-most, most)
+
+
 def takes_bytes(node: ir.Node) -> bool:
     """Whether a moving or arithmetic operator has a form that 8 bits allow.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from edgekern.calibration import Ranges
 from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.errors import QuantizationError
-from edgekern.graph.families import result_range
+from edgekern.graph.families import read_range, result_range
 from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
@@ -29,10 +30,13 @@ def encode_activations(
     bits = _bits(placement)
     right = {placement.source[value] for value in map(_second, placement.weighted) if value in placement.source}
     signs = {owner: "s8" if owner in right and bits[owner] == 8 else config.activations for owner in bits}
-    encodings = {
-        owner: encode_range(*_limits(owner, ranges, bits[owner], function), signs[owner], bits[owner])
-        for owner in dict.fromkeys(placement.source.values())
-    }
+    shared = Counter(placement.source.values())
+    encodings = {}
+    for owner in bits:
+        lo, hi = _limits(owner, ranges, bits[owner], function)
+        if shared[owner] == 1:
+            lo, hi = _seen(owner, lo, hi, bits[owner])
+        encodings[owner] = encode_range(lo, hi, signs[owner], bits[owner])
     return {value: encodings[owner] for value, owner in placement.source.items()}
 
 
@@ -127,6 +131,15 @@ def _limits(owner: ir.Value, ranges: Ranges, bits: int, function: str) -> tuple[
             "with data that reaches it"
         )
     return result_range(owner.producer(), ranges[name].lo, ranges[name].hi, bits)
+
+
+def _seen(value: ir.Value, lo: float, hi: float, bits: int) -> tuple[float, float]:
+    """A range without what none that reads the tensor tells apart: what saturates needs no steps."""
+    readers = [use.node for use in value.uses()]
+    if value.is_graph_output() or not readers:
+        return lo, hi
+    least, most = (list(side) for side in zip(*(read_range(node, bits) for node in readers), strict=True))
+    return min(max(lo, min(least)), max(most)), max(min(hi, max(most)), min(least))
 
 
 def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:
