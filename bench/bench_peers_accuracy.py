@@ -144,13 +144,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench peers_accuracy", description=__doc__)
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--only", nargs="+", metavar="TEXT", default=(), help="models whose name contains one of these")
-    parser.add_argument("--engines", nargs="+", metavar="TEXT", default=(), help="those whose name begins so")
+    parser.add_argument("--engines", nargs="+", metavar="TEXT", default=(), help="those, or all whose first word it is")
     parser.add_argument("--calibrate", type=int, default=32, help="samples of models that have labels")
     parser.add_argument("--judge", type=int, default=250, help="others of them, to judge on")
     parser.add_argument("--samples", type=int, default=16, help="of the other models; half of them calibrate")
     parser.add_argument("--json", type=Path, help="append one JSON object a row to this file")
     options = parser.parse_args(argv)
-    chosen = {k: v for k, v in every.items() if not options.engines or k.startswith(tuple(options.engines))}
+    chosen = {k: v for k, v in every.items() if not options.engines or {k, k.split()[0]} & {*options.engines}}
     cases = makers(options.folders, options.only, options.calibrate, options.judge, options.samples)
     if not cases or not chosen:
         parser.error(f"no model or no engine is left; engines are {', '.join(every)}")

@@ -151,15 +151,18 @@ def result_range(node: ir.Node | None, lo: float, hi: float, bits: int = 8) -> t
     return min(max(lo, least), most), min(max(hi, least), most)
 
 
-def read_range(node: ir.Node, bits: int = 8) -> tuple[float, float]:
-    """The interval outside of which a function changes by less than half a step of a result of so many bits."""
-    most = math.inf
+def read_range(node: ir.Node, step: float) -> tuple[float, float]:
+    """The interval outside of which a function gives what it gives at the border, to an eighth of a ``step``.
+
+    With a step of 0, exactly.
+    """
+    most, little = math.inf, min(step / 8, 0.5)
     if node.domain != "":
         return -most, most
-    if node.op_type == "Tanh":
-        most = math.atanh(1 - 1 / (2**bits - 1))
-    elif node.op_type == "Sigmoid":
-        most = math.log(2 * (2**bits - 1) - 1)
+    if little and node.op_type == "Tanh":
+        most = math.atanh(1 - little)
+    elif little and node.op_type == "Sigmoid":
+        most = math.log(1 / little - 1)
     elif node.op_type == "HardSwish":
         return -3.0, most
     elif node.op_type == "HardSigmoid" and (alpha := float_attribute(node, "alpha", 0.2)) > 0:

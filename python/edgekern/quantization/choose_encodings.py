@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,13 +30,15 @@ def encode_activations(
     bits = _bits(placement)
     right = {placement.source[value] for value in map(_second, placement.weighted) if value in placement.source}
     signs = {owner: "s8" if owner in right and bits[owner] == 8 else config.activations for owner in bits}
+    limits = {owner: _limits(owner, ranges, bits[owner], function) for owner in bits}
+    steps = {
+        value: (limits[owner][1] - limits[owner][0]) / 2 ** bits[owner] for value, owner in placement.source.items()
+    }
     shared = Counter(placement.source.values())
-    encodings = {}
-    for owner in bits:
-        lo, hi = _limits(owner, ranges, bits[owner], function)
-        if shared[owner] == 1:
-            lo, hi = _seen(owner, lo, hi, bits[owner])
-        encodings[owner] = encode_range(lo, hi, signs[owner], bits[owner])
+    for owner, (lo, hi) in limits.items():
+        if shared[owner] == 1 and not owner.is_graph_output():
+            limits[owner] = _seen([use.node for use in owner.uses()], steps, lo, hi)
+    encodings = {owner: encode_range(*limits[owner], signs[owner], bits[owner]) for owner in limits}
     return {value: encodings[owner] for value, owner in placement.source.items()}
 
 
@@ -133,13 +135,13 @@ def _limits(owner: ir.Value, ranges: Ranges, bits: int, function: str) -> tuple[
     return result_range(owner.producer(), ranges[name].lo, ranges[name].hi, bits)
 
 
-def _seen(value: ir.Value, lo: float, hi: float, bits: int) -> tuple[float, float]:
-    """A range without what none that reads the tensor tells apart: what saturates needs no steps."""
-    readers = [use.node for use in value.uses()]
-    if value.is_graph_output() or not readers:
+def _seen(readers: Sequence[ir.Node], steps: Mapping[ir.Value, float], lo: float, hi: float) -> tuple[float, float]:
+    """A range without what none of its readers tells apart in 8-bit steps of its result: it needs no codes."""
+    if not readers:
         return lo, hi
-    least, most = (list(side) for side in zip(*(read_range(node, bits) for node in readers), strict=True))
-    return min(max(lo, min(least)), max(most)), max(min(hi, max(most)), min(least))
+    told = [read_range(node, steps.get(node.outputs[0], 0.0)) for node in readers]
+    least, most = min(low for low, _ in told), max(high for _, high in told)
+    return min(max(lo, least), most), max(min(hi, most), least)
 
 
 def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:

@@ -33,9 +33,10 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
 
     Nodes that a rule has named are as it wants.
 
-    *Rows.* A region is what hangs together between convolutions. Where no convolution gives it 8-bit codes, or a Gemm
-    or MatMul by a matrix in it would lose too much, its products multiply by rows, and all between them is float32, for
-    it would be rounded again. Recurrent layers are: they feed their own rounding back, step by step.
+    *Rows.* A region is what hangs together between convolutions. Where no convolution gives it 8-bit codes (one that
+    cuts a picture into patches gives it rows), or a Gemm or MatMul by a matrix in it would lose too much, its products
+    multiply by rows, and all between them is float32, for it would be rounded again. Recurrent layers are: they feed
+    their own rounding back, step by step.
 
     *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
     most for a multiply-add goes to float32, or by rows where it reads each number once.
@@ -63,8 +64,14 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
 
 
 def _reads_convolution(node: ir.Node) -> bool:
+    """Whether one gives it what could be codes. What cuts a picture into patches does not count: it makes rows."""
     makers = (value.producer() for value in node.inputs if value is not None)
-    return any(maker is not None and maker.op_type in CONVOLUTIONS for maker in makers)
+    return any(maker is not None and maker.op_type in CONVOLUTIONS and not _cuts_patches(maker) for maker in makers)
+
+
+def _cuts_patches(node: ir.Node) -> bool:
+    weights = float_constant(node.inputs[1])
+    return weights is not None and math.prod(weights.shape[2:]) > 1 and takes_rows(node)
 
 
 def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
