@@ -16,13 +16,24 @@ def dynamic(path: Path, folder: Path) -> bytes:
     """``quantize_dynamic``: int8 weights per channel, one scale a tensor of activations, as it comes."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(_folded(path, folder), folder / "dynamic.onnx", weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(folded(path, folder), folder / "dynamic.onnx", weight_type=QuantType.QInt8, per_channel=True)
     return (folder / "dynamic.onnx").read_bytes()
 
 
-def static(path: Path, folder: Path, *, feeds: Sequence[Mapping[str, npt.NDArray[Any]]]) -> bytes:
-    """``quantize_static``: Q and DQ, int8 weights per channel, uint8 activations by the range of ``feeds``."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+def static(
+    path: Path, folder: Path, *, feeds: Sequence[Mapping[str, npt.NDArray[Any]]], method: str = "MinMax"
+) -> bytes:
+    """``quantize_static``: Q and DQ, int8 weights per channel, uint8 activations by the range of ``feeds``.
+
+    ``method`` is the name of a ``CalibrationMethod``.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -32,12 +43,13 @@ def static(path: Path, folder: Path, *, feeds: Sequence[Mapping[str, npt.NDArray
             return next(self.feeds, None)
 
     kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    kinds |= {"quant_format": QuantFormat.QDQ, "calibrate_method": CalibrationMethod[method]}
     target = folder / "static.onnx"
-    quantize_static(_folded(path, folder), target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
+    quantize_static(folded(path, folder), target, Reader(), per_channel=True, **kinds)
     return target.read_bytes()
 
 
-def _folded(path: Path, folder: Path) -> Path:
+def folded(path: Path, folder: Path) -> Path:
     """The model as its basic optimizations leave it, in an opset that has scales per channel."""
     import onnxruntime as ort
 

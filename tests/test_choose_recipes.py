@@ -64,6 +64,21 @@ def test_where_no_convolution_gives_codes_all_products_go_by_rows():
     assert recipes(qdq) == {"first": "w8a8-dynamic", "second": "w8a8-dynamic"}
 
 
+@pytest.mark.parametrize(("stride", "recipe"), [(4, "w8a8-dynamic"), (2, "w8a8")])
+def test_patches_of_a_picture_are_rows(stride, recipe):
+    """Windows that lie side by side, as a vision transformer's; others share numbers."""
+    rng = np.random.default_rng(4)
+    weights = {"a": f32(rng.normal(size=(8, 3, 4, 4))), "b": f32(rng.normal(size=(8, 6)))}
+    nodes = [
+        node("Conv", ["x", "a"], ["h"], "cut", strides=[stride, stride]),
+        node("Transpose", ["h"], ["t"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["t", "b"], ["y"], "first"),
+    ]
+    model = build(nodes, weights, [2, 3, 8, 8])
+    qdq = ek.quantize(model, ranges_of(model, f32(RNG.normal(size=(2, 3, 8, 8)))))
+    assert recipes(qdq) == {"cut": "w8a8", "first": recipe}
+
+
 def cancelling():
     """Three convolutions; the weights of the second one hardly read its two large channels."""
     rng = np.random.default_rng(2)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 for toolkit in ("onnx", "onnx_ir", "onnxruntime"):
     pytest.importorskip(toolkit, reason="needs edgekern[toolkit]")
@@ -261,3 +261,54 @@ def test_errors_name_the_function_that_was_called(rng: np.random.Generator) -> N
         ArgumentTypeError, match=r"^Encodings: tensors\['x'\] must be an Encoding or FloatEncoding, got float"
     ):
         Encodings({"x": 1.0}, "ab")  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "lo", "hi"),
+    [
+        ("Tanh", {}, -3.81, 3.81),
+        ("Sigmoid", {}, -7.62, 7.62),
+        ("HardSigmoid", {"alpha": 0.25, "beta": 0.75}, -3.0, 1.0),
+        ("HardSwish", {}, -3.0, 20.0),
+        ("LeakyRelu", {}, -20.0, 20.0),
+    ],
+)
+def test_no_code_stands_for_what_a_function_does_not_tell_apart(
+    op_type: str, attributes: dict[str, Any], lo: float, hi: float
+) -> None:
+    weights = {"a": f32(np.eye(4)), "b": f32(np.eye(4))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node(op_type, ["h"], ["f"], **attributes),
+        helper.make_node("MatMul", ["f", "b"], ["y"]),
+    ]
+    model, x = build(nodes, weights, [64, 4], opset=17), np.linspace(-20, 20, 256).reshape(64, 4)
+    encoding = compute_encodings(model, ranges_of(model, f32(x), method="max"), STATIC)["h"]
+    scale, zero_point = float(encoding.scale), int(encoding.zero_point)
+    assert_allclose([-zero_point * scale, (255 - zero_point) * scale], [lo, hi], atol=0.1)
+
+
+def test_what_another_reader_tells_apart_keeps_its_codes() -> None:
+    weights = {"a": f32(np.eye(4)), "b": f32(np.eye(4))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Tanh", ["h"], ["f"]),
+        helper.make_node("Add", ["h", "f"], ["s"]),
+        helper.make_node("MatMul", ["s", "b"], ["y"]),
+    ]
+    model, x = build(nodes, weights, [64, 4]), f32(np.linspace(-20, 20, 256).reshape(64, 4))
+    encoding = compute_encodings(model, ranges_of(model, x, method="max"), STATIC)["h"]
+    assert float(encoding.scale) == pytest.approx(40 / 255, rel=1e-2)
+
+
+def test_a_result_in_small_steps_is_told_apart_further_out() -> None:
+    """Probabilities near 0 are no zeros where nothing else was seen."""
+    weights = {"a": f32(np.eye(4)), "b": f32(np.eye(4))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Sigmoid", ["h"], ["f"]),
+        helper.make_node("MatMul", ["f", "b"], ["y"]),
+    ]
+    model, x = build(nodes, weights, [64, 4]), f32(np.linspace(-14, -9, 256).reshape(64, 4))
+    encoding = compute_encodings(model, ranges_of(model, x, method="max"), STATIC)["h"]
+    assert float(encoding.scale) == pytest.approx(14 / 255, rel=1e-2)

@@ -156,6 +156,26 @@ def result_range(node: ir.Node | None, lo: float, hi: float, bits: int = 8) -> t
     return min(max(lo, least), most), min(max(hi, least), most)
 
 
+def read_range(node: ir.Node, step: float) -> tuple[float, float]:
+    """The interval outside of which a function gives what it gives at the border, to an eighth of a ``step``.
+
+    With a step of 0, exactly.
+    """
+    most, little = math.inf, min(step / 8, 0.5)
+    if node.domain != "":
+        return -most, most
+    if little and node.op_type == "Tanh":
+        most = math.atanh(1 - little)
+    elif little and node.op_type == "Sigmoid":
+        most = math.log(1 / little - 1)
+    elif node.op_type == "HardSwish":
+        return -3.0, most
+    elif node.op_type == "HardSigmoid" and (alpha := float_attribute(node, "alpha", 0.2)) > 0:
+        beta = float_attribute(node, "beta", 0.5)
+        return -beta / alpha, (1 - beta) / alpha
+    return limits(node) or (-most, most)
+
+
 def takes_bytes(node: ir.Node) -> bool:
     """Whether a moving or arithmetic operator has a form that 8 bits allow.
 

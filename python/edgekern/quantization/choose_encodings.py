@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from edgekern.calibration import Ranges
 from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.errors import QuantizationError
-from edgekern.graph.families import result_range
+from edgekern.graph.families import read_range, result_range
 from edgekern.graph.values import attribute, float_constant, is_float_constant
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
@@ -29,10 +30,15 @@ def encode_activations(
     bits = _bits(placement)
     right = {placement.source[value] for value in map(_second, placement.weighted) if value in placement.source}
     signs = {owner: "s8" if owner in right and bits[owner] == 8 else config.activations for owner in bits}
-    encodings = {
-        owner: encode_range(*_limits(owner, ranges, bits[owner], function), signs[owner], bits[owner])
-        for owner in dict.fromkeys(placement.source.values())
+    limits = {owner: _limits(owner, ranges, bits[owner], function) for owner in bits}
+    steps = {
+        value: (limits[owner][1] - limits[owner][0]) / 2 ** bits[owner] for value, owner in placement.source.items()
     }
+    shared = Counter(placement.source.values())
+    for owner, (lo, hi) in limits.items():
+        if shared[owner] == 1 and not owner.is_graph_output():
+            limits[owner] = _seen([use.node for use in owner.uses()], steps, lo, hi)
+    encodings = {owner: encode_range(*limits[owner], signs[owner], bits[owner]) for owner in limits}
     return {value: encodings[owner] for value, owner in placement.source.items()}
 
 
@@ -138,6 +144,15 @@ def _limits(owner: ir.Value, ranges: Ranges, bits: int, function: str) -> tuple[
             "with data that reaches it"
         )
     return result_range(owner.producer(), ranges[name].lo, ranges[name].hi, bits)
+
+
+def _seen(readers: Sequence[ir.Node], steps: Mapping[ir.Value, float], lo: float, hi: float) -> tuple[float, float]:
+    """A range without what none of its readers tells apart in 8-bit steps of its result: it needs no codes."""
+    if not readers:
+        return lo, hi
+    told = [read_range(node, steps.get(node.outputs[0], 0.0)) for node in readers]
+    least, most = min(low for low, _ in told), max(high for _, high in told)
+    return min(max(lo, least), most), max(min(hi, most), least)
 
 
 def _statistics(node: ir.Node, source: str, ranges: Ranges) -> dict[str, FloatArray]:

@@ -34,9 +34,10 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
 
     Nodes that a rule has named are as it wants.
 
-    *Rows.* A region is what hangs together between convolutions. Where no convolution gives it 8-bit codes, or a Gemm
-    or MatMul by a matrix in it would lose too much, its products multiply by rows, and all between them is float32, for
-    it would be rounded again. Recurrent layers are: they feed their own rounding back, step by step.
+    *Rows.* A region is what hangs together between convolutions. Where no convolution gives it 8-bit codes (one that
+    cuts a picture into patches gives it rows), or a Gemm or MatMul by a matrix in it would lose too much, its products
+    multiply by rows, and all between them is float32, for it would be rounded again. Recurrent layers are: they feed
+    their own rounding back, step by step.
 
     *Float.* The errors of all 8-bit products add up as powers. While the sum is too large, the convolution that adds
     most for a multiply-add goes to float32, or by rows where it reads each number once.

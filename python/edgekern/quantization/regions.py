@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
+from edgekern.graph.dynamic import takes_rows
 from edgekern.graph.families import CONVOLUTIONS
+from edgekern.graph.values import float_constant
 
 
 def reads_convolution(node: ir.Node) -> bool:
-    """Whether a node reads what a convolution gives."""
+    """Whether one gives it what could be codes. What cuts a picture into patches does not count: it makes rows."""
     makers = (value.producer() for value in node.inputs if value is not None)
-    return any(maker is not None and maker.op_type in CONVOLUTIONS for maker in makers)
+    return any(maker is not None and maker.op_type in CONVOLUTIONS and not _cuts_patches(maker) for maker in makers)
+
+
+def _cuts_patches(node: ir.Node) -> bool:
+    weights = float_constant(node.inputs[1])
+    return weights is not None and math.prod(weights.shape[2:]) > 1 and takes_rows(node)
 
 
 def regions(graph: ir.Graph) -> list[set[ir.Node]]:
