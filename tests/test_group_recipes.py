@@ -121,6 +121,8 @@ def test_a_product_has_codes_in_the_file_and_in_the_program(kind, opset, recipe)
     size, bits = groups_of(recipe)
     assert (step.arguments["group"], step.arguments["activation_bits"]) == (size, bits)
     assert "GEMM_F32" not in kinds(program)
+    assert {what for what, macs in program.multiply_adds.items() if macs} == {f"{bits} bits"}
+    assert next(node.runs for node in program.nodes if node.name == "product") == f"{bits} bits"
     feeds = feeds_of(model)
     [want], [in_floats] = (onnxruntime_session(m, optimized=False).run(None, feeds) for m in (model, qdq))
     [found] = results_everywhere(program, feeds)

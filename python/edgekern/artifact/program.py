@@ -332,7 +332,7 @@ class Program:
         tensors, found = self.index.tensors, []
         for step in self.index.steps:
             on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
-            found.append("16 bits" if step.kind in _WIDE else "8 bits" if on_bytes else "float32")
+            found.append("16 bits" if _is_wide(step) else "8 bits" if on_bytes else "float32")
         return tuple(found)
 
     def _precision(self) -> str:
@@ -394,3 +394,8 @@ class Program:
 
 def _shape(shape: list[int] | tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
+
+
+def _is_wide(step: _core.Step) -> bool:
+    """Whether what a step multiplies has 16 bits."""
+    return step.kind in _WIDE or (step.kind == _core.StepKind.GEMM_GROUPS and step.arguments["activation_bits"] == 16)

@@ -9,7 +9,7 @@ from edgekern.compiler.floats.table import FLOATS, float_reason
 from edgekern.compiler.floats.wide import is_wide_product
 from edgekern.compiler.operators.table import OPERATORS
 from edgekern.compiler.roles import Placement, Role
-from edgekern.graph.dynamic import is_dynamic
+from edgekern.graph.dynamic import is_dynamic, row_bits
 from edgekern.graph.families import INTEGER, INTEGER_PRODUCTS, QDQ
 from edgekern.graph.prices import CODE, REAL, Price, eight_bit_price, elements, float_price, host_price
 from edgekern.graph.values import consumers, is_code, is_constant, label, operands, qualified
@@ -67,10 +67,10 @@ def _runs(p: Placement, node: ir.Node) -> str:
         dequantizes = node.inputs[0] is not None and is_code(node.inputs[0])
         if node.outputs[0] not in p.plain if dequantizes else p.fuses(node):
             return "fused"
+    if is_wide_product(node) or (is_dynamic(node) and row_bits(node) == 16):
+        return "16 bits"
     if is_dynamic(node) or node.op_type in INTEGER_PRODUCTS:
         return "8 bits"
-    if is_wide_product(node):
-        return "16 bits"
     roles = {p.role_of(value) for value in node.outputs}
     if roles & {Role.TABLE, Role.PENDING} and any(value in p.plain for value in node.outputs):
         return "float32"
