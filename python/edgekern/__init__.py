@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, quantize
+    from edgekern.quantization import QuantConfig, choose_ranges, quantize
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -81,6 +81,7 @@ _LAZY = {
     "Sensitivity": "edgekern.analysis",
     "SessionOptions": "edgekern.runtime",
     "attention": "edgekern.transformer",
+    "choose_ranges": "edgekern.quantization",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "coverage": "edgekern.calibration",
@@ -129,6 +130,7 @@ __all__ = [
     "TilePlan",
     "__version__",
     "attention",
+    "choose_ranges",
     "compare",
     "compile",
     "coverage",
