@@ -104,10 +104,10 @@ def choose_ranges(
             for name in left:
                 if name not in found:
                     found[name] = _ranges_by(quiet, METHODS[name])
-                called = f"the model quantized by {name!r}"
-                runner = _quantized(model, found[name][0], plain, shapes, called)
-                for wanted, made in zip(part, _outputs(runner, samples[ran : ran + len(part)], called), strict=True):
-                    left[name] += _error(wanted, made)
+                called, fed = f"the model quantized by {name!r}", samples[ran : ran + len(part)]
+                made = _quantized_outputs(model, found[name][0], plain, shapes, fed, called)
+                for wanted, got in zip(part, made, strict=True):
+                    left[name] += _error(wanted, got)
                     step()
             ran += len(part)
             least = min(left.values())
@@ -140,12 +140,19 @@ def _float_outputs(model: ModelLike, samples: Sequence[Mapping[str, Array]]) -> 
     return kept
 
 
-def _quantized(
-    model: ModelLike, ranges: Ranges, config: QuantConfig, shapes: Shapes | None, called: str
-) -> FloatRunner:
+def _quantized_outputs(
+    model: ModelLike,
+    ranges: Ranges,
+    config: QuantConfig,
+    shapes: Shapes | None,
+    samples: Sequence[Mapping[str, Array]],
+    called: str,
+) -> Iterator[Outputs]:
+    """Of the model in 8 bits, which is gone when they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)  # of methods that are not taken
-        return _runner(quantize(model, ranges, config, shapes=shapes), called)
+        runner = _runner(quantize(model, ranges, config, shapes=shapes), called)
+    yield from _outputs(runner, samples, called)
 
 
 def _runner(model: ModelLike, called: str) -> FloatRunner:
