@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import onnx
 
 import edgekern as ek
-import edgekern.quantization
 from bench.accuracy_cases import Array, Case, products_of
 from bench.onnxruntime_quantizers import dynamic, folded, static
 from bench.peers import NO_SATURATION
@@ -73,9 +72,7 @@ def run_onnx(model: bytes | str) -> Run:
 def ranges_of(job: Job, config: Any, chosen: bool) -> Any:
     """What ``compute_ranges`` gives by itself, the largest values for 16 bits, or what the whole model chooses."""
     if chosen:
-        rooms = edgekern.quantization
-        choose = getattr(rooms, "choose_ranges", None) or rooms.choose_method
-        return choose(job.calibrator, job.case.path, config, shapes=job.case.shapes)
+        return ek.choose_ranges(job.calibrator, job.case.path, config, shapes=job.case.shapes)
     if "a16" in config.recipe:
         return job.calibrator.compute_ranges("max")
     return job.calibrator.compute_ranges()

@@ -13,8 +13,9 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationEr
 onnx = pytest.importorskip("onnx", reason="needs edgekern[toolkit]")
 pytest.importorskip("onnxruntime", reason="needs edgekern[toolkit]")
 
-from edgekern.calibration.kept_feeds import MOST_SAMPLES, KeptFeeds  # noqa: E402
-from edgekern.calibration.score_outputs import CANDIDATES  # noqa: E402
+from edgekern.calibration import kept_feeds, score_outputs  # noqa: E402
+from edgekern.calibration.kept_feeds import KeptFeeds  # noqa: E402
+from edgekern.calibration.score_outputs import CANDIDATES, MOST_SAMPLES  # noqa: E402
 
 Array = npt.NDArray[Any]
 COLUMNS = 16
@@ -107,6 +108,15 @@ def test_auto_ranges_are_saved_with_what_chose_them(tmp_path: Any, rng: np.rando
     assert all(tensor.method in CANDIDATES for tensor in again.values())
 
 
+def test_auto_runs_fewer_samples_of_a_large_model(monkeypatch: Any, rng: np.random.Generator) -> None:
+    calibrator = collected(model(np.eye(COLUMNS, dtype=np.float32)), samples(rng, 9.0))
+    values = 4 * COLUMNS  # what the model makes of a sample
+    monkeypatch.setattr(score_outputs, "MOST_VALUES", 2 * values)
+    assert calibrator.compute_ranges("auto").options["samples"] == 3  # the one that passes it is the last
+    monkeypatch.setattr(score_outputs, "MOST_VALUES", 0)
+    assert calibrator.compute_ranges("auto").options["samples"] == 1
+
+
 def test_auto_without_samples_says_what_to_do(rng: np.random.Generator) -> None:
     made = model(np.eye(COLUMNS, dtype=np.float32))
     calibrator = collected(made, samples(rng, 9.0), kept_bytes=0)
@@ -135,7 +145,7 @@ def test_kept_feeds_are_few_and_copied(rng: np.random.Generator) -> None:
     kept.offer({"x": x})
     before = [arrays["x"].copy() for arrays in kept]
     x[:] = 0
-    assert len(before) == MOST_SAMPLES
+    assert len(before) == kept_feeds.MOST_SAMPLES
     np.testing.assert_equal([arrays["x"] for arrays in kept], before)
     assert all(arrays["x"].shape == (1, 4) for arrays in kept)
     small = KeptFeeds(20, by_row=True)

@@ -81,7 +81,7 @@ def test_the_report_counts(done, tmp_path):
 
 def test_without_a_method_the_nearest_one_is_taken():
     calibrator = ek.Calibrator(quickstart.MODEL, progress=False).collect_many(calibrating())
-    wanted = ek.quantization.choose_method(calibrator, quickstart.MODEL)
+    wanted = ek.choose_ranges(calibrator, quickstart.MODEL)
     assert ek.compress(quickstart.MODEL, calibrating(), progress=False).ranges == wanted
 
 

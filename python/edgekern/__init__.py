@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, quantize
+    from edgekern.quantization import QuantConfig, choose_ranges, quantize
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -94,6 +94,7 @@ _LAZY = {
     "Validation": "edgekern.analysis",
     "attention": "edgekern.transformer",
     "checklist": "edgekern.analysis",
+    "choose_ranges": "edgekern.quantization",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
     "compress": "edgekern.analysis",
@@ -149,6 +150,7 @@ __all__ = [
     "__version__",
     "attention",
     "checklist",
+    "choose_ranges",
     "compare",
     "compile",
     "compress",

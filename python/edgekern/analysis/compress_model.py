@@ -33,7 +33,7 @@ from edgekern.compiler import compile as compile_program
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.model import load_model, model_files, open_model
-from edgekern.quantization import QuantConfig, choose_method, plan_of, quantize
+from edgekern.quantization import QuantConfig, choose_ranges, plan_of, quantize
 from edgekern.runtime import InferenceSession
 from edgekern.runtime.profile import positive
 
@@ -202,7 +202,7 @@ def compress(
     held_out : feeds that did not calibrate, to compare on; None is ``data``
     config : QuantConfig, optional
     method : of choosing ranges; None takes the one whose quantized model is nearest to the float model
-        (:func:`edgekern.quantization.choose_method`)
+        (:func:`edgekern.choose_ranges`)
     batch, shapes, allow_host : as of :func:`edgekern.compile`
     max_drop, min_sqnr_db, min_agreement, max_bytes, max_memory_bytes, max_latency_ms
         Limits, as of :func:`edgekern.validate`; ``max_drop`` is of the score. A program that does not keep them is
@@ -245,7 +245,7 @@ def compress(
     calibrator = Calibrator(model, shapes=shapes, progress=progress)
     calibrator.collect_many(data)
     ranges = (
-        choose_method(calibrator, model, config, shapes=shapes)
+        choose_ranges(calibrator, model, config, shapes=shapes, progress=progress)
         if method is None
         else calibrator.compute_ranges(method=method)
     )

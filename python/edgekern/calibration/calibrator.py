@@ -12,7 +12,6 @@ import numpy.typing as npt
 from edgekern._arguments import file_path, integer
 from edgekern._arrays import is_array, unnamed
 from edgekern.calibration.checkpoint import load_named, resumable, write_state
-from edgekern.calibration.choose_ranges import report_noise
 from edgekern.calibration.collecting import collect_all
 from edgekern.calibration.compute_ranges import AUTO, RangeOptions, ranges_by_outputs, ranges_by_values
 from edgekern.calibration.feeds import Feeds, check_feeds, numpy_type
@@ -24,6 +23,7 @@ from edgekern.calibration.observers.observer_set import ObserverSet
 from edgekern.calibration.open_runner import one_line, open_runner
 from edgekern.calibration.ranges import Ranges
 from edgekern.calibration.sources.base import Input, Samples
+from edgekern.calibration.tensor_ranges import report_noise
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.model import load_model, model_hash, open_model
@@ -53,8 +53,8 @@ class Calibrator:
     observers : kinds to keep beside the histogram, optional. Names of
         :data:`edgekern.calibration.observers.kinds.KINDS`. None is ``["channel_means"]``, which the bias correction of
         quantization uses; ``[]`` leaves it out.
-    kept_bytes : what the samples may take that are kept for the method "auto": 8 of those collected, fewer where they
-        are large, one at least; 16 MB by default. 0 keeps none.
+    kept_bytes : what the samples may take that are kept to choose ranges by (:func:`edgekern.choose_ranges`, the method
+        "auto"): 32 of those collected, fewer where they are large, one at least; 16 MB by default. 0 keeps none.
     shapes : mapping, optional. Sizes of free dimensions, as for :func:`edgekern.compile`: batches must have them.
     progress : bool. Show a bar with the time left when standard error is a terminal.
 
@@ -274,9 +274,10 @@ class Calibrator:
     ) -> Ranges:
         """Choose the range of every observed tensor; options are those of :meth:`Histogram.range`.
 
-        "auto" runs the model again on the samples that were kept. Of the ranges that "mse", "max", "p-norm" of 3, three
-        percentiles and "entropy" give for a tensor it takes the one with the least error at the outputs of what reads
-        the tensor; ``TensorRange.method`` names it.
+        "auto" runs the model again on eight samples that were kept, fewer where its activations are large. Of the
+        ranges that "mse", "max", "p-norm" of 3, three percentiles and "entropy" give for a tensor it takes the one with
+        the least error at the outputs of what reads the tensor; ``TensorRange.method`` names it.
+        :func:`edgekern.choose_ranges` tries the methods on the whole model instead.
 
         Returns
         -------
@@ -303,10 +304,9 @@ class Calibrator:
         asked = RangeOptions(method, symmetric, num_bits, num_bins, percentile, exponent, skip_zeros)
         used = asked.used
         if method == AUTO:
-            tensors = ranges_by_outputs(
+            tensors, used["samples"] = ranges_by_outputs(
                 function, self._observers, asked, self._runner, self._kept, progress=self._progress
             )
-            used["samples"] = len(self._kept)
         else:
             tensors = ranges_by_values(function, self._observers, asked, progress=self._progress)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from edgekern.calibration.choose_ranges import choose_ranges
 from edgekern.calibration.observers.histogram import EXPONENTS
 from edgekern.calibration.observers.kinds import HISTOGRAM
 from edgekern.calibration.open_runner import one_line
 from edgekern.calibration.progress import progress_bar
+from edgekern.calibration.tensor_ranges import tensor_ranges
 from edgekern.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def ranges_by_values(
             step()
             return histogram.range(method, percentile=asked.percentile, exponent=asked.exponent, **asked.shared)
 
-        return choose_ranges(function, observers, range_of, asked.num_bits)
+        return tensor_ranges(function, observers, range_of, asked.num_bits)
 
 
 def ranges_by_outputs(
@@ -77,9 +77,9 @@ def ranges_by_outputs(
     kept: KeptFeeds,
     *,
     progress: bool,
-) -> dict[str, TensorRange]:
-    """Of the candidates, the one that costs least where the tensor is read, on the samples that were kept."""
-    from edgekern.calibration.score_outputs import CANDIDATES, choose_by_outputs
+) -> tuple[dict[str, TensorRange], int]:
+    """Of the candidates, the one that costs least where the tensor is read, and how many kept samples say so."""
+    from edgekern.calibration.score_outputs import CANDIDATES, MOST_SAMPLES, choose_by_outputs
 
     if not len(kept):
         raise CalibrationError(
@@ -91,15 +91,16 @@ def ranges_by_outputs(
         for name, histogram in _histograms(observers).items()
         if histogram.count
     }
-    with progress_bar("running readers", len(kept), enabled=progress) as step:
+    samples = list(kept)[:MOST_SAMPLES]
+    with progress_bar("running readers", len(samples), enabled=progress) as step:
         try:
-            best = choose_by_outputs(runner, list(kept), limits, asked.num_bits, done=step)
+            best, ran = choose_by_outputs(runner, samples, limits, asked.num_bits, done=step)
         except Exception as error:  # onnxruntime raises a class per status, all private
             raise CalibrationError(
                 f"{function}: method 'auto' could not run a part of the model: {one_line(error)}; choose another"
             ) from error
-    tensors = choose_ranges(function, observers, lambda name, _: limits[name][best[name]], asked.num_bits)
-    return {name: replace(tensor, method=best[name]) for name, tensor in tensors.items()}
+    tensors = tensor_ranges(function, observers, lambda name, _: limits[name][best[name]], asked.num_bits)
+    return {name: replace(tensor, method=best[name]) for name, tensor in tensors.items()}, ran
 
 
 def _histograms(observers: ObserverSet) -> Mapping[str, Histogram]:

@@ -12,7 +12,7 @@ from edgekern.calibration.observers.kept_samples import LowestHashes, digest_of
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-MOST_SAMPLES = 8
+MOST_SAMPLES = 32
 LIMIT_BYTES = 16 << 20
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from edgekern import _core
 from edgekern._onnxruntime import open_session, ort_value
 from edgekern.graph.families import PRODUCTS, SAME_VALUES
 from edgekern.graph.subgraphs import bodies
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from edgekern.graph.skeleton import Skeleton
 
 Array = npt.NDArray[Any]
+
+_MANY = 1 << 18  # values; for fewer, threads cost more to start than they save
 
 
 class Constants:
@@ -68,7 +71,8 @@ class Constants:
                 graph.input.append(helper.make_tensor_value_info(name, kind, None))
         graph.node.extend(reader.nodes)
         graph.output.append(onnx.ValueInfoProto(name=reader.output))
-        return open_session(model.SerializeToString(), num_threads=1, as_written=True, keep_memory=False)
+        threads = _core.num_threads() if arrays[reader.tensor].size >= _MANY else 1
+        return open_session(model.SerializeToString(), num_threads=threads, as_written=True, keep_memory=False)
 
 
 @dataclass(eq=False)

@@ -22,6 +22,9 @@ Array = npt.NDArray[Any]
 Limits = tuple[float, float]
 Options = dict[str, Any]
 
+# A tensor of a large model has so many values that a sample or two show as much as eight do of a small one.
+MOST_SAMPLES, MOST_VALUES = 8, 1 << 26
+
 # Of equal ones the first: what has no reader to judge by is chosen for its own error.
 CANDIDATES: dict[str, Options] = {
     "mse": {"method": "mse"},
@@ -41,8 +44,10 @@ def choose_by_outputs(
     num_bits: int,
     *,
     done: Callable[[], object] = lambda: None,
-) -> dict[str, str]:
-    """For each tensor, the name of the best of its candidates.
+) -> tuple[dict[str, str], int]:
+    """For each tensor, the name of the best of its candidates; and of how many samples.
+
+    The last one is that with which the values of all tensors pass :data:`MOST_VALUES`.
 
     Parameters
     ----------
@@ -54,10 +59,12 @@ def choose_by_outputs(
     fed = [name for sample in samples[:1] for name in sample]
     readers = readers_of(runner.model, constants, [*candidates, *fed])
     costs = {reader: _Cost() for name in candidates for reader in readers.get(name, ())}
+    ran = values = 0
     for sample in samples:
         live, waiting = dict(sample), list(costs)
         for made in ({}, *([] if not waiting else runner.run(sample))):
             live |= made
+            values += sum(array.size for array in made.values())
             ready = [r for r in waiting if r.tensor in live and all(name in live for name in r.others)]
             waiting = [reader for reader in waiting if reader not in ready]
             for reader in ready:
@@ -65,14 +72,18 @@ def choose_by_outputs(
             wanted = {name for reader in waiting for name in (reader.tensor, *reader.others)}
             live = {name: array for name, array in live.items() if name in wanted}
         done()
+        ran += 1
+        if values > MOST_VALUES:
+            break
 
     def cost(tensor: str, name: str) -> float:
         return sum(costs[reader].of(name) for reader in readers.get(tensor, ()))
 
-    return {
+    best = {
         tensor: min(limits, key=lambda name, tensor=tensor: cost(tensor, name))  # type: ignore[misc]
         for tensor, limits in candidates.items()
     }
+    return best, ran
 
 
 class _Cost:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from edgekern.cli.sources import DataOptions, open_data, told
 from edgekern.cli.terminal import printable
 from edgekern.file_kinds import kind_of_file
 from edgekern.graph.model import model_files
+from edgekern.quantization import choose_ranges
+from edgekern.quantization.try_methods import METHODS
 
 
 def calibrate(
@@ -28,7 +30,7 @@ def calibrate(
     data: Sequence[Path],
     output: Path,
     *,
-    method: calibration.AnyMethod | None,
+    method: Literal["best", calibration.AnyMethod],
     given: DataOptions,
     shapes: list[str] | None = None,
     workers: int | None = None,
@@ -38,16 +40,26 @@ def calibrate(
 ) -> str:
     inputs = [*model_files(model, function="calibrate"), *files_of(data)]
     files.check_target(output, function="calibrate", inputs=inputs)
-    calibrator = calibration.Calibrator(model, shapes=read_shapes("calibrate", shapes))
+    fixed = read_shapes("calibrate", shapes)
+    calibrator = calibration.Calibrator(model, shapes=fixed)
     read = open_data(data, calibrator, given)
     calibrator.collect_many(read, workers=workers, checkpoint=checkpoint)
-    ranges = calibrator.compute_ranges(method=method) if method else calibrator.compute_ranges()
+    if method == "best":
+        ranges = choose_ranges(calibrator, model, shapes=fixed)
+    else:
+        ranges = calibrator.compute_ranges(method=method)
     ranges.save(output)
-    done = f"{output}: {len(ranges)} ranges by {ranges.method}, of {read.num_samples - len(read.unreadable)} samples"
+    how = _method(ranges) + (f", the best of {len(METHODS)} methods" if method == "best" else "")
+    done = f"{output}: {len(ranges)} ranges by {how}, of {read.num_samples - len(read.unreadable)} samples"
     rows = tables.table_of(ranges, calibrator.histograms) if table or as_json else []
     if as_json:
         return json.dumps({"file": str(output), "method": ranges.method, "tensors": tables.as_dicts(rows)}, indent=1)
     return printable("\n".join([*([tables.as_text(rows)] if table else []), done, *_told(read)]))
+
+
+def _method(ranges: calibration.Ranges) -> str:
+    asked = [str(ranges.options[name]) for name in ("percentile", "exponent") if name in ranges.options]
+    return " ".join([ranges.method, *asked])
 
 
 def calibration_set(

@@ -75,11 +75,12 @@ def calibrate(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the ranges go (JSON).")],
     method: Annotated[
-        AnyMethod | None,
+        Literal["best", AnyMethod],
         typer.Option(
-            help="How thresholds are chosen; auto: by the outputs of what reads them. Default: the package's."
+            help="How thresholds are chosen. best: quantize by each method, and take the one whose model is nearest to "
+            "the float one; auto: for each tensor, by the outputs of what reads it."
         ),
-    ] = None,
+    ] = "best",
     batch: Annotated[
         int | None,
         typer.Option(

@@ -3,11 +3,11 @@
 Needs ``edgekern[toolkit]``.
 """
 
-from edgekern.quantization.choose_method import choose_method
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings, FloatEncoding
 from edgekern.quantization.plan import Choice, Plan, plan_of
 from edgekern.quantization.quantize_model import compute_encodings, quantize
+from edgekern.quantization.try_methods import choose_ranges
 
 __all__ = [
     "Choice",
@@ -16,7 +16,7 @@ __all__ = [
     "FloatEncoding",
     "Plan",
     "QuantConfig",
-    "choose_method",
+    "choose_ranges",
     "compute_encodings",
     "plan_of",
     "quantize",

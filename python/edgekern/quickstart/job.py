@@ -30,7 +30,7 @@ CALLS_PER_ROUND = 10
 PYTHON = """\
 import edgekern as ek
 calibrator = ek.Calibrator("model.onnx")            # then calibrator.collect({"image": batch}) for each batch
-ek.compile(ek.quantize("model.onnx", calibrator.compute_ranges())).save("model.ekm")
+ek.compile(ek.quantize("model.onnx", ek.choose_ranges(calibrator, "model.onnx"))).save("model.ekm")
 [logits] = ek.InferenceSession("model.ekm").run(["logits"], {"image": image})"""
 
 

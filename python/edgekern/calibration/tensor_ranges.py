@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekern.calibration.observers.observer_set import ObserverSet
 
 
-def choose_ranges(
+def tensor_ranges(
     function: str, observers: ObserverSet, range_of: Callable[[str, Histogram], tuple[float, float]], num_bits: int
 ) -> dict[str, TensorRange]:
     """The range of every tensor that had an element, by ``range_of``, and what ``num_bits`` over it lose.
