@@ -2,12 +2,11 @@
 
 The classifiers of ``bench accuracy``, and every ``.onnx`` file below the folders (wheels, MiniLM, what ``bench
 small_nets`` has trained), are quantized by every recipe of edgekern, by onnxruntime's ``quantize_static`` (MinMax,
-Entropy, Percentile) and ``quantize_dynamic``, and by NNCF where it is installed (its two presets, and the first
-one with MinMax ranges). All get the same
-samples to calibrate with and are judged on others. Tables have a row a model: the signal to noise of the worst output
-in dB, points of top-1 (or of Spearman's correlation, times 100) lost to float, agreement of top-1 with float, and
-bytes. Then come the models where our ``w8a8`` is below the best peer, and who refused what. ``--json`` keeps all, and
-``--kept`` prints the tables of such files, together.
+Entropy, Percentile) and ``quantize_dynamic``, and, where it is installed, by NNCF: its two presets, and the first one
+with MinMax ranges. All get the same samples to calibrate with and are judged on others. Tables have a row a model: the
+signal to noise of the worst output in dB, points of top-1 (or of Spearman's correlation, times 100) lost to float,
+agreement of top-1 with float, and bytes. Then come the models where our ``w8a8`` is below the best peer, and who
+refused what. ``--json`` keeps all, and ``--kept`` prints the tables of such files, together.
 """
 
 import argparse
@@ -112,7 +111,8 @@ def print_all(rows: Sequence[Row]) -> None:
     print_pivot("Bytes of the ONNX model", rows, "onnx_bytes", "d", {"float_bytes": "d"})
     print_pivot("Bytes of the program", rows, "program_bytes", "d", {"float_bytes": "d"})
     held = best_peers(rows)
-    gains = [f"{name} gains" for name in dict.fromkeys((*OURS, DEFAULT))]
+    every = [f"{name} gains" for name in dict.fromkeys((*OURS, DEFAULT))]
+    gains = [gain for gain in every if any(gain in row for row in held)]
     print("\nBeside the best peer of 8 bits, dB")
     print_table(held, {"model": "", "peer": "", "peer_db": ".1f", **dict.fromkeys(gains, "+.1f")})
     for gain in gains:
