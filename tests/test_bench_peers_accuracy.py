@@ -104,7 +104,7 @@ def test_every_recipe_of_this_build_is_an_engine():
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("engine", "least"), [("w8a8", 25), ("w8a8, chosen", 25), ("w8a16", 25), ("ort MinMax", 15)])
+@pytest.mark.parametrize(("engine", "least"), [("w8a8", 25), ("w8a16", 25), ("ort MinMax", 15)])
 def test_quantizers_keep_a_linear_net(net, engine, least):
     [row] = _rows(net, {engine: accuracy_engines.engines()[engine]})
     assert row["refused"] is None
