@@ -1,7 +1,7 @@
 """Calibration on a folder of photographs: ``python -m bench photos --model MODEL.onnx --photos FOLDER``.
 
 Every row is a process of its own, which imports the packages, notes its peak and calibrates; the figure is how far the
-peak grew. ``edgekern`` is the command line with ``--method mse``; ``MinMax`` and ``Entropy`` are onnxruntime's
+peak grew. ``edgekern`` is the command line, which tries all methods; ``MinMax`` and ``Entropy`` are onnxruntime's
 calibrators, fed the same arrays. Entropy keeps every activation of every picture, so it is given fewer
 (``--entropy-count``). ``allowed`` is 1.2 times the model and the observed activations of one batch.
 """
@@ -47,7 +47,7 @@ def child(who: str, count: int, options: argparse.Namespace, scratch: Path) -> N
     before, start = peak_bytes(), time.perf_counter()
     if who == "edgekern":
         ranges = scratch / "ranges.json"
-        if cli.run(["calibrate", str(options.model), str(options.photos), "-o", str(ranges), "--method", "mse", *how]):
+        if cli.run(["calibrate", str(options.model), str(options.photos), "-o", str(ranges), *how]):
             raise SystemExit(1)
     else:
         _onnxruntime(who, count, options, scratch)
