@@ -314,10 +314,11 @@ def _encoded(
     rows = write_rows(graph_model.graph, writer, methods, function=function)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
+    tables = []
     for node in embedding_tables(graph_model.graph) if config.recipe == "mixed" else ():
         if node not in placement.integer and not is_named(node):
             table, encoding = encode_table(node, function=function)
-            writer.write_table(node, table, encoding)
+            tables.append((node, table, encoding))
             if encodings.setdefault(str(table.name), encoding) != encoding:  # a product reads it, too
                 encodings[f"{table.name}:{node.outputs[0].name}"] = encoding
     recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
@@ -329,6 +330,8 @@ def _encoded(
             f"{config.recipe!r} is for{rest}"
         )
     writer.write_activations()
+    for node, table, encoding in tables:  # last: Q of an activation stands behind the DQ of a table
+        writer.write_table(node, table, encoding)
     if not float_borders:
         borders.write(graph_model.graph)
     return _Quantized(
