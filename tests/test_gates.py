@@ -145,6 +145,19 @@ def test_a_nan_passes_no_gate():
     assert report.failures == ("min_sqnr_db",)
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("outputs", [["good", "bad"], ["bad", "good"]])
+def test_what_is_no_number_passes_no_gate_wherever_it_stands(odd, outputs):
+    nodes = [helper.make_node("Identity", ["x"], ["good"]), helper.make_node("Add", ["x", "w"], ["bad"])]
+    exact, off = (net(nodes, {"w": np.full(6, w, np.float32)}, outputs=outputs) for w in (0, odd))
+    data = [{"x": np.eye(6, dtype=np.float32)[:1]}]  # class 0, as argmax has it of NaN
+    limits = {"min_sqnr_db": -300, **({"min_agreement": 1.0} if np.isnan(odd) else {})}
+    given = {"float_model": exact, "progress": False, "output": "bad"}
+    assert ek.validate(ek.compile(off), data, **given, **limits).failures == tuple(limits)
+    lines = ek.checklist(ek.compile(off), data, runs=2, float_model=exact, progress=False).failures
+    assert {"cosine above 0.995", "SQNR above 30 dB"} <= set(lines)
+
+
 def test_the_worst_output_counts():
     nodes = [helper.make_node("Identity", ["x"], ["good"]), helper.make_node("Mul", ["x", "w"], ["bad"])]
     exact = net(nodes, {"w": np.ones(6, np.float32)}, outputs=["good", "bad"])

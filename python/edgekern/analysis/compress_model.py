@@ -15,7 +15,7 @@ from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
 from edgekern.analysis.comparison import compare
 from edgekern.analysis.error_report import ErrorRow
-from edgekern.analysis.figures import SENSITIVE_DB, WATCH_DB
+from edgekern.analysis.figures import SENSITIVE_DB, WATCH_DB, worst_first
 from edgekern.analysis.gates import (
     Gate,
     Limits,
@@ -287,7 +287,7 @@ def compress(
         products=plan_of(qdq).counts(),
         samples=seen.samples,
         held_out=held_out is not None,
-        outputs=tuple(sorted(outputs, key=lambda row: row.sqnr_db)),
+        outputs=tuple(sorted(outputs, key=lambda row: worst_first(row.sqnr_db))),
         rows=compare(model, program, _few(seen_data)).worst(_WORST),
         float_score=float_score,
         score=score,

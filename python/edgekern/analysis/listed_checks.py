@@ -225,7 +225,7 @@ def _accuracy(seen: Seen | None) -> list[Check]:
         names = (f"cosine above {LEAST_COSINE}", f"SQNR above {WATCH_DB:g} dB", "task metric loses less than 1 %")
         return [_line(at, name, None, lacks) for name in names]
     name, sums = seen.worst
-    cosine = min(each.cosine for each in seen.outputs.values())
+    cosine = float(np.min([each.cosine for each in seen.outputs.values()]))  # NaN is the least
     rows = [
         _line(
             at,

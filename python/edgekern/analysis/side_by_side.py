@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import is_array, unnamed
-from edgekern.analysis.evaluation import _places, warn_of_shift
-from edgekern.analysis.figures import Sums
+from edgekern.analysis.evaluation import _places, agreeing, warn_of_shift
+from edgekern.analysis.figures import Sums, worst_first
 from edgekern.analysis.runs import Run
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.sources import Samples
@@ -49,7 +49,7 @@ class Seen:
     @property
     def worst(self) -> tuple[str, Sums]:
         """The output with the least signal to noise."""
-        return min(self.outputs.items(), key=lambda each: each[1].sqnr_db)
+        return min(self.outputs.items(), key=lambda each: worst_first(each[1].sqnr_db))
 
 
 def side_by_side(
@@ -91,7 +91,7 @@ def side_by_side(
             _add(function, sums, mine, real)
             if scores is not None:
                 ranked, expected = (_ranked(function, each, scores) for each in (mine, real))
-                same += int((ranked.argmax(axis=1) == expected.argmax(axis=1)).sum())
+                same += agreeing(ranked, expected)
                 if labels is not None:
                     of = _classes(function, labels, numbers, ranked)
                     places.append(_places(ranked, of))
