@@ -215,6 +215,13 @@ def test_a_drop_that_nothing_could_fail_is_refused(digits):
         ek.validate(digits / "m.ekm", feeds(), wrong, **given, max_drop=0.0)
 
 
+@pytest.mark.parametrize("top", [10, 11])
+def test_a_rank_that_all_labels_have_is_refused(digits, top):
+    given = {"float_model": quickstart.MODEL, "max_drop": 0.1, "progress": False}
+    with pytest.raises(ArgumentValueError, match=r"validate: top must be less than the model's 10 classes.*got 1[01]"):
+        ek.validate(digits / "m.ekm", feeds(), labels(), top=top, **given)
+
+
 def test_labels_that_are_one_off_are_told(digits):
     inside = [at for at, label in enumerate(labels()) if label < 9]
     data, truth = [feeds()[at] for at in inside], labels()[inside] + 1
@@ -232,7 +239,7 @@ def test_what_is_no_feed_is_told(digits, data):
 
 def test_another_float_model_is_told(digits):
     other = net([helper.make_node("Flatten", ["image"], ["z"])], inputs={"image": ["n", 1, 8, 8]}, outputs=["z"])
-    with pytest.raises(ArgumentValueError, match="no float one is in both; is it another model"):
+    with pytest.raises(ArgumentValueError, match="none is in both; is it another model"):
         ek.validate(digits / "m.ekm", feeds(), float_model=other, min_sqnr_db=1, progress=False)
 
 
