@@ -325,6 +325,8 @@ def _encoded(
     recipes |= rows.recipes
     if is_of_rows(config.recipe) and not encodings:
         rest = f"; {_describe_without_rows(rows.without_rows)}" if rows.without_rows else ""
+        if named := [node for node in graph_model.graph if is_named(node) and node in results]:
+            rest += f"; rules leave {_listed(named)} float32"
         raise QuantizationError(
             f"{function}: model has no Gemm, MatMul or Conv by a constant matrix and no LSTM, GRU or RNN, which "
             f"{config.recipe!r} is for{rest}"
