@@ -231,10 +231,12 @@ def test_only_rows_of_a_table_that_is_looked_up_at_run_time_count():
     net = transformers.Net(3)
     x = net.input("x", (4, 8))
     fixed = net.op("Gather", net.weights(9, 8), net.ints(0, 3, 4, 1))
+    counted = net.op("Gather", net.weights(9, 8), net.input("others", (4,), TensorProto.INT64), axis=-2)
     columns = net.op("Gather", net.weights(8, 9), net.input("ids", (4,), TensorProto.INT64), axis=1)
     activation = net.op("Gather", x, net.input("rows", (4,), TensorProto.INT64))
-    model = net.model(net.op("Add", activation, net.op("Add", fixed, net.transpose(columns, 1, 0))))
-    assert list(embedding_tables(prepared(model))) == []
+    rest = net.op("Add", activation, net.op("Add", fixed, net.transpose(columns, 1, 0)))
+    model = net.model(net.op("Add", rest, counted))
+    assert [node.outputs[0].name for node in embedding_tables(prepared(model))] == [counted]
 
 
 @pytest.mark.parametrize("signed", [True, False])
