@@ -98,7 +98,7 @@ def test_arrays_are_read_as_they_are(pictured, tmp_path, capsys):
 def test_arrays_have_no_options_of_pictures(pictured, tmp_path, capsys, option):
     np.save(tmp_path / "two.npy", np.zeros((2, 1, 8, 8), np.float32))
     for command in ("run", "profile", "bench")[: 1 if option[0] == "--samples" else 3]:
-        assert cli.run([command, str(pictured / "m.ekm"), str(tmp_path / "two.npy"), *option]) == 1
+        assert cli.run([command, str(pictured / "m.ekm"), str(tmp_path / "two.npy"), *option]) == 2
         assert f"samples: {option[0]} is no option of arrays" in capsys.readouterr().err
 
 

@@ -375,16 +375,6 @@ def test_rows_have_the_name_that_the_model_gives_them(first, second, name):
     assert session.choose(feeds) == [{name: 2}]
 
 
-@pytest.mark.parametrize(("shape", "batch"), [([0, 4], 1), ([0, 4], (1, 2)), ([2, 0], 1), (["n", 0], 2)])
-def test_a_dimension_of_size_0_is_refused(shape, batch):
-    g = Graph(opset=17)
-    model = g.model(g.op("Relu", g.input("x", shape)))
-    with pytest.raises(CompileError, match=rf"input 'x' has the size 0 in dimension {shape.index(0)}.*shapes=\{{'x': "):
-        ek.compile(model, batch=batch)
-    sizes = [2 if size == 0 else None for size in shape]
-    assert ek.compile(model, shapes={"x": sizes}).inputs[0].shape[shape.index(0)] == 2
-
-
 def test_the_command_line_cuts_rows_alone(tmp_path):
     g = Graph(opset=17)
     x = g.input("x", ["seq", 1, 3])

@@ -48,7 +48,7 @@ from edgekern.compiler.roles import Placement
 from edgekern.compiler.steps import Tensor
 from edgekern.errors import ArgumentValueError, CompileError, HostStepError, HostStepWarning
 from edgekern.graph.contradiction import broken_rule, contradiction
-from edgekern.graph.dimensions import fix_dimensions, sides_of
+from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import INTEGER, MOVES, QDQ
 from edgekern.graph.fold_constants import fold_constants
 from edgekern.graph.halves import stored_halves
@@ -91,9 +91,7 @@ class Compiled:
 
 def open_size(qdq: ModelLike, batch: int, shapes: Shapes | None) -> Skeleton:
     """The model with one size of every dimension."""
-    given = open_qdq(qdq)
-    opened = fix_dimensions(given, shapes, function="compile")
-    _refuse_empty(given, opened)
+    opened = fix_dimensions(open_qdq(qdq), shapes, function="compile")
     if opened.proto.functions:
         opened = opened.with_graph(onnx.inliner.inline_local_functions(opened.proto))
     write_integer_forms(opened)
@@ -199,26 +197,6 @@ def _prepared(model: ir.Model) -> Placement:
     rewrite_einsum(model.graph)
     mark_constants(model.graph)
     return place_nodes(model.graph)
-
-
-def _refuse_empty(given: Skeleton, opened: Skeleton) -> None:
-    """An input that the model gives the size 0, and nobody another one: no batch is meant by that.
-
-    A vector may be empty: axes, of which there are none, or what a CastLike is to be like.
-    """
-    for before, after in zip(given.inputs, opened.inputs, strict=True):
-        if len(before.type.tensor_type.shape.dim) < 2:
-            continue
-        pairs = zip(before.type.tensor_type.shape.dim, after.type.tensor_type.shape.dim, strict=False)
-        for axis, (side, fixed) in enumerate(pairs):
-            if side.HasField("dim_value") and side.dim_value == 0 and not fixed.dim_value:
-                sides = [
-                    "1" if at == axis else one if one.isdigit() else "..." for at, one in enumerate(sides_of(after))
-                ]
-                raise CompileError(
-                    f"compile: input '{before.name}' has the size 0 in dimension {axis}, and holds nothing; where the "
-                    f"exporter meant a free one, give it a size: shapes={{'{before.name}': ({', '.join(sides)})}}"
-                )
 
 
 def open_qdq(qdq: ModelLike) -> Skeleton:
