@@ -69,18 +69,16 @@ def run_onnx(model: bytes | str) -> Run:
 # --- edgekern
 
 
-def ranges_of(job: Job, config: Any, chosen: bool) -> Any:
-    """What ``compute_ranges`` gives by itself, the largest values for 16 bits, or what the whole model chooses."""
-    if chosen:
-        return ek.choose_ranges(job.calibrator, job.case.path, config, shapes=job.case.shapes)
+def ranges_of(job: Job, config: ek.QuantConfig) -> Any:
+    """What the command line has by itself: the largest values for 16 bits, else what suits the whole model best."""
     if "a16" in config.recipe:
         return job.calibrator.compute_ranges("max")
-    return job.calibrator.compute_ranges()
+    return ek.choose_ranges(job.calibrator, job.case.path, config, shapes=job.case.shapes, progress=False)
 
 
-def _edgekern(job: Job, recipe: str, chosen: bool = False) -> Quantized:
+def _edgekern(job: Job, recipe: str) -> Quantized:
     config = ek.QuantConfig(recipe=recipe)  # type: ignore[arg-type]
-    qdq = ek.quantize(job.case.path, ranges_of(job, config, chosen), config, shapes=job.case.shapes)
+    qdq = ek.quantize(job.case.path, ranges_of(job, config), config, shapes=job.case.shapes)
     program = ek.compile(qdq, shapes=job.case.shapes)
     share = 1 - program.multiply_adds["float32"] / max(sum(program.multiply_adds.values()), 1)
     if recipe != DEFAULT and share < LEAST_SHARE:
@@ -117,13 +115,18 @@ def _dynamic(job: Job) -> Quantized:
     return Quantized(run_onnx(model), len(model))
 
 
-def _nncf(job: Job, preset: str) -> Quantized:
+def _nncf(job: Job, preset: str, largest: bool = False) -> Quantized:
+    """NNCF's own way takes the mean of each sample's least and largest value for a range; ``largest``: those of all."""
     logging.getLogger("nncf").setLevel(logging.ERROR)
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     asked: dict[str, Any] = {"preset": nncf.QuantizationPreset(preset), "target_device": nncf.TargetDevice.CPU}
     # Half a bit less in the first layer would be for CPUs whose sums of two products saturate.
-    asked["advanced_parameters"] = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE)
+    more: dict[str, Any] = {"overflow_fix": nncf.OverflowFix.DISABLE}
+    if largest:
+        more["activations_range_estimator_params"] = RangeEstimatorParametersSet.MINMAX
+    asked["advanced_parameters"] = nncf.AdvancedQuantizationParameters(**more)
     if job.products[2]:
         asked["model_type"] = nncf.ModelType.TRANSFORMER
     samples = [dict(feeds) for feeds in job.case.calibration]
@@ -135,18 +138,15 @@ def _nncf(job: Job, preset: str) -> Quantized:
 
 def engines() -> dict[str, Engine]:
     """By the names that rows have."""
-    found: dict[str, Engine] = {}
-    for recipe in recipes():
-        found[recipe] = partial(_edgekern, recipe=recipe)
-        if recipe == "w8a8":
-            found["w8a8, chosen"] = partial(_edgekern, recipe=recipe, chosen=True)
+    found: dict[str, Engine] = {recipe: partial(_edgekern, recipe=recipe) for recipe in recipes()}
     found |= {f"ort {method}": partial(_static, method=method) for method in ("MinMax", "Entropy", "Percentile")}
     found["ort dynamic"] = _dynamic
-    return found | {f"NNCF {preset}": partial(_nncf, preset=preset) for preset in ("mixed", "performance")}
+    found |= {f"NNCF {preset}": partial(_nncf, preset=preset) for preset in ("mixed", "performance")}
+    return found | {"NNCF MinMax": partial(_nncf, preset="mixed", largest=True)}
 
 
 # Of 8-bit weights and activations: ours, and those that a row of ours is held against.
-OURS, PEERS = ("w8a8", "w8a8, chosen"), ("ort ", "NNCF ")
+OURS, PEERS = ("w8a8",), ("ort ", "NNCF ")
 DEFAULT = str(ek.QuantConfig().recipe)
 
 

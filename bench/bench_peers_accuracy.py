@@ -2,13 +2,15 @@
 
 The classifiers of ``bench accuracy``, and every ``.onnx`` file below the folders (wheels, MiniLM, what ``bench
 small_nets`` has trained), are quantized by every recipe of edgekern, by onnxruntime's ``quantize_static`` (MinMax,
-Entropy, Percentile) and ``quantize_dynamic``, and by NNCF's two presets where it is installed. All get the same
-samples to calibrate with and are judged on others. Tables have a row a model: the signal to noise of the worst output
-in dB, points of top-1 (or of Spearman's correlation, times 100) lost to float, agreement of top-1 with float, and
-bytes. Then come the models where our ``w8a8`` is below the best peer, and who refused what. ``--json`` keeps all.
+Entropy, Percentile) and ``quantize_dynamic``, and, where it is installed, by NNCF: its two presets, and the first one
+with MinMax ranges. All get the same samples to calibrate with and are judged on others. Tables have a row a model: the
+signal to noise of the worst output in dB, points of top-1 (or of Spearman's correlation, times 100) lost to float,
+agreement of top-1 with float, and bytes. Then come the models where our ``w8a8`` is below the best peer, and who
+refused what. ``--json`` keeps all, and ``--kept`` prints the tables of such files, together.
 """
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -109,7 +111,8 @@ def print_all(rows: Sequence[Row]) -> None:
     print_pivot("Bytes of the ONNX model", rows, "onnx_bytes", "d", {"float_bytes": "d"})
     print_pivot("Bytes of the program", rows, "program_bytes", "d", {"float_bytes": "d"})
     held = best_peers(rows)
-    gains = [f"{name} gains" for name in dict.fromkeys((*OURS, DEFAULT))]
+    every = [f"{name} gains" for name in dict.fromkeys((*OURS, DEFAULT))]
+    gains = [gain for gain in every if any(gain in row for row in held)]
     print("\nBeside the best peer of 8 bits, dB")
     print_table(held, {"model": "", "peer": "", "peer_db": ".1f", **dict.fromkeys(gains, "+.1f")})
     for gain in gains:
@@ -149,12 +152,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--judge", type=int, default=250, help="others of them, to judge on")
     parser.add_argument("--samples", type=int, default=16, help="of the other models; half of them calibrate")
     parser.add_argument("--json", type=Path, help="append one JSON object a row to this file")
+    parser.add_argument("--kept", type=Path, nargs="+", help="measure nothing: print what such files hold")
     options = parser.parse_args(argv)
-    chosen = {k: v for k, v in every.items() if not options.engines or {k, k.split()[0]} & {*options.engines}}
+
+    def is_asked(engine: str) -> bool:
+        return not options.engines or bool({engine, engine.split()[0]} & {*options.engines})
+
+    if options.kept:
+        rows = [json.loads(line) for path in options.kept for line in path.read_text().splitlines()]
+        print_all([row for row in rows if is_asked(row["engine"])])
+        return 0
+    chosen = {name: engine for name, engine in every.items() if is_asked(name)}
     cases = makers(options.folders, options.only, options.calibrate, options.judge, options.samples)
     if not cases or not chosen:
         parser.error(f"no model or no engine is left; engines are {', '.join(every)}")
-    here, rows = machine(["edgekern", "onnxruntime", "onnx", "nncf"]), []
+    here, rows = machine(["edgekern", "onnxruntime", "onnx", "nncf"]), list[Row]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of every quantizer, on every model
         for found in measure(cases, chosen):

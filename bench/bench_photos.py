@@ -1,9 +1,9 @@
 """Calibration on a folder of photographs: ``python -m bench photos --model MODEL.onnx --photos FOLDER``.
 
 Every row is a process of its own, which imports the packages, notes its peak and calibrates; the figure is how far the
-peak grew. ``edgekern`` is the command line; ``MinMax`` and ``Entropy`` are onnxruntime's calibrators, fed the same
-arrays. Entropy keeps every activation of every picture, so it is given fewer (``--entropy-count``). ``allowed`` is 1.2
-times the model and the observed activations of one batch.
+peak grew. ``edgekern`` is the command line, which tries all methods; ``MinMax`` and ``Entropy`` are onnxruntime's
+calibrators, fed the same arrays. Entropy keeps every activation of every picture, so it is given fewer
+(``--entropy-count``). ``allowed`` is 1.2 times the model and the observed activations of one batch.
 """
 
 import argparse

@@ -66,7 +66,7 @@ def go_through(path: Path, samples: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("thresholds", __doc__)
-    parser.add_argument("--samples", type=int, default=16, help="inputs of each model; half of them calibrate")
+    parser.add_argument("--samples", type=int, default=64, help="inputs of each model; half of them calibrate")
     options = parser.parse_args(argv)
     rows = rows_of(options, partial(go_through, samples=options.samples))
     lost = {f"{name} loses": ".1f" for name in JUDGED} | {"auto_s": ".1f", "choose_s": ".1f"}
