@@ -125,7 +125,7 @@ class Coverage(Report):
             moved = (
                 f"steps of {self.first} samples against those of {self.last}: {len(self.moving)} move by 10 % and more"
             )
-        verdict = f"{len(self.outside)} of {len(self.rows)} tensors have more than 0.1 % outside"
+        verdict = f"{len(self.outside)} of {len(self.rows)} tensors have 0.1 % more outside than at calibration"
         return (
             f"{self.table(_SHOWN)}\n{more}{self.samples} samples against ranges by {self.method!r}: {verdict}\n{moved}"
         )
