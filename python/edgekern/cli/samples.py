@@ -59,8 +59,8 @@ def calibrate(
 
 
 def _method(ranges: calibration.Ranges) -> str:
-    asked = [str(ranges.options[name]) for name in ("percentile", "exponent") if name in ranges.options]
-    return " ".join([ranges.method, *asked])
+    told = [ranges.options[name] for name in ("percentile", "exponent") if name in ranges.options]
+    return " ".join([ranges.method, *(f"{value:g}" for value in told if (ranges.method, value) != ("mse", 2.0))])
 
 
 def calibration_set(
