@@ -346,6 +346,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "models",
         "observers",
         "operators",
+        "peers_accuracy",
         "photos",
         "quantized",
         "ranges",
@@ -353,6 +354,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "report",
         "sentences",
         "sizes",
+        "small_nets",
         "thresholds",
         "versus",
     }

@@ -115,6 +115,11 @@ def test_a_program_that_fails_is_given_all_the_same():
         ({"data": iter([])}, ArgumentTypeError, "data must be feeds that can be read twice"),
         ({"held_out": iter([])}, ArgumentTypeError, "data must be feeds that can be read twice"),
         ({"top": 0}, ArgumentValueError, "top must be at least 1"),
+        ({"runs": -1}, ArgumentValueError, "runs must be at least 1, got -1"),
+        ({"runs": "3"}, ArgumentTypeError, "runs must be an integer"),
+        ({"runs": False}, ArgumentTypeError, "runs must be an integer"),
+        ({"batch": 3}, ArgumentValueError, "batch must divide the rows of each feed, got batch=3 and 64 rows"),
+        ({"batch": 2, "held_out": feeds()}, ArgumentValueError, "batch must divide .* got batch=2 and 1 rows"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_work(given, error, message, monkeypatch):
@@ -137,6 +142,33 @@ def test_free_sizes_can_be_given():
     data = [{"x": np.random.default_rng(at).normal(0, 1, (1, 4, 6)).astype(np.float32)} for at in range(4)]
     done = ek.compress(model, data, shapes={"length": 4}, progress=False)
     assert done.program.inputs[0].shape == (1, 4, 6)
+
+
+def test_a_model_whose_results_are_classes_is_scored():
+    weights = np.random.default_rng(0).normal(0, 1, (6, 6)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["s"]), helper.make_node("ArgMax", ["s"], ["y"], axis=1)]
+    model = net(nodes, {"w": weights})
+    model.graph.output[0].type.tensor_type.elem_type = 7
+    data = [{"x": row[None]} for row in np.random.default_rng(1).normal(0, 1, (20, 6)).astype(np.float32)]
+    truth = [int((feed["x"] @ weights).argmax()) for feed in data]
+
+    def right(run):
+        return float(np.mean([run(feed)["y"].item() == label for feed, label in zip(data, truth, strict=True)]))
+
+    done = ek.compress(model, data, right, method="max", max_drop=0.5, progress=False)
+    assert done.report.float_score == 1
+    assert done.report.outputs == ()
+    with pytest.raises(ArgumentValueError, match="compress: min_sqnr_db must have a float output"):
+        ek.compress(model, data, method="max", min_sqnr_db=3, progress=False)
+    lines = ek.checklist(done.program, data, float_model=model, runs=1, progress=False).rows
+    assert [row.verdict for row in lines if "above" in row.check] == ["not checked"] * 2
+
+
+def test_the_command_makes_feeds_of_the_program_s_batch(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    command = ["compress", str(quickstart.MODEL), "x.npz", "-o", "five.ekm", "--method", "max", "--batch", "5"]
+    assert cli.run([*command, "--labels", "labels.npy", "--max-drop", "0.05"]) == 0
+    assert ek.Program.load("five.ekm").inputs[0].shape[0] == 5
 
 
 def test_a_score_that_is_no_number_is_told():

@@ -91,7 +91,7 @@ def test_codes_lie_in_the_smallest_type_that_holds_their_bits(drawn: tuple[Encod
     assert encoding.max_distance <= highest - lowest
 
 
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [16, 32, np.int64(16)])
 def test_floats_are_rounded_to_the_nearest_of_their_type(bits: int) -> None:
     values = np.array([0, 0.1, -1 / 3, 65504, 65520, 1e9, 2**-25, -(2**-24)])
     encoding = FloatEncoding(bits)

@@ -141,3 +141,12 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "edgekern.cli.app", raising=False)
     assert cli.run(["info"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_verdict_that_nobody_reads_is_none(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from edgekern import cli; cli.main()"
+    command = [sys.executable, "-c", code, "validate", str(folder / "m.ekm"), "--max-bytes", "1M"]
+    with os.fdopen(writer, "wb") as nowhere:
+        assert subprocess.run(command, stdout=nowhere, stderr=subprocess.DEVNULL).returncode == 2

@@ -145,6 +145,19 @@ def test_a_nan_passes_no_gate():
     assert report.failures == ("min_sqnr_db",)
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("outputs", [["good", "bad"], ["bad", "good"]])
+def test_what_is_no_number_passes_no_gate_wherever_it_stands(odd, outputs):
+    nodes = [helper.make_node("Identity", ["x"], ["good"]), helper.make_node("Add", ["x", "w"], ["bad"])]
+    exact, off = (net(nodes, {"w": np.full(6, w, np.float32)}, outputs=outputs) for w in (0, odd))
+    data = [{"x": np.eye(6, dtype=np.float32)[:1]}]  # class 0, as argmax has it of NaN
+    limits = {"min_sqnr_db": -300, **({"min_agreement": 1.0} if np.isnan(odd) else {})}
+    given = {"float_model": exact, "progress": False, "output": "bad"}
+    assert ek.validate(ek.compile(off), data, **given, **limits).failures == tuple(limits)
+    lines = ek.checklist(ek.compile(off), data, runs=2, float_model=exact, progress=False).failures
+    assert {"cosine above 0.995", "SQNR above 30 dB"} <= set(lines)
+
+
 def test_the_worst_output_counts():
     nodes = [helper.make_node("Identity", ["x"], ["good"]), helper.make_node("Mul", ["x", "w"], ["bad"])]
     exact = net(nodes, {"w": np.ones(6, np.float32)}, outputs=["good", "bad"])
@@ -202,6 +215,13 @@ def test_a_drop_that_nothing_could_fail_is_refused(digits):
         ek.validate(digits / "m.ekm", feeds(), wrong, **given, max_drop=0.0)
 
 
+@pytest.mark.parametrize("top", [10, 11])
+def test_a_rank_that_all_labels_have_is_refused(digits, top):
+    given = {"float_model": quickstart.MODEL, "max_drop": 0.1, "progress": False}
+    with pytest.raises(ArgumentValueError, match=r"validate: top must be less than the model's 10 classes.*got 1[01]"):
+        ek.validate(digits / "m.ekm", feeds(), labels(), top=top, **given)
+
+
 def test_labels_that_are_one_off_are_told(digits):
     inside = [at for at, label in enumerate(labels()) if label < 9]
     data, truth = [feeds()[at] for at in inside], labels()[inside] + 1
@@ -219,7 +239,7 @@ def test_what_is_no_feed_is_told(digits, data):
 
 def test_another_float_model_is_told(digits):
     other = net([helper.make_node("Flatten", ["image"], ["z"])], inputs={"image": ["n", 1, 8, 8]}, outputs=["z"])
-    with pytest.raises(ArgumentValueError, match="no float one is in both; is it another model"):
+    with pytest.raises(ArgumentValueError, match="none is in both; is it another model"):
         ek.validate(digits / "m.ekm", feeds(), float_model=other, min_sqnr_db=1, progress=False)
 
 

@@ -273,6 +273,14 @@ def test_the_first_and_the_last_layer_may_have_a_recipe_of_their_own(end, rng):
     assert ek.compile(ek.quantize(model, ranges, config), allow_host=False)
 
 
+@pytest.mark.parametrize("recipe", ["w4a8-g32", "w8a8-dynamic"])
+def test_rules_that_leave_a_recipe_nothing_are_told(recipe):
+    weights = {"w": f32(np.ones((32, 4)))}
+    model = net([helper.make_node("MatMul", ["x", "w"], ["y"], name="only")], weights, {"x": (1, 32)}, ["y"])
+    with pytest.raises(QuantizationError, match=f"'{recipe}' is for; rules leave MatMul 'only' float32"):
+        ek.quantize(model, None, ek.QuantConfig(recipe=recipe, keep_float=["only"]))
+
+
 def test_a_model_without_layers_has_no_first_one(rng):
     model = net([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": (2, 3)}, ["y"])
     with pytest.raises(QuantizationError, match="first_layer is 'w8a16', and model has no layer with constant weights"):

@@ -17,6 +17,7 @@ from edgekern.calibration import Calibrator, Ranges, TensorRange, model_hash, ob
 from edgekern.compiler import compile as compile_program  # noqa: E402
 from edgekern.errors import EdgekernWarning  # noqa: E402
 from edgekern.quantization import QuantConfig, quantize  # noqa: E402
+from edgekern.runtime import InferenceSession  # noqa: E402
 
 from float_models import (  # noqa: E402
     STATIC,
@@ -297,6 +298,28 @@ def test_all_zero_activations_and_weights_have_scale_one() -> None:
     assert view.parameters("k") == (1.0, 0)
     assert_array_equal(view.integers(view.of("Conv")[0].input[1])[1], 1)
     assert_array_equal(run(qdq, x)[0], 0)
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm", "MatMul"])
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 1e4])
+def test_a_channel_of_zeros_keeps_its_bias(op: str, largest: float, rng: np.random.Generator) -> None:
+    """Its scale is nobody's else, and the bias has steps of it times that of the input."""
+    w, b = np.zeros((3, 3), np.float32), np.array([0.3, 2.7, 0.0], np.float32)
+    w[2] = rng.standard_normal(3) / largest
+    if op == "Conv":
+        weights, nodes = {"w": w[..., None, None], "b": b}, [helper.make_node("Conv", ["x", "w", "b"], ["y"])]
+    elif op == "Gemm":
+        weights, nodes = {"w": w, "b": b}, [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+    else:
+        weights = {"w": w.T, "b": b}
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["y"])]
+    shape = {"Conv": [2, 3, 1, 1], "Gemm": [2, 3], "MatMul": [1, 2, 3]}[op]
+    model = build(nodes, weights, shape)
+    ranges = Ranges({n: TensorRange(-largest, largest) for n in observed_tensors(model)}, model_hash(model), "max")
+    qdq = quantize(model, ranges, QuantConfig(recipe="w8a8", bias_correction=False))
+    x = (rng.standard_normal(shape) * largest / 4).astype(np.float32)
+    [want], [found] = run(model, x), InferenceSession(compile_program(qdq)).run(None, {"x": x})
+    assert_allclose(found.reshape(2, 3)[:, :2], want.reshape(2, 3)[:, :2], rtol=1e-6)
 
 
 def test_widened_channels_are_reported() -> None:

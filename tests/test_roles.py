@@ -231,10 +231,12 @@ def test_only_rows_of_a_table_that_is_looked_up_at_run_time_count():
     net = transformers.Net(3)
     x = net.input("x", (4, 8))
     fixed = net.op("Gather", net.weights(9, 8), net.ints(0, 3, 4, 1))
+    counted = net.op("Gather", net.weights(9, 8), net.input("others", (4,), TensorProto.INT64), axis=-2)
     columns = net.op("Gather", net.weights(8, 9), net.input("ids", (4,), TensorProto.INT64), axis=1)
     activation = net.op("Gather", x, net.input("rows", (4,), TensorProto.INT64))
-    model = net.model(net.op("Add", activation, net.op("Add", fixed, net.transpose(columns, 1, 0))))
-    assert list(embedding_tables(prepared(model))) == []
+    rest = net.op("Add", activation, net.op("Add", fixed, net.transpose(columns, 1, 0)))
+    model = net.model(net.op("Add", rest, counted))
+    assert [node.outputs[0].name for node in embedding_tables(prepared(model))] == [counted]
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -261,6 +263,26 @@ def test_a_table_whose_codes_are_read_as_they_are_stays_on_the_host():
     taken = net.op("Gather", net.const(np.ones((20, 9)), np.int16), net.input("ids", (3,), TensorProto.INT64))
     with pytest.raises(ek.errors.HostStepError, match="it reads types for which Gather has no kernel"):
         ek.compile(net.model(net.op("Cast", taken, to=TensorProto.FLOAT), opset=21), allow_host=False)
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize("recipe", ["w8a8", "w8a16"])
+@pytest.mark.parametrize("is_output", [True, False])
+def test_a_layer_of_calibrated_codes_may_read_a_table(opset, recipe, is_output, rng):
+    net = transformers.Net(3)
+    table, rows = net.weights(50, 16), []
+    for name in ("ids", "others"):
+        rows.append(net.op("Gather", table, net.input(name, (2, 5), TensorProto.INT64)))
+    y = net.dense(net.op("Relu", net.dense(rows[0], 16, 16)), 16, 8)
+    model = net.model(net.op("Add", y, net.dense(rows[1], 16, 8)), *(rows[:1] if is_output else ()), opset=opset)
+    feeds = {name: rng.integers(-50, 50, (2, 5)) for name in ("ids", "others")}
+    config = ek.QuantConfig(recipe="mixed", first_layer=recipe)
+    qdq = quietly(model, ek.Calibrator(model, progress=False).collect_many([feeds]).compute_ranges(), config)
+    onnx.checker.check_model(qdq, full_check=True)
+    assert sum(tensor.data_type == TensorProto.INT16 for tensor in qdq.graph.initializer) == 2  # codes, zero point
+    found = results_everywhere(ek.compile(qdq, allow_host=False), feeds)
+    for got, want in zip(found, onnxruntime_session(model).run(None, feeds), strict=True):
+        assert sqnr_db(want, got) > 30
 
 
 def test_a_table_that_a_product_reads_too_has_an_encoding_of_each():

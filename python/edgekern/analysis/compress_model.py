@@ -15,7 +15,7 @@ from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
 from edgekern.analysis.comparison import compare
 from edgekern.analysis.error_report import ErrorRow
-from edgekern.analysis.figures import SENSITIVE_DB, WATCH_DB
+from edgekern.analysis.figures import SENSITIVE_DB, WATCH_DB, worst_first
 from edgekern.analysis.gates import (
     Gate,
     Limits,
@@ -29,6 +29,7 @@ from edgekern.analysis.gates import (
 from edgekern.analysis.runs import Run, run_of_model, run_of_program
 from edgekern.analysis.side_by_side import labels_of, numbered, side_by_side
 from edgekern.calibration import AnyMethod, Calibrator, Ranges
+from edgekern.calibration.sources import Samples
 from edgekern.compiler import compile as compile_program
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.graph.dimensions import fix_dimensions
@@ -241,7 +242,10 @@ def compress(
                 f"compress: data must be feeds that can be read twice, got {type(given).__name__}; give a list, or "
                 "edgekern.samples"
             )
+    if runs != 0 or isinstance(runs, bool):
+        positive("compress", "runs", runs)
     _require_sizes(model, shapes)
+    _require_whole_batches(seen_data, batch)
     calibrator = Calibrator(model, shapes=shapes, progress=progress)
     calibrator.collect_many(data)
     ranges = (
@@ -287,7 +291,7 @@ def compress(
         products=plan_of(qdq).counts(),
         samples=seen.samples,
         held_out=held_out is not None,
-        outputs=tuple(sorted(outputs, key=lambda row: row.sqnr_db)),
+        outputs=tuple(sorted(outputs, key=lambda row: worst_first(row.sqnr_db))),
         rows=compare(model, program, _few(seen_data)).worst(_WORST),
         float_score=float_score,
         score=score,
@@ -308,6 +312,21 @@ def _require_sizes(model: ModelLike, shapes: Shapes | None) -> None:
             raise ArgumentValueError(
                 f"compress: input {value.name!r} must have sizes but for its first, got ({shown}); give them with "
                 f"shapes={{{value.name!r}: ...}} (--shape {value.name}=...)"
+            )
+
+
+def _require_whole_batches(data: Any, batch: object) -> None:
+    """What running the program would say at the end, as far as it can be known before."""
+    if not isinstance(batch, int) or batch < 2:
+        return
+    feeds = data if isinstance(data, Sequence) else [next(iter(data), {})] if isinstance(data, Samples) else []
+    counts = {len(array) for feed in feeds for array in list(feed.values())[:1] if getattr(array, "ndim", 0)}
+    counts |= {data.num_samples} if isinstance(data, Samples) else set()
+    for count in sorted(counts):
+        if count % batch:
+            raise ArgumentValueError(
+                f"compress: batch must divide the rows of each feed, got batch={batch} and {count} rows; give feeds of "
+                f"so many (edgekern.samples(batch={batch})), leave out some (--samples), or take batch=1"
             )
 
 

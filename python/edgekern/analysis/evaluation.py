@@ -149,7 +149,7 @@ def evaluate(
                     raise ArgumentValueError(
                         f"evaluate: the models give scores of shapes {scores.shape} and {reference.shape} for one feed"
                     )
-                same += int((scores.argmax(axis=1) == reference.argmax(axis=1)).sum())
+                same += agreeing(scores, reference)
             if truth is not None:
                 of = _of_feed(truth, numbers, scores)
                 classes.append(of)
@@ -288,6 +288,12 @@ def _of_feed(labels: Array, numbers: list[int], scores: Array) -> Array:
             "shift labels with label_offset (--label-offset), or give those of this model"
         )
     return of
+
+
+def agreeing(scores: Array, others: Array) -> int:
+    """In how many rows both have the same highest score; NaN is none."""
+    known = ~(np.isnan(scores).any(axis=1) | np.isnan(others).any(axis=1))
+    return int(((scores.argmax(axis=1) == others.argmax(axis=1)) & known).sum())
 
 
 def _places(scores: Array, labels: Array) -> Array:

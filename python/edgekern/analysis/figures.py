@@ -46,7 +46,7 @@ class Sums:
             self.product += _dot(x, y)
             self.noise += _dot(error, error)
             self.total += float(x.sum())
-            self.max_error = max(self.max_error, float(np.abs(error, out=error).max()))
+            self.max_error = float(np.maximum(self.max_error, np.abs(error, out=error).max()))  # NaN stays
             self.count += x.size
             self.nonzero += int(np.count_nonzero(x))
 
@@ -80,7 +80,13 @@ def decibels(signal: float, noise: float) -> float:
     """Signal to noise; infinite where there is no noise."""
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    ratio = signal / noise  # 0 of infinite noise
+    return 10 * math.log10(ratio) if ratio else -math.inf
+
+
+def worst_first(sqnr_db: float) -> float:
+    """By what outputs are sorted: NaN, which is less than nothing, is worse than all."""
+    return -math.inf if math.isnan(sqnr_db) else sqnr_db
 
 
 def mark(sqnr_db: float, *, cosine: float = 1.0, clipped: float = 0.0) -> str:

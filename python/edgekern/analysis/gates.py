@@ -320,6 +320,8 @@ def gates_of_answers(function: str, limits: Limits, seen: Seen, top: int) -> lis
         require_a_score(function, limits.max_drop, seen.float_top or 0.0)
         rows.append(Gate("max_drop", f"top-{top} lost", limits.max_drop, seen.drop, told))
     if limits.min_sqnr_db is not None:
+        if not seen.outputs:
+            raise ArgumentValueError(f"{function}: min_sqnr_db must have a float output to be measured; there is none")
         name, sums = seen.worst
         told = f"output {name!r}, worst of {len(seen.outputs)}; {of}"
         rows.append(Gate("min_sqnr_db", "SQNR", limits.min_sqnr_db, sums.sqnr_db, told))

@@ -224,26 +224,33 @@ def _accuracy(seen: Seen | None) -> list[Check]:
         lacks = "give data and the float model (--float)"
         names = (f"cosine above {LEAST_COSINE}", f"SQNR above {WATCH_DB:g} dB", "task metric loses less than 1 %")
         return [_line(at, name, None, lacks) for name in names]
+    rows = _of_outputs(seen)
+    if seen.top is None:
+        return [*rows, _line(at, "task metric loses less than 1 %", None, "give labels (--labels)")]
+    told = f"top-1 {seen.top:.2%}, float {seen.float_top:.2%}, {seen.samples} samples; neither figure above says this"
+    return [*rows, _line(at, "task metric loses less than 1 %", seen.drop < _MOST_LOST, told)]
+
+
+def _of_outputs(seen: Seen) -> list[Check]:
+    at, names = "accuracy", (f"cosine above {LEAST_COSINE}", f"SQNR above {WATCH_DB:g} dB")
+    if not seen.outputs:
+        return [_line(at, name, None, "no output is of floats") for name in names]
     name, sums = seen.worst
-    cosine = min(each.cosine for each in seen.outputs.values())
-    rows = [
+    cosine = float(np.min([each.cosine for each in seen.outputs.values()]))  # NaN is the least
+    return [
         _line(
             at,
-            f"cosine above {LEAST_COSINE}",
+            names[0],
             cosine > LEAST_COSINE,
             f"{cosine:.6f}, worst output; it is a weaker gate than the next by 10 dB, and blind to a wrong gain",
         ),
         _line(
             at,
-            f"SQNR above {WATCH_DB:g} dB",
+            names[1],
             sums.sqnr_db > WATCH_DB,
             f"{sums.sqnr_db:.2f} dB, output {name!r}; of logits 20 dB can lose nothing: the task decides",
         ),
     ]
-    if seen.top is None:
-        return [*rows, _line(at, "task metric loses less than 1 %", None, "give labels (--labels)")]
-    told = f"top-1 {seen.top:.2%}, float {seen.float_top:.2%}, {seen.samples} samples; neither figure above says this"
-    return [*rows, _line(at, "task metric loses less than 1 %", seen.drop < _MOST_LOST, told)]
 
 
 def _performance(session: InferenceSession, fed: Mapping[str, Any]) -> list[Check]:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import is_array, unnamed
-from edgekern.analysis.evaluation import _places, warn_of_shift
-from edgekern.analysis.figures import Sums
+from edgekern.analysis.evaluation import _places, agreeing, warn_of_shift
+from edgekern.analysis.figures import Sums, worst_first
 from edgekern.analysis.runs import Run
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.sources import Samples
@@ -49,7 +49,7 @@ class Seen:
     @property
     def worst(self) -> tuple[str, Sums]:
         """The output with the least signal to noise."""
-        return min(self.outputs.items(), key=lambda each: each[1].sqnr_db)
+        return min(self.outputs.items(), key=lambda each: worst_first(each[1].sqnr_db))
 
 
 def side_by_side(
@@ -73,8 +73,8 @@ def side_by_side(
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When there is no sample, the models have no float output in common or of other shapes, scores are no score a
-        class, or labels do not fit.
+        When there is no sample, the models have no output in common or of other shapes, scores are no score a class,
+        ``top`` is of all classes, or labels do not fit.
 
     Warns
     -----
@@ -91,9 +91,14 @@ def side_by_side(
             _add(function, sums, mine, real)
             if scores is not None:
                 ranked, expected = (_ranked(function, each, scores) for each in (mine, real))
-                same += int((ranked.argmax(axis=1) == expected.argmax(axis=1)).sum())
+                same += agreeing(ranked, expected)
                 if labels is not None:
                     of = _classes(function, labels, numbers, ranked)
+                    if top >= ranked.shape[1]:
+                        raise ArgumentValueError(
+                            f"{function}: top must be less than the model's {ranked.shape[1]} classes, else all is "
+                            f"right, got {top}"
+                        )
                     places.append(_places(ranked, of))
                     float_places.append(_places(expected, of))
                     shifts.update((expected.argmax(axis=1) - of).tolist())
@@ -152,13 +157,13 @@ def labels_of(function: str, samples: object, labels: object) -> Array | None:
 
 
 def _add(function: str, sums: dict[str, Sums], mine: Mapping[str, Array], real: Mapping[str, Array]) -> None:
-    common = [name for name, array in real.items() if name in mine and array.dtype.kind == "f"]
+    common = [name for name in real if name in mine]
     if not common:
         raise ArgumentValueError(
-            f"{function}: program has the outputs {sorted(mine)} and float_model {sorted(real)}, and no float one is "
-            "in both; is it another model?"
+            f"{function}: program has the outputs {sorted(mine)} and float_model {sorted(real)}, and none is in both; "
+            "is it another model?"
         )
-    for name in common:
+    for name in (name for name in common if real[name].dtype.kind == "f"):
         if mine[name].shape != real[name].shape:
             raise ArgumentValueError(
                 f"{function}: output {name!r} has the shape {mine[name].shape} in program and {real[name].shape} in "

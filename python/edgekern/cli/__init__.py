@@ -64,6 +64,8 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         app(arguments, prog_name="edgekern")
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer ends with 1, which is a verdict here
+            raise end.__context__ from None
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
 

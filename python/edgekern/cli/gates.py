@@ -100,6 +100,7 @@ def compress(
         raise ArgumentValueError(f"compress: --output and --report are both {output}; write to two files")
     config = quantization.QuantConfig() if recipe is None else quantization.QuantConfig(recipe=recipe)  # type: ignore[arg-type]
     sizes = read_shapes("compress", shapes)
+    given = given if batch == 1 else replace(given, batch=batch)  # feeds that the program takes
     labelled = replace(given, labels=None) if held_out else given
     read = open_data(data, model, labelled, sizes)
     done = analysis.compress(

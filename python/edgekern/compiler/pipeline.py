@@ -202,8 +202,13 @@ def _prepared(model: ir.Model) -> Placement:
 
 
 def _refuse_empty(given: Skeleton, opened: Skeleton) -> None:
-    """An input that the model gives the size 0, and nobody another one: no batch is meant by that."""
+    """An input that the model gives the size 0, and nobody another one: no batch is meant by that.
+
+    A vector may be empty: axes, of which there are none, or what a CastLike is to be like.
+    """
     for before, after in zip(given.inputs, opened.inputs, strict=True):
+        if len(before.type.tensor_type.shape.dim) < 2:
+            continue
         pairs = zip(before.type.tensor_type.shape.dim, after.type.tensor_type.shape.dim, strict=False)
         for axis, (side, fixed) in enumerate(pairs):
             if side.HasField("dim_value") and side.dim_value == 0 and not fixed.dim_value:

@@ -208,7 +208,8 @@ class FloatEncoding:
     bits: int
 
     def __post_init__(self) -> None:
-        if integer("FloatEncoding", "bits", self.bits) not in _FLOATS:
+        object.__setattr__(self, "bits", integer("FloatEncoding", "bits", self.bits))  # as JSON has it
+        if self.bits not in _FLOATS:
             raise ArgumentValueError(f"FloatEncoding: bits must be 16 or 32, got {self.bits}")
 
     @property

@@ -318,21 +318,26 @@ def _encoded(
     rows = write_rows(graph_model.graph, writer, methods, function=function)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
+    tables = []
     for node in embedding_tables(graph_model.graph) if config.recipe == "mixed" else ():
         if node not in placement.integer and not is_named(node):
             table, encoding = encode_table(node, function=function)
-            writer.write_table(node, table, encoding)
+            tables.append((node, table, encoding))
             if encodings.setdefault(str(table.name), encoding) != encoding:  # a product reads it, too
                 encodings[f"{table.name}:{node.outputs[0].name}"] = encoding
     recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
     recipes |= rows.recipes
     if is_of_rows(config.recipe) and not encodings:
         rest = f"; {_describe_without_rows(rows.without_rows)}" if rows.without_rows else ""
+        if named := [node for node in graph_model.graph if is_named(node) and node in results]:
+            rest += f"; rules leave {_listed(named)} float32"
         raise QuantizationError(
             f"{function}: model has no Gemm, MatMul or Conv by a constant matrix and no LSTM, GRU or RNN, which "
             f"{config.recipe!r} is for{rest}"
         )
     writer.write_activations()
+    for node, table, encoding in tables:  # last: Q of an activation stands behind the DQ of a table
+        writer.write_table(node, table, encoding)
     if not float_borders:
         borders.write(graph_model.graph)
     return _Quantized(

@@ -118,7 +118,7 @@ def embedding_tables(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in graph:
         table = node.inputs[0] if node.op_type == LOOKUP and node.domain == "" else None
         rows = node.attributes.get("axis")
-        if table is None or (rows is not None and rows.as_int() != 0) or is_constant(node.inputs[1]):
+        if table is None or (rows is not None and rows.as_int() not in (0, -2)) or is_constant(node.inputs[1]):
             continue
         if is_float_constant(table) and len(shape_of(table) or ()) == 2:
             yield node

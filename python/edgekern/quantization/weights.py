@@ -17,6 +17,7 @@ Float32Array = npt.NDArray[np.float32]
 
 _MAX_ACCUMULATOR = 2**31 - 1
 _WEIGHT_MAX = 127
+_BIAS_STEPS = 2**24  # what float32 tells apart
 # Elements of a layer that are computed on at a time.
 BLOCK = 1 << 18
 
@@ -133,6 +134,16 @@ def channel_scales(weights: FloatArray, axis: int) -> Float32Array:
     return np.where(largest > 0.0, np.maximum(largest / _WEIGHT_MAX, MIN_SCALE), 1.0).astype(np.float32)
 
 
+def _wanted_scales(weights: npt.NDArray[np.float64], bias: FloatArray | None, step: float) -> Float32Array:
+    """Those of channels; where all weights are zero, what keeps the bias, which has steps of ``step`` times a scale."""
+    scale = channel_scales(weights, 0)
+    if bias is None:
+        return scale
+    fine = np.abs(bias.astype(np.float64)) / (step * _BIAS_STEPS)
+    dead = ~weights.any(axis=(1, 2)) & (bias != 0)
+    return np.where(dead, np.clip(fine, MIN_SCALE / min(step, 1.0), 1.0), scale).astype(np.float32)
+
+
 def quantize_weights(
     weights: FloatArray,
     layout: WeightLayout,
@@ -177,7 +188,7 @@ def quantize_weights(
             bias=None if bias is None else bias[block].astype(np.float64),
             takes_bias=takes_bias,
             statistics=statistics or {},
-            wanted_scale=channel_scales(wide, 0),
+            wanted_scale=_wanted_scales(wide, None if bias is None else bias[block], float(inputs.scale)),
             least_scale=np.full(len(wide), MIN_SCALE / float(inputs.scale), np.float32),  # so s_x * s_w stays normal
         )
         rows, steps = _quantize_rows(rows, layout, inputs, methods)

@@ -40,6 +40,7 @@ class QdqWriter:
     def __init__(self, graph: ir.Graph, placement: Placement, encodings: Mapping[ir.Value, Encoding]) -> None:
         self._graph, self._placement, self._encodings = graph, placement, encodings
         self._parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._tables: dict[ir.Value, tuple[ir.Value, ...]] = {}  # by those of floats: one of codes for all who read it
         self.stands_for: dict[str, str] = {}
 
     def write_weights(self, node: ir.Node, layer: QuantizedWeights) -> None:
@@ -113,11 +114,15 @@ class QdqWriter:
 
     def write_table(self, node: ir.Node, table: ir.Value, encoding: Encoding) -> None:
         """Let a Gather take codes out of a table, and restore what it took."""
-        values, taken = float_constant(table), node.outputs[0]
-        assert values is not None
-        stored = new_initializer(self._graph, f"{table.name}_quantized", encoding.quantize(values))
-        scale = new_initializer(self._graph, f"{stored.name}_scale", encoding.scale)
-        zero = new_initializer(self._graph, f"{stored.name}_zero_point", encoding.zero_point.astype(encoding.dtype))
+        taken = node.outputs[0]
+        if table not in self._tables:
+            values = float_constant(table)
+            assert values is not None
+            codes = new_initializer(self._graph, f"{table.name}_quantized", encoding.quantize(values))
+            scale = new_initializer(self._graph, f"{codes.name}_scale", encoding.scale)
+            zeros = encoding.zero_point.astype(encoding.dtype)
+            self._tables[table] = codes, scale, new_initializer(self._graph, f"{codes.name}_zero_point", zeros)
+        stored, scale, zero = self._tables[table]
         name = str(taken.name)
         taken.name = free_name(self._graph, f"{name}_quantized")
         node.replace_input_with(0, stored)
