@@ -181,8 +181,9 @@ def test_calibrate_takes_the_best_unless_a_method_is_named(tmp_path: Any, capsys
     np.save(tmp_path / "data.npy", train.images[:64])
     file = tmp_path / "ranges.json"
     command = ["calibrate", str(quickstart.MODEL), str(tmp_path / "data.npy"), "-o", str(file)]
-    assert cli.run([*command, "--method", "percentile"]) == 0
-    assert capsys.readouterr().out.strip().endswith("ranges by percentile 99.99, of 64 samples")
+    for method, told in {"percentile": "percentile 99.99", "mse": "mse", "p-norm": "p-norm 2.4"}.items():
+        assert cli.run([*command, "--method", method]) == 0
+        assert capsys.readouterr().out.strip().endswith(f"ranges by {told}, of 64 samples")
     assert cli.run(command) == 0
     assert f", the best of {len(METHODS)} methods, of 64 samples" in capsys.readouterr().out
     calibrator = ek.Calibrator(quickstart.MODEL, progress=False).collect({"image": train.images[:64]})

@@ -1,10 +1,11 @@
 """Commands read pictures and other files as the model says that its calibration read them."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
-from onnx import load
+from onnx import TensorProto, helper, load, numpy_helper, save
 
 import edgekern as ek
 from edgekern import cli, quickstart
@@ -184,3 +185,47 @@ def test_what_is_no_preprocessing_is_none(pictured, tmp_path, capsys, preprocess
     assert cli.run(["inspect", str(tmp_path / "m.ekm")]) == 0
     assert cli.run(["run", str(tmp_path / "m.ekm"), str(pictured / "digits")]) == 2
     assert "nothing says how pixels" in capsys.readouterr().err
+
+
+@pytest.fixture
+def worded(tmp_path):
+    """A model of words and a program of it for six of them, its tokenizer, ranges and texts."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 3, "a": 0, "b": 1, "c": 2}, unk_token="c"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.enable_padding(pad_id=3, pad_token="[PAD]")
+    made.save(str(tmp_path / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    weights = {"table": rng.normal(size=(4, 16)), "w": rng.normal(size=(16, 8))}
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "seq"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "seq", 8])],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f.onnx")
+    (tmp_path / "t.txt").write_text("a b c\nb\na a a a a a a a\n")
+    words = ["f.onnx", "t.txt", "-o", "r.json", "--tokenizer", "tokenizer.json", "--max-length", "8"]
+    with contextlib.chdir(tmp_path):
+        assert cli.run(["calibrate", *words]) == 0
+        assert cli.run(["quantize", "f.onnx", "-o", "q.onnx", "--recipe", "w8a8-dynamic"]) == 0
+        assert cli.run(["compile", "q.onnx", "-o", "m.ekm", "--shape", "seq=6"]) == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["compare", "f.onnx", "m.ekm", "t.txt"], "on 3 feeds"),  # filled up, and cut, to the program's six
+        (["sensitivity", "f.onnx", "r.json", "t.txt", "--max-length", "5"], "all together"),
+        (["coverage", "f.onnx", "r.json", "t.txt"], "3 samples against ranges"),
+    ],
+)
+def test_what_8_bits_cost_is_told_on_texts(worded, monkeypatch, capsys, command, told):
+    monkeypatch.chdir(worded)
+    assert cli.run(command) == 2
+    assert "give tokenizer (--tokenizer)" in capsys.readouterr().err
+    assert cli.run([*command, "--tokenizer", "tokenizer.json"]) == 0
+    assert told in capsys.readouterr().out

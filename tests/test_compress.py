@@ -207,3 +207,12 @@ def test_labels_are_those_of_the_held_out_samples(folder, monkeypatch, capsys):
     assert cli.run([*command, "-o", "held.ekm", "--method", "max", "--max-drop", "0.05", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["held_out"], told["float_score"]) == (COUNT, True, 1.0)
+
+
+def test_what_is_warned_about_points_at_the_caller():
+    weights = np.ones((6, 3), np.float32) * 1e-20
+    model = net([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": weights, "b": np.ones(3, np.float32)})
+    data = [{"x": np.random.default_rng(0).random((4, 6), np.float32)}]
+    with pytest.warns(ek.errors.WidenedScaleWarning) as said:
+        ek.compress(model, data, config=ek.QuantConfig(recipe="w8a8"), method="max", progress=False)
+    assert {warning.filename for warning in said} == {__file__}

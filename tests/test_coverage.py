@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -163,3 +164,17 @@ def test_bad_arguments_are_refused(arguments, error, message):
     given = {"ranges": ranges, "data": DATA} | arguments
     with pytest.raises(error, match=message):
         ek.coverage(model(), given.pop("ranges"), given.pop("data"), **given)
+
+
+def test_the_largest_numbers_lie_in_their_own_range():
+    """A mask holds them, and half a step more is infinite."""
+    largest = np.finfo(np.float32).max
+    masked = [{"x": np.where(np.arange(72) % 2, -largest, largest).astype(np.float32).reshape(1, 2, 6, 6)}]
+    g = Graph()
+    halved = g.op("Mul", g.input("x", ("N", 2, 6, 6)), g.const(np.float32(0.5), np.float32))
+    doubtful = g.model(halved)
+    ranges = ek.Calibrator(doubtful, progress=False).collect_many(masked).compute_ranges("max")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = ek.coverage(doubtful, ranges, masked)
+    assert [row.outside for row in report.rows] == [0.0] * len(report.rows)

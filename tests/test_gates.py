@@ -9,7 +9,7 @@ import edgekern as ek
 from edgekern import cli, quickstart
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning
 
-from gated_models import COUNT, feeds, gated, helper, labels, net, outputs, sqnr_db
+from gated_models import COUNT, feeds, gated, helper, labels, net, onnx, outputs, sqnr_db
 
 FIELDS = list(ek.analysis.Limits.__dataclass_fields__)
 
@@ -294,3 +294,12 @@ def test_batches_and_sequences_of_other_sizes_are_compared():
     two = ek.compile(model, batch=2, shapes={"s": 2})
     with pytest.raises(ArgumentValueError, match="must have shape"):  # a last batch that the program cannot take
         ek.validate(two, [data[0]], float_model=model, min_sqnr_db=100, progress=False)
+
+
+def test_another_float_model_is_said_to_be_another(digits):
+    other = onnx.load(quickstart.MODEL)
+    [bias] = [one for one in other.graph.initializer if one.name == other.graph.node[-1].input[2]]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
+    with pytest.warns(EdgekernWarning, match="validate: program was made of another model"):
+        report = ek.validate(digits / "m.ekm", feeds()[:4], float_model=other, min_agreement=0.1, progress=False)
+    assert report.passed

@@ -73,7 +73,7 @@ def test_data_that_fits_nothing_is_one_line(folder, tmp_path, capsys, monkeypatc
         shutil.copy(folder / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     words = [word.replace("DATA", "DATA.npy") for word in COMMANDS[command]]
-    assert cli.run([command, *words]) == 1
+    assert cli.run([command, *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("edgekern: error: ")
     assert len(error.splitlines()) == 1
@@ -92,7 +92,7 @@ def test_data_that_fits_nothing_is_one_line(folder, tmp_path, capsys, monkeypatc
 def test_labels_that_are_none_are_one_line(folder, tmp_path, capsys, labels, message):
     (tmp_path / "y.npy").write_bytes(labels)
     command = ["evaluate", str(folder / "m.ekm"), str(folder / "x.npy"), "--labels", str(tmp_path / "y.npy")]
-    assert cli.run(command) == 1
+    assert cli.run(command) == 2
     assert message in capsys.readouterr().err
 
 
@@ -100,7 +100,7 @@ def test_labels_that_are_none_are_one_line(folder, tmp_path, capsys, labels, mes
 def test_an_offset_that_no_class_has_is_refused(folder, tmp_path, capsys, offset):
     np.save(tmp_path / "y.npy", np.zeros(16, int))
     command = ["evaluate", str(folder / "m.ekm"), str(folder / "x.npy"), "--labels", str(tmp_path / "y.npy")]
-    assert cli.run([*command, f"--label-offset={offset}"]) == 1
+    assert cli.run([*command, f"--label-offset={offset}"]) == 2
     assert "label_offset must fit into 32 bits" in capsys.readouterr().err
 
 
@@ -120,7 +120,7 @@ def test_a_csv_or_a_folder_may_hold_any_number(tmp_path):
 @pytest.mark.parametrize("form", ["calib_set", "bin", "npz", "input_list"])
 def test_an_output_without_a_name_is_refused(folder, capsys, form):
     command = ["calibration-set", str(folder / "x.npy"), "--model", MODEL, "-o", "", "--form", form]
-    assert cli.run(command) == 1
+    assert cli.run(command) == 2
     assert "output must be the name of a file or folder" in capsys.readouterr().err
 
 
@@ -168,7 +168,7 @@ def test_pixels_become_finite_numbers(tmp_path, capsys, option, value):
     Image = pytest.importorskip("PIL.Image", reason="needs edgekern[images]")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     command = ["calibration-set", str(tmp_path), "--model", MODEL, "-o", str(tmp_path / "out.bin"), f"{option}={value}"]
-    assert cli.run(command) == 1
+    assert cli.run(command) == 2
     assert f"samples: {option[2:]} must be finite" in capsys.readouterr().err
 
 

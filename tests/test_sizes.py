@@ -337,7 +337,7 @@ def test_the_command_line_takes_several_sizes(tmp_path):
     assert "batch 2, length 16: " in shown
     for wrong in (["--batch", "1;2"], ["--shape", "length=4|"], ["--pad", "mask"]):
         refused = subprocess.run([*made[:-2], *wrong], capture_output=True, text=True, check=False)
-        assert (refused.returncode, "edgekern: error: compile: --" in refused.stderr) == (1, True)
+        assert (refused.returncode, "edgekern: error: compile: --" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("shift", [1, 2, -1])

@@ -165,7 +165,7 @@ py::array array_of(const std::string& function, const TensorDef& tensor, const c
   for (size_t i = 0; i < rank; ++i) {
     if (a.shape(static_cast<py::ssize_t>(i)) == tensor.shape[i]) continue;
     fail(Code::kValue, name() + " must have shape " + shape_text(tensor) + ", got " + shape_name(a) +
-                           "; the batch is fixed by compile(batch=...)");
+                           "; sizes are fixed by compile(batch=..., shapes=...)");
   }
   return a;
 }

@@ -97,9 +97,11 @@ class ErrorReport(Report):
         )
 
     def __str__(self) -> str:
+        feeds = f"{self.feeds} feed{'s' if self.feeds > 1 else ''}"
         return (
-            f"{self.table()}\nINT8 against float32 on {self.feeds} feeds, worst first; own: what the layer adds "
-            "itself, on exact inputs\nedgekern.sensitivity shows whose error reaches the outputs"
+            f"{self.table()}\nthe program against float32 on {feeds}, worst first; "
+            "own: what the layer adds itself, on exact inputs\n"
+            "edgekern.sensitivity shows whose error reaches the outputs"
         )
 
     def __repr__(self) -> str:

@@ -15,12 +15,14 @@ import numpy.typing as npt
 from edgekern._arguments import byte_count, number
 from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
+from edgekern._warn import warn_caller
 from edgekern.analysis._borders import as_codes
 from edgekern.analysis._rows import cut
 from edgekern.analysis.runs import coded, run_of_model, run_of_program
 from edgekern.analysis.side_by_side import Seen, labels_of, numbered, side_by_side
 from edgekern.artifact import Program
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
+from edgekern.graph.model import model_hash, open_model
 from edgekern.machine import cpu_model
 from edgekern.runtime import InferenceSession, random_feeds
 from edgekern.runtime.profile import positive
@@ -220,6 +222,11 @@ def validate(
         Before anything is run: nothing is asked for, a limit has a value that it cannot have, or needs data, labels or
         a float model that are not given. Later: data, labels or the models do not fit each other, or the float model
         has so little right that no program could lose more than ``max_drop``.
+
+    Warns
+    -----
+    EdgekernWarning
+        When the program was made of another model than ``float_model``.
     """
     limits = Limits(max_drop, min_sqnr_db, min_agreement, max_bytes, max_memory_bytes, max_latency_ms)
     limits = limits.checked("validate")
@@ -247,9 +254,21 @@ def validate(
             top=top,
             progress=progress,
         )
+        _warn_of_another_model(float_model, session.program)
         rows += gates_of_answers("validate", limits, seen, top)
     rows += gates_of_costs(limits, session, fed, runs=runs, grown_bytes=grown)
     return Validation(tuple(rows))
+
+
+def _warn_of_another_model(float_model: ModelLike, program: Program) -> None:
+    """A gate may hold a program to an earlier model than the one that was quantized, but not unsaid."""
+    wanted = program.manifest.float_model_hash
+    found = None if wanted is None else model_hash(open_model(float_model, function="validate"))
+    if wanted != found:
+        warn_caller(
+            f"validate: program was made of another model (hash {str(wanted)[:12]}..., float_model has "
+            f"{str(found)[:12]}...); limits are held against float_model all the same"
+        )
 
 
 def require_what_is_needed(function: str, limits: Limits, *, data: object, labels: object, float_model: object) -> None:

@@ -159,8 +159,8 @@ def _data(model: ModelLike | None, ranges: Ranges | None, data: Any) -> list[Che
         rows.append(_line(at, covers, None, f"{missing}, and data that did not calibrate"))
     else:
         found = coverage(model, ranges, data)
-        told = f"{len(found.outside)} of {len(found.rows)} tensors have more than 0.1 % outside their range"
-        told += f" on {found.samples} samples; other data than that of calibration tells more"
+        told = f"{len(found.outside)} of {len(found.rows)} tensors have 0.1 % more outside their range than at "
+        told += f"calibration on {found.samples} samples; other data than that of calibration tells more"
         rows.append(_line(at, covers, not found.outside, told))
     edge = "no program knows which they are: put them into data, and the line above counts them"
     return [*rows, _line(at, "has the edge cases", None, edge)]

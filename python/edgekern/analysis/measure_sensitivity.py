@@ -107,10 +107,11 @@ class Sensitivity(Report):
 
     def __str__(self) -> str:
         left = len(self.rows) - _SHOWN
-        more = f"... and {left} layers less sensitive; table() has all\n" if left > 0 else ""
+        more = f"... and {left} layers less sensitive; table() has all, --json too\n" if left > 0 else ""
+        feeds = f"{self.feeds} feed{'s' if self.feeds > 1 else ''}"
         return (
             f"{self.table(_SHOWN)}\n{more}each layer's {_TOLD[self.what]} rounded alone, seen at the outputs, worst "
-            f"{self.metric} first; all together {self.together_db:.2f} dB; {self.feeds} feeds"
+            f"{self.metric} first; all together {self.together_db:.2f} dB; {feeds}"
         )
 
     def __repr__(self) -> str:

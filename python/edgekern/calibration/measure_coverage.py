@@ -119,13 +119,13 @@ class Coverage(Report):
 
     def __str__(self) -> str:
         left = len(self.rows) - _SHOWN
-        more = f"... and {left} tensors more; table() has all\n" if left > 0 else ""
+        more = f"... and {left} tensors more; table() has all, --json too\n" if left > 0 else ""
         moved = "too few samples, or a method that cannot choose anew, to see whether steps still move"
         if self.first is not None:
             moved = (
                 f"steps of {self.first} samples against those of {self.last}: {len(self.moving)} move by 10 % and more"
             )
-        verdict = f"{len(self.outside)} of {len(self.rows)} tensors have more than 0.1 % outside"
+        verdict = f"{len(self.outside)} of {len(self.rows)} tensors have 0.1 % more outside than at calibration"
         return (
             f"{self.table(_SHOWN)}\n{more}{self.samples} samples against ranges by {self.method!r}: {verdict}\n{moved}"
         )
@@ -205,13 +205,16 @@ def coverage(
     return Coverage(tuple(rows), ranges.method, samples, *steps.samples)
 
 
+_LARGEST = float(np.finfo(np.float32).max)  # masks are that large, and half a step more is infinite
+
+
 class _Seen:
     """What has been seen of one tensor."""
 
     def __init__(self, tensor: TensorRange, levels: int) -> None:
         self.tensor, self.histogram = tensor, Histogram()
         half = (tensor.hi - tensor.lo) / levels / 2
-        self._lo, self._hi = tensor.lo - half, tensor.hi + half
+        self._lo, self._hi = max(tensor.lo - half, -_LARGEST), min(tensor.hi + half, _LARGEST)
         self.count = self.outside = 0
 
     def add(self, array: npt.NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from edgekern import analysis, calibration
 from edgekern.artifact import Program
 from edgekern.calibration.sources import Samples
+from edgekern.cli.samples import inputs_for_both
 from edgekern.cli.sources import DataOptions, open_data
 from edgekern.cli.terminal import printable
 
@@ -31,7 +32,7 @@ def sensitivity(
 
 def compare(model: Path, program: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:
     opened = Program.load(program)
-    feeds = _few(open_data(data, model, given, made_for=opened), given)
+    feeds = _few(open_data(data, inputs_for_both(opened, model), given, made_for=opened), given)
     return _shown(analysis.compare(model, opened, feeds), as_json)
 
 
@@ -53,7 +54,7 @@ def _few(read: Samples, given: DataOptions) -> Iterator[Mapping[str, Any]]:
 
 def _as_calibrated(given: DataOptions, ranges: Path, read: calibration.Ranges) -> DataOptions:
     """Read data as the ranges' was, where nothing else is said."""
-    said = any(one is not None for one in (given.preset, given.size, given.preprocessing))
+    said = any(one is not None for one in (given.preset, given.size, given.max_length, given.preprocessing))
     return given if said or read.preprocessing is None else replace(given, preprocessing=ranges)
 
 

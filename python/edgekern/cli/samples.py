@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekern import calibration, files, runtime
 from edgekern.analysis.evaluation import evaluate as evaluated
+from edgekern.artifact import Program
 from edgekern.calibration import table as tables
 from edgekern.calibration.sources import Samples, files_of
 from edgekern.calibration.sources.inputs import inputs_of
@@ -58,8 +59,8 @@ def calibrate(
 
 
 def _method(ranges: calibration.Ranges) -> str:
-    asked = [str(ranges.options[name]) for name in ("percentile", "exponent") if name in ranges.options]
-    return " ".join([ranges.method, *asked])
+    told = [ranges.options[name] for name in ("percentile", "exponent") if name in ranges.options]
+    return " ".join([ranges.method, *(f"{value:g}" for value in told if (ranges.method, value) != ("mse", 2.0))])
 
 
 def calibration_set(
@@ -103,11 +104,11 @@ def evaluate(
     return result.to_json() if as_json else printable("\n".join([f"{model}: {result}", *_told(read)]))
 
 
-def inputs_for_both(session: runtime.InferenceSession, versus: Path | None) -> Any:
-    """Those of the session; beside a float model the numbers that its codes stand for, for both."""
-    inputs = inputs_of(session)
+def inputs_for_both(program: runtime.InferenceSession | Program, versus: Path | None) -> Any:
+    """Those of the program; beside a float model the numbers that its codes stand for, for both."""
+    inputs = inputs_of(program)
     if versus is None or not any(one.takes_codes for one in inputs):
-        return session
+        return program
     numbers = [replace(one, dtype=np.dtype(np.float32), scale=1.0, zero_point=0) for one in inputs]
     return SimpleNamespace(inputs=[two if one.takes_codes else one for one, two in zip(inputs, numbers, strict=True)])
 

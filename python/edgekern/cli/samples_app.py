@@ -235,13 +235,15 @@ def sensitivity(
     kind: Kind = None,
     preset: Preset = None,
     size: Size = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
     preprocessing: AsRanges = None,
     as_json: Json = False,
 ) -> None:
     """Quantize each layer of a float model alone, and tell which does the damage."""
     from edgekern.cli import damage
 
-    given = DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    given = few_options(kind, samples, preset, size, tokenizer, max_length, preprocessing)
     typer.echo(damage.sensitivity(model, ranges, data, what=what, metric=metric, given=given, as_json=as_json))
 
 
@@ -253,13 +255,15 @@ def compare(
     kind: Kind = None,
     preset: Preset = None,
     size: Size = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
     preprocessing: How = None,
     as_json: Json = False,
 ) -> None:
     """Hold every layer of a program to its float model: errors that are seen there, and those that it makes."""
     from edgekern.cli import damage
 
-    given = DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    given = few_options(kind, samples, preset, size, tokenizer, max_length, preprocessing)
     typer.echo(damage.compare(model, program, data, given=given, as_json=as_json))
 
 
@@ -271,13 +275,15 @@ def coverage(
     kind: Kind = None,
     preset: Preset = None,
     size: Size = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
     preprocessing: AsRanges = None,
     as_json: Json = False,
 ) -> None:
     """Count what ranges leave out of other data, tensor by tensor."""
     from edgekern.cli import damage
 
-    given = DataOptions(kind=kind, limit=samples, preset=preset, size=size, preprocessing=preprocessing)
+    given = few_options(kind, samples, preset, size, tokenizer, max_length, preprocessing)
     typer.echo(damage.coverage(model, ranges, data, given=given, as_json=as_json))
 
 
@@ -288,3 +294,8 @@ def pictures(*given: Any) -> dict[str, Any]:
 def others(*given: Any) -> dict[str, Any]:
     names = ("kind", "batch", "limit", "max_unreadable", "rate", "tokenizer", "max_length", "preprocessing")
     return dict(zip(names, given, strict=True))
+
+
+def few_options(*given: Any) -> DataOptions:
+    names = ("kind", "limit", "preset", "size", "tokenizer", "max_length", "preprocessing")
+    return DataOptions(**dict(zip(names, given, strict=True)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekern._warn import warn_caller
 from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import (
@@ -204,36 +204,40 @@ class _Quantized:
 
     def warn(self, function: str) -> None:
         if self.in_bodies:
-            _warn(f"{function}: {_describe_bodies(self.in_bodies, all_of_it=not self.encodings)}", FloatFallbackWarning)
+            warn_caller(
+                f"{function}: {_describe_bodies(self.in_bodies, all_of_it=not self.encodings)}", FloatFallbackWarning
+            )
         if self.front_end:
             last = self.front_end[-1]
-            _warn(
+            warn_caller(
                 f"{function}: {len(self.front_end)} nodes up to {last.op_type} {label(last)!r} stay float32: a "
                 "front end with a logarithm spans more than 8 bits; overrides of QuantConfig quantize it all the same",
                 FloatFallbackWarning,
             )
         if self.rows.without_rows:
-            _warn(f"{function}: {_describe_without_rows(self.rows.without_rows)}", FloatFallbackWarning)
+            warn_caller(f"{function}: {_describe_without_rows(self.rows.without_rows)}", FloatFallbackWarning)
         if self.static:
-            _warn(
+            warn_caller(
                 f"{function}: {len(self.static)} convolutions share numbers between windows, and are 'w8a8' instead of "
                 f"{self.config.recipe!r}: {_listed(self.static)}",
                 EdgekernWarning,
             )
         if self.rows.eight_bits:
-            _warn(f"{function}: {_describe_eight_bits(self.rows.eight_bits)}", EdgekernWarning)
+            warn_caller(f"{function}: {_describe_eight_bits(self.rows.eight_bits)}", EdgekernWarning)
         if self.clipped:
-            _warn(
+            warn_caller(
                 f"{function}: {len(self.clipped)} tensors of 16 bits ({self.clipped[0]!r} is one) have ranges by "
                 f"{self.ranges.method!r}, which leave values out for the sake of 8 bits; compute_ranges(method='max') "
-                "leaves none out",
+                "leaves none out (edgekern calibrate --method max)",
                 ClippingWarning,
             )
         for node in self.left_float:
             why = "its weights or bias are not float32 constants" if convolves_bytes(node) else _NO_KERNEL
-            _warn(f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: {why}", FloatFallbackWarning)
+            warn_caller(
+                f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: {why}", FloatFallbackWarning
+            )
         if self.widened:
-            _warn(f"{function}: {_describe_widened(self.widened)}", WidenedScaleWarning)
+            warn_caller(f"{function}: {_describe_widened(self.widened)}", WidenedScaleWarning)
 
 
 def _quantized(
@@ -443,7 +447,3 @@ def _describe_widened(widened: dict[str, list[int]]) -> str:
         f"{channels} channels got a wider weight scale, so that no accumulator can pass 2**31: {operators}; "
         "their weights are tiny beside their bias, or sum over too many inputs"
     )
-
-
-def _warn(message: str, category: type[EdgekernWarning]) -> None:
-    warnings.warn(message, category, stacklevel=4)

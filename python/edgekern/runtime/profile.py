@@ -49,7 +49,7 @@ class StepTime:
     path : the code that ran, as of :attr:`InferenceSession.paths`; "host" for onnxruntime
     precision : of its multiply-adds: "8 bits", "16 bits", "float32", "host"
     p50_us, p95_us, p99_us : microseconds of a run
-    share : of the time of all steps
+    share : of the time of all steps, by their p50
     macs : multiply-adds of a run
     nbytes : of its tensors and constants
     peak_share : of the multiply-adds a second that this machine makes on registers, measured in the same minute; None
@@ -200,11 +200,11 @@ def profiled(
         order += [(segment is None, at) for at in numbers]
     columns = [(hosts if host else steps)[:, at] for host, at in order]
     times = np.stack(columns, axis=1) if columns else np.zeros((len(runs), 0))
-    total = float(times.sum()) or 1.0
+    measured = [_percentiles(column) for column in times.T]
+    total = sum(p50 for p50, _, _ in measured) or 1.0  # of medians: one run that was interrupted makes no step slow
     found = []
-    for (host, at), column in zip(order, times.T, strict=True):
-        p50, p95, p99 = _percentiles(column)
-        share = float(column.sum()) / total
+    for (host, at), (p50, p95, p99) in zip(order, measured, strict=True):
+        share = p50 / total
         if host:
             step = program.host_steps[at]
             operators = "+".join(step.operators)
