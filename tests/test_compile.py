@@ -298,7 +298,7 @@ def test_operator_that_nobody_can_run_is_named():
 def test_free_dimensions_are_refused_by_name():
     g = Graph()
     model = g.model(g.qdq(g.op("GlobalAveragePool", image(g, "N", 8, "H", 7))))
-    with pytest.raises(CompileError, match=r"input 'x' has a free dimension 2 \(H\)"):
+    with pytest.raises(CompileError, match=r"input 'x' has a free dimension 2 \(H\).*\(--shape H=\.\.\.\)"):
         ek.compile(model)
     with pytest.raises(CompileError, match="batch is 4, but the inputs have fixed shapes"):
         ek.compile(gemm(), batch=4)

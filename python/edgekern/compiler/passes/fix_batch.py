@@ -81,7 +81,9 @@ def _free(value: onnx.ValueInfoProto, axis: int) -> str:
     whole = ", ".join("..." if not side.isdigit() else side for side in sides)
     name = value.type.tensor_type.shape.dim[axis].dim_param
     by_name = f"shapes={{'{name}': ...}} or " if name else ""
+    option = f"--shape {name or value.name}=" + ("..." if name else whole.replace(" ", ""))
     return (
         f"compile: input '{value.name}' has a free dimension {axis} ({name or 'unnamed'}), and batch fills the first "
-        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}}; see docs/operators.md, Free dimensions"
+        f"alone; give it a size: {by_name}shapes={{'{value.name}': ({whole})}} ({option}); see docs/operators.md, Free "
+        "dimensions"
     )
