@@ -7,9 +7,8 @@
 // Exact      |dot| < 2^19 in a group of 128 or fewer, so int32 and its float are exact; then one fused multiply-add a
 //            group, and one a run, in ascending order: the same bits on every ISA. Products of floats take the place of
 //            dot products on many cores, so a run, which is one scale of A, is several groups.
-// 16 bits    a value is 256 * high + low, both signed bytes: two dots, and 256 times the one plus the other, below
-// 2^27,
-//            is an int32 that becomes a float once.
+// 16 bits    a value is 256 * high + low, both signed bytes: two dots, and 256 times the one plus the other is an
+//            int32 below 2^27, exact, and rounded to a float once.
 // Registers  R x S int32 accumulators + S lines + 1 quad + the mask, as in gemm_tile, and R x S sums of the run; where
 //            they do not fit the totals are in L1, touched once a run. One row takes two panels in turns of a run, for
 //            the reason in gemv.inl; with turns so long, four streams are slower than two.
