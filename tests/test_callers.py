@@ -61,6 +61,7 @@ import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ForkError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
 signal.alarm(60)  # an arena that is lost is waited for without end
 program, feeds = pickle.load(sys.stdin.buffer)
 
