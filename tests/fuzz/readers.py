@@ -244,14 +244,14 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
     index_bytes = -(-(len(encoded) + 32) // 64) * 64
     blobs = bytearray(content[start + old_bytes :])
     hashes = {b.name: b.sha256 for b in index.blobs}
-    sizes = [b for b in index.blobs if b.name.startswith("size.") and b.offset >= old_bytes]
+    end = old_bytes + len(blobs)  # a damaged index may say more
+    sizes = [b for b in index.blobs if b.name.startswith("size.") and old_bytes <= b.offset <= end - b.bytes]
     if sizes and rng.random() < 0.5:  # the index of another size
         one = rng.choice(sizes)
         at = one.offset - old_bytes
         changed = damage(bytes(blobs[at : at + one.bytes]), rng, one.bytes)[: one.bytes].ljust(one.bytes, b"\0")
-        if at + one.bytes <= len(blobs):
-            blobs[at : at + one.bytes] = changed
-            hashes[one.name] = hashlib.sha256(changed).digest()
+        blobs[at : at + one.bytes] = changed
+        hashes[one.name] = hashlib.sha256(changed).digest()
     index.blobs = [
         _core.BlobDef(
             name=b.name,
