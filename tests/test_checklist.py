@@ -32,11 +32,18 @@ def test_the_checklist_says_what_it_saw_and_what_it_could_not(digits, monkeypatc
     assert full.passed
     assert rows["at least 200 samples"].told.startswith(f"{len(quickstart.load_digits()[0]):,};")
     assert rows["a scale for each channel of weights"].told.startswith("7 of 7 ")
-    assert rows["a fitting observer for activations"].told == f"ranges by {ranges.method!r}"
+    assert rows["a fitting observer for activations"].told == (
+        f"ranges by {ranges.method!r}; whether they fit is what accuracy and coverage tell"
+    )
     assert rows["1000 runs on the device are stable"].verdict == "not checked"  # 20 are no 1000
     ours, real = outputs(digits / "m.ekm")
     assert f"{sqnr_db(ours, real):.2f} dB" in rows["SQNR above 30 dB"].told
-    for never in ("has the edge cases", "VTCM used by more than 70 %", "no slower once it is warm"):
+    for never in (
+        "a fitting observer for activations",
+        "has the edge cases",
+        "VTCM used by more than 70 %",
+        "no slower once it is warm",
+    ):
         assert rows[never].verdict == "not checked"
     bare = {row.check: row for row in ek.checklist(digits / "m.ekm", runs=20).rows}
     assert bare.keys() == rows.keys()

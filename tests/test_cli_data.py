@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, load, numpy_helper, save
 import edgekern as ek
 from edgekern import cli, quickstart
 from edgekern.artifact.manifest import QUANTIZATION_KEY
+from edgekern.cli.sources import DataOptions, as_ranges
 from test_cli import _without_toolkit
 
 Image = pytest.importorskip("PIL.Image", reason="needs edgekern[images]")
@@ -46,6 +47,15 @@ def test_a_program_carries_how_its_data_was_made(pictured, capsys):
         assert all(f"{name} {made[name]}" in shown for name in ("size", "crop", "scale", "channels"))
     assert cli.run(["inspect", str(program), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["preprocessing"] == made
+
+
+@pytest.mark.parametrize(
+    "said", [{"crop": "8"}, {"std": "2"}, {"scale": 0.5}, {"channels": "BGR"}, {"preset": "unit"}, {"max_length": 4}]
+)
+def test_what_options_say_is_not_mixed_with_what_ranges_say(pictured, said):
+    ranges = pictured / "r.json"
+    assert as_ranges(DataOptions(limit=3), ranges) == DataOptions(limit=3, preprocessing=ranges)
+    assert as_ranges(DataOptions(limit=3, **said), ranges) == DataOptions(limit=3, **said)
 
 
 def test_run_takes_pictures(pictured, tmp_path, capsys):

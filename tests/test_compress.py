@@ -187,7 +187,10 @@ def test_the_command_writes_a_program_that_passes_and_no_other(folder, monkeypat
     assert json.loads((folder / "report.json").read_text())["gates"]["failures"] == ["min_sqnr_db"]
     assert cli.run([*command, "--max-drop", "0.05", "--max-latency", "60s", "--runs", "2", "--json"]) == 0
     both = capsys.readouterr()
-    assert json.loads(both.out)["passed"] is True
+    told = json.loads(both.out)
+    assert told["passed"] is True
+    [timed] = [row["measured"] for row in told["gates"]["rows"] if row["name"] == "max_latency_ms"]
+    assert told["latency_ms"] == timed  # runs are timed once
     assert "new.ekm: " in both.err
     assert ek.Program.load("new.ekm").nbytes == (folder / "new.ekm").stat().st_size
     old = (folder / "new.ekm").read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +24,7 @@ from edgekern.analysis.gates import (
     gates_of_answers,
     gates_of_costs,
     latency_ms,
+    require_twice,
     require_what_is_needed,
 )
 from edgekern.analysis.runs import Run, run_of_model, run_of_program
@@ -73,7 +74,7 @@ class CompressReport(Report):
     samples : on which outputs were compared, and ``held_out`` whether they are others than those of calibration
     outputs : an :class:`OutputRow` each
     float_score, score : what ``evaluate`` gives for both, or the share of labels that are right; None without either
-    latency_ms : p50 of ``runs`` runs on this machine; None where ``runs`` is 0
+    latency_ms : p50 of ``runs`` runs on this machine, that of the gate where there is one; None where none are timed
     gates : of the limits; None without any
     rows : the layers of :func:`edgekern.compare` that are furthest from float, worst first
     """
@@ -237,11 +238,7 @@ def compress(
         require_what_is_needed("compress", limits, data=seen_data, labels=scored, float_model=model)
     positive("compress", "top", top)
     for given in (data, held_out):
-        if isinstance(given, Iterator):
-            raise ArgumentTypeError(
-                f"compress: data must be feeds that can be read twice, got {type(given).__name__}; give a list, or "
-                "edgekern.samples"
-            )
+        require_twice("compress", given)
     if runs != 0 or isinstance(runs, bool):
         positive("compress", "runs", runs)
     _require_sizes(model, shapes)
@@ -281,7 +278,8 @@ def compress(
     else:
         rows += gates_of_answers("compress", limits, seen, top)
     rows += gates_of_costs(limits, session, fed, runs=runs or 100, grown_bytes=None)
-    latency, measured_on = latency_ms(session, fed, runs) if runs else (None, "")
+    timed = next(((row.measured, row.source) for row in rows if row.name == "max_latency_ms"), (None, ""))
+    latency, measured_on = latency_ms(session, fed, runs) if runs and timed[0] is None else timed
     outputs = [OutputRow(name, s.sqnr_db, s.cosine, s.max_error) for name, s in seen.outputs.items()]
     report = CompressReport(
         float_bytes=_bytes_of(model),

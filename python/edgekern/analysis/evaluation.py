@@ -153,10 +153,10 @@ def evaluate(
             if truth is not None:
                 of = _of_feed(truth, numbers, scores)
                 classes.append(of)
-                places.append(_places(scores, of))
+                places.append(places_of(scores, of))
                 shifts.update((scores if reference is None else reference).argmax(axis=1) - of)
                 if reference is not None:
-                    float_places.append(_places(reference, of))
+                    float_places.append(places_of(reference, of))
             step()
     if not count:
         raise ArgumentValueError("evaluate: samples hold none")
@@ -296,7 +296,7 @@ def agreeing(scores: Array, others: Array) -> int:
     return int(((scores.argmax(axis=1) == others.argmax(axis=1)) & known).sum())
 
 
-def _places(scores: Array, labels: Array) -> Array:
+def places_of(scores: Array, labels: Array) -> Array:
     """How many classes come before the label; equal scores in the order of classes, NaN before all."""
     own = scores[np.arange(len(labels)), labels][:, None]
     before = ~(scores <= own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))

@@ -293,6 +293,11 @@ def require_what_is_needed(function: str, limits: Limits, *, data: object, label
         if getattr(limits, name) is not None and missing:
             told = "; ".join(f"give {what}, {remedies[what]}" for what in missing)
             raise ArgumentValueError(f"{function}: {name} must have {' and '.join(missing)} to be measured; {told}")
+    require_twice(function, data)
+
+
+def require_twice(function: str, data: object) -> None:
+    """Raise ArgumentTypeError for feeds that are gone once they are read."""
     if isinstance(data, Iterator):
         raise ArgumentTypeError(
             f"{function}: data must be feeds that can be read twice, got {type(data).__name__}; give a list, or "

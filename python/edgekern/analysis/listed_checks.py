@@ -195,8 +195,8 @@ def _configuration(program: Program) -> list[Check]:
         _line(
             at,
             "a fitting observer for activations",
-            None if method is None else True,
-            f"ranges by {method!r}" if method else other,
+            None,
+            f"ranges by {method!r}; whether they fit is what accuracy and coverage tell" if method else other,
         )
     )
     told_of = (

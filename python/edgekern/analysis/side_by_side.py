@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._arrays import is_array, unnamed
-from edgekern.analysis.evaluation import _places, agreeing, warn_of_shift
+from edgekern.analysis.evaluation import agreeing, places_of, warn_of_shift
 from edgekern.analysis.figures import Sums, worst_first
 from edgekern.analysis.runs import Run
 from edgekern.calibration.progress import progress_bar
@@ -99,8 +99,8 @@ def side_by_side(
                             f"{function}: top must be less than the model's {ranked.shape[1]} classes, else all is "
                             f"right, got {top}"
                         )
-                    places.append(_places(ranked, of))
-                    float_places.append(_places(expected, of))
+                    places.append(places_of(ranked, of))
+                    float_places.append(places_of(expected, of))
                     shifts.update((expected.argmax(axis=1) - of).tolist())
             count += len(numbers)
             step()

@@ -1,7 +1,6 @@
 """Commands that tell what 8 bits cost, where and why."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from edgekern import analysis, calibration
 from edgekern.artifact import Program
 from edgekern.calibration.sources import Samples
 from edgekern.cli.samples import inputs_for_both
-from edgekern.cli.sources import DataOptions, open_data
+from edgekern.cli.sources import DataOptions, as_ranges, open_data
 from edgekern.cli.terminal import printable
 
 _FEW = 16
@@ -26,7 +25,7 @@ def sensitivity(
     as_json: bool,
 ) -> str:
     read = calibration.Ranges.load(ranges)
-    feeds = open_data(data, model, _as_calibrated(given, ranges, read))
+    feeds = open_data(data, model, as_ranges(given, ranges))
     return _shown(analysis.sensitivity(model, read, _few(feeds, given), what=what, metric=metric), as_json)
 
 
@@ -38,7 +37,7 @@ def compare(model: Path, program: Path, data: Sequence[Path], *, given: DataOpti
 
 def coverage(model: Path, ranges: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:
     read = calibration.Ranges.load(ranges)
-    feeds = open_data(data, model, _as_calibrated(given, ranges, read))
+    feeds = open_data(data, model, as_ranges(given, ranges))
     return _shown(calibration.coverage(model, read, feeds), as_json)
 
 
@@ -50,12 +49,6 @@ def _few(read: Samples, given: DataOptions) -> Iterator[Mapping[str, Any]]:
         taken += len(next(iter(feeds.values())))
         if given.limit is None and taken >= _FEW:
             return
-
-
-def _as_calibrated(given: DataOptions, ranges: Path, read: calibration.Ranges) -> DataOptions:
-    """Read data as the ranges' was, where nothing else is said."""
-    said = any(one is not None for one in (given.preset, given.size, given.max_length, given.preprocessing))
-    return given if said or read.preprocessing is None else replace(given, preprocessing=ranges)
 
 
 def _shown(report: Any, as_json: bool) -> str:

@@ -12,7 +12,7 @@ from edgekern.analysis.gates import Limits
 from edgekern.calibration.sources import Samples, files_of
 from edgekern.cli.data import read_shapes
 from edgekern.cli.samples import inputs_for_both
-from edgekern.cli.sources import DataOptions, open_data, told
+from edgekern.cli.sources import DataOptions, as_ranges, open_data, told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError
 from edgekern.graph.model import model_files
@@ -58,7 +58,7 @@ def validate(
     read: Samples | None = None
     if data:
         inputs = inputs_for_both(session, float_model)
-        read = open_data(data, inputs, _as_ranges(given, ranges), made_for=session)
+        read = open_data(data, inputs, as_ranges(given, ranges), made_for=session)
     common: dict[str, Any] = {"float_model": float_model, "output": output}
     report: analysis.Checklist | analysis.Validation
     if checklist:
@@ -126,14 +126,6 @@ def compress(
     else:
         last = f"{output} was not written, for a gate failed"
     return _shown(done.report, [f"{done.report}", *_how(read), last], as_json), done.report.passed
-
-
-def _as_ranges(given: DataOptions, ranges: Path | None) -> DataOptions:
-    """Read data as the ranges' was, where nothing else is said."""
-    said = any(one is not None for one in (given.preset, given.size, given.mean, given.scale, given.preprocessing))
-    if ranges is None or said or calibration.Ranges.load(ranges).preprocessing is None:
-        return given
-    return replace(given, preprocessing=ranges)
 
 
 def _how(read: Samples | None) -> list[str]:

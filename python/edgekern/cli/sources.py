@@ -94,6 +94,14 @@ def open_data(
     )
 
 
+def as_ranges(given: DataOptions, ranges: Path | None) -> DataOptions:
+    """Options that read data as the ranges' was, where nothing else is said."""
+    said = any(getattr(given, name) is not None for name in _HOW)
+    if ranges is None or said or calibration.Ranges.load(ranges).preprocessing is None:
+        return given
+    return replace(given, preprocessing=ranges)
+
+
 def feeds_for(session: InferenceSession, data: Sequence[Path], given: DataOptions, rows: int | None) -> Samples:
     """Feeds of a session, of ``rows`` rows; 0 is those of its smallest program, None what it takes."""
     smallest = next((info.shape[0] for info in session.program.inputs if info.shape), 1)

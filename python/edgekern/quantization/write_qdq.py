@@ -102,12 +102,11 @@ class QdqWriter:
             sides = (columns, k) if node.op_type != "Conv" or shape is None else tuple(shape.numpy())
             restored = self._reshaped(node, restored, sides)
         if not blocks and turned:
-            value = ir.Value(name=free_name(self._graph, f"{restored.name}_turned"), shape=ir.Shape((k, columns)))
-            value.type = restored.type
-            transpose = ir.Node("", "Transpose", [restored], [ir.AttrInt64s("perm", [1, 0])], outputs=[value])
-            transpose.name = free_name(self._graph, f"{value.name}_Transpose")
+            transpose = self._node(
+                "Transpose", [restored], free_name(self._graph, f"{restored.name}_turned"), ir.Shape((k, columns))
+            )
             self._graph.insert_before(node, transpose)
-            restored = value
+            restored = transpose.outputs[0]
         self.stands_for[str(restored.name)] = name
         node.replace_input_with(1, restored)
         mark_dynamic(node, row_bits)
