@@ -9,7 +9,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
-Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
+Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
 RoleRecipe = Literal["mixed", "performance", "accuracy"]
 ModelRecipe = Literal["auto", RoleRecipe, Recipe]
 Border = Literal["float32", "uint8", "int8"]
@@ -33,7 +33,8 @@ class QuantConfig:
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
     recipe : str
-        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a16"``: on 8-bit
+        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w4a8"``: the same
+        on 4-bit weights, -7 to 7 with a scale an output channel. ``"w8a16"``: on 8-bit
         weights and activations of 16 bits, which all tensors have that such a node makes or reads. ``"w8a8-dynamic"``:
         on 8-bit weights and rows of activations that each get their own scale as they come, which no calibration
         foresees (Gemm and MatMul by constants, Convs whose windows lie side by side, LSTM, GRU and RNN; all else in
