@@ -105,7 +105,8 @@ def fit_groups(weights: Float32Array, group: int, fit: Fit) -> GroupedWeights:
 
 def held(scale: Float32Array) -> Float32Array:
     """Scales in their unit, as kernels hold them."""
-    return np.clip(scale, _LEAST, _MOST).astype(np.float16).astype(np.float32)
+    kept: Float32Array = np.clip(scale, _LEAST, _MOST).astype(np.float16).astype(np.float32)
+    return kept
 
 
 def rounded(parts: Float32Array, scale: Float32Array, zero: Float32Array) -> Float32Array:
