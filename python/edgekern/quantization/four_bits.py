@@ -111,9 +111,10 @@ def held(scale: Float32Array) -> Float32Array:
 
 def rounded(parts: Float32Array, scale: Float32Array, zero: Float32Array) -> Float32Array:
     """The codes of groups, as whole float32 numbers."""
-    codes = np.rint(parts / scale[..., None])
+    codes: Float32Array = np.rint(parts / scale[..., None])
     codes += zero[..., None]
-    return codes.clip(_LOWEST, _HIGHEST, out=codes)
+    np.clip(codes, _LOWEST, _HIGHEST, out=codes)
+    return codes
 
 
 def starts(parts: Float32Array) -> tuple[tuple[Float32Array, Float32Array], ...]:
