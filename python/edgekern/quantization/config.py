@@ -8,6 +8,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
+GroupScales = Literal["max", "mse", "hqq"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
 Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
 RoleRecipe = Literal["mixed", "performance", "accuracy"]
@@ -29,6 +30,10 @@ class QuantConfig:
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
         ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
 
+    group_scales : "max", "mse" or "hqq"
+        How groups of 4-bit weights get their scales and zero points. ``"max"`` leaves no weight out; ``"mse"`` searches
+        for the range that leaves the smallest squared error of the weights; ``"hqq"`` makes a norm of them small that
+        minds outliers less (:mod:`edgekern.quantization.methods.hqq`).
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
@@ -67,6 +72,7 @@ class QuantConfig:
 
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
+    group_scales: GroupScales = "max"
     bias_correction: bool = True
     recipe: ModelRecipe = "auto"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
@@ -79,6 +85,7 @@ class QuantConfig:
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
+        _require_choice(self.group_scales, "group_scales", get_args(GroupScales))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
         _require_choice(self.recipe, "recipe", get_args(ModelRecipe))

@@ -51,7 +51,7 @@ from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.four_bits import groups_of
-from edgekern.quantization.methods import methods_of
+from edgekern.quantization.methods import group_rounding_of, methods_of
 from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
@@ -315,7 +315,7 @@ def _encoded(
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
-    rows = write_rows(graph_model.graph, writer, methods, function=function)
+    rows = write_rows(graph_model.graph, writer, methods, group_rounding_of(config), function=function)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
     tables = []
