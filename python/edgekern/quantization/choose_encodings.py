@@ -59,9 +59,15 @@ def _second(node: ir.Node) -> ir.Value | None:
 
 
 def quantize_layer(
-    node: ir.Node, inputs: Encoding, ranges: Ranges, methods: Sequence[Method], *, function: str
+    node: ir.Node,
+    inputs: Encoding,
+    ranges: Ranges,
+    methods: Sequence[Method],
+    *,
+    function: str,
+    shown: Mapping[str, FloatArray] | None = None,
 ) -> QuantizedWeights:
-    """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
+    """The constant weights and the bias of a Conv, Gemm or MatMul as integers; ``shown`` is what samples show."""
     source, weights_value, *rest = node.inputs
     assert source is not None
     if node.op_type == "ConvTranspose":
@@ -80,7 +86,7 @@ def quantize_layer(
         methods=methods,
         bias=None if bias is None else bias.reshape(-1),
         takes_bias=not adds_later,
-        statistics=_statistics(node, str(source.name), ranges),
+        statistics={**_statistics(node, str(source.name), ranges), **(shown or {})},
         bits=weight_bits(node),
     )
     layer = replace(layer, bias=None) if adds_later else layer
@@ -91,13 +97,21 @@ def quantize_layer(
     return replace(layer, values=layer.values[:, 0], encoding=encoding)
 
 
-def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
+def quantize_matrix(
+    node: ir.Node,
+    weights: ir.Value,
+    methods: Sequence[Method],
+    *,
+    function: str,
+    shown: Mapping[str, FloatArray] | None = None,
+) -> QuantizedWeights:
     """The constant weights of a product whose rows get their scales as they come; its bias stays float32."""
     values = float_constant(weights)
     assert values is not None
     require_finite(node, weights, values, function)
     rows = Encoding(1.0, signed=True)
-    return quantize_weights(values, layout_of(node, values.ndim), rows, methods=methods, takes_bias=False)
+    layout = layout_of(node, values.ndim)
+    return quantize_weights(values, layout, rows, methods=methods, takes_bias=False, statistics=shown)
 
 
 def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
