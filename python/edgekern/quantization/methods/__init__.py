@@ -22,7 +22,7 @@ Equalization (Nagel et al., 2019) moves factors from the float weights of one la
 the ranges between them as well, so it is a function of a model and belongs before calibration, not here.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.four_bits import Float32Array, GroupedWeights, quantize_groups
@@ -42,8 +42,13 @@ from edgekern.quantization.weights import FloatArray, Method, Rows
 
 __all__ = ["GroupRounding", "Method", "Rows", "group_rounding_of", "methods_of", "needs_samples"]
 
-# Weights (columns, k), how many of them share a scale, and second moments of what they multiply -> their codes.
-GroupRounding = Callable[[Float32Array, int, FloatArray | None], GroupedWeights]
+
+class GroupRounding(Protocol):
+    """Weights (columns, k), how many of them share a scale, and second moments of what they multiply, to codes."""
+
+    def __call__(self, weights: Float32Array, group: int, moments: FloatArray | None = None, /) -> GroupedWeights: ...
+
+
 _OF_SAMPLES = ("gptq", "adaround")
 
 
@@ -69,7 +74,7 @@ def group_rounding_of(config: QuantConfig) -> GroupRounding:
     ways = {"max": quantize_groups, "mse": search_groups, "hqq": hqq_groups}
     scales = ways[config.group_scales]
 
-    def rounded(weights: Float32Array, group: int, moments: FloatArray | None) -> GroupedWeights:
+    def rounded(weights: Float32Array, group: int, moments: FloatArray | None = None, /) -> GroupedWeights:
         if moments is None or not needs_samples(config):
             return scales(weights, group)
         if config.rounding == "adaround":
