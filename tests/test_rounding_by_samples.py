@@ -49,6 +49,13 @@ def test_adaround_of_many_matrices_is_that_of_each():
     assert sum(errors) == pytest.approx(sum(alone), rel=0.1)
 
 
+def test_adaround_makes_up_for_weights_beyond_the_last_code():
+    """Inputs that are nearly the same: what a weight of 9 lacks at 7, the others get."""
+    ratio, one = f32(np.array([[9.0, 0.0, 0.0]])), np.ones((1, 1), np.float32)
+    codes = adaround(ratio, one, np.ones((3, 3)) + 0.01 * np.eye(3), lowest=-7, highest=7)
+    assert codes.tolist() == [[7, 1, 1]]
+
+
 @pytest.mark.parametrize("moments", [np.zeros((6, 6)), np.diag([1.0, 0, 2, 0, 0, 3])])
 def test_adaround_leaves_weights_nearest_whose_inputs_have_nothing_in_common(moments):
     ratio = f32(RNG.uniform(-7, 7, (4, 6)))

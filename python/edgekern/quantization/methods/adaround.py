@@ -49,9 +49,9 @@ def adaround(
     -------
     (..., columns, k) float32 codes
     """
-    exact = np.clip(ratio, lowest, highest).astype(np.float32)
-    floor = np.minimum(np.floor(exact), np.float32(highest - 1))
-    nearest: Float32Array = np.rint(exact)
+    exact = ratio.astype(np.float32)  # beyond the last code, too: the other weights make up for it
+    floor = np.floor(exact).clip(lowest, highest - 1)
+    nearest: Float32Array = np.rint(exact).clip(lowest, highest)
     rest = exact - floor
     weighed = _weighed(moments, step)
     if weighed is None:
