@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, choose_ranges, quantize
+    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, smooth
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -93,6 +93,7 @@ _LAZY = {
     "SessionOptions": "edgekern.runtime",
     "Validation": "edgekern.analysis",
     "attention": "edgekern.transformer",
+    "awq": "edgekern.quantization",
     "checklist": "edgekern.analysis",
     "choose_ranges": "edgekern.quantization",
     "compare": "edgekern.analysis",
@@ -112,6 +113,7 @@ _LAZY = {
     "samples": "edgekern.calibration",
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
+    "smooth": "edgekern.quantization",
     "validate": "edgekern.analysis",
 }
 
@@ -149,6 +151,7 @@ __all__ = [
     "Validation",
     "__version__",
     "attention",
+    "awq",
     "checklist",
     "choose_ranges",
     "compare",
@@ -180,6 +183,7 @@ __all__ = [
     "sensitivity",
     "set_default_logger_severity",
     "set_num_threads",
+    "smooth",
     "tile_plan",
     "validate",
 ]
