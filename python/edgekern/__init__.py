@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, smooth
+    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, rotate, smooth
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -110,6 +110,7 @@ _LAZY = {
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
+    "rotate": "edgekern.quantization",
     "samples": "edgekern.calibration",
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
@@ -179,6 +180,7 @@ __all__ = [
     "register_threadpoolctl",
     "rms_norm",
     "rotary_embedding",
+    "rotate",
     "samples",
     "sensitivity",
     "set_default_logger_severity",

@@ -6,6 +6,7 @@ Needs ``edgekern[toolkit]``.
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings, FloatEncoding
 from edgekern.quantization.methods.awq_layers import awq
+from edgekern.quantization.methods.rotate import rotate
 from edgekern.quantization.methods.smooth import smooth
 from edgekern.quantization.plan import Choice, Plan, plan_of
 from edgekern.quantization.quantize_model import compute_encodings, quantize
@@ -23,5 +24,6 @@ __all__ = [
     "compute_encodings",
     "plan_of",
     "quantize",
+    "rotate",
     "smooth",
 ]

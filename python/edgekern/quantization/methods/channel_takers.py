@@ -223,11 +223,16 @@ def _mixed(value: ir.Value, node: ir.Node) -> Giver | None:
     if isinstance(before, str):
         return None
     numbers = numbers_read(source, before.numbers, node)
-    if numbers is None or value.shape is None or len(value.shape) != numbers.ndim:
+    mixed = None if numbers is None else mixed_numbers(value, numbers)
+    return None if mixed is None else Giver(mixed, before.channels, before.multiply)
+
+
+def mixed_numbers(value: ir.Value, numbers: Numbers) -> Numbers | None:
+    """The channels of a mixture of rows, by those of the rows."""
+    if value.shape is None or len(value.shape) != numbers.ndim:
         return None
     tokens = value.shape[-2] if isinstance(value.shape[-2], int) else 2
-    sides = (*numbers.shape[:-2], tokens, numbers.shape[-1])
-    return Giver(np.broadcast_to(numbers[..., :1, :], sides), before.channels, before.multiply)
+    return np.broadcast_to(numbers[..., :1, :], (*numbers.shape[:-2], tokens, numbers.shape[-1]))
 
 
 def numbers_read(source: ir.Value, numbers: Numbers, product: ir.Node) -> Numbers | None:
