@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, rotate, smooth
+    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, rotate, smooth, sparsify
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -115,6 +115,7 @@ _LAZY = {
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
     "smooth": "edgekern.quantization",
+    "sparsify": "edgekern.quantization",
     "validate": "edgekern.analysis",
 }
 
@@ -186,6 +187,7 @@ __all__ = [
     "set_default_logger_severity",
     "set_num_threads",
     "smooth",
+    "sparsify",
     "tile_plan",
     "validate",
 ]

@@ -8,6 +8,7 @@ from edgekern.quantization.encodings import Encoding, Encodings, FloatEncoding
 from edgekern.quantization.methods.awq_layers import awq
 from edgekern.quantization.methods.rotate import rotate
 from edgekern.quantization.methods.smooth import smooth
+from edgekern.quantization.methods.sparsify import sparsify, sparsity_of
 from edgekern.quantization.plan import Choice, Plan, plan_of
 from edgekern.quantization.quantize_model import compute_encodings, quantize
 from edgekern.quantization.try_methods import choose_ranges
@@ -26,4 +27,6 @@ __all__ = [
     "quantize",
     "rotate",
     "smooth",
+    "sparsify",
+    "sparsity_of",
 ]

@@ -77,17 +77,18 @@ def replace_constant(node: ir.Node, at: int, array: npt.NDArray[np.floating]) ->
 
 @dataclass
 class Seen:
-    """What samples made of an activation, along its last axis.
+    """What samples made of an activation, along one axis, by default the last.
 
     Attributes
     ----------
     largest : (k,) float32. The largest magnitude of each channel.
-    mean : (k,) float64. The mean magnitude.
+    mean, square : (k,) float64. The mean magnitude, and the mean square.
     rows : (some, k) float32. At most 512 rows, as many of each sample.
     """
 
     largest: Float32Array
     mean: npt.NDArray[np.float64]
+    square: npt.NDArray[np.float64]
     rows: Float32Array
 
 
@@ -113,8 +114,8 @@ def samples_of(samples: object, *, function: str) -> list[Mapping[str, Array]]:
     return found
 
 
-def see(model: ir.Model, names: Iterable[str], samples: object, *, function: str) -> dict[str, Seen]:
-    """Run the samples, and say what they make of some float activations."""
+def see(model: ir.Model, names: Iterable[str], samples: object, *, function: str, axis: int = -1) -> dict[str, Seen]:
+    """Run the samples, and say what they make of some float activations, with channels along an axis."""
     wanted = list(dict.fromkeys(names))
     given = samples_of(samples, function=function)
     opened = Skeleton.of_ir(model)
@@ -126,11 +127,13 @@ def see(model: ir.Model, names: Iterable[str], samples: object, *, function: str
     for sample in given:
         feeds = check_feeds(function, sample, runner.inputs, ())
         for name, array in _made(runner.run(feeds), feeds, wanted, function):
-            rows = np.nan_to_num(array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False))
+            turned = np.moveaxis(array, axis, -1)
+            rows = np.nan_to_num(turned.reshape(-1, turned.shape[-1]).astype(np.float32, copy=False))
             if len(rows):
                 size = np.abs(rows)
+                mean, square = size.mean(axis=0, dtype=np.float64), np.square(rows, dtype=np.float64).mean(axis=0)
                 step = -(-len(rows) // each)
-                parts[name].append(Seen(size.max(axis=0), size.mean(axis=0, dtype=np.float64), rows[::step].copy()))
+                parts[name].append(Seen(size.max(axis=0), mean, square, rows[::step].copy()))
                 counts[name].append(len(rows))
     return {name: _joined(parts[name], counts[name]) for name in wanted if parts[name]}
 
@@ -152,5 +155,6 @@ def _joined(parts: Sequence[Seen], counts: Sequence[int]) -> Seen:
     return Seen(
         np.max([part.largest for part in parts], axis=0),
         np.average([part.mean for part in parts], axis=0, weights=counts),
+        np.average([part.square for part in parts], axis=0, weights=counts),
         np.concatenate([part.rows for part in parts])[:_ROWS],
     )
