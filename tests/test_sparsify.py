@@ -48,7 +48,7 @@ def test_the_smallest_weights_of_a_layer_become_zero(share, transposed):
     assert np.count_nonzero(gone) == round(share * gone.size)
     assert np.array_equal(after[~gone], before[~gone])
     assert not gone.any() or np.abs(before[gone]).max() <= np.abs(before[~gone]).min()
-    assert list(sparsity_of(made).values())[0] == np.count_nonzero(gone) / gone.size
+    assert next(iter(sparsity_of(made).values())) == np.count_nonzero(gone) / gone.size
 
 
 @given(pattern=st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 8)]), transposed=st.booleans())
