@@ -30,7 +30,7 @@ from edgekern._onnxruntime import open_session
 from edgekern.errors import EdgekernWarning, QuantizationError
 
 COLUMNS = {"model": "s", "recipe": "s", "method": "s", "changed": "", "db": ".1f", "figure": ".4f", "gzip_mb": ".2f"}
-CALIBRATION, JUDGED = 64, 60  # sentences
+CALIBRATION, JUDGED = 64, 60  # samples, and sentences
 _LENGTHS = (16, 32, 64, 128)
 _BLOCKS = 21  # the first opset in which groups need not divide a depth
 
@@ -119,7 +119,7 @@ class Task:
         with np.load(path.with_suffix(".npz")) as data:
             given, judged, self.labels = data["calibration"], data["judged"], data["labels"]
         name = self.model.graph.input[0].name
-        return [{name: given[at : at + 1]} for at in range(len(given))], [{name: x[None]} for x in judged]
+        return [{name: given[at : at + 1]} for at in range(CALIBRATION)], [{name: x[None]} for x in judged]
 
     def measure(self, model: Model | None) -> dict[str, float]:
         found = [self._trimmed(feeds, run) for feeds, run in self._runs(model)]
