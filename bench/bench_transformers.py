@@ -1,7 +1,7 @@
 """What methods for transformers make of a model: ``python -m bench transformers MODEL.onnx ... [--pairs N]``.
 
 A model is MiniLM, with ``tokenizer.json`` beside it, or a net of ``bench small_nets``, with its ``.npz``. A row is a
-recipe and what was done to the float model, or to scales of groups, before: SmoothQuant at 0.5 and at the best power of
+recipe (``w8a8, products``: all but products stays float32, as in SmoothQuant's paper) and what was done to the float model, or to scales of groups, before: SmoothQuant at 0.5 and at the best power of
 each activation, with a Mul (``+mul``) where nothing takes its factors; scales by least squares and by HQQ; AWQ;
 rotation; and two of them together. Signal to noise is that of all outputs on samples that were not calibrated on; then
 the share of answers that are right, or Spearman on the first ``--pairs`` of the STS benchmark's development set. All
@@ -14,6 +14,7 @@ import gzip
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,7 @@ GROUPS = (
 CASES: dict[str, tuple[Method, ...]] = {
     "auto": (PLAIN, SMOOTH[2], SMOOTH[3], ROTATE),
     "w8a8": (PLAIN, *SMOOTH, ROTATE, Method("rotate, smooth auto +mul", _rotated_smooth)),
+    "w8a8, products": (PLAIN, *SMOOTH, ROTATE, Method("rotate, smooth auto +mul", _rotated_smooth)),
     "w8a8-dynamic": (PLAIN, SMOOTH[3], ROTATE),
     "w4a8-g32": GROUPS,
     "w4a8-g128": GROUPS,
@@ -183,7 +185,8 @@ def rows_of(task: Task, recipe: str, methods: Sequence[Method]) -> list[Row]:
     """A row for each method; one without figures where there is nothing that it could do."""
     rows: list[Row] = []
     for method in methods:
-        config = ek.QuantConfig(recipe=recipe, group_scales=method.scales)  # type: ignore[arg-type]
+        name, _, alone = recipe.partition(", ")
+        config = ek.QuantConfig(recipe=name, group_scales=method.scales)  # type: ignore[arg-type]
         row: Row = {"model": task.name, "recipe": recipe, "method": method.name}
         try:
             prepared = method.prepare(task.model, task.samples, config)
@@ -191,7 +194,10 @@ def rows_of(task: Task, recipe: str, methods: Sequence[Method]) -> list[Row]:
             rows.append({**row, "changed": 0, "db": float("nan"), "figure": float("nan"), "said": str(error)})
             continue
         ranges = None
-        if recipe in ("auto", "w8a8"):
+        if alone:
+            others = {node.op_type for node in prepared.graph.node} - {"MatMul", "Gemm", "Conv", "Constant"}
+            config = replace(config, keep_float=sorted(others))
+        if name in ("auto", "w8a8"):
             ranges = ek.Calibrator(prepared, progress=False).collect_many(task.samples).compute_ranges()
         made = task.measure(ek.quantize(prepared, ranges, config))
         rows.append({**row, "changed": _changed(task.model, prepared), **made})

@@ -81,15 +81,21 @@ class Seen:
 
     Attributes
     ----------
-    largest : (k,) float32. The largest magnitude of each channel.
+    least, most : (k,) float32. Of each channel, over all rows.
     mean, square : (k,) float64. The mean magnitude, and the mean square.
     rows : (some, k) float32. At most 512 rows, as many of each sample.
     """
 
-    largest: Float32Array
+    least: Float32Array
+    most: Float32Array
     mean: npt.NDArray[np.float64]
     square: npt.NDArray[np.float64]
     rows: Float32Array
+
+    @property
+    def largest(self) -> Float32Array:
+        """The largest magnitude of each channel."""
+        return np.maximum(-self.least, self.most)
 
 
 def samples_of(samples: object, *, function: str) -> list[Mapping[str, Array]]:
@@ -130,10 +136,10 @@ def see(model: ir.Model, names: Iterable[str], samples: object, *, function: str
             turned = np.moveaxis(array, axis, -1)
             rows = np.nan_to_num(turned.reshape(-1, turned.shape[-1]).astype(np.float32, copy=False))
             if len(rows):
-                size = np.abs(rows)
-                mean, square = size.mean(axis=0, dtype=np.float64), np.square(rows, dtype=np.float64).mean(axis=0)
+                mean = np.abs(rows).mean(axis=0, dtype=np.float64)
+                square = np.square(rows, dtype=np.float64).mean(axis=0)
                 step = -(-len(rows) // each)
-                parts[name].append(Seen(size.max(axis=0), mean, square, rows[::step].copy()))
+                parts[name].append(Seen(rows.min(axis=0), rows.max(axis=0), mean, square, rows[::step].copy()))
                 counts[name].append(len(rows))
     return {name: _joined(parts[name], counts[name]) for name in wanted if parts[name]}
 
@@ -153,7 +159,8 @@ def _made(
 
 def _joined(parts: Sequence[Seen], counts: Sequence[int]) -> Seen:
     return Seen(
-        np.max([part.largest for part in parts], axis=0),
+        np.min([part.least for part in parts], axis=0),
+        np.max([part.most for part in parts], axis=0),
         np.average([part.mean for part in parts], axis=0, weights=counts),
         np.average([part.square for part in parts], axis=0, weights=counts),
         np.concatenate([part.rows for part in parts])[:_ROWS],

@@ -152,14 +152,14 @@ def _error(place: Place, seen: Mapping[str, Seen], factors: FloatArray) -> float
     total = 0.0
     for layer, channel in place.layers:
         weights = layer.weights.astype(np.float32)
-        rows, own = seen[str(layer.input.name)].rows, factors[channel].astype(np.float32)
-        made = _rounded_rows(rows / own) @ _rounded_columns(weights * own).T - rows @ weights.T
+        given, own = seen[str(layer.input.name)], factors[channel].astype(np.float32)
+        rows, limits = given.rows, (float((given.least / own).min(initial=0)), float((given.most / own).max(initial=0)))
+        made = _rounded_rows(rows / own, *limits) @ _rounded_columns(weights * own).T - rows @ weights.T
         total += float(np.square(made, out=made).sum(dtype=np.float64))
     return total if math.isfinite(total) else math.inf
 
 
-def _rounded_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lo, hi = min(float(rows.min(initial=0)), 0.0), max(float(rows.max(initial=0)), 0.0)
+def _rounded_rows(rows: npt.NDArray[np.float32], lo: float, hi: float) -> npt.NDArray[np.float32]:
     step = np.float32((hi - lo) / 255 or 1.0)
     made: npt.NDArray[np.float32] = np.rint(rows / step) * step
     return made
