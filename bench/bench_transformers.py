@@ -1,12 +1,13 @@
 """What methods for transformers make of a model: ``python -m bench transformers MODEL.onnx ... [--pairs N]``.
 
 A model is MiniLM, with ``tokenizer.json`` beside it, or a net of ``bench small_nets``, with its ``.npz``. A row is a
-recipe (``w8a8, products``: all but products stays float32, as in SmoothQuant's paper) and what was done to the float model, or to scales of groups, before: SmoothQuant at 0.5 and at the best power of
-each activation, with a Mul (``+mul``) where nothing takes its factors; scales by least squares and by HQQ; AWQ;
-rotation; and two of them together. Signal to noise is that of all outputs on samples that were not calibrated on; then
-the share of answers that are right, or Spearman on the first ``--pairs`` of the STS benchmark's development set. All
-run in compiled programs. ``changed`` counts layers by constant weights that are not what they were. Sparse models are
-float32, with the size of the file as gzip packs it.
+recipe (``w8a8, products``: all but products stays float32, as in SmoothQuant's paper) and what was done to the float
+model, or to scales of groups, before: SmoothQuant at 0.5 and at the best power of each activation, with a Mul
+(``+mul``) where nothing takes its factors; scales by least squares and by HQQ; AWQ; rotation; and two of them together.
+Signal to noise is that of all outputs on samples that were not calibrated on; then the share of answers that are right,
+or Spearman on the first ``--pairs`` of the STS benchmark's development set. All run in compiled programs. ``changed``
+counts layers by constant weights that are not what they were. Sparse models are float32, with the size of the file as
+gzip packs it.
 """
 
 import argparse
@@ -162,8 +163,9 @@ class Sentences(Task):
         self.tokenizer.no_padding()
         every = [sentence for pair in load_pairs()[0] for sentence in pair]
         self.pairs = load_pairs(pairs) if pairs else None
-        feeds = [self._feeds(sentence) for sentence in (*every[-CALIBRATION:], *every[:JUDGED])]
-        return feeds[:CALIBRATION], feeds[CALIBRATION:]
+        others = every[JUDGED:]
+        spread = others[:: len(others) // CALIBRATION][:CALIBRATION]
+        return [self._feeds(sentence) for sentence in spread], [self._feeds(sentence) for sentence in every[:JUDGED]]
 
     def _feeds(self, sentence: str) -> dict[str, Array]:
         ids = self.tokenizer.encode(sentence).ids[: _LENGTHS[-1]]
