@@ -17,7 +17,7 @@ from edgekern.quantization.methods.float_model import opened_float
 from edgekern.quantization.methods.hadamard import keeping_ones, random_hadamard
 from edgekern.quantization.methods.rotate import heads_of
 from edgekern.quantization.methods.rotate_stream import streams_of
-from test_smooth import behind_a_norm, constants, fed, results, same
+from test_smooth import behind_a_norm, constants, fed, results, same, values_given_out
 
 from float_models import sqnr_db
 
@@ -162,9 +162,10 @@ def test_a_stream_that_the_caller_reads_is_left():
     assert "the caller reads it" in said
 
 
-def test_values_that_the_caller_reads_keep_their_channels():
+@pytest.mark.parametrize("model", [transformers.decoder, values_given_out])
+def test_values_that_the_caller_reads_keep_their_channels(model):
     with pytest.raises(QuantizationError, match="rotate: nothing of model can be rotated"):
-        ek.rotate(transformers.decoder())
+        ek.rotate(model())
 
 
 def test_odd_arguments_are_refused():
