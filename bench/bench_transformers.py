@@ -3,7 +3,7 @@
 A model is MiniLM, with ``tokenizer.json`` beside it, or a net of ``bench small_nets``, with its ``.npz``. A row is a
 recipe (``w8a8, products``: all but products stays float32, as in SmoothQuant's paper) and what was done to the float
 model, or to scales of groups, before: SmoothQuant at 0.5 and at the best power of each activation, with a Mul
-(``+mul``) where nothing takes its factors; scales by least squares and by HQQ; AWQ; rotation; and two of them together.
+(``+mul``) where nothing takes its factors; scales by least squares and by HQQ; AWQ; rotation; GPTQ; two of them.
 Signal to noise is that of all outputs on samples that were not calibrated on; then the share of answers that are right,
 or Spearman on the first ``--pairs`` of the STS benchmark's development set. All run in compiled programs. ``changed``
 counts layers by constant weights that are not what they were. Sparse models are float32, with the size of the file as
@@ -41,11 +41,12 @@ Prepare = Callable[[Model, Sequence[Mapping[str, Array]], ek.QuantConfig], Model
 
 
 class Method(NamedTuple):
-    """What is done to a float model, and the configuration's scales of groups."""
+    """What is done to a float model, and the configuration's scales of groups and rounding."""
 
     name: str
     prepare: Prepare
     scales: str = "max"
+    rounding: str = "filter_sum"
 
 
 def _plain(model: Model, samples: Any, config: Any) -> Model:
@@ -91,6 +92,9 @@ GROUPS = (
     Method("rotate, mse", _rotate, "mse"),
     Method("rotate, hqq", _rotate, "hqq"),
     Method("rotate, awq +mul", _rotated_awq),
+    Method("gptq", _plain, rounding="gptq"),
+    Method("rotate, gptq", _rotate, rounding="gptq"),
+    Method("awq +mul, gptq", _awq(True), rounding="gptq"),
 )
 CASES: dict[str, tuple[Method, ...]] = {
     "auto": (PLAIN, SMOOTH[2], SMOOTH[3], ROTATE),
@@ -188,7 +192,7 @@ def rows_of(task: Task, recipe: str, methods: Sequence[Method]) -> list[Row]:
     rows: list[Row] = []
     for method in methods:
         name, _, alone = recipe.partition(", ")
-        config = ek.QuantConfig(recipe=name, group_scales=method.scales)  # type: ignore[arg-type]
+        config = ek.QuantConfig(recipe=name, group_scales=method.scales, rounding=method.rounding)  # type: ignore[arg-type]
         row: Row = {"model": task.name, "recipe": recipe, "method": method.name}
         try:
             prepared = method.prepare(task.model, task.samples, config)
@@ -201,7 +205,8 @@ def rows_of(task: Task, recipe: str, methods: Sequence[Method]) -> list[Row]:
             config = replace(config, keep_float=sorted(others))
         if name in ("auto", "w8a8"):
             ranges = ek.Calibrator(prepared, progress=False).collect_many(task.samples).compute_ranges()
-        made = task.measure(ek.quantize(prepared, ranges, config))
+        samples = task.samples if method.rounding == "gptq" else None
+        made = task.measure(ek.quantize(prepared, ranges, config, samples=samples))
         rows.append({**row, "changed": _changed(task.model, prepared), **made})
         print(f"{task.name}, {recipe}, {method.name}: {made['db']:.1f} dB", file=sys.stderr, flush=True)
     return rows

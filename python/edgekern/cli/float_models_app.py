@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from edgekern.cli.choices import GroupRecipe, GroupScales
 from edgekern.cli.samples_app import Data, Existing, Few, How, Kind, MaxLength, Preset, Size, Tokenizer, few_options
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where the float model goes (ONNX).")]
 Insert = Annotated[
     bool, typer.Option("--insert", help="Put a Mul before layers whose activation nobody can scale where it is made.")
 ]
-GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
-GroupScales = Literal["max", "mse", "hqq"]
 
 
 def add_commands(app: typer.Typer, panel: str) -> None:
