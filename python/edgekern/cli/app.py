@@ -7,7 +7,8 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import gates_app, samples_app, session
+from edgekern.cli import float_models_app, gates_app, samples_app, session
+from edgekern.cli.choices import GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -30,22 +31,6 @@ Shape = Annotated[
         "16|128. Repeatable.",
     ),
 ]
-# Those of edgekern.quantization.config, which takes a second to import.
-Recipe = Literal[
-    "w8a8",
-    "w4a8",
-    "w8a16",
-    "w8a8-dynamic",
-    "w4a8-g32",
-    "w4a8-g64",
-    "w4a8-g128",
-    "w4a16-g32",
-    "w4a16-g64",
-    "w4a16-g128",
-    "float32",
-]
-Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
-ModelRecipe = Literal["auto", "mixed", "performance", "accuracy", Recipe]
 _READ = ".npz, .npy, .bin, .wav, text, or a folder of such files or of pictures"
 Data = Annotated[list[Path], typer.Argument(exists=True, help=_READ)]
 SomeData = Annotated[list[Path] | None, typer.Argument(exists=True, help=f"{_READ}; default: random numbers")]
@@ -77,6 +62,7 @@ def quickstart(
 
 
 samples_app.add_commands(app, MAKE)
+float_models_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=MAKE)
@@ -98,6 +84,10 @@ def quantize(
         ),
     ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
+    group_scales: Annotated[
+        GroupScales,
+        typer.Option(help="Of 4-bit weights by groups: leave none out, least squares, or half-quadratic splitting."),
+    ] = "max",
     rounding: Annotated[
         Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")
     ] = "filter_sum",
@@ -151,6 +141,7 @@ def quantize(
         output,
         recipe=recipe,
         activations=activations,
+        group_scales=group_scales,
         rounding=rounding,
         seen=toolkit.Seen(data or [], given, checkpoint),
         rules=rules,

@@ -14,7 +14,7 @@ from edgekern.cli.sources import PLAIN, DataOptions, as_ranges, open_data
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
-from edgekern.quantization.config import ModelRecipe, Recipe, Rounding
+from edgekern.quantization.config import GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.quantization.methods import needs_samples
 
 
@@ -59,6 +59,7 @@ def quantize(
     *,
     recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
+    group_scales: GroupScales = "max",
     rounding: Rounding = "filter_sum",
     seen: Seen | None = None,
     rules: Rules | None = None,
@@ -77,6 +78,7 @@ def quantize(
     config = quantization.QuantConfig(
         recipe=recipe,
         activations=activations,
+        group_scales=group_scales,
         rounding=rounding,
         overrides=overrides,
         keep_float=rules.keep_float,

@@ -19,7 +19,9 @@ accumulators could pass 2**31 and its scale has to grow. Methods run in the orde
 bias. A statistic that is not there is no error; the rows are given back as they were.
 
 Equalization (Nagel et al., 2019) moves factors from the float weights of one layer to those of the next. That changes
-the ranges between them as well, so it is a function of a model and belongs before calibration, not here.
+the ranges between them as well, so it is a function of a model and belongs before calibration. So are ``smooth``,
+``awq_layers``, ``rotate`` and ``sparsify``, with ``float_model``, ``linear_layers`` and ``channel_takers`` below them.
+Groups of 4-bit weights are no rows: ``hqq`` and ``group_search`` choose their scales (:func:`group_rounding_of`).
 """
 
 from typing import Protocol
