@@ -8,6 +8,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
+Granularity = Literal["channel", "tensor"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
 Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
 RoleRecipe = Literal["mixed", "performance", "accuracy"]
@@ -29,6 +30,10 @@ class QuantConfig:
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
         ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
 
+    granularity : "channel" or "tensor"
+        Whether each output channel of a Conv, Gemm or MatMul has a scale for its weights, or all of them one, as some
+        accelerators want it. That loses much where channels differ; :func:`edgekern.equalize` makes them alike.
+        Recipes of rows keep a scale a column.
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
@@ -66,6 +71,7 @@ class QuantConfig:
 
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
+    granularity: Granularity = "channel"
     bias_correction: bool = True
     recipe: ModelRecipe = "auto"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
@@ -78,6 +84,7 @@ class QuantConfig:
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
+        _require_choice(self.granularity, "granularity", get_args(Granularity))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
         _require_choice(self.recipe, "recipe", get_args(ModelRecipe))

@@ -282,7 +282,7 @@ def _encoded(
     _require_as_exported(graph_model.graph, function)
     front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
-    results = results_db(graph_model.graph, ranges)
+    results = results_db(graph_model.graph, ranges, config.granularity)
     if config.recipe == "auto":
         choose_recipes(graph_model.graph, results)
     choose_by_role(graph_model.graph, config.recipe, calibrated=bool(ranges))
@@ -308,7 +308,9 @@ def _encoded(
         source, weights = node.inputs[:2]
         if source is None or weights is None or not is_float_constant(weights):
             continue
-        layer = quantize_layer(node, activations[source], ranges, methods, function=function)
+        layer = quantize_layer(
+            node, activations[source], ranges, methods, function=function, granularity=config.granularity
+        )
         result = str(node.outputs[0].name)
         if encodings.setdefault(str(weights.name), layer.encoding) != layer.encoding:
             encodings[f"{weights.name}:{result}"] = layer.encoding
