@@ -33,6 +33,7 @@ Shape = Annotated[
 # Those of edgekern.quantization.config, which takes a second to import.
 Recipe = Literal[
     "w8a8",
+    "w4a8",
     "w8a16",
     "w8a8-dynamic",
     "w4a8-g32",

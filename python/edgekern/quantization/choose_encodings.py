@@ -18,7 +18,7 @@ from edgekern.quantization.config import Granularity, QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
-from edgekern.quantization.rules import is_wide
+from edgekern.quantization.rules import is_wide, weight_bits
 from edgekern.quantization.schemes import affine_signed, encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_tensor, quantize_weights
 
@@ -88,12 +88,13 @@ def quantize_layer(
         bias=None if bias is None else bias.reshape(-1),
         takes_bias=not adds_later,
         statistics=_statistics(node, str(source.name), ranges),
+        bits=weight_bits(node),
     )
     layer = replace(layer, bias=None) if adds_later else layer
     if weights.ndim != 1:
         return layer
     # A MatMul by a vector is one by a matrix of one column, whose one scale is the whole vector's.
-    encoding = Encoding(layer.encoding.scale.reshape(-1)[0], signed=True)
+    encoding = Encoding(layer.encoding.scale.reshape(-1)[0], signed=True, bits=layer.encoding.bits)
     return replace(layer, values=layer.values[:, 0], encoding=encoding)
 
 

@@ -9,8 +9,9 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 Activations = Literal["u8", "s8"]
 Rounding = Literal["filter_sum", "nearest"]
 Granularity = Literal["channel", "tensor"]
+GroupScales = Literal["max", "mse", "hqq"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
-Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
+Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
 RoleRecipe = Literal["mixed", "performance", "accuracy"]
 ModelRecipe = Literal["auto", RoleRecipe, Recipe]
 Border = Literal["float32", "uint8", "int8"]
@@ -34,11 +35,16 @@ class QuantConfig:
         Whether each output channel of a Conv, Gemm or MatMul has a scale for its weights, or all of them one, as some
         accelerators want it. That loses much where channels differ; :func:`edgekern.equalize` makes them alike.
         Recipes of rows keep a scale a column.
+    group_scales : "max", "mse" or "hqq"
+        How groups of 4-bit weights get their scales and zero points. ``"max"`` leaves no weight out; ``"mse"`` searches
+        for the range that leaves the smallest squared error of the weights; ``"hqq"`` makes a norm of them small that
+        minds outliers less (:mod:`edgekern.quantization.methods.hqq`).
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
     recipe : str
-        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a16"``: on 8-bit
+        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w4a8"``: the same
+        on 4-bit weights, -7 to 7 with a scale an output channel. ``"w8a16"``: on 8-bit
         weights and activations of 16 bits, which all tensors have that such a node makes or reads. ``"w8a8-dynamic"``:
         on 8-bit weights and rows of activations that each get their own scale as they come, which no calibration
         foresees (Gemm and MatMul by constants, Convs whose windows lie side by side, LSTM, GRU and RNN; all else in
@@ -72,6 +78,7 @@ class QuantConfig:
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
     granularity: Granularity = "channel"
+    group_scales: GroupScales = "max"
     bias_correction: bool = True
     recipe: ModelRecipe = "auto"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
@@ -85,6 +92,7 @@ class QuantConfig:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
         _require_choice(self.granularity, "granularity", get_args(Granularity))
+        _require_choice(self.group_scales, "group_scales", get_args(GroupScales))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
         _require_choice(self.recipe, "recipe", get_args(ModelRecipe))

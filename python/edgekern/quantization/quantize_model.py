@@ -51,12 +51,12 @@ from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.four_bits import groups_of
-from edgekern.quantization.methods import methods_of
+from edgekern.quantization.methods import group_rounding_of, methods_of
 from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
 from edgekern.quantization.roles import choose_by_role, embedding_tables
-from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_named, is_of_rows, is_wide
+from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_named, is_of_rows, recipe_of
 from edgekern.quantization.write_qdq import QdqWriter
 from edgekern.quantization.write_rows import WrittenRows, write_rows
 
@@ -317,7 +317,7 @@ def _encoded(
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
-    rows = write_rows(graph_model.graph, writer, methods, function=function)
+    rows = write_rows(graph_model.graph, writer, methods, group_rounding_of(config), function=function)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
     tables = []
@@ -327,7 +327,7 @@ def _encoded(
             tables.append((node, table, encoding))
             if encodings.setdefault(str(table.name), encoding) != encoding:  # a product reads it, too
                 encodings[f"{table.name}:{node.outputs[0].name}"] = encoding
-    recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
+    recipes: dict[str, Recipe] = {label(n): recipe_of(n) for n in placement.weighted}
     recipes |= rows.recipes
     if is_of_rows(config.recipe) and not encodings:
         rest = f"; {_describe_without_rows(rows.without_rows)}" if rows.without_rows else ""

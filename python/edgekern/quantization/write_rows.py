@@ -14,8 +14,8 @@ from edgekern.graph.wide import FIRST_WIDE_OPSET
 from edgekern.quantization.choose_encodings import quantize_gates, quantize_matrix, require_finite
 from edgekern.quantization.config import Recipe
 from edgekern.quantization.encodings import Encoding
-from edgekern.quantization.four_bits import Groups, groups_of, quantize_groups
-from edgekern.quantization.methods import Method
+from edgekern.quantization.four_bits import Groups, groups_of
+from edgekern.quantization.methods import GroupRounding, Method
 from edgekern.quantization.rules import has_weights, is_dynamic, recipe_of
 from edgekern.quantization.write_qdq import QdqWriter
 
@@ -38,7 +38,9 @@ class WrittenRows:
     eight_bits: list[ir.Node] = field(default_factory=list)
 
 
-def write_rows(graph: ir.Graph, writer: QdqWriter, methods: Sequence[Method], *, function: str) -> WrittenRows:
+def write_rows(
+    graph: ir.Graph, writer: QdqWriter, methods: Sequence[Method], group_rounding: GroupRounding, *, function: str
+) -> WrittenRows:
     """Write all nodes of a prepared graph whose recipe is one of rows."""
     done = WrittenRows()
     for node in [node for node in graph if is_dynamic(node) and has_weights(node)]:
@@ -54,7 +56,7 @@ def write_rows(graph: ir.Graph, writer: QdqWriter, methods: Sequence[Method], *,
         if groups is None:
             _write_matrices(node, writer, methods, done, function)
         else:
-            _write_groups(node, writer, groups, done, function)
+            _write_groups(node, writer, groups, group_rounding, done, function)
     return done
 
 
@@ -86,13 +88,15 @@ def _write_matrices(
     writer.write_dynamic(node, layers)
 
 
-def _write_groups(node: ir.Node, writer: QdqWriter, groups: Groups, done: WrittenRows, function: str) -> None:
+def _write_groups(
+    node: ir.Node, writer: QdqWriter, groups: Groups, group_rounding: GroupRounding, done: WrittenRows, function: str
+) -> None:
     """By 4-bit weights with a scale a group."""
     value, depth = node.inputs[1], depth_axis(node)
     weights = float_constant(value)
     assert value is not None
     assert weights is not None
     require_finite(node, value, weights, function)
-    layer = quantize_groups(weights.T if depth == 0 else weights.reshape(len(weights), -1), groups.size)
+    layer = group_rounding(weights.T if depth == 0 else weights.reshape(len(weights), -1), groups.size)
     done.encodings.setdefault(str(value.name), layer.encoding(depth))
     writer.write_groups(node, layer, groups.row_bits)

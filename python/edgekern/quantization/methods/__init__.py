@@ -22,15 +22,29 @@ Equalization (Nagel et al., 2019) moves factors from the float weights of one la
 the ranges between them as well, so it is a function of a model and belongs before calibration, not here.
 """
 
+from collections.abc import Callable
+
 from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.four_bits import Float32Array, GroupedWeights, quantize_groups
 from edgekern.quantization.methods.bias_correction import correct_bias
+from edgekern.quantization.methods.group_search import search_groups
+from edgekern.quantization.methods.hqq import hqq_groups
 from edgekern.quantization.methods.rounding import keep_filter_sums
 from edgekern.quantization.weights import Method, Rows
 
-__all__ = ["Method", "Rows", "methods_of"]
+__all__ = ["GroupRounding", "Method", "Rows", "group_rounding_of", "methods_of"]
+
+# Weights (columns, k) and how many of them share a scale -> their codes.
+GroupRounding = Callable[[Float32Array, int], GroupedWeights]
 
 
 def methods_of(config: QuantConfig) -> tuple[Method, ...]:
     """What a configuration asks for, in the order in which it runs."""
     rounding: tuple[Method, ...] = (keep_filter_sums,) if config.rounding == "filter_sum" else ()
     return (*rounding, correct_bias) if config.bias_correction else rounding
+
+
+def group_rounding_of(config: QuantConfig) -> GroupRounding:
+    """How groups of 4-bit weights are rounded."""
+    ways: dict[str, GroupRounding] = {"max": quantize_groups, "mse": search_groups, "hqq": hqq_groups}
+    return ways[config.group_scales]
