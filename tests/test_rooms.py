@@ -146,6 +146,7 @@ def test_few_rooms_know_onnx_operators_by_name(repository):
             "QuantizeLinear",
             "DequantizeLinear",
         }
+        | {"Mul", "Div"}  # by which factors of channels go into constants
         | {"Identity", "Transpose"}  # moves that it leaves alone, or that keep float
         | {"Pow"}  # whose exponent says whether a front end is one
         | {"Reshape"},  # which parts the scales of two directions

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, choose_ranges, quantize
+    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, rotate, smooth, sparsify
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -93,6 +93,7 @@ _LAZY = {
     "SessionOptions": "edgekern.runtime",
     "Validation": "edgekern.analysis",
     "attention": "edgekern.transformer",
+    "awq": "edgekern.quantization",
     "checklist": "edgekern.analysis",
     "choose_ranges": "edgekern.quantization",
     "compare": "edgekern.analysis",
@@ -109,9 +110,12 @@ _LAZY = {
     "register_threadpoolctl": "edgekern.threadpools",
     "rms_norm": "edgekern.transformer",
     "rotary_embedding": "edgekern.transformer",
+    "rotate": "edgekern.quantization",
     "samples": "edgekern.calibration",
     "sensitivity": "edgekern.analysis",
     "set_default_logger_severity": "edgekern.runtime",
+    "smooth": "edgekern.quantization",
+    "sparsify": "edgekern.quantization",
     "validate": "edgekern.analysis",
 }
 
@@ -149,6 +153,7 @@ __all__ = [
     "Validation",
     "__version__",
     "attention",
+    "awq",
     "checklist",
     "choose_ranges",
     "compare",
@@ -176,10 +181,13 @@ __all__ = [
     "register_threadpoolctl",
     "rms_norm",
     "rotary_embedding",
+    "rotate",
     "samples",
     "sensitivity",
     "set_default_logger_severity",
     "set_num_threads",
+    "smooth",
+    "sparsify",
     "tile_plan",
     "validate",
 ]

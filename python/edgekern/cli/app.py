@@ -7,7 +7,7 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import gates_app, samples_app, session
+from edgekern.cli import float_models_app, gates_app, samples_app, session
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -76,6 +76,7 @@ def quickstart(
 
 
 samples_app.add_commands(app, MAKE)
+float_models_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=MAKE)
@@ -97,6 +98,10 @@ def quantize(
         ),
     ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
+    group_scales: Annotated[
+        float_models_app.GroupScales,
+        typer.Option(help="Of 4-bit weights by groups: leave none out, least squares, or half-quadratic splitting."),
+    ] = "max",
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,7 +131,15 @@ def quantize(
 
     rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [], first, last)
     done = toolkit.quantize(
-        model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape, plan=plan
+        model,
+        ranges,
+        output,
+        recipe=recipe,
+        activations=activations,
+        group_scales=group_scales,
+        rules=rules,
+        shapes=shape,
+        plan=plan,
     )
     typer.echo(done)
 

@@ -26,12 +26,12 @@ def sensitivity(
 ) -> str:
     read = calibration.Ranges.load(ranges)
     feeds = open_data(data, model, as_ranges(given, ranges))
-    return _shown(analysis.sensitivity(model, read, _few(feeds, given), what=what, metric=metric), as_json)
+    return _shown(analysis.sensitivity(model, read, few(feeds, given), what=what, metric=metric), as_json)
 
 
 def compare(model: Path, program: Path, data: Sequence[Path], *, given: DataOptions, as_json: bool) -> str:
     opened = Program.load(program)
-    feeds = _few(open_data(data, inputs_for_both(opened, model), given, made_for=opened), given)
+    feeds = few(open_data(data, inputs_for_both(opened, model), given, made_for=opened), given)
     return _shown(analysis.compare(model, opened, feeds), as_json)
 
 
@@ -41,7 +41,7 @@ def coverage(model: Path, ranges: Path, data: Sequence[Path], *, given: DataOpti
     return _shown(calibration.coverage(model, read, feeds), as_json)
 
 
-def _few(read: Samples, given: DataOptions) -> Iterator[Mapping[str, Any]]:
+def few(read: Samples, given: DataOptions) -> Iterator[Mapping[str, Any]]:
     """Feeds of 16 samples, or of as many as are asked for: they tell layers apart, and their activations are kept."""
     taken = 0
     for feeds in read:

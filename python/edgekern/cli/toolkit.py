@@ -13,7 +13,7 @@ from edgekern.cli.session import told
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
-from edgekern.quantization.config import ModelRecipe, Recipe
+from edgekern.quantization.config import GroupScales, ModelRecipe, Recipe
 
 
 def quickstart(save: Path | None) -> str:
@@ -38,6 +38,7 @@ def quantize(
     *,
     recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
+    group_scales: GroupScales = "max",
     rules: Rules | None = None,
     shapes: list[str] | None = None,
     plan: bool = False,
@@ -54,6 +55,7 @@ def quantize(
     config = quantization.QuantConfig(
         recipe=recipe,
         activations=activations,
+        group_scales=group_scales,
         overrides=overrides,
         keep_float=rules.keep_float,
         first_layer=rules.first_layer,

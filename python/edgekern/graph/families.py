@@ -96,6 +96,11 @@ RESIZES = frozenset({"Resize"})
 # What attention is made of beside a Softmax, how operators are called that are all of it, and a table's look-up.
 OF_ACTIVATIONS = frozenset({"MatMul", "Einsum"})
 ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention"})
+# Which inputs of a norm over the last axis are constants for each channel; functions with f(s x) = s f(x) for s > 0.
+NORM_CONSTANTS = {"LayerNormalization": (1, 2), "RMSNormalization": (1,), "SimplifiedLayerNormalization": (1,)}
+HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
+CENTERED = "LayerNormalization"  # the norm that takes the mean away
+REPEATED = "Expand"
 CARRIED = MOVES | {"Cast", "Dropout"}
 LOOKUP = "Gather"
 # A front end's: what makes a number small or large by powers of ten, and what leads to such a number.

@@ -5,6 +5,10 @@ Needs ``edgekern[toolkit]``.
 
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings, FloatEncoding
+from edgekern.quantization.methods.awq_layers import awq
+from edgekern.quantization.methods.rotate import rotate
+from edgekern.quantization.methods.smooth import smooth
+from edgekern.quantization.methods.sparsify import sparsify, sparsity_of
 from edgekern.quantization.plan import Choice, Plan, plan_of
 from edgekern.quantization.quantize_model import compute_encodings, quantize
 from edgekern.quantization.try_methods import choose_ranges
@@ -16,8 +20,13 @@ __all__ = [
     "FloatEncoding",
     "Plan",
     "QuantConfig",
+    "awq",
     "choose_ranges",
     "compute_encodings",
     "plan_of",
     "quantize",
+    "rotate",
+    "smooth",
+    "sparsify",
+    "sparsity_of",
 ]

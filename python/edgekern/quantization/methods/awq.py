@@ -61,12 +61,20 @@ def awq_factors(
     Factors
     """
     wide = np.asarray(moments, np.float64)
+
+    def error_of(factors: Float32Array) -> float:
+        return output_error(rounding(weights * factors) / factors - weights, wide)
+
+    return search_factors(magnitudes, error_of, steps=steps)
+
+
+def search_factors(magnitudes: FloatArray, error_of: Callable[[Float32Array], float], *, steps: int = STEPS) -> Factors:
+    """The same with an error that somebody else knows of factors: of layers that have their inputs in other orders."""
     best: Factors | None = None
     for step in range(steps):
         alpha = step / steps
         factors = powers_of(magnitudes, alpha)
-        left = rounding(weights * factors) / factors - weights
-        error = output_error(left, wide)
+        error = error_of(factors)
         if best is None:
             best = Factors(factors, alpha, error, error)
         elif error < best.error:
