@@ -102,6 +102,9 @@ def quantize(
         float_models_app.GroupScales,
         typer.Option(help="Of 4-bit weights by groups: leave none out, least squares, or half-quadratic splitting."),
     ] = "max",
+    granularity: Annotated[
+        Literal["channel", "tensor"], typer.Option(help="Weights: a scale an output channel, or one a layer.")
+    ] = "channel",
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,6 +139,7 @@ def quantize(
         output,
         recipe=recipe,
         activations=activations,
+        granularity=granularity,
         group_scales=group_scales,
         rules=rules,
         shapes=shape,

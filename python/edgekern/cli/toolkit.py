@@ -38,6 +38,7 @@ def quantize(
     *,
     recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
+    granularity: Literal["channel", "tensor"] = "channel",
     group_scales: GroupScales = "max",
     rules: Rules | None = None,
     shapes: list[str] | None = None,
@@ -55,6 +56,7 @@ def quantize(
     config = quantization.QuantConfig(
         recipe=recipe,
         activations=activations,
+        granularity=granularity,
         group_scales=group_scales,
         overrides=overrides,
         keep_float=rules.keep_float,
