@@ -40,10 +40,9 @@ Vector = npt.NDArray[np.float64]
 
 MOST_ROUNDS, STILL = 100, 1e-3  # once around all streams; the logarithm of what a factor may still move by
 # How much of a channel's range where it is made is what it holds, and not its weights: chosen by measurement.
-AMPLITUDE = 0.2
+AMPLITUDE = 0.1
 # A bias counts as weights of a thousandth of it, or under weights near 0, as dead channels have, it grows without end.
 BIAS = 2.0**-10
-_BROADCASTING_MIN = 8  # the opset
 
 
 def equalize(model: ModelLike, samples: Samples | None = None) -> onnx.ModelProto:
@@ -89,8 +88,7 @@ def equalize(model: ModelLike, samples: Samples | None = None) -> onnx.ModelProt
     """
     opened = opened_float(model, function="equalize")
     prepare(opened)
-    bounded = opened.opset_imports.get("", _BROADCASTING_MIN) >= _BROADCASTING_MIN
-    streams = [stream for stream in find_streams(opened.graph) if bounded or not stream.clamps]
+    streams = find_streams(opened.graph)
     layers = {node: _Layer(node) for stream in streams for node in (*stream.makers, *stream.readers)}
     shared = [_Shared(stream, layers) for stream in streams if _fit(stream, layers)]
     if samples is not None:
