@@ -44,6 +44,7 @@ Recipe = Literal[
     "w4a16-g128",
     "float32",
 ]
+Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
 ModelRecipe = Literal["auto", "mixed", "performance", "accuracy", Recipe]
 _READ = ".npz, .npy, .bin, .wav, text, or a folder of such files or of pictures"
 Data = Annotated[list[Path], typer.Argument(exists=True, help=_READ)]
@@ -105,6 +106,15 @@ def quantize(
     granularity: Annotated[
         Literal["channel", "tensor"], typer.Option(help="Weights: a scale an output channel, or one a layer.")
     ] = "channel",
+    rounding: Annotated[
+        Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")
+    ] = "filter_sum",
+    data: Annotated[
+        list[Path] | None, typer.Option(exists=True, metavar="DATA", help=f"Samples: {_READ}. Repeatable.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Samples: those that such a file of calibrate has.")
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,9 +138,19 @@ def quantize(
     ] = None,
     shape: Shape = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the recipe of every product, and why.")] = False,
+    kind: samples_app.Kind = None,
+    samples: samples_app.Samples = None,
+    preset: samples_app.Preset = None,
+    size: samples_app.Size = None,
+    tokenizer: samples_app.Tokenizer = None,
+    preprocessing: samples_app.How = None,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
+
+    given = DataOptions(
+        kind=kind, limit=samples, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing
+    )
 
     rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [], first, last)
     done = toolkit.quantize(
@@ -141,6 +161,8 @@ def quantize(
         activations=activations,
         granularity=granularity,
         group_scales=group_scales,
+        rounding=rounding,
+        seen=toolkit.Seen(data or [], given, checkpoint),
         rules=rules,
         shapes=shape,
         plan=plan,

@@ -66,8 +66,9 @@ def quantize_layer(
     *,
     function: str,
     granularity: Granularity = "channel",
+    shown: Mapping[str, FloatArray] | None = None,
 ) -> QuantizedWeights:
-    """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
+    """The constant weights and the bias of a Conv, Gemm or MatMul as integers; ``shown`` is what samples show."""
     quantized = quantize_weights if granularity == "channel" else quantize_tensor
     source, weights_value, *rest = node.inputs
     assert source is not None
@@ -87,7 +88,7 @@ def quantize_layer(
         methods=methods,
         bias=None if bias is None else bias.reshape(-1),
         takes_bias=not adds_later,
-        statistics=_statistics(node, str(source.name), ranges),
+        statistics={**_statistics(node, str(source.name), ranges), **(shown or {})},
         bits=weight_bits(node),
     )
     layer = replace(layer, bias=None) if adds_later else layer
@@ -98,13 +99,21 @@ def quantize_layer(
     return replace(layer, values=layer.values[:, 0], encoding=encoding)
 
 
-def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
+def quantize_matrix(
+    node: ir.Node,
+    weights: ir.Value,
+    methods: Sequence[Method],
+    *,
+    function: str,
+    shown: Mapping[str, FloatArray] | None = None,
+) -> QuantizedWeights:
     """The constant weights of a product whose rows get their scales as they come; its bias stays float32."""
     values = float_constant(weights)
     assert values is not None
     require_finite(node, weights, values, function)
     rows = Encoding(1.0, signed=True)
-    return quantize_weights(values, layout_of(node, values.ndim), rows, methods=methods, takes_bias=False)
+    layout = layout_of(node, values.ndim)
+    return quantize_weights(values, layout, rows, methods=methods, takes_bias=False, statistics=shown)
 
 
 def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:

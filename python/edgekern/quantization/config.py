@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
-Rounding = Literal["filter_sum", "nearest"]
 Granularity = Literal["channel", "tensor"]
+Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
 GroupScales = Literal["max", "mse", "hqq"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
 Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
@@ -27,9 +27,12 @@ class QuantConfig:
     activations : "u8" or "s8"
         ``"u8"``: asymmetric, zero point from the range. ``"s8"``: symmetric, zero point 0, which spends half of its
         levels on values that a ReLU never gives. The same for 16 bits.
-    rounding : "filter_sum" or "nearest"
+    rounding : "filter_sum", "nearest", "gptq" or "adaround"
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
-        ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
+        ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only. ``"gptq"`` and
+        ``"adaround"`` make the error of a layer's results small, as samples show its inputs: :func:`edgekern.quantize`
+        wants ``samples`` (Frantar et al., arXiv 2210.17323; Nagel et al., arXiv 2004.10568; docs/repair.md). They leave
+        ConvTranspose, LSTM, GRU and RNN at the nearest.
 
     granularity : "channel" or "tensor"
         Whether each output channel of a Conv, Gemm or MatMul has a scale for its weights, or all of them one, as some

@@ -20,6 +20,8 @@ HIGHEST = {8: 127, 4: 7}  # of the codes of weights, by their bits
 _BIAS_STEPS = 2**24  # what float32 tells apart
 # Elements of a layer that are computed on at a time.
 BLOCK = 1 << 18
+# Kinds of statistics that samples give: (groups, k, k), and (groups, k), with inputs and taps of a filter in one axis.
+SECOND_MOMENTS, INPUT_MEANS = "second_moments", "input_means"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Rows:
     bias : (rows,) float64, or None for 0.
     takes_bias : bool. Whether the operator can have a bias.
     statistics : mapping of str to array
-        What observers kept of the activation that the weights multiply, by their kind (``channel_means``).
+        What is known of the activation that the weights multiply, by its kind: ``channel_means`` of calibration, and
+        ``second_moments`` and ``input_means`` of samples.
     wanted_scale : (rows,) float32. What the scale would be, were there no accumulators to mind.
     least_scale : (rows,) float32. Below it an accumulator, or the bias' own scale, would leave its type.
     highest : int. Of codes: 127, or 7 of 4 bits.

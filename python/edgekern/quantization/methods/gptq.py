@@ -52,6 +52,7 @@ def gptq(
     *,
     damping: float = DAMPING,
     by_activation: bool = False,
+    root: npt.NDArray[np.float64] | None = None,
 ) -> Codes:
     """Round a matrix so that what it makes of its inputs changes least.
 
@@ -64,6 +65,7 @@ def gptq(
         other, or there are fewer samples than inputs.
     by_activation : bool. Inputs of most energy first, as their errors are mended by all others. Groups are then fitted
         to the weights as they are given.
+    root : (k, k) float64, optional. What :func:`factored` makes of the moments, where several matrices share them.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def gptq(
         for first in range(0, k, grid.group or k) if grid.group else ():
             grid.fit(first, turned[first : first + grid.group])
         turned = turned[order]
-    root = _root(moments, damping)
+    root = factored(moments, damping) if root is None or by_activation else root
     diagonal, single = np.diagonal(root).astype(np.float32), root.astype(np.float32)
     fits = bool(grid.group) and not by_activation
     errors = np.zeros((k, columns), np.float32)
@@ -120,7 +122,7 @@ def _mending(own: npt.NDArray[np.float64]) -> Float32Array:
     return np.linalg.inv(own.T).astype(np.float32)
 
 
-def _root(moments: npt.NDArray[np.floating], damping: float) -> npt.NDArray[np.float64]:
+def factored(moments: npt.NDArray[np.floating], damping: float = DAMPING) -> npt.NDArray[np.float64]:
     """The upper triangle R with ``R R^T`` the damped moments; more damping where float64 finds none."""
     given = moments.astype(np.float64)
     energy = np.diagonal(given).copy()

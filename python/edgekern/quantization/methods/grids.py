@@ -88,3 +88,22 @@ class GroupGrid:
         """The codes (columns, k) with the scales and zero points that they stand for."""
         zero = self._zero.T.astype(np.int8) if self._scales.shifted else None
         return GroupedWeights(codes, np.ascontiguousarray(self._scale.T), zero, self.group)
+
+
+class GivenGrid:
+    """4 bits with the scales and zero points that groups have already."""
+
+    group = 0
+
+    def __init__(self, layer: GroupedWeights) -> None:
+        self._size, self._scale = layer.group, np.ascontiguousarray(layer.scale.T)
+        self._zero = np.zeros_like(self._scale) if layer.zero is None else layer.zero.T.astype(np.float32)
+        self._lowest = -7 if layer.zero is None else -8
+
+    def fit(self, first: int, weights: Float32Array) -> None:
+        """Nothing is left to choose."""
+
+    def round(self, at: int, weights: Float32Array) -> tuple[Float32Array, Float32Array]:
+        scale, zero = self._scale[at // self._size], self._zero[at // self._size]
+        codes = (np.rint(weights / scale) + zero).clip(self._lowest, 7)
+        return codes, (codes - zero) * scale
