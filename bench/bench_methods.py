@@ -11,7 +11,7 @@ on edgekern's own core.
 import argparse
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -49,12 +49,11 @@ def _answers(run: object, feeds: Sequence[Feeds]) -> Array:
 
 def measure_case(
     name: str, case: Case, recipes: Sequence[str], roundings: Sequence[str], bias_correction: bool
-) -> list[Row]:
+) -> Iterator[Row]:
     """A row for each recipe and rounding; the first rounding is what errors are told by."""
     calibrator = ek.Calibrator(case.path, progress=False).collect_many(case.calibration)
     ranges = calibrator.compute_ranges()
     exact = _answers(open_session(str(case.path), num_threads=1, as_written=True), case.judged)
-    rows: list[Row] = []
     for recipe in recipes:
         plain = None
         for rounding in roundings:
@@ -67,21 +66,18 @@ def measure_case(
             error = float(np.square(found.astype(np.float64) - exact).sum())
             plain = error if plain is None else plain
             same = None if case.axis is None else found.argmax(case.axis) == exact.argmax(case.axis)
-            rows.append(
-                {
-                    "model": name,
-                    "recipe": recipe,
-                    "rounding": rounding,
-                    "samples": len(case.judged),
-                    "error": error / plain,
-                    "sqnr_db": sqnr_db(exact, found),
-                    "agree": None if same is None else 100 * float(same.mean()),
-                    "float": None if case.figure is None else case.figure(exact),
-                    "figure": None if case.figure is None else case.figure(found),
-                    "seconds": seconds,
-                }
-            )
-    return rows
+            yield {
+                "model": name,
+                "recipe": recipe,
+                "rounding": rounding,
+                "samples": len(case.judged),
+                "error": error / plain,
+                "sqnr_db": sqnr_db(exact, found),
+                "agree": None if same is None else 100 * float(same.mean()),
+                "float": None if case.figure is None else case.figure(exact),
+                "figure": None if case.figure is None else case.figure(found),
+                "seconds": seconds,
+            }
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--small", type=Path, nargs="*", default=[], help="folders with other models, as bench accuracy"
     )
-    parser.add_argument("--recipes", nargs="+", choices=get_args(ModelRecipe) + RECIPES, default=RECIPES)
+    parser.add_argument("--recipes", nargs="+", choices=get_args(ModelRecipe), default=RECIPES)
     parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=ROUNDINGS)
     parser.add_argument("--calibrate", type=int, default=128, help="samples that ranges and moments are of")
     parser.add_argument("--judge", type=int, default=1000, help="samples that are judged, where there are as many")
@@ -104,7 +100,8 @@ def main(argv: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)
         for name, make in cases:
-            rows += measure_case(name, make(), options.recipes, options.roundings, not options.no_bias_correction)
+            for row in measure_case(name, make(), options.recipes, options.roundings, not options.no_bias_correction):
+                rows.append(row)  # as they come: the next may take minutes
+                write_json(options.json, [{**row, **machine(["edgekern", "onnxruntime", "onnx"])}])
     print_table(rows, COLUMNS)
-    write_json(options.json, [{**row, **machine(["edgekern", "onnxruntime", "onnx"])} for row in rows])
     return 0

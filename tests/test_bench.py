@@ -343,6 +343,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "linear",
         "load",
         "memory",
+        "methods",
         "models",
         "observers",
         "operators",
