@@ -15,8 +15,8 @@ pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 import onnx
 
 import edgekern as ek
-from edgekern.errors import ArgumentTypeError, CalibrationError, QuantizationError
-from edgekern.quantization import Encoding
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, QuantizationError
+from edgekern.quantization import Encoding, plan_of
 from edgekern.quantization.weights import WeightLayout, quantize_tensor
 
 from float_models import Array, build, f32, helper, ranges_of, run, samples, small_cnn, sqnr_db
@@ -170,9 +170,12 @@ def test_samples_keep_tensors_from_larger_values_than_they_had(rng: np.random.Ge
     assert np.abs(found["w0"] / weights["w0"] - 1).max() > 1
 
 
-def test_one_scale_a_layer_loses_less_once_layers_are_equalized(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("limits", [[], ["zero", "six"]])
+def test_one_scale_a_layer_loses_less_once_layers_are_equalized(limits: list[str], rng: np.random.Generator) -> None:
     weights = {"w0": uneven(rng, 16, 3, 3, 3), "w1": uneven(rng, 8, 16, 1, 1)}
-    nodes = [node("Conv", ["x", "w0"], ["a"]), node("Relu", ["a"], ["b"]), node("Conv", ["b", "w1"], ["y"])]
+    weights |= {"zero": np.float32(0), "six": np.float32(6)}
+    unit = node("Clip" if limits else "Relu", ["a", *limits], ["b"])
+    nodes = [node("Conv", ["x", "w0"], ["a"]), unit, node("Conv", ["b", "w1"], ["y"])]
     model, x = build(nodes, weights, ["n", 3, 8, 8]), f32(rng.normal(size=(16, 3, 8, 8)))
     by_layer = ek.QuantConfig(recipe="w8a8", granularity="tensor")
     found = {}
@@ -217,6 +220,36 @@ def test_what_is_no_float_model_or_no_samples_is_refused(rng: np.random.Generato
 
 
 # ---- one scale a layer ----
+
+
+@pytest.mark.parametrize("recipe", ["w8a8", "w4a8"])
+def test_quantize_writes_one_scale_for_every_layer(recipe: Any, rng: np.random.Generator) -> None:
+    model, x = small_cnn(21), samples(rng)
+    qdq = ek.quantize(model, ranges_of(model, x), ek.QuantConfig(recipe=recipe, granularity="tensor"))
+    scales = {tensor.name: tensor.dims for tensor in qdq.graph.initializer if tensor.name.endswith("quantized_scale")}
+    assert len(scales) == 8  # of the weights and biases of four layers
+    assert not any(scales.values())
+    assert sqnr_db(run(model, x)[0], run(qdq, x)[0]) > (15 if recipe == "w8a8" else 3)
+
+
+def test_granularity_is_one_of_two() -> None:
+    with pytest.raises(ArgumentValueError, match="QuantConfig: granularity must be one of"):
+        ek.QuantConfig(granularity="row")  # type: ignore[arg-type]
+
+
+def test_auto_sees_what_one_scale_a_layer_would_lose(rng: np.random.Generator) -> None:
+    weights = {"w0": uneven(rng, 16, 3, 3, 3), "w1": uneven(rng, 8, 16, 1, 1)}
+    nodes = [node("Conv", ["x", "w0"], ["a"]), node("Relu", ["a"], ["b"]), node("Conv", ["b", "w1"], ["y"])]
+    model, x = build(nodes, weights, ["n", 3, 8, 8]), f32(rng.normal(size=(16, 3, 8, 8)))
+    ranges = ranges_of(model, x)
+    found = {}
+    for granularity in ("channel", "tensor"):
+        config = ek.QuantConfig(granularity=granularity)  # type: ignore[arg-type]
+        found[granularity] = [choice.w8a8_db for choice in plan_of(ek.quantize(model, ranges, config)).choices]
+    for by_channel, by_layer in zip(found["channel"], found["tensor"], strict=True):
+        assert by_channel is not None
+        assert by_layer is not None
+        assert by_layer < by_channel
 
 
 @pytest.mark.parametrize("bits", [8, 4])
