@@ -332,6 +332,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "cube",
         "decode",
         "dynamic",
+        "equalization",
         "formats",
         "gemm",
         "gemm_f32",
@@ -352,11 +353,13 @@ def test_dispatcher_knows_its_benches(capsys):
         "quantized",
         "ranges",
         "recipes",
+        "recovery",
         "report",
         "sentences",
         "sizes",
         "small_nets",
         "thresholds",
+        "transformers",
         "versus",
     }
     assert main(["no-such-bench"]) == 2

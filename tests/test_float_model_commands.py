@@ -22,6 +22,7 @@ def given(tmp_path):
 
 
 COMMANDS = {
+    "equalize": lambda model, samples: ek.equalize(model, samples),
     "smooth --alpha auto": lambda model, samples: ek.smooth(model, samples, alpha="auto"),
     "smooth --alpha 0.7 --insert": lambda model, samples: ek.smooth(model, samples, alpha=0.7, insert=True),
     "awq --recipe w4a16-g64 --group-scales mse": lambda model, samples: ek.awq(
@@ -51,6 +52,8 @@ def test_those_that_need_no_data_take_none(tmp_path, capsys):
     source, out = str(tmp_path / "m.onnx"), str(tmp_path / "out.onnx")
     assert cli.run(["rotate", source, "-o", out, "--seed", "3"]) == 0
     assert onnx.load(out) == ek.rotate(model, seed=3)
+    assert cli.run(["equalize", source, "-o", out]) == 0
+    assert onnx.load(out) == ek.equalize(model)
     assert cli.run(["sparsify", source, "-o", out, "--pattern", "2:4", "--keep", "Conv"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("50.0%") == 9

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekern.compiler import compile
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
-    from edgekern.quantization import QuantConfig, awq, choose_ranges, quantize, rotate, smooth, sparsify
+    from edgekern.quantization import QuantConfig, awq, choose_ranges, equalize, quantize, rotate, smooth, sparsify
     from edgekern.runtime import (
         Batcher,
         Binding,
@@ -100,6 +100,7 @@ _LAZY = {
     "compile": "edgekern.compiler",
     "compress": "edgekern.analysis",
     "coverage": "edgekern.calibration",
+    "equalize": "edgekern.quantization",
     "evaluate": "edgekern.analysis",
     "get_available_providers": "edgekern.runtime",
     "get_cmake_dir": "edgekern.native",
@@ -163,6 +164,7 @@ __all__ = [
     "cpu_info",
     "dequantize_linear",
     "dynamic_quantize",
+    "equalize",
     "errors",
     "evaluate",
     "get_available_providers",

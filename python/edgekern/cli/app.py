@@ -88,6 +88,9 @@ def quantize(
         GroupScales,
         typer.Option(help="Of 4-bit weights by groups: leave none out, least squares, or half-quadratic splitting."),
     ] = "max",
+    granularity: Annotated[
+        Literal["channel", "tensor"], typer.Option(help="Weights: a scale an output channel, or one a layer.")
+    ] = "channel",
     rounding: Annotated[
         Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")
     ] = "filter_sum",
@@ -141,6 +144,7 @@ def quantize(
         output,
         recipe=recipe,
         activations=activations,
+        granularity=granularity,
         group_scales=group_scales,
         rounding=rounding,
         seen=toolkit.Seen(data or [], given, checkpoint),

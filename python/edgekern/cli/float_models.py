@@ -29,6 +29,12 @@ def smooth(model: Path, data: Sequence[Path], output: Path, *, alpha: str, inser
     )
 
 
+def equalize(model: Path, data: Sequence[Path], output: Path, *, given: DataOptions) -> str:
+    return _made(
+        "equalize", model, data, output, given, lambda feeds: quantization.equalize(model, feeds if data else None)
+    )
+
+
 def awq(
     model: Path,
     data: Sequence[Path],

@@ -15,8 +15,27 @@ Insert = Annotated[
 
 
 def add_commands(app: typer.Typer, panel: str) -> None:
-    for command in (smooth, awq, rotate, sparsify):
+    for command in (equalize, smooth, awq, rotate, sparsify):
         app.command(rich_help_panel=panel)(command)
+
+
+def equalize(
+    model: Existing,
+    output: Output,
+    data: Annotated[list[Path] | None, typer.Argument(exists=True, help="Shows what channels hold; optional.")] = None,
+    samples: Few = None,
+    kind: Kind = None,
+    preset: Preset = None,
+    size: Size = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
+    preprocessing: How = None,
+) -> None:
+    """Make channels of neighbouring layers alike, for one scale a layer; calibrate what is written."""
+    from edgekern.cli import float_models
+
+    given = few_options(kind, samples, preset, size, tokenizer, max_length, preprocessing)
+    typer.echo(float_models.equalize(model, data or [], output, given=given))
 
 
 def smooth(

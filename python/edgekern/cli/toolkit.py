@@ -59,6 +59,7 @@ def quantize(
     *,
     recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
+    granularity: Literal["channel", "tensor"] = "channel",
     group_scales: GroupScales = "max",
     rounding: Rounding = "filter_sum",
     seen: Seen | None = None,
@@ -78,6 +79,7 @@ def quantize(
     config = quantization.QuantConfig(
         recipe=recipe,
         activations=activations,
+        granularity=granularity,
         group_scales=group_scales,
         rounding=rounding,
         overrides=overrides,

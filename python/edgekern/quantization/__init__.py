@@ -6,6 +6,7 @@ Needs ``edgekern[toolkit]``.
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding, Encodings, FloatEncoding
 from edgekern.quantization.methods.awq_layers import awq
+from edgekern.quantization.methods.equalization import equalize
 from edgekern.quantization.methods.rotate import rotate
 from edgekern.quantization.methods.smooth import smooth
 from edgekern.quantization.methods.sparsify import sparsify, sparsity_of
@@ -23,6 +24,7 @@ __all__ = [
     "awq",
     "choose_ranges",
     "compute_encodings",
+    "equalize",
     "plan_of",
     "quantize",
     "rotate",

@@ -14,13 +14,13 @@ from edgekern.calibration.observers.kinds import CHANNEL_MEANS
 from edgekern.errors import QuantizationError
 from edgekern.graph.families import read_range, result_range
 from edgekern.graph.values import attribute, float_constant, is_float_constant
-from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.config import Granularity, QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
 from edgekern.quantization.rules import is_wide, weight_bits
 from edgekern.quantization.schemes import affine_signed, encode_range
-from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
+from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_tensor, quantize_weights
 
 
 def encode_activations(
@@ -65,9 +65,11 @@ def quantize_layer(
     methods: Sequence[Method],
     *,
     function: str,
+    granularity: Granularity = "channel",
     shown: Mapping[str, FloatArray] | None = None,
 ) -> QuantizedWeights:
     """The constant weights and the bias of a Conv, Gemm or MatMul as integers; ``shown`` is what samples show."""
+    quantized = quantize_weights if granularity == "channel" else quantize_tensor
     source, weights_value, *rest = node.inputs
     assert source is not None
     if node.op_type == "ConvTranspose":
@@ -79,7 +81,7 @@ def quantize_layer(
     for value, array in ((weights_value, weights), (bias_value, bias)):
         if value is not None and array is not None:
             require_finite(node, value, array, function)
-    layer = quantize_weights(
+    layer = quantized(
         weights[:, None] if weights.ndim == 1 else weights,
         layout_of(node, max(weights.ndim, 2)),
         inputs,
@@ -93,7 +95,7 @@ def quantize_layer(
     if weights.ndim != 1:
         return layer
     # A MatMul by a vector is one by a matrix of one column, whose one scale is the whole vector's.
-    encoding = Encoding(layer.encoding.scale[0], signed=True, bits=layer.encoding.bits)
+    encoding = Encoding(layer.encoding.scale.reshape(-1)[0], signed=True, bits=layer.encoding.bits)
     return replace(layer, values=layer.values[:, 0], encoding=encoding)
 
 

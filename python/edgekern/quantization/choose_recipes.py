@@ -20,6 +20,7 @@ from edgekern.graph.dynamic import takes_rows, weight_inputs
 from edgekern.graph.families import CONVOLUTIONS, PRODUCTS, RECURRENT
 from edgekern.graph.prices import float_price
 from edgekern.graph.values import float_attribute, float_constant, int_attribute, is_float_constant
+from edgekern.quantization.config import Granularity
 from edgekern.quantization.regions import reads_convolution, regions
 from edgekern.quantization.rules import give, is_kept, is_named, is_wide
 
@@ -64,21 +65,22 @@ def choose_recipes(graph: ir.Graph, results: Mapping[ir.Node, float | None]) -> 
         total -= errors[node]
 
 
-def results_db(graph: ir.Graph, ranges: Ranges) -> dict[ir.Node, float | None]:
+def results_db(graph: ir.Graph, ranges: Ranges, granularity: Granularity = "channel") -> dict[ir.Node, float | None]:
     """For each product by constant weights, the signal to noise of its result where its input and they are rounded.
 
-    As calibration chose, and in steps of each column; the errors count as white, but for channels that are always 0,
-    which bring none, whatever their weights. None where the ranges do not know, and of recurrent layers.
+    As calibration chose, and in steps of each column, or of all of them; the errors count as white, but for channels
+    that are always 0, which bring none, whatever their weights. None where the ranges do not know, and of recurrent
+    layers.
     """
     products = (node for node in graph if node.domain == "" and node.op_type in PRODUCTS | RECURRENT)
     return {
-        node: _result_db(node, ranges) if node.op_type in PRODUCTS else None
+        node: _result_db(node, ranges, granularity) if node.op_type in PRODUCTS else None
         for node in products
         if all(is_float_constant(node.inputs[at]) for at in weight_inputs(node))
     }
 
 
-def _result_db(node: ir.Node, ranges: Ranges) -> float | None:
+def _result_db(node: ir.Node, ranges: Ranges, granularity: Granularity) -> float | None:
     source = node.inputs[0]
     read = None if source is None else ranges.get(str(source.name))
     made = ranges.get(str(node.outputs[0].name))
@@ -95,7 +97,7 @@ def _result_db(node: ir.Node, ranges: Ranges) -> float | None:
     live = _live(node, read, weights)
     flat = (weights if live is None else weights * live).reshape(-1)
     energy = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / outputs
-    noise = read.noise * energy + (read.power or 0.0) * _rounding(node, weights, live) / outputs
+    noise = read.noise * energy + (read.power or 0.0) * _rounding(node, weights, live, granularity) / outputs
     if live is not None:  # what calibration measured is the mean of all channels
         noise *= live.size / max(int(live.sum()), 1)
     noise *= float_attribute(node, "alpha", 1.0) ** 2
@@ -117,12 +119,19 @@ def _live(node: ir.Node, read: TensorRange, weights: npt.NDArray[np.float32]) ->
     return np.broadcast_to(rows.reshape(*rows.shape, *[1] * (weights.ndim - 2)), weights.shape)
 
 
-def _rounding(node: ir.Node, weights: npt.NDArray[np.float32], live: npt.NDArray[np.float32] | None) -> float:
+def _rounding(
+    node: ir.Node,
+    weights: npt.NDArray[np.float32],
+    live: npt.NDArray[np.float32] | None,
+    granularity: Granularity,
+) -> float:
     """The energy that rounding adds to all weights that are live: a twelfth of the square of each one's step."""
     axis = 1 - int_attribute(node, "transB", 0) if node.op_type in ("Gemm", "MatMul") else 0
     axis = 1 if node.op_type == "ConvTranspose" else axis
     axis = min(axis, weights.ndim - 1)
     others = tuple(at for at in range(weights.ndim) if at != axis)
     steps = np.abs(weights).max(axis=others, initial=0).astype(np.float64) / 127
+    if granularity == "tensor":
+        steps[:] = steps.max(initial=0)
     counts = weights.size / max(len(steps), 1) if live is None else live.sum(axis=others, dtype=np.float64)
     return float((steps**2 * counts).sum()) / 12

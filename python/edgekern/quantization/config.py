@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
+Granularity = Literal["channel", "tensor"]
 Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
 GroupScales = Literal["max", "mse", "hqq"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
@@ -33,6 +34,10 @@ class QuantConfig:
         wants ``samples`` (Frantar et al., arXiv 2210.17323; Nagel et al., arXiv 2004.10568; docs/repair.md). They leave
         ConvTranspose, LSTM, GRU and RNN at the nearest.
 
+    granularity : "channel" or "tensor"
+        Whether each output channel of a Conv, Gemm or MatMul has a scale for its weights, or all of them one, as some
+        accelerators want it. That loses much where channels differ; :func:`edgekern.equalize` makes them alike.
+        Recipes of rows keep a scale a column.
     group_scales : "max", "mse" or "hqq"
         How groups of 4-bit weights get their scales and zero points. ``"max"`` leaves no weight out; ``"mse"`` searches
         for the range that leaves the smallest squared error of the weights; ``"hqq"`` makes a norm of them small that
@@ -75,6 +80,7 @@ class QuantConfig:
 
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
+    granularity: Granularity = "channel"
     group_scales: GroupScales = "max"
     bias_correction: bool = True
     recipe: ModelRecipe = "auto"
@@ -88,6 +94,7 @@ class QuantConfig:
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
+        _require_choice(self.granularity, "granularity", get_args(Granularity))
         _require_choice(self.group_scales, "group_scales", get_args(GroupScales))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")

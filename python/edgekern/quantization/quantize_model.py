@@ -312,7 +312,7 @@ def _encoded(
     require_as_exported(graph_model.graph, function)
     front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
-    results = results_db(graph_model.graph, ranges)
+    results = results_db(graph_model.graph, ranges, config.granularity)
     if config.recipe == "auto":
         choose_recipes(graph_model.graph, results)
     choose_by_role(graph_model.graph, config.recipe, calibrated=bool(ranges))
@@ -346,6 +346,7 @@ def _encoded(
             ranges,
             methods,
             function=function,
+            granularity=config.granularity,
             shown={} if inputs is None else inputs.statistics(node),
         )
         result = str(node.outputs[0].name)

@@ -53,8 +53,8 @@ class WeightLayout:
 class QuantizedWeights:
     """Weights and bias of one Conv, Gemm or MatMul as integers.
 
-    ``values`` has the shape of the float weights; ``encoding`` one scale a channel. ``widened`` lists the channels
-    whose scale had to grow so that no accumulator can pass 2**31.
+    ``values`` has the shape of the float weights; ``encoding`` one scale a channel, or one for all.
+    ``widened`` lists the channels whose scale had to grow so that no accumulator can pass 2**31.
     """
 
     values: npt.NDArray[np.int8]
@@ -161,6 +161,7 @@ def quantize_weights(
     bias: FloatArray | None = None,
     takes_bias: bool = True,
     statistics: Mapping[str, FloatArray] | None = None,
+    scale: float | None = None,
     bits: int = 8,
 ) -> QuantizedWeights:
     """Quantize weights to symmetric integers per channel and the bias to int32 at scale ``s_x * s_w``.
@@ -175,6 +176,7 @@ def quantize_weights(
     takes_bias : bool. Whether a method may make a bias where there is none.
     statistics : mapping of str to array, optional
         What observers kept of the activation, for the methods; see :class:`Rows`.
+    scale : float, optional. What all rows want for theirs; else each has its own.
     bits : 8 or 4. Of the weights.
 
     Notes
@@ -188,34 +190,61 @@ def quantize_weights(
     values = np.empty(weights.shape, np.int8)
     stored = layout.by_channel(values)
     assert np.shares_memory(stored, values) or not values.size
-    scale, widened = np.empty(channels, np.float32), np.zeros(channels, bool)
+    scales, widened = np.empty(channels, np.float32), np.zeros(channels, bool)
     bias_codes = None if bias is None else np.zeros(channels, np.int32)
     for block in blocks(by_channel.shape):
         wide = by_channel[block].astype(np.float64)
+        wanted = _wanted_scales(wide, None if bias is None else bias[block], float(inputs.scale), HIGHEST[bits])
         rows = Rows(
             wide,
             group=np.arange(channels)[block] * layout.groups // channels,
             bias=None if bias is None else bias[block].astype(np.float64),
             takes_bias=takes_bias,
             statistics=statistics or {},
-            wanted_scale=_wanted_scales(
-                wide, None if bias is None else bias[block], float(inputs.scale), HIGHEST[bits]
-            ),
+            wanted_scale=wanted if scale is None else np.full(len(wide), scale, np.float32),
             least_scale=np.full(len(wide), MIN_SCALE / float(inputs.scale), np.float32),  # so s_x * s_w stays normal
             highest=HIGHEST[bits],
         )
         rows, steps = _quantize_rows(rows, layout, inputs, methods)
-        stored[block], scale[block], widened[block] = rows.codes, rows.scale, rows.scale != rows.wanted_scale
+        stored[block], scales[block], widened[block] = rows.codes, rows.scale, rows.scale != rows.wanted_scale
         if rows.bias is not None:
             bias_codes = np.zeros(channels, np.int32) if bias_codes is None else bias_codes
             bias_codes[block] = steps
     return QuantizedWeights(
         values,
-        Encoding(scale, signed=True, bits=bits, axis=layout.axis),
+        Encoding(scales, signed=True, bits=bits, axis=layout.axis),
         bias_codes,
-        (float(inputs.scale) * scale.astype(np.float64)).astype(np.float32),
+        (float(inputs.scale) * scales.astype(np.float64)).astype(np.float32),
         tuple(int(i) for i in np.flatnonzero(widened)),
     )
+
+
+def quantize_tensor(
+    weights: FloatArray,
+    layout: WeightLayout,
+    inputs: Encoding,
+    *,
+    bias: FloatArray | None = None,
+    bits: int = 8,
+    **rest: Any,
+) -> QuantizedWeights:
+    """:func:`quantize_weights` by one scale for all channels, which grows for all where it has to for one."""
+    by_channel = layout.by_channel(weights)
+    largest = max((np.abs(by_channel[block]).max(initial=0.0) for block in blocks(by_channel.shape)), default=0.0)
+    scale = max(float(largest) / HIGHEST[bits], MIN_SCALE)
+    if not largest:  # what keeps the bias
+        wanted = _wanted_scales(by_channel.astype(np.float64), bias, float(inputs.scale), HIGHEST[bits])
+        scale = float(wanted.max(initial=MIN_SCALE))
+    grown = False
+    while True:
+        layer = quantize_weights(weights, layout, inputs, bias=bias, bits=bits, scale=scale, **rest)
+        if not layer.widened:
+            break
+        scale, grown = float(layer.encoding.scale.max()), True
+    encoding = Encoding(scale, signed=True, bits=bits)
+    bias_scale = np.asarray(float(inputs.scale) * encoding.scale.astype(np.float64), np.float32)
+    channels = tuple(range(len(by_channel))) if grown else ()
+    return replace(layer, encoding=encoding, bias_scale=bias_scale, widened=channels)
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[slice]:

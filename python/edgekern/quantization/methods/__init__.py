@@ -62,11 +62,12 @@ def needs_samples(config: QuantConfig) -> bool:
 def methods_of(config: QuantConfig) -> tuple[Method, ...]:
     """What a configuration asks for, in the order in which it runs."""
     mended = config.bias_correction
+    scales = (ScaleSearch(mended),) if config.granularity == "channel" else ()  # a row has none of its own otherwise
     ways: dict[str, tuple[Method, ...]] = {
         "nearest": (),
         "filter_sum": (keep_filter_sums,),
-        "gptq": (ScaleSearch(mended), GptqRows(mended)),
-        "adaround": (ScaleSearch(mended), AdaRoundRows(mended)),
+        "gptq": (*scales, GptqRows(mended)),
+        "adaround": (*scales, AdaRoundRows(mended)),
     }
     return (*ways[config.rounding], correct_bias) if mended else ways[config.rounding]
 
