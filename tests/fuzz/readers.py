@@ -232,7 +232,7 @@ def _modes(batch: Any) -> Any:
     import edgekern as ek
     from edgekern import quickstart
 
-    quantized = ek.quantize(quickstart.MODEL, config=ek.QuantConfig(recipe="w8a8-dynamic"))
+    quantized = ek.quantize(quickstart.MODEL, None, ek.QuantConfig(recipe="w8a8-dynamic"))
     return ek.compile_modes({"performance": quantized, "accuracy": quickstart.MODEL}, batch=batch)
 
 
@@ -270,6 +270,8 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
             bytes=b.bytes,
             sha256=hashes[b.name],
             stored=b.stored,
+            parts=b.parts,
+            codes=b.codes,
         )
         for b in index.blobs
         if b.offset + index_bytes >= old_bytes

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from edgekern import _core
 from edgekern.artifact.buckets import MOST_PROGRAMS, Buckets
-from edgekern.artifact.container import Blob
+from edgekern.artifact.container import Blob, Form, form_of
 from edgekern.artifact.manifest import Manifest
 from edgekern.artifact.program import Program
 from edgekern.errors import ArgumentValueError, ArtifactError
 
-_Key = tuple[bytes, int, _core.Storage]  # what a blob holds
+_Key = tuple[bytes, int, Form]  # what a blob holds
 _Part = tuple[_core.ProgramIndex, Manifest]
 
 
@@ -100,7 +100,7 @@ class _Store:
                 raise ArtifactError(
                     f"artifact: the bytes of '{entry.name}' are not those that were written; copy it again"
                 )
-            key = (entry.sha256, entry.bytes, entry.stored)
+            key = (entry.sha256, entry.bytes, form_of(entry))
             at = self._known.get(key)
             if at is None or at in used:
                 at = self._known[key] = len(self.blobs)
