@@ -20,6 +20,14 @@ def precisions_of(index: _core.ProgramIndex) -> tuple[str, ...]:
     return tuple(found)
 
 
+def by_four_bits(index: _core.ProgramIndex) -> tuple[bool, ...]:
+    """Whether each step multiplies by weights that the file has as 4 bits."""
+    stored = [blob.stored == _core.Storage.INT4 for blob in index.blobs]
+    return tuple(
+        step.kind == _core.StepKind.GEMM_GROUPS or (bool(step.blobs) and stored[step.blobs[0]]) for step in index.steps
+    )
+
+
 def _is_wide(step: _core.Step) -> bool:
     """Whether what a step multiplies has 16 bits."""
     return step.kind in WIDE or (step.kind == _core.StepKind.GEMM_GROUPS and step.arguments["activation_bits"] == 16)

@@ -10,7 +10,7 @@ from edgekern import _core
 from edgekern.artifact.buckets import Buckets
 from edgekern.artifact.infos import ArenaPlan, StepInfo
 from edgekern.artifact.manifest import HostStep, Manifest
-from edgekern.artifact.precisions import CODES, ROWS, WIDE
+from edgekern.artifact.precisions import CODES, ROWS, WIDE, by_four_bits
 
 
 class Summarized(Protocol):
@@ -113,9 +113,10 @@ def _precision(program: Summarized) -> str:
     total = sum(macs.values()) or 1
     shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
     wide = f"{shares['16 bits']} in 16 bits, " if macs["16 bits"] else ""
+    four = sum(info.macs for info, few in zip(program.steps, by_four_bits(program.index), strict=True) if few)
     return (
         f"multiply-adds: {shares['8 bits']} in 8 bits, {wide}{shares['float32']} in float32, {shares['host']} on "
-        "the host"
+        f"the host{f'; {four / total:.1%} by weights of 4 bits' if four else ''}"
     )
 
 

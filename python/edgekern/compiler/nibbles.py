@@ -1,4 +1,4 @@
-"""Packed weights whose codes fit into 4 bits, as a file has them: in half the bytes, in the order of the packed ones."""
+"""Packed weights whose codes fit into 4 bits, as a file has them: half the bytes, in the order of the packed ones."""
 
 from __future__ import annotations
 
