@@ -126,6 +126,7 @@ void bind_program(py::module_& m) {
       .value("WHOLE", Storage::kWhole)
       .value("F16", Storage::kF16)
       .value("BF16", Storage::kBf16)
+      .value("INT4", Storage::kInt4)
       .finalize();
   py::native_enum<StepKind> kinds(m, "StepKind", "enum.IntEnum");
   for (const StepType& type : step_types()) kinds.value(type.name, type.kind);
@@ -154,15 +155,18 @@ void bind_program(py::module_& m) {
       .def_readwrite("offset", &TensorDef::offset)
       .def_readwrite("alias_of", &TensorDef::alias_of);
   py::class_<BlobDef>(m, "BlobDef", py::is_final(), plain_type())
-      .def(py::init([](std::string name, uint64_t offset, uint64_t nbytes, const py::bytes& sha256, Storage stored) {
-             return BlobDef{std::move(name), offset, nbytes, digest_of(sha256), stored};
+      .def(py::init([](std::string name, uint64_t offset, uint64_t nbytes, const py::bytes& sha256, Storage stored,
+                       uint32_t parts, uint64_t codes) {
+             return BlobDef{std::move(name), offset, nbytes, digest_of(sha256), stored, parts, codes};
            }),
            py::kw_only(), py::arg("name"), py::arg("offset"), py::arg("bytes"), py::arg("sha256"),
-           py::arg("stored") = Storage::kWhole)
+           py::arg("stored") = Storage::kWhole, py::arg("parts") = 0, py::arg("codes") = 0)
       .def_readwrite("name", &BlobDef::name)
       .def_readwrite("offset", &BlobDef::offset)
       .def_readwrite("bytes", &BlobDef::bytes)
       .def_readwrite("stored", &BlobDef::stored)
+      .def_readwrite("parts", &BlobDef::parts)
+      .def_readwrite("codes", &BlobDef::codes)
       .def_property(
           "sha256", [](const BlobDef& b) { return bytes_of(b.sha256); },
           [](BlobDef& b, const py::bytes& sha256) { b.sha256 = digest_of(sha256); });

@@ -37,8 +37,13 @@ void fields(Archive& ar, T& record) {
     ar.number(record.offset);
     ar.number(record.bytes);
     ar.bytes(record.sha256.data(), record.sha256.size());
-    if (ar.has_storage) {
-      ar.choice("blob storage", record.stored, [](Storage stored) { return stored <= kLastStorage; });
+    if (ar.of_index >= kVersionWithStorage) {
+      const Storage last = ar.of_index >= kVersionWithNibbles ? Storage::kInt4 : Storage::kBf16;
+      ar.choice("blob storage", record.stored, [last](Storage stored) { return stored <= last; });
+    }
+    if (record.stored == Storage::kInt4) {
+      ar.number(record.parts);
+      ar.number(record.codes);
     }
   } else if constexpr (std::is_same_v<Record, Step>) {
     ar.choice("step kind", record.kind, [](StepKind kind) { return find_step_type(kind) != nullptr; });
@@ -74,18 +79,22 @@ using Bits = std::conditional_t<
     sizeof(T) == 1, uint8_t,
     std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>>;
 
-bool has_storage(const ProgramIndex& index) {
-  return std::any_of(index.blobs.begin(), index.blobs.end(),
-                     [](const BlobDef& blob) { return blob.stored != Storage::kWhole; });
+uint32_t version_of(const ProgramIndex& index) {
+  uint32_t version = kProgramVersion;
+  for (const BlobDef& blob : index.blobs) {
+    if (blob.stored == Storage::kInt4) return kVersionWithNibbles;
+    if (blob.stored != Storage::kWhole) version = kVersionWithStorage;
+  }
+  return version;
 }
 
 class Writer {
  public:
-  bool has_storage = false;  // of blobs, in this version
+  uint32_t of_index = kProgramVersion;
 
   void version(const ProgramIndex& index) {
-    has_storage = ek::has_storage(index);
-    number(has_storage ? kVersionWithStorage : kProgramVersion);
+    of_index = version_of(index);
+    number(of_index);
   }
   template <typename T>
   void number(T value) {
@@ -134,17 +143,15 @@ bool is_utf8(const std::string& text) {
 /// Reads until the first thing that is wrong; from then on every value is zero and `status` says what it was.
 class Reader {
  public:
-  bool has_storage = false;
+  uint32_t of_index = kProgramVersion;
 
   Reader(const uint8_t* data, size_t size) : next_(data), left_(size) {}
 
   void version(ProgramIndex&) {
-    uint32_t version = 0;
-    number(version);
-    has_storage = version == kVersionWithStorage;
-    if (ok() && version != kProgramVersion && !has_storage) {
-      fail("format version " + std::to_string(version) + " is not supported; this edgekern reads versions " +
-           std::to_string(kProgramVersion) + " and " + std::to_string(kVersionWithStorage));
+    number(of_index);
+    if (ok() && (of_index < kProgramVersion || of_index > kVersionWithNibbles)) {
+      fail("format version " + std::to_string(of_index) + " is not supported; this edgekern reads versions " +
+           std::to_string(kProgramVersion) + " to " + std::to_string(kVersionWithNibbles));
     }
   }
 
@@ -265,8 +272,9 @@ Status decode_front(const uint8_t* bytes, size_t size, ProgramIndex* index, size
   }
   ProgramIndex result;
   if (reader.ok()) fields(reader, result);
-  if (reader.ok() && reader.has_storage && !has_storage(result)) {
-    reader.fail("version " + std::to_string(kVersionWithStorage) + " without a blob of halves");
+  if (reader.ok() && reader.of_index != version_of(result)) {
+    const char* const lacks = reader.of_index == kVersionWithNibbles ? "4 bits" : "halves";
+    reader.fail("version " + std::to_string(reader.of_index) + " without a blob of " + lacks);
   }
   if (reader.ok()) {
     *index = std::move(result);

@@ -14,8 +14,8 @@
 
 namespace ek {
 
-/// Of an index whose blobs are all whole, and of one that says of each how it is stored.
-inline constexpr uint32_t kProgramVersion = 2, kVersionWithStorage = 3;
+/// Of an index whose blobs are all whole, of one that says of each how it is stored, and of one that has 4 bits, too.
+inline constexpr uint32_t kProgramVersion = 2, kVersionWithStorage = 3, kVersionWithNibbles = 4;
 
 enum class DType : uint8_t {
   kU8 = 0,
@@ -45,9 +45,9 @@ struct TensorDef {
 /// Bytes of a tensor; false when the product of its shape does not fit or a side is negative.
 bool tensor_bytes(const TensorDef& tensor, uint64_t* bytes);
 
-/// How a file has a blob: as steps read it, or as halves that are widened to float32 when a session is created.
-enum class Storage : uint8_t { kWhole = 0, kF16 = 1, kBf16 = 2 };
-inline constexpr Storage kLastStorage = Storage::kBf16;
+/// How a file has a blob: as steps read it; as halves, which are widened to float32 when a session is created; or with
+/// its codes as 4 bits (weights/nibbles.h), which are widened to 8 then.
+enum class Storage : uint8_t { kWhole = 0, kF16 = 1, kBf16 = 2, kInt4 = 3 };
 
 /// Constant bytes outside the index (weights, bias, multipliers, tables). Offsets count from the start of the file's
 /// data section.
@@ -57,9 +57,20 @@ struct BlobDef {
   uint64_t bytes = 0;   // in the file, a multiple of 64 (zero padded)
   std::array<uint8_t, 32> sha256{};
   Storage stored = Storage::kWhole;
+  // Of kInt4: equal parts, one a group of columns, each of so many codes, a multiple of 64, and sums behind them. The
+  // file has the codes of all parts, zeros to a multiple of 64, and the sums of all parts.
+  uint32_t parts = 0;
+  uint64_t codes = 0;
+
+  /// Of kInt4, where a valid index has it.
+  uint64_t nibble_bytes() const { return (parts * codes / 2 + 63) / 64 * 64; }
+  uint64_t sum_bytes() const { return parts == 0 ? 0 : (bytes - nibble_bytes()) / parts; }
 };
 /// Bytes of a blob as steps read it.
-inline uint64_t held_bytes(const BlobDef& blob) { return blob.stored == Storage::kWhole ? blob.bytes : 2 * blob.bytes; }
+inline uint64_t held_bytes(const BlobDef& blob) {
+  if (blob.stored == Storage::kInt4) return blob.parts * (blob.codes + blob.sum_bytes());
+  return blob.stored == Storage::kWhole ? blob.bytes : 2 * blob.bytes;
+}
 
 /// Kinds of steps, ascending: name, number in a file, and the function that tells what a kind takes, refuses and does
 /// (csrc/program/steps).

@@ -11,6 +11,7 @@
 #include "base/memory_limit.h"
 #include "gemm/paths.h"
 #include "program/steps/checks.h"
+#include "program/widen.h"
 #include "threads/pool.h"
 #include "weights/mapped.h"
 
@@ -19,9 +20,6 @@ namespace ek {
 /// Threads that a session starts before its first run, where more are asked for than there are CPUs: a thousand of
 /// them, hired for a number given by mistake, would wake at every job of the process.
 constexpr int kMostAtOnce = 64;
-
-/// Halves that one task widens.
-constexpr size_t kWidenedAtOnce = size_t{1} << 18;
 
 namespace {
 
@@ -36,13 +34,11 @@ struct Workspace {
   }
 };
 
-/// Blobs that the file has as halves, by their number; the others are empty.
-using Widened = std::vector<AlignedBuffer>;
-
 bool same_blobs(const ProgramIndex& a, const ProgramIndex& b) {
   return std::equal(a.blobs.begin(), a.blobs.end(), b.blobs.begin(), b.blobs.end(),
                     [](const BlobDef& x, const BlobDef& y) {
-                      return x.offset == y.offset && x.bytes == y.bytes && x.stored == y.stored;
+                      return x.offset == y.offset && x.bytes == y.bytes && x.stored == y.stored && x.parts == y.parts &&
+                             x.codes == y.codes;
                     });
 }
 
@@ -99,8 +95,6 @@ struct Session::Impl final : StepSite {
     weights->unpin(index.blobs[id].offset, index.blobs[id].bytes);
     blobs[id] = nullptr;
   }
-  /// Halves become float32 once, and stay.
-  Widened widen_blobs();
   /// Takes memory over, or makes it.
   Status find_memory(const Session* arena_of, const Session* weights_of);
   /// Calls body() with the step's blobs pinned.
@@ -177,29 +171,6 @@ struct Session::Impl final : StepSite {
   }
 };
 
-Widened Session::Impl::widen_blobs() {
-  Widened rooms(index.blobs.size());
-  uint64_t total = work->arena.size();
-  for (uint32_t id = 0; id < rooms.size(); ++id) total += is_widened(id) ? held_bytes(index.blobs[id]) : 0;
-  require_memory(total);
-  const FpGuard guard;  // subnormal halves are multiplied into their place
-  for (uint32_t id = 0; id < rooms.size(); ++id) {
-    if (!is_widened(id)) continue;
-    const BlobDef& blob = index.blobs[id];
-    rooms[id] = AlignedBuffer(static_cast<size_t>(held_bytes(blob)));
-    const MapFormat format{blob.stored == Storage::kF16 ? MapType::kF16 : MapType::kBf16, {}};
-    const size_t items = rooms[id].size() / sizeof(float), tasks = ceil_div(items, kWidenedAtOnce);
-    const uint8_t* const halves = weights->pin(blob.offset, blob.bytes);
-    parallel_for(tasks, tasks > 1 ? rt.threads : 1, [&](size_t task) {
-      const size_t at = task * kWidenedAtOnce;
-      rt.kernels->map_load(halves + at * sizeof(uint16_t), format, std::min(kWidenedAtOnce, items - at),
-                           reinterpret_cast<float*>(rooms[id].data()) + at);
-    });
-    weights->unpin(blob.offset, blob.bytes);
-  }
-  return rooms;
-}
-
 Status Session::Impl::find_memory(const Session* arena_of, const Session* weights_of) {
   for (const Session* other : {arena_of, weights_of}) {
     if (other != nullptr && !same_blobs(index, other->impl_->index)) {
@@ -218,7 +189,8 @@ Status Session::Impl::find_memory(const Session* arena_of, const Session* weight
     }
   }
   owns_widened = weights_of == nullptr;
-  widened = owns_widened ? std::make_shared<const Widened>(widen_blobs()) : weights_of->impl_->widened;
+  widened = owns_widened ? std::make_shared<const Widened>(widen_blobs(index, *weights, rt, work->arena.size()))
+                         : weights_of->impl_->widened;
   for (uint32_t id = 0; id < blobs.size(); ++id) {
     if (is_widened(id)) blobs[id] = (*widened)[id].data();
   }

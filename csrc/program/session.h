@@ -23,7 +23,7 @@ class Session;
 /// What a new session takes over from others on the same weights, with the same table of blobs; null: it has its own.
 struct Beside {
   const Session* arena = nullptr;    // arena and scratch: one of the two runs at a time
-  const Session* weights = nullptr;  // what the file has as halves, widened
+  const Session* weights = nullptr;  // what the file has as halves or 4 bits, widened
 };
 
 /// How a step runs that was measured. Results have the same bits, whatever is chosen.
@@ -70,7 +70,8 @@ class Session {
   void set_clock(uint64_t* nanoseconds) noexcept;
   /// Makes it ready again where a run was begun and never ends: in the child of a fork.
   void forget_run();
-  /// Arena, scratch, prepared accumulator starts, widened halves: all that the session has and takes from no other.
+  /// Arena, scratch, prepared accumulator starts, widened halves and 4 bits: all that the session has and takes from no
+  /// other.
   uint64_t arena_bytes() const;
 
  private:

@@ -5,6 +5,7 @@
 #include "memory/planner.h"
 #include "program/program.h"
 #include "program/steps/checks.h"
+#include "weights/nibbles.h"
 
 namespace ek {
 namespace {
@@ -43,12 +44,24 @@ Status check_tensors(const ProgramIndex& index) {
   return {};
 }
 
+/// Whether the parts of 4 bits, and their sums behind them, are what the blob's bytes are.
+bool nibbles_fit(const BlobDef& b) {
+  uint64_t codes = 0;
+  if (b.parts == 0 || b.codes == 0 || b.codes % kLineOfCodes != 0 || !checked_mul(uint64_t{b.parts}, b.codes, &codes) ||
+      codes / 2 > b.bytes || b.nibble_bytes() > b.bytes) {
+    return false;
+  }
+  return (b.bytes - b.nibble_bytes()) % (b.parts * kAlignment) == 0;
+}
+
 Status check_blobs(const ProgramIndex& index, uint64_t data_bytes) {
   for (const BlobDef& b : index.blobs) {
     if (b.offset % kAlignment != 0 || b.bytes % kAlignment != 0 || b.offset > data_bytes ||
         b.bytes > data_bytes - b.offset) {
       return bad("blob '" + b.name + "' lies outside the file");
     }
+    if (b.stored == Storage::kInt4 && !nibbles_fit(b))
+      return bad("blob '" + b.name + "' is not stored as its codes say");
   }
   return {};
 }

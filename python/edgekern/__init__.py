@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from edgekern.artifact import ModelMetadata, Program
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
-    from edgekern.compiler import compile
+    from edgekern.compiler import compile, compile_modes
     from edgekern.kvcache import KVFormat, RingKVCache
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import QuantConfig, awq, choose_ranges, equalize, quantize, rotate, smooth, sparsify
@@ -98,6 +98,7 @@ _LAZY = {
     "choose_ranges": "edgekern.quantization",
     "compare": "edgekern.analysis",
     "compile": "edgekern.compiler",
+    "compile_modes": "edgekern.compiler",
     "compress": "edgekern.analysis",
     "coverage": "edgekern.calibration",
     "equalize": "edgekern.quantization",
@@ -159,6 +160,7 @@ __all__ = [
     "choose_ranges",
     "compare",
     "compile",
+    "compile_modes",
     "compress",
     "coverage",
     "cpu_info",

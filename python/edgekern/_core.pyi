@@ -124,6 +124,7 @@ class Storage(enum.IntEnum):
     WHOLE = 0
     F16 = 1
     BF16 = 2
+    INT4 = 3
 
 class StepKind(enum.IntEnum):
     QUANTIZE = 1
@@ -261,8 +262,18 @@ class BlobDef:
     bytes: int
     sha256: builtins.bytes
     stored: Storage
+    parts: int
+    codes: int
     def __init__(
-        self, *, name: str, offset: int, bytes: int, sha256: builtins.bytes, stored: Storage = Storage.WHOLE
+        self,
+        *,
+        name: str,
+        offset: int,
+        bytes: int,
+        sha256: builtins.bytes,
+        stored: Storage = Storage.WHOLE,
+        parts: int = 0,
+        codes: int = 0,
     ) -> None: ...
 
 @final

@@ -19,9 +19,9 @@ inline Outputs add_eight_bits(SmallProgram& p) {
   const uint32_t image = p.input({1, 3, 11, 9});
   const uint32_t x = p.quantize_nchw(image, 0.016f, 131, DType::kU8);
   const uint32_t stem = p.conv(x, {21, 3, 2, 1});
-  const uint32_t depthwise = p.conv(stem, {21, 3, 1, 1, 21, true, -1, DType::kS8});
+  const uint32_t depthwise = p.conv(stem, {21, 3, 1, 1, 21, true, -1, DType::kS8, true});
   const uint32_t pointwise = p.conv(depthwise, {21, 1, 1, 0, 1, false, stem});
-  const uint32_t grouped = p.conv(pointwise, {12, 3, 1, 1, 3, false, -1, DType::kU8});
+  const uint32_t grouped = p.conv(pointwise, {12, 3, 1, 1, 3, false, -1, DType::kU8, true});
   const uint32_t wide = p.conv(pointwise, {70, 1, 1, 0});
   const uint32_t joined = p.concat(grouped, wide);
   const uint32_t largest = p.pool(joined, false, 2, 2);
@@ -34,7 +34,7 @@ inline Outputs add_eight_bits(SmallProgram& p) {
   const uint32_t planes = p.transpose(mean);
   const uint32_t flat = p.view(planes, {1, static_cast<int64_t>(p.expected[planes].size())});
   const uint32_t logits = p.gemm(flat, 1, {10, 1, 1, 0, 1, false, -1, DType::kF32});
-  const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32});
+  const uint32_t counts = p.gemm(flat, 1, {19, 1, 1, 0, 1, false, -1, DType::kI32, true});
   const uint32_t again = p.gemm(p.quantize(logits), 1, {33, 1, 1, 0, 1, false, -1, DType::kS8});
   const uint32_t both = p.matmul(again, p.gemm(flat, 1, {60, 1, 1, 0, 1, false, -1, DType::kS8}), 11, 20);
   const uint32_t picture = p.dequantize(sum, true), list = p.dequantize(again, false);

@@ -103,6 +103,24 @@ class ProgramBuilder {
     return static_cast<uint32_t>(index.blobs.size() - 1);
   }
 
+  /// Packed weights whose codes lie in [-8, 7], as a file has them in 4 bits: equal parts, sums behind each one's
+  /// codes.
+  uint32_t blob_of_nibbles(const uint8_t* packed, uint32_t parts, size_t codes, size_t sum_bytes) {
+    std::vector<uint8_t> stored(round_up(parts * codes / 2, 64) + parts * sum_bytes);
+    uint8_t* sums = stored.data() + stored.size() - parts * sum_bytes;
+    for (size_t i = 0; i < parts * codes; ++i) {
+      const uint8_t code = packed[i / codes * (codes + sum_bytes) + i % codes] & 15;
+      uint8_t& byte = stored[i / 64 * 32 + i % 32];
+      byte = static_cast<uint8_t>(byte | (i % 64 < 32 ? code : code << 4));
+    }
+    for (size_t i = 0; i < parts; ++i)
+      std::memcpy(sums + i * sum_bytes, packed + i * (codes + sum_bytes) + codes, sum_bytes);
+    const uint32_t id = blob(stored.data(), stored.size(), Storage::kInt4);
+    index.blobs[id].parts = parts;
+    index.blobs[id].codes = codes;
+    return id;
+  }
+
   Step& step(StepKind kind, std::vector<uint32_t> in, uint32_t out, const Arguments& arguments = {}) {
     Step s;
     s.kind = kind;

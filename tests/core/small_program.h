@@ -32,6 +32,7 @@ class SmallProgram : public ProgramBuilder {
     bool depthwise = false;
     int64_t residual = -1;
     DType out = DType::kU8;
+    bool four_bits = false;  // weights, in the file
   };
 
   uint32_t conv(uint32_t x, const Conv& c) {
@@ -286,7 +287,8 @@ class SmallProgram : public ProgramBuilder {
     const size_t taps = args.window.taps(), group_in = args.in_c / args.groups, group_out = args.out_c / args.groups;
     // Arrays over channels are padded group by group; depthwise counts as one group.
     const size_t parts = c.depthwise ? 1 : args.groups, part = args.out_c / parts, padded = round_up(part, kStrip);
-    const std::vector<int8_t> w = random_weights(args.out_c * taps * group_in);
+    std::vector<int8_t> w = random_weights(args.out_c * taps * group_in);
+    for (int8_t& code : w) code = static_cast<int8_t>(c.four_bits ? code / 16 : code);
     std::vector<int32_t> bias(args.out_c), padded_bias(parts * padded);
     std::vector<float> multiplier(parts * padded);
     const float unit = c.out == DType::kF32 ? 1.0f : 0.004f;
@@ -302,8 +304,11 @@ class SmallProgram : public ProgramBuilder {
     } else {
       packed = pack_groups(w.data(), args.groups, {group_out, taps, group_in});
     }
-    const std::vector<uint32_t> blobs = {blob(packed.data(), packed.size()),
-                                         blob(padded_bias.data(), padded_bias.size() * sizeof(int32_t)),
+    const size_t sums = padded * sizeof(int32_t);
+    const uint32_t weights =
+        c.four_bits ? blob_of_nibbles(packed.data(), static_cast<uint32_t>(parts), packed.size() / parts - sums, sums)
+                    : blob(packed.data(), packed.size());
+    const std::vector<uint32_t> blobs = {weights, blob(padded_bias.data(), padded_bias.size() * sizeof(int32_t)),
                                          blob(multiplier.data(), multiplier.size() * sizeof(float))};
 
     Epilogue e;

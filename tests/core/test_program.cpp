@@ -103,8 +103,10 @@ TEST_CASE("decode says what it found") {
   bytes[0] = 'X';
   CHECK(says(decode_exactly(bytes, &index), "no edgekern program"));
   bytes = encode({});
+  bytes[8] = 5;
+  CHECK(says(decode_exactly(bytes, &index), "format version 5"));
   bytes[8] = 4;
-  CHECK(says(decode_exactly(bytes, &index), "format version 4"));
+  CHECK(says(decode_exactly(bytes, &index), "version 4 without a blob of 4 bits"));
   bytes[8] = 3;
   CHECK(says(decode_exactly(bytes, &index), "version 3 without a blob of halves"));
   ProgramIndex with_text;
@@ -138,7 +140,13 @@ TEST_CASE("validate refuses every broken promise") {
   };
   const auto with_halves = [](ProgramIndex& i) -> BlobDef& {
     for (BlobDef& b : i.blobs) {
-      if (b.stored != Storage::kWhole) return b;
+      if (b.stored == Storage::kF16 || b.stored == Storage::kBf16) return b;
+    }
+    std::abort();
+  };
+  const auto with_nibbles = [](ProgramIndex& i) -> BlobDef& {
+    for (BlobDef& b : i.blobs) {
+      if (b.stored == Storage::kInt4 && b.parts > 1) return b;
     }
     std::abort();
   };
@@ -247,6 +255,18 @@ TEST_CASE("validate refuses every broken promise") {
        [&](ProgramIndex& i) { i.blobs[first(i, StepKind::kGemm).blobs[0]].stored = Storage::kF16; }},
       {"half a blob of halves", [&](ProgramIndex& i) { with_halves(i).bytes -= 64; }},
       {"halves that are no float32", [&](ProgramIndex& i) { with_halves(i).stored = Storage::kWhole; }},
+      {"4 bits in no parts", [&](ProgramIndex& i) { with_nibbles(i).parts = 0; }},
+      {"4 bits in other parts", [&](ProgramIndex& i) { with_nibbles(i).parts -= 1; }},
+      {"4 bits in more parts than there can be", [&](ProgramIndex& i) { with_nibbles(i).parts = UINT32_MAX; }},
+      {"4 bits without codes", [&](ProgramIndex& i) { with_nibbles(i).codes = 0; }},
+      {"4 bits that end in a line", [&](ProgramIndex& i) { with_nibbles(i).codes -= 32; }},
+      {"4 bits of fewer codes", [&](ProgramIndex& i) { with_nibbles(i).codes -= 64; }},
+      {"4 bits of more codes", [&](ProgramIndex& i) { with_nibbles(i).codes += 64; }},
+      {"4 bits of more codes than there can be", [&](ProgramIndex& i) { with_nibbles(i).codes = UINT64_MAX - 63; }},
+      {"4 bits whose product wraps",
+       [&](ProgramIndex& i) { with_nibbles(i).parts = 4, with_nibbles(i).codes = uint64_t{1} << 62; }},
+      {"half a blob of 4 bits", [&](ProgramIndex& i) { with_nibbles(i).bytes -= 64; }},
+      {"4 bits that are whole", [&](ProgramIndex& i) { with_nibbles(i).stored = Storage::kWhole; }},
       {"whole numbers of halves",
        [&](ProgramIndex& i) { i.tensors[first(i, StepKind::kMapI64).out[0]].dtype = DType::kF16; }},
       {"kind", [&](ProgramIndex& i) { i.steps[0].kind = static_cast<StepKind>(99); }},

@@ -215,6 +215,9 @@ def _program_seeds(folder: Path) -> list[Path]:
         seeds[-1].write_bytes(path.read_bytes())
     seeds.append(folder / "several_sizes.ekm")
     _several_sizes().save(seeds[-1])
+    for name, batch in (("modes", 1), ("modes_and_sizes", (1, 2))):
+        seeds.append(folder / f"{name}.ekm")
+        _modes(batch).save(seeds[-1])
     return seeds
 
 
@@ -223,6 +226,14 @@ def _several_sizes() -> Any:
     from edgekern import quickstart
 
     return ek.compile(quickstart.MODEL, batch=(1, 2, 4))
+
+
+def _modes(batch: Any) -> Any:
+    import edgekern as ek
+    from edgekern import quickstart
+
+    quantized = ek.quantize(quickstart.MODEL, None, ek.QuantConfig(recipe="w8a8-dynamic"))
+    return ek.compile_modes({"performance": quantized, "accuracy": quickstart.MODEL}, batch=batch)
 
 
 def damage_program(content: bytes, rng: random.Random) -> bytes:
@@ -245,8 +256,8 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
     blobs = bytearray(content[start + old_bytes :])
     hashes = {b.name: b.sha256 for b in index.blobs}
     end = old_bytes + len(blobs)  # a damaged index may say more
-    sizes = [b for b in index.blobs if b.name.startswith("size.") and old_bytes <= b.offset <= end - b.bytes]
-    if sizes and rng.random() < 0.5:  # the index of another size
+    sizes = [b for b in index.blobs if b.name.startswith(("size.", "mode.")) and old_bytes <= b.offset <= end - b.bytes]
+    if sizes and rng.random() < 0.5:  # the index of another size or mode
         one = rng.choice(sizes)
         at = one.offset - old_bytes
         changed = damage(bytes(blobs[at : at + one.bytes]), rng, one.bytes)[: one.bytes].ljust(one.bytes, b"\0")
@@ -259,6 +270,8 @@ def damage_program(content: bytes, rng: random.Random) -> bytes:
             bytes=b.bytes,
             sha256=hashes[b.name],
             stored=b.stored,
+            parts=b.parts,
+            codes=b.codes,
         )
         for b in index.blobs
         if b.offset + index_bytes >= old_bytes
@@ -275,13 +288,13 @@ def _run_program(path: Path) -> object:
     from edgekern.artifact import Program
 
     program = Program.load(path, verify="lazy")
-    if max(one.index.arena_bytes for one in program.variants) > 1 << 26:
+    if max(one.index.arena_bytes for one in program.all) > 1 << 26:
         return None
     session = InferenceSession(program, num_threads=1)
     found = []
     for one in program.variants:
         feeds = {info.name: np.zeros(info.shape, info.dtype) for info in one.inputs}
-        found.append(session.run(None, feeds))
+        found += [session.run(None, feeds, mode=mode) for mode in program.modes or (None,)]
         if program.buckets is not None and all(array.ndim for array in feeds.values()):
             found.append(session.run(None, {name: np.concatenate([array, array]) for name, array in feeds.items()}))
     return found

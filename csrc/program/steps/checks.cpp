@@ -75,6 +75,7 @@ bool holds(const TensorDef& tensor, std::initializer_list<size_t> shape) {
 
 bool blob_is(const ProgramIndex& index, const Step& step, size_t i, size_t bytes) {
   const BlobDef& blob = index.blobs[step.blobs[i]];
+  if (blob.stored == Storage::kInt4) return bytes == held_bytes(blob);
   if (blob.stored != Storage::kWhole) {
     if (bytes % sizeof(float) != 0) return false;
     bytes /= 2;

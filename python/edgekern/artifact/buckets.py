@@ -15,7 +15,7 @@ import numpy as np
 
 MOST_PROGRAMS = 64  # in one file: a session prepares all of them
 _LARGEST = 2**31 - 1
-_LONGEST_NAME = 1024
+LONGEST_NAME = 1024
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,12 @@ class Buckets:
             Dimension(**{**entry, "sizes": tuple(map(_whole, entry["sizes"]))}) for entry in fields.pop("dimensions")
         )
         for one in dimensions:
-            sound = type(one.name) is str and one.name.isprintable() and len(one.name) <= _LONGEST_NAME
-            sound = sound and type(one.padded) is bool and type(one.rows) is bool and (one.padded or not one.rows)
+            sound = (
+                is_name(one.name)
+                and type(one.padded) is bool
+                and type(one.rows) is bool
+                and (one.padded or not one.rows)
+            )
             ascending = all(a < b for a, b in zip((0, *one.sizes), one.sizes, strict=False))
             if not sound or not one.sizes or not ascending or one.sizes[-1] > _LARGEST:
                 raise ValueError(f"dimension {one.name}")
@@ -131,6 +135,11 @@ class Buckets:
         if len({one.name for one in dimensions}) < len(dimensions) or not 1 < buckets.combinations <= MOST_PROGRAMS:
             raise ValueError("dimensions")
         return buckets
+
+
+def is_name(name: object) -> bool:
+    """Whether a file may call a dimension, or a mode, so."""
+    return type(name) is str and name.isprintable() and len(name) <= LONGEST_NAME
 
 
 def _axes(fields: dict[str, Any]) -> dict[str, tuple[Axis, ...]]:

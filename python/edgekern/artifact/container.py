@@ -85,12 +85,31 @@ class Container:
     def stored(self, name: str) -> Blob:
         """A blob as another file may take it over."""
         entry = next(entry for entry in self.index.blobs if entry.name == name)
-        return Kept(self.blobs[entry.offset : entry.offset + entry.bytes], entry.stored)
+        return Kept(self.blobs[entry.offset : entry.offset + entry.bytes], form_of(entry))
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
         """Of blobs in the data section, by their names."""
         return {entry.name: (entry.offset, entry.offset + entry.bytes) for entry in reversed(self.index.blobs)}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file has a blob.
+
+    Attributes
+    ----------
+    stored : as steps read it, as halves, or as 4 bits
+    parts, codes : of 4 bits, how many equal parts there are, and codes in each
+    """
+
+    stored: _core.Storage = _core.Storage.WHOLE
+    parts: int = 0
+    codes: int = 0
+
+
+def form_of(entry: _core.BlobDef) -> Form:
+    return Form(entry.stored, entry.parts, entry.codes)
 
 
 class Content(Protocol):
@@ -107,7 +126,7 @@ class Halves:
     """A blob of float32 that a file has as halves: a session widens it when it is opened."""
 
     content: npt.NDArray[np.uint16]
-    stored: _core.Storage
+    form: Form
 
     def __len__(self) -> int:
         return self.content.nbytes
@@ -118,10 +137,10 @@ class Halves:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A blob of another file, as it lies there."""
+    """A blob of another file, as it lies there, or one that was made as a file has it."""
 
     content: ByteArray
-    stored: _core.Storage
+    form: Form
 
     def __len__(self) -> int:
         return self.content.nbytes
@@ -141,7 +160,15 @@ def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], metadata: Ma
     sizes = [_round_up(len(content), BLOB_ALIGNMENT) for _, content in blobs]
     # Lengths do not depend on values, so a first encoding says where the blobs will lie.
     index.blobs = [
-        _core.BlobDef(name=name, offset=0, bytes=size, sha256=bytes(DIGEST_BYTES), stored=_storage(content))
+        _core.BlobDef(
+            name=name,
+            offset=0,
+            bytes=size,
+            sha256=bytes(DIGEST_BYTES),
+            stored=(form := _form(content)).stored,
+            parts=form.parts,
+            codes=form.codes,
+        )
         for (name, content), size in zip(blobs, sizes, strict=True)
     ]
     encoded_bytes = len(index.encode())
@@ -167,8 +194,8 @@ def build(index: _core.ProgramIndex, blobs: list[tuple[str, Blob]], metadata: Ma
     return room
 
 
-def _storage(blob: Blob) -> _core.Storage:
-    return blob.stored if isinstance(blob, (Halves, Kept)) else _core.Storage.WHOLE
+def _form(blob: Blob) -> Form:
+    return blob.form if isinstance(blob, (Halves, Kept)) else Form()
 
 
 def _fill(place: ByteArray, content: Blob) -> bytes:

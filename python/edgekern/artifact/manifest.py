@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgekern import _core, files
-from edgekern.artifact.buckets import Buckets
+from edgekern.artifact.buckets import MOST_PROGRAMS, Buckets, is_name
 from edgekern.errors import ArtifactError
 
 # Under it quantize writes into the metadata of a QDQ model what it did; compile carries that into the program, where
 # compare reads the hash, and commands read how sample data was made.
 QUANTIZATION_KEY = "edgekern.quantization"
-_SIZES = ("buckets", "variants")  # fields that are of all sizes
+_OF_ALL = ("buckets", "variants", "modes")  # fields that are of all programs of a file
 _MOST_TOLD = 1 << 22  # values that a quantizer may have written down: every channel of a large model
 
 
@@ -57,7 +57,7 @@ class HostStep:
 
 @dataclass(frozen=True)
 class Variant:
-    """The program of another size: where its index lies, and what its manifest has that the first has not.
+    """The program of another size or mode: where its index lies, and what its manifest has that the first has not.
 
     Attributes
     ----------
@@ -83,7 +83,8 @@ class Manifest:
     plan : "lower_bound" and "method" of the memory plan
     quantization : what the quantizer left in the model's metadata, as JSON text
     buckets : the sizes that the program has, where they are several
-    variants : the programs of the other sizes, in the order of ``buckets``
+    variants : the programs of the other sizes, in the order of ``buckets``; then those of the next mode, and so on
+    modes : names of the precisions that the program has, where they are several
     """
 
     inputs: tuple[tuple[str, int], ...]
@@ -96,6 +97,12 @@ class Manifest:
     quantization: str = ""
     buckets: Buckets | None = None
     variants: tuple[Variant, ...] = ()
+    modes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> int:
+        """How many sizes, and programs, each mode has."""
+        return 1 if self.buckets is None else self.buckets.combinations
 
     @property
     def float_model_hash(self) -> str | None:
@@ -113,14 +120,16 @@ class Manifest:
 
     def to_json(self) -> str:
         fields = asdict(self)
-        if self.buckets is None:  # as it was before there were any
-            del fields["buckets"], fields["variants"]
+        if not self.modes:  # as it was before there were any
+            del fields["modes"]
+            if self.buckets is None:
+                del fields["buckets"], fields["variants"]
         return json.dumps(fields, separators=(",", ":"))
 
     def changes(self, other: Manifest) -> str:
         """The fields that ``other`` has and this has not, as JSON."""
         mine, others = asdict(self), asdict(other)
-        found = {name: value for name, value in others.items() if value != mine[name] and name not in _SIZES}
+        found = {name: value for name, value in others.items() if value != mine[name] and name not in _OF_ALL}
         return json.dumps(found, separators=(",", ":"))
 
     def changed(self, changes: str, index: _core.ProgramIndex) -> Manifest:
@@ -129,7 +138,7 @@ class Manifest:
             fields = files.parse_json(changes.encode(), most_values=_most_values(index))
             mine = json.loads(self.to_json())
             text = json.dumps(
-                {name: fields.pop(name, mine[name]) for name in mine if name not in _SIZES}, separators=(",", ":")
+                {name: fields.pop(name, mine[name]) for name in mine if name not in _OF_ALL}, separators=(",", ":")
             )
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ArtifactError("artifact: the manifest is not what edgekern writes; write the file again") from error
@@ -155,7 +164,10 @@ class Manifest:
             if (buckets := fields.pop("buckets", None)) is not None:
                 buckets = Buckets.from_json(buckets)
             variants = tuple(_variant(entry) for entry in fields.pop("variants", ()))
-            manifest = Manifest(inputs, outputs, order, hosts, layers, **fields, buckets=buckets, variants=variants)
+            modes = _names(fields.pop("modes", []))
+            manifest = Manifest(
+                inputs, outputs, order, hosts, layers, **fields, buckets=buckets, variants=variants, modes=modes
+            )
             sound = manifest._sound(index) and manifest.to_json() == text
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError("artifact: the manifest is not what edgekern writes; write the file again") from error
@@ -186,7 +198,11 @@ class Manifest:
             and len({step.blob for step in self.host_steps}) == len(self.host_steps)  # each is checked, once
             and all(type(value) is str for value in (self.method, self.quantization))
             and type(self.lower_bound) is int
-            and len(self.variants) == (0 if self.buckets is None else self.buckets.combinations - 1)
+            and len(self.variants) == max(len(self.modes), 1) * self.sizes - 1
+            and len(self.variants) < MOST_PROGRAMS
+            and len(self.modes) != 1
+            and len(set(self.modes)) == len(self.modes)
+            and all(map(is_name, self.modes))
             and all(0 <= variant.blob_bytes <= blobs.get(variant.blob, -1) for variant in self.variants)
             and len({variant.blob for variant in self.variants}) == len(self.variants)
         )

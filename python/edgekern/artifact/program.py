@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,15 +21,11 @@ from edgekern.artifact.infos import ArenaPlan, StepInfo, TensorInfo, numpy_dtype
 from edgekern.artifact.manifest import HostStep, Manifest, Variant
 from edgekern.artifact.model_metadata import ModelMetadata
 from edgekern.artifact.nodes import NodePlace, counted, table
+from edgekern.artifact.precisions import precisions_of
+from edgekern.artifact.summary import summarized, told_shape
 from edgekern.artifact.variants import index_of, told_by
 from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.files import ByteArray
-
-_CODES = (_core.DType.U8, _core.DType.S8)
-# What quantizes the rows that it reads by itself.
-_ROWS = (_core.StepKind.GEMM_DYNAMIC, _core.StepKind.RECURRENT_DYNAMIC, _core.StepKind.GEMM_GROUPS)
-# What does so with 16 bits.
-_WIDE = (_core.StepKind.CONV_WIDE, _core.StepKind.DEPTHWISE_WIDE, _core.StepKind.GEMM_WIDE)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,13 +39,16 @@ class Program:
     program that was read has none.
 
     Where inputs have several sizes, it is the program of the smallest; ``buckets`` tells the sizes, and ``variants``
-    has the programs of all, itself the first.
+    has the programs of all, itself the first. Where there are several modes, it is that of the first; ``modes`` has
+    their names, and ``by_mode`` the programs. All are views of one file, of which they are the ``number``-th.
     """
 
     container: Container
     manifest: Manifest
     nodes: tuple[NodePlace, ...] = ()
     others: tuple[Program, ...] = ()
+    alternatives: tuple[Program, ...] = ()
+    number: int = 0
 
     @staticmethod
     def build(
@@ -64,13 +62,14 @@ class Program:
 
         Parameters
         ----------
-        others : of the other sizes that ``manifest.buckets`` has, over the same blobs
+        others : of the other sizes that ``manifest.buckets`` has, over the same blobs; then of the next mode's sizes
         model_metadata : what the ONNX model said of itself
         """
-        variants = []
+        variants, every = [], [(index, manifest), *others]
         for number, (other, story) in enumerate(others, 1):
-            told = told_by(index, other)
-            variants.append(Variant(f"size.{number}", len(told), manifest.changes(story)))
+            first, its = every[_first_of(number, manifest)]
+            told = told_by(first, other)
+            variants.append(Variant(_blob_of(number, manifest), len(told), its.changes(story)))
             blobs.append((variants[-1].blob, told))
         manifest = replace(manifest, variants=tuple(variants))
         metadata = {"ekm.producer": index.producer, "ekm.manifest": manifest.to_json()}
@@ -103,20 +102,47 @@ class Program:
         if opened.metadata.get("ekm.producer") != opened.index.producer or "ekm.manifest" not in opened.metadata:
             raise ArtifactError("artifact: header and index name different producers; write the file again")
         program = Program(opened, Manifest.from_json(opened.metadata["ekm.manifest"], opened.index))
-        program = replace(program, others=tuple(map(program._of_size, range(len(program.manifest.variants)))))
-        if program.buckets is not None:
-            program._check_sizes(program.buckets)
-        for one in program.variants:
+        program = program._with_all()
+        for one in program.all:
             for step in one.host_steps:
                 check_host_model(one.host_model(step), step.name)
         _ = program.model_metadata  # which is as it was written, too
         return program
 
-    def _of_size(self, number: int) -> Program:
-        variant = self.manifest.variants[number]
+    def _with_all(self) -> Program:
+        """The program with those of its other sizes and modes, which are held to each other."""
+        sizes, buckets = self.manifest.sizes, self.buckets
+        every = [self]
+        for number in range(1, len(self.manifest.variants) + 1):
+            every.append(self._view(number, every[_first_of(number, self.manifest)]))
+        modes = [
+            replace(
+                every[at],
+                manifest=replace(every[at].manifest, buckets=buckets),
+                others=tuple(every[at + 1 : at + sizes]),
+            )
+            for at in range(0, len(every), sizes)
+        ]
+        first, *alternatives = modes
+        first = replace(first, manifest=self.manifest, alternatives=tuple(alternatives))
+        if buckets is not None:
+            first._check_sizes(buckets)
+        for number, one in enumerate(every):
+            if one._shapes() != every[number % sizes]._shapes():
+                raise ArtifactError("artifact: two modes take or give arrays of other shapes; write the file again")
+        return first
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [info.shape for info in (*self.inputs, *self.outputs)]
+
+    def _view(self, number: int, first: Program) -> Program:
+        """Another program of the file, of which it tells in what it is not as ``first``."""
+        variant = self.manifest.variants[number - 1]
         blob = self.container.checked(variant.blob)[: variant.blob_bytes]
-        index = index_of(self.index, blob, self.container.blobs.size)
-        other = Program(replace(self.container, index=index), self.manifest.changed(variant.changes, index))
+        index = index_of(first.index, blob, self.container.blobs.size)
+        other = Program(
+            replace(self.container, index=index), first.manifest.changed(variant.changes, index), number=number
+        )
         mine, others = (
             [(info.name, info.dtype, info.scale, info.zero_point) for info in (*one.inputs, *one.outputs)]
             for one in (self, other)
@@ -158,7 +184,7 @@ class Program:
         blobs: list[tuple[str, Blob]] = [
             (blob.name, self.container.stored(blob.name)) for blob in self.index.blobs if blob.name not in names
         ]
-        others = [(other.index, other.manifest) for other in self.others]
+        others = [(other.index, other.manifest) for other in self.all[1:]]
         made = Program.build(self.index, blobs, replace(self.manifest, buckets=buckets), others, self.model_metadata)
         return replace(made, nodes=self.nodes)
 
@@ -166,6 +192,21 @@ class Program:
     def variants(self) -> tuple[Program, ...]:
         """The programs of all sizes, over the same weights."""
         return (self, *self.others)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Names of the precisions that it has, the first one first; none where there is one. See docs/modes.md."""
+        return self.manifest.modes
+
+    @property
+    def by_mode(self) -> Mapping[str, Program]:
+        """The program of each mode, over the same blobs; empty where there is one precision."""
+        return dict(zip(self.modes, (self, *self.alternatives), strict=True)) if self.modes else {}
+
+    @property
+    def all(self) -> tuple[Program, ...]:
+        """The programs of all sizes of all modes, as a file numbers them."""
+        return tuple(one for mode in (self, *self.alternatives) for one in mode.variants)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as an .ekm file, atomically. Raises as :func:`edgekern.files.atomic_write`."""
@@ -254,26 +295,7 @@ class Program:
         ----------
         isa : as of :meth:`paths`, which raises the same errors
         """
-        rows, paths = [("step", "operators", "path", "output", "MACs", "offset")], self.paths(isa=isa)
-        for place in self.manifest.order:
-            rows += self._rows(*place, paths)
-        width = [max(len(row[column]) for row in rows) for column in range(6)]
-        lines = [
-            f"{row[0]:<{width[0]}}  {row[1]:<{width[1]}}  {row[2]:<{width[2]}}  {row[3]:<{width[3]}}"
-            f"  {row[4]:>{width[4]}}  {row[5]:>{width[5]}}"
-            for row in rows
-        ]
-        macs = sum(step.macs for step in self.steps) + sum(step.macs for step in self.host_steps)
-        plan = self.memory_plan
-        lines = [self._precision(), self._fusions(), "", *lines]
-        lines += [
-            "",
-            f"{len(self.steps)} steps, {len(self.host_steps)} host steps, {macs:,} MACs, {self.nbytes:,} bytes",
-            f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method})",
-            *self._sizes(),
-            *(f"host step: {step}" for step in self.host_steps),
-        ]
-        return "\n".join(lines)
+        return summarized(self, self.paths(isa=isa))
 
     def explain(self) -> str:
         """A table of the model's nodes: where each runs, the price of the alternatives, why, and what would change it.
@@ -292,32 +314,6 @@ class Program:
             )
         return f"{len(self.nodes)} nodes, constants folded: {counted(self.nodes)}\n\n{table(self.nodes)}"
 
-    def _sizes(self) -> list[str]:
-        """The other sizes, and the arena that all share."""
-        if self.buckets is None:
-            return []
-        arenas = [one.index.arena_bytes for one in self.variants]
-        names = [one.name for one in self.buckets.dimensions]
-        told = [
-            ", ".join(f"{name} {size}" for name, size in zip(names, self.buckets.sizes(number), strict=True))
-            for number in range(len(self.variants))
-        ]
-        return [
-            f"sizes: {self.buckets}; above is {told[0]}; one arena for all, {max(arenas):,} bytes",
-            *(f"  {size}: {arena:,} bytes of it" for size, arena in zip(told, arenas, strict=True)),
-        ]
-
-    def _fusions(self) -> str:
-        """How many operators became how many steps, and what was done in passing."""
-        done = [step.op.split("+") for step in self.steps]
-        fused = Counter(op for ops in done for op in ops[1:] if op != "...")
-        moved = [step.name for step in self.steps if step.kind in ("TRANSPOSE", "PERMUTE")]
-        added = sum(name.endswith((" to NHWC", " to NCHW")) for name in moved)
-        told = [f"{count} {op}" for op, count in fused.most_common()]
-        lines = f"{sum(map(len, done))} operators in {len(done)} steps"
-        lines += f", fused {', '.join(told)}" if told else ""
-        return f"{lines}; {len(moved)} transpositions, {added} of them between orders of images"
-
     @property
     def multiply_adds(self) -> dict[str, int]:
         """How many are done in "8 bits", with activations of "16 bits", in "float32", and on the "host"."""
@@ -329,38 +325,7 @@ class Program:
     @cached_property
     def precisions(self) -> tuple[str, ...]:
         """In which numbers each kernel step does its work: "8 bits", "16 bits", "float32"."""
-        tensors, found = self.index.tensors, []
-        for step in self.index.steps:
-            on_bytes = step.kind in _ROWS or (bool(step.inputs) and tensors[step.inputs[0]].dtype in _CODES)
-            found.append("16 bits" if _is_wide(step) else "8 bits" if on_bytes else "float32")
-        return tuple(found)
-
-    def _precision(self) -> str:
-        """In which numbers the work is done."""
-        codes = any(tensor.dtype in _CODES for tensor in self.index.tensors)
-        if not codes and all(step.kind not in _ROWS + _WIDE for step in self.index.steps):
-            return "float32: nothing is quantized"
-        macs = self.multiply_adds
-        total = sum(macs.values()) or 1
-        shares = {what: f"{count / total:.1%}" for what, count in macs.items()}
-        wide = f"{shares['16 bits']} in 16 bits, " if macs["16 bits"] else ""
-        return (
-            f"multiply-adds: {shares['8 bits']} in 8 bits, {wide}{shares['float32']} in float32, {shares['host']} on "
-            "the host"
-        )
-
-    def _rows(self, what: str, number: int, paths: Sequence[str]) -> list[tuple[str, str, str, str, str, str]]:
-        if what == "host":
-            step = self.host_steps[number]
-            shapes = " ".join(_shape(self.index.tensors[i].shape) for _, i in step.outputs)
-            return [(step.name, "+".join(step.operators), "host", shapes, f"{step.macs:,}", "")]
-        segment = self.index.segments[number]
-        return [
-            (info.name, info.op, path, f"{info.dtype}{_shape(info.shape)}", f"{info.macs:,}", f"{info.offset}")
-            for info, path in zip(
-                self.steps[segment.begin : segment.end], paths[segment.begin : segment.end], strict=True
-            )
-        ]
+        return precisions_of(self.index)
 
     def _borders(self, pairs: tuple[tuple[str, int], ...]) -> tuple[TensorInfo, ...]:
         tensors, infos = self.index.tensors, []
@@ -372,10 +337,12 @@ class Program:
         return tuple(infos)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and bool(np.array_equal(self.container.data, other.container.data))
+        if not isinstance(other, Program) or self.number != other.number:
+            return False
+        return bool(np.array_equal(self.container.data, other.container.data))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Program.load, (self.container.data,)
+        return (_view_of, (self.container.data, self.number)) if self.number else (Program.load, (self.container.data,))
 
     def __copy__(self) -> Program:
         return self
@@ -387,15 +354,23 @@ class Program:
         return hash(self.index.header_sha256)
 
     def __repr__(self) -> str:
-        borders = [" ".join(f"{i.name}{_shape(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
+        borders = [" ".join(f"{i.name}{told_shape(i.shape)}" for i in side) for side in (self.inputs, self.outputs)]
         counts = f"{len(self.steps)} steps, {len(self.host_steps)} host steps, arena {self.index.arena_bytes} bytes"
         return f"Program({borders[0]} -> {borders[1]}; {counts})"
 
 
-def _shape(shape: list[int] | tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+def _view_of(data: ByteArray, number: int) -> Program:
+    """A program of a size or mode, as it was pickled."""
+    return Program.load(data).all[number]
 
 
-def _is_wide(step: _core.Step) -> bool:
-    """Whether what a step multiplies has 16 bits."""
-    return step.kind in _WIDE or (step.kind == _core.StepKind.GEMM_GROUPS and step.arguments["activation_bits"] == 16)
+def _first_of(number: int, manifest: Manifest) -> int:
+    """The program by which another one is told: of a size the smallest, of a mode the first."""
+    size = number % manifest.sizes
+    return number - size if size else 0
+
+
+def _blob_of(number: int, manifest: Manifest) -> str:
+    """What the blob of the program of another size or mode is called."""
+    mode, size = divmod(number, manifest.sizes)
+    return ".".join([*([f"mode.{mode}"] if mode else []), *([f"size.{size}"] if size else [])])

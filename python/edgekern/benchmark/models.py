@@ -25,6 +25,7 @@ from edgekern.file_kinds import kind_of_file
 from edgekern.files import StrPath
 from edgekern.machine import cpu_model
 from edgekern.runtime import InferenceSession, Profile, random_feeds
+from edgekern.runtime.modes import mode_number
 from edgekern.runtime.profile import positive
 from edgekern.runtime.session import MOST_THREADS
 
@@ -50,6 +51,7 @@ def bench_model(
     seconds: float = DEFAULT_SECONDS,
     isa: str | None = None,
     allow_host: bool = True,
+    mode: str | None = None,
     progress: Progress = no_progress,
 ) -> ModelReport:
     """Time a model, its outputs compared first.
@@ -62,7 +64,7 @@ def bench_model(
     batch, shapes : of an .onnx, as :func:`edgekern.compile` takes them
     data : gives feeds by name for what the program takes; default: random numbers
     runs : of each contender and number of threads that are timed; None is as many as take ``seconds``
-    isa, allow_host : as of :class:`~edgekern.InferenceSession`
+    isa, allow_host, mode : as of :class:`~edgekern.InferenceSession`
     progress : given a description and a count, a context whose value is called after each part
 
     Returns
@@ -86,7 +88,7 @@ def bench_model(
         raise ArgumentValueError(f"bench: seconds must be a positive number, got {seconds!r}")
     given = thread_counts(num_threads)
     options = {"isa": isa_name("bench", isa) or None, "allow_host": allow_host}
-    own = _own_side(file_path("bench", "model", model), batch, shapes, data, allow_host)
+    own = _own_side(file_path("bench", "model", model), batch, shapes, data, allow_host, mode)
     other = None
     if versus is not None:
         path = file_path("bench", "versus", versus)
@@ -127,15 +129,25 @@ def _told(data: Callable[[Sequence[TensorInfo]], Feeds], program: Program) -> st
 
 
 def _own_side(
-    path: Path, batch: int, shapes: Shapes | None, data: Callable[[Sequence[TensorInfo]], Feeds], allow_host: bool
+    path: Path,
+    batch: int,
+    shapes: Shapes | None,
+    data: Callable[[Sequence[TensorInfo]], Feeds],
+    allow_host: bool,
+    mode: str | None,
 ) -> Side:
     if kind_of_file(path) == "onnx":
+        if mode is not None:
+            raise ArgumentValueError(f"bench: mode is of programs, and {path} is an ONNX model; leave it out")
         program, took = compiled(path, batch=batch, shapes=shapes, allow_host=allow_host)
         return Side("", path, program, took, data(program.inputs))
     if batch != 1 or shapes:
         raise ArgumentValueError("bench: batch and shapes are of ONNX models; a program has those it was compiled for")
     program = Program.load(path)
-    return Side("", path, program, None, data(program.inputs))
+    if mode is not None:
+        mode_number("bench", program, mode)
+        program = program.by_mode[mode]
+    return Side("", path, program, None, data(program.inputs), mode)
 
 
 def _from_float(own: Side, other: Side | None, check: Checked | None, options: dict[str, Any]) -> Any:
@@ -216,7 +228,13 @@ class _Bench:
                     np.savez(file, allow_pickle=False, **side.feeds)
                 if side.compile_ms is not None:
                     side.program.save(program := Path(folder) / f"{number_of}.ekm")
-                job = Job("edgekern", str(program), str(feeds), threads, self.options)
+                job = Job(
+                    "edgekern",
+                    str(program),
+                    str(feeds),
+                    threads,
+                    self.options | ({"mode": side.mode} if side.mode else {}),
+                )
                 found.append(_cost(side.ours, threads, side.program.nbytes, self.arenas[side.ours], measured(job)))
                 if side.peer in self.peers:
                     job = Job("onnxruntime", str(side.path), str(feeds), threads, {})

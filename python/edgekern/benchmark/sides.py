@@ -33,6 +33,7 @@ class Side:
     path, program : the file, and what edgekern runs of it
     compile_ms : that it took; None of an .ekm
     feeds : by input name
+    mode : of an .ekm that has several
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Side:
     program: Program
     compile_ms: float | None
     feeds: Feeds
+    mode: str | None = None
 
     @property
     def ours(self) -> str:

@@ -22,6 +22,7 @@ app = typer.Typer(
 MAKE, USE, TEXT = "From a float model to a program", "Programs and this machine", "Language models"
 
 Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+Mode = Annotated[str | None, typer.Option(help="The precision, of a program that has several; default: the first.")]
 AllowHost = Annotated[bool, typer.Option(help="Let onnxruntime run operators without a kernel.")]
 Shape = Annotated[
     list[str] | None,
@@ -157,8 +158,15 @@ def quantize(
 
 @app.command("compile", rich_help_panel=MAKE)
 def compile_(
-    model: Existing,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the program goes (.ekm).")],
+    model: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False)] = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL",
+            help="Instead of MODEL: a precision of it, .onnx or .ekm. Twice or more; a session switches between them.",
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(metavar="SIZES", help="Rows of a run; several as 1,2,4,8.")] = "1",
     shape: Shape = None,
     pad: Annotated[
@@ -169,7 +177,7 @@ def compile_(
     """Compile a QDQ ONNX model, ours or another tool's, to one file."""
     from edgekern.cli import toolkit
 
-    typer.echo(toolkit.compile(model, output, batch=batch, shapes=shape, pads=pad, allow_host=allow_host))
+    typer.echo(toolkit.compile(model, output, modes=mode, batch=batch, shapes=shape, pads=pad, allow_host=allow_host))
 
 
 gates_app.add_commands(app, MAKE)
@@ -187,6 +195,7 @@ def run(
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,
     host_timeout: Annotated[float, typer.Option(help="Seconds that a host step may take.")] = HOST_TIMEOUT_S,
+    mode: Mode = None,
     kind: samples_app.Kind = None,
     samples: samples_app.Samples = None,
     preset: samples_app.Preset = None,
@@ -203,6 +212,7 @@ def run(
         isa=isa,
         allow_host=allow_host,
         host_timeout_s=host_timeout,
+        mode=mode,
         given=DataOptions(
             kind=kind, limit=samples, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing
         ),
@@ -223,6 +233,7 @@ def profile(
     paths: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Run steps as such a file says.")
     ] = None,
+    mode: Mode = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")] = None,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
@@ -246,6 +257,7 @@ def profile(
         as_json=as_json,
         save=save,
         paths=paths,
+        mode=mode,
         given=DataOptions(kind=kind, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing),
     )
     typer.echo(result)
@@ -273,6 +285,7 @@ def bench(
         list[str] | None,
         typer.Option(help="Of a language model: int8, int4 or float32; default int8. Repeatable."),
     ] = None,
+    mode: Mode = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
     isa: Annotated[str | None, typer.Option(help="Force an instruction set; see 'edgekern info'.")] = None,
     allow_host: AllowHost = True,
@@ -296,6 +309,7 @@ def bench(
         isa=isa,
         allow_host=allow_host,
         as_json=as_json,
+        mode=mode,
         given=DataOptions(kind=kind, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing),
     )
     typer.echo(result)

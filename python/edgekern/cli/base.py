@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     stresses.add_argument("--json", action="store_true", help="all figures, as JSON")
     for made in (runs, profiles, benches, stresses):
         options_of_sessions(made)
+    for made in (runs, profiles, benches):
+        made.add_argument("--mode", help="the precision, of a program that has several; default: the first")
     _add_text(
         command("generate", "continue a text, token by token", _generate),
         command("perplexity", "compare storage formats against float32", _perplexity),
@@ -123,6 +125,7 @@ def _run(given: argparse.Namespace) -> int:
         isa=given.isa,
         allow_host=given.allow_host,
         host_timeout_s=given.host_timeout,
+        mode=given.mode,
     )
     print(result)
     return 0
@@ -149,6 +152,7 @@ def _profile(given: argparse.Namespace) -> int:
         trace=given.trace,
         save=given.save,
         paths=given.paths,
+        mode=given.mode,
         num_threads=given.threads,
         isa=given.isa,
         allow_host=given.allow_host,
@@ -172,6 +176,7 @@ def _bench(given: argparse.Namespace) -> int:
         isa=given.isa,
         allow_host=given.allow_host,
         as_json=given.json,
+        mode=given.mode,
     )
     print(result)
     return 0

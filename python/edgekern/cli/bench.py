@@ -31,6 +31,7 @@ def bench(
     isa: str | None,
     allow_host: bool,
     as_json: bool,
+    mode: str | None = None,
     given: DataOptions = PLAIN,
 ) -> str:
     if runs is not None and seconds is not None:
@@ -50,6 +51,7 @@ def bench(
             "seconds": lasting,
             "isa": isa,
             "allow_host": allow_host,
+            "mode": mode,
             "progress": quiet_bar,
         }
         report = (
@@ -58,9 +60,10 @@ def bench(
             else benchmark.bench_batches(model, rows, **options)
         )
     else:
-        if versus is not None or data or shapes or rows != 1 or isa is not None:
+        if versus is not None or data or shapes or rows != 1 or isa is not None or mode is not None:
             raise ArgumentValueError(
-                f"bench: data, --vs, --batch, --shape and --isa are of programs and ONNX models, and {model} is none"
+                "bench: data, --vs, --batch, --shape, --isa and --mode are of programs and ONNX models, and "
+                f"{model} is none"
             )
         report = benchmark.bench_decoder(
             model, weights=weights or ("int8",), num_threads=threads, runs=runs, seconds=lasting, progress=quiet_bar

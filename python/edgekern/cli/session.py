@@ -34,6 +34,7 @@ def run(
     isa: str | None,
     allow_host: bool,
     host_timeout_s: float,
+    mode: str | None = None,
     given: DataOptions = PLAIN,
 ) -> str:
     arrays = are_arrays(data, given)
@@ -42,7 +43,7 @@ def run(
     if output is not None:
         files.check_target(output, function="run", inputs=inputs)
     session = runtime.InferenceSession(
-        model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s
+        model, num_threads=num_threads, isa=isa, allow_host=allow_host, host_timeout_s=host_timeout_s, mode=mode
     )
     names = [node.name for node in session.get_outputs()]
     shapes = {node.name: node.shape for node in session.get_inputs()}
@@ -102,6 +103,7 @@ def profile(
     as_json: bool,
     save: Path | None = None,
     paths: Path | None = None,
+    mode: str | None = None,
     given: DataOptions = PLAIN,
 ) -> str:
     """On the first feeds of ``data``, or random ones."""
@@ -113,7 +115,9 @@ def profile(
     for target in (trace, save):
         if target is not None:
             files.check_target(target, function="profile", inputs=used)
-    session = runtime.InferenceSession(model, num_threads=num_threads, isa=isa, allow_host=allow_host, paths=paths)
+    session = runtime.InferenceSession(
+        model, num_threads=num_threads, isa=isa, allow_host=allow_host, paths=paths, mode=mode
+    )
     feeds = runtime.random_feeds(session.program.inputs)
     if sources:
         shapes = {node.name: node.shape for node in session.get_inputs()}
@@ -197,7 +201,8 @@ def verify(model: Path, *, allow_host: bool) -> str:
     if not allow_host:
         runtime.refuse_host_steps(program, "verify")
     lines = [f"{model}: every byte is as it was written ({program.nbytes} bytes)", *_made(program)]
-    lines += [f"host step {step.name}, for onnxruntime: {step}" for step in program.host_steps]
+    hosts = {step.name: step for one in (program, *program.alternatives) for step in one.host_steps}
+    lines += [f"host step {name}, for onnxruntime: {step}" for name, step in hosts.items()]
     return printable("\n".join(lines))
 
 
@@ -225,9 +230,17 @@ def told(program: Program) -> str:
         for side, infos in (("inputs", program.inputs), ("outputs", program.outputs))
     }
     hosts, nodes = ([asdict(part) for part in parts] for parts in (program.host_steps, program.nodes))
-    whole = {"bytes": program.nbytes, "arena_bytes": max(one.index.arena_bytes for one in program.variants)}
+    whole = {"bytes": program.nbytes, "arena_bytes": max(one.index.arena_bytes for one in program.all)}
     sizes = [] if program.buckets is None else _sizes(program, program.buckets)
-    made = {"sizes": sizes, "preprocessing": program.preprocessing}
+    modes = [
+        {
+            "name": name,
+            "multiply_adds": one.multiply_adds,
+            "arena_bytes": max(v.index.arena_bytes for v in one.variants),
+        }
+        for name, one in program.by_mode.items()
+    ]
+    made = {"sizes": sizes, "modes": modes, "preprocessing": program.preprocessing}
     return json.dumps({**whole, **made, **borders, "nodes": nodes, "steps": steps, "host_steps": hosts}, indent=1)
 
 

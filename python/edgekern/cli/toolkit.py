@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
+from edgekern.artifact import Program
 from edgekern.cli.data import read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
 from edgekern.cli.sources import PLAIN, DataOptions, as_ranges, open_data
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
+from edgekern.file_kinds import kind_of_file
 from edgekern.graph.model import model_files, open_model
 from edgekern.quantization.config import GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.quantization.methods import needs_samples
@@ -132,21 +134,51 @@ def inspect(model: Path, *, batch: str, shapes: list[str] | None = None, as_json
 
 
 def compile(
-    model: Path,
+    model: Path | None,
     output: Path,
     *,
+    modes: Sequence[str] | None = None,
     batch: str,
     allow_host: bool,
     shapes: list[str] | None = None,
     pads: list[str] | None = None,
 ) -> str:
-    files.check_target(output, function="compile", inputs=model_files(model, function="compile"))
-    program = compiler.compile(
-        model,
-        batch=read_sizes("compile", batch),
-        shapes=read_shapes("compile", shapes),
-        pad=read_pads("compile", pads),
-        allow_host=allow_host,
-    )
+    if (model is None) == (not modes):
+        raise ArgumentValueError("compile: MODEL or --mode NAME=MODEL must be given, one of the two")
+    given = _modes(modes or [])
+    inputs = [file for path in ([model] if model else given.values()) for file in _files_of(path)]
+    files.check_target(output, function="compile", inputs=inputs)
+    options: dict[str, Any] = {
+        "batch": read_sizes("compile", batch),
+        "shapes": read_shapes("compile", shapes),
+        "pad": read_pads("compile", pads),
+        "allow_host": allow_host,
+    }
+    if model is not None:
+        program = compiler.compile(model, **options)
+    else:
+        models = {name: Program.load(path) if _is_program(path) else path for name, path in given.items()}
+        program = compiler.compile_modes(models, **options)
     program.save(output)
     return f"{program.summary()}\n{output}: {output.stat().st_size} bytes"
+
+
+def _modes(given: Sequence[str]) -> dict[str, Path]:
+    """NAME=MODEL, as the command line has it."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path or name in found:
+            raise ArgumentValueError(
+                f"compile: --mode must be NAME=MODEL, as accuracy=w8a16.onnx, each name once, got {text!r}"
+            )
+        found[name] = Path(path)
+    return found
+
+
+def _is_program(path: Path) -> bool:
+    return kind_of_file(path) == "ekm"
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path] if _is_program(path) else list(model_files(path, function="compile"))

@@ -5,5 +5,6 @@ Needs ``edgekern[toolkit]``.
 
 from edgekern.artifact import Program
 from edgekern.compiler.compile_model import compile
+from edgekern.compiler.modes import compile_modes
 
-__all__ = ["Program", "compile"]
+__all__ = ["Program", "compile", "compile_modes"]

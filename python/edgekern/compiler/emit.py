@@ -11,6 +11,7 @@ from edgekern.artifact.container import Blob
 from edgekern.compiler.halves import narrowed
 from edgekern.compiler.layout import MOST_AXES
 from edgekern.compiler.memory import Plan
+from edgekern.compiler.nibbles import in_four_bits
 from edgekern.compiler.passes.extract_hosts import HostRun
 from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import NHWC, KernelStep, Tensor
@@ -33,11 +34,17 @@ class BlobStore:
         self.halves: Sequence[str] = ()
         self._same: dict[bytes, int] = {}  # equal tables and constants are stored once
 
-    def number(self, content: bytes, kind: str) -> int:
-        """The place of what a step has."""
+    def numbers(self, step: KernelStep) -> list[int]:
+        """The places of what a step has."""
+        return [self._number(content, step, at) for at, content in enumerate(step.blobs)]
+
+    def _number(self, content: bytes, step: KernelStep, at: int) -> int:
         if content not in self._same:
             self._same[content] = len(self.blobs)
-            self.blobs.append((f"{len(self.blobs)}.{kind}", narrowed(content, self.halves)))
+            blob = narrowed(content, self.halves)
+            if at == 0 and blob is content:
+                blob = in_four_bits(content, step.kind, step.arguments)
+            self.blobs.append((f"{len(self.blobs)}.{step.kind.name.lower()}", blob))
         return self._same[content]
 
     def take(self) -> list[tuple[str, Blob]]:
@@ -72,7 +79,7 @@ def emit_program(
         order.append(("segment", len(segments)))
         segments.append(_core.Segment(begin=len(steps), end=len(steps) + len(stage.steps)))
         for step in stage.steps:
-            steps.append(_step(step, number, [store.number(content, step.kind.name.lower()) for content in step.blobs]))
+            steps.append(_step(step, number, store.numbers(step)))
             step.blobs.clear()  # they belong to the store now
     store.blobs += [(host.blob, run.model) for host, run in zip(hosts, runs, strict=True)]
     index = _core.ProgramIndex(

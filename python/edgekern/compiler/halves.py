@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekern._core import Storage
-from edgekern.artifact.container import Blob, Halves
+from edgekern.artifact.container import Blob, Form, Halves
 
 _LEAST_BYTES = 1024  # what is smaller saves a line or two of a file
 _PIECE = 1 << 18  # items that are looked at together
@@ -22,7 +22,7 @@ def narrowed(content: bytes, halves: Sequence[str]) -> Blob:
     for name in halves:
         found = np.empty(words.size, np.uint16)
         if all(_narrow(words[at : at + _PIECE], found[at : at + _PIECE], name) for at in range(0, words.size, _PIECE)):
-            return Halves(found, Storage.F16 if name == "float16" else Storage.BF16)
+            return Halves(found, Form(Storage.F16 if name == "float16" else Storage.BF16))
     return content
 
 

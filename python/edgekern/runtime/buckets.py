@@ -15,7 +15,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError
 if TYPE_CHECKING:
     from edgekern.artifact import Program
     from edgekern.artifact.buckets import Axis, Buckets, Dimension
-    from edgekern.runtime.runner import Arena, Runner
+    from edgekern.runtime.runner import Runner
 
 Array = npt.NDArray[Any]
 Part = tuple[Any, ...]  # slices
@@ -176,10 +176,14 @@ class Sized:
         return tuple(found)
 
     def run(
-        self, arena: Arena, pieces: Sequence[Piece], arrays: Sequence[Array], targets: Sequence[Array | None]
+        self,
+        runners: Sequence[Runner],
+        pieces: Sequence[Piece],
+        arrays: Sequence[Array],
+        targets: Sequence[Array | None],
     ) -> Runner:
-        """Run the pieces; arrays and targets in the order of the program, of the right shapes and dtypes. Gives the
-        runner that was last, which tells what all of them have copied."""
+        """Run the pieces on the runners of all sizes; arrays and targets in the order of the program, of the right
+        shapes and dtypes. Gives the runner that was last, which tells what all of them have copied."""
         copied = 0
         if len(pieces) > 1:  # what one run writes, a later one may not read
             wanted_by = [target for target in targets if target is not None]
@@ -190,7 +194,7 @@ class Sized:
             copied = sum(array.nbytes for array, given in zip(kept, arrays, strict=True) if array is not given)
             arrays = kept
         for piece in pieces:
-            runner = arena.runners[piece.number]
+            runner = runners[piece.number]
             given = [self._given(piece, runner, name, array) for name, array in zip(self._inputs, arrays, strict=True)]
             wanted = [self._wanted(piece, name, target) for name, target in zip(self._outputs, targets, strict=True)]
             if runner.hosts or not runner.run_direct(given, wanted):

@@ -44,9 +44,10 @@ def refuse_host_steps(program: Program, function: str) -> None:
     HostStepError
         When the program has host steps; it names each with its nodes and the reason.
     """
-    if not program.host_steps:
+    steps = {step.name: step for one in (program, *program.alternatives) for step in one.host_steps}
+    if not steps:
         return
-    lines = [f"  {step.name}: {step}" for step in program.host_steps]
+    lines = [f"  {name}: {step}" for name, step in steps.items()]
     count = "1 step needs" if len(lines) == 1 else f"{len(lines)} steps need"
     raise HostStepError("\n".join([f"{function}: {count} onnxruntime, and allow_host=False forbids it", *lines]))
 

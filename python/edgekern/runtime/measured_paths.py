@@ -132,8 +132,9 @@ def identity(program: Program) -> str:
 
 def choices_for(
     paths: MeasuredPaths | str | os.PathLike[str] | None, program: Program, isa: str, num_threads: int
-) -> Sequence[Choice]:
-    """What the core shall run of each step; nothing where all is by rule.
+) -> dict[int, Sequence[Choice]]:
+    """What the core shall run of each step of the program that was measured, by its number in the file; nothing where
+    all is by rule.
 
     Raises
     ------
@@ -142,13 +143,15 @@ def choices_for(
         instruction set, number of threads or CPU, or names a step that the program has not.
     """
     if paths is None:
-        return ()
+        return {}
     if not isinstance(paths, MeasuredPaths):
         if not isinstance(paths, (str, os.PathLike)):
             raise ArgumentTypeError(
                 f"InferenceSession: paths must be a path or MeasuredPaths, got {type(paths).__name__}"
             )
         paths = MeasuredPaths.load(paths)
+    modes = {identity(one): one for one in (program, *program.alternatives)}
+    program = modes.get(paths.program, program)
     here = (identity(program), _core.resolve_isa(isa), num_threads or _core.num_threads(), cpu_model())
     measured = (paths.program, paths.isa, paths.num_threads, paths.cpu)
     names = ("program", "instruction set", "number of threads", "CPU")
@@ -169,4 +172,4 @@ def choices_for(
                 f"InferenceSession: paths give step {chosen.step} the path {chosen.path!r}, which is none"
             )
         choices[chosen.step] = (chosen.path, chosen.alone)
-    return choices
+    return {program.number: choices}

@@ -63,7 +63,9 @@ def measure_paths(
             raise ArgumentValueError(
                 f"measure_paths: of several sizes the smallest is measured, {smallest}; feeds of {found} were given"
             )
-    by_rule = MeasuredPaths(identity(session.program), session.isa, session.num_threads, cpu_model(), 0, 0.0, 0.0, ())
+    by_rule = MeasuredPaths(
+        identity(session.program_of_mode), session.isa, session.num_threads, cpu_model(), 0, 0.0, 0.0, ()
+    )
     ways = _ways(session)
     most = max(map(len, ways), default=0)
     # Session k runs each step in its k-th way, by rule where it has fewer.
@@ -94,7 +96,7 @@ def _ways(session: InferenceSession) -> list[list[Choice]]:
 
 
 def _open(session: InferenceSession, by_rule: MeasuredPaths, column: list[Choice]) -> InferenceSession:
-    steps = session.program.steps
+    steps = session.program_of_mode.steps
     chosen = [
         StepPath(number, steps[number].name, path, alone, 0.0, 0.0)
         for number, (path, alone) in enumerate(column)
@@ -104,7 +106,9 @@ def _open(session: InferenceSession, by_rule: MeasuredPaths, column: list[Choice
 
 
 def _session_of(session: InferenceSession, paths: MeasuredPaths) -> InferenceSession:
-    return InferenceSession(session.program, num_threads=session.num_threads, isa=session.isa, paths=paths)
+    return InferenceSession(
+        session.program, num_threads=session.num_threads, isa=session.isa, paths=paths, mode=session.mode
+    )
 
 
 def _timed(
@@ -158,6 +162,6 @@ def _faster(session: InferenceSession, number: int, ways: list[Choice], times: T
             continue
         us = float(np.median(times[at]))
         if best is None or us < best.us:
-            name = session.program.steps[number].name
+            name = session.program_of_mode.steps[number].name
             best = StepPath(number, name, path, alone, float(np.median(rule)), us)
     return best

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Given = Callable[[int], "Array | None"]  # what is to stand in a tensor, as it is stored
+_BY_RULE: Mapping[int, Sequence[Choice]] = MappingProxyType({})
 
 
 class Runner:
@@ -97,11 +99,13 @@ class Runner:
         return took
 
     def bind(self, arrays: list[Array], targets: list[Array | None]) -> Callable[[Runner], object]:
-        """A run on arrays that are checked here, once: for this runner and those of the same program."""
+        """A run on arrays that are checked here, once: for this runner, those of the same program, and other modes."""
         bound = self.core.bind(arrays, targets)
-        if self.hosts:
-            return lambda runner: runner.run_copying(arrays, targets)
-        return lambda runner: runner.run_bound(bound)
+
+        def run(runner: Runner) -> object:
+            return runner.run_copying(arrays, targets) if runner.hosts else runner.run_bound(bound)
+
+        return run
 
     def trace(self, arrays: list[Array], given: Given | None = None) -> Iterator[tuple[int, Array]]:
         """Run step by step: the number of each kernel step, and its result where it lies.
@@ -163,12 +167,13 @@ class Arena:
     Parameters
     ----------
     program, isa, num_threads, timeout_s : as of :class:`Runner`
-    choices : how each step of the smallest size runs, where not by rule
+    choices : how each step runs, where not by rule, by the number of the program in the file
     weights_of : another one of the same program
 
     Attributes
     ----------
-    runners : of all sizes that the program has, in their order
+    runners : of all sizes of all modes that the program has, as the file numbers them
+    modes : those of each mode
     """
 
     def __init__(
@@ -178,28 +183,30 @@ class Arena:
         num_threads: int,
         timeout_s: float | None,
         *,
-        choices: Sequence[Choice] = (),
+        choices: Mapping[int, Sequence[Choice]] = _BY_RULE,
         weights_of: Arena | None = None,
     ) -> None:
-        variants = program.variants
-        largest = max(range(len(variants)), key=lambda number: variants[number].index.arena_bytes)
+        every = program.all
+        largest = max(range(len(every)), key=lambda number: every[number].index.arena_bytes)
         other = None if weights_of is None else weights_of.runners[0]
 
         def runner(number: int, arena_of: Runner | None) -> Runner:
             return Runner(
-                variants[number],
+                every[number],
                 isa,
                 num_threads,
                 timeout_s,
-                choices=() if number else choices,
+                choices=choices.get(number, ()),
                 arena_of=arena_of,
                 weights_of=other,
             )
 
         first = runner(largest, None)
         self.runners: tuple[Runner, ...] = tuple(
-            first if number == largest else runner(number, first) for number in range(len(variants))
+            first if number == largest else runner(number, first) for number in range(len(every))
         )
+        sizes = len(program.variants)
+        self.modes = tuple(self.runners[at : at + sizes] for at in range(0, len(every), sizes))
 
     @property
     def nbytes(self) -> int:

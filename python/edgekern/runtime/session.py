@@ -25,6 +25,7 @@ from edgekern.runtime.callers import Callback, Callers
 from edgekern.runtime.host import HOST_TIMEOUT_S, host_timeout, refuse_host_steps
 from edgekern.runtime.interface import OnnxruntimeMethods, opened
 from edgekern.runtime.measured_paths import MeasuredPaths, choices_for
+from edgekern.runtime.modes import Modes, mode_number
 from edgekern.runtime.options import RunOptions, SessionOptions, check_run_options, num_threads_of
 from edgekern.runtime.profile import Profile, positive
 from edgekern.runtime.providers import Providers, check_providers
@@ -37,7 +38,7 @@ MOST_THREADS = 1024  # the pool's, which any larger number means
 _MOST_ARENAS = 1024
 
 
-class InferenceSession(OnnxruntimeMethods):
+class InferenceSession(OnnxruntimeMethods, Modes):
     """Runs a program; the interface is onnxruntime's.
 
     Parameters
@@ -66,7 +67,9 @@ class InferenceSession(OnnxruntimeMethods):
     paths : MeasuredPaths or path of its file, optional
         Which code each step runs, as it was measured with this program, instruction set, number of threads and CPU
         (:func:`edgekern.runtime.measure_paths`); None goes by rule. The bits are the same. Of several sizes it is
-        the smallest that is measured.
+        the smallest that is measured, of several modes one.
+    mode : str, optional
+        The precision to begin with, of a program that has several (:func:`edgekern.compile_modes`); None is the first.
 
     Raises
     ------
@@ -92,7 +95,7 @@ class InferenceSession(OnnxruntimeMethods):
     released meanwhile.
 
     A pickle, and a deep copy, opens the program anew with the same ``num_threads``, ``isa`` and ``arenas``, in memory
-    of its own and by rule; the program travels whole and every byte is checked where it arrives.
+    of its own, in the same mode and by rule; the program travels whole and every byte is checked where it arrives.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class InferenceSession(OnnxruntimeMethods):
         host_timeout_s: float | None = HOST_TIMEOUT_S,
         arenas: int = 1,
         paths: MeasuredPaths | str | os.PathLike[str] | None = None,
+        mode: str | None = None,
     ) -> None:
         if not isinstance(verify, str) or verify not in ("full", "lazy"):
             raise ArgumentValueError(f"InferenceSession: verify must be 'full' or 'lazy', got {verify!r}")
@@ -129,13 +133,15 @@ class InferenceSession(OnnxruntimeMethods):
         if not allow_host:
             refuse_host_steps(program, "InferenceSession")
         options.check_sizes(program)
+        self._mode = 0 if mode is None else mode_number("InferenceSession", program, mode)
         choices = choices_for(paths, program, isa, threads)
         first = Arena(program, isa, threads, timeout_s, choices=choices)
         more = range(1, arenas)
         others = (Arena(program, isa, threads, timeout_s, choices=choices, weights_of=first) for _ in more)
         self._arenas = (first, *others)
         self._lender = _core.Lender(self._arenas)
-        self._runner = self._ran = first.runners[0]
+        self._firsts = tuple(runners[0] for runners in first.modes)
+        self._runner = self._ran = self._firsts[self._mode]  # whose borders are those of all modes
         self._sized = None if program.buckets is None else Sized(program, program.buckets)
         self._callers = Callers(arenas)
         self._forks = 0
@@ -162,6 +168,7 @@ class InferenceSession(OnnxruntimeMethods):
         run_options: RunOptions | None = None,
         *,
         out: Sequence[Lent] | None = None,
+        mode: str | None = None,
     ) -> list[Array]:
         """Compute outputs from inputs.
 
@@ -173,6 +180,7 @@ class InferenceSession(OnnxruntimeMethods):
         run_options : RunOptions, optional
         out : arrays of the same kinds to write, one for each output wanted, of the dtype and shape that
             :meth:`get_outputs` states; None makes new ones
+        mode : the precision of this run; None is :attr:`mode`
 
         Returns
         -------
@@ -190,28 +198,29 @@ class InferenceSession(OnnxruntimeMethods):
         """
         if run_options is not None:
             check_run_options("run", run_options)
+        number = self._mode if mode is None else mode_number("run", self._program, mode)
         names = list(self._runner.outputs) if output_names is None else self._wanted(output_names)
         arrays = self._ordered(input_feed)
         if self._sized is not None:
-            return self._run_sized(self._sized, names, arrays, out)
+            return self._run_sized(number, self._sized, names, arrays, out)
         if out is None:
             results: list[Array] = [np.empty_like(self._runner.outputs[name]) for name in names]
         else:
             results = targets_of(out, names)
         returned: list[Any] = results if out is None else list(out)
         if output_names is None:
-            self._run(arrays, list(results))
+            self._run(number, arrays, list(results))
             return returned
         result_of = dict(zip(names, results, strict=True))
         targets: list[Array | None] = list(map(result_of.get, self._runner.outputs))
         if len(result_of) < len(results):  # a name is asked for twice
             for name, result in zip(names, results, strict=True):
                 self._runner.core.check(arrays, [result if name == other else None for other in self._runner.outputs])
-        _repeat(self._run(arrays, targets), names, results, result_of)
+        _repeat(self._run(number, arrays, targets), names, results, result_of)
         return returned
 
     def _run_sized(
-        self, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
+        self, mode: int, sized: Sized, names: Sequence[str], arrays: list[Array], out: Sequence[Lent] | None
     ) -> list[Any]:
         sizes = sized.sizes(arrays)
         pieces = sized.pieces(sizes)
@@ -222,7 +231,7 @@ class InferenceSession(OnnxruntimeMethods):
         targets = [result_of.get(name) for name in self._runner.outputs]
         self._runner.report_copies("run", arrays, targets)
         with self._lender.lend() as arena:
-            self._ran = ran = sized.run(arena, pieces, arrays, targets)
+            self._ran = ran = sized.run(arena.modes[mode], pieces, arrays, targets)
         _repeat(ran, names, results, result_of)
         return results if out is None else list(out)
 
@@ -251,13 +260,14 @@ class InferenceSession(OnnxruntimeMethods):
         run_options: RunOptions | None = None,
         *,
         out: Sequence[Lent] | None = None,
+        mode: str | None = None,
     ) -> Future[list[Array]]:
         """Do :meth:`run` on a thread of the session's own, of which it has one an arena.
 
         Parameters
         ----------
-        output_names, input_feed, run_options, out : as of :meth:`run`. The arrays are read and written when their turn
-            comes: until the future is done the caller leaves them alone
+        output_names, input_feed, run_options, out, mode : as of :meth:`run`. The arrays are read and written when their
+            turn comes: until the future is done the caller leaves them alone. The mode is that of now
         callback : function of (results, ``user_data``, error), optional
             onnxruntime's: called when the run has ended, on the session's thread, before the future is done. ``error``
             is the text of what :meth:`run` raised, and the results are then an empty list; else it is ``""``.
@@ -276,7 +286,10 @@ class InferenceSession(OnnxruntimeMethods):
         """
         names = None if output_names is None else self._wanted(output_names)
         arrays = dict(zip(self._runner.inputs, self._ordered(input_feed), strict=True))
-        return self._callers.submit(partial(self.run, names, arrays, run_options, out=out), callback, user_data)
+        if mode is not None:
+            mode_number("run_async", self._program, mode)
+        call = partial(self.run, names, arrays, run_options, out=out, mode=mode or self.mode)
+        return self._callers.submit(call, callback, user_data)
 
     def trace(self, feeds: Feeds, *, given: Given | None = None) -> Iterator[tuple[int, Array]]:
         """Run step by step.
@@ -306,12 +319,12 @@ class InferenceSession(OnnxruntimeMethods):
         nothing: list[Array | None] = [None] * len(self._runner.outputs)
         self._runner.core.check(arrays, nothing)
         self._runner.report_copies("trace", arrays, nothing)
-        return self._trace(arrays, given)
+        return self._trace(self._mode, arrays, given)
 
-    def _trace(self, arrays: list[Array], given: Given | None) -> Iterator[tuple[int, Array]]:
+    def _trace(self, mode: int, arrays: list[Array], given: Given | None) -> Iterator[tuple[int, Array]]:
         forks = self._forks
         with self._lender.lend() as arena:
-            for step in arena.runners[0].trace(arrays, given):
+            for step in arena.modes[mode][0].trace(arrays, given):
                 yield step
                 if self._forks != forks:
                     raise ForkError("trace: this process was forked between two steps; call trace again")
@@ -339,17 +352,17 @@ class InferenceSession(OnnxruntimeMethods):
         """
         positive("profile", "runs", runs)
         arrays = self._ordered(feeds)
-        number = 0 if self._sized is None else self._sized.whole("profile", arrays)
-        runner = self._arenas[0].runners[number]
+        mode, number = self._mode, 0 if self._sized is None else self._sized.whole("profile", arrays)
+        runner = self._arenas[0].modes[mode][number]
         targets: list[Array | None] = [np.empty_like(place) for place in runner.outputs.values()]
         runner.core.check(arrays, targets)
         runner.report_copies("profile", arrays, targets)
         with self._lender.lend() as arena:
-            return arena.runners[number].profile(arrays, targets, runs)
+            return arena.modes[mode][number].profile(arrays, targets, runs)
 
     def summary(self) -> str:
         """The program's table, with the paths of this session."""
-        return self._program.summary(isa=self.isa)
+        return self.program_of_mode.summary(isa=self.isa)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -381,7 +394,7 @@ class InferenceSession(OnnxruntimeMethods):
         return f"InferenceSession({self._program!r}, isa={self.isa!r}, num_threads={self.num_threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._program, self._options)
+        return _reopen, (self._program, {**self._options, "mode": self.mode})
 
     def _wanted(self, output_names: Sequence[str]) -> list[str]:
         return wanted_names(output_names, self._runner.outputs)
@@ -390,23 +403,24 @@ class InferenceSession(OnnxruntimeMethods):
         """The arrays in the order of the program's inputs."""
         return ordered(feeds, self._runner.inputs)
 
-    def _run(self, arrays: list[Array], targets: list[Array | None]) -> Runner:
-        if not self._runner.hosts:
+    def _run(self, mode: int, arrays: list[Array], targets: list[Array | None]) -> Runner:
+        if not self._firsts[mode].hosts:
             with self._lender.lend() as arena:
-                self._ran = runner = arena.runners[0]
+                self._ran = runner = arena.modes[mode][0]
                 if runner.run_direct(arrays, targets):
                     return runner
         self._runner.core.check(arrays, targets)
         self._runner.report_copies("run", arrays, targets)
         with self._lender.lend() as arena:
-            self._ran = runner = arena.runners[0]
+            self._ran = runner = arena.modes[mode][0]
             runner.run_copying(arrays, targets)
         return runner
 
-    def _on_runner(self, number: int, call: Callable[[Runner], object]) -> None:
-        """Call with the runner of a size, of an arena that nobody runs in."""
+    def _on_runner(self, size: int, call: Callable[[Runner], object]) -> None:
+        """Call with the runner of a size, of an arena that nobody runs in, in the mode of now."""
+        mode = self._mode
         with self._lender.lend() as arena:
-            self._ran = runner = arena.runners[number]
+            self._ran = runner = arena.modes[mode][size]
             call(runner)
 
 
