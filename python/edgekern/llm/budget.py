@@ -156,7 +156,8 @@ def _smaller(settings: Settings) -> list[Settings]:
     made = []
     for pick in picks:
         given: dict[str, Any] = {name: choices[name][step] for name, step in zip(choices, pick, strict=True)}
-        given["group_size"] = (settings.group_size or 32) if given["weights"] == "int4" else None
+        same = given["weights"] == settings.weights
+        given["group_size"] = WeightFormat.of(given["weights"], settings.group_size if same else None).group_size
         made.append(replace(settings, **given))
     return made
 
