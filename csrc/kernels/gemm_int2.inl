@@ -24,7 +24,8 @@ constexpr size_t kLineQuads = 4;                 // digits used of a byte of wha
 constexpr size_t kAheadBytes = 16 * kQuadBytes;  // one row fetches a line so far ahead
 constexpr int kWhole = 3;                        // fives of quads in 64 values of k; one quad is left
 constexpr size_t kRunQuads = kW4Run / 4;
-constexpr int kW2Strips = kTileStrips == 4 ? 4 : 2;  // of one row
+constexpr int kW2Strips = kTileStrips == 4 ? 4 : 2;              // of one row
+constexpr int kUnpackedRows = kTileStrips == 4 ? 4 : kTileRows;  // five of four strips spill
 
 /// A group of 64 * N values.
 template <int N>
@@ -163,34 +164,46 @@ EK_INLINE void w2_unpack(const uint8_t* b, uint8_t* digits) {
   }
 }
 
+/// R rows x S strips on a group of unpacked digits: their exact products, [R][S][16]. A function of its own, or the
+/// loop keeps its sums in memory, too.
+template <int N, int R, int S>
+__attribute__((noinline)) void w2_group(const int8_t* x, size_t ldq, const int32_t* start, const int8_t* b,
+                                        int32_t* dots) {
+  I32 acc[R][S];
+  unroll<R>([&](auto r) EK_LAMBDA {
+    const I32 first = set1_i32(start[r.value] / 8);
+    unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = first; });
+  });
+  for (int quad = 0; quad < N * 16; ++quad, x += 4, b += kQuadBytes) {
+    Line w[S];
+    unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = load_line(b + s.value * 64); });
+    unroll<R>([&](auto r) EK_LAMBDA {
+      const Quad q = load_quad(x + r.value * ldq);
+      unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], q, w[s.value]); });
+    });
+  }
+  unroll<R>([&](auto r) EK_LAMBDA {
+    unroll<S>([&](auto s) EK_LAMBDA { store_i32(dots + (r.value * S + s.value) * kStrip, acc[r.value][s.value]); });
+  });
+}
+
 /// R rows on a run of unpacked digits: adds to their totals, [rows][64].
 template <int N, int R>
 void w2_run(const W4Tile& t, size_t row, size_t first, size_t end, const uint8_t* digits, float* total) {
   constexpr int S = kTileStrips;
   for (size_t strip = 0; strip < kPanelStrips; strip += S) {
-    F32 sum[R][S];
-    unroll<R>([&](auto r) EK_LAMBDA { unroll<S>([&](auto s) EK_LAMBDA { sum[r.value][s.value] = set1_f32(0.0f); }); });
+    float sums[R * S * kStrip];  // over the groups of the run
     for (size_t g = first; g < end; ++g) {
-      const int8_t* x = t.q + row * t.ldq + g * N * 64;
-      const int8_t* b = reinterpret_cast<const int8_t*>(digits) + (g - first) * N * 16 * kQuadBytes + strip * 64;
-      I32 acc[R][S];
-      unroll<R>([&](auto r) EK_LAMBDA {
-        const I32 start = set1_i32(t.start[g * t.rows + row + r.value] / 8);
-        unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = start; });
-      });
-      for (int quad = 0; quad < N * 16; ++quad, x += 4, b += kQuadBytes) {
-        Line w[S];
-        unroll<S>([&](auto s) EK_LAMBDA { w[s.value] = load_line(b + s.value * 64); });
-        unroll<R>([&](auto r) EK_LAMBDA {
-          const Quad q = load_quad(x + r.value * t.ldq);
-          unroll<S>([&](auto s) EK_LAMBDA { acc[r.value][s.value] = dot_u4(acc[r.value][s.value], q, w[s.value]); });
-        });
-      }
+      int32_t dots[R * S * kStrip];
+      const int8_t* const b = reinterpret_cast<const int8_t*>(digits) + (g - first) * N * 16 * kQuadBytes + strip * 64;
+      w2_group<N, R, S>(t.q + row * t.ldq + g * N * 64, t.ldq, t.start + g * t.rows + row, b, dots);
       const uint8_t* const group = t.panel + g * kGroupBytes<N>;
       unroll<S>([&](auto s) EK_LAMBDA {
         const F32 scale = w2_scale(group, kGroupBytes<N>, strip + s.value);
         unroll<R>([&](auto r) EK_LAMBDA {
-          sum[r.value][s.value] = fma_f32(to_f32(acc[r.value][s.value]), scale, sum[r.value][s.value]);
+          float* const at = sums + (r.value * S + s.value) * kStrip;
+          const F32 sum = g == first ? set1_f32(0.0f) : load_f32(at);
+          store_f32(at, fma_f32(to_f32(load_i32(dots + (r.value * S + s.value) * kStrip)), scale, sum));
         });
       });
     }
@@ -198,7 +211,7 @@ void w2_run(const W4Tile& t, size_t row, size_t first, size_t end, const uint8_t
       const F32 scale = set1_f32(t.scale[first * N * 64 / kW4Run * t.rows + row + r.value]);
       unroll<S>([&](auto s) EK_LAMBDA {
         float* const y = total + (row + r.value) * kPanel + (strip + s.value) * kStrip;
-        store_f32(y, fma_f32(sum[r.value][s.value], scale, load_f32(y)));
+        store_f32(y, fma_f32(load_f32(sums + (r.value * S + s.value) * kStrip), scale, load_f32(y)));
       });
     });
   }
@@ -207,14 +220,19 @@ void w2_run(const W4Tile& t, size_t row, size_t first, size_t end, const uint8_t
 template <int N>
 void w2_rows(const W4Tile& t, const Epilogue& e) {
   constexpr void (*kRuns[])(const W4Tile&, size_t, size_t, size_t, const uint8_t*, float*) = {
-      w2_run<N, 1>,        w2_run<N, 2>, w2_run<N, 3>, w2_run<N, 4>, w2_run < N, kTileRows < 5 ? kTileRows : 5 >,
-      w2_run<N, kTileRows>};
+      w2_run<N, 1>,
+      w2_run<N, 2>,
+      w2_run<N, 3>,
+      w2_run<N, 4>,
+      w2_run < N,
+      kUnpackedRows < 5 ? kUnpackedRows : 5 >,
+      w2_run<N, kUnpackedRows>};
   constexpr size_t kRunGroups = kW4Run / (N * 64);
   alignas(64) uint8_t digits[kRunQuads * kQuadBytes];
   alignas(64) float total[kW2TileRows * kPanel];
   for (size_t i = 0; i < t.rows * kPanel; i += kStrip) store_f32(total + i, set1_f32(0.0f));
   const size_t groups = t.octets * kOctet / (N * 64);
-  const size_t parts = (t.rows + kTileRows - 1) / kTileRows;  // of about the same height
+  const size_t parts = (t.rows + kUnpackedRows - 1) / kUnpackedRows;  // of about the same height
   for (size_t first = 0; first < groups; first += kRunGroups) {
     const size_t end = groups - first < kRunGroups ? groups : first + kRunGroups;
     for (size_t g = first; g < end; ++g) {
