@@ -1,4 +1,4 @@
-"""2-bit weights: the same bits as the same values have in 4 bits and in NumPy, on every ISA; the layout; the quantizer."""
+"""2-bit weights: the bits that the same values have in 4 bits and in NumPy, on every ISA; the layout; the quantizer."""
 
 import hashlib
 import pickle
@@ -15,12 +15,12 @@ import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.quantization.methods.ternary import TernaryGrid, quantize_ternary
+from test_int4 import NONE, Weights, run
 
 from guarded import guarded, guarded_empty
 from reference import int2 as reference
 from reference import int4
 from strategies import float_arrays
-from test_int4 import NONE, Weights, run
 
 GROUPS = (64, 128)
 
@@ -227,7 +227,11 @@ def call(w: Any = W, **given: Any) -> Any:
         (lambda: call(scale=None), ArgumentValueError, "bits=2 needs scale"),
         (lambda: call(bits=3), ArgumentValueError, "bits must be 8, 4 or 2, got 3"),
         (lambda: call(zero_point=S), ArgumentValueError, "zero_point is for bits=4; 2-bit weights are symmetric"),
-        (lambda: call(scale=S[:1]), ArgumentValueError, r"scale must have shape \(2, 6\), a row for every 64 rows of w"),
+        (
+            lambda: call(scale=S[:1]),
+            ArgumentValueError,
+            r"must have shape \(2, 6\), a row for every 64 rows of w",
+        ),
         (lambda: call(scale=changed(S, 0)), ArgumentValueError, "positive and finite, got 0.0"),
         (
             lambda: ek.linear(np.zeros((3, 80), np.int8), call()),

@@ -51,8 +51,9 @@ def pack_weights(
     -------
     PackedWeights
         Immutable; ``shape`` is (K, N), ``nbytes`` the packed size, ``bits`` and ``group_size`` as given. With 8 bits N
-        is padded to 16 and K to 4; with 4 bits to 64 and 8; with 2 bits to 64 and whole groups. A copy is the object itself; a pickle holds the packed
-        bytes (out of band with protocol 5) and is read by versions of the same layout.
+        is padded to 16 and K to 4; with 4 bits to 64 and 8; with 2 bits to 64 and whole groups. A copy is the object
+        itself; a pickle holds the packed bytes (out of band with protocol 5) and is read by versions of the same
+        layout.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def weight_kind(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How the matrices are kept: float32, int8 with a scale per output, int4 and int2 with one per ``group_size`` inputs."""
+    """How the matrices are kept: float32, int8 with a scale per output, others with one per ``group_size`` inputs."""
 
     kind: Kind
     group_size: int | None = None
