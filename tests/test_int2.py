@@ -179,6 +179,14 @@ def test_the_quantizer_finds_the_least_error(weights: npt.NDArray[np.float32], g
             assert scale[row, g] > 0
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_weights_that_are_ternary_stay_what_they_are(group: int, rng: np.random.Generator) -> None:
+    trained = rng.integers(-1, 2, (20, 200), dtype=np.int8)
+    codes, scale = _core.quantize_groups(trained * np.float32(0.0123), group, 1, 2)
+    assert_array_equal(codes, trained)
+    np.testing.assert_allclose(scale, 0.0123, rtol=1e-6)
+
+
 def test_the_quantizer_of_numpy_is_that_of_the_core(rng: np.random.Generator) -> None:
     weights = rng.standard_t(4, (40, 200)).astype(np.float32)
     weights[3] = 0
