@@ -192,7 +192,7 @@ template <int N, int R>
 void w2_run(const W4Tile& t, size_t row, size_t first, size_t end, const uint8_t* digits, float* total) {
   constexpr int S = kTileStrips;
   for (size_t strip = 0; strip < kPanelStrips; strip += S) {
-    float sums[R * S * kStrip];  // over the groups of the run
+    float sums[R * S * kStrip] = {};  // over the groups of the run
     for (size_t g = first; g < end; ++g) {
       int32_t dots[R * S * kStrip];
       const int8_t* const b = reinterpret_cast<const int8_t*>(digits) + (g - first) * N * 16 * kQuadBytes + strip * 64;
@@ -202,8 +202,7 @@ void w2_run(const W4Tile& t, size_t row, size_t first, size_t end, const uint8_t
         const F32 scale = w2_scale(group, kGroupBytes<N>, strip + s.value);
         unroll<R>([&](auto r) EK_LAMBDA {
           float* const at = sums + (r.value * S + s.value) * kStrip;
-          const F32 sum = g == first ? set1_f32(0.0f) : load_f32(at);
-          store_f32(at, fma_f32(to_f32(load_i32(dots + (r.value * S + s.value) * kStrip)), scale, sum));
+          store_f32(at, fma_f32(to_f32(load_i32(dots + (r.value * S + s.value) * kStrip)), scale, load_f32(at)));
         });
       });
     }
