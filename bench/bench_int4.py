@@ -27,7 +27,7 @@ GROUPS: tuple[Group, ...] = (32, 128)
 NOISE, REQUANTIZED_NOISE = 0.03, 0.15
 
 
-def _ours(name: str, x: Array, packed: Sequence[ek.PackedWeights], threads: int, check: Check) -> Contender:
+def ours(name: str, x: Array, packed: Sequence[ek.PackedWeights], threads: int, check: Check) -> Contender:
     pairs = [(w, on_lines((x.shape[0], w.shape[1]), np.float32)) for w in packed]
     return Contender(
         name,
@@ -45,13 +45,13 @@ def int8_contenders(m: int, n: int, k: int, threads: int, copies: int, *, peers:
     scale = np.full(n, 1 / (74 * np.sqrt(k)), np.float32)
     check = close(rolled(x @ (weights * scale), copies), NOISE)
     all_weights = rolled(weights, copies)
-    ours = _ours("edgekern_int8", x, [ek.pack_weights(w, scale=scale) for w in all_weights], threads, check)
+    mine = ours("edgekern_int8", x, [ek.pack_weights(w, scale=scale) for w in all_weights], threads, check)
     if not peers:
-        return [ours]
+        return [mine]
     zeros, torch = np.zeros(n, np.float32), partial(torch_peers.dynamic, x, all_weights, scale)
     model = partial(onnx_models.dynamic_linear, x, all_weights, scale, zeros)
     return [
-        ours,
+        mine,
         *join(
             ("llama.cpp", lambda: ggml.product("q8_0", x, weights * scale, copies, threads, check)),
             (
@@ -90,7 +90,7 @@ def int4_contenders(m: int, n: int, k: int, group: Group, threads: int, copies: 
     if group == ggml.BLOCK:
         requantized = close(expected, REQUANTIZED_NOISE)
         peers += join(("llama.cpp", lambda: ggml.product("q4_0", x, real, copies, threads, requantized)))
-    return [_ours("edgekern_int4", x, packed, threads, check), *peers]
+    return [ours("edgekern_int4", x, packed, threads, check), *peers]
 
 
 def _case(m: int, n: int, k: int, group: Group | None, threads: int, quick: bool) -> Case:

@@ -337,6 +337,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "gemm",
         "gemm_f32",
         "host",
+        "int2",
         "int4",
     }
     assert set(names()) == everything | {
@@ -399,7 +400,21 @@ def test_sizes_are_compared_and_timed(tmp_path, capsys):
     assert "3 sizes of N: the bytes of a program for each" in capsys.readouterr().out
 
 
-PLAIN = ["attention", "call", "callers", "conv", "cube", "decode", "gemm", "gemm_f32", "int4", "kv", "linear", "load"]
+PLAIN = [
+    "attention",
+    "call",
+    "callers",
+    "conv",
+    "cube",
+    "decode",
+    "gemm",
+    "gemm_f32",
+    "int2",
+    "int4",
+    "kv",
+    "linear",
+    "load",
+]
 
 
 @pytest.mark.parametrize("name", PLAIN)

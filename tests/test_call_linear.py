@@ -141,7 +141,7 @@ def test_a_result_may_not_lie_on_an_operand() -> None:
 def test_it_is_a_function_like_any_other() -> None:
     names = "x w bias activation residual x_scale x_zero_point y_scale y_zero_point x_quantization out_dtype out"
     assert list(inspect.signature(ek.linear).parameters) == [*names.split(), "num_threads"]
-    assert "multiply by int8 or int4 weights" in (ek.linear.__doc__ or "").lower()
+    assert "multiply by weights of 8, 4 or 2 bits" in (ek.linear.__doc__ or "").lower()
     assert pickle.loads(pickle.dumps(ek.linear)) is ek.linear
 
 

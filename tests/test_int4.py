@@ -254,7 +254,7 @@ def changed(array: npt.NDArray[Any], value: float) -> npt.NDArray[Any]:
         (lambda: pack(W.astype(np.uint8)), ArgumentTypeError, "w must be int8 with values in .* got uint8"),
         (lambda: pack(W[0]), ArgumentValueError, r"w must have 2 axes, got shape \(6,\)"),
         (lambda: pack([[1]]), ArgumentTypeError, "w must be a NumPy array, got list"),
-        (lambda: pack(bits=2), ArgumentValueError, "bits must be 8 or 4, got 2"),
+        (lambda: pack(bits=3), ArgumentValueError, "bits must be 8, 4 or 2, got 3"),
         (lambda: pack(group_size=48), ArgumentValueError, "group_size must be 32, 64 or 128, got 48"),
         (lambda: pack(group_size="32"), ArgumentValueError, "group_size must be 32, 64 or 128, got '32'"),
         (lambda: pack(group_size=None), ArgumentValueError, "bits=4 needs group_size"),
@@ -288,7 +288,11 @@ def changed(array: npt.NDArray[Any], value: float) -> npt.NDArray[Any]:
             ArgumentValueError,
             "must be 'row' or 'group', got 'column'",
         ),  # type: ignore[arg-type]
-        (lambda: ek.linear(X, EIGHT, x_quantization="group"), ArgumentValueError, "'group' needs 4-bit weights"),
+        (
+            lambda: ek.linear(X, EIGHT, x_quantization="group"),
+            ArgumentValueError,
+            "'group' needs weights of 4 or 2 bits",
+        ),
         (lambda: ek.linear(X, P, bias=S[0, :5]), ArgumentValueError, r"bias must have shape \(6,\), got \(5,\)"),
         (lambda: ek.linear(X, P, bias=[0.0]), ArgumentTypeError, "bias must be a float32 array"),  # type: ignore[arg-type]
         (

@@ -60,7 +60,7 @@ def test_norm_products_and_swiglu_match_numpy(isa, rng, n):
     np.testing.assert_allclose(gated, silu(y[:, ::2]) * y[:, 1::2], rtol=1e-4, atol=1e-4 * n)
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["float32", "int8", "int4", "int2"])
 def test_products_have_the_same_bits_on_every_isa(rng, kind):
     x, w = rng.normal(size=(7, 100)).astype(np.float32), rng.normal(size=(86, 100)).astype(np.float32)
     gain = rng.normal(size=100).astype(np.float32)
@@ -70,7 +70,8 @@ def test_products_have_the_same_bits_on_every_isa(rng, kind):
         codes, scale = _core.dynamic_quantize(w, "", 1)
         packed = _core.pack_weights(codes.T, scale)
     else:
-        packed = _core.pack_groups(*_core.quantize_groups(w, 32, 1), 32)
+        group, bits = (32, 4) if kind == "int4" else (64, 2)
+        packed = _core.pack_groups(*_core.quantize_groups(w, group, 1, bits), group, bits)
     run = [
         _core.product(x, packed, None, gain, 1e-5, True, None, isa, threads).tobytes()
         for isa in _core.available_isas()
@@ -166,7 +167,7 @@ def test_float32_decoder_matches_numpy(tmp_path, config):
     np.testing.assert_allclose(decoder.logits(IDS), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4", "int2"])
 @pytest.mark.parametrize("kv", ["float32", "int8", "k8v4"])
 def test_same_bits_on_every_isa_for_any_threads_and_chunks(small, weights, kv):
     bits = set()
@@ -282,6 +283,8 @@ def test_bad_calls_are_refused_and_leave_the_text_as_it_was(small, call, error, 
         ({"weights": "int5"}, "weights"),
         ({"weights": "int8", "group_size": 32}, "group_size"),
         ({"weights": "int4", "group_size": 48}, "group_size"),
+        ({"weights": "int2", "group_size": 32}, "group_size must be 64 or 128 with weights='int2'"),
+        ({"weights": "int8", "group_size": 64}, "group_size is for weights='int4' and 'int2'"),
         ({"kv": "int3"}, "kv"),
         ({"kv": "int3", "memory_budget": 1 << 40}, "kv"),
         ({"window": 0}, "window"),

@@ -68,11 +68,11 @@ def middle(kind, folder):
 def test_loading_takes_no_more_than_was_planned(small, tmp_path, kind):
     """The plan was 25 MB for a model of 1.4 MB, and 1 MB too little for one of 28 MB."""
     path = small if kind == "small" else middle(kind, tmp_path)
-    command = [sys.executable, "-c", CHILD, str(small), str(path), "float32", "int8", "int4"]
+    command = [sys.executable, "-c", CHILD, str(small), str(path), "float32", "int8", "int4", "int2"]
     child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert child.returncode == 0, child.stderr
     figures = [[int(word) for word in line.split()] for line in child.stdout.splitlines()]
-    assert len(figures) == 3
+    assert len(figures) == 4
     for grown, planned in figures:
         assert grown <= planned <= 2 * grown + (12 << 20), figures
 

@@ -38,6 +38,10 @@ def packed_int4() -> _core.PackedWeights:
     return _core.pack_groups(np.ones((70, 96), np.int8), np.ones((70, 3), np.float32), 32)
 
 
+def packed_int2() -> _core.PackedWeights:
+    return _core.pack_groups(np.ones((70, 96), np.int8), np.ones((70, 2), np.float32), 64, 2)
+
+
 def scaled() -> _core.PackedWeights:
     return _core.pack_weights(WEIGHTS, np.full(70, 0.5, np.float32))
 
@@ -58,6 +62,7 @@ CALLS: dict[str, tuple[Callable[[str], object], set[str]]] = {
     "linear": (lambda isa: linear(isa, scaled()), {"quantize_rows", "gemm_tile"}),
     "linear, static": (lambda isa: linear(isa, scaled(), 0.1, 0.1), {"fold_scales", "gemm_tile"}),
     "linear, int4": (lambda isa: linear(isa, packed_int4()), {"w4_quantize", "w4_tile"}),
+    "linear, int2": (lambda isa: linear(isa, packed_int2()), {"w4_quantize", "w2_tile"}),
     "quantize_linear": (lambda isa: _core.quantize_linear(X, ONE, ZERO, None, True, None, isa, 2), {"quantize"}),
     "dequantize_linear": (lambda isa: _core.dequantize_linear(BYTES, ONE, ZERO, None, None, isa, 2), {"dequantize"}),
     "dynamic_quantize": (lambda isa: _core.dynamic_quantize(X, isa, 2), {"quantize_rows"}),
@@ -67,6 +72,7 @@ CALLS: dict[str, tuple[Callable[[str], object], set[str]]] = {
     ),
     "product, int8": (lambda isa: product(isa, scaled(), True), {"reduce_rows", "norm_quantize_row", "gemm_tile"}),
     "product, int4": (lambda isa: product(isa, packed_int4(), False), {"w4_quantize", "w4_tile"}),
+    "product, int2": (lambda isa: product(isa, packed_int2(), False), {"w4_quantize", "w2_tile"}),
     "rotary": (lambda isa: _core.rotary(HEADS, ANGLES, ANGLES, 2, isa), {"rotate_row"}),
     "rms_norm": (lambda isa: _core.rms_norm(X, np.ones(96, np.float32), 1e-5, 2, isa), {"normalize_rows"}),
     "attention": (attend, {"kv_attend", "kv_merge", "kv_finish"}),

@@ -14,6 +14,7 @@
 #include "decoder/quantize_groups.h"
 #include "decoder/rope.h"
 #include "decoder/sampler.h"
+#include "gemm/pack2.h"
 #include "threads/turn.h"
 
 namespace ek {
@@ -56,7 +57,7 @@ Matrix matrix_of(const char* argument, const py::handle& w, const Kernels& kerne
   matrix.n = packed.shape.n;
   matrix.k = packed.shape.k_per_tap;
   matrix.data = packed.data.data();
-  if (matrix.bits == 4) {
+  if (packed.grouped()) {
     matrix.shape4 = packed.shape4;
     matrix.unit = packed.unit;
     return matrix;
@@ -192,7 +193,9 @@ py::array product(const py::array& x, const py::object& w, const py::object& bia
   return std::move(y);
 }
 
-py::tuple quantize_groups_array(const py::array& w, size_t group, int threads) {
+using QuantizeGroups = void (*)(const float*, size_t, size_t, size_t, int, int8_t*, float*);
+
+py::tuple quantize_groups_array(const py::array& w, size_t group, int threads, QuantizeGroups quantize) {
   const Runtime rt = make_runtime("", threads);
   const FpGuard guard;
   if (!is_f32(w)) fail(Code::kType, "quantize_groups: w must be float32, got " + dtype_name(w));
@@ -207,24 +210,28 @@ py::tuple quantize_groups_array(const py::array& w, size_t group, int threads) {
   float* const scales = scale.mutable_data();
   {
     const WithoutGil released;
-    quantize_groups(from, n, k, group, rt.threads, codes, scales);
+    quantize(from, n, k, group, rt.threads, codes, scales);
   }
   return py::make_tuple(q, scale);
 }
 
-/// 4-bit weights whose scales may be negative or zero, as GGUF's Q4_0 has them: codes (n, k), scales (n, groups).
-PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t group) {
+/// Weights whose scales may be negative or zero, as GGUF's Q4_0 has them: codes (n, k) of 4 or 2 bits, scales (n,
+/// groups).
+PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t group, int bits) {
   constexpr const char* kName = "pack_groups";
   require_rank(kName, "codes", codes, 2);
   require_rank(kName, "scale", scale, 2);
   require_contiguous(kName, "codes", codes);
   require_contiguous(kName, "scale", scale);
   if (!is_s8(codes) || !is_f32(scale)) fail(Code::kType, "pack_groups: codes must be int8 and scale float32");
-  if (group != 32 && group != 64 && group != 128) fail(Code::kValue, "pack_groups: group must be 32, 64 or 128");
+  const bool ternary = bits == 2;
+  if ((group != 32 || ternary) && group != 64 && group != 128) {
+    fail(Code::kValue, "pack_groups: group must be 32, 64 or 128, and not 32 of 2 bits");
+  }
   const size_t n = usize(codes.shape(0)), k = usize(codes.shape(1));
   PackedWeights packed;
   packed.shape = {n, 1, k};
-  packed.shape4 = {n, k, group, false};
+  packed.shape4 = {n, k, group, false, ternary};
   const size_t groups = packed.shape4.groups();
   size_t bytes = 0;
   if (!packed.shape4.bytes(&bytes) || usize(scale.shape(0)) != n || usize(scale.shape(1)) != groups) {
@@ -234,7 +241,8 @@ PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t
   const float* const by_row = static_cast<const float*>(scale.data());
   float largest = 0;
   bool good = true;
-  for (size_t i = 0; i < n * k; ++i) good = good && from[i] >= -8 && from[i] <= 7;
+  const int lo = ternary ? -1 : -8, hi = ternary ? 1 : 7;
+  for (size_t i = 0; i < n * k; ++i) good = good && from[i] >= lo && from[i] <= hi;
   std::vector<float> by_group(n * groups);
   for (size_t row = 0; row < n; ++row) {
     for (size_t g = 0; g < groups; ++g) {
@@ -244,13 +252,21 @@ PackedWeights pack_groups(const py::array& codes, const py::array& scale, size_t
       by_group[g * n + row] = s;
     }
   }
-  if (!good) fail(Code::kValue, "pack_groups: codes must lie in [-8, 7] and scales be finite");
+  if (!good) {
+    fail(Code::kValue, "pack_groups: codes must lie in [" + std::to_string(lo) + ", " + std::to_string(hi) +
+                           "] and scales be finite");
+  }
   const FpGuard guard;
   packed.unit = unit_of_scales(largest > 0 ? largest : 1.0f);
   packed.data = new_buffer(kName, bytes);
   const WithoutGil released;
-  pack_weights4(packed.shape4, from, 1, static_cast<ptrdiff_t>(k), by_group.data(), packed.unit, nullptr,
-                packed.data.data());
+  const auto stride_n = static_cast<ptrdiff_t>(k);
+  uint8_t* const out = packed.data.data();
+  if (ternary) {
+    pack_weights2(packed.shape4, from, 1, stride_n, by_group.data(), packed.unit, out);
+  } else {
+    pack_weights4(packed.shape4, from, 1, stride_n, by_group.data(), packed.unit, nullptr, out);
+  }
   return packed;
 }
 
@@ -267,7 +283,7 @@ py::tuple plan_bytes(const DecoderSpec& spec, int bits, size_t group) {
     matrix.bits = bits;
     matrix.n = n;
     matrix.k = k;
-    if (bits == 4) matrix.shape4 = {n, k, group, false};
+    if (matrix.grouped()) matrix.shape4 = {n, k, group, false, bits == 2};
     return matrix;
   };
   ModelWeights weights;
@@ -329,8 +345,14 @@ void bind_decoder(py::module_& m) {
           },
           py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"));
 
-  m.def("quantize_groups", &quantize_groups_array, py::arg("w").noconvert(), py::arg("group"), py::arg("num_threads"));
-  m.def("pack_groups", &pack_groups, py::arg("codes").noconvert(), py::arg("scale").noconvert(), py::arg("group"));
+  m.def(
+      "quantize_groups",
+      [](const py::array& w, size_t group, int threads, int bits) {
+        return quantize_groups_array(w, group, threads, bits == 2 ? quantize_ternary : quantize_groups);
+      },
+      py::arg("w").noconvert(), py::arg("group"), py::arg("num_threads"), py::arg("bits") = 4);
+  m.def("pack_groups", &pack_groups, py::arg("codes").noconvert(), py::arg("scale").noconvert(), py::arg("group"),
+        py::arg("bits") = 4);
   m.def(
       "decoder_plan_bytes",
       [](size_t dim, size_t hidden, size_t layers, size_t heads, size_t kv_heads, size_t head_dim, size_t vocab,

@@ -102,7 +102,8 @@ py::array matmul_integer(const py::array& a, const py::object& b, int32_t a_zero
   if (py::isinstance<PackedWeights>(b)) {
     weights = &b.cast<const PackedWeights&>();
     if (weights->bits() != 8) {
-      fail(Code::kValue, "matmul_integer: b has 4-bit weights, whose groups have scales of their own; use linear");
+      fail(Code::kValue, "matmul_integer: b has " + std::to_string(weights->bits()) +
+                             "-bit weights, whose groups have scales of their own; use linear");
     }
   } else if (py::isinstance<py::array>(b)) {
     const py::array array = py::reinterpret_borrow<py::array>(b);

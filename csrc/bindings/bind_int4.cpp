@@ -1,10 +1,11 @@
-// pack_weights(bits=4) for NumPy.
+// pack_weights(bits=4) and (bits=2) for NumPy.
 #include <cmath>
 
 #include "base/fp_env.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
 #include "bindings/gil.h"
+#include "gemm/pack2.h"
 
 namespace ek {
 namespace {
@@ -56,29 +57,33 @@ void check_zero_points(const Floats& zero_point, const PackedShape4& shape) {
 }
 
 void check_values(const int8_t* w, ptrdiff_t stride_k, ptrdiff_t stride_n, const PackedShape4& shape) {
+  const int lo = shape.ternary ? -1 : -8, hi = shape.ternary ? 1 : 7;
   for (size_t k = 0; k < shape.k; ++k) {
     for (size_t n = 0; n < shape.n; ++n) {
       const int value = w[static_cast<ptrdiff_t>(k) * stride_k + static_cast<ptrdiff_t>(n) * stride_n];
-      if (value < -8 || value > 7) {
-        fail(Code::kValue, "pack_weights: w must lie in [-8, 7] for bits=4, got " + std::to_string(value) + " at " +
-                               place(shape, k * shape.n + n) + "; subtract 8 from unsigned values and zero points");
-      }
+      if (value >= lo && value <= hi) continue;
+      const std::string rule = shape.ternary ? "be -1, 0 or 1 for bits=2" : "lie in [-8, 7] for bits=4";
+      const std::string remedy = shape.ternary ? "" : "; subtract 8 from unsigned values and zero points";
+      fail(Code::kValue, "pack_weights: w must " + rule + ", got " + std::to_string(value) + " at " +
+                             place(shape, k * shape.n + n) + remedy);
     }
   }
 }
 
-PackedWeights pack_weights_int4(const py::array& w, const py::object& scale, const py::object& zero_point,
-                                size_t group_size) {
+PackedWeights pack_weights_groups(const py::array& w, const py::object& scale, const py::object& zero_point,
+                                  size_t group_size, bool ternary) {
   constexpr const char* kName = "pack_weights";
   const FpGuard guard;
   require_rank(kName, "w", w, 2);
   if (!is_s8(w)) {
-    fail(Code::kType, "pack_weights: w must be int8 with values in [-8, 7] for bits=4, got " + dtype_name(w));
+    const std::string rule = ternary ? "of -1, 0 and 1 for bits=2" : "with values in [-8, 7] for bits=4";
+    fail(Code::kType, "pack_weights: w must be int8 " + rule + ", got " + dtype_name(w));
   }
-  if (group_size != 32 && group_size != 64 && group_size != 128) {
-    fail(Code::kValue, "pack_weights: group_size must be 32, 64 or 128, got " + std::to_string(group_size));
+  if ((group_size != 32 || ternary) && group_size != 64 && group_size != 128) {
+    fail(Code::kValue, std::string("pack_weights: group_size must be ") + (ternary ? "" : "32, ") + "64 or 128, got " +
+                           std::to_string(group_size));
   }
-  const PackedShape4 shape{usize(w.shape(1)), usize(w.shape(0)), group_size, !zero_point.is_none()};
+  const PackedShape4 shape{usize(w.shape(1)), usize(w.shape(0)), group_size, !zero_point.is_none(), ternary};
   size_t bytes = 0;
   if (!shape.bytes(&bytes)) fail(Code::kValue, "pack_weights: w is too large");
   const int8_t* const values = static_cast<const int8_t*>(w.data());
@@ -99,7 +104,11 @@ PackedWeights pack_weights_int4(const py::array& w, const py::object& scale, con
   const ptrdiff_t stride_k = w.strides(0), stride_n = w.strides(1);
   {
     const WithoutGil released;
-    pack_weights4(shape, values, stride_k, stride_n, scale_data, packed.unit, zero_data, packed.data.data());
+    if (ternary) {
+      pack_weights2(shape, values, stride_k, stride_n, scale_data, packed.unit, packed.data.data());
+    } else {
+      pack_weights4(shape, values, stride_k, stride_n, scale_data, packed.unit, zero_data, packed.data.data());
+    }
   }
   return packed;
 }
@@ -107,8 +116,18 @@ PackedWeights pack_weights_int4(const py::array& w, const py::object& scale, con
 }  // namespace
 
 void bind_int4(py::module_& m) {
-  m.def("pack_weights_int4", &pack_weights_int4, py::arg("w").noconvert(), py::arg("scale"), py::arg("zero_point"),
-        py::arg("group_size"));
+  m.def(
+      "pack_weights_int4",
+      [](const py::array& w, const py::object& scale, const py::object& zero_point, size_t group_size) {
+        return pack_weights_groups(w, scale, zero_point, group_size, false);
+      },
+      py::arg("w").noconvert(), py::arg("scale"), py::arg("zero_point"), py::arg("group_size"));
+  m.def(
+      "pack_weights_int2",
+      [](const py::array& w, const py::object& scale, size_t group_size) {
+        return pack_weights_groups(w, scale, py::none(), group_size, true);
+      },
+      py::arg("w").noconvert(), py::arg("scale"), py::arg("group_size"));
 }
 
 }  // namespace ek

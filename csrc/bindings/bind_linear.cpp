@@ -70,7 +70,10 @@ void check_options(const py::array& x, const PackedWeights& w, const LinearOptio
   const bool dynamic = is_f32(x);
   if (!dynamic && !is_u8(x) && !is_s8(x))
     fail(Code::kType, "linear: x must be float32, uint8 or int8, got " + dtype_name(x));
-  if (w.bits() == 4 && !dynamic) fail(Code::kType, "linear: x must be float32 for 4-bit weights, got " + dtype_name(x));
+  if (w.grouped() && !dynamic) {
+    const std::string bits = std::to_string(w.bits());
+    fail(Code::kType, "linear: x must be float32 for " + bits + "-bit weights, got " + dtype_name(x));
+  }
   if (w.bits() == 8 && w.scale.empty())
     fail(Code::kValue, "linear: w has no scale; pack it with pack_weights(w, scale=...)");
   if (dynamic && o.x_scale) fail(Code::kValue, "linear: x_scale is for 8-bit x; float32 x is quantized row by row");

@@ -65,14 +65,18 @@ py::array view_of(const T* values, size_t n, const py::object& owner) {
   return view;
 }
 
+/// What pickles call the map of groups: they knew it as whether there are zero points.
+enum Map : int { kSymmetric, kAsymmetric, kTernary };
+int map_of(const PackedShape4& shape) { return shape.ternary ? kTernary : shape.asymmetric ? kAsymmetric : kSymmetric; }
+
 /// The arguments of restore_packed.
 py::tuple packed_state(const py::object& packed) {
   const PackedWeights& w = packed.cast<const PackedWeights&>();
-  return py::make_tuple(kPackedLayout, w.shape.k_per_tap, w.shape.n, w.shape4.group, w.shape4.asymmetric, w.unit,
+  return py::make_tuple(kPackedLayout, w.shape.k_per_tap, w.shape.n, w.shape4.group, map_of(w.shape4), w.unit,
                         view_of(w.data.data(), w.data.size(), packed), view_of(w.scale.data(), w.scale.size(), packed));
 }
 
-PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, bool asymmetric, float unit,
+PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, int map, float unit,
                              const py::array& data, const py::array& scale) {
   constexpr const char* kName = "PackedWeights";
   if (layout != kPackedLayout) {
@@ -81,10 +85,10 @@ PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, 
   }
   PackedWeights packed;
   packed.shape = {n, 1, k};
-  packed.shape4 = {group == 0 ? 0 : n, group == 0 ? 0 : k, group, asymmetric};
+  packed.shape4 = {group == 0 ? 0 : n, group == 0 ? 0 : k, group, map == kAsymmetric, map == kTernary};
   packed.unit = unit;
   size_t bytes = 0;
-  const bool grouped = group == 32 || group == 64 || group == 128;
+  const bool grouped = (group == 32 && map != kTernary) || group == 64 || group == 128;
   const bool fits = group == 0 ? packed.shape.bytes(&bytes) : grouped && packed.shape4.bytes(&bytes);
   const size_t scales = usize(scale.size());
   const bool whole = fits && is_u8(data) && usize(data.size()) == bytes && is_f32(scale) &&
@@ -104,31 +108,32 @@ PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, 
 
 void bind_pack(py::module_& m) {
   py::class_<PackedWeights> packed(m, "PackedWeights", plain_type(),
-                                   "Weights (K, N) of 8 or 4 bits in a packed layout; made by pack_weights.");
+                                   "Weights (K, N) of 8, 4 or 2 bits in a packed layout; made by pack_weights.");
   made_by_core(packed);
   packed
       .def_property_readonly("shape",
                              [](const PackedWeights& w) { return py::make_tuple(w.shape.k_per_tap, w.shape.n); })
       .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.data.size(); })
-      .def_property_readonly("has_scale", [](const PackedWeights& w) { return w.bits() == 4 || !w.scale.empty(); })
+      .def_property_readonly("has_scale", [](const PackedWeights& w) { return w.grouped() || !w.scale.empty(); })
       .def_property_readonly("bits", &PackedWeights::bits)
       .def_property_readonly("group_size",
                              [](const PackedWeights& w) -> py::object {
-                               return w.bits() == 4 ? py::object(py::int_(w.shape4.group)) : py::none();
+                               return w.grouped() ? py::object(py::int_(w.shape4.group)) : py::none();
                              })
       .def("__copy__", [](const py::object& w) { return w; })
       .def(
           "__deepcopy__", [](const py::object& w, const py::object&) { return w; }, py::arg("memo"))
       .def("__repr__", [](const PackedWeights& w) {
-        const std::string scales = w.bits() == 4 ? "bits=4, group_size=" + std::to_string(w.shape4.group)
-                                                 : std::string("has_scale=") + (w.scale.empty() ? "False" : "True");
+        const std::string scales =
+            w.grouped() ? "bits=" + std::to_string(w.bits()) + ", group_size=" + std::to_string(w.shape4.group)
+                        : std::string("has_scale=") + (w.scale.empty() ? "False" : "True");
         return "PackedWeights(shape=(" + std::to_string(w.shape.k_per_tap) + ", " + std::to_string(w.shape.n) +
                "), nbytes=" + std::to_string(w.data.size()) + ", " + scales + ")";
       });
   m.def("pack_weights", &pack_weights_array, py::arg("w").noconvert(), py::arg("scale"));
   m.def("packed_state", &packed_state, py::arg("packed"));
   m.def("restore_packed", &restore_packed, py::arg("layout"), py::arg("k"), py::arg("n"), py::arg("group"),
-        py::arg("asymmetric"), py::arg("unit"), py::arg("data").noconvert(), py::arg("scale").noconvert());
+        py::arg("map"), py::arg("unit"), py::arg("data").noconvert(), py::arg("scale").noconvert());
 }
 
 }  // namespace ek

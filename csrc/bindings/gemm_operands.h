@@ -11,18 +11,20 @@
 
 namespace ek {
 
-/// Weights of one matrix in a packed layout: of 8 bits with the scale of every column, or of 4 bits with their own.
+/// Weights of one matrix in a packed layout: of 8 bits with the scale of every column, or of fewer with those of
+/// groups.
 struct PackedWeights {
   PackedShape shape;
   AlignedBuffer data;
   std::vector<float> scale;  // 8 bits: [n padded], empty when none was given
-  PackedShape4 shape4;       // 4 bits: group is not 0
-  float unit = 1.0f;         // 4 bits: of the scales
+  PackedShape4 shape4;       // fewer: group is not 0
+  float unit = 1.0f;         // fewer: of the scales
 
-  int bits() const { return shape4.group == 0 ? 8 : 4; }
+  bool grouped() const { return shape4.group != 0; }
+  int bits() const { return grouped() ? shape4.bits() : 8; }
   /// Of 8 bits; the caller has looked.
   PackedView view() const {
-    EK_ASSERT(bits() == 8);
+    EK_ASSERT(!grouped());
     return {shape, data.data()};
   }
 };

@@ -52,7 +52,7 @@ void run_dynamic(const Runtime& rt, LinearArgs args) {
   linear(rt, args, room.data() + init_bytes);
 }
 
-void run_int4(const Runtime& rt, const LinearArgs& args, const PackedWeights& w, bool scale_per_row) {
+void run_groups(const Runtime& rt, const LinearArgs& args, const PackedWeights& w, bool scale_per_row) {
   const GemmArgs& g = args.gemm;
   const Gemm4Args args4{g.m, args.x, args.ldx,  scale_per_row, {w.shape4, w.data.data(), w.unit},
                         g.c, g.ldc,  g.epilogue};
@@ -109,7 +109,7 @@ void run_linear(const LinearCall& call, const LinearOptions& o) {
   }
   g.c = call.y;
   g.ldc = out_bytes(e, w.shape.n);
-  if (w.bits() == 4) return run_int4(call.rt, args, w, o.scale_per_row);
+  if (w.grouped()) return run_groups(call.rt, args, w, o.scale_per_row);
   if (!o.x_scale) return run_dynamic(call.rt, args);
   g.a = static_cast<const uint8_t*>(call.x);
   g.lda = call.ldx;

@@ -113,21 +113,21 @@ void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out) {
 
 size_t Matrix::bytes() const {
   if (bits == 32) return packed_f32_bytes(n, k);
-  if (bits == 4) return shape4.panels() * shape4.panel_bytes();
+  if (grouped()) return shape4.panels() * shape4.panel_bytes();
   return packed_bytes();
 }
 
 size_t Matrix::packed_bytes() const {
   if (bits == 32) return packed_f32_bytes(n, k);
   size_t bytes = 0;
-  const bool fits = bits == 4 ? shape4.bytes(&bytes) : PackedShape{n, 1, k}.bytes(&bytes);
+  const bool fits = grouped() ? shape4.bytes(&bytes) : PackedShape{n, 1, k}.bytes(&bytes);
   return fits ? bytes : 0;
 }
 
 size_t multiply_scratch_bytes(const Matrix& matrix, size_t rows) {
   if (matrix.bits == 8) return quantized_rows_bytes(rows, matrix.k);
   size_t gemm4_bytes = 0;
-  if (matrix.bits == 4 && !gemm4_scratch_bytes(args4_of(matrix, {}, rows, {}), &gemm4_bytes)) return 0;
+  if (matrix.grouped() && !gemm4_scratch_bytes(args4_of(matrix, {}, rows, {}), &gemm4_bytes)) return 0;
   return normed_bytes(rows, matrix.k) + gemm4_bytes;
 }
 

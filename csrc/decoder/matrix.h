@@ -1,4 +1,4 @@
-// Matrix: packed weights of one linear layer, in float32, int8 per column or int4 per group, behind one product.
+// Matrix: packed weights of one linear layer, in float32, int8 per column or 4 or 2 bits per group, behind one product.
 #pragma once
 
 #include <cstddef>
@@ -18,17 +18,18 @@ void pack_f32(size_t n, size_t k, const float* w, size_t ld, float* out);
 
 /// Weights that others own; `bits` says which members count.
 struct Matrix {
-  int bits = 0;  // 32, 8, 4
+  int bits = 0;  // 32, 8, 4, 2
   size_t n = 0, k = 0;
   const uint8_t* data = nullptr;   // of a source: only while it is pinned
   WeightSource* source = nullptr;  // null: data stays where it is
   uint64_t offset = 0;             // in the source
   const float* scale = nullptr;    // 8: [n padded to kStrip]
   AlignedBuffer init;              // 8: from make_symmetric_init for the decoder's ISA
-  PackedShape4 shape4;             // 4
-  float unit = 1.0f;               // 4: of the scales
+  PackedShape4 shape4;             // 4, 2
+  float unit = 1.0f;               // 4, 2: of the scales
   const float* bias = nullptr;     // [n], or null
 
+  bool grouped() const { return bits == 4 || bits == 2; }
   size_t bytes() const;         // of the weights, read once a product
   size_t packed_bytes() const;  // of all that data points at
 };

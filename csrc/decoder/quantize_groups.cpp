@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 
 #include "base/checked.h"
 #include "threads/pool.h"
@@ -49,18 +51,49 @@ void quantize_group(const float* x, size_t n, int8_t* q, float* scale) {
   }
 }
 
-}  // namespace
+/// The error of m values at their mean size is the energy less (their sum)^2 / m. Of equal sizes all are taken or none.
+void quantize_ternary_group(const float* x, size_t n, int8_t* q, float* scale) {
+  float size[kMaxGroup];
+  for (size_t i = 0; i < n; ++i) size[i] = std::fabs(x[i]);
+  std::sort(size, size + n, std::greater<>());
+  double sum = 0, best = 0, mean = 1;
+  float least = std::numeric_limits<float>::infinity();
+  for (size_t m = 1; m <= n && size[m - 1] > 0; ++m) {
+    sum += double{size[m - 1]};
+    if (m < n && size[m] == size[m - 1]) continue;
+    const double gain = sum * sum / static_cast<double>(m);
+    if (!(gain > best)) continue;
+    best = gain;
+    mean = sum / static_cast<double>(m);
+    least = size[m - 1];
+  }
+  *scale = static_cast<float>(mean);
+  for (size_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(x[i] >= least ? 1 : x[i] <= -least ? -1 : 0);
+}
 
-void quantize_groups(const float* w, size_t n, size_t k, size_t group, int threads, int8_t* q, float* scale) {
+template <typename Group>
+void for_groups(size_t n, size_t k, size_t group, int threads, Group&& quantize) {
   const size_t groups = ceil_div(k, group);
   parallel_for(ceil_div(n, kRowsPerTask), threads, [&](size_t task) {
     for (size_t row = task * kRowsPerTask; row < std::min(n, (task + 1) * kRowsPerTask); ++row) {
       for (size_t g = 0; g < groups; ++g) {
         const size_t first = g * group;
-        quantize_group(w + row * k + first, std::min(group, k - first), q + row * k + first, scale + row * groups + g);
+        quantize(row * k + first, std::min(group, k - first), row * groups + g);
       }
     }
   });
+}
+
+}  // namespace
+
+void quantize_groups(const float* w, size_t n, size_t k, size_t group, int threads, int8_t* q, float* scale) {
+  for_groups(n, k, group, threads,
+             [&](size_t at, size_t values, size_t g) { quantize_group(w + at, values, q + at, scale + g); });
+}
+
+void quantize_ternary(const float* w, size_t n, size_t k, size_t group, int threads, int8_t* q, float* scale) {
+  for_groups(n, k, group, threads,
+             [&](size_t at, size_t values, size_t g) { quantize_ternary_group(w + at, values, q + at, scale + g); });
 }
 
 }  // namespace ek

@@ -18,8 +18,8 @@ struct Rows {
 
 size_t runs_of(const PackedShape4& shape) { return ceil_div(shape.k, kW4Run); }
 
-/// Bytes from one quantized row to the next: k in whole vectors.
-size_t row_stride(const PackedShape4& shape) { return round_up(shape.k, kStrip); }
+/// Bytes from one quantized row to the next: k in whole vectors, or groups.
+size_t row_stride(const PackedShape4& shape) { return round_up(shape.octets() * kOctet, kStrip); }
 
 /// Bytes of a value of x: those of a row lie in so many rows.
 size_t planes_of(const Gemm4Args& args) { return args.wide ? 2 : 1; }
@@ -41,6 +41,12 @@ constexpr size_t kGemvTasksPerThread = 2;
 /// Where memory is the limit, the first tile is as low as one pass over the whole panel allows.
 constexpr size_t kFewRows = 10, kFewTileRows = 4;
 
+size_t most_tile_rows(const Runtime& rt, const Gemm4Args& args) {
+  if (args.b.shape.ternary) return args.m <= kW2FewRows ? 1 : kW2TileRows;
+  const size_t tallest = rt.kernels->w4_tile_rows;
+  return (args.m <= kFewRows ? std::min(kFewTileRows, tallest) : tallest) / planes_of(args);
+}
+
 /// `height` is that of a register tile; the last one may be lower.
 void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, size_t height) {
   const PackedShape4& shape = args.b.shape;
@@ -54,6 +60,8 @@ void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, s
       rt.kernels->w4_quantize({args.x + m * args.ldx, shape.k, shape.group, args.scale_per_row, args.b.unit, q,
                                rows.scale + tile * runs + m - tile, rows.start + tile * groups + m - tile, stride,
                                args.wide ? q + ldq : nullptr});
+      const size_t written = round_up(shape.k, kStrip);
+      if (!args.wide) std::fill(q + written, q + ldq, int8_t{0});
     }
   });
 }
@@ -63,7 +71,7 @@ void quantize_rows(const Runtime& rt, const Gemm4Args& args, const Rows& rows, s
 bool gemm4_scratch_bytes(const Gemm4Args& args, size_t* out) {
   size_t padded = 0, bytes = 0;
   // Scales and sums take 8 bytes for at least one group, so one more helping of the rows' bytes has room for both.
-  if (!checked_add(args.b.shape.k, kStrip, &padded) || !checked_mul(args.m, padded, &bytes) ||
+  if (!checked_add(args.b.shape.k, kW4Run, &padded) || !checked_mul(args.m, padded, &bytes) ||
       !checked_mul(bytes, planes_of(args) + 1, &bytes)) {
     return false;
   }
@@ -79,9 +87,10 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
   const size_t groups = shape.groups(), runs = runs_of(shape);
   const Rows rows = rows_in(args, scratch);
   // Row tiles of equal height: every one of them passes over the panel, which lies in L2 after the first.
-  const size_t planes = planes_of(args), tallest = rt.kernels->w4_tile_rows;
-  const size_t most = (args.m <= kFewRows ? std::min(kFewTileRows, tallest) : tallest) / planes;
-  const size_t tiles = ceil_div(args.m, most), height = ceil_div(args.m, tiles);
+  const size_t planes = planes_of(args);
+  const size_t tiles = ceil_div(args.m, most_tile_rows(rt, args)), height = ceil_div(args.m, tiles);
+  const auto gemv = shape.ternary ? rt.kernels->w2_gemv : rt.kernels->w4_gemv;
+  const auto multiply = shape.ternary ? rt.kernels->w2_tile : rt.kernels->w4_tile;
   quantize_rows(rt, args, rows, height);
 
   // A task is one range of panels, so one stretch of memory; there are some for each thread, because threads start at
@@ -123,12 +132,12 @@ void gemm4(const Runtime& rt, const Gemm4Args& args, uint8_t* scratch) {
       for (size_t i = 0; i < each; ++i) {
         W4Tile side_by_side[kW4GemvPanels];
         for (size_t j = 0; j < kW4GemvPanels; ++j) side_by_side[j] = tile_of(panel + j * each + i, 0);
-        rt.kernels->w4_gemv(side_by_side, args.epilogue);
+        gemv(side_by_side, args.epilogue);
       }
       panel += each * kW4GemvPanels;
     }
     for (; panel < end; ++panel) {
-      for (size_t row = row0; row < row1; row += height) rt.kernels->w4_tile(tile_of(panel, row), args.epilogue);
+      for (size_t row = row0; row < row1; row += height) multiply(tile_of(panel, row), args.epilogue);
     }
   });
 }

@@ -1,4 +1,5 @@
-// gemm4: float32 rows on packed 4-bit weights. Rows are quantized to int8, or 16 bits, here, by runs or as a whole.
+// gemm4: float32 rows on packed weights of 4 or 2 bits. Rows are quantized to int8, or 16 bits, here, by runs or as a
+// whole.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +19,7 @@ struct Gemm4Args {
   void* c = nullptr;
   size_t ldc = 0;     // bytes from row to row
   Epilogue epilogue;  // of a real kind; multiplier and row_scale are not used
-  bool wide = false;  // x in 16 bits instead of 8
+  bool wide = false;  // x in 16 bits instead of 8; 4-bit weights only
 };
 
 /// Bytes that gemm4() needs, 64-byte aligned: the quantized rows, their scales and sums. False: more than size_t holds.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/checked.h"
+#include "gemm/pack2.h"
 
 namespace ek {
 namespace {
@@ -12,16 +13,6 @@ namespace {
 constexpr size_t kLineBytes = kPanel * kOctet / 2;
 
 size_t halves_bytes(const PackedShape4& shape) { return (shape.asymmetric ? 2 : 1) * kPanel * sizeof(uint16_t); }
-
-/// Nearest float16, ties to even; |x| < 65520.
-uint16_t to_half(float x) {
-  const float magnitude = std::fabs(x);
-  const int sign = std::signbit(x) ? 0x8000 : 0;
-  // Steps of 2^-24 below 2^-14, else of 2^-10 of the power of two below: the step count is the encoding.
-  const int exponent = magnitude < 0x1p-14f ? -14 : std::ilogb(magnitude);
-  const int steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
-  return static_cast<uint16_t>(sign + ((exponent + 14) << 10) + steps);
-}
 
 /// 8 values of k from `first_k` on, 64 columns from `first_n` on; what lies outside is value 0.
 void pack_octet(const PackedShape4& shape, const int8_t* w, ptrdiff_t stride_k, ptrdiff_t stride_n, size_t first_k,
@@ -43,15 +34,27 @@ void pack_octet(const PackedShape4& shape, const int8_t* w, ptrdiff_t stride_k, 
 
 size_t PackedShape4::panels() const { return ceil_div(n, kPanel); }
 size_t PackedShape4::groups() const { return k == 0 ? 0 : ceil_div(k, group); }
-size_t PackedShape4::octets() const { return ceil_div(k, kOctet); }
-size_t PackedShape4::panel_bytes() const { return octets() * kLineBytes + groups() * halves_bytes(*this); }
+size_t PackedShape4::octets() const { return ternary ? groups() * (group / kOctet) : ceil_div(k, kOctet); }
+size_t PackedShape4::panel_bytes() const {
+  if (ternary) return groups() * packed2_group_bytes(group);
+  return octets() * kLineBytes + groups() * halves_bytes(*this);
+}
 
 bool PackedShape4::bytes(size_t* out) const {
   size_t padded_k = 0, padded_n = 0, most = 0;
   // At most one byte and a half of anything for each padded value of k and n.
-  return checked_add(k, kStrip, &padded_k) && checked_add(n, kPanel - 1, &padded_n) &&
+  return checked_add(k, kW4Run, &padded_k) && checked_add(n, kPanel - 1, &padded_n) &&
          checked_mul(padded_k, padded_n, &most) && checked_mul(most, 2, &most) &&
          checked_mul(panels(), panel_bytes(), out);
+}
+
+uint16_t to_half(float x) {
+  const float magnitude = std::fabs(x);
+  const int sign = std::signbit(x) ? 0x8000 : 0;
+  // Steps of 2^-24 below 2^-14, else of 2^-10 of the power of two below: the step count is the encoding.
+  const int exponent = magnitude < 0x1p-14f ? -14 : std::ilogb(magnitude);
+  const int steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
+  return static_cast<uint16_t>(sign + ((exponent + 14) << 10) + steps);
 }
 
 float unit_of_scales(float largest) { return std::ldexp(1.0f, std::max(-126, std::ilogb(largest) - 14)); }

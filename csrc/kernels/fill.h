@@ -8,6 +8,7 @@
   namespace ek {                                            \
   void fill_gemm_##isa_name(GemmKernels*);                  \
   void fill_gemm_int4_##isa_name(Int4Kernels*);             \
+  void fill_gemm_int2_##isa_name(Int2Kernels*);             \
   void fill_gemm_f32_##isa_name(F32Kernels*);               \
   void fill_depthwise_f32_##isa_name(F32DepthwiseKernels*); \
   void fill_attention_f32_##isa_name(F32AttentionKernels*); \
@@ -27,6 +28,7 @@
     table.isa = Isa::id;                                    \
     fill_gemm_##isa_name(&table);                           \
     fill_gemm_int4_##isa_name(&table);                      \
+    fill_gemm_int2_##isa_name(&table);                      \
     fill_gemm_f32_##isa_name(&table);                       \
     fill_depthwise_f32_##isa_name(&table);                  \
     fill_attention_f32_##isa_name(&table);                  \

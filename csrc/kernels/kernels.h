@@ -14,6 +14,7 @@
 #include "kernels/epilogue.h"
 #include "kernels/gemm.h"
 #include "kernels/gemm_f32.h"
+#include "kernels/gemm_int2.h"
 #include "kernels/gemm_int4.h"
 #include "kernels/kv.h"
 #include "kernels/map.h"
@@ -30,6 +31,7 @@ namespace ek {
 struct Kernels : GemmKernels,
                  DepthwiseKernels,
                  Int4Kernels,
+                 Int2Kernels,
                  F32Kernels,
                  F32DepthwiseKernels,
                  F32AttentionKernels,
@@ -51,6 +53,7 @@ struct Kernels : GemmKernels,
   EK_GEMM_KERNELS(X)          \
   EK_DEPTHWISE_KERNELS(X)     \
   EK_INT4_KERNELS(X)          \
+  EK_INT2_KERNELS(X)          \
   EK_F32_KERNELS(X)           \
   EK_F32_DEPTHWISE_KERNELS(X) \
   EK_F32_ATTENTION_KERNELS(X) \

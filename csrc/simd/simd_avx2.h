@@ -10,6 +10,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvx2;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 4, kTileStrips = 1;
+constexpr bool kByteDots = false;
 #define EK_SIMD_SPREAD                         // what is multiplied is int16
 constexpr int kF32TileRows = 6, kF32Sums = 6;  // 12 registers of sums, 2 of weights, 1 of x
 

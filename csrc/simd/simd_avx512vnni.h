@@ -209,6 +209,14 @@ EK_INLINE Quad load_quad(const int8_t* p) {
 }
 EK_INLINE Line low_nibbles(Line x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(0x0F))}; }
 EK_INLINE Line high_nibbles(Line x) { return low_nibbles({_mm512_srli_epi16(x.v, 4)}); }
+EK_INLINE Line times3(Line x) { return {_mm512_add_epi8(x.v, _mm512_add_epi8(x.v, x.v))}; }
+EK_INLINE Line thirds(Line x) {
+  const __m512i one = _mm512_set1_epi8(1);
+  const __mmask64 below = _mm512_cmple_epu8_mask(x.v, _mm512_set1_epi8(85));
+  const __m512i some = _mm512_mask_mov_epi8(one, below, _mm512_setzero_si512());
+  return {_mm512_mask_mov_epi8(some, _mm512_cmpge_epu8_mask(x.v, _mm512_set1_epi8(-85)), _mm512_set1_epi8(2))};
+}
+constexpr bool kByteDots = true;
 constexpr int32_t kDotOffset = 0;
 EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
 EK_INLINE I32 dot_u4(I32 acc, Quad a, Line w) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }

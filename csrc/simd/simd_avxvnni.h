@@ -12,6 +12,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvxVnni;
 constexpr Sign kNativeSign = Sign::kU8;
 constexpr int kTileRows = 6, kTileStrips = 1;
+constexpr bool kByteDots = true;
 constexpr int kF32TileRows = 6, kF32Sums = 6;  // 12 registers of sums, 2 of weights, 1 of x
 
 struct Act {

@@ -257,6 +257,18 @@ EK_INLINE Line less_128(Line x) {
   const int8x16_t flip = vdupq_n_s8(-128);
   return {veorq_s8(x.v0, flip), veorq_s8(x.v1, flip), veorq_s8(x.v2, flip), veorq_s8(x.v3, flip)};
 }
+EK_INLINE Line times3(Line x) {
+  const int8x16_t three = vdupq_n_s8(3);
+  return {vmulq_s8(x.v0, three), vmulq_s8(x.v1, three), vmulq_s8(x.v2, three), vmulq_s8(x.v3, three)};
+}
+EK_INLINE Line thirds(Line x) {
+  const auto third = [](int8x16_t v) EK_LAMBDA {  // (x + floor(x / 2)) / 128, both halvings downward
+    const uint8x16_t u = vreinterpretq_u8_s8(v);
+    return vreinterpretq_s8_u8(vshrq_n_u8(vhaddq_u8(u, vshrq_n_u8(u, 1)), 6));
+  };
+  return {third(x.v0), third(x.v1), third(x.v2), third(x.v3)};
+}
+constexpr bool kByteDots = false;
 constexpr int32_t kDotOffset = 128;
 EK_INLINE Quad load_quad(const int8_t* p) { return load_act(reinterpret_cast<const uint8_t*>(p)); }
 EK_INLINE Line low_nibbles(Line x) {

@@ -414,6 +414,16 @@ EK_INLINE Line high_nibbles(Line x) {
   for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(x.v[i] >> 4);
   return x;
 }
+/// 3 x mod 256 of every byte, and what that leaves: floor(3 x / 256), in [0, 2].
+EK_INLINE Line times3(Line x) {
+  for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(3 * x.v[i]);
+  return x;
+}
+EK_INLINE Line thirds(Line x) {
+  for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(3 * x.v[i] >> 8);
+  return x;
+}
+constexpr bool kByteDots = false;  // dot_u8 costs no more than a dot_u4, and its offset is 0
 constexpr int32_t kDotOffset = 0;
 EK_INLINE I32 dot_u8(I32 acc, Quad a, Line w) {
   for (int i = 0; i < 16; ++i) {

@@ -247,6 +247,15 @@ EK_INLINE __m256 load_bf16_half(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 EK_INLINE F32 load_bf16(const uint16_t* p) { return {load_bf16_half(p), load_bf16_half(p + 8)}; }
+EK_INLINE __m256i times3_half(__m256i x) { return _mm256_add_epi8(x, _mm256_add_epi8(x, x)); }
+EK_INLINE Line times3(Line x) { return {times3_half(x.lo), times3_half(x.hi)}; }
+/// 1, less one up to 85, plus one from 171 on.
+EK_INLINE __m256i thirds_half(__m256i x) {
+  const __m256i up_to_85 = _mm256_cmpeq_epi8(_mm256_min_epu8(x, _mm256_set1_epi8(85)), x);
+  const __m256i from_171 = _mm256_cmpeq_epi8(_mm256_max_epu8(x, _mm256_set1_epi8(-85)), x);
+  return _mm256_sub_epi8(_mm256_add_epi8(up_to_85, _mm256_set1_epi8(1)), from_171);
+}
+EK_INLINE Line thirds(Line x) { return {thirds_half(x.lo), thirds_half(x.hi)}; }
 constexpr int32_t kDotOffset = 0;
 EK_INLINE Quad load_quad(const int8_t* p) {
   int32_t quad;

@@ -444,13 +444,14 @@ def restore_packed(
     k: int,
     n: int,
     group: int,
-    asymmetric: bool,
+    map: int,
     unit: float,
     data: npt.NDArray[Any],
     scale: npt.NDArray[Any],
 ) -> PackedWeights: ...
 def pack_weights(w: npt.NDArray[Any], scale: object) -> PackedWeights: ...
 def pack_weights_int4(w: npt.NDArray[Any], scale: object, zero_point: object, group_size: int) -> PackedWeights: ...
+def pack_weights_int2(w: npt.NDArray[Any], scale: object, group_size: int) -> PackedWeights: ...
 def matmul_integer(
     a: npt.NDArray[Any],
     b: object,
@@ -586,9 +587,11 @@ class Sampler:
 
 def pack_float32(w: npt.NDArray[np.float32]) -> PackedFloats: ...
 def quantize_groups(
-    w: npt.NDArray[np.float32], group: int, num_threads: int
+    w: npt.NDArray[np.float32], group: int, num_threads: int, bits: int = 4
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]: ...
-def pack_groups(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], group: int) -> PackedWeights: ...
+def pack_groups(
+    codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], group: int, bits: int = 4
+) -> PackedWeights: ...
 def decoder_plan_bytes(
     *,
     dim: int,

@@ -88,14 +88,14 @@ def linear(
     out: npt.NDArray[np.generic] | None = None,
     num_threads: int | None = None,
 ) -> npt.NDArray[np.generic]:
-    """Multiply by int8 or int4 weights and do the rest of the layer: ``activation(x @ w + bias) + residual``.
+    """Multiply by weights of 8, 4 or 2 bits and do the rest of the layer: ``activation(x @ w + bias) + residual``.
 
     Parameters
     ----------
     x : (M, K) float32, uint8 or int8 array
         float32 is quantized row by row, symmetric, scale ``max|x| / 127``. 8-bit needs ``x_scale``.
     w : PackedWeights
-        Packed with ``scale``. With 4 bits ``x`` and the result are float32, without ``x_scale`` and ``y_scale``.
+        Packed with ``scale``. With 4 or 2 bits ``x`` and the result are float32, without ``x_scale`` and ``y_scale``.
     bias : (N,) float32 array, optional
     activation : {None, "relu", "relu6", "gelu", "gelu_tanh", "silu", "swiglu"} or (lo, hi)
         A pair is a clamp. GELU has the names of torch: ``"gelu"`` by the error function, ``"gelu_tanh"`` by tanh.
@@ -108,8 +108,8 @@ def linear(
     y_scale, y_zero_point : float, int
         With 8-bit ``x``: quantize the result, to uint8 or int8.
     x_quantization : {"row", "group"}, optional
-        What one scale of a float32 ``x`` spans: the row, or with 4-bit weights also each group of 128 of its values,
-        which is more accurate and their default.
+        What one scale of a float32 ``x`` spans: the row, or with weights of 4 and 2 bits also each group of 128 of its
+        values, which is more accurate and their default.
     out_dtype : dtype, optional
         float32 (the default), float16 or ``ml_dtypes.bfloat16``, rounded to nearest even; with ``y_scale`` uint8 (the
         default) or int8.
@@ -136,16 +136,18 @@ def linear(
 
     A NaN stays one, up to its payload, and becomes the smallest value where it is rounded to 8 bits.
 
-    4-bit weights: two sums, both in ascending order, stand for ``float32(acc) * (row_scale * w_scale)``. Over every 128
-    values of k, ``x_scale`` times the sum over their weights' groups of ``float32(acc) * w_scale``; with zero points
-    ``float32(acc) - zero_point * float32(sum(q))`` for ``float32(acc)``.
+    Weights of 4 and 2 bits: two sums, both in ascending order, stand for ``float32(acc) * (row_scale * w_scale)``. Over
+    every 128 values of k, ``x_scale`` times the sum over their weights' groups of ``float32(acc) * w_scale``; with zero
+    points ``float32(acc) - zero_point * float32(sum(q))`` for ``float32(acc)``.
     """
     if not isinstance(w, PackedWeights):
         raise ArgumentTypeError(f"linear: w must be the result of pack_weights, got {type(w).__name__}")
     if x_quantization is not None and string("linear", "x_quantization", x_quantization) not in ("row", "group"):
         raise ArgumentValueError(f"linear: x_quantization must be 'row' or 'group', got {x_quantization!r}")
     if x_quantization == "group" and w.bits == 8:
-        raise ArgumentValueError("linear: x_quantization='group' needs 4-bit weights; 8-bit ones have no groups")
+        raise ArgumentValueError(
+            "linear: x_quantization='group' needs weights of 4 or 2 bits; 8-bit ones have no groups"
+        )
     curve, lo, hi = _activation(activation)
     half: np.dtype[np.generic] | None = None  # float16 or bfloat16: the core writes their bits into a uint16 array
     kind = "float32" if y_scale is None else "uint8"

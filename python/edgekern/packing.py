@@ -26,7 +26,7 @@ def pack_weights(
     *,
     scale: float | npt.NDArray[np.floating] | None = None,
     zero_point: npt.NDArray[np.number] | None = None,
-    bits: Literal[8, 4] = 8,
+    bits: Literal[8, 4, 2] = 8,
     group_size: Literal[32, 64, 128] | None = None,
 ) -> PackedWeights:
     """Pack weights once for many multiplications.
@@ -36,50 +36,59 @@ def pack_weights(
     w : (K, N) int8 array
         Any strides: ``w.T`` of an (N, K) matrix is taken without a copy. With ``bits=8`` the full range is allowed,
         -128 included; with ``bits=4`` the values lie in [-8, 7] (from unsigned ones subtract 8, and from
-        ``zero_point`` too).
-    scale : float or (N,) float32 array, optional; (ceil(K / group_size), N) array with ``bits=4``
-        Real value of one step: for the whole matrix or per column, and :func:`linear` needs it; with 4 bits for every
-        group of ``group_size`` rows and every column.
+        ``zero_point`` too); with ``bits=2`` they are -1, 0 and 1.
+    scale : float or (N,) float32 array, optional; (ceil(K / group_size), N) array with 4 and 2 bits
+        Real value of one step: for the whole matrix or per column, and :func:`linear` needs it; with 4 and 2 bits for
+        every group of ``group_size`` rows and every column.
     zero_point : array like ``scale``, optional
         With ``bits=4``: real = (w - zero_point) * scale. Fractions are allowed. Without it the map is symmetric.
-    bits : {8, 4}
-    group_size : {32, 64, 128}
-        With ``bits=4``: how many rows of ``w`` share a scale; the last group may be short.
+    bits : {8, 4, 2}
+        2 stands for ternary weights, five in a byte: 1.6 bits each, and their scales.
+    group_size : {32, 64, 128}; {64, 128} with ``bits=2``
+        With 4 and 2 bits: how many rows of ``w`` share a scale; the last group may be short.
 
     Returns
     -------
     PackedWeights
         Immutable; ``shape`` is (K, N), ``nbytes`` the packed size, ``bits`` and ``group_size`` as given. With 8 bits N
-        is padded to 16 and K to 4; with 4 bits to 64 and 8. A copy is the object itself; a pickle holds the packed
-        bytes (out of band with protocol 5) and is read by versions of the same layout.
+        is padded to 16 and K to 4; with 4 bits to 64 and 8; with 2 bits to 64 and whole groups. A copy is the object
+        itself; a pickle holds the packed bytes (out of band with protocol 5) and is read by versions of the same
+        layout.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When ``w`` is not a 2-D int8 array or has values that 4 bits cannot hold, or when scales or zero points have
+        When ``w`` is not a 2-D int8 array or has values that these bits cannot hold, or when scales or zero points have
         the wrong shape or are not finite.
 
     Notes
     -----
     4-bit weights keep scales and zero points in float16 (11 significant bits; scales of any float32 size, see
-    docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight.
+    docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight. 2-bit weights keep their scales likewise: 1.875 bits a
+    weight in groups of 64, 1.75 in groups of 128 (docs/int2.md).
     """
     array = as_array("pack_weights", "w", w)
     scale, zero_point = (
         lent("pack_weights", name, given) for name, given in (("scale", scale), ("zero_point", zero_point))
     )
-    if integer("pack_weights", "bits", bits) == 4:
+    if integer("pack_weights", "bits", bits) in (4, 2):
         if scale is None or group_size is None:
             missing = "scale" if scale is None else "group_size"
-            raise ArgumentValueError(f"pack_weights: bits=4 needs {missing}")
-        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size not in (32, 64, 128):
-            raise ArgumentValueError(f"pack_weights: group_size must be 32, 64 or 128, got {group_size!r}")
-        return _core.pack_weights_int4(array, scale, zero_point, group_size)
+            raise ArgumentValueError(f"pack_weights: bits={bits} needs {missing}")
+        sizes = (32, 64, 128) if bits == 4 else (64, 128)
+        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size not in sizes:
+            rule = "32, 64 or 128" if bits == 4 else "64 or 128 with bits=2"
+            raise ArgumentValueError(f"pack_weights: group_size must be {rule}, got {group_size!r}")
+        if bits == 4:
+            return _core.pack_weights_int4(array, scale, zero_point, group_size)
+        if zero_point is not None:
+            raise ArgumentValueError("pack_weights: zero_point is for bits=4; 2-bit weights are symmetric")
+        return _core.pack_weights_int2(array, scale, group_size)
     if bits != 8:
-        raise ArgumentValueError(f"pack_weights: bits must be 8 or 4, got {bits!r}")
+        raise ArgumentValueError(f"pack_weights: bits must be 8, 4 or 2, got {bits!r}")
     if zero_point is not None or group_size is not None:
-        extra = "group_size" if zero_point is None else "zero_point"
-        raise ArgumentValueError(f"pack_weights: {extra} is for bits=4; 8-bit weights are symmetric, per column")
+        extra = "group_size is for bits=4 and 2" if zero_point is None else "zero_point is for bits=4"
+        raise ArgumentValueError(f"pack_weights: {extra}; 8-bit weights are symmetric, per column")
     return _core.pack_weights(array, scale)
 
 

@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/checked.h"
 #include "gemm/gemm4.h"
+#include "gemm/pack2.h"
 #include "guarded.h"
 #include "int4_operands.h"
 #include "machines.h"
@@ -77,6 +78,53 @@ TEST_CASE("gemm4 equals the slow way on every ISA, symmetric and asymmetric, per
             }
             CHECK(wrong == 0);
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("gemm4 gives ternary weights the bits that they have in 4, on every ISA, in one row and in many") {
+  for (const Kernels* table : tables()) {
+    const RunsOn only(*table);
+    for (const Shape& s : {kShapes[0], kShapes[2], kShapes[5], kShapes[7], kShapes[8], kShapes[9], Shape{1, 300, 300},
+                           Shape{2, 65, 129}, Shape{3, 64, 128}, Shape{49, 70, 200}, Shape{3, 5, 0}}) {
+      for (const size_t group : Sizes{64, 128}) {
+        CAPTURE(isa_name(table->isa));
+        CAPTURE(s.m);
+        CAPTURE(s.n);
+        CAPTURE(s.k);
+        CAPTURE(group);
+        Operands4 o = make_operands4(s.n, s.k, group, false);
+        for (auto& v : o.w) v = static_cast<int8_t>(uniform(-1, 1));
+        o.shape.ternary = true;
+        size_t bytes = 0;
+        REQUIRE(o.shape.bytes(&bytes));
+        Guarded<uint8_t> packed(bytes);
+        pack_weights2(o.shape, o.w.data(), static_cast<ptrdiff_t>(s.n), 1, o.scale.data(), o.unit, packed.data());
+        std::vector<float> x(s.m * s.k);
+        for (auto& v : x) v = uniform(-3.0f, 3.0f);
+        Guarded<float> guarded_x(x), c(s.m * s.n);
+        for (const int threads : {1, 2}) {
+          Gemm4Args args;
+          args.m = s.m;
+          args.x = guarded_x.data();
+          args.ldx = s.k;
+          args.scale_per_row = threads == 2;
+          args.b = {o.shape, packed.data(), o.unit};
+          args.epilogue.kind = OutKind::kFloat32;
+          args.epilogue.lo = -std::numeric_limits<float>::infinity();
+          args.epilogue.hi = std::numeric_limits<float>::infinity();
+          args.c = c.data();
+          args.ldc = s.n * sizeof(float);
+          REQUIRE(gemm4_scratch_bytes(args, &bytes));
+          Guarded<uint8_t> scratch(std::vector<uint8_t>(round_up(bytes, 64), 0xA5));
+          gemm4({table, threads}, args, scratch.data());
+          size_t wrong = 0;
+          for (size_t row = 0; row < s.m; ++row) {
+            for (size_t col = 0; col < s.n; ++col) wrong += c.data()[row * s.n + col] != element(o, args, row, col);
+          }
+          CHECK(wrong == 0);
         }
       }
     }

@@ -150,7 +150,7 @@ def bench_decoder(
     Parameters
     ----------
     model : path of a GGUF file, a llama2.c .bin or a Hugging Face folder
-    weights : "int8", "int4", "float32"
+    weights : "int8", "int4", "int2", "float32"
     kv : storage of the cache, as :func:`edgekern.llm.load` takes it
     prompts : tokens; those that leave no room in the model's context are left out
     runs : tokens behind each prompt that are timed; None is as many as take ``seconds``

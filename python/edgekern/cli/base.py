@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_text(generates: argparse.ArgumentParser, compares: argparse.ArgumentParser) -> None:
     """Options of the commands on language models."""
     generates.add_argument("--prompt", required=True, help="the text to continue")
-    generates.add_argument("--weights", choices=("int8", "int4", "float32"), default="int8")
-    generates.add_argument("--group-size", type=int, help="of int4 weights: 32, 64 or 128; default 32")
+    generates.add_argument("--weights", choices=("int8", "int4", "int2", "float32"), default="int8")
+    generates.add_argument("--group-size", type=int, help="of int4 weights, default 32, and of int2, 64: 32, 64 or 128")
     generates.add_argument("--kv", default="int8", help="storage of the cache")
     generates.add_argument("--max-new-tokens", type=int, default=128)
     generates.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
@@ -104,7 +104,7 @@ def _add_text(generates: argparse.ArgumentParser, compares: argparse.ArgumentPar
     generates.add_argument("--seed", type=int, default=0, help="the same seed gives the same text on every machine")
     generates.add_argument("--memory-budget", metavar="SIZE", help="bytes, 512M or 1GiB (1024s), 300MB (1000s)")
     compares.add_argument("text", type=Path)
-    compares.add_argument("--weights", action="append", help="int8, int4 or float32; repeat for more")
+    compares.add_argument("--weights", action="append", help="int8, int4, int2 or float32; repeat for more")
     compares.add_argument("--kv", action="append", help="storage of the cache; repeat for more")
     compares.add_argument("--sinks", type=int, help="first tokens that stay visible; default 4")
     compares.add_argument("--separator", help="cuts the file into texts, e.g. '<|endoftext|>'")

@@ -14,7 +14,7 @@ from edgekern.llm.packing import weight_kind
 
 _MAX_TEXT_BYTES = 1 << 28
 
-Weights = Literal["int8", "int4", "float32"]
+Weights = Literal["int8", "int4", "int2", "float32"]
 
 
 def _tokenizer(model: Path, tokenizer: Path | None) -> Path | None:

@@ -17,6 +17,7 @@ _HUGE_PAGE = 2 << 20
 _CACHE_BUFFERS = 3  # large ones, each with a huge page of its own that it may not fill
 _OBJECTS_BYTES, _LAYER_OBJECTS_BYTES = 256 << 10, 8 << 10  # Python's, and what malloc keeps between them
 _KV_BELOW = ("k8v4", "int4")
+_KINDS_BELOW: tuple[Kind, ...] = ("int8", "int4")  # not int2: most models make no sense in it
 _CHUNKS_BELOW = (64, 16)
 _SHORTEST_WINDOW = 32
 
@@ -144,9 +145,10 @@ def _smaller(settings: Settings) -> list[Settings]:
     windows = [settings.window]
     while windows[-1] // 2 >= _SHORTEST_WINDOW:
         windows.append(windows[-1] // 2)
+    first = KINDS.index(settings.weights)
     choices: dict[str, list[Any]] = {
         "max_chunk": [settings.max_chunk, *(chunk for chunk in _CHUNKS_BELOW if chunk < settings.max_chunk)],
-        "weights": list(KINDS[KINDS.index(settings.weights) :]),
+        "weights": [kind for kind in KINDS[first:] if kind in (settings.weights, *_KINDS_BELOW)],
         "kv": [settings.kv, *(kv for kv in _KV_BELOW if kv != settings.kv)],
         "window": windows,
         "num_sequences": sorted({settings.num_sequences, 1}, reverse=True),
@@ -156,7 +158,8 @@ def _smaller(settings: Settings) -> list[Settings]:
     made = []
     for pick in picks:
         given: dict[str, Any] = {name: choices[name][step] for name, step in zip(choices, pick, strict=True)}
-        given["group_size"] = (settings.group_size or 32) if given["weights"] == "int4" else None
+        same = given["weights"] == settings.weights
+        given["group_size"] = WeightFormat.of(given["weights"], settings.group_size if same else None).group_size
         made.append(replace(settings, **given))
     return made
 

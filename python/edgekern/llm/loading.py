@@ -88,10 +88,11 @@ def load(
     Parameters
     ----------
     path : GGUF file, llama2.c ``.bin``, or Hugging Face folder
-    weights : {"int8", "int4", "float32"}
-        int8 has a scale per output, int4 one per ``group_size`` inputs.
+    weights : {"int8", "int4", "int2", "float32"}
+        int8 has a scale per output, int4 and int2 one per ``group_size`` inputs. int2 keeps the sign of a weight or 0
+        (docs/int2.md): for models that were trained for it.
     group_size : {32, 64, 128}, optional
-        Of int4; default 32.
+        Of int4, default 32, and of int2, 64 or 128, default 64.
     kv : str
         Storage of the cache, as :class:`edgekern.RingKVCache` names it: float32, float16, bfloat16, int8, k8v4, int4,
         article.
@@ -125,7 +126,7 @@ def load(
     """
     kind = weight_kind(string(_NAME, "weights", weights))
     group = None if group_size is None else integer(_NAME, "group_size", group_size)
-    form = WeightFormat(kind, 32 if kind == "int4" and group is None else group)
+    form = WeightFormat.of(kind, group)
     string(_NAME, "kv", kv)
     max_chunk, rewind, num_sequences = (
         integer(_NAME, name, value)

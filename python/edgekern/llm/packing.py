@@ -15,9 +15,10 @@ from edgekern.errors import ArgumentValueError, ArtifactError
 from edgekern.llm.encodings import Q4_0, q4_0_codes
 from edgekern.llm.weights import Stored
 
-Kind = Literal["float32", "int8", "int4"]
+Kind = Literal["float32", "int8", "int4", "int2"]
 Packed = _core.PackedWeights | _core.PackedFloats
-KINDS: tuple[Kind, ...] = ("float32", "int8", "int4")  # the largest first
+KINDS: tuple[Kind, ...] = ("float32", "int8", "int4", "int2")  # the largest first
+GROUPS: dict[str, tuple[int, ...]] = {"int4": (32, 64, 128), "int2": (64, 128)}  # the default first
 BLOCK_BYTES = 1 << 20  # of float32 that are read and quantized at a time
 _BLOCKS_ALIVE = 4  # a decoded block, what it was decoded from, and what malloc keeps of those before it
 
@@ -32,24 +33,33 @@ def weight_kind(name: str) -> Kind:
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How the matrices are kept: float32, int8 with a scale per output, int4 with one per ``group_size`` inputs."""
+    """How the matrices are kept: float32, int8 with a scale per output, others with one per ``group_size`` inputs."""
 
     kind: Kind
     group_size: int | None = None
 
     def __post_init__(self) -> None:
         weight_kind(self.kind)
-        if (self.kind == "int4") != (self.group_size is not None):
-            raise ArgumentValueError(f"llm.load: group_size is for weights='int4', got {self.group_size!r}")
-        if self.group_size not in (None, 32, 64, 128):
-            raise ArgumentValueError(f"llm.load: group_size must be 32, 64 or 128, got {self.group_size!r}")
+        sizes = GROUPS.get(self.kind)
+        if (sizes is not None) != (self.group_size is not None):
+            raise ArgumentValueError(f"llm.load: group_size is for weights='int4' and 'int2', got {self.group_size!r}")
+        if sizes is not None and self.group_size not in sizes:
+            rule = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
+            raise ArgumentValueError(
+                f"llm.load: group_size must be {rule} with weights={self.kind!r}, got {self.group_size!r}"
+            )
+
+    @classmethod
+    def of(cls, kind: Kind, group_size: int | None = None) -> WeightFormat:
+        """With the kind's own size of groups where none is given."""
+        return cls(kind, GROUPS[kind][0] if group_size is None and kind in GROUPS else group_size)
 
     def __str__(self) -> str:
         return self.kind if self.group_size is None else f"{self.kind} g{self.group_size}"
 
     @property
     def bits(self) -> int:
-        return {"float32": 32, "int8": 8, "int4": 4}[self.kind]
+        return {"float32": 32, "int8": 8, "int4": 4, "int2": 2}[self.kind]
 
     def packing_bytes(self, rows: int, columns: int, block_bytes: int) -> int:
         """What packing one matrix takes besides the packed one."""
@@ -74,18 +84,18 @@ class WeightFormat:
             for part, first, last, at in blocks:
                 codes[at], scale[at] = _core.dynamic_quantize(part.read(first, last), "", 0)
             return _core.pack_weights(codes.T, scale)
-        group = self.group_size or 32
+        group = self.group_size or GROUPS[self.kind][0]
         scales = _room((rows, -(-columns // group)), np.dtype(np.float32))
-        as_they_are = group == Q4_0.block and all(part.encoding is Q4_0 for part in parts)
+        as_they_are = self.kind == "int4" and group == Q4_0.block and all(part.encoding is Q4_0 for part in parts)
         for part, first, last, at in blocks:
             if as_they_are:
                 codes[at], scales[at] = q4_0_codes(part.raw(first, last), columns)
             else:
-                codes[at], scales[at] = _core.quantize_groups(part.read(first, last), group, 0)
+                codes[at], scales[at] = _core.quantize_groups(part.read(first, last), group, 0, self.bits)
         if as_they_are and not np.isfinite(scales).all():
             names = ", ".join(part.source for part in parts)
             raise ArtifactError(f"llm.load: one of the tensors {names} holds NaN or infinity; the file is damaged")
-        return _core.pack_groups(codes, scales, group)
+        return _core.pack_groups(codes, scales, group, self.bits)
 
 
 def _room(shape: tuple[int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
