@@ -206,9 +206,10 @@ def quantize_to(
     plan = planned(prices, picks, prices.base, model)
     done = tried.done(plan, plan.config(**quantizer.carried()), shapes)
     if not done.passed:
+        remedy = "take undo='float32'" if undo != "float32" else "allow more"
         warn_caller(
             f"{function}: the model loses {done.drop:.4g}, more than max_drop={limit:g}, with all layers in {undo}; "
-            "take undo='float32'"
+            f"{remedy}"
         )
     return done
 
@@ -235,12 +236,12 @@ def _controlled(prices: Prices, tried: _Trials, undo: str, most_put_back: int, p
     with progress_bar("bisecting", steps, enabled=progress) as step:
         while high - low > 1:
             middle = (low + high) // 2
-            left = math.ceil(math.log2(high - low)) - 1 + min(middle, most_put_back)
+            left = math.ceil(math.log2(high - low)) - 1 + (high not in seen) + min(high - 1, most_put_back)
             seen[middle] = passes(f"{middle} worst in {undo}", worst[:middle], left)
             low, high = (low, middle) if seen[middle] else (middle, high)
             step()
         if high not in seen:
-            seen[high] = passes(f"{high} worst in {undo}", worst[:high], min(high, most_put_back))
+            seen[high] = passes(f"{high} worst in {undo}", worst[:high], min(high - 1, most_put_back))
             step()
     undone = worst[:high]
     if not seen[high]:

@@ -7,7 +7,7 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import gates_app, samples_app, session
+from edgekern.cli import gates_app, plans_app, samples_app, session
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -119,13 +119,25 @@ def quantize(
     ] = None,
     shape: Shape = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the recipe of every product, and why.")] = False,
+    apply: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Follow a plan file, as of edgekern search."),
+    ] = None,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
 
     rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [], first, last)
     done = toolkit.quantize(
-        model, ranges, output, recipe=recipe, activations=activations, rules=rules, shapes=shape, plan=plan
+        model,
+        ranges,
+        output,
+        recipe=recipe,
+        activations=activations,
+        rules=rules,
+        shapes=shape,
+        plan=plan,
+        apply=apply,
     )
     typer.echo(done)
 
@@ -148,6 +160,7 @@ def compile_(
 
 
 gates_app.add_commands(app, MAKE)
+plans_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=USE)
