@@ -98,18 +98,15 @@ def test_the_plan_is_what_the_model_was_written_by(model, tmp_path):
     assert again.graph == found.model.graph
 
 
-def test_the_curve_rises_and_no_recipe_everywhere_is_foretold_to_beat_it(model, clock):
+def test_the_curve_rises(model, clock):
     curve = ek.pareto(model, whole(model), DATA, points=6, progress=False)
-    searched = [row for row in curve.rows if row.name == "searched"]
-    assert searched
+    searched = sorted((row for row in curve.rows if row.is_searched), key=lambda row: row.cost)
+    assert len(searched) > 2
     assert "w8a8" in {row.name for row in curve.rows}
     for first, second in pairwise(searched):
-        assert (first.cost <= second.cost) == (first.db <= second.db)
+        assert first.db <= second.db
     assert [row.measured for row in curve.rows] == sorted(row.measured for row in curve.rows)
     assert set(curve.front) <= set(curve.rows)
-    for row in curve.rows:
-        beaten = [other for other in searched if other.cost <= row.cost and other.db >= row.db]
-        assert beaten or row.name != "searched"
 
 
 def test_pareto_scores_draws_and_tells(model, clock, tmp_path):

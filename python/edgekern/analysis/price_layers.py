@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ Kind = Literal["ms", "bytes", "bits", "share"]
 
 STATIC = ("w8a8", "w4a8")  # whose activations have 8 bits in one scale a tensor
 _BITS = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
-_CARRIED = ("activations", "rounding", "bias_correction")  # of a config; recipes are the search's
+_SEARCHED = frozenset({"recipe", "overrides", "keep_float", "first_layer", "last_layer"})  # what a config leaves to it
 _SPLIT = "split"  # products in 8 bits, and floats between them
 _PROBE = "probe"  # borders everywhere
 _FACTORS = 0.25, 8.0
@@ -148,7 +148,7 @@ class Quantizer:
 
     def carried(self) -> dict[str, Any]:
         """What a user's config says of anything but recipes."""
-        return {name: getattr(self.config, name) for name in _CARRIED}
+        return {f.name: getattr(self.config, f.name) for f in fields(self.config) if f.name not in _SEARCHED}
 
     def write(self, config: QuantConfig) -> onnx.ModelProto:
         with _quietly():

@@ -56,7 +56,7 @@ class Trial:
         is the same in both
     """
 
-    recipes: Mapping[str, int]
+    recipes: Mapping[str, int] = field(hash=False)
     cost: float
     db: float
     measured: float

@@ -156,12 +156,13 @@ def by_ilp(problem: Problem, budget: float) -> tuple[int, ...] | None:
     integral[: len(options)] = 1
     # Losses span powers of ten, and the solver's tolerances are of numbers near 1.
     worst = losses.max(initial=0.0) or 1.0
+    # Presolved, HiGHS now and then prints a line of its own to standard output, where commands have their JSON.
     found = milp(
         losses / worst * 1e3,
         integrality=integral,
         bounds=Bounds(0, 1),
         constraints=limits,
-        options={"time_limit": 30.0, "mip_rel_gap": 0.0},
+        options={"time_limit": 30.0, "mip_rel_gap": 0.0, "presolve": False},
     )
     return None if found.x is None else _picked(found.x, starts)
 

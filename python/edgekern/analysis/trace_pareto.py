@@ -43,18 +43,20 @@ class ParetoPoint:
     Attributes
     ----------
     name : "searched", or the recipe that is everywhere
+    is_searched : whether a search found it; of a recipe everywhere it may, too
     recipes : how many layers have each
     cost, db : what was foretold; measured, measured_db : what the compiled plan takes, and gives on the samples
     score : what ``evaluate`` makes of it; None without one
     """
 
     name: str
-    recipes: Mapping[str, int]
+    recipes: Mapping[str, int] = field(hash=False)
     cost: float
     db: float
     measured: float
     measured_db: float
     score: float | None = None
+    is_searched: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,7 +122,7 @@ class Pareto(Report):
         figure = Figure(figsize=(9.6 if scored else 5.4, 4.0), layout="constrained")
         left = figure.add_subplot(1, 1 + scored, 1)
         self._draw(left, lambda row: min(row.measured_db, _EXACT_DB))
-        left.set_ylabel("SQNR of the outputs, dB", fontsize=8)
+        left.set_ylabel(f"SQNR of the outputs, dB, at most {_EXACT_DB:.0f}", fontsize=8)
         if score is not None:
             right = figure.add_subplot(1, 2, 2)
             self._draw(right, lambda row: row.score)
@@ -137,13 +139,14 @@ class Pareto(Report):
             opened.write(drawn.getvalue())
 
     def _draw(self, axes: Any, figure_of: Callable[[ParetoPoint], float | None]) -> None:
-        searched = [row for row in self.rows if row.name == "searched"]
+        searched = [row for row in self.rows if row.is_searched]
         axes.plot(
             *zip(*((r.measured, figure_of(r)) for r in searched), strict=True), "o-", ms=4, lw=1, label="searched"
         )
         for number_of, row in enumerate(row for row in self.rows if row.name != "searched"):
             axes.plot([row.measured], [figure_of(row)], "sD^vPX*"[number_of % 7], ms=6, label=f"{row.name} everywhere")
         axes.set_xlabel(_AXES[self.over], fontsize=8)
+        axes.set_ymargin(0.15)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3, linewidth=0.5)
 
@@ -195,25 +198,27 @@ def pareto(
         "pareto", model, ranges, data, config, candidates, shapes, num_threads, timed=over == "ms", progress=shown
     )
     problem = begun.prices.problem(over)
-    found: dict[tuple[int, ...], str] = {}
+    named: dict[tuple[int, ...], str] = {}
     for recipe in dict.fromkeys(option.recipe for options in problem.layers for option in options):
         if recipe in candidates:
-            found[begun.prices.uniform(recipe)] = recipe
+            named[begun.prices.uniform(recipe)] = recipe
     least = problem.cost(problem.cheapest())
     most = problem.cost(begun.prices.exact())
+    searched: set[tuple[int, ...]] = set()
     for budget in np.geomspace(least, max(most, least), points) if least > 0 else np.linspace(least, most, points):
         picks = solve(problem, float(budget), method)
-        if picks is not None:
-            found.setdefault(picks, "searched")
+        searched |= set() if picks is None else {picks}
     rows = []
+    found = [*named, *(searched - named.keys())]
     sessions = [begun.opened(picks) for picks in found]
     times = steady_ms(sessions, begun.fed(sessions[0])) if over == "ms" else [problem.cost(picks) for picks in found]
     with progress_bar("measuring plans", len(found), enabled=shown) as step:
-        for (picks, name), session, took in zip(found.items(), sessions, times, strict=True):
+        for picks, session, took in zip(found, sessions, times, strict=True):
             run = run_of_program(session)
             score = None if evaluate is None else number("pareto", "what evaluate returns", evaluate(run))
             db = decibels(1.0, problem.loss(picks))
-            point = ParetoPoint(name, begun.counts(picks), problem.cost(picks), db, took, begun.db(run), score)
+            name, cost, seen_db = named.get(picks, "searched"), problem.cost(picks), begun.db(run)
+            point = ParetoPoint(name, begun.counts(picks), cost, db, took, seen_db, score, picks in searched)
             seen = {over: took} | ({"db": point.measured_db} if math.isfinite(point.measured_db) else {})
             rows.append((point, begun.plan(picks, {}, seen, over)))
             step()
