@@ -8,13 +8,8 @@ from dataclasses import dataclass
 import onnx
 
 from edgekern.analysis.switchboard import Layer, Switchboard
-from edgekern.graph.families import ACTIVATIONS, RESHAPES
+from edgekern.graph.families import HANDING_ON, JUNCTIONS
 from edgekern.graph.subgraphs import names_read
-
-# What brings numbers from one layer to the next as they are held: at most one of its inputs is computed.
-_HANDS_ON = ACTIVATIONS | RESHAPES | {"Transpose", "Add"}
-# Sums and the like stand between any two layers; what holds them together is the layers'.
-_ALONE = frozenset({"Add", "Concat", "Sub", "AveragePool", "GlobalAveragePool", "ReduceMean"})
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def _joined(nodes: Sequence[onnx.NodeProto], products: set[str], others: dict[st
         reads = names_read(node)
         if name in others:
             leaders.setdefault(name, name)
-            if node.op_type not in _ALONE:
+            if node.op_type not in JUNCTIONS:
                 for tensor in reads:
                     for layer in behind.get(tensor, ()):
                         _join(leaders, layer, {*through[layer, tensor], name})
@@ -141,7 +136,7 @@ def _edges(nodes: Sequence[onnx.NodeProto], member: dict[str, int]) -> tuple[tup
         if at is not None:
             found.update({(holds[name], at): None for name in reads if holds[name] != at})
             holds.update(dict.fromkeys(node.output, at))
-        elif len(reads) == 1 and node.op_type in _HANDS_ON:
+        elif len(reads) == 1 and node.op_type in HANDING_ON:
             holds.update(dict.fromkeys(node.output, holds[reads[0]]))
     return tuple(found)
 
