@@ -4,8 +4,9 @@
 outputs on samples that did not calibrate, and the figure of the task: top-1 of MobileNetV2 on the 250 photos of
 ``bench accuracy`` that it is not calibrated on, Spearman's correlation of MiniLM on pairs of the STS benchmark
 (``--pairs``). Each uniform recipe stands beside the curve. Then ``ek.search`` under a budget of milliseconds between
-the ends, as often as ``--budgets`` says: what a run of the plan takes, over the budget. ``--image`` draws
-``pareto-MODEL.svg``. MiniLM's folder (``--minilm``) is that of ``bench sentences``.
+the ends, as often as ``--budgets`` says: what a run of the plan takes, over the budget; and with ``--max-drop``
+``ek.quantize_to`` that drop of the task's figure. ``--image`` draws ``pareto-MODEL.svg``. MiniLM's folder
+(``--minilm``) is that of ``bench sentences``.
 """
 
 import argparse
@@ -104,7 +105,20 @@ def go_through(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         hits[-1] |= {"db": found.db, "plans": len(found.rows), "layers": str(found.plan.counts())}
     if hits:
         print_table(hits, COLUMNS)
-    return [*rows, *({"model": name, "what": "budget", **hit} for hit in hits)]
+    rows += [{"model": name, "what": "budget", **hit} for hit in hits]
+    if options.max_drop is not None:
+        done = ek.quantize_to(
+            case.model,
+            ranges,
+            case.samples,
+            max_drop=options.max_drop,
+            evaluate=case.evaluate,
+            shapes=case.shapes,
+            num_threads=1,
+        )
+        print(f"\n{done}\n")
+        rows.append({"model": name, "what": "quantize_to", **done.to_dict()})
+    return rows
 
 
 def main(argv: Sequence[str]) -> int:
@@ -112,6 +126,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--points", type=int, default=10, help="budgets along the curve")
     parser.add_argument("--budgets", type=int, default=3, help="budgets that a search is to hit")
+    parser.add_argument("--max-drop", type=float, help="of the task's figure, for quantize_to")
     parser.add_argument("--candidates", nargs="+", default=["w8a8", "w8a16", "w8a8-dynamic", "float32"])
     parser.add_argument("--method", choices=("ilp", "greedy"), default="ilp")
     parser.add_argument("--photos", type=int, default=250, help="that MobileNetV2 is scored on")
