@@ -239,3 +239,25 @@ def test_what_8_bits_cost_is_told_on_texts(worded, monkeypatch, capsys, command,
     assert "give tokenizer (--tokenizer)" in capsys.readouterr().err
     assert cli.run([*command, "--tokenizer", "tokenizer.json"]) == 0
     assert told in capsys.readouterr().out
+
+
+def test_quantize_rounds_by_samples_of_data_or_of_a_checkpoint(tmp_path, capsys):
+    """What the digits' ranges were calibrated on, as arrays, and as the file of that calibration has them."""
+    train, _ = quickstart.load_digits()
+    np.savez(tmp_path / "train.npz", image=train.images[:64])
+    model, ranges, checkpoint = str(quickstart.MODEL), str(tmp_path / "ranges.json"), str(tmp_path / "state.npz")
+    calibrate = ["calibrate", model, str(tmp_path / "train.npz"), "-o", ranges, "--checkpoint", checkpoint]
+    assert cli.run([*calibrate, "--method", "max"]) == 0
+    command = ["quantize", model, ranges, "--recipe", "w4a8", "--rounding", "gptq", "-o"]
+    by_data, by_checkpoint = str(tmp_path / "data.onnx"), str(tmp_path / "checkpoint.onnx")
+    assert cli.run([*command, by_data, "--data", str(tmp_path / "train.npz")]) == 0
+    assert cli.run([*command, by_checkpoint, "--checkpoint", checkpoint]) == 0
+    assert "by w4a8" in capsys.readouterr().out
+    assert cli.run([*command, str(tmp_path / "none.onnx")]) != 0
+    assert "samples must be given" in capsys.readouterr().err
+    both = ["--data", str(tmp_path / "train.npz"), "--checkpoint", checkpoint]
+    assert cli.run([*command, str(tmp_path / "none.onnx"), *both]) != 0
+    assert "leave one of them out" in capsys.readouterr().err
+    plain = ["quantize", model, ranges, "-o", str(tmp_path / "none.onnx"), "--data", str(tmp_path / "train.npz")]
+    assert cli.run(plain) != 0
+    assert "are for roundings gptq and adaround" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import edgekern as ek
 from edgekern.errors import EdgekernWarning, QuantizationError
 from edgekern.quantization import compute_encodings, plan_of
 from edgekern.quantization.four_bits import groups_of, quantize_groups
+from edgekern.quantization.methods import group_rounding_of
 from test_dynamic_layers import layer
 from test_float_nets import feeds_of, kinds, net, transformer
 
@@ -304,3 +305,30 @@ def test_the_layers_of_such_a_file_can_be_looked_at():
     found = ek.sensitivity(model, None, [feeds], config=G32)
     assert len(found.rows) == 6
     assert all(12 < row.sqnr_db < 60 for row in found.rows)
+
+
+# ---- group_scales ----
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize("recipe", ["w4a8-g32", "w4a16-g128"])
+def test_scales_of_groups_are_chosen_as_the_configuration_says(opset, recipe):
+    weights = f32(RNG.standard_t(3, (128, 6)))
+    model = net([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights}, {"x": (3, 128)}, ["y"], opset=opset)
+    errors, groups = {}, int(recipe.partition("g")[2])
+    for scales in ("max", "mse", "hqq"):
+        config = ek.QuantConfig(recipe=recipe, group_scales=scales)
+        [encoding] = compute_encodings(model, None, config).values()
+        way = group_rounding_of(config)(weights.T.copy(), groups)
+        assert np.array_equal(encoding.scale, way.scale.T)
+        program = ek.compile(ek.quantize(model, None, config), allow_host=False)
+        [found] = results_everywhere(program, feeds_of(model))
+        assert sqnr_db(feeds_of(model)["x"] @ f32(real(way)).T, found) > (35 if recipe.startswith("w4a8") else 60)
+        errors[scales] = np.square(real(way) - weights.T).sum()
+    assert errors["mse"] < errors["max"]
+    assert len(set(errors.values())) == 3
+
+
+def test_a_way_to_choose_scales_that_there_is_not_is_refused():
+    with pytest.raises(ek.errors.ArgumentValueError, match=r"group_scales must be one of .*'hqq'.*, got 'minmax'"):
+        ek.QuantConfig(group_scales="minmax")

@@ -177,11 +177,23 @@ def test_rows_need_no_ranges():
         ({"max_bits": 8, "candidates": "w8a8"}, ArgumentValueError, "candidates must be some of"),
         ({"max_bits": 8, "candidates": ["float32"]}, ArgumentValueError, "a recipe that rounds"),
         ({"max_bits": 8, "config": ek.QuantConfig(keep_float=["Conv"])}, ArgumentValueError, "leave recipes to"),
+        ({"max_bits": 8, "config": ek.QuantConfig(rounding="gptq")}, ArgumentValueError, "must round without samples"),
     ],
 )
 def test_refusals(budget, kind, said):
     with pytest.raises(kind, match=f"search: .*{said}"):
         search(MODELS["chain"], **budget)
+
+
+def test_four_bits_of_columns_stand_beside_eight():
+    model = MODELS["residual"]
+    names = ["w4a8", "w8a8", "float32"]
+    found = [search(model, max_bits=bits, candidates=names) for bits in (4, 5, 8)]
+    assert [result.cost <= bits for result, bits in zip(found, (4, 5, 8), strict=True)] == [True] * 3
+    chosen = [{choice.recipe for choice in plan_of(result.model).choices} for result in found]
+    assert chosen[0] == {"w4a8"}
+    assert chosen[1] >= {"w4a8", "w8a8"}
+    assert found[0].db < found[1].db < found[2].db
 
 
 def test_a_calibrator_gives_ranges_and_samples():

@@ -250,7 +250,7 @@ def compress(
         if method is None
         else calibrator.compute_ranges(method=method)
     )
-    qdq = quantize(model, ranges, config, shapes=shapes)
+    qdq = quantize(model, ranges, config, samples=calibrator, shapes=shapes, progress=progress)
     program = compile_program(qdq, batch=batch, allow_host=allow_host)
     session = InferenceSession(program, num_threads=num_threads)
     ours, theirs = run_of_program(session), run_of_model(model, function="compress")

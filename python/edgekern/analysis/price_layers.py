@@ -184,8 +184,8 @@ def price_layers(
     everywhere, all programs are profiled in turns, and the time of a step is that of the layer that it is named for,
     or of the last one before it.
     """
-    rounding = [recipe for recipe in candidates if recipe != "float32"]
-    static = next((recipe for recipe in rounding if recipe in STATIC), None)
+    static = next((recipe for recipe in STATIC if recipe in candidates), None)
+    rounding = sorted((each for each in candidates if each != "float32"), key=lambda each: each != static)
     base, function = static or "float32", quantizer.function
     first = quantizer.by(static or rounding[0], {})
     products = [choice.node for choice in plan_of(quantizer.write(first)).choices]

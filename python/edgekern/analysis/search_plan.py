@@ -24,6 +24,7 @@ from edgekern.errors import ArgumentTypeError, ArgumentValueError, QuantizationE
 from edgekern.graph.model import model_hash
 from edgekern.quantization import Choice, Plan, QuantConfig, quantize
 from edgekern.quantization.config import Recipe
+from edgekern.quantization.methods import needs_samples
 from edgekern.runtime import InferenceSession
 
 if TYPE_CHECKING:
@@ -376,6 +377,11 @@ def checked_config(function: str, config: QuantConfig | None) -> QuantConfig:
             raise ArgumentValueError(
                 f"{function}: config must leave recipes to the search, got {name}; edit the plan instead"
             )
+    if needs_samples(config):
+        raise ArgumentValueError(
+            f"{function}: config must round without samples, got rounding={config.rounding!r}; search without it, and "
+            f"quantize by plan.config(rounding={config.rounding!r})"
+        )
     return config
 
 

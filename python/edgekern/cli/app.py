@@ -8,6 +8,7 @@ import typer
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
 from edgekern.cli import gates_app, plans_app, samples_app, session
+from edgekern.cli.recipes import ModelRecipe, Recipe, Rounding
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -30,20 +31,6 @@ Shape = Annotated[
         "16|128. Repeatable.",
     ),
 ]
-# Those of edgekern.quantization.config, which takes a second to import.
-Recipe = Literal[
-    "w8a8",
-    "w8a16",
-    "w8a8-dynamic",
-    "w4a8-g32",
-    "w4a8-g64",
-    "w4a8-g128",
-    "w4a16-g32",
-    "w4a16-g64",
-    "w4a16-g128",
-    "float32",
-]
-ModelRecipe = Literal["auto", "mixed", "performance", "accuracy", Recipe]
 _READ = ".npz, .npy, .bin, .wav, text, or a folder of such files or of pictures"
 Data = Annotated[list[Path], typer.Argument(exists=True, help=_READ)]
 SomeData = Annotated[list[Path] | None, typer.Argument(exists=True, help=f"{_READ}; default: random numbers")]
@@ -96,6 +83,15 @@ def quantize(
         ),
     ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
+    rounding: Annotated[
+        Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")
+    ] = "filter_sum",
+    data: Annotated[
+        list[Path] | None, typer.Option(exists=True, metavar="DATA", help=f"Samples: {_READ}. Repeatable.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Samples: those that such a file of calibrate has.")
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,9 +119,19 @@ def quantize(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Follow a plan file, as of edgekern search."),
     ] = None,
+    kind: samples_app.Kind = None,
+    samples: samples_app.Samples = None,
+    preset: samples_app.Preset = None,
+    size: samples_app.Size = None,
+    tokenizer: samples_app.Tokenizer = None,
+    preprocessing: samples_app.How = None,
 ) -> None:
     """Write a float model and its ranges as a standard QDQ ONNX model."""
     from edgekern.cli import toolkit
+
+    given = DataOptions(
+        kind=kind, limit=samples, preset=preset, size=size, tokenizer=tokenizer, preprocessing=preprocessing
+    )
 
     rules = toolkit.Rules(override or [], keep_float or [], inputs or [], outputs or [], first, last)
     done = toolkit.quantize(
@@ -134,6 +140,8 @@ def quantize(
         output,
         recipe=recipe,
         activations=activations,
+        rounding=rounding,
+        seen=toolkit.Seen(data or [], given, checkpoint),
         rules=rules,
         shapes=shape,
         plan=plan,

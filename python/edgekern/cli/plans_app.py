@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from edgekern.cli.gates_app import LabelOffset, Labels, Threads
+from edgekern.cli.recipes import Recipe
 from edgekern.cli.samples_app import (
     Channels,
     Crop,
@@ -54,8 +55,8 @@ def search(
     max_bits: Annotated[float | None, _budget("Mean bits of a weight.", "BITS")] = None,
     max_share: Annotated[float | None, _budget("Of layers that multiply more than 8 bits: 0.2.", "SHARE")] = None,
     candidate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RECIPE", help="That layers may have; default: w8a8, w8a16, w8a8-dynamic, float32."),
+        list[Recipe] | None,
+        typer.Option(help="That layers may have; default: w8a8, w8a16, w8a8-dynamic, float32."),
     ] = None,
     method: Annotated[
         Literal["ilp", "greedy"], typer.Option(help="The best plan, by scipy; or the best gain for its cost, by steps.")
@@ -114,7 +115,7 @@ def quantize_to(
     ],
     labels: Labels = None,
     label_offset: LabelOffset = 0,
-    recipe: Annotated[str, typer.Option(help="Of all layers at first.")] = "w8a8",
+    recipe: Annotated[Recipe, typer.Option(help="Of all layers at first.")] = "w8a8",
     undo: Annotated[Literal["float32", "w8a16"], typer.Option(help="Of those that lose most then.")] = "float32",
     plan: Annotated[Path | None, typer.Option(help="Write the plan here (JSON), too.")] = None,
     put_back: Annotated[int, typer.Option(min=0, help="Layers that are tried to be put back at most.")] = 16,

@@ -10,10 +10,12 @@ from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
 from edgekern.cli.data import read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
+from edgekern.cli.sources import PLAIN, DataOptions, as_ranges, open_data
 from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.graph.model import model_files, open_model
-from edgekern.quantization.config import ModelRecipe, Recipe
+from edgekern.quantization.config import ModelRecipe, Recipe, Rounding
+from edgekern.quantization.methods import needs_samples
 
 
 def quickstart(save: Path | None) -> str:
@@ -31,6 +33,25 @@ class Rules(NamedTuple):
     last_layer: Recipe | None = None
 
 
+class Seen(NamedTuple):
+    """Samples that rounding looks at, as the command line has them: data, or the file of a calibration."""
+
+    data: Sequence[Path] = ()
+    given: DataOptions = PLAIN
+    checkpoint: Path | None = None
+
+    def samples(self, model: Path, ranges: Path | None, shapes: dict[str, Any] | None) -> Any:
+        """For :func:`edgekern.quantize`; None where none are named."""
+        if self.data and self.checkpoint is not None:
+            raise ArgumentValueError("quantize: --data and --checkpoint both name samples; leave one of them out")
+        if self.checkpoint is not None:
+            return calibration.Calibrator.resume(model, self.checkpoint, shapes=shapes)
+        if not self.data:
+            return None
+        calibrator = calibration.Calibrator(model, tensors=[], shapes=shapes)
+        return open_data(self.data, calibrator, as_ranges(self.given, ranges))
+
+
 def quantize(
     model: Path,
     ranges: Path | None,
@@ -38,6 +59,8 @@ def quantize(
     *,
     recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
+    rounding: Rounding = "filter_sum",
+    seen: Seen | None = None,
     rules: Rules | None = None,
     shapes: list[str] | None = None,
     plan: bool = False,
@@ -54,7 +77,7 @@ def quantize(
         overrides[rule] = named
     ends = {"first_layer": rules.first_layer, "last_layer": rules.last_layer}
     common: dict[str, Any] = {"inputs": _borders(rules.inputs), "outputs": _borders(rules.outputs)}
-    common |= {"activations": activations, "keep_float": rules.keep_float, **ends}
+    common |= {"activations": activations, "rounding": rounding, "keep_float": rules.keep_float, **ends}
     if apply is None:
         config = quantization.QuantConfig(recipe=recipe, overrides=overrides, **common)
     elif overrides or recipe != "auto":
@@ -62,7 +85,13 @@ def quantize(
     else:
         config = quantization.Plan.load(apply).config(model, **common)
     read = calibration.Ranges.load(ranges) if ranges else None
-    qdq = quantization.quantize(model, read, config, shapes=read_shapes("quantize", shapes))
+    sizes = read_shapes("quantize", shapes)
+    samples = (seen or Seen()).samples(model, ranges, sizes)
+    if samples is not None and not needs_samples(config):
+        raise ArgumentValueError(
+            f"quantize: --data and --checkpoint are for roundings gptq and adaround, got {rounding!r}; leave them out"
+        )
+    qdq = quantization.quantize(model, read, config, samples=samples, shapes=sizes)
     with files.atomic_write(output, function="quantize", inputs=inputs) as file:
         file.write(qdq.SerializeToString())
     followed = quantization.plan_of(qdq)

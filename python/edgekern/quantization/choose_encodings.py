@@ -18,7 +18,7 @@ from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.methods import Method
 from edgekern.quantization.place_qdq import Placement, fused_bias
-from edgekern.quantization.rules import is_wide
+from edgekern.quantization.rules import is_wide, weight_bits
 from edgekern.quantization.schemes import affine_signed, encode_range
 from edgekern.quantization.weights import FloatArray, QuantizedWeights, WeightLayout, quantize_weights
 
@@ -59,9 +59,15 @@ def _second(node: ir.Node) -> ir.Value | None:
 
 
 def quantize_layer(
-    node: ir.Node, inputs: Encoding, ranges: Ranges, methods: Sequence[Method], *, function: str
+    node: ir.Node,
+    inputs: Encoding,
+    ranges: Ranges,
+    methods: Sequence[Method],
+    *,
+    function: str,
+    shown: Mapping[str, FloatArray] | None = None,
 ) -> QuantizedWeights:
-    """The constant weights and the bias of a Conv, Gemm or MatMul as integers."""
+    """The constant weights and the bias of a Conv, Gemm or MatMul as integers; ``shown`` is what samples show."""
     source, weights_value, *rest = node.inputs
     assert source is not None
     if node.op_type == "ConvTranspose":
@@ -80,23 +86,32 @@ def quantize_layer(
         methods=methods,
         bias=None if bias is None else bias.reshape(-1),
         takes_bias=not adds_later,
-        statistics=_statistics(node, str(source.name), ranges),
+        statistics={**_statistics(node, str(source.name), ranges), **(shown or {})},
+        bits=weight_bits(node),
     )
     layer = replace(layer, bias=None) if adds_later else layer
     if weights.ndim != 1:
         return layer
     # A MatMul by a vector is one by a matrix of one column, whose one scale is the whole vector's.
-    encoding = Encoding(layer.encoding.scale[0], signed=True)
+    encoding = Encoding(layer.encoding.scale[0], signed=True, bits=layer.encoding.bits)
     return replace(layer, values=layer.values[:, 0], encoding=encoding)
 
 
-def quantize_matrix(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:
+def quantize_matrix(
+    node: ir.Node,
+    weights: ir.Value,
+    methods: Sequence[Method],
+    *,
+    function: str,
+    shown: Mapping[str, FloatArray] | None = None,
+) -> QuantizedWeights:
     """The constant weights of a product whose rows get their scales as they come; its bias stays float32."""
     values = float_constant(weights)
     assert values is not None
     require_finite(node, weights, values, function)
     rows = Encoding(1.0, signed=True)
-    return quantize_weights(values, layout_of(node, values.ndim), rows, methods=methods, takes_bias=False)
+    layout = layout_of(node, values.ndim)
+    return quantize_weights(values, layout, rows, methods=methods, takes_bias=False, statistics=shown)
 
 
 def quantize_gates(node: ir.Node, weights: ir.Value, methods: Sequence[Method], *, function: str) -> QuantizedWeights:

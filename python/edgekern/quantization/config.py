@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 
 Activations = Literal["u8", "s8"]
-Rounding = Literal["filter_sum", "nearest"]
+Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
+GroupScales = Literal["max", "mse", "hqq"]
 GroupRecipe = Literal["w4a8-g32", "w4a8-g64", "w4a8-g128", "w4a16-g32", "w4a16-g64", "w4a16-g128"]
-Recipe = Literal["w8a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
+Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", GroupRecipe, "float32"]
 RoleRecipe = Literal["mixed", "performance", "accuracy"]
 ModelRecipe = Literal["auto", RoleRecipe, Recipe]
 Border = Literal["float32", "uint8", "int8"]
@@ -25,15 +26,23 @@ class QuantConfig:
     activations : "u8" or "s8"
         ``"u8"``: asymmetric, zero point from the range. ``"s8"``: symmetric, zero point 0, which spends half of its
         levels on values that a ReLU never gives. The same for 16 bits.
-    rounding : "filter_sum" or "nearest"
+    rounding : "filter_sum", "nearest", "gptq" or "adaround"
         ``"filter_sum"`` rounds the taps of one filter together, so that their sum is the rounded sum;
-        ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only.
+        ``"nearest"`` rounds each weight alone. They differ for convolutions larger than 1x1 only. ``"gptq"`` and
+        ``"adaround"`` make the error of a layer's results small, as samples show its inputs: :func:`edgekern.quantize`
+        wants ``samples`` (Frantar et al., arXiv 2210.17323; Nagel et al., arXiv 2004.10568; docs/repair.md). They leave
+        ConvTranspose, LSTM, GRU and RNN at the nearest.
 
+    group_scales : "max", "mse" or "hqq"
+        How groups of 4-bit weights get their scales and zero points. ``"max"`` leaves no weight out; ``"mse"`` searches
+        for the range that leaves the smallest squared error of the weights; ``"hqq"`` makes a norm of them small that
+        minds outliers less (:mod:`edgekern.quantization.methods.hqq`).
     bias_correction : bool
         Take the mean error that rounding the weights makes back in the bias, with the channel means that calibration
         kept (Nagel et al., arXiv 1906.04721, with measured means).
     recipe : str
-        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w8a16"``: on 8-bit
+        How nodes are computed that no rule names. ``"w8a8"``: on 8-bit weights and activations. ``"w4a8"``: the same
+        on 4-bit weights, -7 to 7 with a scale an output channel. ``"w8a16"``: on 8-bit
         weights and activations of 16 bits, which all tensors have that such a node makes or reads. ``"w8a8-dynamic"``:
         on 8-bit weights and rows of activations that each get their own scale as they come, which no calibration
         foresees (Gemm and MatMul by constants, Convs whose windows lie side by side, LSTM, GRU and RNN; all else in
@@ -66,6 +75,7 @@ class QuantConfig:
 
     activations: Activations = "u8"
     rounding: Rounding = "filter_sum"
+    group_scales: GroupScales = "max"
     bias_correction: bool = True
     recipe: ModelRecipe = "auto"
     overrides: Mapping[str, Recipe] = field(default_factory=dict, hash=False)
@@ -78,6 +88,7 @@ class QuantConfig:
     def __post_init__(self) -> None:
         _require_choice(self.activations, "activations", get_args(Activations))
         _require_choice(self.rounding, "rounding", get_args(Rounding))
+        _require_choice(self.group_scales, "group_scales", get_args(GroupScales))
         if not isinstance(self.bias_correction, bool):
             raise ArgumentTypeError(f"QuantConfig: bias_correction must be a bool, got {self.bias_correction!r}")
         _require_choice(self.recipe, "recipe", get_args(ModelRecipe))

@@ -17,6 +17,7 @@ from edgekern.artifact.manifest import QUANTIZATION_KEY
 from edgekern.calibration import Ranges, model_hash
 from edgekern.errors import (
     ArgumentTypeError,
+    ArgumentValueError,
     ClippingWarning,
     EdgekernWarning,
     FloatFallbackWarning,
@@ -27,20 +28,15 @@ from edgekern.graph.contradiction import broken_rule, contradiction
 from edgekern.graph.dimensions import fix_dimensions
 from edgekern.graph.families import (
     CONVOLUTIONS,
-    OPTIMIZED,
     PRODUCTS,
-    QDQ,
     convolves_bytes,
-    hides_products,
-    is_integer,
 )
 from edgekern.graph.fold_constants import folded
 from edgekern.graph.infer_types import with_types, without_false_shapes
 from edgekern.graph.model import open_model, what_breaks_onnx
 from edgekern.graph.opset import downgraded
 from edgekern.graph.skeleton import Skeleton
-from edgekern.graph.values import is_float_constant, label, qualified
-from edgekern.graph.wide import FIRST_WIDE_OPSET
+from edgekern.graph.values import is_float_constant, label
 from edgekern.quantization.borders import ByteBorders
 from edgekern.quantization.choose_encodings import (
     encode_activations,
@@ -49,33 +45,44 @@ from edgekern.quantization.choose_encodings import (
 )
 from edgekern.quantization.choose_recipes import choose_recipes, results_db
 from edgekern.quantization.config import QuantConfig, Recipe
+from edgekern.quantization.describe import (
+    describe_bodies,
+    describe_eight_bits,
+    describe_widened,
+    describe_without_rows,
+    listed,
+)
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.four_bits import groups_of
-from edgekern.quantization.methods import methods_of
+from edgekern.quantization.layer_inputs import LayerInputs, Samples
+from edgekern.quantization.methods import group_rounding_of, methods_of, needs_samples
 from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare
+from edgekern.quantization.refusals import require_as_exported, require_same_model, require_something_to_do
 from edgekern.quantization.roles import choose_by_role, embedding_tables
-from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_named, is_of_rows, is_wide
+from edgekern.quantization.rules import apply_ends, apply_rules, is_kept, is_named, is_of_rows, recipe_of
 from edgekern.quantization.write_qdq import QdqWriter
-from edgekern.quantization.write_rows import WrittenRows, write_rows
+from edgekern.quantization.write_rows import WrittenRows, nodes_of_rows, write_rows
 
 if TYPE_CHECKING:
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
 
 
-_QUANTIZED = (
-    "model is quantized already, by QuantizeLinear and DequantizeLinear; edgekern.compile takes it as it is, or give "
-    "the float model"
-)
 _NO_KERNEL = (
     "no kernel on 8 bits convolves groups over three dimensions, or transposes in groups or over three dimensions"
 )
 
 
 def quantize(
-    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
+    model: ModelLike,
+    ranges: Ranges | None,
+    config: QuantConfig | None = None,
+    *,
+    samples: Samples | None = None,
+    shapes: Shapes | None = None,
+    progress: bool = True,
 ) -> onnx.ModelProto:
     """Write a float model as a standard QDQ model: weights of 8 or 4 bits, activations of 8 or 16, int32 biases.
 
@@ -87,8 +94,14 @@ def quantize(
         Of this very model, from :meth:`edgekern.Calibrator.compute_ranges`. None where ``config`` asks for nothing that
         needs them: rows of ``"w8a8-dynamic"``, ``"w4a8-g32"`` and their like get their scales as they come.
     config : QuantConfig, optional
+    samples : Calibrator or iterable of feeds, optional
+        What ``rounding="gptq"`` and ``"adaround"`` look at: the samples that a :class:`edgekern.Calibrator` of this
+        model kept, or mappings from the names of its inputs to arrays. Some dozens at least; they run through the float
+        model in onnxruntime.
     shapes : mapping, optional
         Sizes of free dimensions, as for :func:`edgekern.compile`; the model that is written has them.
+    progress : bool
+        Show bars with the time left, where samples run, when standard error is a terminal.
 
     Returns
     -------
@@ -100,7 +113,10 @@ def quantize(
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        When an argument has the wrong type, the model is not ONNX, or its opset is unknown.
+        When an argument has the wrong type, the model is not ONNX, its opset is unknown, or rounding needs samples and
+        none are given.
+    CalibrationError
+        When there are no samples, or onnxruntime cannot run them.
     QuantizationError
         When the ranges are of another model or lack a tensor, a weight is NaN or infinite, or what was written is no
         valid ONNX.
@@ -116,7 +132,7 @@ def quantize(
     -----
     The scheme, the choice of defaults and their accuracy: docs/quantization.md.
     """
-    done = _quantized(model, ranges, config, "quantize", shapes)
+    done = _quantized(model, ranges, config, "quantize", shapes, samples=samples, progress=progress)
     passes.RemoveUnusedNodesPass()(done.model)  # the float weights
     done.model.metadata_props[QUANTIZATION_KEY] = json.dumps(
         {
@@ -142,13 +158,19 @@ def quantize(
 
 
 def compute_encodings(
-    model: ModelLike, ranges: Ranges | None, config: QuantConfig | None = None, *, shapes: Shapes | None = None
+    model: ModelLike,
+    ranges: Ranges | None,
+    config: QuantConfig | None = None,
+    *,
+    samples: Samples | None = None,
+    shapes: Shapes | None = None,
+    progress: bool = True,
 ) -> Encodings:
     """What :func:`quantize` writes into the model, as values: the encoding of every quantized activation and weight.
 
     Parameters, errors and warnings are those of :func:`quantize`.
     """
-    done = _quantized(model, ranges, config, "compute_encodings", shapes)
+    done = _quantized(model, ranges, config, "compute_encodings", shapes, samples=samples, progress=progress)
     done.warn("compute_encodings")
     return Encodings(done.encodings, done.ranges.model_hash)
 
@@ -205,7 +227,7 @@ class _Quantized:
     def warn(self, function: str) -> None:
         if self.in_bodies:
             warn_caller(
-                f"{function}: {_describe_bodies(self.in_bodies, all_of_it=not self.encodings)}", FloatFallbackWarning
+                f"{function}: {describe_bodies(self.in_bodies, all_of_it=not self.encodings)}", FloatFallbackWarning
             )
         if self.front_end:
             last = self.front_end[-1]
@@ -215,15 +237,15 @@ class _Quantized:
                 FloatFallbackWarning,
             )
         if self.rows.without_rows:
-            warn_caller(f"{function}: {_describe_without_rows(self.rows.without_rows)}", FloatFallbackWarning)
+            warn_caller(f"{function}: {describe_without_rows(self.rows.without_rows)}", FloatFallbackWarning)
         if self.static:
             warn_caller(
                 f"{function}: {len(self.static)} convolutions share numbers between windows, and are 'w8a8' instead of "
-                f"{self.config.recipe!r}: {_listed(self.static)}",
+                f"{self.config.recipe!r}: {listed(self.static)}",
                 EdgekernWarning,
             )
         if self.rows.eight_bits:
-            warn_caller(f"{function}: {_describe_eight_bits(self.rows.eight_bits)}", EdgekernWarning)
+            warn_caller(f"{function}: {describe_eight_bits(self.rows.eight_bits)}", EdgekernWarning)
         if self.clipped:
             warn_caller(
                 f"{function}: {len(self.clipped)} tensors of 16 bits ({self.clipped[0]!r} is one) have ranges by "
@@ -237,7 +259,7 @@ class _Quantized:
                 f"{function}: {node.op_type} {node.outputs[0].name!r} stays float32: {why}", FloatFallbackWarning
             )
         if self.widened:
-            warn_caller(f"{function}: {_describe_widened(self.widened)}", WidenedScaleWarning)
+            warn_caller(f"{function}: {describe_widened(self.widened)}", WidenedScaleWarning)
 
 
 def _quantized(
@@ -247,6 +269,8 @@ def _quantized(
     function: str,
     shapes: Shapes | None,
     *,
+    samples: Samples | None = None,
+    progress: bool = True,
     float_borders: bool = False,
 ) -> _Quantized:
     if ranges is not None and not isinstance(ranges, Ranges):
@@ -256,9 +280,14 @@ def _quantized(
     if config is not None and not isinstance(config, QuantConfig):
         raise ArgumentTypeError(f"{function}: config must be a QuantConfig, got {type(config).__name__}")
     config = config or QuantConfig()
+    if samples is None and needs_samples(config):
+        raise ArgumentValueError(
+            f"{function}: samples must be given where rounding is {config.rounding!r}, got None; give feeds, or the "
+            "Calibrator that ranges are of, or choose the rounding 'filter_sum'"
+        )
     opened = open_model(model, function=function)
     found = model_hash(opened)
-    _require_same_model(opened, found, ranges, function)
+    require_same_model(opened, found, ranges, function)
     proto, reason = downgraded(opened.proto)
     if reason is not None:
         raise QuantizationError(f"{function}: {reason}; export the model with an older opset")
@@ -267,7 +296,8 @@ def _quantized(
         raise QuantizationError(f"{function}: {broken}")
     try:
         ranges = Ranges({}, found, "none") if ranges is None else ranges
-        return _encoded(opened, ranges, config, function, float_borders=float_borders)
+        shown = _Shown(samples if needs_samples(config) else None, progress)
+        return _encoded(opened, ranges, config, function, shown, float_borders=float_borders)
     except Exception as error:
         reason = contradiction(opened, error)
         if reason is None:
@@ -276,10 +306,10 @@ def _quantized(
 
 
 def _encoded(
-    opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str, *, float_borders: bool
+    opened: Skeleton, ranges: Ranges, config: QuantConfig, function: str, shown: _Shown, *, float_borders: bool
 ) -> _Quantized:
     graph_model = folded(with_types(without_false_shapes(opened)), function=function).to_ir()
-    _require_as_exported(graph_model.graph, function)
+    require_as_exported(graph_model.graph, function)
     front_end = apply_rules(graph_model.graph, config, function=function)
     prepare(graph_model)
     results = results_db(graph_model.graph, ranges)
@@ -290,7 +320,7 @@ def _encoded(
     borders = ByteBorders.of(graph_model.graph, config, function=function)
     placement = borders.placed(place(graph_model.graph))
     in_bodies = _products_in_bodies(graph_model.graph)
-    _require_something_to_do(
+    require_something_to_do(
         graph_model.graph, bool(placement.source or in_bodies or any(map(is_kept, graph_model.graph))), function
     )
     if placement.source and not ranges:
@@ -304,18 +334,27 @@ def _encoded(
     encodings = {str(value.name): encoding for value, encoding in activations.items()}
     widened: dict[str, list[int]] = {}
     writer, methods = QdqWriter(graph_model.graph, placement, activations), methods_of(config)
+    products = (*placement.weighted, *nodes_of_rows(graph_model.graph))
+    inputs = shown.inputs(opened, products, ranges.model_hash, function)
     for node in placement.weighted:
         source, weights = node.inputs[:2]
         if source is None or weights is None or not is_float_constant(weights):
             continue
-        layer = quantize_layer(node, activations[source], ranges, methods, function=function)
+        layer = quantize_layer(
+            node,
+            activations[source],
+            ranges,
+            methods,
+            function=function,
+            shown={} if inputs is None else inputs.statistics(node),
+        )
         result = str(node.outputs[0].name)
         if encodings.setdefault(str(weights.name), layer.encoding) != layer.encoding:
             encodings[f"{weights.name}:{result}"] = layer.encoding
         if layer.widened:
             widened[result] = list(layer.widened)
         writer.write_weights(node, layer)
-    rows = write_rows(graph_model.graph, writer, methods, function=function)
+    rows = write_rows(graph_model.graph, writer, methods, group_rounding_of(config), function=function, inputs=inputs)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
     tables = []
@@ -325,12 +364,12 @@ def _encoded(
             tables.append((node, table, encoding))
             if encodings.setdefault(str(table.name), encoding) != encoding:  # a product reads it, too
                 encodings[f"{table.name}:{node.outputs[0].name}"] = encoding
-    recipes: dict[str, Recipe] = {label(n): "w8a16" if is_wide(n) else "w8a8" for n in placement.weighted}
+    recipes: dict[str, Recipe] = {label(n): recipe_of(n) for n in placement.weighted}
     recipes |= rows.recipes
     if is_of_rows(config.recipe) and not encodings:
-        rest = f"; {_describe_without_rows(rows.without_rows)}" if rows.without_rows else ""
+        rest = f"; {describe_without_rows(rows.without_rows)}" if rows.without_rows else ""
         if named := [node for node in graph_model.graph if is_named(node) and node in results]:
-            rest += f"; rules leave {_listed(named)} float32"
+            rest += f"; rules leave {listed(named)} float32"
         raise QuantizationError(
             f"{function}: model has no Gemm, MatMul or Conv by a constant matrix and no LSTM, GRU or RNN, which "
             f"{config.recipe!r} is for{rest}"
@@ -358,6 +397,19 @@ def _encoded(
     )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """Samples, where rounding looks at them."""
+
+    samples: Samples | None
+    progress: bool
+
+    def inputs(self, model: Skeleton, nodes: Sequence[ir.Node], found: str, function: str) -> LayerInputs | None:
+        if self.samples is None:
+            return None
+        return LayerInputs(model, nodes, self.samples, model_hash=found, function=function, progress=self.progress)
+
+
 def _static_instead(placement: Placement, config: QuantConfig) -> Iterator[ir.Node]:
     """Convolutions that are static under a recipe of groups, which no rule has asked for."""
     if groups_of(config.recipe) is not None:
@@ -369,81 +421,6 @@ def _sha256(ranges: Ranges) -> str:
     return hashlib.sha256(json.dumps({name: asdict(ranges[name]) for name in sorted(ranges)}).encode()).hexdigest()
 
 
-def _require_same_model(opened: Skeleton, found: str, ranges: Ranges | None, function: str) -> None:
-    if ranges is not None and ranges.model_hash != found:
-        if any(node.op_type == "QuantizeLinear" for node in opened.proto.graph.node):
-            raise QuantizationError(f"{function}: {_QUANTIZED}")
-        raise QuantizationError(
-            f"{function}: ranges are of another model (hash {ranges.model_hash[:12]}..., "
-            f"this model has {found[:12]}...); calibrate this model"
-        )
-
-
-def _require_as_exported(graph: ir.Graph, function: str) -> None:
-    """With the operators that it was made of."""
-    optimized = [node for node in graph if hides_products(node)]
-    if optimized:
-        raise QuantizationError(
-            f"{function}: {OPTIMIZED}, and {_listed(optimized)} hide what there is to quantize; give the model as it "
-            "was exported, or let onnxruntime write it with ORT_ENABLE_BASIC"
-        )
-
-
-def _require_something_to_do(graph: ir.Graph, found: bool, function: str) -> None:
-    if any(node.op_type in QDQ for node in graph):
-        raise QuantizationError(f"{function}: {_QUANTIZED}")
-    if found:
-        return
-    integer = sorted({node.op_type for node in graph if is_integer(node)})
-    if integer:
-        raise QuantizationError(
-            f"{function}: model is quantized already, as {', '.join(integer)}; give the float model"
-        )
-    raise QuantizationError(
-        f"{function}: model has no operator to quantize; it needs a float32 Conv, Gemm, MatMul, Add or pooling, "
-        "with constant weights"
-    )
-
-
 def _products_in_bodies(graph: ir.Graph) -> tuple[ir.Node, ...]:
     nodes = (node for node in graph.all_nodes() if node.graph is not graph)
     return tuple(node for node in nodes if node.domain == "" and node.op_type in PRODUCTS)
-
-
-def _listed(nodes: Sequence[ir.Node]) -> str:
-    names = ", ".join(f"{qualified(node)} '{label(node)}'" for node in nodes[:4])
-    return f"{names} and {len(nodes) - 4} more" if len(nodes) > 4 else names
-
-
-def _describe_bodies(nodes: Sequence[ir.Node], *, all_of_it: bool) -> str:
-    return (
-        f"{'the model stays float32: all ' if all_of_it else ''}{len(nodes)} Conv, Gemm and MatMul stand in bodies of "
-        f"If, Loop or Scan, which onnxruntime runs in float32: {_listed(nodes)}; export the branch that you need as a "
-        "model of its own"
-    )
-
-
-def _describe_without_rows(nodes: Sequence[ir.Node]) -> str:
-    stay = "1 product stays" if len(nodes) == 1 else f"{len(nodes)} products stay"
-    return (
-        f"{stay} float32, because recipes of rows are for a Gemm without transA, a MatMul by one matrix, a Conv whose "
-        f"windows lie side by side and recurrent layers without peepholes: {_listed(nodes)}; give them another recipe "
-        "with overrides"
-    )
-
-
-def _describe_eight_bits(nodes: Sequence[ir.Node]) -> str:
-    have = "1 product has" if len(nodes) == 1 else f"{len(nodes)} products have"
-    return (
-        f"{have} 8-bit weights ('w8a8-dynamic'), because 4-bit ones are for no recurrent layers, nor, before opset "
-        f"{FIRST_WIDE_OPSET}, for a depth that groups do not divide: {_listed(nodes)}"
-    )
-
-
-def _describe_widened(widened: dict[str, list[int]]) -> str:
-    channels = sum(len(indices) for indices in widened.values())
-    operators = ", ".join(f"{name!r} ({len(indices)})" for name, indices in widened.items())
-    return (
-        f"{channels} channels got a wider weight scale, so that no accumulator can pass 2**31: {operators}; "
-        "their weights are tiny beside their bias, or sum over too many inputs"
-    )

@@ -16,7 +16,7 @@ from edgekern.quantization.config import GroupRecipe, QuantConfig, Recipe
 
 _RECIPE = "edgekern.recipe"
 _NAMED = "edgekern.named"
-_STATIC = ("w8a8", "w8a16")
+_STATIC = ("w8a8", "w4a8", "w8a16")
 
 
 def give(node: ir.Node, recipe: Recipe, *, named: bool = False) -> None:
@@ -55,6 +55,11 @@ def is_dynamic(node: ir.Node) -> bool:
 def is_wide(node: ir.Node) -> bool:
     """Whether a node is to read and give activations of 16 bits."""
     return recipe_of(node) == "w8a16"
+
+
+def weight_bits(node: ir.Node) -> int:
+    """How many bits the weights of a static product get, which have a scale an output channel."""
+    return 4 if recipe_of(node) == "w4a8" else 8
 
 
 def apply_rules(graph: ir.Graph, config: QuantConfig, *, function: str) -> list[ir.Node]:

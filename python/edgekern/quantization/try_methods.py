@@ -22,6 +22,7 @@ from edgekern.calibration.score_outputs import CANDIDATES, Options
 from edgekern.errors import ArgumentTypeError, CalibrationError, EdgekernError, EdgekernWarning
 from edgekern.graph.model import open_model
 from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.methods import needs_samples
 from edgekern.quantization.quantize_model import quantize
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def choose_ranges(
         )
     quiet = calibrator.emptied(progress=False).merge(calibrator)  # of two bars at a time neither can be read
     plain = replace(config or QuantConfig(), inputs="float32", outputs="float32")
+    if needs_samples(plain):  # what takes minutes says the same of every method
+        plain = replace(plain, rounding="filter_sum")
     exact = _float_outputs(model, samples)
     rounds = [part for part in (exact[:FIRST_SAMPLES], exact[FIRST_SAMPLES:]) if part]
     left = dict.fromkeys(METHODS, 0.0)  # of each method the sum of errors

@@ -16,10 +16,12 @@ FloatArray = npt.NDArray[np.floating]
 Float32Array = npt.NDArray[np.float32]
 
 _MAX_ACCUMULATOR = 2**31 - 1
-_WEIGHT_MAX = 127
+HIGHEST = {8: 127, 4: 7}  # of the codes of weights, by their bits
 _BIAS_STEPS = 2**24  # what float32 tells apart
 # Elements of a layer that are computed on at a time.
 BLOCK = 1 << 18
+# Kinds of statistics that samples give: (groups, k, k), and (groups, k), with inputs and taps of a filter in one axis.
+SECOND_MOMENTS, INPUT_MEANS = "second_moments", "input_means"
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class Rows:
     bias : (rows,) float64, or None for 0.
     takes_bias : bool. Whether the operator can have a bias.
     statistics : mapping of str to array
-        What observers kept of the activation that the weights multiply, by their kind (``channel_means``).
+        What is known of the activation that the weights multiply, by its kind: ``channel_means`` of calibration, and
+        ``second_moments`` and ``input_means`` of samples.
     wanted_scale : (rows,) float32. What the scale would be, were there no accumulators to mind.
     least_scale : (rows,) float32. Below it an accumulator, or the bias' own scale, would leave its type.
-    codes : (rows, inputs, taps) float64. Integers in [-127, 127].
+    highest : int. Of codes: 127, or 7 of 4 bits.
+    codes : (rows, inputs, taps) float64. Integers in [-highest, highest].
     """
 
     weights: npt.NDArray[np.float64]
@@ -89,6 +93,7 @@ class Rows:
     statistics: Mapping[str, FloatArray]
     wanted_scale: Float32Array
     least_scale: Float32Array
+    highest: int = HIGHEST[8]
     codes: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
@@ -103,7 +108,7 @@ class Rows:
 
     def with_codes(self, codes: npt.NDArray[np.float64]) -> Self:
         """With other integers, clamped to those that weights have."""
-        return replace(self, codes=np.clip(codes, -_WEIGHT_MAX, _WEIGHT_MAX))
+        return replace(self, codes=np.clip(codes, -self.highest, self.highest))
 
     def with_scale(self, wanted: Float32Array) -> Self:
         """With another scale, where accumulators allow it, and each weight rounded to its nearest."""
@@ -117,13 +122,14 @@ class Method(Protocol):
     def __call__(self, rows: Rows, /) -> Rows: ...
 
 
-def channel_scales(weights: FloatArray, axis: int) -> Float32Array:
-    """Return ``max|w| / 127`` of each channel, 1.0 where a channel is all zero.
+def channel_scales(weights: FloatArray, axis: int, highest: int = HIGHEST[8]) -> Float32Array:
+    """Return ``max|w| / highest`` of each channel, 1.0 where a channel is all zero.
 
     Parameters
     ----------
     weights : array of any rank
     axis : int. The channel axis.
+    highest : int. The largest code.
 
     Returns
     -------
@@ -131,12 +137,14 @@ def channel_scales(weights: FloatArray, axis: int) -> Float32Array:
     """
     others = tuple(i for i in range(weights.ndim) if i != axis)
     largest = np.abs(weights.astype(np.float64)).max(axis=others, initial=0.0)
-    return np.where(largest > 0.0, np.maximum(largest / _WEIGHT_MAX, MIN_SCALE), 1.0).astype(np.float32)
+    return np.where(largest > 0.0, np.maximum(largest / highest, MIN_SCALE), 1.0).astype(np.float32)
 
 
-def _wanted_scales(weights: npt.NDArray[np.float64], bias: FloatArray | None, step: float) -> Float32Array:
+def _wanted_scales(
+    weights: npt.NDArray[np.float64], bias: FloatArray | None, step: float, highest: int
+) -> Float32Array:
     """Those of channels; where all weights are zero, what keeps the bias, which has steps of ``step`` times a scale."""
-    scale = channel_scales(weights, 0)
+    scale = channel_scales(weights, 0, highest)
     if bias is None:
         return scale
     fine = np.abs(bias.astype(np.float64)) / (step * _BIAS_STEPS)
@@ -153,8 +161,9 @@ def quantize_weights(
     bias: FloatArray | None = None,
     takes_bias: bool = True,
     statistics: Mapping[str, FloatArray] | None = None,
+    bits: int = 8,
 ) -> QuantizedWeights:
-    """Quantize weights to symmetric int8 per channel and the bias to int32 at scale ``s_x * s_w``.
+    """Quantize weights to symmetric integers per channel and the bias to int32 at scale ``s_x * s_w``.
 
     Parameters
     ----------
@@ -166,6 +175,7 @@ def quantize_weights(
     takes_bias : bool. Whether a method may make a bias where there is none.
     statistics : mapping of str to array, optional
         What observers kept of the activation, for the methods; see :class:`Rows`.
+    bits : 8 or 4. Of the weights.
 
     Notes
     -----
@@ -188,8 +198,11 @@ def quantize_weights(
             bias=None if bias is None else bias[block].astype(np.float64),
             takes_bias=takes_bias,
             statistics=statistics or {},
-            wanted_scale=_wanted_scales(wide, None if bias is None else bias[block], float(inputs.scale)),
+            wanted_scale=_wanted_scales(
+                wide, None if bias is None else bias[block], float(inputs.scale), HIGHEST[bits]
+            ),
             least_scale=np.full(len(wide), MIN_SCALE / float(inputs.scale), np.float32),  # so s_x * s_w stays normal
+            highest=HIGHEST[bits],
         )
         rows, steps = _quantize_rows(rows, layout, inputs, methods)
         stored[block], scale[block], widened[block] = rows.codes, rows.scale, rows.scale != rows.wanted_scale
@@ -198,7 +211,7 @@ def quantize_weights(
             bias_codes[block] = steps
     return QuantizedWeights(
         values,
-        Encoding(scale, signed=True, axis=layout.axis),
+        Encoding(scale, signed=True, bits=bits, axis=layout.axis),
         bias_codes,
         (float(inputs.scale) * scale.astype(np.float64)).astype(np.float32),
         tuple(int(i) for i in np.flatnonzero(widened)),

@@ -14,7 +14,7 @@ from edgekern.graph.initializers import free_name, new_initializer
 from edgekern.graph.values import float_constant
 from edgekern.graph.wide import CONTRIB, FIRST_WIDE_OPSET
 from edgekern.quantization.encodings import Encoding
-from edgekern.quantization.four_bits import GroupedWeights
+from edgekern.quantization.four_bits import BITS, GroupedWeights
 from edgekern.quantization.place_qdq import Placement
 from edgekern.quantization.weights import QuantizedWeights
 
@@ -198,6 +198,8 @@ class QdqWriter:
         by_rows = encoding.group_size is not None
         if by_rows:  # scales along two axes are scales along their product
             values, scales, zeros, axis = values.reshape(-1, values.shape[-1]), scales.reshape(-1), zeros.reshape(-1), 0
+        if encoding.bits == BITS:
+            values, zeros = (part.astype(ir.DataType.INT4.numpy()) for part in (values, zeros))
         stored = new_initializer(self._graph, f"{name}_quantized", values)
         scale = new_initializer(self._graph, f"{stored.name}_scale", scales)
         zero_point = new_initializer(self._graph, f"{stored.name}_zero_point", zeros)

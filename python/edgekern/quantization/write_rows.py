@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx_ir as ir
 
@@ -14,9 +15,11 @@ from edgekern.graph.wide import FIRST_WIDE_OPSET
 from edgekern.quantization.choose_encodings import quantize_gates, quantize_matrix, require_finite
 from edgekern.quantization.config import Recipe
 from edgekern.quantization.encodings import Encoding
-from edgekern.quantization.four_bits import Groups, groups_of, quantize_groups
-from edgekern.quantization.methods import Method
+from edgekern.quantization.four_bits import Groups, groups_of
+from edgekern.quantization.layer_inputs import LayerInputs
+from edgekern.quantization.methods import GroupRounding, Method
 from edgekern.quantization.rules import has_weights, is_dynamic, recipe_of
+from edgekern.quantization.weights import SECOND_MOMENTS, FloatArray
 from edgekern.quantization.write_qdq import QdqWriter
 
 
@@ -38,13 +41,27 @@ class WrittenRows:
     eight_bits: list[ir.Node] = field(default_factory=list)
 
 
-def write_rows(graph: ir.Graph, writer: QdqWriter, methods: Sequence[Method], *, function: str) -> WrittenRows:
-    """Write all nodes of a prepared graph whose recipe is one of rows."""
+def nodes_of_rows(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes of a prepared graph by constant weights whose recipe is one of rows."""
+    return [node for node in graph if is_dynamic(node) and has_weights(node)]
+
+
+def write_rows(
+    graph: ir.Graph,
+    writer: QdqWriter,
+    methods: Sequence[Method],
+    group_rounding: GroupRounding,
+    *,
+    function: str,
+    inputs: LayerInputs | None = None,
+) -> WrittenRows:
+    """Write all nodes of a prepared graph whose recipe is one of rows; ``inputs`` says what they multiply."""
     done = WrittenRows()
-    for node in [node for node in graph if is_dynamic(node) and has_weights(node)]:
+    for node in nodes_of_rows(graph):
         if not takes_rows(node):
             done.without_rows.append(node)
             continue
+        shown = {} if inputs is None else inputs.statistics(node)
         recipe = recipe_of(node)
         groups = groups_of(recipe)
         if groups is not None and not _takes_groups(node, groups, graph):
@@ -52,9 +69,9 @@ def write_rows(graph: ir.Graph, writer: QdqWriter, methods: Sequence[Method], *,
             recipe, groups = "w8a8-dynamic", None
         done.recipes[label(node)] = recipe
         if groups is None:
-            _write_matrices(node, writer, methods, done, function)
+            _write_matrices(node, writer, methods, shown, done, function)
         else:
-            _write_groups(node, writer, groups, done, function)
+            _write_groups(node, writer, groups, group_rounding, shown, done, function)
     return done
 
 
@@ -74,10 +91,16 @@ def _depth(node: ir.Node) -> int:
 
 
 def _write_matrices(
-    node: ir.Node, writer: QdqWriter, methods: Sequence[Method], done: WrittenRows, function: str
+    node: ir.Node,
+    writer: QdqWriter,
+    methods: Sequence[Method],
+    shown: Mapping[str, FloatArray],
+    done: WrittenRows,
+    function: str,
 ) -> None:
     """By 8-bit weights with a scale a column, or a row of a gate."""
-    quantized, layers = quantize_gates if node.op_type in RECURRENT else quantize_matrix, {}
+    quantized = quantize_gates if node.op_type in RECURRENT else partial(quantize_matrix, shown=shown)
+    layers = {}
     for at in weight_inputs(node):
         value = node.inputs[at]
         assert value is not None
@@ -86,13 +109,23 @@ def _write_matrices(
     writer.write_dynamic(node, layers)
 
 
-def _write_groups(node: ir.Node, writer: QdqWriter, groups: Groups, done: WrittenRows, function: str) -> None:
+def _write_groups(
+    node: ir.Node,
+    writer: QdqWriter,
+    groups: Groups,
+    group_rounding: GroupRounding,
+    shown: Mapping[str, FloatArray],
+    done: WrittenRows,
+    function: str,
+) -> None:
     """By 4-bit weights with a scale a group."""
     value, depth = node.inputs[1], depth_axis(node)
     weights = float_constant(value)
     assert value is not None
     assert weights is not None
     require_finite(node, value, weights, function)
-    layer = quantize_groups(weights.T if depth == 0 else weights.reshape(len(weights), -1), groups.size)
+    moments = shown.get(SECOND_MOMENTS)
+    columns = weights.T if depth == 0 else weights.reshape(len(weights), -1)
+    layer = group_rounding(columns, groups.size, None if moments is None else moments[0])
     done.encodings.setdefault(str(value.name), layer.encoding(depth))
     writer.write_groups(node, layer, groups.row_bits)

@@ -9,7 +9,7 @@ integers, bias, and what ``Ranges`` carry of the activation that the weights mul
 a whole answer and go as a better one; a method changes what its paper is about and nothing else:
 
 ========================  =======================================================================================
-rounding                  ``rows.with_codes(...)``: filter sums here; AdaRound and GPTQ, with ``rows.statistics``
+rounding                  ``rows.with_codes(...)``: filter sums; GPTQ and AdaRound, with ``rows.statistics``
 the choice of scales      ``rows.with_scale(...)``, which rounds anew
 what the bias can mend    ``replace(rows, bias=...)``: bias correction
 ========================  =======================================================================================
@@ -22,15 +22,60 @@ Equalization (Nagel et al., 2019) moves factors from the float weights of one la
 the ranges between them as well, so it is a function of a model and belongs before calibration, not here.
 """
 
-from edgekern.quantization.config import QuantConfig
-from edgekern.quantization.methods.bias_correction import correct_bias
-from edgekern.quantization.methods.rounding import keep_filter_sums
-from edgekern.quantization.weights import Method, Rows
+from collections.abc import Callable
 
-__all__ = ["Method", "Rows", "methods_of"]
+from edgekern.quantization.config import QuantConfig
+from edgekern.quantization.four_bits import Float32Array, GroupedWeights, quantize_groups
+from edgekern.quantization.methods.bias_correction import correct_bias
+from edgekern.quantization.methods.by_moments import (
+    AdaRoundRows,
+    GptqRows,
+    ScaleSearch,
+    adaround_groups,
+    gptq_codes,
+    gptq_groups,
+)
+from edgekern.quantization.methods.group_search import search_groups
+from edgekern.quantization.methods.hqq import hqq_groups
+from edgekern.quantization.methods.rounding import keep_filter_sums
+from edgekern.quantization.weights import FloatArray, Method, Rows
+
+__all__ = ["GroupRounding", "Method", "Rows", "group_rounding_of", "methods_of", "needs_samples"]
+
+# Weights (columns, k), how many of them share a scale, and second moments of what they multiply -> their codes.
+GroupRounding = Callable[[Float32Array, int, FloatArray | None], GroupedWeights]
+_OF_SAMPLES = ("gptq", "adaround")
+
+
+def needs_samples(config: QuantConfig) -> bool:
+    """Whether a configuration rounds by what layers multiply."""
+    return config.rounding in _OF_SAMPLES
 
 
 def methods_of(config: QuantConfig) -> tuple[Method, ...]:
     """What a configuration asks for, in the order in which it runs."""
-    rounding: tuple[Method, ...] = (keep_filter_sums,) if config.rounding == "filter_sum" else ()
-    return (*rounding, correct_bias) if config.bias_correction else rounding
+    mended = config.bias_correction
+    ways: dict[str, tuple[Method, ...]] = {
+        "nearest": (),
+        "filter_sum": (keep_filter_sums,),
+        "gptq": (ScaleSearch(mended), GptqRows(mended)),
+        "adaround": (ScaleSearch(mended), AdaRoundRows(mended)),
+    }
+    return (*ways[config.rounding], correct_bias) if mended else ways[config.rounding]
+
+
+def group_rounding_of(config: QuantConfig) -> GroupRounding:
+    """How groups of 4-bit weights are rounded."""
+    ways = {"max": quantize_groups, "mse": search_groups, "hqq": hqq_groups}
+    scales = ways[config.group_scales]
+
+    def rounded(weights: Float32Array, group: int, moments: FloatArray | None) -> GroupedWeights:
+        if moments is None or not needs_samples(config):
+            return scales(weights, group)
+        if config.rounding == "adaround":
+            return adaround_groups(scales(weights, group), weights, moments)
+        if config.group_scales == "max":
+            return gptq_groups(weights, group, moments)
+        return gptq_codes(scales(weights, group), weights, moments)
+
+    return rounded
