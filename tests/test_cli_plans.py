@@ -57,7 +57,7 @@ def test_a_plan_is_searched_edited_and_applied(here, capsys):
         (["search", MODEL, "r.json", "x.npz", "-o", "p.json"], "exactly one budget must be given"),
         (["search", MODEL, "r.json", "x.npz", "-o", "p.json", "--max-ms", "soon"], "--max-ms takes a time"),
         (["search", MODEL, "r.json", "x.npz", "-o", "r.json", "--max-bits", "8"], "r.json"),
-        (["search", MODEL, "r.json", "x.npz", "-o", "p.json", "--max-bits", "1"], "max_bits must be at least 8"),
+        (["search", MODEL, "r.json", "x.npz", "-o", "p.json", "--max-bits", "1"], "max_bits must be at least 4"),
         (["quantize", MODEL, "r.json", "-o", "q2.onnx", "--apply", "r.json"], "is not a version 1 plan"),
         (["quantize", MODEL, "r.json", "-o", "q2.onnx", "--apply", "other.json"], "plan is of another model"),
         (["quantize", MODEL, "r.json", "-o", "q2.onnx", "--apply", "other.json", "--recipe", "w8a8"], "--apply"),

@@ -172,7 +172,7 @@ def test_rows_need_no_ranges():
         ({"max_ms": "3"}, ArgumentTypeError, "max_ms must be a number"),
         ({"max_share": 1.5}, ArgumentValueError, "max_share must be between 0 and 1"),
         ({"max_bytes": "much"}, ArgumentValueError, "max_bytes must be at least one byte"),
-        ({"max_bits": 2}, ArgumentValueError, "max_bits must be at least 8"),
+        ({"max_bits": 2}, ArgumentValueError, "max_bits must be at least 4"),
         ({"max_bits": 8, "method": "magic"}, ArgumentValueError, "method must be one of"),
         ({"max_bits": 8, "candidates": "w8a8"}, ArgumentValueError, "candidates must be some of"),
         ({"max_bits": 8, "candidates": ["float32"]}, ArgumentValueError, "a recipe that rounds"),

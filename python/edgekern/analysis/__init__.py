@@ -9,11 +9,10 @@ from edgekern.analysis.gates import Gate, Limits, Validation, validate
 from edgekern.analysis.listed_checks import Check, Checklist, checklist
 from edgekern.analysis.measure_granularity import Granularity, GranularityRow, granularity
 from edgekern.analysis.measure_sensitivity import Sensitivity, SensitivityRow, sensitivity
-from edgekern.analysis.search_plan import CANDIDATES, SearchResult, Trial, search
+from edgekern.analysis.search_plan import SearchResult, Trial, search
 from edgekern.analysis.trace_pareto import Pareto, ParetoPoint, pareto
 
 __all__ = [
-    "CANDIDATES",
     "Check",
     "Checklist",
     "CompressReport",

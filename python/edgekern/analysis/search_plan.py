@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Lent]
 
-CANDIDATES = ("w8a8", "w8a16", "w8a8-dynamic", "float32")
+_FAST: tuple[str, ...] = ("w8a8", "w8a16", "w8a8-dynamic", "float32")
+_SMALL: tuple[str, ...] = ("w8a8", "w4a8", "w4a8-g32", "float32")
+CANDIDATES: Mapping[str, tuple[str, ...]] = {"ms": _FAST, "share": _FAST, "bytes": _SMALL, "bits": _SMALL}
 SAMPLES = 16  # they tell layers apart
 TRIES = 6  # plans that are measured until one takes what it may
 NEAR = 0.05  # of a budget of milliseconds
@@ -208,7 +210,7 @@ def search(
     max_bytes: int | str | None = None,
     max_bits: float | None = None,
     max_share: float | None = None,
-    candidates: Sequence[Recipe] = CANDIDATES,  # type: ignore[assignment]
+    candidates: Sequence[Recipe] | None = None,
     method: Method = "ilp",
     config: QuantConfig | None = None,
     shapes: Shapes | None = None,
@@ -231,7 +233,8 @@ def search(
     max_bytes : of all weights with their scales; a number, or a size such as "4M"
     max_bits : mean bits of a weight, without scales
     max_share : share of the layers, 0 to 1, that may multiply more than 8 bits
-    candidates : recipes that layers may have, of :class:`~edgekern.QuantConfig`
+    candidates : recipes that layers may have, of :class:`~edgekern.QuantConfig`; None is "w8a8" and "float32", beside
+        "w8a16" and "w8a8-dynamic" for milliseconds and shares, or "w4a8" and "w4a8-g32" for bytes and bits
     method : "ilp" finds the best plan of the sums, by scipy; "greedy" takes the best gain for its cost, step by step
     config : QuantConfig, optional. How integers are made; recipes and rules are left to the search.
     shapes, num_threads : as for :func:`edgekern.compile` and :class:`~edgekern.InferenceSession`
@@ -268,7 +271,7 @@ def search(
         ranges,
         data,
         config,
-        candidates,
+        CANDIDATES[kind] if candidates is None else candidates,
         shapes,
         num_threads,
         timed=kind == "ms",

@@ -162,7 +162,7 @@ def pareto(
     over: Over = "ms",
     points: int = 8,
     evaluate: Callable[[Run], float] | None = None,
-    candidates: Sequence[Recipe] = CANDIDATES,  # type: ignore[assignment]
+    candidates: Sequence[Recipe] | None = None,
     method: Method = "ilp",
     config: QuantConfig | None = None,
     shapes: Shapes | None = None,
@@ -194,13 +194,14 @@ def pareto(
     if evaluate is not None and not callable(evaluate):
         raise ArgumentTypeError(f"pareto: evaluate must be a function, got {type(evaluate).__name__}")
     shown = flag("pareto", "progress", progress)
+    names = CANDIDATES[over] if candidates is None else candidates
     begun = Searched.begin(
-        "pareto", model, ranges, data, config, candidates, shapes, num_threads, timed=over == "ms", progress=shown
+        "pareto", model, ranges, data, config, names, shapes, num_threads, timed=over == "ms", progress=shown
     )
     problem = begun.prices.problem(over)
     named: dict[tuple[int, ...], str] = {}
     for recipe in dict.fromkeys(option.recipe for options in problem.layers for option in options):
-        if recipe in candidates:
+        if recipe in names:
             named[begun.prices.uniform(recipe)] = recipe
     least = problem.cost(problem.cheapest())
     most = problem.cost(begun.prices.exact())

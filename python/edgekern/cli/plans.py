@@ -37,7 +37,7 @@ def search(
         model,
         calibration.Ranges.load(ranges),
         open_data(data, model, as_ranges(given, ranges), sizes),
-        candidates=tuple(candidates) or analysis.CANDIDATES,  # type: ignore[arg-type]
+        candidates=tuple(candidates) or None,  # type: ignore[arg-type]
         method=method,  # type: ignore[arg-type]
         shapes=sizes,
         num_threads=num_threads,

@@ -55,8 +55,12 @@ def search(
     max_bits: Annotated[float | None, _budget("Mean bits of a weight.", "BITS")] = None,
     max_share: Annotated[float | None, _budget("Of layers that multiply more than 8 bits: 0.2.", "SHARE")] = None,
     candidate: Annotated[
-        list[Recipe] | None,
-        typer.Option(help="That layers may have; default: w8a8, w8a16, w8a8-dynamic, float32."),
+        list[str] | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="That layers may have, repeatable; default: w8a8 and float32, beside w8a16 and w8a8-dynamic, or of "
+            "bytes and bits w4a8 and w4a8-g32.",
+        ),
     ] = None,
     method: Annotated[
         Literal["ilp", "greedy"], typer.Option(help="The best plan, by scipy; or the best gain for its cost, by steps.")
