@@ -46,6 +46,7 @@ def test_a_limit_that_all_keep_undoes_nothing(model):
     assert done.passed
     assert scores.calls == 2  # the float model, and the one with all in 8 bits
     assert [row.what for row in done.rows] == ["all in w8a8"]
+    assert done.plan.choices == plan_of(done.model).choices
     assert plan_of(done.model).counts() == {"w8a8": len(plan_of(done.model).choices)}
 
 

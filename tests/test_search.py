@@ -74,6 +74,11 @@ def test_milliseconds_are_measured_and_the_budget_is_corrected(model, clock, met
     assert found.db > search(model, max_ms=fast, method=method).db
 
 
+def test_milliseconds_that_no_plan_takes_are_refused(clock):
+    with pytest.raises(ArgumentValueError, match=r"max_ms must be at least [\d.]+, which a run of the cheapest plan"):
+        search(MODELS["chain"], max_ms=1.0)
+
+
 @pytest.mark.parametrize("kind", ["bytes", "bits", "share"])
 def test_a_budget_is_kept_and_more_of_it_loses_no_more(model, kind):
     limits = {"bytes": (4000, 8000, 40000), "bits": (8, 16, 32), "share": (0.0, 0.34, 1.0)}[kind]

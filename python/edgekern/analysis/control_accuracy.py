@@ -23,7 +23,7 @@ from edgekern.analysis.side_by_side import labels_of
 from edgekern.calibration import Calibrator, Ranges
 from edgekern.calibration.progress import progress_bar
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.quantization import Plan, QuantConfig, choose_ranges, quantize
+from edgekern.quantization import Plan, QuantConfig, choose_ranges, plan_of, quantize
 from edgekern.quantization.config import Recipe
 from edgekern.runtime import InferenceSession
 from edgekern.runtime.profile import positive
@@ -70,7 +70,7 @@ class Controlled(Report):
     Attributes
     ----------
     model : the QDQ model; program : the same, compiled
-    plan : :class:`~edgekern.quantization.Plan` of it, layers by what they lose alone
+    plan : :class:`~edgekern.Plan` of it, with what each layer loses alone, where that was looked for
     rows : a :class:`ControlTrial` of each model that was evaluated, the float one not among them
     float_score, score, max_drop : of the float model, of ``model``, and the limit
     """
@@ -197,13 +197,12 @@ def quantize_to(
     quantizer = Quantizer(model, ranges, given, shapes, function)
     tried = _Trials(quantizer, score, float_score, limit, num_threads)
     if tried.passes(f"all in {recipe}", quantizer.by(recipe, {}), 0, 0):
-        plan = planned(None, (), recipe, model)
-        return tried.done(plan, quantizer.by(recipe, {}), shapes)
+        return tried.done(None, quantizer.by(recipe, {}), shapes)
     names = tuple(dict.fromkeys((recipe, undo, "float32")))
     samples = few_samples(function, data)
     prices = price_layers(quantizer, samples, names, timed=False, num_threads=num_threads, progress=shown)
     picks = _controlled(prices, tried, undo, most_put_back, shown)
-    plan = planned(prices, picks, prices.base, model)
+    plan = planned(prices, picks, model)
     done = tried.done(plan, plan.config(**quantizer.carried()), shapes)
     if not done.passed:
         remedy = "take undo='float32'" if undo != "float32" else "allow more"
@@ -227,7 +226,7 @@ def _controlled(prices: Prices, tried: _Trials, undo: str, most_put_back: int, p
         )
 
     def passes(what: str, undone: Sequence[int], left: int) -> bool:
-        config = planned(prices, picked(undone), prices.base, None).config(**tried.quantizer.carried())
+        config = planned(prices, picked(undone), None).config(**tried.quantizer.carried())
         return tried.passes(what, config, len(undone), left)
 
     low, high = 0, len(worst)  # so many fail; so many pass, or are all
@@ -275,13 +274,15 @@ class _Trials:
         self._rows.append(ControlTrial(what, undone, score, drop, passed, left, time.perf_counter() - start))
         return passed
 
-    def done(self, plan: Plan, config: QuantConfig, shapes: Shapes | None) -> Controlled:
+    def done(self, plan: Plan | None, config: QuantConfig, shapes: Shapes | None) -> Controlled:
         """The model of the last plan that passed, or of the last one."""
         kept = next((row for row in reversed(self._rows) if row.passed), self._rows[-1])
         written = quantize(self.quantizer.model, self.quantizer.ranges, config, shapes=shapes)
         program = self.quantizer.compiled_of(written)
         rows = tuple(self._rows)
-        return Controlled(written, program, plan, rows, self._float_score, kept.score, self._max_drop)
+        return Controlled(
+            written, program, plan or plan_of(written), rows, self._float_score, kept.score, self._max_drop
+        )
 
 
 def _score(

@@ -169,7 +169,7 @@ class Searched:
         return Searched(prices, quantizer, samples, run, [run(feeds) for feeds in samples], num_threads)
 
     def config(self, picks: Sequence[int]) -> QuantConfig:
-        return planned(self.prices, picks, self.prices.base, None).config(**self.quantizer.carried())
+        return planned(self.prices, picks, None).config(**self.quantizer.carried())
 
     def opened(self, picks: Sequence[int]) -> InferenceSession:
         """The compiled plan."""
@@ -183,7 +183,7 @@ class Searched:
         return first_feed(self.quantizer.function, session, self.samples)
 
     def plan(self, picks: Sequence[int], budget: Mapping[str, float], seen: Mapping[str, float], kind: Kind) -> Plan:
-        plan = planned(self.prices, picks, self.prices.base, self.quantizer.model, kind)
+        plan = planned(self.prices, picks, self.quantizer.model, kind)
         return replace(plan, budget=budget, seen=seen)
 
     def trial(self, picks: Sequence[int], kind: Kind, session: InferenceSession) -> Trial:
@@ -287,19 +287,16 @@ def search(
     return SearchResult(plan, written, program, kind, budget, method, tuple(each for _, each in tried), chosen)
 
 
-def planned(
-    prices: Prices | None, picks: Sequence[int], base: str, model: ModelLike | None, kind: Kind | None = None
-) -> Plan:
-    """A plan of options by their numbers, with costs of a kind; without prices all is as ``base`` has it."""
+def planned(prices: Prices, picks: Sequence[int], model: ModelLike | None, kind: Kind | None = None) -> Plan:
+    """A plan of options by their numbers, with costs of a kind, and the hash of a model."""
     choices: list[Choice] = []
-    layers = () if prices is None else prices.problem(kind or "bytes").layers
-    for unit, options, pick in zip(() if prices is None else prices.units, layers, picks, strict=True):
+    for unit, options, pick in zip(prices.units, prices.problem(kind or "bytes").layers, picks, strict=True):
         taken = options[pick]
         first: dict[str, Any] = {"loss": taken.loss, "cost": taken.cost if kind else None}
         for node in unit.nodes:
             choices.append(Choice(node, unit.op if node == unit.name else "", taken.recipe, **first))  # type: ignore[arg-type]
             first = {}
-    return Plan(tuple(choices), base, None if model is None else model_hash(model))  # type: ignore[arg-type]
+    return Plan(tuple(choices), prices.base, None if model is None else model_hash(model))  # type: ignore[arg-type]
 
 
 def _tried(begun: Searched, kind: Kind, budget: float, method: Method) -> list[tuple[tuple[int, ...], Trial]]:
@@ -335,15 +332,21 @@ def _tried(begun: Searched, kind: Kind, budget: float, method: Method) -> list[t
         asked = max(trial.cost, asked if trial.measured <= budget else 0.0) * 0.985 * budget / trial.measured
         if not low < asked < high:
             asked = (low + high) / 2 if math.isfinite(high) else low * 1.1
+    if all(trial.measured > budget * (1 + 1e-9) for _, trial in tried):
+        cheapest = begun.trial(problem.cheapest(), kind, begun.opened(problem.cheapest()))
+        if cheapest.measured > budget * (1 + 1e-9):
+            raise ArgumentValueError(
+                f"search: max_{kind} must be at least {cheapest.measured:.4g}, which a run of the cheapest plan of the "
+                f"candidates takes here, got {budget:.6g}"
+            )
+        tried.append((problem.cheapest(), cheapest))
     return tried
 
 
 def _best(trials: Sequence[Trial], budget: float) -> int:
-    """Of those within the budget the one that gives most; the least that is over it where there is none."""
+    """Of those within the budget the one that gives most, of two that do the one that takes less."""
     within = [at for at, trial in enumerate(trials) if trial.measured <= budget * (1 + 1e-9)]
-    if within:
-        return max(within, key=lambda at: (trials[at].measured_db, -trials[at].measured))
-    return min(range(len(trials)), key=lambda at: trials[at].measured)
+    return max(within, key=lambda at: (trials[at].measured_db, -trials[at].measured))
 
 
 def _budget(**given: Any) -> tuple[Kind, float]:
