@@ -197,7 +197,7 @@ def sensitivity(
             f"sensitivity: what={what!r} must leave something to round, and none of the {len(board.layers)} layers "
             "that config quantizes has any; choose another what, config or layers"
         )
-    feeds = _arrays(data, board.inputs, board.fed)
+    feeds = arrays_of("sensitivity", data, board.inputs, board.fed)
     position = board.start(feeds)
     real = board.outputs(position, [], what)
     together = figures_of(real, board.outputs(position, picked, what))
@@ -267,23 +267,26 @@ def _joined(feeds: list[dict[str, Array]]) -> dict[str, Array]:
     return outputs
 
 
-def _arrays(data: object, names: Sequence[str], fed: Sequence[onnx.ValueInfoProto]) -> list[dict[str, Array]]:
+def arrays_of(
+    function: str, data: object, names: Sequence[str], fed: Sequence[onnx.ValueInfoProto]
+) -> list[dict[str, Array]]:
+    """Feeds as arrays that fit a model's inputs; ``function`` is for errors."""
     if is_array(data) or not isinstance(data, Iterable):
-        raise unnamed("sensitivity", "data", data, names)
+        raise unnamed(function, "data", data, names)
     nodes = [_node(value) for value in fed]
     unranked = {value.name for value in fed if not value.type.tensor_type.HasField("shape")}
     feeds = []
     for given in [data] if isinstance(data, Mapping) else data:
         if not isinstance(given, Mapping):
-            raise unnamed("sensitivity", "each of data", given, names)
+            raise unnamed(function, "each of data", given, names)
         if set(given) != set(names):
             raise ArgumentValueError(
-                f"sensitivity: each of data must have the inputs {list(names)}, got {list(given)}; name each array by "
+                f"{function}: each of data must have the inputs {list(names)}, got {list(given)}; name each array by "
                 "its input"
             )
-        feeds.append(check_feeds("sensitivity", given, nodes, unranked))
+        feeds.append(check_feeds(function, given, nodes, unranked))
     if not feeds:
-        raise ArgumentValueError("sensitivity: data is empty; give at least one feed")
+        raise ArgumentValueError(f"{function}: data is empty; give at least one feed")
     return feeds
 
 

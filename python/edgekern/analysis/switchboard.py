@@ -73,6 +73,7 @@ class Switchboard:
     ----------
     layers : in the order of the model
     inputs, fed : names of what a caller feeds, and what the model says of each
+    nodes : of the float model, in order
     """
 
     def __init__(self, made: Switchable, *, function: str) -> None:
@@ -84,9 +85,9 @@ class Switchboard:
         rounding = {
             name for node in graph.node if node.op_type in QDQ for name in node.output
         } | self._stands_for.keys()
-        self._nodes = [node for node in graph.node if rounding.isdisjoint(node.output)]
-        self._floats = [self._float(node, frozenset()) for node in self._nodes]
-        self._reads = [names_read(node) for node in self._floats]
+        self._written = [node for node in graph.node if rounding.isdisjoint(node.output)]
+        self.nodes = [self._float(node, frozenset()) for node in self._written]
+        self._reads = [names_read(node) for node in self.nodes]
         self._steps: dict[str, list[str]] = {}  # of the Qs that read a tensor
         for node in graph.node:
             if node.op_type in QDQ and node.input[0] not in rounding | self._constants.keys():
@@ -124,7 +125,7 @@ class Switchboard:
                 feeds = [values | self._by_rows(layer, values) for values in feeds]
                 start = layer.place + 1
         outputs = self._outputs_of(kept)
-        nodes, there = self._rounded_nodes(start, len(self._nodes), places)
+        nodes, there = self._rounded_nodes(start, len(self._written), places)
         runs = self._run([*nodes, *self._leading_to(outputs, there)], outputs, feeds)
         return [
             {name: np.array(found[made].numpy()) for name, made in zip(self._outputs, outputs, strict=True)}
@@ -132,7 +133,7 @@ class Switchboard:
         ]
 
     def _layers(self) -> Iterator[Layer]:
-        for place, node in enumerate(self._nodes):
+        for place, node in enumerate(self._written):
             read = {name for name in names_read(node) if name in self._stands_for}
             weights = frozenset(name for name in read if self._is_constant(name))
             activations = frozenset() if self._moves(node, read - weights) else frozenset(read - weights)
@@ -178,7 +179,7 @@ class Switchboard:
         nodes: list[onnx.NodeProto] = []
         there: set[str] = set()
         for at in range(start, stop):
-            node = self._float(self._nodes[at], places[at]) if at in places else self._floats[at]
+            node = self._float(self._written[at], places[at]) if at in places else self.nodes[at]
             nodes += [*self._leading_to(names_read(node), there), node]
         return nodes, there
 
@@ -188,7 +189,7 @@ class Switchboard:
         """What some nodes make that is read behind them, of each feed."""
         nodes, _ = self._rounded_nodes(start, stop, places)
         later = self._read_from(stop)
-        made = [name for node in self._floats[start:stop] for name in node.output if name in later]
+        made = [name for node in self.nodes[start:stop] for name in node.output if name in later]
         return list(self._run(nodes, made, feeds))
 
     def _by_rows(self, layer: Layer, values: Values) -> Values:

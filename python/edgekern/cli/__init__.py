@@ -13,7 +13,7 @@ from typing import TextIO
 
 from edgekern._extras import missing
 from edgekern.cli.terminal import printable
-from edgekern.errors import ArtifactError, EdgekernError, HostStepError
+from edgekern.errors import ArtifactError, EdgekernError, HostStepError, MissingExtraError
 from edgekern.machine import cpu_info
 
 NOT_WELL, NOT_DONE, INTERRUPTED = 1, 2, 130
@@ -38,6 +38,8 @@ def run(arguments: Sequence[str]) -> int:
         try:
             cpu_info()  # an environment that cannot be followed is told before the work begins
             return _dispatch(list(arguments))
+        except MissingExtraError as error:
+            message = str(error)
         except ModuleNotFoundError as error:
             if (told := missing(f"'{arguments[0]}'" if arguments else "this", error)) is error:
                 raise

@@ -7,7 +7,7 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import float_models_app, gates_app, samples_app, session
+from edgekern.cli import float_models_app, gates_app, plans_app, samples_app, session
 from edgekern.cli.choices import GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
@@ -124,6 +124,10 @@ def quantize(
     ] = None,
     shape: Shape = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the recipe of every product, and why.")] = False,
+    apply: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Follow a plan file, as of edgekern search."),
+    ] = None,
     kind: samples_app.Kind = None,
     samples: samples_app.Samples = None,
     preset: samples_app.Preset = None,
@@ -152,6 +156,7 @@ def quantize(
         rules=rules,
         shapes=shape,
         plan=plan,
+        apply=apply,
     )
     typer.echo(done)
 
@@ -181,6 +186,7 @@ def compile_(
 
 
 gates_app.add_commands(app, MAKE)
+plans_app.add_commands(app, MAKE)
 
 
 @app.command(rich_help_panel=USE)

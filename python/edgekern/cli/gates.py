@@ -20,7 +20,7 @@ from edgekern.graph.model import model_files
 _PER_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
-def read_latency(function: str, given: str | None) -> float | None:
+def read_latency(function: str, given: str | None, option: str = "--max-latency") -> float | None:
     """Milliseconds of ``"5ms"``, ``"250us"`` or ``"0.1s"``.
 
     Raises
@@ -32,7 +32,7 @@ def read_latency(function: str, given: str | None) -> float | None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)\s*", given, re.ASCII)
     if found is None:
-        raise ArgumentValueError(f"{function}: --max-latency takes a time such as 5ms, 250us or 0.1s, got {given!r}")
+        raise ArgumentValueError(f"{function}: {option} takes a time such as 5ms, 250us or 0.1s, got {given!r}")
     return float(found[1]) * _PER_MS[found[2]]
 
 
@@ -68,7 +68,7 @@ def validate(
         del session  # what opening it takes is measured
         asked = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
         report = analysis.validate(model, read, top=top, runs=runs or 100, num_threads=num_threads, **common, **asked)
-    return _shown(report, [f"{model}:", str(report), *_how(read)], as_json), report.passed
+    return shown(report, [f"{model}:", str(report), *_how(read)], as_json), report.passed
 
 
 def compress(
@@ -125,7 +125,7 @@ def compress(
         last = f"{output}: {output.stat().st_size} bytes"
     else:
         last = f"{output} was not written, for a gate failed"
-    return _shown(done.report, [f"{done.report}", *_how(read), last], as_json), done.report.passed
+    return shown(done.report, [f"{done.report}", *_how(read), last], as_json), done.report.passed
 
 
 def _how(read: Samples | None) -> list[str]:
@@ -133,7 +133,7 @@ def _how(read: Samples | None) -> list[str]:
     return [] if read is None or read.preprocessing is None else [told(read.preprocessing)]
 
 
-def _shown(report: Any, lines: Sequence[str], as_json: bool) -> str:
+def shown(report: Any, lines: Sequence[str], as_json: bool) -> str:
     """What goes to standard output; beside JSON, the words go to the other one."""
     words = printable("\n".join(lines))
     if not as_json:

@@ -68,8 +68,9 @@ def quantize(
     rules: Rules | None = None,
     shapes: list[str] | None = None,
     plan: bool = False,
+    apply: Path | None = None,
 ) -> str:
-    inputs = [*model_files(model, function="quantize"), *([ranges] if ranges else [])]
+    inputs = [*model_files(model, function="quantize"), *([ranges] if ranges else []), *([apply] if apply else [])]
     files.check_target(output, function="quantize", inputs=inputs)
     rules = rules or Rules()
     overrides: dict[str, Any] = {}
@@ -78,19 +79,16 @@ def quantize(
         if not equals:
             raise ArgumentValueError(f"quantize: --override must be RULE=RECIPE, as Conv=float32, got {given!r}")
         overrides[rule] = named
-    config = quantization.QuantConfig(
-        recipe=recipe,
-        activations=activations,
-        granularity=granularity,
-        group_scales=group_scales,
-        rounding=rounding,
-        overrides=overrides,
-        keep_float=rules.keep_float,
-        first_layer=rules.first_layer,
-        last_layer=rules.last_layer,
-        inputs=_borders(rules.inputs),
-        outputs=_borders(rules.outputs),
-    )
+    ends = {"first_layer": rules.first_layer, "last_layer": rules.last_layer}
+    common: dict[str, Any] = {"inputs": _borders(rules.inputs), "outputs": _borders(rules.outputs)}
+    common |= {"activations": activations, "granularity": granularity, "group_scales": group_scales}
+    common |= {"rounding": rounding, "keep_float": rules.keep_float, **ends}
+    if apply is None:
+        config = quantization.QuantConfig(recipe=recipe, overrides=overrides, **common)
+    elif overrides or recipe != "auto":
+        raise ArgumentValueError("quantize: --apply must stand without --recipe and --override; edit the plan instead")
+    else:
+        config = quantization.Plan.load(apply).config(model, **common)
     read = calibration.Ranges.load(ranges) if ranges else None
     sizes = read_shapes("quantize", shapes)
     samples = (seen or Seen()).samples(model, ranges, sizes)

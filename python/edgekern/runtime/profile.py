@@ -91,6 +91,7 @@ class Profile:
     peaks : multiply-adds a second on registers, by precision
     read_bytes_per_s : at which this machine reads as much as a run has of tensors and constants, from memory or a cache
     causes : what the time goes to that a model could do without, largest first
+    beside_us : microseconds of a run that no step takes, in the run that had fewest of them
     """
 
     steps: tuple[StepTime, ...]
@@ -104,6 +105,7 @@ class Profile:
     read_bytes_per_s: float
     causes: tuple[str, ...]
     _typical: tuple[float, ...] = field(repr=False)  # us of each step, of the run in the middle
+    beside_us: float = 0.0
 
     def top(self, count: int = 20) -> tuple[StepTime, ...]:
         """The steps that take most.
@@ -223,7 +225,8 @@ def profiled(
     rate = read_bandwidth(footprint, num_threads, most_bytes=_MOST_READ_BYTES, seconds=0.02)
     causes = _causes(program, found, p50, rate)
     typical = tuple(times[middle].tolist())
-    return Profile(tuple(found), p50, p95, p99, len(runs), num_threads, isa, peaks, rate, causes, typical)
+    beside = max(float((runs - times.sum(axis=1)).min(initial=np.inf)), 0.0)
+    return Profile(tuple(found), p50, p95, p99, len(runs), num_threads, isa, peaks, rate, causes, typical, beside)
 
 
 def _percentiles(times: Times) -> tuple[float, float, float]:
