@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgekern.cli.gates_app import LabelOffset, Labels, Threads
 from edgekern.cli.choices import Recipe
+from edgekern.cli.gates_app import LabelOffset, Labels, Threads
 from edgekern.cli.samples_app import (
     Channels,
     Crop,
