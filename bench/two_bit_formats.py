@@ -52,7 +52,7 @@ def _four_bits(weights: Array, group: int) -> Array:
 
 
 FORMATS: dict[str, tuple[float, Callable[[Array], Array]]] = {
-    "ternary, float16 scales of 128": (1.75, lambda w: _ternary(w, 128, _halves)),
+    "ternary, float16 scales of 128": (2.0, lambda w: _ternary(w, 128, _halves)),
     "ternary, float16 scales of 64": (1.875, lambda w: _ternary(w, 64, _halves)),
     "ternary, 8-bit scales of 32": (2.0, lambda w: _ternary(w, 32, _bytes)),
     "88 of 128 four levels, 40 ternary": (2.0, lambda w: _levels(w, 128, 40)),

@@ -1,15 +1,15 @@
 // w2_tile: rows x 64 columns of C on ternary weights, five in a byte.
 //
 // Operands   A: signed bytes by w4_quantize. B: one panel (gemm/pack2.h), read once from its first byte to its last.
-// Method     a byte is a fraction r / 256 whose ternary digits are five weights, each plus 1. Times 3, its whole part
-// is
-//            the next digit d and its rest the next r: 3 r = 256 d + r'. So the sum of d * x is, over 256, three times
-//            the sum of r * x less that of r' * x, and where a dot product of bytes is one instruction no digit is ever
-//            taken out: two products and two additions for 64 weights. Elsewhere compares take it out.
-//            From four rows on, the digits of a run are written out as bytes once, for all rows of the tile.
+// Method     a digit is a weight plus 1. Some lie in pairs of bits, others five in a byte, which is a fraction r / 256:
+// times
+//            3, its whole part is the next digit d and its rest the next r: 3 r = 256 d + r'. So the sum of d * x is,
+//            over 256, three times the sum of r * x less that of r' * x, and where a dot product of bytes is one
+//            instruction these digits are never taken out: two products and two additions. Elsewhere compares find
+//            them. From four rows on, the digits of a run are written out as bytes once, for all rows of the tile.
 // Exact      3 * 255 * 128 * 128 < 2^24 in a group: int32 is exact, as is the shift by 8. The rest is w4_tile's, in the
 //            same order: the same bits as those weights have in 4.
-// Registers  2 S sums + S lines + 1 quad and, of P panels in turns, P S totals.
+// Registers  3 S sums + S lines + 1 quad and, of P panels in turns, P S totals.
 // Edges      padding is zero in A, and has zero scales in the panel's columns; C is stored by its columns.
 
 #include "kernels/epilogue.inl"
@@ -20,87 +20,95 @@ namespace {
 
 constexpr int kPanelStrips = kPanel / kStrip;
 constexpr size_t kQuadBytes = kPanel * 4;        // a quad of k of every column
-constexpr size_t kLineQuads = 4;                 // digits used of a byte of what is left of a group
+constexpr size_t kPairs = 4;                     // pairs of bits of a byte
 constexpr size_t kAheadBytes = 16 * kQuadBytes;  // one row fetches a line so far ahead
-constexpr int kWhole = 3;                        // fives of quads in 64 values of k; one quad is left
 constexpr size_t kRunQuads = kW4Run / 4;
 constexpr int kW2Strips = kTileStrips == 4 ? 4 : 2;              // of one row
 constexpr int kUnpackedRows = kTileStrips == 4 ? 4 : kTileRows;  // five of four strips spill
 
-/// A group of 64 * N values.
+/// A group of 64 * N values: lines of pairs and of fives, and N quads behind them.
 template <int N>
-constexpr size_t kGroupBytes = N* kWhole* kQuadBytes + N* kStrip * 4 + kPanel * 2;
+constexpr size_t kPairLines = N == 2 ? 5 : 0;
+template <int N>
+constexpr size_t kFiveLines = N == 2 ? 2 : 3;
+template <int N>
+constexpr size_t kLineQuads = kPairLines<N>* kPairs + kFiveLines<N>* kTrits;  // then come the N
+template <int N>
+constexpr size_t kGroupBytes = (kPairLines<N> + kFiveLines<N>)*kQuadBytes + N* kStrip * 4 + kPanel * 2;
 
-/// Goes through the digits of S strips of a group, from `strip` on. five(lines, quad) sees, for each 5 quads of k, S
-/// lines of 5 digits; rest(line, s, quad) sees what is left, digit after digit: `line` has gone that far already.
-template <int N, int S, typename Five, typename Rest>
-EK_INLINE void w2_digits(const uint8_t* b, size_t strip, Five&& five, Rest&& rest) {
+/// Goes through S strips of a group, from `strip` on. pairs(lines, quad) sees S lines of 4 pairs of bits, five(lines,
+/// quad) S lines of 5 digits, for the quads of k from `quad` on; rest(line, s, quad) what is left of strip s, pair
+/// after pair.
+template <int N, int S, typename Pairs, typename Five, typename Rest>
+EK_INLINE void w2_digits(const uint8_t* b, size_t strip, Pairs&& pairs, Five&& five, Rest&& rest) {
   const int8_t* const lines = reinterpret_cast<const int8_t*>(b);
-  for (size_t i = 0; i < N * kWhole; ++i) {
-    Line r[S];
+  const auto line = [&](size_t i, Line(&r)[S]) EK_LAMBDA {
     unroll<S>([&](auto s) EK_LAMBDA { r[s.value] = load_line(lines + i * kQuadBytes + (strip + s.value) * 64); });
-    five(r, i * kTrits);
+  };
+  for (size_t i = 0; i < kPairLines<N>; ++i) {
+    Line r[S];
+    line(i, r);
+    pairs(r, i * kPairs);
   }
-  // N lines of 4 digits: strip after strip, N digits of each.
-  const int8_t* const last = lines + N * kWhole * kQuadBytes + strip * N / kLineQuads * 64;
+  for (size_t i = 0; i < kFiveLines<N>; ++i) {
+    Line r[S];
+    line(kPairLines<N> + i, r);
+    five(r, kPairLines<N> * kPairs + i * kTrits);
+  }
+  // N lines: strip after strip, N pairs of each.
+  const int8_t* const last = lines + (kPairLines<N> + kFiveLines<N>)*kQuadBytes + strip * N / kPairs * 64;
   Line r{};
   unroll<S * N>([&](auto d) EK_LAMBDA {
-    if (d.value % kLineQuads == 0) r = load_line(last + d.value / kLineQuads * 64);
-    if (d.value == 0 && strip * N % kLineQuads != 0) r = times3(times3(r));  // two strips of the line's four
-    rest(r, Int<d.value / N>{}, N * kWhole * kTrits + d.value % N);
+    if (d.value % kPairs == 0) r = load_line(last + d.value / kPairs * 64);
+    if (d.value == 0 && strip * N % kPairs != 0) r = next_pairs(next_pairs(r));  // two strips of the line's four
+    rest(low_pairs(r), Int<d.value / N>{}, kLineQuads<N> + d.value % N);
+    r = next_pairs(r);
   });
 }
 
 /// The exact dot products of one row with a group of S strips: sums of q * (weight), starting from -sum(q).
 template <int N, int S>
 EK_INLINE void w2_dots(const uint8_t* b, size_t strip, const int8_t* x, int32_t start, I32 (&dot)[S]) {
-  if constexpr (kByteDots) {
-    I32 ahead[S];  // of r' * x; 256 times sum(q) is taken off with it
-    unroll<S>([&](auto s) EK_LAMBDA {
-      dot[s.value] = set1_i32(0);
-      ahead[s.value] = set1_i32(start * -256);
-    });
-    w2_digits<N, S>(
-        b, strip,
-        [&](Line(&r)[S], size_t first) EK_LAMBDA {
-          __builtin_prefetch(b + first / kTrits * kQuadBytes + kAheadBytes, 0, 2);
-          unroll<static_cast<int>(kTrits)>([&](auto d) EK_LAMBDA {
-            const Quad quad = load_quad(x + (first + d.value) * 4);
-            unroll<S>([&](auto s) EK_LAMBDA {
-              dot[s.value] = dot_u8(dot[s.value], quad, r[s.value]);
+  I32 near[S], ahead[S];  // of r * x and of r' * x
+  unroll<S>([&](auto s) EK_LAMBDA {
+    dot[s.value] = set1_i32(start);
+    near[s.value] = ahead[s.value] = set1_i32(0);
+  });
+  w2_digits<N, S>(
+      b, strip,
+      [&](Line(&r)[S], size_t first) EK_LAMBDA {
+        __builtin_prefetch(b + first / kPairs * kQuadBytes + kAheadBytes, 0, 2);
+        unroll<static_cast<int>(kPairs)>([&](auto d) EK_LAMBDA {
+          const Quad quad = load_quad(x + (first + d.value) * 4);
+          unroll<S>([&](auto s) EK_LAMBDA {
+            dot[s.value] = dot_u4(dot[s.value], quad, low_pairs(r[s.value]));
+            r[s.value] = next_pairs(r[s.value]);
+          });
+        });
+      },
+      [&](Line(&r)[S], size_t first) EK_LAMBDA {
+        __builtin_prefetch(b + first / kPairs * kQuadBytes + kAheadBytes, 0, 2);
+        unroll<static_cast<int>(kTrits)>([&](auto d) EK_LAMBDA {
+          const Quad quad = load_quad(x + (first + d.value) * 4);
+          unroll<S>([&](auto s) EK_LAMBDA {
+            if constexpr (kByteDots) {
+              near[s.value] = dot_u8(near[s.value], quad, r[s.value]);
               r[s.value] = times3(r[s.value]);
               ahead[s.value] = dot_u8(ahead[s.value], quad, r[s.value]);
-            });
-          });
-        },
-        [&](Line& r, auto s, size_t at) EK_LAMBDA {
-          const Quad quad = load_quad(x + at * 4);
-          dot[s.value] = dot_u8(dot[s.value], quad, r);
-          r = times3(r);
-          ahead[s.value] = dot_u8(ahead[s.value], quad, r);
-        });
-    unroll<S>([&](auto s) EK_LAMBDA {
-      const I32 thrice = add_i32(dot[s.value], add_i32(dot[s.value], dot[s.value]));
-      dot[s.value] = shift_right<8>(sub_i32(thrice, ahead[s.value]));
-    });
-  } else {
-    unroll<S>([&](auto s) EK_LAMBDA { dot[s.value] = set1_i32(start); });
-    w2_digits<N, S>(
-        b, strip,
-        [&](Line(&r)[S], size_t first) EK_LAMBDA {
-          __builtin_prefetch(b + first / kTrits * kQuadBytes + kAheadBytes, 0, 2);
-          unroll<static_cast<int>(kTrits)>([&](auto d) EK_LAMBDA {
-            const Quad quad = load_quad(x + (first + d.value) * 4);
-            unroll<S>([&](auto s) EK_LAMBDA {
+            } else {
               dot[s.value] = dot_u4(dot[s.value], quad, thirds(r[s.value]));
               r[s.value] = times3(r[s.value]);
-            });
+            }
           });
-        },
-        [&](Line& r, auto s, size_t at) EK_LAMBDA {
-          dot[s.value] = dot_u4(dot[s.value], load_quad(x + at * 4), thirds(r));
-          r = times3(r);
         });
+      },
+      [&](Line digits, auto s, size_t at)
+          EK_LAMBDA { dot[s.value] = dot_u4(dot[s.value], load_quad(x + at * 4), digits); });
+  if constexpr (kByteDots) {
+    unroll<S>([&](auto s) EK_LAMBDA {
+      const I32 thrice = add_i32(near[s.value], add_i32(near[s.value], near[s.value]));
+      dot[s.value] = add_i32(dot[s.value], shift_right<8>(sub_i32(thrice, ahead[s.value])));
+    });
   }
 }
 
@@ -146,21 +154,27 @@ EK_INLINE void w2_row(const W4Tile* tiles, const Epilogue& e, size_t strip) {
 template <int N>
 EK_INLINE void w2_unpack(const uint8_t* b, uint8_t* digits) {
   for (size_t strip = 0; strip < kPanelStrips; strip += 2) {
-    uint8_t* const to = digits + strip * 64;
+    const auto put = [&](size_t quad, size_t s, Line found)
+                         EK_LAMBDA { store_line(digits + quad * kQuadBytes + (strip + s) * 64, found); };
     w2_digits<N, 2>(
         b, strip,
         [&](Line(&r)[2], size_t first) EK_LAMBDA {
+          unroll<static_cast<int>(kPairs)>([&](auto d) EK_LAMBDA {
+            unroll<2>([&](auto s) EK_LAMBDA {
+              put(first + d.value, s.value, low_pairs(r[s.value]));
+              r[s.value] = next_pairs(r[s.value]);
+            });
+          });
+        },
+        [&](Line(&r)[2], size_t first) EK_LAMBDA {
           unroll<static_cast<int>(kTrits)>([&](auto d) EK_LAMBDA {
             unroll<2>([&](auto s) EK_LAMBDA {
-              store_line(to + (first + d.value) * kQuadBytes + s.value * 64, thirds(r[s.value]));
+              put(first + d.value, s.value, thirds(r[s.value]));
               r[s.value] = times3(r[s.value]);
             });
           });
         },
-        [&](Line& r, auto s, size_t at) EK_LAMBDA {
-          store_line(to + at * kQuadBytes + s.value * 64, thirds(r));
-          r = times3(r);
-        });
+        [&](Line found, auto s, size_t at) EK_LAMBDA { put(at, s.value, found); });
   }
 }
 

@@ -209,6 +209,8 @@ EK_INLINE Quad load_quad(const int8_t* p) {
 }
 EK_INLINE Line low_nibbles(Line x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(0x0F))}; }
 EK_INLINE Line high_nibbles(Line x) { return low_nibbles({_mm512_srli_epi16(x.v, 4)}); }
+EK_INLINE Line low_pairs(Line x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(3))}; }
+EK_INLINE Line next_pairs(Line x) { return {_mm512_srli_epi16(x.v, 2)}; }
 EK_INLINE Line times3(Line x) { return {_mm512_add_epi8(x.v, _mm512_add_epi8(x.v, x.v))}; }
 EK_INLINE Line thirds(Line x) {
   const __m512i one = _mm512_set1_epi8(1);

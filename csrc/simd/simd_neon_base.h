@@ -257,6 +257,14 @@ EK_INLINE Line less_128(Line x) {
   const int8x16_t flip = vdupq_n_s8(-128);
   return {veorq_s8(x.v0, flip), veorq_s8(x.v1, flip), veorq_s8(x.v2, flip), veorq_s8(x.v3, flip)};
 }
+EK_INLINE Line low_pairs(Line x) {
+  const int8x16_t low = vdupq_n_s8(3);
+  return {vandq_s8(x.v0, low), vandq_s8(x.v1, low), vandq_s8(x.v2, low), vandq_s8(x.v3, low)};
+}
+EK_INLINE Line next_pairs(Line x) {
+  const auto next = [](int8x16_t v) EK_LAMBDA { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 2)); };
+  return {next(x.v0), next(x.v1), next(x.v2), next(x.v3)};
+}
 EK_INLINE Line times3(Line x) {
   const int8x16_t three = vdupq_n_s8(3);
   return {vmulq_s8(x.v0, three), vmulq_s8(x.v1, three), vmulq_s8(x.v2, three), vmulq_s8(x.v3, three)};

@@ -414,6 +414,15 @@ EK_INLINE Line high_nibbles(Line x) {
   for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(x.v[i] >> 4);
   return x;
 }
+/// The lowest two bits of every byte; and the two above them, below others of no use.
+EK_INLINE Line low_pairs(Line x) {
+  for (int i = 0; i < 64; ++i) x.v[i] &= 3;
+  return x;
+}
+EK_INLINE Line next_pairs(Line x) {
+  for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(x.v[i] >> 2);
+  return x;
+}
 /// 3 x mod 256 of every byte, and what that leaves: floor(3 x / 256), in [0, 2].
 EK_INLINE Line times3(Line x) {
   for (int i = 0; i < 64; ++i) x.v[i] = static_cast<uint8_t>(3 * x.v[i]);

@@ -247,6 +247,11 @@ EK_INLINE __m256 load_bf16_half(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 EK_INLINE F32 load_bf16(const uint16_t* p) { return {load_bf16_half(p), load_bf16_half(p + 8)}; }
+EK_INLINE Line low_pairs(Line x) {
+  const __m256i low = _mm256_set1_epi8(3);
+  return {_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low)};
+}
+EK_INLINE Line next_pairs(Line x) { return {_mm256_srli_epi16(x.lo, 2), _mm256_srli_epi16(x.hi, 2)}; }
 EK_INLINE __m256i times3_half(__m256i x) { return _mm256_add_epi8(x, _mm256_add_epi8(x, x)); }
 EK_INLINE Line times3(Line x) { return {times3_half(x.lo), times3_half(x.hi)}; }
 /// 1, less one up to 85, plus one from 171 on.

@@ -43,7 +43,7 @@ def pack_weights(
     zero_point : array like ``scale``, optional
         With ``bits=4``: real = (w - zero_point) * scale. Fractions are allowed. Without it the map is symmetric.
     bits : {8, 4, 2}
-        2 stands for ternary weights, five in a byte: 1.6 bits each, and their scales.
+        2 stands for ternary weights: 1.875 or 2.0 bits each, their scales among them.
     group_size : {32, 64, 128}; {64, 128} with ``bits=2``
         With 4 and 2 bits: how many rows of ``w`` share a scale; the last group may be short.
 
@@ -65,7 +65,7 @@ def pack_weights(
     -----
     4-bit weights keep scales and zero points in float16 (11 significant bits; scales of any float32 size, see
     docs/int4.md), so ``group_size=32`` takes 4.5 bits a weight. 2-bit weights keep their scales likewise: 1.875 bits a
-    weight in groups of 64, 1.75 in groups of 128 (docs/int2.md).
+    weight in groups of 64, 2.0 in groups of 128 (docs/int2.md).
     """
     array = as_array("pack_weights", "w", w)
     scale, zero_point = (

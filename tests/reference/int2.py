@@ -28,6 +28,7 @@ def unpack(
     values = np.zeros((groups * group, panels * PANEL), np.int8)
     halves = np.zeros((groups, panels * PANEL), np.float16)
     table = np.array([digits(byte) for byte in range(256)], np.int8) - 1
+    pairs = (np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3).astype(np.int8) - 1
     at = 0
 
     def take(size: int) -> npt.NDArray[np.uint8]:
@@ -39,13 +40,17 @@ def unpack(
         columns = slice(first, first + PANEL)
         for g in range(groups):
             row = g * group
-            for _ in range(3 * times):
-                fives = table[take(PANEL * QUAD).reshape(PANEL, QUAD)]  # (columns, k, digit)
+            for _ in range(5 if times == 2 else 0):  # four pairs of bits a byte
+                fours = pairs[take(PANEL * QUAD).reshape(PANEL, QUAD)]  # (columns, k, pair)
+                values[row : row + 4 * QUAD, columns] = fours.transpose(2, 1, 0).reshape(-1, PANEL)
+                row += 4 * QUAD
+            for _ in range(2 if times == 2 else 3):
+                fives = table[take(PANEL * QUAD).reshape(PANEL, QUAD)]
                 values[row : row + QUAD * TRITS, columns] = fives.transpose(2, 1, 0).reshape(-1, PANEL)
                 row += QUAD * TRITS
-            for place in range(4 * times):  # digit after digit of the lines behind
+            for place in range(4 * times):  # pair after pair of the lines behind
                 if place % 4 == 0:
-                    line = table[take(STRIP * QUAD).reshape(STRIP, QUAD)]
+                    line = pairs[take(STRIP * QUAD).reshape(STRIP, QUAD)]
                 strip, quad = first + place // times * STRIP, row + place % times * QUAD
                 values[quad : quad + QUAD, strip : strip + STRIP] = line[:, :, place % 4].T
             halves[g, columns] = take(2 * PANEL).view(np.float16)
