@@ -347,6 +347,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "memory",
         "methods",
         "models",
+        "modes",
         "observers",
         "operators",
         "peers_accuracy",
@@ -398,6 +399,22 @@ def test_sizes_are_compared_and_timed(tmp_path, capsys):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["sizes"] for row in rows] == ["1", "3", "3 rows, one by one"]
     assert "3 sizes of N: the bytes of a program for each" in capsys.readouterr().out
+
+
+def test_modes_are_compared_and_timed(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    paths = []
+    for name in ("a", "b"):
+        paths.append(f"{name}={tmp_path / name}.ekm")
+        ek.compile(quickstart.MODEL, batch=1).save(tmp_path / f"{name}.ekm")
+    assert main(["modes", *paths, "--switches", "9", "--json", str(path)]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["mode"], row["same_bits"]) for row in rows[:2]] == [("a", "yes"), ("b", "yes")]
+    assert [row["file"] for row in rows[2:]] == ["a", "b", "all in one"]
+    assert rows[4]["blobs"] == rows[2]["blobs"] + 1
+    assert "apart in ['b'] are" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["modes", paths[0]])
 
 
 PLAIN = [

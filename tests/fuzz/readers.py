@@ -218,7 +218,19 @@ def _program_seeds(folder: Path) -> list[Path]:
     for name, batch in (("modes", 1), ("modes_and_sizes", (1, 2))):
         seeds.append(folder / f"{name}.ekm")
         _modes(batch).save(seeds[-1])
+    seeds.append(folder / "four_bits.ekm")
+    _four_bits().save(seeds[-1])
     return seeds
+
+
+def _four_bits() -> Any:
+    """Convolutions in groups and a Gemm, whose weights the file has as 4 bits."""
+    import edgekern as ek
+
+    sys.path.insert(0, str(Path(__file__).parent.parent))  # as for pytest
+    from test_four_bit_weights import net
+
+    return ek.compile(net())
 
 
 def _several_sizes() -> Any:
