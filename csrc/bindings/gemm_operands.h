@@ -18,12 +18,18 @@ struct PackedWeights {
   std::vector<float> scale;  // 8 bits: [n padded], empty when none was given
   PackedShape4 shape4;       // 4 bits: group is not 0
   float unit = 1.0f;         // 4 bits: of the scales
+  py::object mapped;         // an array that has the panels instead of `data`, such as a mapped file
+  const uint8_t* mapped_bytes = nullptr;
+  size_t mapped_size = 0;
 
+  /// The panels, on a cache line.
+  const uint8_t* bytes() const { return mapped ? mapped_bytes : data.data(); }
+  size_t size() const { return mapped ? mapped_size : data.size(); }
   int bits() const { return shape4.group == 0 ? 8 : 4; }
   /// Of 8 bits; the caller has looked.
   PackedView view() const {
     EK_ASSERT(bits() == 8);
-    return {shape, data.data()};
+    return {shape, bytes()};
   }
 };
 

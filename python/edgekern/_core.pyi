@@ -438,6 +438,16 @@ def restore_packed(
     data: npt.NDArray[Any],
     scale: npt.NDArray[Any],
 ) -> PackedWeights: ...
+def map_packed(
+    k: int,
+    n: int,
+    group: int,
+    asymmetric: bool,
+    unit: float,
+    data: npt.NDArray[Any],
+    scale: npt.NDArray[Any],
+    scanned: bool,
+) -> PackedWeights: ...
 def pack_weights(w: npt.NDArray[Any], scale: object) -> PackedWeights: ...
 def pack_weights_int4(w: npt.NDArray[Any], scale: object, zero_point: object, group_size: int) -> PackedWeights: ...
 def matmul_integer(
