@@ -19,6 +19,7 @@ BITS = 4
 _LOWEST, _HIGHEST = -8, 7
 # Kernels hold scales as float16 in a unit of a product's own: groups of next to nothing get scales that fit beside it.
 _SMALLEST = 2.0**-20
+_LARGEST_STEP = float(np.finfo(np.float16).max)
 
 
 class Groups(NamedTuple):
@@ -67,10 +68,7 @@ def quantize_groups(weights: Float32Array, group: int) -> GroupedWeights:
     """
     columns, k = weights.shape
     groups = -(-k // group)
-    largest = float(np.abs(weights).max(initial=0)) / _HIGHEST
-    least = max(largest * _SMALLEST, MIN_SCALE * 2.0**14)
-    unit = 2.0 ** (int(np.frexp(max(largest, least))[1]) - 15)
-    ways = [_Way(columns, groups, group, shifted, np.float32(least), np.float32(unit)) for shifted in (False, True)]
+    ways = [_Way(columns, groups, group, GroupScales.of(weights, shifted)) for shifted in (False, True)]
     step = max(1, BLOCK // max(1, groups * group))
     for first in range(0, columns, step):
         rows = weights[first : first + step]
@@ -80,35 +78,63 @@ def quantize_groups(weights: Float32Array, group: int) -> GroupedWeights:
             way.round(first, parts.reshape(len(rows), groups, group))
     best = min(ways, key=lambda way: way.error)
     return GroupedWeights(
-        best.codes.reshape(columns, -1)[:, :k], best.scale, best.zero if best.shifted else None, group
+        best.codes.reshape(columns, -1)[:, :k], best.scale, best.zero if best.scales.shifted else None, group
     )
+
+
+@dataclass(frozen=True)
+class GroupScales:
+    """How the groups of one matrix get their scales: float16 in one unit, none below the least.
+
+    Attributes
+    ----------
+    shifted : bool. Whether groups have zero points, and all 16 codes.
+    least, unit : float32
+    """
+
+    shifted: bool
+    least: np.float32
+    unit: np.float32
+
+    @classmethod
+    def of(cls, weights: Float32Array, shifted: bool) -> GroupScales:
+        """Of the groups of a matrix."""
+        largest = float(np.abs(weights).max(initial=0)) / _HIGHEST
+        least = max(largest * _SMALLEST, MIN_SCALE * 2.0**14)
+        unit = 2.0 ** (int(np.frexp(max(largest, least))[1]) - 15)
+        return cls(shifted, np.float32(least), np.float32(unit))
+
+    def between(self, lo: Float32Array, hi: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """The scales and zero points of groups whose weights lie between ``lo <= 0`` and ``hi >= 0``."""
+        # Halves first: the width of a group may pass what float32 holds.
+        width = (
+            (hi / 2 - lo / 2) / np.float32((_HIGHEST - _LOWEST) / 2) if self.shifted else np.maximum(hi, -lo) / _HIGHEST
+        )
+        steps = np.minimum(np.maximum(width.astype(np.float32), self.least) / self.unit, _LARGEST_STEP)
+        scale = steps.astype(np.float16).astype(np.float32) * self.unit
+        zero = np.rint(_LOWEST - lo / scale).clip(_LOWEST, _HIGHEST) if self.shifted else np.zeros_like(scale)
+        return scale, zero
+
+    def codes(self, weights: Float32Array, scale: Float32Array, zero: Float32Array) -> Float32Array:
+        """The nearest codes, as float32."""
+        steps: Float32Array = np.rint(weights / scale) + zero
+        return np.clip(steps, _LOWEST if self.shifted else -_HIGHEST, _HIGHEST)
 
 
 class _Way:
     """One way to round all groups, some columns at a time, and the squared error that it leaves."""
 
-    def __init__(
-        self, columns: int, groups: int, group: int, shifted: bool, least: np.float32, unit: np.float32
-    ) -> None:
+    def __init__(self, columns: int, groups: int, group: int, scales: GroupScales) -> None:
         self.codes, self.scale = np.empty((columns, groups, group), np.int8), np.empty((columns, groups), np.float32)
         self.zero = np.zeros((columns, groups), np.int8)
-        self.shifted, self.error = shifted, 0.0
-        self._least, self._unit = least, unit
+        self.scales, self.error = scales, 0.0
 
     @np.errstate(over="ignore")  # squares of enormous weights are compared as infinities
     def round(self, first: int, parts: Float32Array) -> None:
         """The columns from ``first`` on, (some, groups, group)."""
         place = slice(first, first + len(parts))
-        lo, hi = parts.min(axis=-1, initial=0), parts.max(axis=-1, initial=0)
-        # Halves first: the width of a group may pass what float32 holds.
-        width = (
-            (hi / 2 - lo / 2) / np.float32((_HIGHEST - _LOWEST) / 2) if self.shifted else np.maximum(hi, -lo) / _HIGHEST
-        )
-        scale = np.maximum(width.astype(np.float32), self._least)
-        scale = (scale / self._unit).astype(np.float16).astype(np.float32) * self._unit
-        zero = np.rint(_LOWEST - lo / scale).clip(_LOWEST, _HIGHEST) if self.shifted else np.zeros_like(scale)
-        steps = np.rint(parts / scale[..., None]) + zero[..., None]
-        codes = steps.clip(_LOWEST if self.shifted else -_HIGHEST, _HIGHEST)
+        scale, zero = self.scales.between(parts.min(axis=-1, initial=0), parts.max(axis=-1, initial=0))
+        codes = self.scales.codes(parts, scale[..., None], zero[..., None])
         error = np.square((codes - zero[..., None]) * scale[..., None] - parts)
         self.codes[place], self.scale[place], self.zero[place] = codes, scale, zero
         self.error += float(error.sum(dtype=np.float64))
