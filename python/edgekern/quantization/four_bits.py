@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ _LOWEST, _HIGHEST = -8, 7
 # Kernels hold scales as float16 in a unit of a product's own: groups of next to nothing get scales that fit beside it.
 _SMALLEST = 2.0**-20
 _LARGEST_STEP = float(np.finfo(np.float16).max)
+_LEAST, _MOST = 2.0**-5, _LARGEST_STEP  # what a scale may be in that unit, where others choose it
+
+# Groups (columns, groups, group) in the unit of scales -> scales and zero points (columns, groups), both float32.
+Fit = Callable[[Float32Array], tuple[Float32Array, Float32Array]]
 
 
 class Groups(NamedTuple):
@@ -69,17 +74,98 @@ def quantize_groups(weights: Float32Array, group: int) -> GroupedWeights:
     columns, k = weights.shape
     groups = -(-k // group)
     ways = [_Way(columns, groups, group, GroupScales.of(weights, shifted)) for shifted in (False, True)]
+    for first, parts in _pieces(weights, group):
+        for way in ways:
+            way.round(first, parts)
+    best = min(ways, key=lambda way: way.error)
+    return GroupedWeights(
+        best.codes.reshape(columns, -1)[:, :k], best.scale, best.zero if best.scales.shifted else None, group
+    )
+
+
+def fit_groups(weights: Float32Array, group: int, fit: Fit) -> GroupedWeights:
+    """Round a matrix (columns, k) of finite weights to 4 bits, by the scales and zero points that ``fit`` chooses.
+
+    ``fit`` gets some columns at a time, with zeros behind the last weight where groups are not whole. It chooses among
+    scales that :func:`held` gives, and its codes are those of :func:`rounded`.
+    """
+    columns, k = weights.shape
+    groups = -(-k // group)
+    unit = GroupScales.of(weights, False).unit
+    codes, scale = np.empty((columns, groups, group), np.int8), np.empty((columns, groups), np.float32)
+    zero = np.zeros((columns, groups), np.int8)
+    for first, parts in _pieces(weights, group):
+        place = slice(first, first + len(parts))
+        parts /= unit
+        found, shift = fit(parts)
+        scale[place], zero[place] = held(found), shift
+        codes[place] = rounded(parts, scale[place], shift)
+    return GroupedWeights(codes.reshape(columns, -1)[:, :k], scale * unit, zero if zero.any() else None, group)
+
+
+def held(scale: Float32Array) -> Float32Array:
+    """Scales in their unit, as kernels hold them."""
+    return np.clip(scale, _LEAST, _MOST).astype(np.float16).astype(np.float32)
+
+
+def rounded(parts: Float32Array, scale: Float32Array, zero: Float32Array) -> Float32Array:
+    """The codes of groups, as whole float32 numbers."""
+    codes = np.rint(parts / scale[..., None])
+    codes += zero[..., None]
+    return codes.clip(_LOWEST, _HIGHEST, out=codes)
+
+
+def starts(parts: Float32Array) -> tuple[tuple[Float32Array, Float32Array], ...]:
+    """Scales and zero points that leave out no weight: symmetric ones, and those of what a group spans."""
+    lo, hi = parts.min(axis=-1, initial=0), parts.max(axis=-1, initial=0)
+    scale = held((hi - lo) / (_HIGHEST - _LOWEST))
+    return (
+        (held(np.maximum(hi, -lo) / _HIGHEST), np.zeros_like(scale)),
+        (scale, whole_zero(_LOWEST - lo / scale)),
+    )
+
+
+def cut_starts(parts: Float32Array) -> Iterator[tuple[Float32Array, Float32Array]]:
+    """The same with ranges that are cut by fractions, down to a half."""
+    for scale, zero in starts(parts):
+        for step in range(11):
+            yield held(scale * np.float32(1 - step / 20)), zero
+
+
+def whole_zero(zero: Float32Array) -> Float32Array:
+    """The nearest zero points that codes can have."""
+    whole: Float32Array = np.rint(zero).clip(_LOWEST, _HIGHEST)
+    return whole
+
+
+def in_groups(values: npt.NDArray[np.floating], group: int) -> Float32Array:
+    """A number for each of k weights as (groups, group) float32, 0 behind the last."""
+    groups = -(-len(values) // group)
+    made = np.zeros(groups * group, np.float32)
+    made[: len(values)] = values
+    return made.reshape(groups, group)
+
+
+def restored(layer: GroupedWeights) -> Float32Array:
+    """The weights (columns, k) that codes stand for."""
+    k = layer.codes.shape[1]
+    made = layer.codes.astype(np.float32)
+    if layer.zero is not None:
+        made -= np.repeat(layer.zero, layer.group, axis=1)[:, :k]
+    made *= np.repeat(layer.scale, layer.group, axis=1)[:, :k]
+    return made
+
+
+def _pieces(weights: Float32Array, group: int) -> Iterator[tuple[int, Float32Array]]:
+    """Some columns at a time, as (columns, groups, group) with zeros behind the last weight, and the first of them."""
+    columns, k = weights.shape
+    groups = -(-k // group)
     step = max(1, BLOCK // max(1, groups * group))
     for first in range(0, columns, step):
         rows = weights[first : first + step]
         parts = np.zeros((len(rows), groups * group), np.float32)
         parts[:, :k] = rows
-        for way in ways:
-            way.round(first, parts.reshape(len(rows), groups, group))
-    best = min(ways, key=lambda way: way.error)
-    return GroupedWeights(
-        best.codes.reshape(columns, -1)[:, :k], best.scale, best.zero if best.scales.shifted else None, group
-    )
+        yield first, parts.reshape(len(rows), groups, group)
 
 
 @dataclass(frozen=True)
