@@ -173,6 +173,7 @@ void bind_pack(py::module_& m) {
   m.def("packed_state", &packed_state, py::arg("packed"));
   m.def("restore_packed", &restore_packed, py::arg("layout"), py::arg("k"), py::arg("n"), py::arg("group"),
         py::arg("asymmetric"), py::arg("unit"), py::arg("data").noconvert(), py::arg("scale").noconvert());
+  m.attr("PACKED_LAYOUT") = kPackedLayout;
   m.def("map_packed", &map_packed, py::arg("k"), py::arg("n"), py::arg("group"), py::arg("asymmetric"), py::arg("unit"),
         py::arg("data").noconvert(), py::arg("scale").noconvert(), py::arg("scanned"));
 }

@@ -438,6 +438,8 @@ def restore_packed(
     data: npt.NDArray[Any],
     scale: npt.NDArray[Any],
 ) -> PackedWeights: ...
+PACKED_LAYOUT: int
+
 def map_packed(
     k: int,
     n: int,

@@ -19,6 +19,7 @@ _OBJECTS_BYTES, _LAYER_OBJECTS_BYTES = 256 << 10, 8 << 10  # Python's, and what 
 _KV_BELOW = ("k8v4", "int4")
 _CHUNKS_BELOW = (64, 16)
 _SHORTEST_WINDOW = 32
+_PANEL = 64
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Settings:
     sinks: int
     rewind: int
     group_size: int | None
+    mapped: bool = False  # the weights are packed already, in a file that counts for nothing
 
     @property
     def form(self) -> WeightFormat:
@@ -71,6 +73,8 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
     )
     k, v, query_bits = _core.kv_formats(settings.kv) or _unknown(settings.kv)
     cache = _core.kv_plan_bytes({**cache_spec(config, settings), "k": k, "v": v, "query_bits": query_bits})
+    if settings.mapped:
+        packed = _beside_panels(config, form)
     bias = config.layers * (config.q_width + 2 * config.kv_width) * 4 if config.qkv_bias else 0
     shapes = (
         (config.q_width + 2 * config.kv_width, config.dim),
@@ -79,7 +83,7 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
         (config.dim, config.hidden),
         (config.vocab, config.dim),
     )
-    packing = max(form.packing_bytes(*shape, block_bytes) for shape in shapes)
+    packing = 0 if settings.mapped else max(form.packing_bytes(*shape, block_bytes) for shape in shapes)
     objects = _OBJECTS_BYTES + config.layers * _LAYER_OBJECTS_BYTES
     if packed >= _HUGE_PAGE:
         objects += _HUGE_PAGE  # which the last of several buffers shares with nobody
@@ -89,6 +93,13 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
         "working memory": work + objects,
         "packing, while loading": packing,
     }
+
+
+def _beside_panels(config: ModelConfig, form: WeightFormat) -> int:
+    """What a decoder keeps of mapped weights: norms, and of int8 the scales and the starts of sums."""
+    rows = config.layers * (config.q_width + 2 * config.kv_width + 2 * config.dim + 2 * config.hidden) + config.vocab
+    columns = rows + (4 * config.layers + 1) * _PANEL
+    return (2 * config.layers + 1) * config.dim * 4 + (2 * columns * 4 if form.kind == "int8" else 0)
 
 
 def block_within(config: ModelConfig, settings: Settings, given: int | None) -> int:
@@ -146,7 +157,7 @@ def _smaller(settings: Settings) -> list[Settings]:
         windows.append(windows[-1] // 2)
     choices: dict[str, list[Any]] = {
         "max_chunk": [settings.max_chunk, *(chunk for chunk in _CHUNKS_BELOW if chunk < settings.max_chunk)],
-        "weights": list(KINDS[KINDS.index(settings.weights) :]),
+        "weights": [settings.weights] if settings.mapped else list(KINDS[KINDS.index(settings.weights) :]),
         "kv": [settings.kv, *(kv for kv in _KV_BELOW if kv != settings.kv)],
         "window": windows,
         "num_sequences": sorted({settings.num_sequences, 1}, reverse=True),
@@ -156,13 +167,14 @@ def _smaller(settings: Settings) -> list[Settings]:
     made = []
     for pick in picks:
         given: dict[str, Any] = {name: choices[name][step] for name, step in zip(choices, pick, strict=True)}
-        given["group_size"] = (settings.group_size or 32) if given["weights"] == "int4" else None
+        if not settings.mapped:
+            given["group_size"] = (settings.group_size or 32) if given["weights"] == "int4" else None
         made.append(replace(settings, **given))
     return made
 
 
 def _words(before: Settings, after: Settings) -> str:
-    names = [field.name for field in fields(Settings) if field.name != "group_size"]
+    names = [field.name for field in fields(Settings) if field.name not in ("group_size", "mapped")]
     changed = [name for name in names if getattr(before, name) != getattr(after, name)]
     return " with ".join(f"{name}={getattr(after, name)!r}" for name in changed)
 

@@ -105,14 +105,16 @@ def fit_groups(weights: Float32Array, group: int, fit: Fit) -> GroupedWeights:
 
 def held(scale: Float32Array) -> Float32Array:
     """Scales in their unit, as kernels hold them."""
-    return np.clip(scale, _LEAST, _MOST).astype(np.float16).astype(np.float32)
+    kept: Float32Array = np.clip(scale, _LEAST, _MOST).astype(np.float16).astype(np.float32)
+    return kept
 
 
 def rounded(parts: Float32Array, scale: Float32Array, zero: Float32Array) -> Float32Array:
     """The codes of groups, as whole float32 numbers."""
     codes = np.rint(parts / scale[..., None])
     codes += zero[..., None]
-    return codes.clip(_LOWEST, _HIGHEST, out=codes)
+    clipped: Float32Array = codes.clip(_LOWEST, _HIGHEST, out=codes)
+    return clipped
 
 
 def starts(parts: Float32Array) -> tuple[tuple[Float32Array, Float32Array], ...]:
