@@ -106,8 +106,9 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(size.hidden_size, eps=size.rms_norm_eps)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
-                deep = math.sqrt(2 * size.num_hidden_layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
-                nn.init.normal_(weight, std=0.5 / math.sqrt(size.hidden_size) / deep)
+                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+                deep = 2 * size.num_hidden_layers if adds else 1
+                nn.init.normal_(weight, std=0.5 / math.sqrt(size.hidden_size * deep))
         pairs = torch.arange(0, size.head_dim, 2) / size.head_dim
         angles = torch.outer(torch.arange(size.max_position_embeddings), size.rope_theta**-pairs)
         self.register_buffer("cos", angles.cos(), persistent=False)

@@ -135,12 +135,12 @@ PackedWeights map_packed(size_t k, size_t n, size_t group, bool asymmetric, floa
   packed->mapped = data;
   packed->mapped_bytes = static_cast<const uint8_t*>(data.data());
   packed->mapped_size = usize(data.size());
+  bool finite = true;
   if (group != 0 && scanned) {
     const WithoutGil released;
-    if (!finite_halves(packed->shape4, packed->bytes())) {
-      fail(Code::kValue, "PackedWeights: scales must be finite");
-    }
+    finite = finite_halves(packed->shape4, packed->bytes());
   }
+  if (!finite) fail(Code::kValue, "PackedWeights: scales must be finite");
   return std::move(*packed);
 }
 

@@ -438,6 +438,7 @@ def restore_packed(
     data: npt.NDArray[Any],
     scale: npt.NDArray[Any],
 ) -> PackedWeights: ...
+
 PACKED_LAYOUT: int
 
 def map_packed(
