@@ -115,7 +115,7 @@ def perplexity(
     tokenizer: Path | None,
     weights: Sequence[str],
     kv: Sequence[str],
-    reference: Path | None,
+    reference: Path | None = None,
     window: int | None,
     sinks: int | None,
     separator: str | None,
