@@ -1,8 +1,8 @@
 """What methods save of a language model's perplexity: ``python -m bench llm_methods [--model FOLDER] [--json FILE]``.
 
 stories260K is scored on the first 50 stories of tinystories.txt, cut to 512 tokens, and calibrated on the last ones.
-``--model`` names a folder that ``examples/train_decoder.py`` has written; it is scored on its ``held_out.txt`` and
-calibrated on what comes first in the same text, which it was trained on. No method sees what is scored. KV is float32.
+``--model`` names a folder that ``examples/train_decoder.py`` has written; it is scored on the second half of its
+``held_out.txt`` and calibrated on the first. No method sees what is scored. KV is float32.
 
 ``taken back`` is the part of plain int4's loss of perplexity, with groups of the same size, that a method undoes.
 """
@@ -95,9 +95,9 @@ def subjects(model: Path | None) -> list[Subject]:
     else:
         print(f"stories260K: left out, {DATA_ROOT} is absent")
     if model is not None:
-        held_out = stories(model / "held_out.txt")
-        calibration = [part for part in stories(text) if part not in set(held_out)]
-        found.append(Subject(model.name, model, None, held_out, calibration, 256))
+        parts = stories(model / "held_out.txt")
+        calibration, scored = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+        found.append(Subject(model.name, model, None, scored, calibration, 256))
     return found
 
 

@@ -12,7 +12,7 @@ from edgekern import _core, cli, llm
 from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError, MemoryBudgetError
 from edgekern.llm.methods.layers import LayerRounder, Text
 from edgekern.llm.methods.rotation import Rotated, Rotation, Source
-from edgekern.llm.methods.rounding import Inputs, nearest, round_matrix
+from edgekern.llm.methods.rounding import Inputs, SignedGrid, nearest, round_matrix
 from edgekern.llm.packing import Rounded, WeightFormat
 from edgekern.llm.weights import BIAS_NAMES, LAYER_NAMES, layer_name
 
@@ -313,6 +313,18 @@ def test_gptq_lowers_the_error_of_the_outputs(rng, kind, group):
         return np.square(x.astype(np.float64) @ (w - rounded.restored()).T).mean()
 
     assert error(round_matrix(w, form, "gptq", inputs)) < 0.6 * error(nearest(w, form))
+
+
+@pytest.mark.parametrize("group", [32, 128])
+def test_scales_that_are_fitted_together_lower_it_further(rng, monkeypatch, group):
+    form = WeightFormat("int4", group)
+    x = (rng.normal(size=(1000, 172)) @ (rng.normal(size=(172, 172)) * np.geomspace(1, 0.1, 172)).T).astype(np.float32)
+    w, inputs, errors = rng.normal(size=(40, 172)).astype(np.float32), Inputs.of(x), []
+    for refit in (lambda *_: None, SignedGrid.refit):
+        monkeypatch.setattr(SignedGrid, "refit", refit)
+        left = w - round_matrix(w, form, "gptq", inputs).restored()
+        errors.append(np.square(x.astype(np.float64) @ left.T).mean())
+    assert errors[1] < 0.99 * errors[0]
 
 
 @pytest.mark.parametrize("zeroed", [0, 1])

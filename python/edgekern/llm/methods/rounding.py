@@ -15,6 +15,7 @@ from edgekern.llm.packing import Rounded, WeightFormat
 
 Method = Literal["nearest", "hqq", "gptq", "awq", "awq+gptq"]
 METHODS: tuple[Method, ...] = get_args(Method)
+_DAMPING = 1e-3  # of the fit of all scales of a row
 _REACHES = (8.0, 7.5, 7.0, 6.5, 6.0, 5.5, 8.5)  # steps that the largest weight of a group stands for
 
 
@@ -75,7 +76,10 @@ def round_matrix(w: FloatArray, form: WeightFormat, method: Method, inputs: Inpu
     from edgekern.quantization.methods.gptq import gptq
 
     grid = SignedGrid(w, form, np.diagonal(inputs.moments))
-    return grid.rounded(gptq(w, inputs.moments, grid))
+    codes = gptq(w, inputs.moments, grid)
+    if grid.group:
+        grid.refit(w, codes, inputs.moments)
+    return grid.rounded(codes)
 
 
 def nearest(w: FloatArray, form: WeightFormat) -> Rounded:
@@ -137,6 +141,26 @@ class SignedGrid:
     def rounded(self, codes: npt.NDArray[np.int8]) -> Rounded:
         """The codes (rows, k) with the scales that they stand for."""
         return Rounded(codes, np.ascontiguousarray(self._scale.T), None, self.group or None)
+
+    def refit(self, w: FloatArray, codes: npt.NDArray[np.int8], moments: FloatArray) -> None:
+        """Choose the scales of all groups of a row together: by least squares of its output, given its codes."""
+        rows, k = w.shape
+        firsts = range(0, k, self.group)
+        step = max(1, (1 << 22) // k)
+        for at in range(0, rows, step):
+            c = codes[at : at + step].astype(np.float32)
+            aim = np.add.reduceat(c * (w[at : at + step] @ moments), firsts, axis=1)
+            both = np.empty((len(c), len(firsts), len(firsts)))
+            for index, first in enumerate(firsts):
+                part = slice(first, first + self.group)
+                both[:, index] = np.add.reduceat((c[:, part] @ moments[part]) * c, firsts, axis=1)
+            mean = np.trace(both, axis1=1, axis2=2)[:, None, None] / len(firsts)
+            before = self._scale[:, at : at + step].T
+            left = aim - np.einsum("rgh,rh->rg", both, before)
+            damped = both + (mean * _DAMPING + 1e-30) * np.eye(len(firsts))
+            change = np.linalg.solve(damped, left[..., None])[..., 0]
+            scale = self._held((before + change).astype(np.float32))
+            self._scale[:, at : at + step] = scale.T
 
     def _held(self, scale: FloatArray) -> FloatArray:
         """As float16 in the unit; a group of nothing has any."""
