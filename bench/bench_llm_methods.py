@@ -53,7 +53,7 @@ PUBLISHED = (
         "hqq": 11.905,
         "awq": 11.409,
     },
-    {"model": "LLaMA-7B, 4 bits", "by": "README of GPTQ-for-LLaMa", "float": 5.68, "nearest": 6.29, "gptq": 6.09},
+    {"model": "LLaMA-7B, 4 bits", "by": "README of GPTQ", "float": 5.68, "nearest": 6.29, "gptq": 6.09},
     {"model": "Llama-3.1-8B, g128", "by": "llm-compressor", "nearest": 6.96, "gptq": 6.92, "awq": 6.89},
 )
 PUBLISHED_COLUMNS = {
