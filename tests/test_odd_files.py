@@ -45,6 +45,7 @@ READERS = {
     ),
     "GGUF": ("small.gguf", "llm.load('small.gguf')"),
     "llama2.c": ("small.bin", "llm.load('small.bin')"),
+    "packed language model": ("small.ekllm", "llm.load('small.ekllm')"),
     "tokenizer.bin": ("tokenizer.bin", "llm.load('hf', tokenizer='tokenizer.bin')"),
     "tokenizer.json": ("hf/tokenizer.json", "llm.load('hf')"),
     "another tokenizer.json": ("t.json", "llm.load('hf', tokenizer='t.json')"),
@@ -104,6 +105,7 @@ def sound(tmp_path_factory):
     write_huggingface(folder / "sharded", SMALL, tensors, files=3)
     write_gguf(folder / "small.gguf", SMALL, tensors)
     write_llama2c(folder / "small.bin", SMALL, tensors)
+    ek.llm.quantize(folder / "small.bin", folder / "small.ekllm")
     (folder / "feeds").mkdir()
     golden().save(folder / "p.ekm")
     onnx.save(

@@ -56,7 +56,7 @@ Matrix matrix_of(const char* argument, const py::handle& w, const Kernels& kerne
   matrix.bits = packed.bits();
   matrix.n = packed.shape.n;
   matrix.k = packed.shape.k_per_tap;
-  matrix.data = packed.data.data();
+  matrix.data = packed.bytes();
   if (packed.grouped()) {
     matrix.shape4 = packed.shape4;
     matrix.unit = packed.unit;

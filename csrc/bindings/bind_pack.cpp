@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "base/buffer.h"
 #include "bindings/bindings.h"
 #include "bindings/gemm_operands.h"
 #include "bindings/gil.h"
+#include "gemm/pack2.h"
 
 namespace ek {
 
@@ -73,16 +75,12 @@ int map_of(const PackedShape4& shape) { return shape.ternary ? kTernary : shape.
 py::tuple packed_state(const py::object& packed) {
   const PackedWeights& w = packed.cast<const PackedWeights&>();
   return py::make_tuple(kPackedLayout, w.shape.k_per_tap, w.shape.n, w.shape4.group, map_of(w.shape4), w.unit,
-                        view_of(w.data.data(), w.data.size(), packed), view_of(w.scale.data(), w.scale.size(), packed));
+                        view_of(w.bytes(), w.size(), packed), view_of(w.scale.data(), w.scale.size(), packed));
 }
 
-PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, int map, float unit,
-                             const py::array& data, const py::array& scale) {
-  constexpr const char* kName = "PackedWeights";
-  if (layout != kPackedLayout) {
-    fail(Code::kValue, "PackedWeights: these were pickled in layout version " + std::to_string(layout) +
-                           " and this edgekern reads " + std::to_string(kPackedLayout) + "; pack the weights again");
-  }
+/// Weights of this kind without their panels, or nothing where `data` and `scale` are not what such weights need.
+std::optional<PackedWeights> shaped(size_t k, size_t n, size_t group, int map, float unit, const py::array& data,
+                                    const py::array& scale) {
   PackedWeights packed;
   packed.shape = {n, 1, k};
   packed.shape4 = {group == 0 ? 0 : n, group == 0 ? 0 : k, group, map == kAsymmetric, map == kTernary};
@@ -93,15 +91,63 @@ PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, 
   const size_t scales = usize(scale.size());
   const bool whole = fits && is_u8(data) && usize(data.size()) == bytes && is_f32(scale) &&
                      (scales == 0 || (group == 0 && scales == packed.shape.padded_n()));
-  if (!whole) fail(Code::kValue, "PackedWeights: what was pickled is damaged; pickle them again");
-  require_contiguous(kName, "data", data);
-  require_contiguous(kName, "scale", scale);
-  packed.data = new_buffer(kName, bytes);
-  if (bytes != 0) std::memcpy(packed.data.data(), data.data(), bytes);
+  if (!whole) return {};
+  require_contiguous("PackedWeights", "data", data);
+  require_contiguous("PackedWeights", "scale", scale);
   packed.scale.resize(scales);
   if (scales != 0) std::memcpy(packed.scale.data(), scale.data(), scales * sizeof(float));
   for (size_t i = 0; i < std::min(n, scales); ++i) check_scale(packed.scale[i], i);
   return packed;
+}
+
+PackedWeights restore_packed(uint32_t layout, size_t k, size_t n, size_t group, int map, float unit,
+                             const py::array& data, const py::array& scale) {
+  if (layout != kPackedLayout) {
+    fail(Code::kValue, "PackedWeights: these were pickled in layout version " + std::to_string(layout) +
+                           " and this edgekern reads " + std::to_string(kPackedLayout) + "; pack the weights again");
+  }
+  std::optional<PackedWeights> packed = shaped(k, n, group, map, unit, data, scale);
+  if (!packed) fail(Code::kValue, "PackedWeights: what was pickled is damaged; pickle them again");
+  packed->data = new_buffer("PackedWeights", usize(data.size()));
+  if (data.size() != 0) std::memcpy(packed->data.data(), data.data(), usize(data.size()));
+  return std::move(*packed);
+}
+
+/// Whether all scales and offsets of panels by groups are finite.
+bool finite_halves(const PackedShape4& shape, const uint8_t* at) {
+  const size_t halves = (shape.asymmetric ? 2 : 1) * kPanel;
+  bool finite = true;
+  for (size_t panel = 0; panel < shape.panels(); ++panel) {
+    for (size_t k = 0; k < shape.k; k += shape.group) {
+      at += shape.ternary ? packed2_group_bytes(shape.group) - halves * sizeof(uint16_t)
+                          : ceil_div(std::min(shape.group, shape.k - k), kOctet) * (kPanel * kOctet / 2);
+      for (size_t i = 0; i < halves; ++i, at += 2) finite = finite && (at[1] & 0x7C) != 0x7C;
+    }
+  }
+  return finite;
+}
+
+/// Like restore_packed of this layout, but the panels stay where they are, as long as the weights live. `scanned` reads
+/// them all, to refuse scales that are no numbers.
+PackedWeights map_packed(size_t k, size_t n, size_t group, int map, float unit, const py::array& data,
+                         const py::array& scale, bool scanned) {
+  std::optional<PackedWeights> packed = shaped(k, n, group, map, unit, data, scale);
+  if (!packed || !std::isfinite(unit) || !(unit > 0) || (group == 0 && scale.size() == 0)) {
+    fail(Code::kValue, "PackedWeights: the panels or scales are not what such weights need");
+  }
+  if (reinterpret_cast<uintptr_t>(data.data()) % AlignedBuffer::kAlignment != 0) {
+    fail(Code::kValue, "PackedWeights: panels must start at a multiple of 64");
+  }
+  packed->mapped = data;
+  packed->mapped_bytes = static_cast<const uint8_t*>(data.data());
+  packed->mapped_size = usize(data.size());
+  bool finite = true;
+  if (group != 0 && scanned) {
+    const WithoutGil released;
+    finite = finite_halves(packed->shape4, packed->bytes());
+  }
+  if (!finite) fail(Code::kValue, "PackedWeights: scales must be finite");
+  return std::move(*packed);
 }
 
 }  // namespace
@@ -113,7 +159,7 @@ void bind_pack(py::module_& m) {
   packed
       .def_property_readonly("shape",
                              [](const PackedWeights& w) { return py::make_tuple(w.shape.k_per_tap, w.shape.n); })
-      .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.data.size(); })
+      .def_property_readonly("nbytes", [](const PackedWeights& w) { return w.size(); })
       .def_property_readonly("has_scale", [](const PackedWeights& w) { return w.grouped() || !w.scale.empty(); })
       .def_property_readonly("bits", &PackedWeights::bits)
       .def_property_readonly("group_size",
@@ -128,12 +174,15 @@ void bind_pack(py::module_& m) {
             w.grouped() ? "bits=" + std::to_string(w.bits()) + ", group_size=" + std::to_string(w.shape4.group)
                         : std::string("has_scale=") + (w.scale.empty() ? "False" : "True");
         return "PackedWeights(shape=(" + std::to_string(w.shape.k_per_tap) + ", " + std::to_string(w.shape.n) +
-               "), nbytes=" + std::to_string(w.data.size()) + ", " + scales + ")";
+               "), nbytes=" + std::to_string(w.size()) + ", " + scales + ")";
       });
   m.def("pack_weights", &pack_weights_array, py::arg("w").noconvert(), py::arg("scale"));
   m.def("packed_state", &packed_state, py::arg("packed"));
   m.def("restore_packed", &restore_packed, py::arg("layout"), py::arg("k"), py::arg("n"), py::arg("group"),
         py::arg("map"), py::arg("unit"), py::arg("data").noconvert(), py::arg("scale").noconvert());
+  m.attr("PACKED_LAYOUT") = kPackedLayout;
+  m.def("map_packed", &map_packed, py::arg("k"), py::arg("n"), py::arg("group"), py::arg("map"), py::arg("unit"),
+        py::arg("data").noconvert(), py::arg("scale").noconvert(), py::arg("scanned"));
 }
 
 }  // namespace ek

@@ -19,13 +19,19 @@ struct PackedWeights {
   std::vector<float> scale;  // 8 bits: [n padded], empty when none was given
   PackedShape4 shape4;       // fewer: group is not 0
   float unit = 1.0f;         // fewer: of the scales
+  py::object mapped;         // an array that has the panels instead of `data`, such as a mapped file
+  const uint8_t* mapped_bytes = nullptr;
+  size_t mapped_size = 0;
 
+  /// The panels, on a cache line.
+  const uint8_t* bytes() const { return mapped ? mapped_bytes : data.data(); }
+  size_t size() const { return mapped ? mapped_size : data.size(); }
   bool grouped() const { return shape4.group != 0; }
   int bits() const { return grouped() ? shape4.bits() : 8; }
   /// Of 8 bits; the caller has looked.
   PackedView view() const {
     EK_ASSERT(!grouped());
-    return {shape, data.data()};
+    return {shape, bytes()};
   }
 };
 

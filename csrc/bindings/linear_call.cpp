@@ -54,8 +54,7 @@ void run_dynamic(const Runtime& rt, LinearArgs args) {
 
 void run_groups(const Runtime& rt, const LinearArgs& args, const PackedWeights& w, bool scale_per_row) {
   const GemmArgs& g = args.gemm;
-  const Gemm4Args args4{g.m, args.x, args.ldx,  scale_per_row, {w.shape4, w.data.data(), w.unit},
-                        g.c, g.ldc,  g.epilogue};
+  const Gemm4Args args4{g.m, args.x, args.ldx, scale_per_row, {w.shape4, w.bytes(), w.unit}, g.c, g.ldc, g.epilogue};
   size_t bytes = 0;
   if (!gemm4_scratch_bytes(args4, &bytes)) fail(Code::kValue, "linear: x is too large");
   ThreadRoom room(bytes);

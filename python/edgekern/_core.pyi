@@ -438,7 +438,7 @@ class PackedWeights:
     def __copy__(self) -> PackedWeights: ...
     def __deepcopy__(self, memo: object) -> PackedWeights: ...
 
-def packed_state(packed: object) -> tuple[int, int, int, int, bool, float, npt.NDArray[Any], npt.NDArray[Any]]: ...
+def packed_state(packed: object) -> tuple[int, int, int, int, int, float, npt.NDArray[Any], npt.NDArray[Any]]: ...
 def restore_packed(
     layout: int,
     k: int,
@@ -448,6 +448,19 @@ def restore_packed(
     unit: float,
     data: npt.NDArray[Any],
     scale: npt.NDArray[Any],
+) -> PackedWeights: ...
+
+PACKED_LAYOUT: int
+
+def map_packed(
+    k: int,
+    n: int,
+    group: int,
+    map: int,
+    unit: float,
+    data: npt.NDArray[Any],
+    scale: npt.NDArray[Any],
+    scanned: bool,
 ) -> PackedWeights: ...
 def pack_weights(w: npt.NDArray[Any], scale: object) -> PackedWeights: ...
 def pack_weights_int4(w: npt.NDArray[Any], scale: object, zero_point: object, group_size: int) -> PackedWeights: ...

@@ -45,6 +45,10 @@ def _is_program(head: Head) -> bool:
     return head[8:].startswith(b'{"__metadata__":{"ekm.')
 
 
+def _is_packed_model(head: Head) -> bool:
+    return head[8:].startswith(b'{"__metadata__":{"ekllm.')
+
+
 def _is_safetensors(head: Head) -> bool:
     entry = b'"dtype":' in head and b'"data_offsets":' in head
     return entry and head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32
@@ -87,6 +91,11 @@ KINDS: dict[str, FileKind] = {
     "empty": FileKind("an empty file", "get or write it again", lambda head: not head),
     "zeros": FileKind("a file of zeros", "get it again, for it did not arrive", lambda h: len(h) > 64 and not any(h)),
     "ekm": FileKind("a compiled program (.ekm)", "edgekern run and edgekern.InferenceSession run it", _is_program),
+    "ekllm": FileKind(
+        "a language model with packed weights (.ekllm)",
+        "edgekern generate and edgekern.llm.load read it",
+        _is_packed_model,
+    ),
     "gguf": FileKind("a GGUF file", "edgekern generate and edgekern.llm.load read it", _begins(b"GGUF")),
     "safetensors": FileKind(
         "a safetensors file",

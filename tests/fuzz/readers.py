@@ -140,6 +140,23 @@ def _gguf_seeds(folder: Path) -> list[Path]:
     ]
 
 
+def _packed_seeds(folder: Path) -> list[Path]:
+    from tests.llm_files import SMALL, random_tensors, write_llama2c
+
+    from edgekern import llm
+
+    model = write_llama2c(folder / "float.bin", SMALL, random_tensors(SMALL))
+    for kind in ("int8", "int4"):
+        llm.quantize(model, folder / f"{kind}.ekllm", weights=kind)
+    return [folder / "int8.ekllm", folder / "int4.ekllm"]
+
+
+def _run_packed(path: Path) -> object:
+    from edgekern import llm
+
+    return llm.load(path, window=8, max_chunk=4, num_threads=1, memory_budget=1 << 28).prefill([1, 2, 3])
+
+
 def _run_model(path: Path) -> object:
     from edgekern import llm
 
@@ -334,6 +351,7 @@ READERS: dict[str, Reader] = {
     "model": (models.seeds, models.attempt),
     "llama2c": (_llama_seeds, _run_model),
     "gguf": (_gguf_seeds, _run_model),
+    "ekllm": (_packed_seeds, _run_packed),
     "huggingface": (_folder_reader(1), _run_folder),
     "huggingface_index": (_folder_reader(2), _run_folder),
     "tokenizer_json": (_tokenizer_seeds, _read_tokenizer_json),

@@ -7,7 +7,7 @@ import typer
 
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
-from edgekern.cli import float_models_app, gates_app, plans_app, samples_app, session
+from edgekern.cli import float_models_app, gates_app, llm_app, plans_app, samples_app, session
 from edgekern.cli.choices import GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
@@ -385,7 +385,7 @@ def info() -> None:
     typer.echo(session.info())
 
 
-Model = Annotated[Path, typer.Argument(exists=True, help="GGUF file, llama2.c .bin, or Hugging Face folder")]
+Model = Annotated[Path, typer.Argument(exists=True, help="GGUF file, llama2.c .bin, Hugging Face folder, or .ekllm")]
 TokenizerFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="tokenizer.json or tokenizer.bin; default: the model's."),
@@ -401,7 +401,10 @@ def generate(
     model: Model,
     prompt: Annotated[str, typer.Option(help="The text to continue.")],
     tokenizer: TokenizerFile = None,
-    weights: Annotated[Literal["int8", "int4", "int2", "float32"], typer.Option(help="How weights are kept.")] = "int8",
+    weights: Annotated[
+        Literal["int8", "int4", "int2", "float32"] | None,
+        typer.Option(help="How weights are kept; default: int8, or as they are."),
+    ] = None,
     group_size: Annotated[int | None, typer.Option(help="Of int4 (default 32) and int2 (64): 32, 64, 128.")] = None,
     kv: Annotated[str, typer.Option(help="Storage of the cache: int8, k8v4, int4, float16, float32, ...")] = "int8",
     window: Window = None,
@@ -445,6 +448,9 @@ def perplexity(
     tokenizer: TokenizerFile = None,
     weights: Annotated[list[str] | None, typer.Option(help="int8, int4, int2 or float32; repeat for more.")] = None,
     kv: Annotated[list[str] | None, typer.Option(help="Storage of the cache; repeat for more.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(exists=True, help="The float model that a .ekllm file is compared with.")
+    ] = None,
     window: Window = None,
     sinks: Annotated[int | None, typer.Option(min=0, help="First tokens that stay visible; default 4.")] = None,
     separator: Annotated[str | None, typer.Option(help="Cuts the file into texts, e.g. '<|endoftext|>'.")] = None,
@@ -459,8 +465,9 @@ def perplexity(
         model,
         text,
         tokenizer=tokenizer,
-        weights=weights or ["int8"],
+        weights=weights or [],
         kv=kv or ["int8"],
+        reference=reference,
         window=window,
         sinks=sinks,
         separator=separator,
@@ -469,3 +476,6 @@ def perplexity(
         num_threads=threads,
     )
     typer.echo(table)
+
+
+llm_app.add_commands(app, TEXT)

@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_text(generates: argparse.ArgumentParser, compares: argparse.ArgumentParser) -> None:
     """Options of the commands on language models."""
     generates.add_argument("--prompt", required=True, help="the text to continue")
-    generates.add_argument("--weights", choices=("int8", "int4", "int2", "float32"), default="int8")
+    generates.add_argument(
+        "--weights", choices=("int8", "int4", "int2", "float32"), help="default: int8, or as they are"
+    )
     generates.add_argument("--group-size", type=int, help="of int4 weights, default 32, and of int2, 64: 32, 64 or 128")
     generates.add_argument("--kv", default="int8", help="storage of the cache")
     generates.add_argument("--max-new-tokens", type=int, default=128)
@@ -105,6 +107,7 @@ def _add_text(generates: argparse.ArgumentParser, compares: argparse.ArgumentPar
     generates.add_argument("--memory-budget", metavar="SIZE", help="bytes, 512M or 1GiB (1024s), 300MB (1000s)")
     compares.add_argument("text", type=Path)
     compares.add_argument("--weights", action="append", help="int8, int4, int2 or float32; repeat for more")
+    compares.add_argument("--reference", type=Path, help="the float model that a .ekllm file is compared with")
     compares.add_argument("--kv", action="append", help="storage of the cache; repeat for more")
     compares.add_argument("--sinks", type=int, help="first tokens that stay visible; default 4")
     compares.add_argument("--separator", help="cuts the file into texts, e.g. '<|endoftext|>'")
@@ -228,8 +231,9 @@ def _perplexity(given: argparse.Namespace) -> int:
         given.model,
         given.text,
         tokenizer=given.tokenizer,
-        weights=given.weights or ["int8"],
+        weights=given.weights or [],
         kv=given.kv or ["int8"],
+        reference=given.reference,
         window=given.window,
         sinks=given.sinks,
         separator=given.separator,

@@ -10,6 +10,8 @@ from edgekern.calibration.progress import progress_bar
 from edgekern.errors import ArgumentValueError
 from edgekern.file_kinds import naming_kind
 from edgekern.llm.evaluation import Evaluation, evaluate
+from edgekern.llm.mapped import is_packed
+from edgekern.llm.methods.rounding import Method
 from edgekern.llm.packing import weight_kind
 
 _MAX_TEXT_BYTES = 1 << 28
@@ -28,7 +30,7 @@ def generate(
     prompt: str,
     *,
     tokenizer: Path | None,
-    weights: Weights,
+    weights: Weights | None,
     group_size: int | None,
     kv: str,
     window: int | None,
@@ -66,6 +68,46 @@ def generate(
     return f"{figures}, {figures.read_bandwidth / limit:.0%} of the read bandwidth"
 
 
+def read_texts(function: str, path: Path, separator: str | None) -> list[str]:
+    """The texts of a file, without the blanks around them."""
+    with naming_kind(path, "a text"):
+        try:
+            read = files.read_bytes(path, function=function, limit=_MAX_TEXT_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise ArgumentValueError(f"{function}: {path} is not UTF-8: {error}") from error
+    whole = read.replace("\r\n", "\n").replace("\r", "\n")
+    parts = [part.strip() for part in (whole.split(separator) if separator else [whole])]
+    return [part for part in parts if part]
+
+
+def llm_quantize(
+    model: Path,
+    output: Path,
+    *,
+    weights: Literal["int4", "int8"],
+    group_size: int | None,
+    method: Method,
+    rotate: bool,
+    calibration: Path | None,
+    separator: str | None,
+    max_tokens: int,
+    tokenizer: Path | None,
+) -> str:
+    texts = None if calibration is None else read_texts("llm-quantize", calibration, separator)
+    made = llm.quantize(
+        model,
+        output,
+        weights=weights,
+        group_size=group_size,
+        method=method,
+        rotate=rotate,
+        texts=texts,
+        max_tokens=max_tokens,
+        tokenizer=_tokenizer(model, tokenizer),
+    )
+    return str(made)
+
+
 def perplexity(
     model: Path,
     text: Path,
@@ -73,6 +115,7 @@ def perplexity(
     tokenizer: Path | None,
     weights: Sequence[str],
     kv: Sequence[str],
+    reference: Path | None = None,
     window: int | None,
     sinks: int | None,
     separator: str | None,
@@ -80,31 +123,37 @@ def perplexity(
     tokens: int | None,
     num_threads: int | None,
 ) -> str:
-    with naming_kind(text, "a text"):
-        try:
-            read = files.read_bytes(text, function="perplexity", limit=_MAX_TEXT_BYTES).decode()
-        except UnicodeDecodeError as error:
-            raise ArgumentValueError(f"perplexity: {text} is not UTF-8: {error}") from error
-    whole = read.replace("\r\n", "\n").replace("\r", "\n")
+    parts = read_texts("perplexity", text, separator)
+    if is_packed(model) != (reference is not None):
+        raise ArgumentValueError(
+            f"perplexity: reference is for a .ekllm file: the float model that it was made of; got {str(model)!r} with "
+            f"{'none' if reference is None else repr(str(reference))}"
+        )
+    if weights and reference is not None:
+        raise ArgumentValueError(f"perplexity: the weights of a .ekllm file are what they are, got {[*weights]}")
 
-    def load(form: str, storage: str) -> llm.Decoder:
+    def load(path: Path, form: str | None, storage: str) -> llm.Decoder:
         return llm.load(
-            model,
-            weights=weight_kind(form),
+            path,
+            weights=None if form is None else weight_kind(form),
             kv=storage,
             window=window,
             sinks=sinks,
-            tokenizer=_tokenizer(model, tokenizer),
+            tokenizer=_tokenizer(path, tokenizer),
             num_threads=num_threads,
         )
 
-    reference = load("float32", "float32")
-    pairs = [(form, storage) for form in weights for storage in kv if (form, storage) != ("float32", "float32")]
-    candidates = {f"{form} weights, {storage} KV": load(form, storage) for form, storage in pairs}
-    parts = [part.strip() for part in (whole.split(separator) if separator else [whole])]
-    ids = [reference.encode(part)[:tokens] for part in [part for part in parts if part][:texts]]
+    exact = load(reference or model, "float32", "float32")
+    if reference is None:
+        pairs = [(form, storage) for form in weights or ["int8"] for storage in kv]
+        pairs = [pair for pair in pairs if pair != ("float32", "float32")]
+        candidates = {f"{form} weights, {storage} KV": load(model, form, storage) for form, storage in pairs}
+    else:
+        packed = {storage: load(model, None, storage) for storage in kv}
+        candidates = {f"{decoder.weights} packed, {storage} KV": decoder for storage, decoder in packed.items()}
+    ids = [exact.encode(part)[:tokens] for part in parts[:texts]]
     with progress_bar("texts", len(ids), enabled=sys.stderr.isatty()) as advance:
-        rows = evaluate(reference, candidates, ids, advance=advance)
+        rows = evaluate(exact, candidates, ids, advance=advance)
     return _table(rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -55,6 +56,11 @@ class BpeTokenizer:
         self.vocab, self.bos, self.stops = vocab, bos, stops
         self._backend, self._source, self._processed = backend, source, processed
 
+    def state(self) -> dict[str, Any]:
+        """What :func:`restore_bpe` makes the same tokenizer of, for a file of JSON."""
+        ends = {"bos": self.bos, "stops": sorted(self.stops), "processed": self._processed}
+        return {"kind": "tokenizers", "content": self._backend.to_str(), **ends}
+
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Ids of a text; with ``bos`` after what the tokenizer puts before one."""
         with _typed(f"{self._source} cannot read this text", callers=(TypeError, ValueError)):
@@ -76,6 +82,17 @@ def load_tokenizer_json(path: Path, vocab: int, *, stops: frozenset[int]) -> Bpe
     if backend.get_vocab_size() > vocab:
         raise ArtifactError(f"tokenizer: {path} has {backend.get_vocab_size()} tokens; the model has {vocab}")
     return BpeTokenizer(backend, vocab, source=path, bos=None, stops=stops, processed=True)
+
+
+def restore_bpe(
+    source: Path, content: str, vocab: int, *, bos: int | None, stops: frozenset[int], processed: bool
+) -> BpeTokenizer:
+    """The tokenizer of a state. Raises ArtifactError when there is none in it, or it has ids that the model lacks."""
+    with _typed(f"{source} cannot be read"):
+        backend = Backend.from_str(content)
+    if backend.get_vocab_size() > vocab:
+        raise ArtifactError(f"tokenizer: {source} has {backend.get_vocab_size()} tokens; the model has {vocab}")
+    return BpeTokenizer(backend, vocab, source=source, bos=bos, stops=stops, processed=processed)
 
 
 def merges_tokenizer(

@@ -20,6 +20,7 @@ _KV_BELOW = ("k8v4", "int4")
 _KINDS_BELOW: tuple[Kind, ...] = ("int8", "int4")  # not int2: most models make no sense in it
 _CHUNKS_BELOW = (64, 16)
 _SHORTEST_WINDOW = 32
+_PANEL = 64
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
     sinks: int
     rewind: int
     group_size: int | None
+    mapped: bool = False  # the weights are packed already, in a file that counts for nothing
 
     @property
     def form(self) -> WeightFormat:
@@ -72,6 +74,8 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
     )
     k, v, query_bits = _core.kv_formats(settings.kv) or _unknown(settings.kv)
     cache = _core.kv_plan_bytes({**cache_spec(config, settings), "k": k, "v": v, "query_bits": query_bits})
+    if settings.mapped:
+        packed = _beside_panels(config, form)
     bias = config.layers * (config.q_width + 2 * config.kv_width) * 4 if config.qkv_bias else 0
     shapes = (
         (config.q_width + 2 * config.kv_width, config.dim),
@@ -80,7 +84,7 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
         (config.dim, config.hidden),
         (config.vocab, config.dim),
     )
-    packing = max(form.packing_bytes(*shape, block_bytes) for shape in shapes)
+    packing = 0 if settings.mapped else max(form.packing_bytes(*shape, block_bytes) for shape in shapes)
     objects = _OBJECTS_BYTES + config.layers * _LAYER_OBJECTS_BYTES
     if packed >= _HUGE_PAGE:
         objects += _HUGE_PAGE  # which the last of several buffers shares with nobody
@@ -90,6 +94,13 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
         "working memory": work + objects,
         "packing, while loading": packing,
     }
+
+
+def _beside_panels(config: ModelConfig, form: WeightFormat) -> int:
+    """What a decoder keeps of mapped weights: norms, and of int8 the scales and the starts of sums."""
+    rows = config.layers * (config.q_width + 2 * config.kv_width + 2 * config.dim + 2 * config.hidden) + config.vocab
+    columns = rows + (4 * config.layers + 1) * _PANEL
+    return (2 * config.layers + 1) * config.dim * 4 + (2 * columns * 4 if form.kind == "int8" else 0)
 
 
 def block_within(config: ModelConfig, settings: Settings, given: int | None) -> int:
@@ -148,7 +159,9 @@ def _smaller(settings: Settings) -> list[Settings]:
     first = KINDS.index(settings.weights)
     choices: dict[str, list[Any]] = {
         "max_chunk": [settings.max_chunk, *(chunk for chunk in _CHUNKS_BELOW if chunk < settings.max_chunk)],
-        "weights": [kind for kind in KINDS[first:] if kind in (settings.weights, *_KINDS_BELOW)],
+        "weights": [settings.weights]
+        if settings.mapped
+        else [kind for kind in KINDS[first:] if kind in (settings.weights, *_KINDS_BELOW)],
         "kv": [settings.kv, *(kv for kv in _KV_BELOW if kv != settings.kv)],
         "window": windows,
         "num_sequences": sorted({settings.num_sequences, 1}, reverse=True),
@@ -165,7 +178,7 @@ def _smaller(settings: Settings) -> list[Settings]:
 
 
 def _words(before: Settings, after: Settings) -> str:
-    names = [field.name for field in fields(Settings) if field.name != "group_size"]
+    names = [field.name for field in fields(Settings) if field.name not in ("group_size", "mapped")]
     changed = [name for name in names if getattr(before, name) != getattr(after, name)]
     return " with ".join(f"{name}={getattr(after, name)!r}" for name in changed)
 

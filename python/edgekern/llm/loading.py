@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,17 +16,18 @@ from edgekern.kvcache import RingKVCache
 from edgekern.llm import vocabulary
 from edgekern.llm.budget import Settings, block_within, cache_spec, sizes_of
 from edgekern.llm.decoder import Decoder
-from edgekern.llm.encodings import BF16, F16, F32, Q4_0, Q8_0
 from edgekern.llm.gguf import read_gguf, weights_of
 from edgekern.llm.llama2c import load_llama2c
+from edgekern.llm.mapped import CODES, MappedModel, is_packed
 from edgekern.llm.packing import BLOCK_BYTES, Kind, Packed, WeightFormat, weight_kind
 from edgekern.llm.safetensors import load_huggingface
 from edgekern.llm.tokenizer import Tokenizer
 from edgekern.llm.weights import BIAS_NAMES, EMBEDDING, FINAL_NORM, Stored, Weights
 
-_CODES = {F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q4_0: 4}
 _DEFAULT_WINDOW = 4096
 _NAME = "llm.load"
+
+Verify = Literal["full", "lazy"]
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[Weights, Tokenizer | None]:
@@ -70,7 +72,7 @@ def _read_model(file: Path) -> tuple[Weights, Tokenizer | None]:
 def load(
     path: str | os.PathLike[str],
     *,
-    weights: Kind = "int8",
+    weights: Kind | None = None,
     group_size: int | None = None,
     kv: str = "int8",
     window: int | None = None,
@@ -82,17 +84,18 @@ def load(
     memory_budget: int | str | None = None,
     num_threads: int | None = None,
     isa: str | None = None,
+    verify: Verify = "full",
 ) -> Decoder:
     """Load a LLaMA-family model and make it ready to run.
 
     Parameters
     ----------
-    path : GGUF file, llama2.c ``.bin``, or Hugging Face folder
-    weights : {"int8", "int4", "int2", "float32"}
+    path : GGUF file, llama2.c ``.bin``, Hugging Face folder, or what :func:`quantize` has written (``.ekllm``)
+    weights : {"int8", "int4", "int2", "float32"}, optional
         int8 has a scale per output, int4 and int2 one per ``group_size`` inputs. int2 keeps the sign of a weight or 0
-        (docs/int2.md): for models that were trained for it.
+        (docs/int2.md): for models that were trained for it. Default: int8, or what a .ekllm file holds.
     group_size : {32, 64, 128}, optional
-        Of int4, default 32, and of int2, 64 or 128, default 64.
+        Of int4, default 32, and of int2, 64 or 128, default 64; or that of a .ekllm file.
     kv : str
         Storage of the cache, as :class:`edgekern.RingKVCache` names it: float32, float16, bfloat16, int8, k8v4, int4,
         article.
@@ -110,6 +113,9 @@ def load(
         mapped file counts for nothing, rows of the embedding table among it: its pages can be dropped at any time.
     num_threads : int, optional
     isa : force an instruction set; None is the best, or EDGEKERN_ISA
+    verify : {"full", "lazy"}
+        Of a .ekllm file, whose weights are used where they are mapped: compare the hashes of all, which reads the file
+        once, or leave out those of the weights, whose pages then come when they are used.
 
     Returns
     -------
@@ -124,9 +130,10 @@ def load(
         needs how much, and which change fits.
     ArgumentValueError, OSError
     """
-    kind = weight_kind(string(_NAME, "weights", weights))
+    given = None if weights is None else weight_kind(string(_NAME, "weights", weights))
     group = None if group_size is None else integer(_NAME, "group_size", group_size)
-    form = WeightFormat.of(kind, group)
+    if string(_NAME, "verify", verify) not in ("full", "lazy"):
+        raise ArgumentValueError(f"{_NAME}: verify must be 'full' or 'lazy', got {verify!r}")
     string(_NAME, "kv", kv)
     max_chunk, rewind, num_sequences = (
         integer(_NAME, name, value)
@@ -146,7 +153,17 @@ def load(
     budget = None if memory_budget is None else byte_count(_NAME, "memory_budget", memory_budget)
     threads = thread_count(_NAME, num_threads)
     resolved_isa = isa_name(_NAME, isa)
-    model, found = read_model(path)
+    file = file_path(_NAME, "path", path)
+    model: Weights | MappedModel
+    if is_packed(file):
+        model = MappedModel(file, verified=verify == "full")
+        found = model.tokenizer
+        if (given or model.form.kind, group or model.form.group_size) != (model.form.kind, model.form.group_size):
+            raise ArgumentValueError(f"{_NAME}: {file} holds {model.form}, got weights={weights!r}, {group_size=}")
+        form = model.form
+    else:
+        form = WeightFormat.of(given or "int8", group)
+        model, found = read_model(file)
     config = model.config
     if isinstance(tokenizer, (str, bytes, os.PathLike)):
         stops = found.stops if found is not None else frozenset()
@@ -169,10 +186,14 @@ def load(
         sinks=sinks if sinks is not None else 0 if config.window else 4,
         rewind=rewind,
         group_size=form.group_size,
+        mapped=isinstance(model, MappedModel),
     )
     block = block_within(config, settings, budget)
     cache = RingKVCache(**cache_spec(config, settings), kv=kv)
-    core = pack_model(model, form, max_chunk=max_chunk, isa=resolved_isa, block_bytes=block)
+    if isinstance(model, MappedModel):
+        core = model.decoder(max_chunk=max_chunk, isa=resolved_isa)
+    else:
+        core = pack_model(model, form, max_chunk=max_chunk, isa=resolved_isa, block_bytes=block)
     return Decoder(core, config, form, cache, found, threads)
 
 
@@ -211,7 +232,7 @@ def pack_model(
         rope_phases=list(config.rope_phases()),
         max_rows=max_chunk,
         embedding=embedding.data,
-        embedding_code=_CODES[embedding.encoding],
+        embedding_code=CODES[embedding.encoding],
         layer_weights=layers,
         final_norm=model[FINAL_NORM].vector(),
         head=pack(model.head),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +96,58 @@ class WeightFormat:
             names = ", ".join(part.source for part in parts)
             raise ArtifactError(f"llm.load: one of the tensors {names} holds NaN or infinity; the file is damaged")
         return _core.pack_groups(codes, scales, group, self.bits)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Rows of a matrix as a method has rounded them: ``(codes - zero) * scale``.
+
+    Attributes
+    ----------
+    codes : (rows, columns) int8
+    scale : (rows, groups) float32; one group a row where ``group_size`` is None
+    zero : (rows, groups) float32, or None where all are 0
+    group_size : None for int8
+    bits : 8, 4 or 2
+    """
+
+    codes: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    zero: npt.NDArray[np.float32] | None = None
+    group_size: int | None = None
+    bits: int = 8
+
+    def __getitem__(self, rows: slice) -> Rounded:
+        zero = None if self.zero is None else self.zero[rows]
+        return replace(self, codes=self.codes[rows], scale=self.scale[rows], zero=zero)
+
+    def times(self, factors: npt.NDArray[np.float32]) -> Rounded:
+        """Each row times its factor, exactly but for the scales' own rounding."""
+        return replace(self, scale=self.scale * factors[:, None])
+
+    def restored(self) -> npt.NDArray[np.float32]:
+        """The weights that codes stand for."""
+        columns = self.codes.shape[1]
+
+        def along(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            return np.repeat(values, self.group_size or columns, axis=1)[:, :columns]
+
+        made = self.codes.astype(np.float32)
+        if self.zero is not None:
+            made -= along(self.zero)
+        made *= along(self.scale)
+        return made
+
+    def pack(self, *, interleaved: bool = False) -> Packed:
+        """As the decoder reads them; ``interleaved``: rows of the first half and of the second in turn."""
+        order = np.arange(len(self.codes)).reshape(2, -1).T.reshape(-1) if interleaved else slice(None)
+        codes, scale = np.ascontiguousarray(self.codes[order]), np.ascontiguousarray(self.scale[order])
+        if self.group_size is None:
+            return _core.pack_weights(codes.T, scale[:, 0])
+        if self.zero is None:
+            return _core.pack_groups(codes, scale, self.group_size, self.bits)
+        zero = np.ascontiguousarray(self.zero[order].T)
+        return _core.pack_weights_int4(codes.T, np.ascontiguousarray(scale.T), zero, self.group_size)
 
 
 def _room(shape: tuple[int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekern import files
 from edgekern.errors import ArtifactError
@@ -58,6 +59,19 @@ class SpmTokenizer:
                 ids.setdefault(piece, token)
         self._ids: Mapping[bytes, int] = ids
         self._byte_of = {token: bytes([value]) for value, token in self._bytes.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What :func:`restore_spm` makes the same tokenizer of, for a file of JSON: bytes as characters below 256."""
+        return {
+            "kind": "spm",
+            "pieces": [piece.decode("latin-1") for piece in self._pieces],
+            "scores": list(self._scores),
+            "bos": self.bos,
+            "stops": sorted(self.stops),
+            "hidden": sorted(self._hidden),
+            "lead_space": self._lead_space,
+            "unknown": self._unknown,
+        }
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Ids of a text."""

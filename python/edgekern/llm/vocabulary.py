@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from edgekern import files
 from edgekern.errors import ArtifactError
 from edgekern.file_kinds import naming_kind
 from edgekern.llm.gguf import GgufFile, Metadata
@@ -105,3 +106,51 @@ def _read_tokenizer(path: Path, vocab: int, stops: frozenset[int]) -> Tokenizer:
 
         return load_tokenizer_json(path, vocab, stops=stops)
     return load_tokenizer_bin(path, vocab)
+
+
+def restore(source: Path, text: bytes, vocab: int) -> Tokenizer:
+    """The tokenizer of a ``state`` as JSON. Raises ArtifactError when it is none, or not of a model of this size."""
+
+    def fail(fact: str) -> NoReturn:
+        raise ArtifactError(f"tokenizer: the one inside {source} is damaged: {fact}")
+
+    try:
+        state = files.parse_json(text, most_values=4 * vocab + 1024)
+    except (ValueError, RecursionError) as error:
+        fail(str(error))
+    if not isinstance(state, dict):
+        fail("it is no JSON object")
+
+    def ids(key: str) -> frozenset[int]:
+        given = state.get(key)
+        if not isinstance(given, list) or not all(type(one) is int and 0 <= one < vocab for one in given):
+            fail(f"{key} are no ids of {vocab} tokens")
+        return frozenset(given)
+
+    bos, stops = state.get("bos"), ids("stops")
+    if bos is not None and (type(bos) is not int or not 0 <= bos < vocab):
+        fail(f"bos is {bos!r}")
+    if state.get("kind") == "tokenizers":
+        from edgekern.llm.bpe import restore_bpe
+
+        content, processed = state.get("content"), state.get("processed")
+        if not isinstance(content, str) or type(processed) is not bool:
+            fail("it lacks its content")
+        return restore_bpe(source, content, vocab, bos=bos, stops=stops, processed=processed)
+    pieces, scores, unknown, lead = (state.get(key) for key in ("pieces", "scores", "unknown", "lead_space"))
+    if state.get("kind") != "spm" or not isinstance(pieces, list) or not isinstance(scores, list):
+        fail(f"it is of kind {state.get('kind')!r}")
+    sound = len(pieces) == len(scores) <= vocab and all(type(score) is float for score in scores)
+    if not sound or not all(type(piece) is str and all(ord(c) < 256 for c in piece) for piece in pieces):
+        fail("its pieces and scores are no pieces and scores")
+    if type(unknown) is not int or not 0 <= unknown < len(pieces) or type(lead) is not bool:
+        fail(f"unknown is {unknown!r} and lead_space {lead!r}")
+    return SpmTokenizer(
+        [piece.encode("latin-1") for piece in pieces],
+        scores,
+        bos=bos,
+        stops=stops,
+        hidden=ids("hidden"),
+        lead_space=lead,
+        unknown=unknown,
+    )
