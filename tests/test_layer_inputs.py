@@ -1,5 +1,7 @@
 """Moments of what layers multiply: told by onnxruntime, which computes the layers."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -47,7 +49,7 @@ def moments_of(model, feeds):
     opened = open_model(model, function="test")
     graph = opened.to_ir().graph
     products = [n for n in graph if n.op_type in ("Conv", "Gemm", "MatMul", "ConvTranspose")]
-    found = LayerInputs(opened, products, feeds, model_hash=model_hash(model), function="test", progress=False)
+    found = LayerInputs(opened, products, feeds, model_hash=model_hash(model), function="test")
     return {n.outputs[0].name: (n, found.statistics(n)) for n in products}
 
 
@@ -97,6 +99,23 @@ def test_samples_run_again_where_moments_do_not_fit_at_once(monkeypatch):
     assert len(whole) == 4
     for name, (_, statistics) in whole.items():
         assert np.array_equal(statistics[SECOND_MOMENTS], parts[name][1][SECOND_MOMENTS])
+
+
+@pytest.mark.parametrize("room", [1, 512 << 20])
+def test_a_bar_counts_samples_and_layers(monkeypatch, room):
+    monkeypatch.setattr(layer_inputs, "MOMENT_BYTES", room)
+    done, totals = [], []
+
+    @contextmanager
+    def bar(description, total, *, enabled):
+        totals.append(total)
+        yield lambda: done.append(1)
+
+    monkeypatch.setattr(layer_inputs, "progress_bar", bar)
+    model, x = small_cnn(), samples(RNG, 4)
+    ranges = ek.Calibrator(model).collect({"x": x}).compute_ranges()
+    ek.quantize(model, ranges, ek.QuantConfig(recipe="w4a8", rounding="gptq"), samples=[{"x": x[:1]}, {"x": x[1:]}])
+    assert totals == [len(done)] == [4 + 2 * (4 if room == 1 else 1)]
 
 
 def test_products_without_moments_have_none():

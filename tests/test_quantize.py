@@ -137,7 +137,7 @@ def test_model_says_how_it_was_quantized(tmp_path: Path, rng: np.random.Generato
     qdq = quantize(tmp_path / "model.onnx", ranges_of(model, samples(rng), method="percentile"))
     [entry] = [p.value for p in qdq.metadata_props if p.key == "edgekern.quantization"]
     found = json.loads(entry)
-    defaults = {"activations": "u8", "rounding": "filter_sum", "bias_correction": True}
+    defaults = {"activations": "u8", "rounding": "filter_sum", "group_scales": "max", "bias_correction": True}
     defaults |= {
         "recipe": "auto",
         "overrides": {},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgekern.calibration import Calibrator
 from edgekern.calibration.feeds import Feeds, check_feeds
 from edgekern.calibration.open_runner import one_line, open_runner
 from edgekern.calibration.progress import progress_bar
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError
+from edgekern.errors import ArgumentTypeError, CalibrationError
 from edgekern.graph.families import PRODUCTS
 from edgekern.graph.values import int_attribute, ints_attribute, is_float_constant, text_attribute
 from edgekern.quantization.weights import INPUT_MEANS, SECOND_MOMENTS
@@ -43,7 +44,6 @@ class LayerInputs:
     samples : a Calibrator of this model, whose kept samples they are, or feeds
     model_hash : str
     function : for errors
-    progress : bool. Show a bar with the time left when standard error is a terminal.
 
     Raises
     ------
@@ -61,19 +61,32 @@ class LayerInputs:
         *,
         model_hash: str,
         function: str,
-        progress: bool = True,
     ) -> None:
-        self._model, self._function, self._progress = model, function, progress
+        self._model, self._function = model, function
         made = {name for node in model.proto.graph.node for name in node.output} | {v.name for v in model.inputs}
         self._waiting = [node for node in nodes if _has_moments(node) and _source(node) in made]
         self._found: dict[ir.Node, dict[str, FloatArray]] = {}
         self._feeds = self._checked(samples, model_hash)
+        self._step: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def bar(self, *, enabled: bool) -> Iterator[None]:
+        """Show what is left while statistics are asked for, each layer once: samples that run, and layers."""
+        first, steps = 0, len(self._waiting)
+        while first < len(self._waiting):
+            first += len(self._together(first))
+            steps += len(self._feeds)
+        with progress_bar("rounding by samples", steps, enabled=enabled) as self._step:
+            yield
 
     def statistics(self, node: ir.Node) -> Mapping[str, FloatArray]:
         """:data:`SECOND_MOMENTS` and :data:`INPUT_MEANS` of a product's input; empty where it has none."""
-        if node in self._waiting and node not in self._found:
-            self._collect(self._waiting.index(node))
-        return self._found.get(node, {})
+        if node not in self._waiting:
+            return {}
+        if node not in self._found:
+            self._collect(self._together(self._waiting.index(node)))
+        self._step()
+        return self._found[node]
 
     def _checked(self, samples: Samples, model_hash: str) -> list[dict[str, Array]]:
         function = self._function
@@ -96,9 +109,8 @@ class LayerInputs:
         unranked = {v.name for v in self._model.inputs if not v.type.tensor_type.HasField("shape")}
         return [check_feeds(function, feeds, inputs, unranked) for feeds in given]
 
-    def _collect(self, first: int) -> None:
-        """The moments of the layers from one on, as many as there is room for."""
-        self._found.clear()
+    def _together(self, first: int) -> list[ir.Node]:
+        """The layers from one on, as many as there is room for."""
         chosen: list[ir.Node] = []
         taken = 0
         for node in self._waiting[first:]:
@@ -107,6 +119,11 @@ class LayerInputs:
             if chosen and taken > MOMENT_BYTES:
                 break
             chosen.append(node)
+        return chosen
+
+    def _collect(self, chosen: Sequence[ir.Node]) -> None:
+        """The moments of some layers, instead of those of others."""
+        self._found.clear()
         by_source: dict[str, list[_Moments]] = {}
         moments = {node: _Moments(node, len(self._feeds)) for node in chosen}
         for node in chosen:
@@ -114,21 +131,18 @@ class LayerInputs:
         fed = {value.name for value in self._model.inputs}
         names = [name for name in by_source if name not in fed]
         runner = open_runner(self._function, "the model", self._model, names)
-        with progress_bar(f"inputs of {len(chosen)} layers", len(self._feeds), enabled=self._progress) as step:
-            for feeds in self._feeds:
-                for name in by_source.keys() & feeds.keys():
-                    _add(by_source[name], feeds[name])
-                try:
-                    for part in runner.run(feeds):
-                        for name, array in part.items():
-                            _add(by_source[name], array)
-                except ArgumentValueError:
-                    raise
-                except Exception as error:  # onnxruntime raises a class per status, all private
-                    raise CalibrationError(
-                        f"{self._function}: onnxruntime could not run a sample: {one_line(error)}"
-                    ) from error
-                step()
+        for feeds in self._feeds:
+            for name in by_source.keys() & feeds.keys():
+                _add(by_source[name], feeds[name])
+            try:
+                for part in runner.run(feeds):
+                    for name, array in part.items():
+                        _add(by_source[name], array)
+            except Exception as error:  # onnxruntime raises a class per status, all private
+                raise CalibrationError(
+                    f"{self._function}: onnxruntime could not run a sample: {one_line(error)}"
+                ) from error
+            self._step()
         self._found = {node: found.statistics() for node, found in moments.items()}
 
 

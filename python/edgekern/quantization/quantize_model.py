@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -335,27 +336,29 @@ def _encoded(
     widened: dict[str, list[int]] = {}
     writer, methods = QdqWriter(graph_model.graph, placement, activations), methods_of(config)
     products = (*placement.weighted, *nodes_of_rows(graph_model.graph))
-    inputs = shown.inputs(opened, products, ranges.model_hash, function)
-    for node in placement.weighted:
-        source, weights = node.inputs[:2]
-        if source is None or weights is None or not is_float_constant(weights):
-            continue
-        layer = quantize_layer(
-            node,
-            activations[source],
-            ranges,
-            methods,
-            function=function,
-            granularity=config.granularity,
-            shown={} if inputs is None else inputs.statistics(node),
+    with shown.inputs(opened, products, ranges.model_hash, function) as inputs:
+        for node in placement.weighted:
+            source, weights = node.inputs[:2]
+            if source is None or weights is None or not is_float_constant(weights):
+                continue
+            layer = quantize_layer(
+                node,
+                activations[source],
+                ranges,
+                methods,
+                function=function,
+                granularity=config.granularity,
+                shown={} if inputs is None else inputs.statistics(node),
+            )
+            result = str(node.outputs[0].name)
+            if encodings.setdefault(str(weights.name), layer.encoding) != layer.encoding:
+                encodings[f"{weights.name}:{result}"] = layer.encoding
+            if layer.widened:
+                widened[result] = list(layer.widened)
+            writer.write_weights(node, layer)
+        rows = write_rows(
+            graph_model.graph, writer, methods, group_rounding_of(config), function=function, inputs=inputs
         )
-        result = str(node.outputs[0].name)
-        if encodings.setdefault(str(weights.name), layer.encoding) != layer.encoding:
-            encodings[f"{weights.name}:{result}"] = layer.encoding
-        if layer.widened:
-            widened[result] = list(layer.widened)
-        writer.write_weights(node, layer)
-    rows = write_rows(graph_model.graph, writer, methods, group_rounding_of(config), function=function, inputs=inputs)
     for name, encoding in rows.encodings.items():
         encodings.setdefault(name, encoding)
     tables = []
@@ -405,10 +408,17 @@ class _Shown:
     samples: Samples | None
     progress: bool
 
-    def inputs(self, model: Skeleton, nodes: Sequence[ir.Node], found: str, function: str) -> LayerInputs | None:
+    @contextmanager
+    def inputs(
+        self, model: Skeleton, nodes: Sequence[ir.Node], found: str, function: str
+    ) -> Iterator[LayerInputs | None]:
+        """What they show of layers' inputs, under a bar."""
         if self.samples is None:
-            return None
-        return LayerInputs(model, nodes, self.samples, model_hash=found, function=function, progress=self.progress)
+            yield None
+            return
+        inputs = LayerInputs(model, nodes, self.samples, model_hash=found, function=function)
+        with inputs.bar(enabled=self.progress):
+            yield inputs
 
 
 def _static_instead(placement: Placement, config: QuantConfig) -> Iterator[ir.Node]:
