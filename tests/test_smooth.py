@@ -124,7 +124,7 @@ def outlying(factor=60.0, opset=17):
     x = net.input("x", (2, 6, 16))
     gain = np.ones(16)
     gain[3] = factor
-    y = net.op("LayerNormalization", x, net.const(gain), net.const(RNG.normal(0, 0.1, 16)))
+    y = net.op("LayerNormalization", x, net.const(gain), net.const(net.rng.normal(0, 0.1, 16)))
     h = net.op("Relu", net.dense(y, 16, 32))
     return net.model(net.dense(h, 32, 8), opset=opset)
 
