@@ -31,20 +31,10 @@ Shape = Annotated[
     ),
 ]
 # Those of edgekern.quantization.config, which takes a second to import.
-Recipe = Literal[
-    "w8a8",
-    "w4a8",
-    "w8a16",
-    "w8a8-dynamic",
-    "w4a8-g32",
-    "w4a8-g64",
-    "w4a8-g128",
-    "w4a16-g32",
-    "w4a16-g64",
-    "w4a16-g128",
-    "float32",
-]
+Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", float_models_app.GroupRecipe, "float32"]
 Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
+Granularity = Annotated[Literal["channel", "tensor"], typer.Option(help="A scale an output channel, or one a layer.")]
+GroupScales = Annotated[float_models_app.GroupScales, typer.Option(help="Of groups: the largest, least squares, HQQ.")]
 ModelRecipe = Literal["auto", "mixed", "performance", "accuracy", Recipe]
 _READ = ".npz, .npy, .bin, .wav, text, or a folder of such files or of pictures"
 Data = Annotated[list[Path], typer.Argument(exists=True, help=_READ)]
@@ -99,13 +89,8 @@ def quantize(
         ),
     ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
-    group_scales: Annotated[
-        float_models_app.GroupScales,
-        typer.Option(help="Of 4-bit weights by groups: leave none out, least squares, or half-quadratic splitting."),
-    ] = "max",
-    granularity: Annotated[
-        Literal["channel", "tensor"], typer.Option(help="Weights: a scale an output channel, or one a layer.")
-    ] = "channel",
+    group_scales: GroupScales = "max",
+    granularity: Granularity = "channel",
     rounding: Annotated[
         Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")
     ] = "filter_sum",
