@@ -32,7 +32,9 @@ Shape = Annotated[
 ]
 # Those of edgekern.quantization.config, which takes a second to import.
 Recipe = Literal["w8a8", "w4a8", "w8a16", "w8a8-dynamic", float_models_app.GroupRecipe, "float32"]
-Rounding = Literal["filter_sum", "nearest", "gptq", "adaround"]
+Rounding = Annotated[
+    Literal["filter_sum", "nearest", "gptq", "adaround"], typer.Option(help="gptq, adaround: --data or --checkpoint.")
+]
 Granularity = Annotated[Literal["channel", "tensor"], typer.Option(help="A scale an output channel, or one a layer.")]
 GroupScales = Annotated[float_models_app.GroupScales, typer.Option(help="Of groups: the largest, least squares, HQQ.")]
 ModelRecipe = Literal["auto", "mixed", "performance", "accuracy", Recipe]
@@ -83,17 +85,14 @@ def quantize(
     recipe: Annotated[
         ModelRecipe,
         typer.Option(
-            help="Of nodes that no override names. w8a8-dynamic and w4a... scale each row as it comes, without ranges; "
-            "auto does so where the ranges say that w8a8 would lose too much; mixed, performance and accuracy go by "
-            "what a layer is (attention, convolution, ...)."
+            help="Of nodes that no override names. w8a8-dynamic, w4a8-g... scale rows as they come, without ranges; auto "
+            "where ranges say that w8a8 loses too much; mixed, performance, accuracy go by what a layer is."
         ),
     ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",
     group_scales: GroupScales = "max",
     granularity: Granularity = "channel",
-    rounding: Annotated[
-        Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")
-    ] = "filter_sum",
+    rounding: Rounding = "filter_sum",
     data: Annotated[
         list[Path] | None, typer.Option(exists=True, metavar="DATA", help=f"Samples: {_READ}. Repeatable.")
     ] = None,
