@@ -79,9 +79,8 @@ def quantize(
     recipe: Annotated[
         ModelRecipe,
         typer.Option(
-            help="Of nodes that no override names. w8a8-dynamic and w4a... scale each row as it comes, without ranges; "
-            "auto does so where the ranges say that w8a8 would lose too much; mixed, performance and accuracy go by "
-            "what a layer is (attention, convolution, ...)."
+            help="Of nodes that no override names. w8a8-dynamic, w4a8-g... scale rows as they come, without ranges; "
+            "auto where ranges say that w8a8 loses too much; mixed, performance, accuracy go by what a layer is."
         ),
     ] = "auto",
     activations: Annotated[Literal["u8", "s8"], typer.Option(help="Asymmetric uint8 or symmetric int8.")] = "u8",

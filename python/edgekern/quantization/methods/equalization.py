@@ -7,7 +7,6 @@ weight in both layers. Layers share tensors with others, so this goes around unt
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from edgekern.errors import QuantizationError
-from edgekern.graph.families import limits
-from edgekern.graph.initializers import free_name, new_initializer
+from edgekern.graph.channel_bounds import bound_channels
+from edgekern.graph.streams import Stream, find_streams, settled
 from edgekern.graph.values import float_constant, label
 from edgekern.quantization.choose_encodings import layout_of
 from edgekern.quantization.methods.float_model import (
@@ -31,7 +30,6 @@ from edgekern.quantization.methods.float_model import (
     written_float,
 )
 from edgekern.quantization.prepare import prepare
-from edgekern.quantization.streams import Stream, find_streams, settled
 
 if TYPE_CHECKING:
     from edgekern.graph.model import ModelLike
@@ -103,7 +101,7 @@ def equalize(model: ModelLike, samples: Samples | None = None) -> onnx.ModelProt
         layer.write()
     for part in shared:
         for node in part.stream.clamps:
-            _bound_channels(node, part.factors)
+            bound_channels(node, part.factors)
     return written_float(opened)
 
 
@@ -221,31 +219,3 @@ class _Shared:
         for layer in readers:
             layer.scale_read(moved)
         return float(np.abs(np.log(moved)).max(initial=0.0))
-
-
-def _bound_channels(node: ir.Node, factors: Vector) -> None:
-    """Write a Clip, whose input is divided by factors, with a limit for each channel."""
-    source, old, graph = node.inputs[0], node.outputs[0], node.graph
-    between = limits(node)
-    assert source is not None
-    assert between is not None
-    assert isinstance(graph, ir.Graph)
-    if (factors == 1).all():
-        return
-    name, rank = str(old.name), 2 if source.shape is None else len(source.shape)
-    last: ir.Value = source
-    for limit, op, end in ((between[0], "Max", "lowest"), (between[1], "Min", "highest")):
-        if limit == 0 and op == "Max":
-            made = ir.Node("", "Relu", [last], name=f"{label(node)}_relu")
-        elif math.isfinite(limit):
-            bounds = (limit / factors).astype(np.float32).reshape(-1, *[1] * (rank - 2))
-            constant = new_initializer(graph, f"{name}_{end}", bounds)
-            made = ir.Node("", op, [last, constant], name=f"{label(node)}_{op.lower()}")
-        else:
-            continue
-        last = made.outputs[0]
-        last.name, last.shape, last.type = free_name(graph, f"{name}_{op.lower()}"), old.shape, old.type
-        graph.insert_before(node, made)
-    old.replace_all_uses_with(last, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    last.name = name
