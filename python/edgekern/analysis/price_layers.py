@@ -82,7 +82,6 @@ class Prices:
     borders, followers : as of :class:`~edgekern.analysis.solve_plan.Problem`; the borders cost milliseconds
     fixed_ms : of a run beside all units
     base : recipe of what is in no unit
-    floats : nodes in no unit that are float32 in all plans: the recipe of another node would have them read integers
     """
 
     units: tuple[Unit, ...]
@@ -91,13 +90,11 @@ class Prices:
     followers: tuple[Follower, ...]
     fixed_ms: float
     base: str
-    floats: tuple[str, ...] = ()
 
     def recipes(self, picks: Sequence[int]) -> dict[str, str]:
         """Of every node that is in a unit, by the numbers of options."""
         taken = [options[pick].recipe for options, pick in zip(self.options, picks, strict=True)]
-        found = {node: recipe for unit, recipe in zip(self.units, taken, strict=True) for node in unit.nodes}
-        return found | dict.fromkeys(self.floats, "float32")
+        return {node: recipe for unit, recipe in zip(self.units, taken, strict=True) for node in unit.nodes}
 
     def uniform(self, recipe: str) -> tuple[int, ...]:
         """A recipe wherever it can be, and float32 elsewhere."""
@@ -202,9 +199,6 @@ def price_layers(
         split = quantizer.by(static, dict.fromkeys(others, "float32"))
         split_board = quantizer.board(split)[1]
         units = units_of(board, products, split_board)
-    inside = {node for unit in units.rows for node in unit.nodes}
-    floats = tuple(dict.fromkeys(name for name, _ in units.followers if name not in inside))
-    units = replace(units, followers=tuple(each for each in units.followers if each[0] in inside))
     between = [node for unit in units.rows if not unit.is_product for node in unit.nodes]
     found: list[list[Priced]] = [[] for _ in units.rows]
     followed: dict[str, float] = {}
@@ -213,9 +207,9 @@ def price_layers(
         for recipe in rounding:
             alike = dict.fromkeys(products, recipe)
             configs[recipe] = config = (
-                quantizer.by(recipe, dict.fromkeys(floats, "float32"))
+                quantizer.by(recipe, {})
                 if recipe in STATIC
-                else quantizer.by(base, alike | dict.fromkeys((*between, *floats), "float32"))
+                else quantizer.by(base, alike | dict.fromkeys(between, "float32"))
             )
             taken = {c.node for c in plan_of(quantizer.write(config)).choices if c.recipe == recipe}
             made, board = quantizer.board(config)
@@ -250,7 +244,6 @@ def price_layers(
         tuple(Follower(of, followed.get(name, 0.0)) for name, of in units.followers),
         0.0,
         base,
-        floats,
     )
     if not timed:
         return prices

@@ -296,7 +296,6 @@ def planned(prices: Prices, picks: Sequence[int], model: ModelLike | None, kind:
         for node in unit.nodes:
             choices.append(Choice(node, unit.op if node == unit.name else "", taken.recipe, **first))  # type: ignore[arg-type]
             first = {}
-    choices += [Choice(node, "", "float32") for node in prices.floats]
     return Plan(tuple(choices), prices.base, None if model is None else model_hash(model))  # type: ignore[arg-type]
 
 
