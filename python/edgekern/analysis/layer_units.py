@@ -85,6 +85,17 @@ def units_of(board: Switchboard, products: Sequence[str], split: Switchboard | N
     return Units(units, _edges(board.nodes, member), _followers(board.layers, following, member))
 
 
+def read_behind(board: Switchboard, products: Sequence[str]) -> dict[str, list[Layer]]:
+    """Of each product what is rounded of the nodes that read what it gives, and are no products."""
+    layers = [layer for layer in board.layers if layer.name not in set(products)]
+    names = [*products, *(layer.name for layer in layers)]
+    found: dict[str, list[Layer]] = {}
+    for first, second in _edges(board.nodes, {name: at for at, name in enumerate(names)}):
+        if first < len(products) <= second:
+            found.setdefault(names[first], []).append(layers[second - len(products)])
+    return found
+
+
 def label(node: onnx.NodeProto) -> str:
     """As rules call it."""
     return node.name or node.output[0]

@@ -14,7 +14,7 @@ import onnx
 
 from edgekern.analysis.figures import figures_of
 from edgekern.analysis.gates import first_feed
-from edgekern.analysis.layer_units import Unit, Units, units_of
+from edgekern.analysis.layer_units import Unit, Units, read_behind, units_of
 from edgekern.analysis.measure_sensitivity import arrays_of
 from edgekern.analysis.solve_plan import Border, Follower, Held, Option, Problem
 from edgekern.analysis.steady_times import conversion_ms, steady_steps
@@ -215,8 +215,12 @@ def price_layers(
             made, board = quantizer.board(config)
             position = board.start(feeds)
             real = board.outputs(position, [], "both")
+            # What a product gives in 16 bits is rounded where others read it, and they are no units in that recipe.
+            behind = read_behind(board, products) if recipe not in STATIC else {}
             for at, unit in enumerate(units.rows):
-                own = [layer for layer in board.layers if layer.name in unit.nodes]
+                own = [
+                    layer for layer in board.layers if layer.name in unit.nodes or layer in behind.get(unit.name, ())
+                ]
                 step()
                 if not own or not (unit.name in taken if unit.is_product else recipe == static):
                     continue
@@ -249,7 +253,7 @@ def price_layers(
         programs[_SPLIT] = quantizer.compiled(split)
     picks = prices.alternating()
     programs[_PROBE] = quantizer.compiled(quantizer.by(base, prices.recipes(picks)))
-    return _timed(prices, units, programs, picks, feeds, num_threads, function)
+    return _timed(prices, units, programs, picks, feeds, static, num_threads, function)
 
 
 def _followed(board: Switchboard, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]) -> dict[str, float]:
@@ -270,6 +274,7 @@ def _timed(
     programs: Mapping[str, Program],
     picks: Sequence[int],
     feeds: Sequence[Mapping[str, Array]],
+    static: str | None,
     num_threads: int | None,
     function: str,
 ) -> Prices:
@@ -287,23 +292,28 @@ def _timed(
         if step.name in member:
             sizes[member[step.name]] = np.prod(step.shape)
     rate = conversion_ms()
-    borders = []
+    borders, measured = list[Border](), list[Border]()
     for first, second in units.edges:
         cost = rate * float(sizes[first])
         between = [at for at in (first, second) if not units.rows[at].is_product]
-        if _SPLIT in took and len(between) == 1:
+        if static is not None and _SPLIT in took and len(between) == 1:
             at = between[0]
             edges = sum(at in edge for edge in units.edges)
-            cost = max(cost, float(took[_SPLIT][at] - took["float32"][at]) / edges)
+            seen = float(took[_SPLIT][at] - took["float32"][at]) / edges
+            if at == second:  # what stands behind a product may be done in it
+                seen += max(float(took[_SPLIT][first] - took[static][first]), 0.0)
+            if seen > cost:
+                measured.append(Border(first, second, seen))
+                continue
         borders.append(Border(first, second, cost))
     fixed_ms = min(beside for _, beside in ran.values())
-    prices = replace(prices, options=options, borders=tuple(borders), fixed_ms=fixed_ms)
+    prices = replace(prices, options=options, borders=(*borders, *measured), fixed_ms=fixed_ms)
     # What fusions are lost at a border no rule foretells; a program with as many borders as can be does, on the whole.
     foretold = prices.problem("ms").cost(picks)
-    crossed = foretold - replace(prices, borders=()).problem("ms").cost(picks)
+    crossed = foretold - replace(prices, borders=tuple(measured)).problem("ms").cost(picks)
     missed = float(sum(took[_PROBE])) + fixed_ms - foretold
     factor = float(np.clip(1 + missed / crossed, *_FACTORS)) if crossed > 0 else 1.0
-    return replace(prices, borders=tuple(replace(each, cost=factor * each.cost) for each in borders))
+    return replace(prices, borders=(*(replace(each, cost=factor * each.cost) for each in borders), *measured))
 
 
 def _by_unit(steps: Sequence[tuple[str, float]], member: Mapping[str, int], count: int) -> npt.NDArray[np.float64]:

@@ -52,7 +52,10 @@ class Border:
 
 @dataclass(frozen=True)
 class Follower:
-    """A node that no recipe names, which reads 8 bits where any of some layers does, and then makes this loss."""
+    """A node that no recipe names, which reads integers where any of some layers does, and then makes this loss.
+
+    It is that of 8 bits, and at most that of 16: what a range cuts off is the same in both.
+    """
 
     of: tuple[int, ...]
     loss: float
@@ -70,7 +73,7 @@ class Problem:
     def loss(self, picks: Sequence[int]) -> float:
         """Of the option of each layer, by its number."""
         taken = [options[pick] for options, pick in zip(self.layers, picks, strict=True)]
-        followed = (each.loss for each in self.followers if any(taken[at].held == "8 bits" for at in each.of))
+        followed = (each.loss for each in self.followers if any(taken[at].held != "float32" for at in each.of))
         return sum(option.loss for option in taken) + sum(followed)
 
     def cost(self, picks: Sequence[int]) -> float:
@@ -139,12 +142,14 @@ def by_ilp(problem: Problem, budget: float) -> tuple[int, ...] | None:
             if differs:
                 rows.append(({at: 1.0} | differs, 0.0, np.inf))
     for at, follower in enumerate(followers, first_follower):
-        rows += [({at: 1.0} | held(layer, "8 bits", -1.0), 0.0, np.inf) for layer in follower.of]
+        rows += [
+            ({at: 1.0} | held(layer, how, -1.0), 0.0, np.inf) for layer in follower.of for how in get_args(Held)[:2]
+        ]
     costs = {at: option.cost for at, option in enumerate(options)}
     costs |= {at: border.cost for at, border in enumerate(borders, first_border)}
     scale = max(map(abs, costs.values()), default=1.0) or 1.0
-    most = (budget - problem.fixed) / scale
-    rows.append(({at: cost / scale for at, cost in costs.items()}, -np.inf, most + _SLACK * max(1.0, abs(most))))
+    most = (budget + _SLACK * max(1.0, abs(budget)) - problem.fixed) / scale
+    rows.append(({at: cost / scale for at, cost in costs.items()}, -np.inf, most))
     losses = np.zeros(count)
     losses[: len(options)] = [option.loss for option in options]
     losses[first_follower:] = [follower.loss for follower in followers]
@@ -153,16 +158,15 @@ def by_ilp(problem: Problem, budget: float) -> tuple[int, ...] | None:
     matrix = coo_array((values, (at_rows, at_columns)), shape=(len(rows), count)).tocsr()
     limits = LinearConstraint(matrix, [row[1] for row in rows], [row[2] for row in rows])
     integral = np.zeros(count)
-    integral[: len(options)] = 1
+    integral[:] = 1  # borders come out so anyway; asked for, HiGHS solves no second program, of which it prints a line
     # Losses span powers of ten, and the solver's tolerances are of numbers near 1.
     worst = losses.max(initial=0.0) or 1.0
-    # Presolved, HiGHS now and then prints a line of its own to standard output, where commands have their JSON.
     found = milp(
         losses / worst * 1e3,
         integrality=integral,
         bounds=Bounds(0, 1),
         constraints=limits,
-        options={"time_limit": 30.0, "mip_rel_gap": 0.0, "presolve": False},
+        options={"time_limit": 30.0, "mip_rel_gap": 0.0},
     )
     return None if found.x is None else _picked(found.x, starts)
 
@@ -232,9 +236,9 @@ class _Neighbours:
             held = layers[beside][picks[beside]].held
             price += border.cost * (int(new.held != held) - int(old.held != held))
         for follower in self.followers[layer]:
-            others = any(layers[at][picks[at]].held == "8 bits" for at in follower.of if at != layer)
+            others = any(layers[at][picks[at]].held != "float32" for at in follower.of if at != layer)
             if not others:
-                gain += follower.loss * (int(old.held == "8 bits") - int(new.held == "8 bits"))
+                gain += follower.loss * (int(old.held != "float32") - int(new.held != "float32"))
         return gain, price
 
 

@@ -141,7 +141,7 @@ class Pareto(Report):
     def _draw(self, axes: Any, figure_of: Callable[[ParetoPoint], float | None]) -> None:
         searched = [row for row in self.rows if row.is_searched]
         axes.plot(
-            *zip(*((r.measured, figure_of(r)) for r in searched), strict=True), "o-", ms=4, lw=1, label="searched"
+            *zip(*((r.measured, figure_of(r)) for r in searched), strict=True), marker="o", ms=4, lw=1, label="searched"
         )
         for number_of, row in enumerate(row for row in self.rows if row.name != "searched"):
             axes.plot([row.measured], [figure_of(row)], "sD^vPX*"[number_of % 7], ms=6, label=f"{row.name} everywhere")

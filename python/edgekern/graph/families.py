@@ -111,7 +111,7 @@ POWERS = frozenset({"Pow", "Abs", "Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSqua
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus"})
 # What brings numbers from one layer to the next as they are held, where at most one of its inputs is computed; and what
 # stands between any two layers, and belongs to neither.
-HANDING_ON = ACTIVATIONS | SAME_VALUES | {"Add"}
+HANDING_ON = ACTIVATIONS | SAME_VALUES | {"Add", "Mul"}
 JUNCTIONS = AVERAGES | {"Add", "Concat", "Sub"}
 LEARNED = ACTIVATIONS - {"Clip"} | SOFTMAX  # what a front end does not have; a Clip may be the floor of its logarithm
 ARITHMETIC = ACTIVATIONS | AVERAGES | {"Add", "Concat"}
