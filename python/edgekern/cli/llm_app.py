@@ -1,4 +1,4 @@
-"""The command that quantizes language models, as typer has it."""
+"""Commands on language models, as typer has them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,10 +7,21 @@ import typer
 
 from edgekern.llm.methods.rounding import Method
 
-Model = Annotated[Path, typer.Argument(exists=True, help="GGUF file, llama2.c .bin, or Hugging Face folder")]
+Existing = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+Model = Annotated[Path, typer.Argument(exists=True, help="GGUF file, llama2.c .bin, Hugging Face folder, or .ekllm")]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="tokenizer.json or tokenizer.bin; default: the model's."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Default: all CPUs this process may use.")]
+Window = Annotated[
+    int | None, typer.Option(min=1, help="Tokens that a token sees; default: the model's, at most 4096.")
+]
 
 
 def add_commands(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel)(generate)
+    app.command(rich_help_panel=panel)(perplexity)
     app.command("llm-quantize", rich_help_panel=panel)(llm_quantize)
 
 
@@ -52,3 +63,83 @@ def llm_quantize(
             tokenizer=tokenizer,
         )
     )
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The text to continue.")],
+    tokenizer: TokenizerFile = None,
+    weights: Annotated[
+        Literal["int8", "int4", "int2", "float32"] | None,
+        typer.Option(help="How weights are kept; default: int8, or as they are."),
+    ] = None,
+    group_size: Annotated[int | None, typer.Option(help="Of int4 (default 32) and int2 (64): 32, 64, 128.")] = None,
+    kv: Annotated[str, typer.Option(help="Storage of the cache: int8, k8v4, int4, float16, float32, ...")] = "int8",
+    window: Window = None,
+    max_new_tokens: Annotated[int, typer.Option(min=0)] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw among the likeliest that reach it.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text on every machine.")] = 0,
+    threads: Threads = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What all of it may take: bytes, 512M or 1GiB (1024s), 300MB (1000s)."),
+    ] = None,
+) -> None:
+    """Continue a text, token by token."""
+    from edgekern.cli import text
+
+    figures = text.generate(
+        model,
+        prompt,
+        tokenizer=tokenizer,
+        weights=weights,
+        group_size=group_size,
+        kv=kv,
+        window=window,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        num_threads=threads,
+        memory_budget=memory_budget,
+    )
+    typer.echo(figures)
+
+
+def perplexity(
+    model: Model,
+    text: Existing,
+    tokenizer: TokenizerFile = None,
+    weights: Annotated[list[str] | None, typer.Option(help="int8, int4, int2 or float32; repeat for more.")] = None,
+    kv: Annotated[list[str] | None, typer.Option(help="Storage of the cache; repeat for more.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(exists=True, help="The float model that a .ekllm file is compared with.")
+    ] = None,
+    window: Window = None,
+    sinks: Annotated[int | None, typer.Option(min=0, help="First tokens that stay visible; default 4.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Cuts the file into texts, e.g. '<|endoftext|>'.")] = None,
+    texts: Annotated[int | None, typer.Option(min=1, help="Only so many texts.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Only so many tokens of each.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Compare storage formats: perplexity, KL divergence and same likeliest token against float32."""
+    from edgekern.cli import text as commands
+
+    table = commands.perplexity(
+        model,
+        text,
+        tokenizer=tokenizer,
+        weights=weights or [],
+        kv=kv or ["int8"],
+        reference=reference,
+        window=window,
+        sinks=sinks,
+        separator=separator,
+        texts=texts,
+        tokens=tokens,
+        num_threads=threads,
+    )
+    typer.echo(table)

@@ -84,7 +84,7 @@ def llm_quantize(
     model: Path,
     output: Path,
     *,
-    weights: Literal["int4", "int8"],
+    weights: Literal["int4", "int8", "int2"],
     group_size: int | None,
     method: Method,
     rotate: bool,

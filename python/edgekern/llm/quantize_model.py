@@ -84,8 +84,8 @@ def quantize(
     path : GGUF file, llama2.c ``.bin``, or Hugging Face folder
     output : the file to write, ``.ekllm`` by custom
     weights : {"int4", "int8", "int2"}
-        int4 has a scale for every ``group_size`` inputs, int8 one for each output. int2 keeps the sign of a weight or 0,
-        with a scale for every ``group_size`` inputs.
+        int4 has a scale for every ``group_size`` inputs, int8 one for each output. int2 keeps the sign of a weight, or
+        0, with scales as int4.
     group_size : {32, 64, 128}, optional
         Of int4, default 32, and of int2, 64 or 128, default 64.
     method : {"nearest", "hqq", "gptq", "awq", "awq+gptq"}
