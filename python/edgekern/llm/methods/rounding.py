@@ -103,9 +103,9 @@ def awq_factors(w: FloatArray, form: WeightFormat, inputs: Inputs, magnitudes: F
 class SignedGrid:
     """Scales of rows or of groups for GPTQ: of both signs, so that the largest weight of a group may be code -8.
 
-    Of several steps for a group of 4 bits the one with the least error, weighed by the energy of each input, then fitted
-    to its codes; of ternary ones the best where each weight counts alike, fitted so. Scales are float16 beside the
-    largest, as they are packed.
+    Of several steps for a group of 4 bits the one with the least error, weighed by the energy of each input, then
+    fitted to its codes; of ternary ones the best where each weight counts alike, fitted so. Scales are float16 beside
+    the largest, as they are packed.
     """
 
     def __init__(self, w: FloatArray, form: WeightFormat, energy: npt.NDArray[np.floating]) -> None:
