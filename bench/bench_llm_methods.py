@@ -4,7 +4,7 @@ stories260K is scored on the first 50 stories of tinystories.txt, cut to 512 tok
 ``--model`` names a folder that ``examples/train_decoder.py`` has written; it is scored on the second half of its
 ``held_out.txt`` and calibrated on the first. No method sees what is scored. KV is float32.
 
-``taken back`` is the part of plain int4's loss of perplexity, with groups of the same size, that a method undoes.
+``taken back`` is the part of the plain rounding's loss of perplexity, of the same weights, that a method undoes.
 """
 
 import argparse
@@ -32,6 +32,13 @@ METHODS: tuple[tuple[Method, bool], ...] = (
     ("awq+gptq", False),
     ("nearest", True),
     ("gptq", True),
+)
+FORMS: tuple[tuple[Literal["int8", "int4", "int2"], int | None], ...] = (
+    ("int8", None),
+    ("int4", 32),
+    ("int4", 128),
+    ("int2", 64),
+    ("int2", 128),
 )
 COLUMNS = {
     "model": "s",
@@ -105,11 +112,11 @@ def go_through(subject: Subject, tokens: int, quick: bool) -> list[Row]:
     exact = ek.llm.load(subject.path, tokenizer=subject.tokenizer, weights="float32", kv="float32")
     texts = [exact.encode(part)[: subject.most_tokens] for part in subject.scored[: 3 if quick else None]]
     calibration = [exact.encode(part)[: subject.most_tokens] for part in subject.calibration]
-    forms: list[tuple[Literal["int8", "int4"], int | None]] = [("int8", None), ("int4", 32), ("int4", 128)]
     cases = [
         (kind, group, method, rotate)
-        for kind, group in forms
-        for method, rotate in (METHODS if kind == "int4" else METHODS[:1])
+        for kind, group in FORMS
+        for method, rotate in METHODS
+        if (kind == "int4" or method != "hqq") and (kind != "int8" or (method, rotate) == METHODS[0])
     ]
     rows: list[Row] = []
     with (
