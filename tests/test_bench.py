@@ -343,6 +343,7 @@ def test_dispatcher_knows_its_benches(capsys):
     assert set(names()) == everything | {
         "kv",
         "linear",
+        "llm_methods",
         "load",
         "memory",
         "methods",
@@ -350,6 +351,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "modes",
         "observers",
         "operators",
+        "pareto",
         "peers_accuracy",
         "photos",
         "quantized",

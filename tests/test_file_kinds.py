@@ -60,11 +60,13 @@ def examples(tmp_path_factory) -> dict[str, bytes]:
     tensors = random_tensors(SMALL)
     write_gguf(folder / "m.gguf", SMALL, tensors)
     write_huggingface(folder / "hf", SMALL, tensors)
+    llm.quantize(folder / "m.gguf", folder / "m.ekllm", progress=False)
     Ranges({"x": TensorRange(-1, 1)}, "0" * 64, "max").save(folder / "r.json")
     return {
         "empty": b"",
         "zeros": bytes(5000),
         "ekm": ek.compile(model(), allow_host=False).container.data.tobytes(),
+        "ekllm": (folder / "m.ekllm").read_bytes(),
         "gguf": (folder / "m.gguf").read_bytes(),
         "safetensors": (folder / "hf" / "model.safetensors").read_bytes(),
         "onnx": model().SerializeToString(),
@@ -103,7 +105,7 @@ LOADERS = {
     "Program.load": (ek.Program.load, {"ekm", "empty", "zeros"}),
     "InferenceSession of bytes": (lambda path: ek.InferenceSession(path.read_bytes()), {"ekm", "empty", "zeros"}),
     "Ranges.load": (Ranges.load, {"ranges"}),
-    "llm.load": (llm.load, {"gguf"}),
+    "llm.load": (llm.load, {"gguf", "ekllm"}),
     "data": (lambda path: list(read_feeds([path], {"x": (6,)}, batch=0)), {"npy", "npz", "zip", "torch"}),
     "RingKVCache.load": (ek.RingKVCache(num_layers=1, num_kv_heads=1, head_dim=8).load, set()),
 }

@@ -372,7 +372,7 @@ def test_the_same_text_gives_the_same_file(small, tmp_path, texts):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"weights": "float32"}, "weights must be int4 or int8"),
+        ({"weights": "float32"}, "weights must be int4, int8 or int2"),
         ({"weights": "int8", "group_size": 32}, "group_size is for weights='int4'"),
         ({"method": "magic"}, "method must be one of nearest, hqq, gptq, awq, awq\\+gptq, got 'magic'"),
         ({"method": "hqq", "weights": "int8"}, "method='hqq' fits groups of int4"),

@@ -56,7 +56,7 @@ READERS = {
     "safetensors shard": ("sharded/model-1.safetensors", "llm.load('sharded')"),
 }
 KINDS = {"a FIFO": "os.mkfifo", "a device": "zero", "a folder": "os.mkdir", "a socket": "socket"}
-TAKES_FOLDERS = {"data", "GGUF", "llama2.c"}
+TAKES_FOLDERS = {"packed language model", "data", "GGUF", "llama2.c"}
 
 CHILD = """
 import json, os, resource, socket, sys

@@ -139,6 +139,7 @@ def test_model_says_how_it_was_quantized(tmp_path: Path, rng: np.random.Generato
     found = json.loads(entry)
     defaults = {"activations": "u8", "rounding": "filter_sum", "group_scales": "max", "bias_correction": True}
     defaults |= {
+        "granularity": "channel",
         "recipe": "auto",
         "overrides": {},
         "keep_float": [],
