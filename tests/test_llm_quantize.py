@@ -21,7 +21,7 @@ from reference.llama import Llama
 
 IDS = [1, 17, 250, 3, 99, 42, 7, 7, 201, 64, 128, 13, 5, 299, 0, 31]
 BIASED = replace(SMALL, qkv_bias=True, heads=6, dim=96, hidden=172)
-FORMS = [("int8", None), ("int4", 32), ("int4", 64), ("int4", 128)]
+FORMS = [("int8", None), ("int4", 32), ("int4", 64), ("int4", 128), ("int2", 64), ("int2", 128)]
 METHODS = ["hqq", "gptq", "awq", "awq+gptq"]
 
 
@@ -138,9 +138,10 @@ def test_a_budget_does_not_count_mapped_weights(tmp_path):
     assert "weights='int4'" not in str(refused.value)
 
 
-def test_every_flipped_bit_is_refused(small, tmp_path):
+@pytest.mark.parametrize("kind", ["int8", "int2"])
+def test_every_flipped_bit_is_refused(small, tmp_path, kind):
     out = tmp_path / "model.ekllm"
-    llm.quantize(small, out, weights="int8")
+    llm.quantize(small, out, weights=kind)
     good, rng = out.read_bytes(), np.random.default_rng(3)
     header = int.from_bytes(good[:8], "little")
     spots = [*range(8), *rng.integers(8, 8 + header, 40), *range(8 + header, 8 + header + 64)]
@@ -376,6 +377,8 @@ def test_the_same_text_gives_the_same_file(small, tmp_path, texts):
         ({"weights": "int8", "group_size": 32}, "group_size is for weights='int4'"),
         ({"method": "magic"}, "method must be one of nearest, hqq, gptq, awq, awq\\+gptq, got 'magic'"),
         ({"method": "hqq", "weights": "int8"}, "method='hqq' fits groups of int4"),
+        ({"method": "hqq", "weights": "int2"}, "method='hqq' fits groups of int4"),
+        ({"weights": "int2", "group_size": 32}, "group_size must be 64 or 128 with weights='int2'"),
         ({"method": "gptq"}, "method='gptq' wants calibration text; pass texts= or tokens="),
         ({"method": "gptq", "texts": ["a"], "tokens": [[1]]}, "one of both"),
         ({"method": "gptq", "texts": ["a"]}, "texts= needs a tokenizer"),
