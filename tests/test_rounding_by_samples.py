@@ -5,7 +5,7 @@ import pytest
 from onnx import helper
 
 import edgekern as ek
-from edgekern.errors import ArgumentValueError
+from edgekern.errors import ArgumentValueError, CalibrationError
 from edgekern.quantization import Encoding, compute_encodings, weights
 from edgekern.quantization.methods import methods_of, needs_samples
 from edgekern.quantization.methods.adaround import adaround
@@ -198,3 +198,14 @@ def test_ranges_are_chosen_by_a_rounding_that_needs_no_samples(rounding):
     assert ek.choose_ranges(calibrator, model, config) == ek.choose_ranges(
         calibrator, model, ek.QuantConfig(recipe="w8a8")
     )
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf, None])
+def test_samples_that_say_nothing_are_refused(rounding, spoilt):
+    model, x = small_cnn(), samples(RNG, 4)
+    ranges = ranges_of(model, x)
+    given = x[:0] if spoilt is None else x.copy()
+    given[:1] = 0 if spoilt is None else spoilt
+    with pytest.raises(CalibrationError, match="no number, or NaN or infinity"):
+        ek.quantize(model, ranges, ek.QuantConfig(rounding=rounding), samples=[{"x": given}])

@@ -208,3 +208,11 @@ def test_a_calibrator_gives_ranges_and_samples():
     found = ek.search(model, calibrator, calibrator, max_bits=8, candidates=narrow, progress=False)
     assert found.plan.model_hash == calibrator.model_hash
     assert "within the budget" in str(found)
+
+
+@pytest.mark.parametrize("method", ["ilp", "greedy"])
+def test_samples_that_tell_nothing_are_refused(method):
+    spoilt = [{name: np.full_like(array, np.nan) for name, array in feeds.items()} for feeds in DATA]
+    model = chain()
+    with pytest.raises(ArgumentValueError, match="data must tell layers apart, and the model gives NaN"):
+        ek.search(model, ranges_of(model), spoilt, max_bits=6, method=method, progress=False)

@@ -143,6 +143,12 @@ class LayerInputs:
                     f"{self._function}: onnxruntime could not run a sample: {one_line(error)}"
                 ) from error
             self._step()
+        for node, sums in moments.items():
+            if not sums.usable():
+                raise CalibrationError(
+                    f"{self._function}: samples give the layer {node.name!r} no number, or NaN or infinity; leave such "
+                    "samples out"
+                )
         self._found = {node: found.statistics() for node, found in moments.items()}
 
 
@@ -167,9 +173,14 @@ class _Moments:
         for first in range(0, len(chosen), at_once):
             part = rows.taken(chosen[first : first + at_once]).reshape(-1, self._groups, self._k).transpose(1, 0, 2)
             part = np.ascontiguousarray(part)
-            self._squares += part.transpose(0, 2, 1) @ part
-            self._sums += part.sum(axis=1, dtype=np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):  # usable() tells
+                self._squares += part.transpose(0, 2, 1) @ part
+                self._sums += part.sum(axis=1, dtype=np.float64)
         self._count += len(chosen)
+
+    def usable(self) -> bool:
+        """Whether there was anything, and all of it finite."""
+        return self._count > 0 and bool(np.isfinite(self._squares).all())
 
     def statistics(self) -> dict[str, FloatArray]:
         count = max(self._count, 1)

@@ -7,7 +7,7 @@ those of one output. N:M keeps N of every M weights side by side along the input
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
@@ -224,7 +224,7 @@ def _least(score: FloatArray, count: int) -> npt.NDArray[np.bool_]:
 def _norms(model: ir.Model, layers: list[ir.Node], samples: Samples) -> Mapping[ir.Node, FloatArray]:
     """The root of the mean square of each input channel."""
     found: dict[ir.Node, FloatArray] = {}
-    given = samples if isinstance(samples, (list, tuple)) or hasattr(samples, "kept_feeds") else list(samples)
+    given = list(samples) if isinstance(samples, Iterator) else samples
     for axis in (-1, 1):
         nodes = [node for node in layers if (linear_of(node) is None) == (axis == 1)]
         names = {node: str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
