@@ -137,9 +137,7 @@ def test_what_does_not_fit_is_refused():
     for pattern in ("4:2", "2/4", "0:4"):
         with pytest.raises(ArgumentValueError, match="sparsify: pattern must be like '2:4'"):
             ek.sparsify(model, pattern=pattern)
-    with pytest.raises(
-        ArgumentTypeError, match="sparsify: samples must be a Calibrator or an iterable of feeds, got int"
-    ):
+    with pytest.raises(ArgumentTypeError, match="samples must be a Calibrator or an iterable of feeds, got int"):
         ek.sparsify(model, method="wanda", samples=3)
     with pytest.raises(ArgumentTypeError, match="sparsify: keep must be a list of rules"):
         ek.sparsify(model, keep="Gemm")

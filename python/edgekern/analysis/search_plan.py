@@ -167,8 +167,8 @@ class Searched:
         prices = price_layers(quantizer, samples, names, timed=timed, num_threads=num_threads, progress=progress)
         if not all(math.isfinite(option.loss) for options in prices.options for option in options):
             raise ArgumentValueError(
-                f"{function}: data must tell layers apart, and the model gives NaN or infinity for some of it; leave such "
-                "samples out"
+                f"{function}: data must tell layers apart, and the model gives NaN or infinity for some of it; leave "
+                "such samples out"
             )
         run = run_of_model(model, function=function)
         return Searched(prices, quantizer, samples, run, [run(feeds) for feeds in samples], num_threads)
