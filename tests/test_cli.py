@@ -11,7 +11,7 @@ import pytest
 
 import edgekern as ek
 from edgekern import _core, cli, quickstart
-from edgekern.cli import app
+from edgekern.cli import choices
 from edgekern.quantization import config
 
 RANGES, QDQ, EKM = "ranges.json", "digits.qdq.onnx", "digits.ekm"
@@ -137,9 +137,9 @@ def test_quantize_gives_the_first_and_the_last_layer_recipes_of_their_own(worksh
     assert "'auto' is not one of" in capsys.readouterr().err
 
 
-def test_the_command_line_knows_all_recipes():
-    assert get_args(app.Recipe) == get_args(config.Recipe)
-    assert get_args(app.ModelRecipe) == get_args(config.ModelRecipe)
+@pytest.mark.parametrize("name", ["Recipe", "ModelRecipe", "GroupRecipe", "Rounding", "GroupScales", "Granularity"])
+def test_options_have_the_choices_of_a_configuration(name):
+    assert get_args(getattr(choices, name)) == get_args(getattr(config, name))
 
 
 def test_quantize_takes_the_types_of_borders(workshop, tmp_path, capsys):
@@ -205,7 +205,6 @@ def test_unknown_command_and_missing_file_fail():
 
 BLOCK_TOOLKIT = """
 import sys
-from typing import get_args
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"typer", "rich", "click", "onnx", "onnx_ir", "onnxruntime"}:

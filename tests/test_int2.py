@@ -14,7 +14,9 @@ from numpy.testing import assert_array_equal
 import edgekern as ek
 from edgekern import _core
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
-from edgekern.quantization.methods.ternary import TernaryGrid, quantize_ternary
+from edgekern.llm.methods.rounding import SignedGrid
+from edgekern.llm.packing import WeightFormat
+from edgekern.quantization.methods.ternary import quantize_ternary
 from test_int4 import NONE, Weights, run
 
 from guarded import guarded, guarded_empty
@@ -198,14 +200,16 @@ def test_the_quantizer_of_numpy_is_that_of_the_core(rng: np.random.Generator) ->
 
 def test_a_grid_rounds_to_what_it_has_fitted(rng: np.random.Generator) -> None:
     weights = rng.normal(size=(30, 150)).astype(np.float32)
-    grid, codes = TernaryGrid(weights, 64), np.empty((30, 150), np.int8)
+    grid, codes = SignedGrid(weights, WeightFormat("int2", 64), np.ones(150)), np.empty((30, 150), np.int8)
+    stands_for = np.empty((30, 150), np.float32)
     for at in range(150):
         if at % 64 == 0:
             grid.fit(at, weights.T[at : at + 64])
-        codes[:, at], stands_for = grid.round(at, weights.T[at])
-        assert_array_equal(stands_for, codes[:, at] * grid.scale[:, at // 64])
+        codes[:, at], stands_for[:, at] = grid.round(at, weights.T[at])
+    found = grid.rounded(codes)
+    assert_array_equal(found.restored(), stands_for)
     expected, scale = quantize_ternary(weights, 64)
-    assert_array_equal(grid.scale, scale)
+    np.testing.assert_allclose(found.scale, scale, rtol=0.01)  # float16, and fitted to the codes of the grid
     # Rounding is to the nearest: the best codes of a scale that is their mean.
     assert np.mean(codes == expected) > 0.99
 

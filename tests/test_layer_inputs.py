@@ -137,9 +137,9 @@ def test_a_calibrator_gives_the_samples_that_it_kept():
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
-        (3, ArgumentTypeError, "must be a Calibrator or feeds, got int"),
-        ({"x": np.zeros(3)}, ArgumentTypeError, "must be a Calibrator or feeds, got dict"),
-        ([], CalibrationError, "has none"),
+        (3, ArgumentTypeError, "must be a Calibrator or an iterable of feeds, got int"),
+        ({"x": np.zeros(3)}, ArgumentTypeError, "must be a Calibrator or an iterable of feeds, got dict"),
+        ([], CalibrationError, "samples are none"),
         ([{"z": np.zeros(3)}], ArgumentValueError, "feeds has 'z'"),
         ([{"x": np.zeros((1, 3, 12, 12))}], ArgumentTypeError, "must be float32"),
     ],

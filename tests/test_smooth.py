@@ -215,6 +215,10 @@ def test_what_cannot_be_done_is_refused():
     model = outlying()
     with pytest.raises(CalibrationError, match="samples are none"):
         ek.smooth(model, [])
+    spoilt = [{name: np.full_like(array, np.nan) for name, array in feeds.items()} for feeds in fed(model)]
+    for function in (ek.smooth, ek.awq):
+        with pytest.raises(CalibrationError, match="NaN or infinity; leave such samples out"):
+            function(model, spoilt)
     with pytest.raises(ArgumentTypeError, match="smooth: samples must be a Calibrator or an iterable of feeds"):
         ek.smooth(model, feeds_of(model))
     with pytest.raises(ArgumentValueError, match=r"smooth: alpha must be between 0 and 1, or 'auto', got 1.5"):

@@ -12,7 +12,7 @@ pytest.importorskip("onnx_ir", reason="needs edgekern[toolkit]")
 
 import edgekern as ek
 import transformers
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernWarning, QuantizationError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, CalibrationError, EdgekernWarning, QuantizationError
 from edgekern.quantization import sparsity_of
 from test_smooth import constants, fed, outlying, results, same
 
@@ -137,6 +137,9 @@ def test_what_does_not_fit_is_refused():
     for pattern in ("4:2", "2/4", "0:4"):
         with pytest.raises(ArgumentValueError, match="sparsify: pattern must be like '2:4'"):
             ek.sparsify(model, pattern=pattern)
+    spoilt = [{name: np.full_like(array, np.inf) for name, array in feeds.items()} for feeds in fed(model)]
+    with pytest.raises(CalibrationError, match=r"sparsify: samples give .* NaN or infinity"):
+        ek.sparsify(model, method="wanda", samples=spoilt)
     with pytest.raises(ArgumentTypeError, match="samples must be a Calibrator or an iterable of feeds, got int"):
         ek.sparsify(model, method="wanda", samples=3)
     with pytest.raises(ArgumentTypeError, match="sparsify: keep must be a list of rules"):

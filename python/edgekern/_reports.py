@@ -10,11 +10,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekern import files
 from edgekern._arguments import file_path
 from edgekern.errors import ArgumentValueError, EdgekernError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_BARS = 30
 _BAR, _LIMIT = "#4c72b0", "#444444"
@@ -37,8 +40,8 @@ class Chart:
     limits: Mapping[str, float]
 
 
-class Report(ABC):
-    """A base for reports whose ``rows`` are dataclasses of plain values.
+class Drawn(ABC):
+    """A base for reports whose ``rows`` are dataclasses of plain values, and which can be drawn.
 
     A subclass is a dataclass. ``_derived`` names properties of a row that are written beside its fields.
     """
@@ -67,7 +70,7 @@ class Report(ABC):
         return text.getvalue()
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the first 30 rows as bars, into a file whose ending says its kind: png, svg, pdf.
+        """Draw the rows, into a file whose ending says its kind: png, svg, pdf.
 
         Raises
         ------
@@ -79,12 +82,46 @@ class Report(ABC):
         function = f"{type(self).__name__}.plot"
         file = file_path(function, "path", path)
         try:
+            from matplotlib import rc_context
             from matplotlib.figure import Figure
         except ImportError as error:
             raise EdgekernError(f"{function}: it needs matplotlib; pip install matplotlib") from error
+        figure = self._figure(Figure)
+        kind, drawn = file.suffix.lstrip(".").lower() or "png", io.BytesIO()
+        if kind not in (known := figure.canvas.get_supported_filetypes()):
+            raise ArgumentValueError(f"{function}: path must end in one of {sorted(known)}, got {file.name!r}")
+        with rc_context({"svg.hashsalt": "edgekern"}):  # the same rows give the same file
+            figure.savefig(drawn, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        with files.atomic_write(file, function=function) as opened:
+            opened.write(drawn.getvalue())
+
+    @abstractmethod
+    def _figure(self, make: type[Figure]) -> Figure: ...
+
+    @property
+    def _rows(self) -> Iterable[Any]:
+        rows: Iterable[Any] = getattr(self, "rows", ())
+        return rows
+
+    def _written(self, row: Any) -> dict[str, Any]:
+        named = [f.name for f in fields(row)]
+        return {name: _plain(getattr(row, name)) for name in (*named, *self._derived)}
+
+    def _write(self, path: str | os.PathLike[str] | None, text: str, method: str) -> None:
+        if path is None:
+            return
+        function = f"{type(self).__name__}.{method}"
+        with files.atomic_write(file_path(function, "path", path), function=function) as file:
+            file.write(text.encode())
+
+
+class Report(Drawn):
+    """A base for those that are drawn as bars, the first 30 rows of them."""
+
+    def _figure(self, make: type[Figure]) -> Figure:
         chart = self._chart()
         bars = list(chart.bars[:_MOST_BARS])
-        figure = Figure(figsize=(9, 1.4 + 0.26 * len(bars)), layout="constrained")
+        figure = make(figsize=(9, 1.4 + 0.26 * len(bars)), layout="constrained")
         axes = figure.add_subplot()
         finite = [value if math.isfinite(value) else 0.0 for _, value in bars]
         axes.barh(range(len(bars)), finite, color=_BAR)
@@ -102,31 +139,10 @@ class Report(ABC):
         left = len(chart.bars) - len(bars)
         axes.set_title(chart.title + (f" (first {len(bars)} of {len(chart.bars)})" if left else ""), fontsize=9)
         axes.set_xlabel(chart.axis, fontsize=8)
-        kind, drawn = file.suffix.lstrip(".").lower() or "png", io.BytesIO()
-        if kind not in (known := figure.canvas.get_supported_filetypes()):
-            raise ArgumentValueError(f"{function}: path must end in one of {sorted(known)}, got {file.name!r}")
-        figure.savefig(drawn, format=kind, dpi=130)
-        with files.atomic_write(file, function=function) as opened:
-            opened.write(drawn.getvalue())
+        return figure
 
     @abstractmethod
     def _chart(self) -> Chart: ...
-
-    @property
-    def _rows(self) -> Iterable[Any]:
-        rows: Iterable[Any] = getattr(self, "rows", ())
-        return rows
-
-    def _written(self, row: Any) -> dict[str, Any]:
-        named = [f.name for f in fields(row)]
-        return {name: _plain(getattr(row, name)) for name in (*named, *self._derived)}
-
-    def _write(self, path: str | os.PathLike[str] | None, text: str, method: str) -> None:
-        if path is None:
-            return
-        function = f"{type(self).__name__}.{method}"
-        with files.atomic_write(file_path(function, "path", path), function=function) as file:
-            file.write(text.encode())
 
 
 def table(columns: Mapping[str, str], rows: Sequence[Sequence[object]]) -> str:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekern import files
-from edgekern._arguments import file_path, flag, number
+from edgekern._arguments import flag, number
 from edgekern._arrays import Lent
-from edgekern._reports import Chart, Report, table
+from edgekern._reports import Drawn, table
 from edgekern.analysis.figures import decibels
 from edgekern.analysis.runs import Run, run_of_program
 from edgekern.analysis.search_plan import CANDIDATES, Searched, checked_method, told
 from edgekern.analysis.solve_plan import Method, solve
 from edgekern.analysis.steady_times import steady_ms
 from edgekern.calibration.progress import progress_bar
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, EdgekernError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.runtime.profile import positive
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from edgekern.calibration import Calibrator, Ranges
     from edgekern.graph.dimensions import Shapes
     from edgekern.graph.model import ModelLike
@@ -60,7 +59,7 @@ class ParetoPoint:
 
 
 @dataclass(frozen=True, repr=False)
-class Pareto(Report):
+class Pareto(Drawn):
     """Rows of :func:`pareto`, by what they cost; ``str()`` is the table.
 
     Attributes
@@ -101,25 +100,11 @@ class Pareto(Report):
     def __repr__(self) -> str:
         return f"Pareto({len(self.rows)} plans over {self.over}, {len(self.front)} on the front)"
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw measured dB, and the score where there is one, over measured cost: png, svg or pdf.
-
-        Raises
-        ------
-        EdgekernError
-            When matplotlib is not installed.
-        ArgumentValueError
-            When matplotlib knows no such kind of file.
-        """
-        target = file_path("Pareto.plot", "path", path)
-        try:
-            from matplotlib import rc_context
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise EdgekernError("Pareto.plot: it needs matplotlib; pip install matplotlib") from error
+    def _figure(self, make: type[Figure]) -> Figure:
+        """Measured dB, and the score where there is one, over measured cost."""
         score = self.float_score
         scored = score is not None
-        figure = Figure(figsize=(9.6 if scored else 5.4, 4.0), layout="constrained")
+        figure = make(figsize=(9.6 if scored else 5.4, 4.0), layout="constrained")
         left = figure.add_subplot(1, 1 + scored, 1)
         self._draw(left, lambda row: min(row.measured_db, _EXACT_DB))
         left.set_ylabel(f"SQNR of the outputs, dB, at most {_EXACT_DB:.0f}", fontsize=8)
@@ -130,13 +115,7 @@ class Pareto(Report):
             right.set_ylabel("score", fontsize=8)
         handles, labels = figure.axes[-1].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=len(labels))
-        kind, drawn = target.suffix.lstrip(".").lower() or "png", io.BytesIO()
-        if kind not in (known := figure.canvas.get_supported_filetypes()):
-            raise ArgumentValueError(f"Pareto.plot: path must end in one of {sorted(known)}, got {target.name!r}")
-        with rc_context({"svg.hashsalt": "edgekern"}):
-            figure.savefig(drawn, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
-        with files.atomic_write(target, function="Pareto.plot") as opened:
-            opened.write(drawn.getvalue())
+        return figure
 
     def _draw(self, axes: Any, figure_of: Callable[[ParetoPoint], float | None]) -> None:
         searched = [row for row in self.rows if row.is_searched]
@@ -149,9 +128,6 @@ class Pareto(Report):
         axes.set_ymargin(0.15)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3, linewidth=0.5)
-
-    def _chart(self) -> Chart:
-        raise NotImplementedError  # plot draws a curve
 
 
 def pareto(

@@ -8,7 +8,7 @@ import typer
 from edgekern import _core
 from edgekern.cli import bench as benchmarks
 from edgekern.cli import float_models_app, gates_app, llm_app, plans_app, samples_app, session
-from edgekern.cli.choices import GroupScales, ModelRecipe, Recipe, Rounding
+from edgekern.cli.choices import Granularity, GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.cli.sources import DataOptions
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
@@ -89,7 +89,7 @@ def quantize(
         typer.Option(help="Of 4-bit weights by groups: leave none out, least squares, or half-quadratic splitting."),
     ] = "max",
     granularity: Annotated[
-        Literal["channel", "tensor"], typer.Option(help="Weights: a scale an output channel, or one a layer.")
+        Granularity, typer.Option(help="Weights: a scale an output channel, or one a layer.")
     ] = "channel",
     rounding: Annotated[
         Rounding, typer.Option(help="Of weights. gptq and adaround look at samples: --data or --checkpoint.")

@@ -16,7 +16,7 @@ from edgekern.cli.terminal import printable
 from edgekern.errors import ArgumentValueError, EdgekernWarning
 from edgekern.file_kinds import kind_of_file
 from edgekern.graph.model import model_files, open_model
-from edgekern.quantization.config import GroupScales, ModelRecipe, Recipe, Rounding
+from edgekern.quantization.config import Granularity, GroupScales, ModelRecipe, Recipe, Rounding
 from edgekern.quantization.methods import needs_samples
 
 
@@ -61,7 +61,7 @@ def quantize(
     *,
     recipe: ModelRecipe = "auto",
     activations: Literal["u8", "s8"],
-    granularity: Literal["channel", "tensor"] = "channel",
+    granularity: Granularity = "channel",
     group_scales: GroupScales = "max",
     rounding: Rounding = "filter_sum",
     seen: Seen | None = None,

@@ -26,7 +26,6 @@ from edgekern.llm.packing import WeightFormat
 from edgekern.llm.tokenizer import Tokenizer
 
 VERSION = "1"
-SUFFIX = ".ekllm"
 ALIGNMENT, PAGE = 64, 4096
 DIGEST, DIGEST_BYTES = "digest", 32
 KEYS = ("version", "layout", "producer", "model", "matrices", "hashes")

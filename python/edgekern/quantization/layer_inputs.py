@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern.calibration import Calibrator
-from edgekern.calibration.feeds import Feeds, check_feeds
+from edgekern.calibration.feeds import check_feeds
 from edgekern.calibration.open_runner import one_line, open_runner
 from edgekern.calibration.progress import progress_bar
-from edgekern.errors import ArgumentTypeError, CalibrationError
+from edgekern.errors import CalibrationError
 from edgekern.graph.families import PRODUCTS
-from edgekern.graph.values import int_attribute, ints_attribute, is_float_constant, text_attribute
+from edgekern.graph.values import int_attribute, ints_attribute, is_float_constant, label, text_attribute
+from edgekern.quantization.methods.float_model import Samples, samples_of
 from edgekern.quantization.weights import INPUT_MEANS, SECOND_MOMENTS
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ FloatArray = npt.NDArray[np.float64]
 MOMENT_BYTES = 512 << 20
 # Windows that a layer's moments are taken of, so many for each of their numbers at least, and what they take at a time.
 MOST_WINDOWS, WINDOWS_AN_INPUT, WINDOW_BYTES = 1 << 16, 16, 32 << 20
-
-Samples = Calibrator | Iterable[Feeds]
 
 
 class LayerInputs:
@@ -90,21 +89,9 @@ class LayerInputs:
 
     def _checked(self, samples: Samples, model_hash: str) -> list[dict[str, Array]]:
         function = self._function
-        if isinstance(samples, Calibrator):
-            if samples.model_hash != model_hash:
-                raise CalibrationError(f"{function}: samples are of a Calibrator of another model; calibrate this one")
-            given: list[Any] = list(samples.kept_feeds)
-        elif isinstance(samples, Iterable) and not isinstance(samples, (str, bytes, Mapping)):
-            given = list(samples)
-        else:
-            raise ArgumentTypeError(
-                f"{function}: samples must be a Calibrator or feeds, got {type(samples).__name__}; a feed maps the "
-                "names of inputs to arrays"
-            )
-        if not given:
-            raise CalibrationError(
-                f"{function}: samples has none; collect some, with kept_bytes above 0 when the Calibrator is made"
-            )
+        if isinstance(samples, Calibrator) and samples.model_hash != model_hash:
+            raise CalibrationError(f"{function}: samples are of a Calibrator of another model; calibrate this one")
+        given = samples_of(samples, function=function)
         inputs = open_runner(function, "the model", self._model, []).inputs
         unranked = {v.name for v in self._model.inputs if not v.type.tensor_type.HasField("shape")}
         return [check_feeds(function, feeds, inputs, unranked) for feeds in given]
@@ -146,8 +133,8 @@ class LayerInputs:
         for node, sums in moments.items():
             if not sums.usable():
                 raise CalibrationError(
-                    f"{self._function}: samples give the layer {node.name!r} no number, or NaN or infinity; leave such "
-                    "samples out"
+                    f"{self._function}: samples give the layer {label(node)!r} no number, or NaN or infinity; leave "
+                    "such samples out"
                 )
         self._found = {node: found.statistics() for node, found in moments.items()}
 
@@ -183,8 +170,7 @@ class _Moments:
         return self._count > 0 and bool(np.isfinite(self._squares).all())
 
     def statistics(self) -> dict[str, FloatArray]:
-        count = max(self._count, 1)
-        return {SECOND_MOMENTS: self._squares / count, INPUT_MEANS: self._sums / count}
+        return {SECOND_MOMENTS: self._squares / self._count, INPUT_MEANS: self._sums / self._count}
 
 
 class _Rows:

@@ -55,8 +55,9 @@ from edgekern.quantization.describe import (
 )
 from edgekern.quantization.encodings import Encoding, Encodings
 from edgekern.quantization.four_bits import groups_of
-from edgekern.quantization.layer_inputs import LayerInputs, Samples
+from edgekern.quantization.layer_inputs import LayerInputs
 from edgekern.quantization.methods import group_rounding_of, methods_of, needs_samples
+from edgekern.quantization.methods.float_model import Samples
 from edgekern.quantization.place_qdq import Placement, place
 from edgekern.quantization.plan import Choice, written
 from edgekern.quantization.prepare import prepare

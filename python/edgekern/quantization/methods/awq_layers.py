@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from edgekern._arguments import flag
 from edgekern.errors import ArgumentTypeError, ArgumentValueError
 from edgekern.quantization.config import QuantConfig
 from edgekern.quantization.four_bits import groups_of, restored
 from edgekern.quantization.methods import GroupRounding, group_rounding_of
 from edgekern.quantization.methods.awq import Float32Array, output_error, search_factors
 from edgekern.quantization.methods.channel_takers import Place
-from edgekern.quantization.methods.float_model import Samples, Seen, opened_float, see, written_float
-from edgekern.quantization.methods.smooth import by_channel, chosen_places, names_of
+from edgekern.quantization.methods.float_model import Samples, Seen, opened_float, written_float
+from edgekern.quantization.methods.smooth import by_channel, names_of, seen_places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,11 +71,9 @@ def awq(
             "smooth is for recipes of 8 bits"
         )
     opened = opened_float(model, function="awq")
-    places = chosen_places(opened, insert=flag("awq", "insert", insert), function="awq")
-    seen = see(opened, names_of(places), samples, function="awq")
+    places, seen = seen_places(opened, samples, insert=insert, function="awq")
     for place in places:
-        if all(str(layer.input.name) in seen for layer, _ in place.layers):
-            _move(place, seen, group_rounding_of(config), groups.size)
+        _move(place, seen, group_rounding_of(config), groups.size)
     return written_float(opened)
 
 

@@ -116,7 +116,7 @@ def samples_of(samples: object, *, function: str) -> list[Mapping[str, Array]]:
             "[{'input': array}, ...]"
         )
     if not found:
-        raise CalibrationError(f"{function}: samples are none; collect some, or pass feeds")
+        raise CalibrationError(f"{function}: samples are none; collect some, with kept_bytes above 0, or pass feeds")
     return found
 
 
@@ -134,7 +134,9 @@ def see(model: ir.Model, names: Iterable[str], samples: object, *, function: str
         feeds = check_feeds(function, sample, runner.inputs, ())
         for name, array in _made(runner.run(feeds), feeds, wanted, function):
             turned = np.moveaxis(array, axis, -1)
-            rows = np.nan_to_num(turned.reshape(-1, turned.shape[-1]).astype(np.float32, copy=False))
+            rows = turned.reshape(-1, turned.shape[-1]).astype(np.float32, copy=False)
+            if not np.isfinite(rows).all():
+                raise CalibrationError(f"{function}: samples give {name!r} NaN or infinity; leave such samples out")
             if len(rows):
                 mean = np.abs(rows).mean(axis=0, dtype=np.float64)
                 square = np.square(rows, dtype=np.float64).mean(axis=0)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekern.graph.values import int_attribute, label, sole_consumer
-from edgekern.quantization.methods.float_model import Float32Array, float32_of, replace_constant
+from edgekern.quantization.methods.float_model import float32_of, replace_constant
 
 FloatArray = npt.NDArray[np.floating]
 Change = Callable[[FloatArray], FloatArray]
@@ -103,8 +103,3 @@ def linear_giving(value: ir.Value) -> Linear | None:
         return None
     found = None if node is None else linear_of(node)
     return found if found is not None and found.result is value else None
-
-
-def stacked(layers: list[Linear]) -> Float32Array:
-    """The weights of layers that read the same, one below the other."""
-    return np.concatenate([layer.weights for layer in layers]).astype(np.float32)

@@ -84,18 +84,24 @@ def smooth(
         if not 0 <= alpha <= 1:
             raise ArgumentValueError(f"smooth: alpha must be between 0 and 1, or 'auto', got {alpha!r}")
     opened = opened_float(model, function="smooth")
-    places = chosen_places(opened, insert=flag("smooth", "insert", insert), function="smooth")
-    seen = see(opened, names_of(places), samples, function="smooth")
+    places, seen = seen_places(opened, samples, insert=insert, function="smooth")
     for place in places:
-        known = all(str(layer.input.name) in seen for layer, _ in place.layers)
-        factors = _factors(place, seen, alpha) if known else None
+        factors = _factors(place, seen, alpha)
         if factors is not None:
             place.move(factors)
     return written_float(opened)
 
 
-def chosen_places(model: ir.Model, *, insert: bool, function: str) -> list[Place]:
-    """Where factors can be moved, with a warning of where they cannot."""
+def seen_places(
+    model: ir.Model, samples: Samples, *, insert: bool, function: str
+) -> tuple[list[Place], dict[str, Seen]]:
+    """Where factors can be moved and samples come by, with a warning of where they cannot; and what samples show."""
+    places = _chosen_places(model, insert=flag(function, "insert", insert), function=function)
+    seen = see(model, names_of(places), samples, function=function)
+    return [place for place in places if all(name in seen for name in names_of([place]))], seen
+
+
+def _chosen_places(model: ir.Model, *, insert: bool, function: str) -> list[Place]:
     places, left = places_of(model.graph)
     if insert:
         places, left = [*places, *inserted(list(left))], {}

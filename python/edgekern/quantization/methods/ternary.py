@@ -61,32 +61,3 @@ def quantize_ternary(weights: Float32Array, group: int) -> tuple[Codes, Float32A
         part = slice(g * group, (g + 1) * group)
         codes[:, part], scale[:, g] = fit_ternary(weights[:, part])
     return codes, scale
-
-
-class TernaryGrid:
-    """Ternary weights as a grid of :mod:`edgekern.quantization.methods.gptq`.
-
-    Parameters
-    ----------
-    weights : (columns, k) float32
-    group : int
-
-    Attributes
-    ----------
-    scale : (columns, groups) float32, as fitted so far
-    """
-
-    def __init__(self, weights: Float32Array, group: int) -> None:
-        columns, k = weights.shape
-        self.group = group
-        self.scale = np.ones((columns, -(-k // group)), np.float32)
-
-    def fit(self, first: int, weights: Float32Array) -> None:
-        """Choose the scales of the inputs from ``first`` on, for ``weights`` (inputs, columns)."""
-        self.scale[:, first // self.group] = fit_ternary(np.ascontiguousarray(weights.T))[1]
-
-    def round(self, at: int, weights: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """The codes of one input's weights, (columns,), and what they stand for."""
-        scale = self.scale[:, at // self.group]
-        codes = np.rint(weights / scale).clip(-1, 1)
-        return codes, codes * scale
