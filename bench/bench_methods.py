@@ -48,7 +48,7 @@ def _answers(run: object, feeds: Sequence[Feeds]) -> Array:
 
 
 def measure_case(
-    name: str, case: Case, recipes: Sequence[str], roundings: Sequence[str], bias_correction: bool
+    name: str, case: Case, recipes: Sequence[str], roundings: Sequence[str], bias_correction: bool, kept: Sequence[str]
 ) -> Iterator[Row]:
     """A row for each recipe and rounding; the first rounding is what errors are told by."""
     calibrator = ek.Calibrator(case.path, progress=False).collect_many(case.calibration)
@@ -57,7 +57,8 @@ def measure_case(
     for recipe in recipes:
         plain = None
         for rounding in roundings:
-            config = ek.QuantConfig(recipe=recipe, rounding=rounding, bias_correction=bias_correction)  # type: ignore[arg-type]
+            choice = {"recipe": recipe, "rounding": rounding, "bias_correction": bias_correction, "keep_float": kept}
+            config = ek.QuantConfig(**choice)  # type: ignore[arg-type]
             start = time.perf_counter()
             qdq = ek.quantize(case.path, ranges, config, samples=case.calibration)
             seconds = time.perf_counter() - start
@@ -90,17 +91,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=ROUNDINGS)
     parser.add_argument("--calibrate", type=int, default=128, help="samples that ranges and moments are of")
     parser.add_argument("--judge", type=int, default=1000, help="samples that are judged, where there are as many")
+    parser.add_argument("--keep-float", nargs="+", default=[], metavar="RULE", help="what stays float32 in every row")
     parser.add_argument("--no-bias-correction", action="store_true", help="in any row, nearest too")
     parser.add_argument("--json", type=Path, help="append one JSON object a row to this file")
     options = parser.parse_args(argv)
     if not DATA_ROOT.is_dir() and not options.small:
         parser.error(f"no data at {DATA_ROOT}; set EDGEKERN_TEST_DATA")
+    corrected, kept = not options.no_bias_correction, options.keep_float
     cases = makers(options.small, options.models, options.calibrate, options.judge, options.calibrate)
     rows: list[Row] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EdgekernWarning)
         for name, make in cases:
-            for row in measure_case(name, make(), options.recipes, options.roundings, not options.no_bias_correction):
+            for row in measure_case(name, make(), options.recipes, options.roundings, corrected, kept):
                 rows.append(row)  # as they come: the next may take minutes
                 write_json(options.json, [{**row, **machine(["edgekern", "onnxruntime", "onnx"])}])
     print_table(rows, COLUMNS)

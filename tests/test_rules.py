@@ -46,6 +46,36 @@ def test_a_rule_names_operators_or_nodes_and_the_last_one_counts(options, float_
     assert integer_products(quantized(model, rng, **options)) == everything - kept
 
 
+def residual_chain():
+    """Two sums along a residual stream, each read by a convolution and by the next sum."""
+    shape = (8, 8, 3, 3)
+    weights = {f"w{at}": np.random.default_rng(at).normal(0, 0.1, shape).astype(np.float32) for at in range(3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], pads=[1] * 4),
+        helper.make_node("Conv", ["c0", "w1"], ["c1"], pads=[1] * 4),
+        helper.make_node("Add", ["c0", "c1"], ["s1"]),
+        helper.make_node("Conv", ["s1", "w2"], ["c2"], pads=[1] * 4),
+        helper.make_node("Add", ["s1", "c2"], ["y"]),
+    ]
+    return build(nodes, weights, [1, 8, 6, 6])
+
+
+def test_sums_that_stay_float_read_what_no_code_has_rounded(rng):
+    model = residual_chain()
+    x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
+    ranges = ranges_of(model, x)
+    codes = ek.quantize(model, ranges, ek.QuantConfig(recipe="w8a8"))
+    floats = ek.quantize(model, ranges, ek.QuantConfig(recipe="w8a8", keep_float=["Add"]))
+    makers = {output: node.op_type for node in floats.graph.node for output in node.output}
+    sums = [node for node in floats.graph.node if node.op_type == "Add"]
+    assert [[makers[name] for name in node.input] for node in sums] == [["Conv", "Conv"], ["Add", "Conv"]]
+    assert len(integer_products(floats)) == 3
+    expected = run(model, x)[0]
+    assert sqnr_db(expected, run(floats, x)[0]) > sqnr_db(expected, run(codes, x)[0]) + 1
+    got = ek.InferenceSession(ek.compile(floats, allow_host=False)).run(None, {"x": x})[0]
+    assert sqnr_db(run(floats, x)[0], got) > 60
+
+
 def test_a_float_recipe_gives_the_float_model_back(rng):
     model, x = small_cnn(), samples(rng)
     same = ek.quantize(model, ranges_of(model, x), ek.QuantConfig(recipe="float32"))

@@ -63,7 +63,7 @@ class QuantConfig:
         of an operator, or a pattern of node names, as :mod:`fnmatch` reads it (a node without a name is called by its
         first output). Where several rules name a node, the last one counts.
     keep_float : sequence of str
-        Rules for nodes that stay float32, whatever ``overrides`` say.
+        Rules for nodes that stay float32, whatever ``overrides`` say, and read tensors as they were before rounding.
     first_layer, last_layer : str, optional
         A recipe for the first and the last layer with constant weights, in the order of the model, where no rule names
         it.

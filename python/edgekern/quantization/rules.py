@@ -42,6 +42,11 @@ def is_kept(node: ir.Node) -> bool:
     return recipe_of(node) not in _STATIC
 
 
+def stays_float(node: ir.Node) -> bool:
+    """Whether a node is to compute in float32."""
+    return recipe_of(node) == "float32"
+
+
 def is_of_rows(recipe: str) -> bool:
     """Whether products by a recipe quantize the rows that they multiply as they come."""
     return recipe == "w8a8-dynamic" or recipe in get_args(GroupRecipe)

@@ -16,6 +16,7 @@ from edgekern.graph.wide import CONTRIB, FIRST_WIDE_OPSET
 from edgekern.quantization.encodings import Encoding
 from edgekern.quantization.four_bits import BITS, GroupedWeights
 from edgekern.quantization.place_qdq import Placement
+from edgekern.quantization.rules import stays_float
 from edgekern.quantization.weights import QuantizedWeights
 
 _YOUNG = frozenset({ir.DataType.UINT16, ir.DataType.INT16, ir.DataType.INT4})
@@ -150,7 +151,10 @@ class QdqWriter:
         return self._parameters[owner]
 
     def _quantize_activation(self, value: ir.Value) -> None:
-        """Put Q and DQ behind a tensor, and let everybody read the result; a graph output keeps its name."""
+        """Put Q and DQ behind a tensor, and let everybody read the result; a graph output keeps its name.
+
+        Nodes that are to compute in float32 read the tensor as it was before its rounding.
+        """
         scale, zero_point = self._parameters_of(value)
         name, producer = str(value.name), value.producer()
         is_output = value.is_graph_output() and producer is not None
@@ -170,7 +174,7 @@ class QdqWriter:
             value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
             quantize.replace_input_with(0, value)
         else:  # an input may be an output, too: then that is what the caller gave
-            for node, index in [use for use in value.uses() if use.node is not quantize]:
+            for node, index in [use for use in value.uses() if use.node is not quantize and not stays_float(use.node)]:
                 node.replace_input_with(index, restored.outputs[0])
         if producer is None:
             self._graph.insert_before(self._graph[0], (quantize, restored))
