@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 
 import edgekern as ek
@@ -115,25 +116,63 @@ def _dynamic(job: Job) -> Quantized:
     return Quantized(run_onnx(model), len(model))
 
 
+def _asked_of_nncf(job: Job, preset: str) -> dict[str, Any]:
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    import nncf
+
+    asked: dict[str, Any] = {"preset": nncf.QuantizationPreset(preset), "target_device": nncf.TargetDevice.CPU}
+    if job.products[2]:
+        asked["model_type"] = nncf.ModelType.TRANSFORMER
+    return asked
+
+
 def _nncf(job: Job, preset: str, largest: bool = False) -> Quantized:
     """NNCF's own way takes the mean of each sample's least and largest value for a range; ``largest``: those of all."""
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+    asked = _asked_of_nncf(job, preset)
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    asked: dict[str, Any] = {"preset": nncf.QuantizationPreset(preset), "target_device": nncf.TargetDevice.CPU}
     # Half a bit less in the first layer would be for CPUs whose sums of two products saturate.
     more: dict[str, Any] = {"overflow_fix": nncf.OverflowFix.DISABLE}
     if largest:
         more["activations_range_estimator_params"] = RangeEstimatorParametersSet.MINMAX
     asked["advanced_parameters"] = nncf.AdvancedQuantizationParameters(**more)
-    if job.products[2]:
-        asked["model_type"] = nncf.ModelType.TRANSFORMER
     samples = [dict(feeds) for feeds in job.case.calibration]
     float_model = onnx.load(folded(job.case.path, job.folder))
     made = nncf.quantize(float_model, nncf.Dataset(samples), subset_size=len(samples), **asked)
     model = made.SerializeToString()
     return Quantized(run_onnx(model), len(model))
+
+
+def _nncf_control(job: Job) -> Quantized:
+    """Operations go back to float32, the worst first, until as many classes as ever are the float model's."""
+    asked, axis = _asked_of_nncf(job, "mixed"), job.case.axis
+    if axis is None:
+        raise Refused("no classes that its validation could count")
+    import nncf
+
+    samples = [dict(feeds) for feeds in job.case.calibration]
+    model = onnx.load(folded(job.case.path, job.folder))
+    exact = run_onnx(str(job.case.path))
+    classes = [exact(feeds)[0].argmax(axis) for feeds in samples]
+
+    def agreement(session: Any, given: Any) -> float:
+        found = [session.run(None, feeds)[0].argmax(axis) for feeds in given]
+        return float(np.mean([np.mean(a == b) for a, b in zip(found, classes, strict=False)]))
+
+    more = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE)
+    made = nncf.quantize_with_accuracy_control(
+        model,
+        nncf.Dataset(samples),
+        nncf.Dataset(samples),
+        agreement,
+        max_drop=0.0,
+        subset_size=len(samples),
+        advanced_quantization_parameters=more,
+        **asked,
+    )
+    found = made.SerializeToString()
+    return Quantized(run_onnx(found), len(found))
 
 
 def engines() -> dict[str, Engine]:
@@ -142,9 +181,10 @@ def engines() -> dict[str, Engine]:
     found |= {f"ort {method}": partial(_static, method=method) for method in ("MinMax", "Entropy", "Percentile")}
     found["ort dynamic"] = _dynamic
     found |= {f"NNCF {preset}": partial(_nncf, preset=preset) for preset in ("mixed", "performance")}
-    return found | {"NNCF MinMax": partial(_nncf, preset="mixed", largest=True)}
+    return found | {"NNCF MinMax": partial(_nncf, preset="mixed", largest=True), CONTROL: _nncf_control}
 
 
+CONTROL = "NNCF accuracy control"  # it takes minutes a model: measured where it is asked for by its name
 # Of 8-bit weights and activations: ours, and those that a row of ours is held against.
 OURS, PEERS = ("w8a8",), ("ort ", "NNCF ")
 DEFAULT = str(ek.QuantConfig().recipe)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench.accuracy_cases import Array, Case, makers
-from bench.accuracy_engines import DEFAULT, OURS, PEERS, Engine, Job, Quantized, engines, job_folder, quantize
+from bench.accuracy_engines import CONTROL, DEFAULT, OURS, PEERS, Engine, Job, Quantized, engines, job_folder, quantize
 from bench.bench_quantized import worst_db
 from bench.harness import Row, machine, print_table, write_json
 from edgekern._onnxruntime import open_session
@@ -163,6 +163,8 @@ def main(argv: Sequence[str]) -> int:
         print_all([row for row in rows if is_asked(row["engine"])])
         return 0
     chosen = {name: engine for name, engine in every.items() if is_asked(name)}
+    if CONTROL not in options.engines:
+        chosen.pop(CONTROL, None)
     cases = makers(options.folders, options.only, options.calibrate, options.judge, options.samples)
     if not cases or not chosen:
         parser.error(f"no model or no engine is left; engines are {', '.join(every)}")
