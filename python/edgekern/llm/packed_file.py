@@ -161,7 +161,7 @@ class Blobs:
                     "with llm.quantize"
                 )
         self.model, self.matrices, self._hashes = (
-            self._parsed(texts[key].encode()) for key in ("model", "matrices", "hashes")
+            self._parsed(texts[key].encode(errors="surrogatepass")) for key in ("model", "matrices", "hashes")
         )
         self._data, self._places = data[start:], self._tiles(header, data.size - start)
 
@@ -208,6 +208,8 @@ class Blobs:
             first, last = offsets
             if first != end or not end < last <= size or last % ALIGNMENT:
                 raise self.damaged(f"blob {name!r} lies at {offsets}, where {end} of {size} bytes are taken")
+            if (entry.get("dtype"), entry.get("shape")) != ("U8", [last - first]):
+                raise self.damaged(f"blob {name!r} is not the {last - first} bytes that it lies on")
             places[name] = (first, last)
             end = last
         if end != size:
