@@ -436,7 +436,14 @@ def test_what_cannot_be_done_is_refused_and_writes_nothing(small, tmp_path, give
 
 
 def test_types_are_checked(small, tmp_path):
-    for given in ({"tokens": [["a"]]}, {"rotate": "yes"}, {"max_tokens": "many"}, {"method": 3}):
+    for given in (
+        {"tokens": [["a"]]},
+        {"tokens": 5},
+        {"tokens": [None]},
+        {"rotate": "yes"},
+        {"max_tokens": "many"},
+        {"method": 3},
+    ):
         with pytest.raises(ArgumentTypeError, match=r"llm\.quantize: "):
             llm.quantize(small, tmp_path / "out.ekllm", **{"method": "gptq", "tokens": [[1]], **given})
 
@@ -448,6 +455,21 @@ def test_an_input_is_never_replaced(tmp_path):
     folder = written(tmp_path)
     with pytest.raises(ArgumentValueError, match="is the input"):
         llm.quantize(folder, folder / "model.safetensors")
+
+
+def test_neither_text_nor_tokenizer_is_replaced(test_data, tmp_path, capsys):
+    text, tokenizer = tmp_path / "text.txt", tmp_path / "tok.bin"
+    text.write_text("Once upon a time")
+    tokenizer.write_bytes((test_data / "llm" / "tok512.bin").read_bytes())
+    before = text.read_bytes(), tokenizer.read_bytes()
+    model = test_data / "llm" / "stories260K.bin"
+    command = ["llm-quantize", str(model), "--calibration", str(text), "--tokenizer", str(tokenizer)]
+    for out in (text, tokenizer):
+        assert cli.run([*command, "--method", "gptq", "-o", str(out)]) == 2
+        assert "is the input" in capsys.readouterr().err
+    with pytest.raises(ArgumentValueError, match="is the input"):
+        llm.quantize(model, tokenizer, tokenizer=tokenizer)
+    assert (text.read_bytes(), tokenizer.read_bytes()) == before
 
 
 # --- a trained model

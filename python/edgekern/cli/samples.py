@@ -39,7 +39,7 @@ def calibrate(
     table: bool = False,
     as_json: bool = False,
 ) -> str:
-    inputs = [*model_files(model, function="calibrate"), *files_of(data)]
+    inputs = [*model_files(model, function="calibrate"), *files_of(data), *given.files]
     files.check_target(output, function="calibrate", inputs=inputs)
     fixed = read_shapes("calibrate", shapes)
     calibrator = calibration.Calibrator(model, shapes=fixed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -123,11 +123,11 @@ def _digest(header: Bytes) -> bytes:
 
 @contextmanager
 def writing(
-    path: Path, source: Path, config: ModelConfig, form: WeightFormat, tokenizer: Tokenizer | None
+    path: Path, sources: Iterable[Path], config: ModelConfig, form: WeightFormat, tokenizer: Tokenizer | None
 ) -> Iterator[Writer]:
     """A writer of a file that takes the place of ``path`` when the block ends."""
-    inputs = source.iterdir() if source.is_dir() else (source,)
-    with files.atomic_write(path, function="llm.quantize", inputs=[*inputs]) as file:
+    inputs = [file for source in sources for file in (source.iterdir() if source.is_dir() else (source,))]
+    with files.atomic_write(path, function="llm.quantize", inputs=inputs) as file:
         writer = Writer(file, config, form, tokenizer=tokenizer is not None)
         if tokenizer is not None:
             state = json.dumps(tokenizer.state()).encode()  # type: ignore[attr-defined]  # quantize has looked
