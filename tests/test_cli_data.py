@@ -247,6 +247,8 @@ def test_quantize_rounds_by_samples_of_data_or_of_a_checkpoint(tmp_path, capsys)
     np.savez(tmp_path / "train.npz", image=train.images[:64])
     model, ranges, checkpoint = str(quickstart.MODEL), str(tmp_path / "ranges.json"), str(tmp_path / "state.npz")
     calibrate = ["calibrate", model, str(tmp_path / "train.npz"), "-o", ranges, "--checkpoint", checkpoint]
+    assert cli.run([*calibrate[:-1], ranges]) == 2
+    assert "write to two files" in capsys.readouterr().err
     assert cli.run([*calibrate, "--method", "max"]) == 0
     command = ["quantize", model, ranges, "--recipe", "w4a8", "--rounding", "gptq", "-o"]
     by_data, by_checkpoint = str(tmp_path / "data.onnx"), str(tmp_path / "checkpoint.onnx")

@@ -72,6 +72,20 @@ def test_what_cannot_be_done_is_2(here, capsys, arguments, said):
     assert not (here / "q2.onnx").exists()
 
 
+def test_samples_and_labels_are_never_replaced(here, capsys):
+    (here / "seen.npz").write_bytes(b"for --checkpoint")
+    by_samples = ["quantize", MODEL, "r.json", "--rounding", "gptq"]
+    for out, command in {
+        "x.npz": [*by_samples, "--data", "x.npz"],
+        "seen.npz": [*by_samples, "--checkpoint", "seen.npz"],
+        "labels.npy": ["quantize-to", MODEL, "r.json", "x.npz", "--max-drop", "0.5", "--labels", "labels.npy"],
+    }.items():
+        before = (here / out).read_bytes()
+        assert cli.run([*command, "-o", out]) == 2
+        assert "is the input" in capsys.readouterr().err
+        assert (here / out).read_bytes() == before
+
+
 @pytest.mark.filterwarnings("always")
 def test_a_model_is_quantized_to_a_drop_or_not_at_all(here, capsys):
     told = ["quantize-to", MODEL, "r.json", "x.npz", "-o", "to.onnx", "--labels", "labels.npy", "--plan", "to.json"]

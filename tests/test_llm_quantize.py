@@ -1,5 +1,7 @@
 """Language models in files with packed weights: the same bits as packing at load, no copy, nothing damaged; methods."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -187,6 +189,46 @@ class Forged:
 def test_files_that_hash_well_and_hold_nonsense_are_refused(small, tmp_path, monkeypatch, change):
     out = tmp_path / "model.ekllm"
     Forged(out, monkeypatch).write(small, change)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        llm.load(out)
+
+
+def rehashed(content, change):
+    """A file whose header is changed, and hashed again."""
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:size])
+    change(header)
+    text = content[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(size - 8)
+    assert len(text) == size
+    return text + hashlib.sha256(text).digest() + content[size + 32 :]
+
+
+def model_of(header):
+    return json.loads(header["__metadata__"]["ekllm.model"])
+
+
+def with_metadata(key, text):
+    return lambda header: header["__metadata__"].update({f"ekllm.{key}": text(header)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_metadata("model", lambda header: json.dumps(model_of(header) | {"embedding": ["F32"]})),
+        with_metadata("model", lambda header: "\ud800"),
+        with_metadata("hashes", lambda header: '"\ud800"'),
+        lambda header: header["head"].update(dtype="F32"),
+        lambda header: header["head"].update(shape=[-1]),
+    ],
+    ids=["a list", "half a sign", "half a string", "floats", "a negative shape"],
+)
+def test_headers_that_hash_well_and_hold_nonsense_are_refused(small, tmp_path, change):
+    out = tmp_path / "model.ekllm"
+    llm.quantize(small, out)
+    good = out.read_bytes()
+    out.write_bytes(rehashed(good, lambda header: None))
+    llm.load(out)
+    out.write_bytes(rehashed(good, change))
     with pytest.raises(ArtifactError, match="is damaged"):
         llm.load(out)
 
@@ -394,7 +436,14 @@ def test_what_cannot_be_done_is_refused_and_writes_nothing(small, tmp_path, give
 
 
 def test_types_are_checked(small, tmp_path):
-    for given in ({"tokens": [["a"]]}, {"rotate": "yes"}, {"max_tokens": "many"}, {"method": 3}):
+    for given in (
+        {"tokens": [["a"]]},
+        {"tokens": 5},
+        {"tokens": [None]},
+        {"rotate": "yes"},
+        {"max_tokens": "many"},
+        {"method": 3},
+    ):
         with pytest.raises(ArgumentTypeError, match=r"llm\.quantize: "):
             llm.quantize(small, tmp_path / "out.ekllm", **{"method": "gptq", "tokens": [[1]], **given})
 
@@ -406,6 +455,21 @@ def test_an_input_is_never_replaced(tmp_path):
     folder = written(tmp_path)
     with pytest.raises(ArgumentValueError, match="is the input"):
         llm.quantize(folder, folder / "model.safetensors")
+
+
+def test_neither_text_nor_tokenizer_is_replaced(test_data, tmp_path, capsys):
+    text, tokenizer = tmp_path / "text.txt", tmp_path / "tok.bin"
+    text.write_text("Once upon a time")
+    tokenizer.write_bytes((test_data / "llm" / "tok512.bin").read_bytes())
+    before = text.read_bytes(), tokenizer.read_bytes()
+    model = test_data / "llm" / "stories260K.bin"
+    command = ["llm-quantize", str(model), "--calibration", str(text), "--tokenizer", str(tokenizer)]
+    for out in (text, tokenizer):
+        assert cli.run([*command, "--method", "gptq", "-o", str(out)]) == 2
+        assert "is the input" in capsys.readouterr().err
+    with pytest.raises(ArgumentValueError, match="is the input"):
+        llm.quantize(model, tokenizer, tokenizer=tokenizer)
+    assert (text.read_bytes(), tokenizer.read_bytes()) == before
 
 
 # --- a trained model

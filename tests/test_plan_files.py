@@ -26,12 +26,17 @@ choices = st.builds(
 )
 
 
-@given(st.lists(choices, max_size=5), st.sampled_from(["auto", "w8a8", "float32"]), st.none() | st.just("abc"))
+@given(
+    st.lists(choices, max_size=5, unique_by=lambda row: row.node),
+    st.sampled_from(["auto", "w8a8", "float32"]),
+    st.none() | st.just("abc"),
+)
 def test_a_plan_that_is_read_is_the_one_that_was_written(tmp_path_factory, rows, base, model_hash):
     plan = ek.Plan(tuple(rows), base, model_hash, {"max_ms": 3.2}, {"ms": 3.1, "db": 27.0})
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     plan.save(path)
     assert ek.Plan.load(path) == plan
+    assert len(str(plan).splitlines()) >= 1 + len(rows)
     assert len(path.read_text().splitlines()) == 10 + max(len(rows), 1)  # a line a layer
 
 
@@ -107,6 +112,8 @@ GOOD = {"format": "edgekern.plan", "version": 1, "base": "w8a8", "layers": [{"no
         json.dumps(GOOD | {"layers": 3}),
         json.dumps(GOOD | {"budget": {"max_ms": math.nan}}),
         json.dumps(GOOD | {"seen": ["ms"]}),
+        json.dumps(GOOD | {"seen": {"ms": 10**400}}),
+        json.dumps(GOOD | {"layers": [{"node": "a", "recipe": "w8a8"}, {"node": "a", "recipe": "float32"}]}),
         json.dumps(GOOD | {"layers": [{"node": "a", "recipe": "w8a8", "loss": "much"}]}),
     ],
 )

@@ -141,11 +141,13 @@ def test_sixteen_bits_may_not_suffice_and_say_so():
     [
         ({"max_drop": math.nan}, ArgumentValueError, "max_drop must be a finite number"),
         ({"max_drop": "1"}, ArgumentTypeError, "max_drop must be a number"),
+        ({"max_drop": True}, ArgumentTypeError, "max_drop must be a number"),
         ({"recipe": "float32"}, ArgumentValueError, "recipe must be one of"),
         ({"undo": "w8a8"}, ArgumentValueError, "undo must be one of"),
         ({"evaluate": None}, ArgumentValueError, "evaluate or labels must be given"),
         ({"evaluate": 3}, ArgumentTypeError, "evaluate must be a function"),
         ({"evaluate": lambda run: math.nan}, ArgumentValueError, "what evaluate returns must be a number, got NaN"),
+        ({"evaluate": lambda run: math.inf}, ArgumentValueError, "what evaluate returns for the float model must be"),
         ({"most_put_back": -1}, ArgumentValueError, "most_put_back must be at least 1"),
     ],
 )

@@ -319,8 +319,10 @@ def test_folders_say_what_they_hold(tmp_path):
         ek.samples(tmp_path, INPUTS, kind="films")
     with pytest.raises(ArgumentValueError, match=r"of several kinds, \['arrays', 'calib_set'\]"):
         ek.samples([tmp_path / "0.npy", tmp_path / "0.bin"], INPUTS)
-    with pytest.raises(ArgumentValueError, match="'size' is no option of data of the kind raw"):
+    with pytest.raises(ArgumentValueError, match=r"'size' is no option of data of the kind raw; leave it out \(--size"):
         ek.samples(tmp_path, INPUTS, kind="raw", size=3)
+    with pytest.raises(ArgumentValueError, match=r"'limit' is no option of data of the kind arrays; .* \(--samples\)"):
+        ek.samples(tmp_path, INPUTS, kind="arrays", limit=3)
 
 
 def test_limits_are_spread_over_all_samples(tmp_path):

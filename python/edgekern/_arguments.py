@@ -44,6 +44,13 @@ def number(function: str, argument: str, value: object) -> float:
     raise ArgumentTypeError(f"{function}: {argument} must be a number, got {_kind(value)}")
 
 
+def amount(function: str, argument: str, value: object) -> float:
+    """A number that limits something; True is none, though Python counts it as 1."""
+    if isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError(f"{function}: {argument} must be a number, got {_kind(value)}")
+    return number(function, argument, value)
+
+
 def integer(function: str, argument: str, value: object) -> int:
     """One that 32 bits hold; what fewer hold is for others to say."""
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy.typing as npt
 
-from edgekern._arguments import flag, number
+from edgekern._arguments import amount, flag, number
 from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
 from edgekern._warn import warn_caller
@@ -192,6 +192,11 @@ def quantize_to(
     if isinstance(ranges, Calibrator):
         ranges = choose_ranges(ranges, model, given, shapes=shapes, progress=shown)
     float_score = score(model)
+    if not math.isfinite(float_score):
+        raise ArgumentValueError(
+            f"{function}: what evaluate returns for the float model must be finite, got {float_score}; no loss is "
+            "counted from there"
+        )
     if evaluate is None:
         require_a_score(function, limit, float_score)
     quantizer = Quantizer(model, ranges, given, shapes, function)
@@ -313,7 +318,7 @@ def _score(
 
 
 def _limit(given: object) -> float:
-    value = number("quantize_to", "max_drop", given)
+    value = amount("quantize_to", "max_drop", given)
     if not math.isfinite(value):
         raise ArgumentValueError(f"quantize_to: max_drop must be a finite number, got {given!r}")
     return value

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from edgekern._arguments import byte_count, number
+from edgekern._arguments import amount, byte_count
 from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
 from edgekern._warn import warn_caller
@@ -85,7 +85,7 @@ class Limits:
     def _number(self, function: str, name: str, least: float, most: float) -> float | None:
         if (given := getattr(self, name)) is None:
             return None
-        value = number(function, name, given)
+        value = amount(function, name, given)
         if not (math.isfinite(value) and least <= value <= most):
             between = f"between {least:g} and {most:g}" if math.isfinite(most) else "a finite number of at least 0"
             rule = between if math.isfinite(least) else "a finite number"

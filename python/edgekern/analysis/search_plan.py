@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy.typing as npt
 
-from edgekern._arguments import byte_count, flag, number, thread_count
+from edgekern._arguments import amount, byte_count, flag, thread_count
 from edgekern._arrays import Lent
 from edgekern._reports import Chart, Report, table
 from edgekern.analysis.figures import decibels, figures_of
@@ -364,12 +364,12 @@ def _budget(**given: Any) -> tuple[Kind, float]:
     kind: Kind = name.removeprefix("max_")  # type: ignore[assignment]
     if kind == "bytes":
         return kind, float(byte_count("search", name, value))
-    limit = number("search", name, value)
+    limit = amount("search", name, value)
     most = 1.0 if kind == "share" else math.inf
     if not math.isfinite(limit) or limit > most or (limit <= 0 and not (kind == "share" and limit == 0)):
         rule = "between 0 and 1, a share" if kind == "share" else "a positive number"
         raise ArgumentValueError(f"search: {name} must be {rule}, got {value!r}")
-    return kind, limit
+    return kind, limit + 0.0  # -0.0 is 0.0
 
 
 def checked_method(function: str, method: object) -> None:
@@ -418,7 +418,7 @@ def told(recipes: Mapping[str, int]) -> str:
 
 def _candidates(function: str, given: object, ranges: object) -> tuple[str, ...]:
     known = get_args(Recipe)
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given or not set(given) <= set(known):
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given or not all(one in known for one in given):
         raise ArgumentValueError(f"{function}: candidates must be some of {list(known)}, got {given!r}")
     names = tuple(dict.fromkeys(given))
     if set(names) == {"float32"}:

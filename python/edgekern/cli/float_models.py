@@ -84,7 +84,7 @@ def _made(
     make: Callable[[Feeds], Any],
 ) -> str:
     """Write what is made of a model and a few samples."""
-    inputs = [*model_files(model, function=function), *files_of(data)]
+    inputs = [*model_files(model, function=function), *files_of(data), *given.files]
     files.check_target(output, function=function, inputs=inputs)
     feeds: Feeds = few(open_data(data, model, given), given) if data else ()
     made = make(feeds)

@@ -92,7 +92,7 @@ def compress(
     as_json: bool,
 ) -> tuple[str, bool]:
     """What to print, and whether the program was written."""
-    inputs = [*model_files(model, function="compress"), *files_of([*data, *held_out])]
+    inputs = [*model_files(model, function="compress"), *files_of([*data, *held_out]), *given.files]
     for target in (output, report):
         if target is not None:
             files.check_target(target, function="compress", inputs=inputs)

@@ -29,7 +29,7 @@ def search(
     num_threads: int | None,
     as_json: bool,
 ) -> str:
-    inputs = [*model_files(model, function="search"), ranges, *files_of(data)]
+    inputs = [*model_files(model, function="search"), ranges, *files_of(data), *given.files]
     files.check_target(output, function="search", inputs=inputs)
     budget = {"max_ms": _ms(max_ms), "max_bytes": max_bytes, "max_bits": max_bits, "max_share": max_share}
     sizes = read_shapes("search", shapes)
@@ -65,7 +65,8 @@ def quantize_to(
     as_json: bool,
 ) -> tuple[str, bool]:
     """What to print, and whether the model was written."""
-    inputs = [*model_files(model, function="quantize_to"), *([ranges] if ranges else []), *files_of(data)]
+    inputs = [*model_files(model, function="quantize_to"), *files_of(data), *given.files]
+    inputs += [ranges] if ranges else []
     for target in (output, plan):
         if target is not None:
             files.check_target(target, function="quantize_to", inputs=inputs)

@@ -20,6 +20,7 @@ from edgekern.calibration.sources.writers import Form, write_samples
 from edgekern.cli.data import read_shapes
 from edgekern.cli.sources import DataOptions, open_data, told
 from edgekern.cli.terminal import printable
+from edgekern.errors import ArgumentValueError
 from edgekern.file_kinds import kind_of_file
 from edgekern.graph.model import model_files
 from edgekern.quantization import choose_ranges
@@ -39,8 +40,10 @@ def calibrate(
     table: bool = False,
     as_json: bool = False,
 ) -> str:
-    inputs = [*model_files(model, function="calibrate"), *files_of(data)]
+    inputs = [*model_files(model, function="calibrate"), *files_of(data), *given.files]
     files.check_target(output, function="calibrate", inputs=inputs)
+    if checkpoint is not None and checkpoint.resolve() == output.resolve():
+        raise ArgumentValueError(f"calibrate: --output and --checkpoint are both {output}; write to two files")
     fixed = read_shapes("calibrate", shapes)
     calibrator = calibration.Calibrator(model, shapes=fixed)
     read = open_data(data, calibrator, given)

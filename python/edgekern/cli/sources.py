@@ -41,6 +41,11 @@ class DataOptions:
     max_unreadable: float | None = None
     preprocessing: Path | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """What is read beside the data, and is not to be written over."""
+        return [file for file in (self.labels, self.tokenizer, self.preprocessing) if file is not None]
+
 
 PLAIN = DataOptions()
 _HOW = ("preset", "size", "crop", "scale", "mean", "std", "channels", "layout", "rate", "max_length", "preprocessing")

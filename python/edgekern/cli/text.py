@@ -93,6 +93,8 @@ def llm_quantize(
     max_tokens: int,
     tokenizer: Path | None,
 ) -> str:
+    used = [path for path in (calibration, tokenizer) if path is not None]
+    files.check_target(output, function="llm-quantize", inputs=used)
     texts = None if calibration is None else read_texts("llm-quantize", calibration, separator)
     made = llm.quantize(
         model,

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from edgekern import calibration, compiler, files, quantization
 from edgekern import quickstart as quickstart_room
 from edgekern.artifact import Program
+from edgekern.calibration.sources import files_of
 from edgekern.cli.data import read_pads, read_shapes, read_sizes
 from edgekern.cli.session import told
 from edgekern.cli.sources import PLAIN, DataOptions, as_ranges, open_data
@@ -42,6 +43,11 @@ class Seen(NamedTuple):
     given: DataOptions = PLAIN
     checkpoint: Path | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """All that is read."""
+        return [*files_of(self.data), *self.given.files, *([self.checkpoint] if self.checkpoint else [])]
+
     def samples(self, model: Path, ranges: Path | None, shapes: dict[str, Any] | None) -> Any:
         """For :func:`edgekern.quantize`; None where none are named."""
         if self.data and self.checkpoint is not None:
@@ -70,7 +76,8 @@ def quantize(
     plan: bool = False,
     apply: Path | None = None,
 ) -> str:
-    inputs = [*model_files(model, function="quantize"), *([ranges] if ranges else []), *([apply] if apply else [])]
+    seen = seen or Seen()
+    inputs = [*model_files(model, function="quantize"), *(path for path in (ranges, apply) if path), *seen.files]
     files.check_target(output, function="quantize", inputs=inputs)
     rules = rules or Rules()
     overrides: dict[str, Any] = {}
@@ -91,7 +98,7 @@ def quantize(
         config = quantization.Plan.load(apply).config(model, **common)
     read = calibration.Ranges.load(ranges) if ranges else None
     sizes = read_shapes("quantize", shapes)
-    samples = (seen or Seen()).samples(model, ranges, sizes)
+    samples = seen.samples(model, ranges, sizes)
     if samples is not None and not needs_samples(config):
         raise ArgumentValueError(
             f"quantize: --data and --checkpoint are for roundings gptq and adaround, got {rounding!r}; leave them out"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekern.artifact import Program
-from edgekern.artifact.buckets import is_name
+from edgekern.artifact.buckets import LONGEST_NAME, is_name
 from edgekern.artifact.modes import join
 from edgekern.compiler.compile_model import compile
 from edgekern.compiler.sizes import AskedShapes
@@ -62,7 +62,10 @@ def compile_modes(
         if not isinstance(name, str):
             raise ArgumentTypeError(f"compile_modes: names of modes must be str, got {type(name).__name__}")
         if not name or not is_name(name):
-            raise ArgumentValueError(f"compile_modes: names of modes must be printable, got {name!r}")
+            shown = name if len(name) <= LONGEST_NAME else f"one of {len(name)}"
+            raise ArgumentValueError(
+                f"compile_modes: names of modes must be 1 to {LONGEST_NAME} printable characters, got {shown!r}"
+            )
     programs = {
         name: model
         if isinstance(model, Program)

@@ -64,9 +64,10 @@ class MappedModel:
         if names != expected:
             odd = sorted(names ^ expected)[0]
             raise self._blobs.damaged(f"blob {odd!r} is {'not called for' if odd in names else 'absent'}")
-        if model.get("embedding") not in _ENCODINGS:
-            raise self._blobs.damaged(f"its embedding is stored as {model.get('embedding')!r}")
-        self._embedding = _ENCODINGS[model["embedding"]]
+        stored = model.get("embedding")
+        if not isinstance(stored, str) or stored not in _ENCODINGS:
+            raise self._blobs.damaged(f"its embedding is stored as {stored!r}")
+        self._embedding = _ENCODINGS[stored]
         if self.config.dim % self._embedding.block:
             raise self._blobs.damaged(f"its embedding has rows of {self.config.dim} values as {self._embedding.name}")
 

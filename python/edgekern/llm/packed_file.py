@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -123,11 +123,11 @@ def _digest(header: Bytes) -> bytes:
 
 @contextmanager
 def writing(
-    path: Path, source: Path, config: ModelConfig, form: WeightFormat, tokenizer: Tokenizer | None
+    path: Path, sources: Iterable[Path], config: ModelConfig, form: WeightFormat, tokenizer: Tokenizer | None
 ) -> Iterator[Writer]:
     """A writer of a file that takes the place of ``path`` when the block ends."""
-    inputs = source.iterdir() if source.is_dir() else (source,)
-    with files.atomic_write(path, function="llm.quantize", inputs=[*inputs]) as file:
+    inputs = [file for source in sources for file in (source.iterdir() if source.is_dir() else (source,))]
+    with files.atomic_write(path, function="llm.quantize", inputs=inputs) as file:
         writer = Writer(file, config, form, tokenizer=tokenizer is not None)
         if tokenizer is not None:
             state = json.dumps(tokenizer.state()).encode()  # type: ignore[attr-defined]  # quantize has looked
@@ -161,7 +161,7 @@ class Blobs:
                     "with llm.quantize"
                 )
         self.model, self.matrices, self._hashes = (
-            self._parsed(texts[key].encode()) for key in ("model", "matrices", "hashes")
+            self._parsed(texts[key].encode(errors="surrogatepass")) for key in ("model", "matrices", "hashes")
         )
         self._data, self._places = data[start:], self._tiles(header, data.size - start)
 
@@ -208,6 +208,8 @@ class Blobs:
             first, last = offsets
             if first != end or not end < last <= size or last % ALIGNMENT:
                 raise self.damaged(f"blob {name!r} lies at {offsets}, where {end} of {size} bytes are taken")
+            if (entry.get("dtype"), entry.get("shape")) != ("U8", [last - first]):
+                raise self.damaged(f"blob {name!r} is not the {last - first} bytes that it lies on")
             places[name] = (first, last)
             end = last
         if end != size:

@@ -138,17 +138,18 @@ def quantize(
             f"{_NAME}: method={chosen!r} wants calibration text; pass texts= or tokens=, one of both"
         )
     model, found = read_model(source_path)
-    config = model.config
+    config, sources = model.config, [source_path]
     if tokenizer is not None:
+        sources.append(file_path(_NAME, "tokenizer", tokenizer))
         stops = found.stops if found is not None else frozenset()
-        found = vocabulary.file_tokenizer(file_path(_NAME, "tokenizer", tokenizer), config.vocab, stops=stops)
+        found = vocabulary.file_tokenizer(sources[-1], config.vocab, stops=stops)
     ids = _calibration(found, texts, tokens, config.vocab, config.context, limit) if needs_text(chosen) else []
     source = Rotated(model, integer(_NAME, "seed", seed)) if turned else Source(model)
     embedding = source.embedding()
     plain = chosen == "nearest"
     name = ("rotation+" if turned else "") + chosen if not (turned and plain) else "rotation"
     with (
-        writing(target, source_path, source.config, form, found) as writer,
+        writing(target, sources, source.config, form, found) as writer,
         _progress(4 * config.layers + 1, enabled=flag(_NAME, "progress", progress)) as advance,
     ):
         writer.add("embedding", embedding.data)
@@ -223,9 +224,14 @@ def _calibration(
         )
     if isinstance(texts, str):
         raise ArgumentTypeError(f"{_NAME}: texts must be a list of texts, got one str; put it into a list")
+    for name, given in (("texts", texts), ("tokens", tokens)):
+        if given is not None and not isinstance(given, Iterable):
+            raise ArgumentTypeError(f"{_NAME}: {name} must be a list, got {type(given).__name__}")
     found: list[list[int]] = []
     left = limit
     for ids in _ids(tokenizer, texts, tokens):
+        if not hasattr(ids, "__len__") or not hasattr(ids, "__getitem__"):
+            raise ArgumentTypeError(f"{_NAME}: each of tokens must be a list of ids, got {type(ids).__name__}")
         for first in range(0, len(ids), context):
             part = [integer(_NAME, "a token", token) for token in ids[first : first + min(context, left)]]
             if any(not 0 <= token < vocab for token in part):
@@ -236,7 +242,9 @@ def _calibration(
             if left <= 0:
                 return found
     if not found:
-        raise ArgumentValueError(f"{_NAME}: there is no token of calibration text")
+        raise ArgumentValueError(
+            f"{_NAME}: there is no token of calibration text; give some, like what the model is to read"
+        )
     return found
 
 

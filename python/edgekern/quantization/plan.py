@@ -129,9 +129,12 @@ class Plan:
             content: Any = files.parse_json(text, most_values=_MOST_VALUES)
             if content["format"] != _FORMAT or content["version"] != _VERSION:
                 raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
-            found = content.get("model_hash")
+            found, choices = content.get("model_hash"), tuple(_choice(row) for row in content["layers"])
+            recipes = {choice.node: choice.recipe for choice in choices}
+            if (odd := next((c.node for c in choices if recipes[c.node] != c.recipe), None)) is not None:
+                raise ValueError(f"layer {odd!r} has two recipes")
             return cls(
-                tuple(_choice(row) for row in content["layers"]),
+                choices,
                 _recipe(content["base"], get_args(ModelRecipe), "base"),
                 None if found is None else str(found),
                 {str(name): _finite(value) for name, value in content.get("budget", {}).items()},
@@ -139,7 +142,7 @@ class Plan:
             )
         except QuantizationError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise QuantizationError(
                 f"Plan.load: {str(file)!r} is not a version {_VERSION} plan ({error!r}); write it with Plan.save"
             ) from error
@@ -216,7 +219,7 @@ def _finite(given: Any) -> float:
 
 
 def _searched(choice: Choice) -> str:
-    loss = None if not choice.loss else 10 * math.log10(choice.loss)
+    loss = 10 * math.log10(choice.loss) if choice.loss is not None and choice.loss > 0 else None
     cost = "-" if choice.cost is None else f"{choice.cost:.4g}"
     return f"{_db(loss)}  {cost:>10}"
 

@@ -203,7 +203,7 @@ def _reader(
         if "unexpected keyword argument" not in str(error):
             raise
         name = str(error).split("'")[-2]
-        raise ArgumentValueError(f"samples: {name!r} is no option of data of the kind {kind}") from error
+        raise _no_option(name, kind) from error
 
 
 def _files_in(paths: Sequence[Path], kind: str) -> list[Path]:
@@ -224,7 +224,12 @@ def _labelled(given: Samples, labels: Any, offset: int) -> Samples:
 def _refuse_options(kind: str, options: Mapping[str, Any], **more: Any) -> None:
     for name, value in {**options, **more}.items():
         if value is not None:
-            raise ArgumentValueError(f"samples: {name!r} is no option of data of the kind {kind}")
+            raise _no_option(name, kind)
+
+
+def _no_option(name: str, kind: str) -> ArgumentValueError:
+    flag = "samples" if name == "limit" else name.replace("_", "-")
+    return ArgumentValueError(f"samples: {name!r} is no option of data of the kind {kind}; leave it out (--{flag})")
 
 
 def _only(paths: Sequence[Path], what: str) -> Path:

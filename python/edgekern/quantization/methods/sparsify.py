@@ -99,7 +99,7 @@ def sparsify(
         raise ArgumentValueError(f"sparsify: method must be 'magnitude' or 'wanda', got {method!r}")
     if (method == "wanda") != (samples is not None):
         raise ArgumentValueError(
-            "sparsify: method 'wanda' needs samples"
+            "sparsify: method 'wanda' needs samples; give feeds (the command: DATA), or take 'magnitude'"
             if samples is None
             else "sparsify: samples are for method 'wanda', got some for 'magnitude'"
         )
@@ -129,7 +129,10 @@ def sparsify(
             zeros = _least(rows, round(share * rows.shape[1]))
         _replace(node, np.where(zeros.reshape(weights.shape), 0.0, weights))
     if len(left) == len(layers):
-        raise QuantizationError("sparsify: no layer of model by constant weights takes the method and the pattern")
+        raise QuantizationError(
+            "sparsify: no layer of model by constant weights takes the method and the pattern; "
+            "take a pattern that divides their inputs, or a share (sparsity=)"
+        )
     if left:
         shown = ", ".join(repr(label(node)) for node in left[:4])
         warn_caller(
@@ -166,7 +169,7 @@ def _share(given: object) -> float:
 def _pattern(given: str | None) -> tuple[int, int] | None:
     if given is None:
         return None
-    found = re.fullmatch(r"(\d+):(\d+)", string("sparsify", "pattern", given))
+    found = re.fullmatch(r"([0-9]+):([0-9]+)", string("sparsify", "pattern", given))
     if found is None or not 0 < int(found[1]) < int(found[2]):
         raise ArgumentValueError(f"sparsify: pattern must be like '2:4', two of every four are kept, got {given!r}")
     return int(found[1]), int(found[2])
