@@ -261,7 +261,7 @@ TEST_CASE("sixteen threads with an arena each, and four on one, get the bytes of
 
 TEST_CASE("EdgeInfer infers, moves, clones, infers batches, and quantizes what has 8 bits") {
   const ek::AlignedBuffer file = small_file(), codes = small_file(ek::DType::kS8);
-  edgekern::EdgeInfer engine(file.data(), file.size(), 1);
+  edgekern::EdgeInfer engine = edgekern::EdgeInfer::FromBytes(file.data(), file.size(), 1);
   CHECK(engine.GetInputShape() == std::vector<int64_t>{1, 5});
   CHECK(engine.GetOutputShape() == std::vector<int64_t>{1, 3});
   std::vector<float> x = {-1.0f, -0.5f, 0.0f, 0.5f, 1.0f}, y, same;
@@ -282,7 +282,7 @@ TEST_CASE("EdgeInfer infers, moves, clones, infers batches, and quantizes what h
   CHECK_THROWS_AS(moved.SetMode("fast"), edgekern::Error);
   CHECK_THROWS_AS(edgekern::EdgeInfer("/absent.ekm"), edgekern::Error);
 
-  edgekern::EdgeInfer eight(codes.data(), codes.size(), 1);
+  edgekern::EdgeInfer eight = edgekern::EdgeInfer::FromBytes(codes.data(), codes.size(), 1);
   const edgekern::Tensor& out = eight.Outputs()[0];
   REQUIRE(out.type == EK_S8);
   std::vector<int8_t> raw(3);

@@ -58,18 +58,26 @@ class EdgeInfer {
     Begin(model);
   }
   /// The same of a file's bytes, which are copied.
-  EdgeInfer(const void* file, std::size_t bytes, int num_threads = 0, ek_verify verify = EK_VERIFY_FULL,
-            const ek_api* api = nullptr)
-      : ek_(Table(api)), num_threads_(num_threads) {
+  static EdgeInfer FromBytes(const void* file, std::size_t bytes, int num_threads = 0,
+                             ek_verify verify = EK_VERIFY_FULL, const ek_api* api = nullptr) {
+    EdgeInfer made(Table(api), num_threads);
     ek_model* model = nullptr;
-    Check(ek_->model_from_bytes(file, bytes, verify, &model));
-    Begin(model);
+    made.Check(made.ek_->model_from_bytes(file, bytes, verify, &model));
+    made.Begin(model);
+    return made;
   }
   EdgeInfer(EdgeInfer&&) noexcept = default;
   EdgeInfer& operator=(EdgeInfer&&) noexcept = default;
 
   /// One with an arena of its own over the same weights, in the first mode.
-  EdgeInfer Clone() const { return EdgeInfer(*this, 0); }
+  EdgeInfer Clone() const {
+    EdgeInfer made(ek_, num_threads_);
+    made.model_ = model_;
+    made.sizes_ = sizes_;
+    made.modes_ = modes_;
+    made.CreateSession();
+    return made;
+  }
 
   /// Of the smallest size.
   const std::vector<std::int64_t>& GetInputShape(std::size_t number = 0) const { return Input(number).shape; }
@@ -157,14 +165,7 @@ class EdgeInfer {
     void operator()(ek_session* session) const { ek->session_free(session); }
   };
 
-  EdgeInfer(const EdgeInfer& other, int)
-      : ek_(other.ek_),
-        num_threads_(other.num_threads_),
-        model_(other.model_),
-        sizes_(other.sizes_),
-        modes_(other.modes_) {
-    CreateSession();
-  }
+  EdgeInfer(const ek_api* ek, int num_threads) : ek_(ek), num_threads_(num_threads) {}
 
   static const ek_api* Table(const ek_api* api) {
     if (api == nullptr) api = edgekern_get_api(EDGEKERN_ABI_VERSION);
