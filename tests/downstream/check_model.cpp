@@ -1,4 +1,4 @@
-// check_model MODEL.ekm CYCLES: what a program sees that opens a model often, and one that somebody has damaged.
+// check_model MODEL.ekm CYCLES STRIDE: what a program sees that opens a model often, and one that somebody has damaged.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,10 +17,10 @@ long resident() {
   return here * 4096;
 }
 
-/// Opens the bytes with each one changed; how many were not refused as damaged.
-int accepted(std::vector<char> file) {
-  int wrong = 0;
-  for (std::size_t at = 0; at < file.size(); ++at) {
+/// Opens the bytes with each stride-th one changed; prints how many, and how many were not refused as damaged.
+void flip(std::vector<char> file, std::size_t stride) {
+  int flipped = 0, wrong = 0;
+  for (std::size_t at = 0; at < file.size(); at += stride, ++flipped) {
     file[at] = static_cast<char>(file[at] ^ 1 << at % 8);
     try {
       edgekern::EdgeInfer::FromBytes(file.data(), file.size(), 1);
@@ -30,7 +30,7 @@ int accepted(std::vector<char> file) {
     }
     file[at] = static_cast<char>(file[at] ^ 1 << at % 8);
   }
-  return wrong;
+  std::printf("flipped %d accepted %d\n", flipped, wrong);
 }
 
 /// Opens, runs and closes; bytes that the process has grown by since the first tenth.
@@ -50,10 +50,10 @@ long grown(const char* path, int cycles) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc != 3) return 2;
+  if (argc != 4 || std::atoi(argv[3]) < 1) return 2;
   std::ifstream file(argv[1], std::ios::binary);
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
-  std::printf("flipped %zu accepted %d\n", bytes.size(), accepted(bytes));
+  flip(bytes, static_cast<std::size_t>(std::atoi(argv[3])));
   const int cycles = std::atoi(argv[2]);
   std::printf("cycles %d grown %ld\n", cycles, grown(argv[1], cycles));
   return 0;
