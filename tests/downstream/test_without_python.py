@@ -1,5 +1,6 @@
 """The engine without Python: ekrun, EdgeInfer and the example give Python's bits, and refuse what Python refuses."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import edgekern as ek
+from bench.__main__ import main as bench
 from edgekern import _core
 from edgekern.errors import EdgekernWarning, WidenedScaleWarning
 
@@ -174,6 +176,13 @@ def test_a_profile_names_the_steps(digits: Path, tmp_path: Path) -> None:
     program = ek.Program.load(digits)
     for step, path in zip(program.steps, program.paths(), strict=True):
         assert re.search(rf"%  {step.kind} +{path} +{re.escape(step.name)} \({re.escape(step.op)}\)", child.stdout)
+
+
+def test_the_bench_runs(digits: Path, tmp_path: Path) -> None:
+    bench(["c_api", str(digits), "--runs", "2", "--json", str(tmp_path / "run.json")])
+    row = json.loads((tmp_path / "run.json").read_text())
+    assert row["bytes"] == digits.stat().st_size
+    assert 0 < row["first_ms"] < row["process_ms"]
 
 
 def test_only_the_abi_is_exported() -> None:
