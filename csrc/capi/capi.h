@@ -41,4 +41,23 @@ ek_status capi_kv_save(ek_kv* kv, size_t sequence, const void* model, size_t mod
 ek_status capi_kv_load(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* from,
                        size_t bytes);
 
+ek_status capi_model_open(const char* path, ek_verify verify, ek_model** model);
+ek_status capi_model_from_bytes(const void* file, size_t bytes, ek_verify verify, ek_model** model);
+void capi_model_close(ek_model* model);
+ek_status capi_model_info(const ek_model* model, ek_model_info* info);
+ek_status capi_model_input(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+ek_status capi_model_output(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+ek_status capi_model_dimension(const ek_model* model, size_t number, ek_dimension_info* info);
+ek_status capi_model_mode(const ek_model* model, size_t number, const char** name);
+
+ek_status capi_session_create(ek_model* model, int32_t num_threads, ek_session** session);
+void capi_session_free(ek_session* session);
+ek_status capi_session_bytes(ek_session* session, size_t* bytes);
+ek_status capi_session_set_mode(ek_session* session, const char* mode);
+ek_status capi_session_run(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                           const ek_output* outputs, size_t num_outputs);
+ek_status capi_session_profile(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                               const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
+                               size_t* num_steps);
+
 }  // namespace ek

@@ -2,7 +2,7 @@
 # edgekern.get_include() among the include folders; nothing is linked, the table comes from the imported package.
 from cpython.pycapsule cimport PyCapsule_Import
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "edgekern/edgekern.h" nogil:
@@ -26,6 +26,13 @@ cdef extern from "edgekern/edgekern.h" nogil:
     ctypedef int32_t ek_type
     const ek_type EK_U8
     const ek_type EK_S8
+    const ek_type EK_I32
+    const ek_type EK_F32
+    const ek_type EK_I64
+    const ek_type EK_BOOL
+    const ek_type EK_F64
+    const ek_type EK_F16
+    const ek_type EK_BF16
 
     ctypedef struct ek_packed:
         pass
@@ -68,6 +75,55 @@ cdef extern from "edgekern/edgekern.h" nogil:
         size_t rewind
         size_t num_sequences
         const char* formats
+
+    ctypedef struct ek_model:
+        pass
+
+    ctypedef struct ek_session:
+        pass
+
+    ctypedef int32_t ek_verify
+    const ek_verify EK_VERIFY_FULL
+    const ek_verify EK_VERIFY_LAZY
+
+    ctypedef struct ek_model_info:
+        size_t num_inputs
+        size_t num_outputs
+        size_t num_dimensions
+        size_t num_sizes
+        size_t num_modes
+        size_t file_bytes
+        const char* producer
+
+    ctypedef struct ek_tensor_info:
+        const char* name
+        ek_type type
+        size_t rank
+        const int64_t* shape
+        size_t bytes
+        float scale
+        int32_t zero_point
+
+    ctypedef struct ek_dimension_info:
+        const char* name
+        size_t num_sizes
+        const int64_t* sizes
+        int32_t rows
+
+    ctypedef struct ek_input:
+        const void* data
+        size_t bytes
+
+    ctypedef struct ek_output:
+        void* data
+        size_t bytes
+
+    ctypedef struct ek_step_time:
+        const char* name
+        const char* op
+        const char* kind
+        const char* path
+        uint64_t nanoseconds
 
     ctypedef void (*ek_task)(void* task_context, size_t index) noexcept nogil
     ctypedef void (*ek_parallel_for)(
@@ -120,6 +176,27 @@ cdef extern from "edgekern/edgekern.h" nogil:
         ek_status (*kv_load)(
             ek_kv* kv, size_t sequence, const void* model, size_t model_bytes,
             const void* bytes_in, size_t bytes) noexcept nogil
+        ek_status (*model_open)(const char* path, ek_verify verify, ek_model** model) noexcept nogil
+        ek_status (*model_from_bytes)(
+            const void* file, size_t bytes, ek_verify verify, ek_model** model) noexcept nogil
+        void (*model_close)(ek_model* model) noexcept nogil
+        ek_status (*model_info)(const ek_model* model, ek_model_info* info) noexcept nogil
+        ek_status (*model_input)(
+            const ek_model* model, size_t size, size_t number, ek_tensor_info* info) noexcept nogil
+        ek_status (*model_output)(
+            const ek_model* model, size_t size, size_t number, ek_tensor_info* info) noexcept nogil
+        ek_status (*model_dimension)(const ek_model* model, size_t number, ek_dimension_info* info) noexcept nogil
+        ek_status (*model_mode)(const ek_model* model, size_t number, const char** name) noexcept nogil
+        ek_status (*session_create)(ek_model* model, int32_t num_threads, ek_session** session) noexcept nogil
+        void (*session_free)(ek_session* session) noexcept nogil
+        ek_status (*session_bytes)(ek_session* session, size_t* bytes) noexcept nogil
+        ek_status (*session_set_mode)(ek_session* session, const char* mode) noexcept nogil
+        ek_status (*session_run)(
+            ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs, const ek_output* outputs,
+            size_t num_outputs) noexcept nogil
+        ek_status (*session_profile)(
+            ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs, const ek_output* outputs,
+            size_t num_outputs, ek_step_time* steps, size_t room, size_t* num_steps) noexcept nogil
 
 
 cdef inline const ek_api* get_api() except NULL:

@@ -43,7 +43,18 @@ enum {
 };
 typedef int32_t ek_status;
 
-enum { EK_U8 = 0, EK_S8 = 1 };
+enum {
+  EK_U8 = 0,
+  EK_S8 = 1,
+  /* of inputs and outputs of models alone: */
+  EK_I32 = 2,
+  EK_F32 = 3,
+  EK_I64 = 4,
+  EK_BOOL = 5,
+  EK_F64 = 6,
+  EK_F16 = 7,
+  EK_BF16 = 8
+};
 typedef int32_t ek_type;
 
 /* int8 weights in the layout that the kernels read. Immutable: any number of threads may use it at once. */
@@ -90,6 +101,65 @@ typedef struct ek_kv_spec {
   size_t num_sequences;
   const char* formats; /* of K and V: "float32", "float16", "bfloat16", "int8", "k8v4", "int4" or "article" */
 } ek_kv_spec;
+
+/* A compiled model: an .ekm file that was held to its hashes. Immutable: any number of threads may use it at once. */
+typedef struct ek_model ek_model;
+
+/* What runs a model: an arena of its own and prepared steps. Calls on one session wait for each other; threads that
+   shall not have a session each. It may outlive its model. */
+typedef struct ek_session ek_session;
+
+enum {
+  EK_VERIFY_FULL = 0, /* every byte is compared with its hash, and held in memory: the file may go */
+  EK_VERIFY_LAZY = 1  /* all but the hashes of weights; a file is mapped, and must not be changed in place */
+};
+typedef int32_t ek_verify;
+
+typedef struct ek_model_info {
+  size_t num_inputs, num_outputs;
+  size_t num_dimensions; /* that the model has in several sizes */
+  size_t num_sizes;      /* combinations of their sizes, the last dimension's side by side; 1 where there are none */
+  size_t num_modes;      /* precisions; 1 where they have no names */
+  size_t file_bytes;
+  const char* producer; /* "edgekern 0.1.0"; as all text here, it lives as long as the model and its sessions */
+} ek_model_info;
+
+/* An input or output of one size. */
+typedef struct ek_tensor_info {
+  const char* name;
+  ek_type type;
+  size_t rank;
+  const int64_t* shape;
+  size_t bytes; /* of the whole array, row by row */
+  float scale;  /* of EK_U8 and EK_S8: (code - zero_point) * scale is the number; 1 and 0 of other types */
+  int32_t zero_point;
+} ek_tensor_info;
+
+typedef struct ek_dimension_info {
+  const char* name;
+  size_t num_sizes;
+  const int64_t* sizes; /* ascending */
+  int32_t rows;         /* 1: results of one row are independent of the others */
+} ek_dimension_info;
+
+typedef struct ek_input {
+  const void* data;
+  size_t bytes; /* those of its ek_tensor_info */
+} ek_input;
+
+typedef struct ek_output {
+  void* data;   /* null, with 0 bytes, where the output is not wanted */
+  size_t bytes; /* those of its ek_tensor_info */
+} ek_output;
+
+/* What one step of a run took. */
+typedef struct ek_step_time {
+  const char* name; /* of the ONNX node, the first of those in the step */
+  const char* op;   /* "Conv+Relu" */
+  const char* kind; /* of step: "CONV" */
+  const char* path; /* the code that ran: "tile", "thin", "depthwise", ... */
+  uint64_t nanoseconds;
+} ek_step_time;
 
 /* One task of a parallel loop. */
 typedef void (*ek_task)(void* task_context, size_t index);
@@ -149,6 +219,28 @@ typedef struct ek_api {
                        size_t* bytes);
   ek_status (*kv_load)(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* from,
                        size_t bytes);
+
+  /* A compiled model from a file, or from its bytes, which are copied. A model with host steps is refused by name. */
+  ek_status (*model_open)(const char* path, ek_verify verify, ek_model** model);
+  ek_status (*model_from_bytes)(const void* file, size_t bytes, ek_verify verify, ek_model** model);
+  void (*model_close)(ek_model* model); /* null is allowed; sessions go on */
+  ek_status (*model_info)(const ek_model* model, ek_model_info* info);
+  ek_status (*model_input)(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+  ek_status (*model_output)(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+  ek_status (*model_dimension)(const ek_model* model, size_t number, ek_dimension_info* info);
+  ek_status (*model_mode)(const ek_model* model, size_t number, const char** name); /* "" where it has no name */
+  /* Takes all memory here: runs allocate nothing. The handle goes to session_free. */
+  ek_status (*session_create)(ek_model* model, int32_t num_threads, ek_session** session);
+  void (*session_free)(ek_session* session);                            /* null is allowed */
+  ek_status (*session_bytes)(ek_session* session, size_t* bytes);       /* that it has beside the model's */
+  ek_status (*session_set_mode)(ek_session* session, const char* mode); /* for runs that begin after this */
+  /* All inputs and outputs of a size, in the model's order. Outputs overlap neither inputs nor each other. */
+  ek_status (*session_run)(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                           const ek_output* outputs, size_t num_outputs);
+  /* A run whose steps are timed. Says how many there are, and tells of the first `room`. */
+  ek_status (*session_profile)(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                               const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
+                               size_t* num_steps);
 } ek_api;
 
 /* The table, or null when this library does not speak `abi_version`. It lives as long as the process. */
