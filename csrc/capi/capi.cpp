@@ -133,6 +133,11 @@ const ek_api kTable = {
     capi_session_set_mode,
     capi_session_run,
     capi_session_profile,
+    capi_pool_create,
+    capi_pool_free,
+    capi_pool_allocate,
+    capi_pool_release,
+    capi_pool_statistics,
 };
 
 }  // namespace

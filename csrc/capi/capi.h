@@ -60,4 +60,10 @@ ek_status capi_session_profile(ek_session* session, size_t size, const ek_input*
                                const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
                                size_t* num_steps);
 
+ek_status capi_pool_create(const ek_pool_spec* spec, ek_pool** pool);
+void capi_pool_free(ek_pool* pool);
+ek_status capi_pool_allocate(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block);
+ek_status capi_pool_release(ek_pool* pool, void* block);
+ek_status capi_pool_statistics(ek_pool* pool, ek_pool_statistics* statistics);
+
 }  // namespace ek

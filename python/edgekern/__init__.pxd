@@ -61,6 +61,27 @@ cdef extern from "edgekern/edgekern.h" nogil:
         int32_t lo
         int32_t hi
 
+    int EK_POOL_INPUT, EK_POOL_OUTPUT, EK_POOL_INTERMEDIATE, EK_POOL_KINDS
+    ctypedef int32_t ek_pool_kind
+
+    ctypedef struct ek_pool:
+        pass
+
+    ctypedef struct ek_pool_spec:
+        size_t bytes
+        size_t budgets[3]
+
+    ctypedef struct ek_pool_statistics:
+        size_t bytes
+        size_t used
+        size_t peak
+        size_t padding
+        size_t largest_free
+        size_t blocks
+        size_t holes
+        size_t used_by_kind[3]
+        size_t peak_by_kind[3]
+
     ctypedef struct ek_kv:
         pass
 
@@ -197,6 +218,12 @@ cdef extern from "edgekern/edgekern.h" nogil:
         ek_status (*session_profile)(
             ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs, const ek_output* outputs,
             size_t num_outputs, ek_step_time* steps, size_t room, size_t* num_steps) noexcept nogil
+
+        ek_status (*pool_create)(const ek_pool_spec* spec, ek_pool** pool) noexcept nogil
+        void (*pool_free)(ek_pool* pool) noexcept nogil
+        ek_status (*pool_allocate)(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block) noexcept nogil
+        ek_status (*pool_release)(ek_pool* pool, void* block) noexcept nogil
+        ek_status (*pool_statistics)(ek_pool* pool, ek_pool_statistics* statistics) noexcept nogil
 
 
 cdef inline const ek_api* get_api() except NULL:

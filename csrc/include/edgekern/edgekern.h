@@ -161,6 +161,26 @@ typedef struct ek_step_time {
   uint64_t nanoseconds;
 } ek_step_time;
 
+/* Blocks of one piece of memory by best fit. Calls on one pool wait for each other. */
+typedef struct ek_pool ek_pool;
+
+enum { EK_POOL_INPUT = 0, EK_POOL_OUTPUT = 1, EK_POOL_INTERMEDIATE = 2, EK_POOL_KINDS = 3 };
+typedef int32_t ek_pool_kind;
+
+typedef struct ek_pool_spec {
+  size_t bytes;                  /* a multiple of 64 */
+  size_t budgets[EK_POOL_KINDS]; /* the most bytes that each kind may hold; together at most `bytes` */
+} ek_pool_spec;
+
+typedef struct ek_pool_statistics {
+  size_t bytes;        /* of the pool */
+  size_t used, peak;   /* in blocks, with their padding, now and at most so far */
+  size_t padding;      /* of `used`, what nobody asked for */
+  size_t largest_free; /* the largest block that can be had; fragmentation is 1 - largest_free / (bytes - used) */
+  size_t blocks, holes;
+  size_t used_by_kind[EK_POOL_KINDS], peak_by_kind[EK_POOL_KINDS];
+} ek_pool_statistics;
+
 /* One task of a parallel loop. */
 typedef void (*ek_task)(void* task_context, size_t index);
 /* Runs task(task_context, 0 .. count-1), each once, on at most `threads` threads, and returns when all are done. */
@@ -241,6 +261,14 @@ typedef struct ek_api {
   ek_status (*session_profile)(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
                                const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
                                size_t* num_steps);
+
+  /* A pool. Its memory is taken here; the handle goes to pool_free, and its blocks go with it. */
+  ek_status (*pool_create)(const ek_pool_spec* spec, ek_pool** pool);
+  void (*pool_free)(ek_pool* pool); /* null is allowed */
+  /* Starts at a multiple of 64. EK_ERROR_MEMORY where a budget is used up or no hole is as large. */
+  ek_status (*pool_allocate)(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block);
+  ek_status (*pool_release)(ek_pool* pool, void* block); /* null is allowed; a block of now, once */
+  ek_status (*pool_statistics)(ek_pool* pool, ek_pool_statistics* statistics);
 } ek_api;
 
 /* The table, or null when this library does not speak `abi_version`. It lives as long as the process. */
