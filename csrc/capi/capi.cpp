@@ -133,6 +133,10 @@ const ek_api kTable = {
     capi_session_set_mode,
     capi_session_run,
     capi_session_profile,
+    capi_linear_f32,
+    capi_requantize,
+    capi_entropy_threshold,
+    capi_tile_plan,
 };
 
 }  // namespace
