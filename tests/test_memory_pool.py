@@ -202,8 +202,6 @@ def test_blocks_that_cannot_be_are_refused(arguments, error, words):
     pool = small_pool()
     with pytest.raises(error, match=words):
         pool.allocate(*arguments)
-    with pytest.raises(
-        ArgumentValueError, match="kind must be one of 'input', .*, got 'weights'"
-    ):
+    with pytest.raises(ArgumentValueError, match=r"kind must be one of 'input', .*, got 'weights'"):
         pool.allocate(4, kind="weights")
     assert pool.statistics().blocks == 0

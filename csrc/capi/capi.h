@@ -65,5 +65,11 @@ void capi_pool_free(ek_pool* pool);
 ek_status capi_pool_allocate(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block);
 ek_status capi_pool_release(ek_pool* pool, void* block);
 ek_status capi_pool_statistics(ek_pool* pool, ek_pool_statistics* statistics);
+ek_status capi_linear_f32(const ek_linear* linear, float* y, size_t ldy);
+ek_status capi_requantize(const int32_t* acc, size_t n, float multiplier, int32_t zero_point, ek_type type, void* y);
+ek_status capi_entropy_threshold(const uint64_t* counts, size_t num_bins, size_t num_levels, size_t* num_kept,
+                                 double* divergence);
+ek_status capi_tile_plan(size_t m, size_t n, size_t k, size_t tile, const char* device, ek_tile_block* blocks,
+                         size_t room, size_t* num_blocks);
 
 }  // namespace ek

@@ -290,6 +290,7 @@ ek_status capi_session_create(ek_model* model, int32_t num_threads, ek_session**
     made->opened = model->opened;
     Opened& opened = *made->opened;
     const Turn::Guard guard(opened.turn);
+    if (guard.orphaned()) opened.sessions = {};  // in the child of a fork, where the list may be half changed
     if (!opened.unchanged()) {
       return fail(EK_ERROR_CORRUPT,
                   "session_create: the file of the model was changed while it was open; open it anew");
@@ -309,7 +310,7 @@ void capi_session_free(ek_session* session) {
   const std::shared_ptr<Opened> opened = session->opened;
   const Turn::Guard guard(opened->turn);
   std::vector<const ek_session*>& all = opened->sessions;
-  all.erase(std::find(all.begin(), all.end(), session));
+  all.erase(std::remove(all.begin(), all.end(), session), all.end());
   delete session;
 }
 

@@ -146,6 +146,30 @@ cdef extern from "edgekern/edgekern.h" nogil:
         const char* path
         uint64_t nanoseconds
 
+    ctypedef struct ek_linear:
+        size_t m
+        const float* x
+        size_t ldx
+        const ek_packed* b
+        const float* column_scale
+        const float* bias
+        float lo
+        float hi
+        int32_t num_threads
+
+    const int32_t EK_CUBE
+    const int32_t EK_VECTOR
+
+    ctypedef struct ek_tile_block:
+        size_t row0
+        size_t row1
+        size_t col0
+        size_t col1
+        int32_t unit
+        size_t padded_rows
+        size_t padded_cols
+        double cost_us
+
     ctypedef void (*ek_task)(void* task_context, size_t index) noexcept nogil
     ctypedef void (*ek_parallel_for)(
         void* context, size_t count, int32_t threads, ek_task task, void* task_context) noexcept nogil
@@ -218,6 +242,15 @@ cdef extern from "edgekern/edgekern.h" nogil:
         ek_status (*session_profile)(
             ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs, const ek_output* outputs,
             size_t num_outputs, ek_step_time* steps, size_t room, size_t* num_steps) noexcept nogil
+        ek_status (*linear_f32)(const ek_linear* linear, float* y, size_t ldy) noexcept nogil
+        ek_status (*requantize)(
+            const int32_t* acc, size_t n, float multiplier, int32_t zero_point, ek_type type, void* y) noexcept nogil
+        ek_status (*entropy_threshold)(
+            const uint64_t* counts, size_t num_bins, size_t num_levels, size_t* num_kept,
+            double* divergence) noexcept nogil
+        ek_status (*tile_plan)(
+            size_t m, size_t n, size_t k, size_t tile, const char* device, ek_tile_block* blocks, size_t room,
+            size_t* num_blocks) noexcept nogil
 
         ek_status (*pool_create)(const ek_pool_spec* spec, ek_pool** pool) noexcept nogil
         void (*pool_free)(ek_pool* pool) noexcept nogil

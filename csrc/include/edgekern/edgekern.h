@@ -181,6 +181,29 @@ typedef struct ek_pool_statistics {
   size_t used_by_kind[EK_POOL_KINDS], peak_by_kind[EK_POOL_KINDS];
 } ek_pool_statistics;
 
+/* Float rows times packed weights: x is quantized row by row, max|x| / 127, and y = clamp(float(acc) * (row's scale *
+   column_scale[n]) + bias[n], lo, hi). K is at most 131071. */
+typedef struct ek_linear {
+  size_t m;
+  const float* x;
+  size_t ldx; /* bytes from row to row, a multiple of 4 */
+  const ek_packed* b;
+  const float* column_scale; /* N values */
+  const float* bias;         /* N values, or null */
+  float lo, hi;              /* -INFINITY and INFINITY for no clamp */
+  int32_t num_threads;       /* of this call; 0 is the setting of set_num_threads */
+} ek_linear;
+
+enum { EK_CUBE = 0, EK_VECTOR = 1 };
+
+/* A block of C, half-open, the unit that takes it, what that computes, and what it is expected to cost on one core. */
+typedef struct ek_tile_block {
+  size_t row0, row1, col0, col1;
+  int32_t unit; /* EK_CUBE or EK_VECTOR */
+  size_t padded_rows, padded_cols;
+  double cost_us;
+} ek_tile_block;
+
 /* One task of a parallel loop. */
 typedef void (*ek_task)(void* task_context, size_t index);
 /* Runs task(task_context, 0 .. count-1), each once, on at most `threads` threads, and returns when all are done. */
@@ -261,6 +284,18 @@ typedef struct ek_api {
   ek_status (*session_profile)(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
                                const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
                                size_t* num_steps);
+
+  ek_status (*linear_f32)(const ek_linear* linear, float* y, size_t ldy);
+  /* y = clamp(round_to_even(float(acc) * multiplier) + zero_point), n elements. */
+  ek_status (*requantize)(const int32_t* acc, size_t n, float multiplier, int32_t zero_point, ek_type type, void* y);
+  /* Of least relative entropy, over a histogram of |x|: the threshold lies at (num_kept + 0.5) bins, or at the end of
+     the last one. num_levels is 128 for 8 bits; divergence may be null. */
+  ek_status (*entropy_threshold)(const uint64_t* counts, size_t num_bins, size_t num_levels, size_t* num_kept,
+                                 double* divergence);
+  /* How C (M x N) is cut into tiles on "host", "ascend310p3", ... Says how many there are, and tells the first `room`.
+   */
+  ek_status (*tile_plan)(size_t m, size_t n, size_t k, size_t tile, const char* device, ek_tile_block* blocks,
+                         size_t room, size_t* num_blocks);
 
   /* A pool. Its memory is taken here; the handle goes to pool_free, and its blocks go with it. */
   ek_status (*pool_create)(const ek_pool_spec* spec, ek_pool** pool);
