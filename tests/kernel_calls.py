@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 @functools.cache
 def start() -> ctypes.CDLL:
-    core = Path(_core.__file__).with_name("libedgekern.so")
+    core = Path(_core.__file__).with_name("libedgekern.so.1")
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "counting.so"
         command = [*os.environ.get("CXX", "c++").split(), "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"]

@@ -10,7 +10,7 @@ import pytest
 
 import edgekern._core
 
-LIBRARY = Path(edgekern._core.__file__).with_name("libedgekern.so")
+LIBRARY = Path(edgekern._core.__file__).with_name("libedgekern.so.1")
 LONGEST_LOOP = 160  # instructions
 
 

@@ -17,7 +17,7 @@ from edgekern.compiler.operators.table import OPERATORS
 # Lowest first: a room includes itself and the rooms before it.
 CPP_ROOMS = [
     *("base", "cpu", "threads", "simd", "kernels", "hash", "elementwise", "gemm", "recurrent", "conv", "calibration"),
-    *("memory", "weights", "kvcache", "program", "decoder", "capi", "bindings"),
+    *("memory", "weights", "kvcache", "program", "decoder", "capi", "bindings", "tools"),
 ]
 # MXCSR can be set by intrinsic only; it is state of the floating-point unit and no vector code.
 TOUCHES_MXCSR = "base/fp_env.h"

@@ -32,6 +32,7 @@ void bind_program(pybind11::module_& m);
 void bind_container(pybind11::module_& m);
 void bind_blobs(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);
+void bind_pool(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
 void bind_lender(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);

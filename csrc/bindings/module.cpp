@@ -100,6 +100,7 @@ PYBIND11_MODULE(_core, m) {
   ek::bind_container(m);
   ek::bind_blobs(m);
   ek::bind_memory(m);
+  ek::bind_pool(m);
   ek::bind_session(m);
   ek::bind_lender(m);
   ek::bind_decoder(m);

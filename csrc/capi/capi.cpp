@@ -15,7 +15,7 @@
 namespace ek {
 namespace {
 
-thread_local char t_failure[256] = "";
+thread_local char t_failure[1024] = "";  // room for a path and what is wrong with its file
 
 ek_status current_isa(const char* function, Isa* isa) {
   const Status& status = default_isa(isa);
@@ -119,6 +119,29 @@ const ek_api kTable = {
     capi_kv_reset,
     capi_kv_save,
     capi_kv_load,
+    capi_model_open,
+    capi_model_from_bytes,
+    capi_model_close,
+    capi_model_info,
+    capi_model_input,
+    capi_model_output,
+    capi_model_dimension,
+    capi_model_mode,
+    capi_session_create,
+    capi_session_free,
+    capi_session_bytes,
+    capi_session_set_mode,
+    capi_session_run,
+    capi_session_profile,
+    capi_linear_f32,
+    capi_requantize,
+    capi_entropy_threshold,
+    capi_tile_plan,
+    capi_pool_create,
+    capi_pool_free,
+    capi_pool_allocate,
+    capi_pool_release,
+    capi_pool_statistics,
 };
 
 }  // namespace
@@ -132,6 +155,27 @@ ek_status fail(ek_status code, const char* format, ...) noexcept {
 }
 
 const char* last_failure() noexcept { return t_failure; }
+
+ek_status status_of(const char* function, const Status& status) noexcept {
+  ek_status code = EK_ERROR_VALUE;
+  if (status.ok()) return EK_OK;
+  if (status.code() == Code::kCorrupt) code = EK_ERROR_CORRUPT;
+  if (status.code() == Code::kNoMemory) code = EK_ERROR_MEMORY;
+  if (status.code() == Code::kRewind) code = EK_ERROR_REWIND;
+  if (status.code() == Code::kUnsupportedIsa) code = EK_ERROR_ISA;
+  if (status.code() == Code::kForked) code = EK_ERROR_FORKED;
+  return fail(code, "%s: %s", function, status.message().c_str());
+}
+
+ek_status runtime_of(const char* function, int32_t threads, Runtime* rt) noexcept {
+  if (threads < 0 || threads > kMaxThreads) {
+    return fail(EK_ERROR_VALUE, "%s: num_threads must lie in [0, %d], got %d", function, kMaxThreads, threads);
+  }
+  Isa isa = Isa::kScalar;
+  const ek_status status = status_of(function, default_isa(&isa));
+  *rt = {&kernels(isa), threads == 0 ? num_threads() : threads};
+  return status;
+}
 
 }  // namespace ek
 

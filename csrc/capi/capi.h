@@ -41,4 +41,35 @@ ek_status capi_kv_save(ek_kv* kv, size_t sequence, const void* model, size_t mod
 ek_status capi_kv_load(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* from,
                        size_t bytes);
 
+ek_status capi_model_open(const char* path, ek_verify verify, ek_model** model);
+ek_status capi_model_from_bytes(const void* file, size_t bytes, ek_verify verify, ek_model** model);
+void capi_model_close(ek_model* model);
+ek_status capi_model_info(const ek_model* model, ek_model_info* info);
+ek_status capi_model_input(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+ek_status capi_model_output(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+ek_status capi_model_dimension(const ek_model* model, size_t number, ek_dimension_info* info);
+ek_status capi_model_mode(const ek_model* model, size_t number, const char** name);
+
+ek_status capi_session_create(ek_model* model, int32_t num_threads, ek_session** session);
+void capi_session_free(ek_session* session);
+ek_status capi_session_bytes(ek_session* session, size_t* bytes);
+ek_status capi_session_set_mode(ek_session* session, const char* mode);
+ek_status capi_session_run(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                           const ek_output* outputs, size_t num_outputs);
+ek_status capi_session_profile(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                               const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
+                               size_t* num_steps);
+
+ek_status capi_pool_create(const ek_pool_spec* spec, ek_pool** pool);
+void capi_pool_free(ek_pool* pool);
+ek_status capi_pool_allocate(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block);
+ek_status capi_pool_release(ek_pool* pool, void* block);
+ek_status capi_pool_statistics(ek_pool* pool, ek_pool_statistics* statistics);
+ek_status capi_linear_f32(const ek_linear* linear, float* y, size_t ldy);
+ek_status capi_requantize(const int32_t* acc, size_t n, float multiplier, int32_t zero_point, ek_type type, void* y);
+ek_status capi_entropy_threshold(const uint64_t* counts, size_t num_bins, size_t num_levels, size_t* num_kept,
+                                 double* divergence);
+ek_status capi_tile_plan(size_t m, size_t n, size_t k, size_t tile, const char* device, ek_tile_block* blocks,
+                         size_t room, size_t* num_blocks);
+
 }  // namespace ek

@@ -7,23 +7,11 @@
 #include "capi/capi.h"
 #include "capi/failure.h"
 #include "kvcache/shared_cache.h"
-#include "threads/pool.h"
 
 struct ek_kv : ek::SharedCache {};
 
 namespace ek {
 namespace {
-
-ek_status status_of(const char* function, const Status& status) {
-  ek_status code = EK_ERROR_VALUE;
-  if (status.ok()) return EK_OK;
-  if (status.code() == Code::kCorrupt) code = EK_ERROR_CORRUPT;
-  if (status.code() == Code::kNoMemory) code = EK_ERROR_MEMORY;
-  if (status.code() == Code::kRewind) code = EK_ERROR_REWIND;
-  if (status.code() == Code::kUnsupportedIsa) code = EK_ERROR_ISA;
-  if (status.code() == Code::kForked) code = EK_ERROR_FORKED;
-  return fail(code, "%s: %s", function, status.message().c_str());
-}
 
 /// Runs body(cache) alone on the cache; it returns a Status.
 template <typename Body>
@@ -32,16 +20,6 @@ ek_status alone(const char* function, ek_kv* kv, Body&& body) {
     if (kv == nullptr) return fail(EK_ERROR_NULL, "%s: kv is null", function);
     return status_of(function, kv->alone([&] { return body(*kv->cache); }));
   });
-}
-
-ek_status runtime(const char* function, int32_t threads, Runtime* rt) {
-  if (threads < 0 || threads > kMaxThreads) {
-    return fail(EK_ERROR_VALUE, "%s: num_threads must lie in [0, %d], got %d", function, kMaxThreads, threads);
-  }
-  Isa isa = Isa::kScalar;
-  const ek_status status = status_of(function, default_isa(&isa));
-  *rt = {&kernels(isa), threads == 0 ? num_threads() : threads};
-  return status;
 }
 
 bool misaligned(const float* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(float) != 0; }
@@ -109,7 +87,7 @@ ek_status capi_kv_write(ek_kv* kv, size_t sequence, size_t layer, const float* k
   if (misaligned(k) || misaligned(v)) {
     return fail(EK_ERROR_VALUE, "kv_write: k and v must start at a multiple of 4 bytes");
   }
-  const ek_status status = runtime("kv_write", threads, &rt);
+  const ek_status status = runtime_of("kv_write", threads, &rt);
   if (status != EK_OK) return status;
   return alone("kv_write", kv, [&](RingCache& c) { return c.write(rt, sequence, layer, k, v); });
 }
@@ -118,7 +96,7 @@ ek_status capi_kv_attend(ek_kv* kv, size_t sequence, size_t layer, size_t tokens
                          float scale, float* out, int32_t threads) {
   Runtime rt{};
   if (q == nullptr || out == nullptr) return fail(EK_ERROR_NULL, "kv_attend: q or out is null");
-  ek_status status = runtime("kv_attend", threads, &rt);
+  ek_status status = runtime_of("kv_attend", threads, &rt);
   if (status == EK_OK && kv != nullptr) status = check_attend(*kv, tokens, q, q_sink, out);
   if (status != EK_OK) return status;
   return alone("kv_attend", kv,

@@ -5,13 +5,19 @@
 #include <new>
 
 #include "base/memory_limit.h"
+#include "base/status.h"
 #include "edgekern/edgekern.h"
+#include "kernels/kernels.h"
 
 namespace ek {
 
 /// Keeps the sentence for error_message() and returns `code`.
 [[gnu::format(printf, 2, 3)]] ek_status fail(ek_status code, const char* format, ...) noexcept;
 const char* last_failure() noexcept;
+/// The same for what the core says.
+ek_status status_of(const char* function, const Status& status) noexcept;
+/// The instruction set in use with `threads`, of which 0 is the setting.
+ek_status runtime_of(const char* function, int32_t threads, Runtime* rt) noexcept;
 
 /// Runs `body`, which returns an ek_status; whatever it throws becomes one.
 template <typename Body>

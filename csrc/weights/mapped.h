@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/buffer.h"
 #include "base/status.h"
 #include "weights/source.h"
 
@@ -19,14 +20,25 @@ class MappedFile {
 
   const uint8_t* data() const { return bytes_.get(); }
   size_t size() const { return bytes_.get_deleter().size; }
+  /// Whether the file still has the size and the time of change that it was opened with: who reads pages that a shorter
+  /// file no longer has is ended by the system.
+  bool unchanged() const;
 
  private:
+  struct Origin;  // the open file
+  struct Close {
+    void operator()(Origin* origin) const;
+  };
   struct Unmap {
     size_t size;
     void operator()(const uint8_t* bytes) const;
   };
+  std::unique_ptr<Origin, Close> origin_;
   std::unique_ptr<const uint8_t, Unmap> bytes_{nullptr, Unmap{0}};
 };
+
+/// All bytes of a regular file, copied to memory. Refuses as MappedFile::open(); throws NoMemory.
+Status read_file(const std::string& path, const std::string& function, AlignedBuffer* bytes);
 
 /// A mapped file from `start`, a multiple of 64, to its end.
 class MappedWeights final : public WeightSource {

@@ -2,7 +2,7 @@
 # edgekern.get_include() among the include folders; nothing is linked, the table comes from the imported package.
 from cpython.pycapsule cimport PyCapsule_Import
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "edgekern/edgekern.h" nogil:
@@ -26,6 +26,13 @@ cdef extern from "edgekern/edgekern.h" nogil:
     ctypedef int32_t ek_type
     const ek_type EK_U8
     const ek_type EK_S8
+    const ek_type EK_I32
+    const ek_type EK_F32
+    const ek_type EK_I64
+    const ek_type EK_BOOL
+    const ek_type EK_F64
+    const ek_type EK_F16
+    const ek_type EK_BF16
 
     ctypedef struct ek_packed:
         pass
@@ -54,6 +61,27 @@ cdef extern from "edgekern/edgekern.h" nogil:
         int32_t lo
         int32_t hi
 
+    int EK_POOL_INPUT, EK_POOL_OUTPUT, EK_POOL_INTERMEDIATE, EK_POOL_KINDS
+    ctypedef int32_t ek_pool_kind
+
+    ctypedef struct ek_pool:
+        pass
+
+    ctypedef struct ek_pool_spec:
+        size_t bytes
+        size_t budgets[3]
+
+    ctypedef struct ek_pool_statistics:
+        size_t bytes
+        size_t used
+        size_t peak
+        size_t padding
+        size_t largest_free
+        size_t blocks
+        size_t holes
+        size_t used_by_kind[3]
+        size_t peak_by_kind[3]
+
     ctypedef struct ek_kv:
         pass
 
@@ -68,6 +96,79 @@ cdef extern from "edgekern/edgekern.h" nogil:
         size_t rewind
         size_t num_sequences
         const char* formats
+
+    ctypedef struct ek_model:
+        pass
+
+    ctypedef struct ek_session:
+        pass
+
+    ctypedef int32_t ek_verify
+    const ek_verify EK_VERIFY_FULL
+    const ek_verify EK_VERIFY_LAZY
+
+    ctypedef struct ek_model_info:
+        size_t num_inputs
+        size_t num_outputs
+        size_t num_dimensions
+        size_t num_sizes
+        size_t num_modes
+        size_t file_bytes
+        const char* producer
+
+    ctypedef struct ek_tensor_info:
+        const char* name
+        ek_type type
+        size_t rank
+        const int64_t* shape
+        size_t bytes
+        float scale
+        int32_t zero_point
+
+    ctypedef struct ek_dimension_info:
+        const char* name
+        size_t num_sizes
+        const int64_t* sizes
+        int32_t rows
+
+    ctypedef struct ek_input:
+        const void* data
+        size_t bytes
+
+    ctypedef struct ek_output:
+        void* data
+        size_t bytes
+
+    ctypedef struct ek_step_time:
+        const char* name
+        const char* op
+        const char* kind
+        const char* path
+        uint64_t nanoseconds
+
+    ctypedef struct ek_linear:
+        size_t m
+        const float* x
+        size_t ldx
+        const ek_packed* b
+        const float* column_scale
+        const float* bias
+        float lo
+        float hi
+        int32_t num_threads
+
+    const int32_t EK_CUBE
+    const int32_t EK_VECTOR
+
+    ctypedef struct ek_tile_block:
+        size_t row0
+        size_t row1
+        size_t col0
+        size_t col1
+        int32_t unit
+        size_t padded_rows
+        size_t padded_cols
+        double cost_us
 
     ctypedef void (*ek_task)(void* task_context, size_t index) noexcept nogil
     ctypedef void (*ek_parallel_for)(
@@ -120,6 +221,42 @@ cdef extern from "edgekern/edgekern.h" nogil:
         ek_status (*kv_load)(
             ek_kv* kv, size_t sequence, const void* model, size_t model_bytes,
             const void* bytes_in, size_t bytes) noexcept nogil
+        ek_status (*model_open)(const char* path, ek_verify verify, ek_model** model) noexcept nogil
+        ek_status (*model_from_bytes)(
+            const void* file, size_t bytes, ek_verify verify, ek_model** model) noexcept nogil
+        void (*model_close)(ek_model* model) noexcept nogil
+        ek_status (*model_info)(const ek_model* model, ek_model_info* info) noexcept nogil
+        ek_status (*model_input)(
+            const ek_model* model, size_t size, size_t number, ek_tensor_info* info) noexcept nogil
+        ek_status (*model_output)(
+            const ek_model* model, size_t size, size_t number, ek_tensor_info* info) noexcept nogil
+        ek_status (*model_dimension)(const ek_model* model, size_t number, ek_dimension_info* info) noexcept nogil
+        ek_status (*model_mode)(const ek_model* model, size_t number, const char** name) noexcept nogil
+        ek_status (*session_create)(ek_model* model, int32_t num_threads, ek_session** session) noexcept nogil
+        void (*session_free)(ek_session* session) noexcept nogil
+        ek_status (*session_bytes)(ek_session* session, size_t* bytes) noexcept nogil
+        ek_status (*session_set_mode)(ek_session* session, const char* mode) noexcept nogil
+        ek_status (*session_run)(
+            ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs, const ek_output* outputs,
+            size_t num_outputs) noexcept nogil
+        ek_status (*session_profile)(
+            ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs, const ek_output* outputs,
+            size_t num_outputs, ek_step_time* steps, size_t room, size_t* num_steps) noexcept nogil
+        ek_status (*linear_f32)(const ek_linear* linear, float* y, size_t ldy) noexcept nogil
+        ek_status (*requantize)(
+            const int32_t* acc, size_t n, float multiplier, int32_t zero_point, ek_type type, void* y) noexcept nogil
+        ek_status (*entropy_threshold)(
+            const uint64_t* counts, size_t num_bins, size_t num_levels, size_t* num_kept,
+            double* divergence) noexcept nogil
+        ek_status (*tile_plan)(
+            size_t m, size_t n, size_t k, size_t tile, const char* device, ek_tile_block* blocks, size_t room,
+            size_t* num_blocks) noexcept nogil
+
+        ek_status (*pool_create)(const ek_pool_spec* spec, ek_pool** pool) noexcept nogil
+        void (*pool_free)(ek_pool* pool) noexcept nogil
+        ek_status (*pool_allocate)(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block) noexcept nogil
+        ek_status (*pool_release)(ek_pool* pool, void* block) noexcept nogil
+        ek_status (*pool_statistics)(ek_pool* pool, ek_pool_statistics* statistics) noexcept nogil
 
 
 cdef inline const ek_api* get_api() except NULL:

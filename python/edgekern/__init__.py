@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
     from edgekern.compiler import compile, compile_modes
     from edgekern.kvcache import KVFormat, RingKVCache
+    from edgekern.memory_pool import MemoryPool, PoolStatistics
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import (
         Plan,
@@ -98,11 +99,13 @@ _LAZY = {
     "IOBinding": "edgekern.runtime",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
+    "MemoryPool": "edgekern.memory_pool",
     "ModelMetadata": "edgekern.artifact",
     "NodeArg": "edgekern.runtime",
     "OrtValue": "edgekern.runtime",
     "Pareto": "edgekern.analysis",
     "Plan": "edgekern.quantization",
+    "PoolStatistics": "edgekern.memory_pool",
     "Program": "edgekern.artifact",
     "QuantConfig": "edgekern.quantization",
     "Ranges": "edgekern.calibration",
@@ -163,12 +166,14 @@ __all__ = [
     "IOBinding",
     "InferenceSession",
     "KVFormat",
+    "MemoryPool",
     "ModelMetadata",
     "NodeArg",
     "OrtValue",
     "PackedWeights",
     "Pareto",
     "Plan",
+    "PoolStatistics",
     "Program",
     "QuantConfig",
     "Ranges",

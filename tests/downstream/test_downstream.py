@@ -89,7 +89,7 @@ def test_the_capsule_is_the_table_of_the_library() -> None:
     """Python, C and C++ share one copy of the core: a setting made through one is seen through the other."""
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    library = ctypes.CDLL(str(Path(_core.__file__).with_name("libedgekern.so")))
+    library = ctypes.CDLL(str(Path(_core.__file__).with_name("libedgekern.so.1")))
     library.edgekern_get_api.restype = ctypes.c_void_p
     table = get_pointer(ek._C_API, b"edgekern._C_API")
     assert table == library.edgekern_get_api(1)

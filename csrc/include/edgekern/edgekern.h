@@ -43,7 +43,18 @@ enum {
 };
 typedef int32_t ek_status;
 
-enum { EK_U8 = 0, EK_S8 = 1 };
+enum {
+  EK_U8 = 0,
+  EK_S8 = 1,
+  /* of inputs and outputs of models alone: */
+  EK_I32 = 2,
+  EK_F32 = 3,
+  EK_I64 = 4,
+  EK_BOOL = 5,
+  EK_F64 = 6,
+  EK_F16 = 7,
+  EK_BF16 = 8
+};
 typedef int32_t ek_type;
 
 /* int8 weights in the layout that the kernels read. Immutable: any number of threads may use it at once. */
@@ -90,6 +101,108 @@ typedef struct ek_kv_spec {
   size_t num_sequences;
   const char* formats; /* of K and V: "float32", "float16", "bfloat16", "int8", "k8v4", "int4" or "article" */
 } ek_kv_spec;
+
+/* A compiled model: an .ekm file that was held to its hashes. Immutable: any number of threads may use it at once. */
+typedef struct ek_model ek_model;
+
+/* What runs a model: an arena of its own and prepared steps. Calls on one session wait for each other; threads that
+   shall not have a session each. It may outlive its model. */
+typedef struct ek_session ek_session;
+
+enum {
+  EK_VERIFY_FULL = 0, /* every byte is compared with its hash, and held in memory: the file may go */
+  EK_VERIFY_LAZY = 1  /* all but the hashes of weights; a file is mapped, and must not be changed in place */
+};
+typedef int32_t ek_verify;
+
+typedef struct ek_model_info {
+  size_t num_inputs, num_outputs;
+  size_t num_dimensions; /* that the model has in several sizes */
+  size_t num_sizes;      /* combinations of their sizes, the last dimension's side by side; 1 where there are none */
+  size_t num_modes;      /* precisions; 1 where they have no names */
+  size_t file_bytes;
+  const char* producer; /* "edgekern 0.1.0"; as all text here, it lives as long as the model and its sessions */
+} ek_model_info;
+
+/* An input or output of one size. */
+typedef struct ek_tensor_info {
+  const char* name;
+  ek_type type;
+  size_t rank;
+  const int64_t* shape;
+  size_t bytes; /* of the whole array, row by row */
+  float scale;  /* of EK_U8 and EK_S8: (code - zero_point) * scale is the number; 1 and 0 of other types */
+  int32_t zero_point;
+} ek_tensor_info;
+
+typedef struct ek_dimension_info {
+  const char* name;
+  size_t num_sizes;
+  const int64_t* sizes; /* ascending */
+  int32_t rows;         /* 1: results of one row are independent of the others */
+} ek_dimension_info;
+
+typedef struct ek_input {
+  const void* data;
+  size_t bytes; /* those of its ek_tensor_info */
+} ek_input;
+
+typedef struct ek_output {
+  void* data;   /* null, with 0 bytes, where the output is not wanted */
+  size_t bytes; /* those of its ek_tensor_info */
+} ek_output;
+
+/* What one step of a run took. */
+typedef struct ek_step_time {
+  const char* name; /* of the ONNX node, the first of those in the step */
+  const char* op;   /* "Conv+Relu" */
+  const char* kind; /* of step: "CONV" */
+  const char* path; /* the code that ran: "tile", "thin", "depthwise", ... */
+  uint64_t nanoseconds;
+} ek_step_time;
+
+/* Blocks of one piece of memory by best fit. Calls on one pool wait for each other. */
+typedef struct ek_pool ek_pool;
+
+enum { EK_POOL_INPUT = 0, EK_POOL_OUTPUT = 1, EK_POOL_INTERMEDIATE = 2, EK_POOL_KINDS = 3 };
+typedef int32_t ek_pool_kind;
+
+typedef struct ek_pool_spec {
+  size_t bytes;                  /* a multiple of 64 */
+  size_t budgets[EK_POOL_KINDS]; /* the most bytes that each kind may hold; together at most `bytes` */
+} ek_pool_spec;
+
+typedef struct ek_pool_statistics {
+  size_t bytes;        /* of the pool */
+  size_t used, peak;   /* in blocks, with their padding, now and at most so far */
+  size_t padding;      /* of `used`, what nobody asked for */
+  size_t largest_free; /* the largest block that can be had; fragmentation is 1 - largest_free / (bytes - used) */
+  size_t blocks, holes;
+  size_t used_by_kind[EK_POOL_KINDS], peak_by_kind[EK_POOL_KINDS];
+} ek_pool_statistics;
+
+/* Float rows times packed weights: x is quantized row by row, max|x| / 127, and y = clamp(float(acc) * (row's scale *
+   column_scale[n]) + bias[n], lo, hi). K is at most 131071. */
+typedef struct ek_linear {
+  size_t m;
+  const float* x;
+  size_t ldx; /* bytes from row to row, a multiple of 4 */
+  const ek_packed* b;
+  const float* column_scale; /* N values */
+  const float* bias;         /* N values, or null */
+  float lo, hi;              /* -INFINITY and INFINITY for no clamp */
+  int32_t num_threads;       /* of this call; 0 is the setting of set_num_threads */
+} ek_linear;
+
+enum { EK_CUBE = 0, EK_VECTOR = 1 };
+
+/* A block of C, half-open, the unit that takes it, what that computes, and what it is expected to cost on one core. */
+typedef struct ek_tile_block {
+  size_t row0, row1, col0, col1;
+  int32_t unit; /* EK_CUBE or EK_VECTOR */
+  size_t padded_rows, padded_cols;
+  double cost_us;
+} ek_tile_block;
 
 /* One task of a parallel loop. */
 typedef void (*ek_task)(void* task_context, size_t index);
@@ -149,6 +262,48 @@ typedef struct ek_api {
                        size_t* bytes);
   ek_status (*kv_load)(ek_kv* kv, size_t sequence, const void* model, size_t model_bytes, const void* from,
                        size_t bytes);
+
+  /* A compiled model from a file, or from its bytes, which are copied. A model with host steps is refused by name. */
+  ek_status (*model_open)(const char* path, ek_verify verify, ek_model** model);
+  ek_status (*model_from_bytes)(const void* file, size_t bytes, ek_verify verify, ek_model** model);
+  void (*model_close)(ek_model* model); /* null is allowed; sessions go on */
+  ek_status (*model_info)(const ek_model* model, ek_model_info* info);
+  ek_status (*model_input)(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+  ek_status (*model_output)(const ek_model* model, size_t size, size_t number, ek_tensor_info* info);
+  ek_status (*model_dimension)(const ek_model* model, size_t number, ek_dimension_info* info);
+  ek_status (*model_mode)(const ek_model* model, size_t number, const char** name); /* "" where it has no name */
+  /* Takes all memory here: runs allocate nothing. The handle goes to session_free. */
+  ek_status (*session_create)(ek_model* model, int32_t num_threads, ek_session** session);
+  void (*session_free)(ek_session* session);                            /* null is allowed */
+  ek_status (*session_bytes)(ek_session* session, size_t* bytes);       /* that it has beside the model's */
+  ek_status (*session_set_mode)(ek_session* session, const char* mode); /* for runs that begin after this */
+  /* All inputs and outputs of a size, in the model's order. Outputs overlap neither inputs nor each other. */
+  ek_status (*session_run)(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                           const ek_output* outputs, size_t num_outputs);
+  /* A run whose steps are timed. Says how many there are, and tells of the first `room`. */
+  ek_status (*session_profile)(ek_session* session, size_t size, const ek_input* inputs, size_t num_inputs,
+                               const ek_output* outputs, size_t num_outputs, ek_step_time* steps, size_t room,
+                               size_t* num_steps);
+
+  ek_status (*linear_f32)(const ek_linear* linear, float* y, size_t ldy);
+  /* y = clamp(round_to_even(float(acc) * multiplier) + zero_point), n elements. */
+  ek_status (*requantize)(const int32_t* acc, size_t n, float multiplier, int32_t zero_point, ek_type type, void* y);
+  /* Of least relative entropy, over a histogram of |x|: the threshold lies at (num_kept + 0.5) bins, or at the end of
+     the last one. num_levels is 128 for 8 bits; divergence may be null. */
+  ek_status (*entropy_threshold)(const uint64_t* counts, size_t num_bins, size_t num_levels, size_t* num_kept,
+                                 double* divergence);
+  /* How C (M x N) is cut into tiles on "host", "ascend310p3", ... Says how many there are, and tells the first `room`.
+   */
+  ek_status (*tile_plan)(size_t m, size_t n, size_t k, size_t tile, const char* device, ek_tile_block* blocks,
+                         size_t room, size_t* num_blocks);
+
+  /* A pool. Its memory is taken here; the handle goes to pool_free, and its blocks go with it. */
+  ek_status (*pool_create)(const ek_pool_spec* spec, ek_pool** pool);
+  void (*pool_free)(ek_pool* pool); /* null is allowed */
+  /* Starts at a multiple of 64. EK_ERROR_MEMORY where a budget is used up or no hole is as large. */
+  ek_status (*pool_allocate)(ek_pool* pool, ek_pool_kind kind, size_t bytes, void** block);
+  ek_status (*pool_release)(ek_pool* pool, void* block); /* null is allowed; a block of now, once */
+  ek_status (*pool_statistics)(ek_pool* pool, ek_pool_statistics* statistics);
 } ek_api;
 
 /* The table, or null when this library does not speak `abi_version`. It lives as long as the process. */
