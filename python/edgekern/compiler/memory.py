@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgekern import _core
 from edgekern.compiler.passes.order_stages import Stage
+from edgekern.compiler.passes.order_steps import order_steps
 from edgekern.compiler.steps import Tensor
 from edgekern.errors import CompileError
 from edgekern.graph.dimensions import LARGEST_SIZE
@@ -28,6 +29,19 @@ class Plan:
     peak: int
     lower_bound: int
     method: str
+
+
+def smaller_plan(
+    stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> tuple[list[Stage], Plan]:
+    """Plan the arena, with the steps in another order where that makes bound and arena smaller."""
+    plan = plan_memory(stages, inputs, outputs)
+    ordered = order_steps(stages, inputs, outputs)
+    if ordered != list(stages):
+        other = plan_memory(ordered, inputs, outputs)
+        if other.lower_bound < plan.lower_bound and other.peak < plan.peak:
+            return ordered, other
+    return list(stages), plan
 
 
 def plan_memory(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Plan:
