@@ -12,20 +12,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgekern.compiler.in_place import Replaceable
 from edgekern.compiler.passes.order_stages import Stage
-from edgekern.compiler.steps import KernelStep, Tensor
+from edgekern.compiler.steps import KernelStep, Tensor, aligned
 
-_ALIGNMENT = 64
 _WIDTH = 64  # sets of steps that are followed at a time
 _MOST_SETS = 32_768  # of them in all of a stage, so that long programs are narrower and compile as fast
 
 
-def order_steps(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Stage]:
+def order_steps(
+    stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[Tensor], able: Replaceable
+) -> list[Stage]:
     """The stages with a lower peak of living bytes; as they are where no such order is found.
 
+    ``able``: what steps may write over, where they are the last to read it; they need no room for their result then.
     A stage whose peak another one passes anyway stays as it is.
     """
-    found = list(_costs(stages, inputs, outputs))
+    found = list(_costs(stages, inputs, outputs, able))
     best = [cost.best() if cost is not None else None for cost in found]
     peaks = [0 if cost is None else cost.peak for cost in found]
     lowered = max((peak if order is None else order.peak for peak, order in zip(peaks, best, strict=True)), default=0)
@@ -56,11 +59,11 @@ class _State:
 class _Cost:
     """What each step of a stage takes and gives back."""
 
-    def __init__(self, steps: Sequence[KernelStep], live: int, living: set[Tensor], kept: set[Tensor]) -> None:
-        """``live``: bytes alive before the first step; ``living``: whose; ``kept``: what must outlive the stage."""
+    def __init__(self, steps: Sequence[KernelStep], living: set[Tensor], kept: set[Tensor], able: Replaceable) -> None:
+        """``living``: what is there before the first step; ``kept``: what must outlive the stage."""
         makers = {step.output.root: at for at, step in enumerate(steps)}
-        self.live = live
-        self.takes = [_bytes(step.output.root) for step in steps]
+        self.live = sum(aligned(x.nbytes) for x in living)
+        self.takes = [aligned(step.output.nbytes) for step in steps]
         self.needs = [0] * len(steps)  # steps before it, as bits
         self.followers: list[list[int]] = [[] for _ in steps]
         readers: dict[Tensor, int] = {}
@@ -74,16 +77,18 @@ class _Cost:
         for at, step in enumerate(steps):
             for x in {x.root: None for x in step.inputs}:
                 if x not in kept and (x in living or x in makers):
-                    self.gives[at].append((_bytes(x), readers[x]))
+                    self.gives[at].append((aligned(x.nbytes), readers[x]))
             if step.output.root not in kept and step.output.root not in readers:
                 self.gives[at].append((self.takes[at], 1 << at))
+        self.over = [[readers[x] for x in able.get(step, ()) if x not in kept] for step in steps]
         self.peak = self._peak()
 
     def after(self, step: int, done: int, live: int) -> tuple[int, int]:
         """Bytes alive while a step runs after those that are done, and behind it."""
-        highest = live + self.takes[step]
+        both = live + self.takes[step]
         done |= 1 << step
-        return highest, highest - sum(size for size, readers in self.gives[step] if not readers & ~done)
+        over = any(not readers & ~done for readers in self.over[step])
+        return live if over else both, both - sum(size for size, readers in self.gives[step] if not readers & ~done)
 
     def _peak(self) -> int:
         """Of the order at hand."""
@@ -135,7 +140,9 @@ class _Cost:
         return reached
 
 
-def _costs(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Iterator[_Cost | None]:
+def _costs(
+    stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[Tensor], able: Replaceable
+) -> Iterator[_Cost | None]:
     """Of each stage of kernels; what the host writes lives all the time and counts in none."""
     reads = [_reads(stage) for stage in stages]
     later: list[set[Tensor]] = [{y.root for y in outputs}]  # read behind each stage, the last first
@@ -148,17 +155,13 @@ def _costs(stages: Sequence[Stage], inputs: Sequence[Tensor], outputs: Sequence[
             yield None
             continue
         alive &= kept | read
-        yield _Cost(stage.steps, sum(_bytes(x) for x in alive), alive, kept)
+        yield _Cost(stage.steps, alive, kept, able)
         alive = (alive | {step.output.root for step in stage.steps}) & kept
 
 
 def _reads(stage: Stage) -> set[Tensor]:
     hosts = {x.root for host in stage.hosts for x in host.inputs.values()}
     return hosts | {x.root for step in stage.steps for x in step.inputs}
-
-
-def _bytes(tensor: Tensor) -> int:
-    return -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _bits(mask: int) -> Iterator[int]:
