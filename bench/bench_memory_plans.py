@@ -6,14 +6,14 @@ says that the arena is as small. The models are the package's and every .onnx fi
 each as it is and in 8 bits, with ranges of noise: places and sizes do not depend on them.
 
 Beside them onnxruntime, measured in a process of its own with one thread. ``ort arena``: how far the process's own
-memory (RssAnon) grew over the first run, with onnxruntime's arena and memory pattern as they are by default; the arena
-keeps what it took. ``ort alive``: without that arena, and with malloc told to map 16 KB and more one by one and give
-them back (MALLOC_MMAP_THRESHOLD_), how far the peak of a second run (VmHWM, set back before it) lies above what the
-process held before it. Both hold workspaces of kernels beside tensors, and whole pages. Linux alone tells them.
+memory (Anonymous of smaps_rollup) grew over the first run, with onnxruntime's arena and memory pattern as they are by
+default; the arena keeps what it took. ``ort alive``: without that arena, and with malloc told to map 16 KB and more one
+by one and give them back (MALLOC_MMAP_THRESHOLD_), how far the peak of a second run (VmHWM, set back before it) lies
+above what the process held before it; less than 256 KB is not told, as the system counts that many pages at a time.
+Both hold workspaces of kernels beside tensors, and whole pages. Linux alone tells them.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -35,6 +35,7 @@ from edgekern.compiler import pipeline
 from edgekern.compiler.memory import plan_memory
 
 PACKAGES = ("numpy", "onnx", "onnxruntime")
+COUNTED_AT_ONCE = 2**18  # bytes that a thread takes before the system's count of the process knows
 COLUMNS = {
     "model": "s",
     "numbers": "s",
@@ -102,15 +103,16 @@ def onnxruntime_bytes(path: Path) -> Row:
         command = [sys.executable, "-m", "bench.bench_memory_plans", "--onnxruntime", column, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode == 0:
-            found[column] = int(done.stdout.split()[-1])
+            size = int(done.stdout.split()[-1])
+            found |= {column: size} if column == "ort arena" or size >= COUNTED_AT_ONCE else {}
         else:
             print(f"onnxruntime, {column}: {done.stderr.strip().splitlines()[-1:]}")
     return found
 
 
-def _status(name: str) -> int:
+def _told(file: str, name: str) -> int:
     """Bytes, as the system tells them of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path(f"/proc/self/{file}").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise KeyError(name)
@@ -127,15 +129,15 @@ def measure_onnxruntime(column: str, path: str) -> None:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     feeds = noise(onnx.load(path))
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    before = _status("RssAnon")
+    before = _told("smaps_rollup", "Anonymous")
     session.run(None, feeds)
     if column == "ort arena":
-        print(_status("RssAnon") - before)
+        print(_told("smaps_rollup", "Anonymous") - before)
         return
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = _told("status", "VmRSS")
     session.run(None, feeds)
-    print(_status("VmHWM") - before)
+    print(_told("status", "VmHWM") - before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.onnxruntime:
         measure_onnxruntime(*options.onnxruntime)
         return 0
+    host = {"edgekern": version("edgekern"), **machine(PACKAGES)}
+    print(*(f"{key}: {fact}" for key, fact in host.items()), sep="; ")
     rows: list[Row] = []
     names: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,8 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             onnx.save(model, path)
             rows.append({"model": name, "numbers": numbers, **arenas(model), **onnxruntime_bytes(path)})
     print_table(rows, COLUMNS)
-    if options.json:
-        write_json(options.json, rows)
+    record = {"record": "run", "bench": "memory_plans", **host}
+    write_json(options.json, [record, *({"record": "memory_plan", **row} for row in rows)])
     return int(any(row["arena"] > row["before"] for row in rows))
 
 

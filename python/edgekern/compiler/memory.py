@@ -137,7 +137,8 @@ def dying_inputs(
     over: dict[Tensor, Tensor] = {}
     for now, step in enumerate(step for stage in stages for step in stage.steps):
         dying = [root for root in able.get(step, ()) if lives.span(root)[1] == now + 1]
-        over |= {step.output: root for root in dying[:1]}
+        if dying:
+            over[step.output] = dying[0]
     return over
 
 
