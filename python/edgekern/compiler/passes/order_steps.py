@@ -4,7 +4,7 @@ The search is the dynamic program of SERENITY (Ahn et al., MLSys 2020): what is 
 and not on their order, so of all orders of one set only the one with the lowest peak goes on. Only orders that stay
 below the peak at hand are followed. A step that takes no more than it gives back, below the peak so far, is done at
 once: it can only help whatever comes. Where more sets are open than a beam holds, those with the lowest peaks go on,
-and the result need not be the best.
+and the result need not be the best; a stage that would take too long even so keeps its order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgekern.compiler.passes.order_stages import Stage
 from edgekern.compiler.steps import KernelStep, Tensor, aligned
 
 _WIDTH = 64  # sets of steps that are followed at a time
-_MOST_SETS = 32_768  # of them in all of a stage, so that long programs are narrower and compile as fast
+_MOST_TRIED = 100_000  # steps of a stage that are tried behind sets, so that long programs compile as fast
 
 
 def order_steps(
@@ -103,8 +103,11 @@ class _Cost:
         count = len(self.takes)
         ready = sum(1 << step for step, needs in enumerate(self.needs) if not needs)
         states = {0: _State(self.live, self.live, ready, -1, None)}
-        width = max(1, min(_WIDTH, _MOST_SETS // max(count, 1)))
+        share, tried = _MOST_TRIED // max(count, 1), 0
         for _ in range(count):
+            tried += sum(state.ready.bit_count() for state in states.values())
+            if tried > _MOST_TRIED:
+                return None
             following: dict[int, _State] = {}
             for done, state in states.items():
                 for reached in self._next(done, state):
@@ -112,10 +115,7 @@ class _Cost:
                     known = following.get(grown)
                     if known is None or reached.peak < known.peak:
                         following[grown] = reached
-            if len(following) > width:
-                lowest = sorted(following, key=lambda done: (following[done].peak, following[done].live, done))
-                following = {done: following[done] for done in lowest[:width]}
-            states = following
+            states = _lowest(following, share)
         if not states or not count:
             return None
         (last,) = states.values()
@@ -138,6 +138,17 @@ class _Cost:
                 return [one]
             reached.append(one)
         return reached
+
+
+def _lowest(states: dict[int, _State], share: int) -> dict[int, _State]:
+    """As many as a beam holds, and one at least, that have no more than ``share`` steps to try."""
+    kept: dict[int, _State] = {}
+    for done in sorted(states, key=lambda done: (states[done].peak, states[done].live, done))[:_WIDTH]:
+        share -= states[done].ready.bit_count()
+        if kept and share < 0:
+            break
+        kept[done] = states[done]
+    return kept
 
 
 def _costs(
