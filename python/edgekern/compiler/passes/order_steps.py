@@ -142,6 +142,8 @@ class _Cost:
 
 def _lowest(states: dict[int, _State], share: int) -> dict[int, _State]:
     """As many as a beam holds, and one at least, that have no more than ``share`` steps to try."""
+    if len(states) <= _WIDTH and sum(state.ready.bit_count() for state in states.values()) <= share:
+        return states
     kept: dict[int, _State] = {}
     for done in sorted(states, key=lambda done: (states[done].peak, states[done].live, done))[:_WIDTH]:
         share -= states[done].ready.bit_count()
