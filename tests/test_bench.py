@@ -346,6 +346,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "llm_methods",
         "load",
         "memory",
+        "memory_plans",
         "methods",
         "models",
         "modes",

@@ -256,6 +256,19 @@ void bind_program(py::module_& m) {
           },
           py::arg("step"))
       .def(
+          "replaceable",
+          [](const ProgramIndex& i, size_t step) {
+            if (step >= i.steps.size()) fail(Code::kValue, "ProgramIndex: there is no step " + std::to_string(step));
+            const Step& s = i.steps[step];
+            throw_if_error(check_ids(i, s));
+            std::vector<size_t> found;
+            for (size_t k = 0; k < s.in.size(); ++k) {
+              if (may_replace(i, s, k)) found.push_back(k);
+            }
+            return found;
+          },
+          py::arg("step"))
+      .def(
           "validate", [](const ProgramIndex& i, uint64_t data_bytes) { throw_if_error(validate(i, data_bytes)); },
           py::arg("data_bytes"));
 }

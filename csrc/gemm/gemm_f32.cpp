@@ -11,7 +11,7 @@ namespace ek {
 namespace {
 
 /// A strip of so many k is 16 KiB: half of an L1, the rest is the rows' and C's.
-constexpr size_t kDepth = 256;
+constexpr size_t kDepth = kMostAtOnceDepth;
 /// Rows that a strip meets before the next one comes: a multiple of every tile's height. Their part of A stays in the
 /// L2.
 constexpr size_t kRows = 96;

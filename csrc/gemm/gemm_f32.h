@@ -65,6 +65,9 @@ struct F32Pieces {
 };
 F32Pieces f32_pieces(const Runtime& rt, size_t m, size_t strips, size_t k);
 
+/// Deeper products leave unfinished sums in C: an addend that lies there would be lost.
+inline constexpr size_t kMostAtOnceDepth = 256;
+
 /// Floats of scratch in which a product that reads its rows again and again copies them side by side, or 0.
 size_t f32_scratch_floats(const Runtime& rt, size_t m, size_t k, size_t n);
 /// Scratch may be null: rows are read where they lie.

@@ -81,6 +81,11 @@ using Bits = std::conditional_t<
 
 uint32_t version_of(const ProgramIndex& index) {
   uint32_t version = kProgramVersion;
+  for (const Step& step : index.steps) {
+    for (const uint32_t id : step.out) {
+      if (id < index.tensors.size() && index.tensors[id].alias_of >= 0) return kVersionInPlace;
+    }
+  }
   for (const BlobDef& blob : index.blobs) {
     if (blob.stored == Storage::kInt4) return kVersionWithNibbles;
     if (blob.stored != Storage::kWhole) version = kVersionWithStorage;
@@ -149,9 +154,9 @@ class Reader {
 
   void version(ProgramIndex&) {
     number(of_index);
-    if (ok() && (of_index < kProgramVersion || of_index > kVersionWithNibbles)) {
+    if (ok() && (of_index < kProgramVersion || of_index > kVersionInPlace)) {
       fail("format version " + std::to_string(of_index) + " is not supported; this edgekern reads versions " +
-           std::to_string(kProgramVersion) + " to " + std::to_string(kVersionWithNibbles));
+           std::to_string(kProgramVersion) + " to " + std::to_string(kVersionInPlace));
     }
   }
 
@@ -273,8 +278,10 @@ Status decode_front(const uint8_t* bytes, size_t size, ProgramIndex* index, size
   ProgramIndex result;
   if (reader.ok()) fields(reader, result);
   if (reader.ok() && reader.of_index != version_of(result)) {
-    const char* const lacks = reader.of_index == kVersionWithNibbles ? "4 bits" : "halves";
-    reader.fail("version " + std::to_string(reader.of_index) + " without a blob of " + lacks);
+    const char* const lacks = reader.of_index == kVersionInPlace       ? "a step that writes over an input"
+                              : reader.of_index == kVersionWithNibbles ? "a blob of 4 bits"
+                                                                       : "a blob of halves";
+    reader.fail("version " + std::to_string(reader.of_index) + " without " + lacks);
   }
   if (reader.ok()) {
     *index = std::move(result);

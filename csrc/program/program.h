@@ -14,8 +14,9 @@
 
 namespace ek {
 
-/// Of an index whose blobs are all whole, of one that says of each how it is stored, and of one that has 4 bits, too.
-inline constexpr uint32_t kProgramVersion = 2, kVersionWithStorage = 3, kVersionWithNibbles = 4;
+/// Of an index whose blobs are all whole, of one that says of each how it is stored, of one that has 4 bits, too, and
+/// of one whose steps write over inputs, too.
+inline constexpr uint32_t kProgramVersion = 2, kVersionWithStorage = 3, kVersionWithNibbles = 4, kVersionInPlace = 5;
 
 enum class DType : uint8_t {
   kU8 = 0,
@@ -38,8 +39,10 @@ struct TensorDef {
   std::vector<int64_t> shape;
   float scale = 1.0f;  // 8-bit only
   int32_t zero_point = 0;
-  uint64_t offset = 0;    // bytes from the start of the arena, a multiple of 64
-  int32_t alias_of = -1;  // a view (reshape) of an earlier tensor: same offset, same bytes
+  uint64_t offset = 0;  // bytes from the start of the arena, a multiple of 64
+  // An earlier tensor with the same offset and as many bytes: this one is a view (reshape) of it, or, where a step
+  // writes this one, it takes the place of what it was.
+  int32_t alias_of = -1;
 };
 
 /// Bytes of a tensor; false when the product of its shape does not fit or a side is negative.

@@ -93,45 +93,103 @@ std::vector<size_t> owners(const ProgramIndex& index) {
   return roots;
 }
 
-/// Steps write each tensor once and read it afterwards; what no step writes comes from outside (an input, or a host
-/// step between two segments) and lives the whole run. No two that live together may share a byte.
-Status check_memory(const ProgramIndex& index) {
-  const int64_t end = static_cast<int64_t>(index.steps.size());
-  const std::vector<size_t> root_of = owners(index);
-  std::vector<int64_t> written(index.tensors.size(), -1), last(index.tensors.size(), -1);
-  std::vector<bool> outside(index.tensors.size(), true), is_input(index.tensors.size(), false);
-  for (const uint32_t id : index.inputs) is_input[root_of[id]] = true;
-  for (const Step& s : index.steps) {
-    for (const uint32_t id : s.out) outside[root_of[id]] = false;
+/// What steps find in the arena as they run. An owner's bytes hold one tensor at a time: what a step wrote there last.
+struct Contents {
+  explicit Contents(const ProgramIndex& program)
+      : index(program),
+        owner(owners(program)),
+        holder(program.tensors.size()),
+        written(program.tensors.size(), -1),
+        last(program.tensors.size(), -1),
+        holds(program.tensors.size(), -1),
+        outside(program.tensors.size(), true),
+        is_input(program.tensors.size(), false) {
+    std::vector<bool> is_written(index.tensors.size(), false);
+    for (const uint32_t id : index.inputs) is_input[owner[id]] = true;
+    for (const Step& s : index.steps) {
+      for (const uint32_t id : s.out) outside[owner[id]] = false, is_written[id] = true;
+    }
+    for (size_t i = 0; i < holder.size(); ++i) {
+      const int32_t of = index.tensors[i].alias_of;
+      holder[i] = of < 0 || is_written[i] ? i : holder[static_cast<size_t>(of)];
+    }
   }
-  for (size_t i = 0; i < index.steps.size(); ++i) {
+
+  /// Whether a tensor's bytes are its own now. `who` wants to read them.
+  Status find(size_t id, const std::string& who) const {
+    const size_t at = owner[id], own = holder[id];
+    if (outside[at] || is_input[at] || holds[at] == static_cast<int64_t>(own)) return {};  // no step writes an input
+    const std::string wants = who + " reads tensor '" + index.tensors[id].name + "'";
+    if (written[own] < 0) return bad(wants + " before it is written");
+    return bad(wants + ", over which step '" +
+               index.steps[static_cast<size_t>(written[static_cast<size_t>(holds[at])])].name + "' has written");
+  }
+
+  /// Whether a step may write `id` over what it aliases: it reads that, in a way that lets it, and so nobody after it.
+  Status check_place(const Step& s, uint32_t id) const {
+    const size_t at = owner[id], of = static_cast<size_t>(index.tensors[id].alias_of);
+    const std::string claim =
+        "step '" + s.name + "' writes tensor '" + index.tensors[id].name + "' over '" + index.tensors[of].name + "', ";
+    bool reads = false;
+    for (size_t i = 0; i < s.in.size(); ++i) {
+      if (owner[s.in[i]] != at) continue;
+      if (!may_replace(index, s, i)) {
+        return bad(claim + "which a step of its kind (" + find_step_type(s.kind)->name + ") may not do with input " +
+                   std::to_string(i));
+      }
+      reads = true;
+    }
+    if (!reads) return bad(claim + "which it does not read");
+    return holds[at] == static_cast<int64_t>(holder[of]) ? Status() : bad(claim + "which is no longer there");
+  }
+
+  Status run(size_t i) {
     const Step& s = index.steps[i];
     for (const uint32_t id : s.in) {
-      const size_t root = root_of[id];
-      if (!outside[root] && written[root] < 0) {
-        return bad("step '" + s.name + "' reads tensor '" + index.tensors[id].name + "' before it is written");
-      }
-      last[root] = static_cast<int64_t>(i);
+      EK_RETURN_IF_ERROR(find(id, "step '" + s.name + "'"));
+      last[owner[id]] = static_cast<int64_t>(i);
     }
     for (const uint32_t id : s.out) {
-      const size_t root = root_of[id];
-      if (written[root] >= 0 || is_input[root] || index.tensors[id].alias_of >= 0) {
+      const size_t at = owner[id];
+      if (written[id] >= 0 || is_input[at]) {
         return bad("step '" + s.name + "' writes tensor '" + index.tensors[id].name + "', which is written already");
       }
-      written[root] = last[root] = static_cast<int64_t>(i);
+      if (at != id) EK_RETURN_IF_ERROR(check_place(s, id));
+      written[id] = last[at] = static_cast<int64_t>(i);
+      holds[at] = static_cast<int64_t>(id);
     }
+    return {};
   }
-  for (const uint32_t id : index.outputs) last[root_of[id]] = end;
+
+  const ProgramIndex& index;
+  const std::vector<size_t> owner;      // of each tensor's bytes
+  std::vector<size_t> holder;           // what a step has written for it to be read: itself, or what it is a view of
+  std::vector<int64_t> written, last;   // the step that wrote it; of owners, the last one that needs the bytes
+  std::vector<int64_t> holds;           // of owners: the tensor whose bytes they are now; -1: none
+  std::vector<bool> outside, is_input;  // of owners: no step writes it; a caller does
+};
+
+/// Steps write each tensor once and read it afterwards, until a step that may do so writes over it; what no step writes
+/// comes from outside (an input, or a host step between two segments) and lives the whole run. No two that live
+/// together may share a byte.
+Status check_memory(const ProgramIndex& index) {
+  const int64_t end = static_cast<int64_t>(index.steps.size());
+  Contents now(index);
+  for (size_t i = 0; i < index.steps.size(); ++i) EK_RETURN_IF_ERROR(now.run(i));
+  for (const uint32_t id : index.outputs) {
+    EK_RETURN_IF_ERROR(now.find(id, "the caller"));
+    now.last[now.owner[id]] = end;
+  }
 
   std::vector<Buffer> lifetimes(index.tensors.size());
   std::vector<uint64_t> offsets(index.tensors.size());
   for (size_t i = 0; i < index.tensors.size(); ++i) {
     offsets[i] = index.tensors[i].offset;
-    if (index.tensors[i].alias_of >= 0) continue;  // an empty lifetime: its root stands for it
+    if (index.tensors[i].alias_of >= 0) continue;  // an empty lifetime: its owner stands for it
     uint64_t bytes = 0;
     if (!tensor_bytes(index.tensors[i], &bytes)) return bad("damaged shape");
-    const bool whole_run = outside[i] && !is_input[i];
-    lifetimes[i] = {outside[i] ? -1 : written[i], whole_run ? end + 1 : last[i] + 1, bytes};
+    const bool whole_run = now.outside[i] && !now.is_input[i];
+    lifetimes[i] = {now.outside[i] ? -1 : now.written[i], whole_run ? end + 1 : now.last[i] + 1, bytes};
   }
   const Status plan = ek::check_plan(lifetimes, offsets, kAlignment, index.arena_bytes);
   return plan.ok() ? plan : bad("memory plan: " + plan.message());

@@ -192,6 +192,12 @@ TEST_CASE("validate refuses every broken promise") {
       {"read before written", [&](ProgramIndex& i) { std::swap(i.steps[1], i.steps[2]); }},
       {"written twice", [&](ProgramIndex& i) { i.steps.push_back(i.steps.back()), ++i.segments[0].end; }},
       {"input written", [&](ProgramIndex& i) { i.inputs.push_back(i.steps[4].out[0]); }},
+      {"step writes over what it reads",
+       [&](ProgramIndex& i) {
+         Step& conv = first(i, StepKind::kConv);
+         i.tensors[conv.out[0]].alias_of = static_cast<int32_t>(conv.in[0]);
+         i.tensors[conv.out[0]].offset = i.tensors[conv.in[0]].offset;
+       }},
       {"step writes what it reads", [&](ProgramIndex& i) { i.tensors[2].offset = i.tensors[1].offset; }},
       {"blob unaligned", [&](ProgramIndex& i) { i.blobs[0].offset += 1; }},
       {"blob outside", [&](ProgramIndex& i) { i.blobs[0].offset = data; }},

@@ -32,6 +32,8 @@ struct Add : NoMacs {
     return clamp_inside(lo, hi, quant_of(output(index, step))) ? Status() : bad_step(step, "damaged arguments");
   }
 
+  bool replaces(const ProgramIndex&, const Step&, size_t) const { return true; }
+
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();
     const TensorDef& y = site.tensor(step.out[0]);
@@ -47,6 +49,8 @@ struct Lookup : NoArguments {
     EK_RETURN_IF_ERROR(check_bytes(index, step, 1, 1));
     return blob_is(index, step, 0, 256) ? Status() : bad_step(step, "damaged arguments");
   }
+
+  bool replaces(const ProgramIndex&, const Step&, size_t) const { return true; }
 
   Prepared prepare(const Step& step, StepSite& site) const {
     const Runtime& rt = site.runtime();

@@ -113,6 +113,18 @@ struct Map : NoMacs {
     return {};
   }
 
+  /// What lies as the result does is read block by block, each before it is written. Types differ only where they are
+  /// read as bytes.
+  bool replaces(const ProgramIndex& index, const Step& step, size_t k) const {
+    const DType x = input(index, step, k).dtype, y = output(index, step).dtype;
+    if (code.size() < kMapRank * (k + 1)) return false;
+    size_t dense = 1;
+    for (size_t axis = kMapRank; axis-- > 0; dense *= shape[axis]) {
+      if (shape[axis] != 1 && code[kMapRank * k + axis] != dense) return false;
+    }
+    return x == y || dtype_bytes(x) == 1;
+  }
+
   Prepared prepare(const Step& step, StepSite& site) const {
     std::vector<MapOperand> operands(num_operands);
     std::vector<uint8_t* const*> tensors;

@@ -2,6 +2,7 @@
 //
 //   in x [residual] | blobs: packed weights, bias int32, multiplier f32 (a group's channels padded to kStrip)
 //
+// The residual is read where the result is stored, element by element, so that the result may be written over it.
 // With a residual, mid_* is the quantization of the product's own result and out's that of the sum; without one they
 // are as their struct has them.
 #include <algorithm>
@@ -200,6 +201,8 @@ struct ConvStep : Product {
            w.in_h == w.out_h && w.in_w == w.out_w && groups == 1;
   }
 
+  bool replaces(const ProgramIndex&, const Step&, size_t i) const { return i == 1; }
+
   Prepared prepare(const Step& step, StepSite& site) const {
     if (pointwise()) return prepare_rows(step, site);
     const Runtime& rt = site.runtime();
@@ -266,6 +269,7 @@ struct GemmStep : Product {
     window.out_h = window.in_h;
   }
   Status check(const ProgramIndex& index, const Step& step) const { return check_packed(index, step); }
+  bool replaces(const ProgramIndex&, const Step&, size_t i) const { return i == 1; }
   Prepared prepare(const Step& step, StepSite& site) const { return prepare_rows(step, site); }
 };
 

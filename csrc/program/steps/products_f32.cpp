@@ -4,6 +4,7 @@
 //   in x [addend] | blobs: packed weights, bias f32 (a group's channels padded to kStrip)
 #include "base/checked.h"
 #include "conv/conv_f32.h"
+#include "gemm/gemm_f32.h"
 #include "program/steps/checks.h"
 #include "program/steps/real_epilogue.h"
 
@@ -62,6 +63,12 @@ struct Product {
     return check_operands(index, step, weights, round_up(args.out_c / args.groups, kStrip) * args.groups);
   }
 
+  /// The addend is read where the result is stored, once: the depth of the product is finished then.
+  bool replaces_addend(const ProgramIndex& index, const Step& step, size_t i) const {
+    return i == 1 && output(index, step).dtype == DType::kF32 &&
+           args.window.taps() * (args.in_c / args.groups) <= kMostAtOnceDepth;
+  }
+
   F32ConvArgs prepared(const Step& step, StepSite& site) const {
     F32ConvArgs a = args;
     a.x = reinterpret_cast<const float*>(site.bytes(step.in[0]));
@@ -97,6 +104,7 @@ struct ConvF32 : Product {
     if (!window_fits(args.window)) return bad_step(step, "window does not fit the image");
     return check_packed(index, step);
   }
+  bool replaces(const ProgramIndex& index, const Step& step, size_t i) const { return replaces_addend(index, step, i); }
 };
 
 struct ConvTransposeF32 : Product {
@@ -145,6 +153,7 @@ struct GemmF32 : Product {
     args.window.out = args.window.in;
   }
   Status check(const ProgramIndex& index, const Step& step) const { return check_packed(index, step); }
+  bool replaces(const ProgramIndex& index, const Step& step, size_t i) const { return replaces_addend(index, step, i); }
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "base/status.h"
@@ -75,6 +76,9 @@ struct StepType {
   Status (*check)(const ProgramIndex& index, const Step& step);
   uint64_t (*macs)(const Step& step);                     // multiply-adds; 0 where the arguments are damaged
   Prepared (*prepare)(const Step& step, StepSite& site);  // of a step that check() lets pass
+  /// Whether the result may be written over input i: each byte of that is read for the last time before it is written,
+  /// by the thread that writes it. Null for a kind that never can.
+  bool (*replaces)(const ProgramIndex& index, const Step& step, size_t i);
 };
 
 /// All kinds, in ascending order.
@@ -85,6 +89,8 @@ const StepType* find_step_type(StepKind kind);
 /// Ids must have been checked. Refuses arguments that do not match the step's tensors and blobs: what it lets pass, a
 /// session may run.
 Status check_step(const ProgramIndex& index, const Step& step);
+/// Whether the result of a step may lie where its input i lies. Ids must have been checked, tensors too.
+bool may_replace(const ProgramIndex& index, const Step& step, size_t i);
 /// Of a step that passes check_step().
 Work work_of(const ProgramIndex& index, const Step& step);
 
@@ -111,10 +117,27 @@ struct NoArguments : NoMacs {
   void each(Arguments&) {}
 };
 
+/// Whether a kind states what its result may be written over.
+template <typename T, typename = void>
+struct Replaces : std::false_type {};
+template <typename T>
+struct Replaces<T, std::void_t<decltype(&T::replaces)>> : std::true_type {};
+
+template <typename T>
+bool replaces_input(const ProgramIndex& index, const Step& step, size_t i) {
+  if constexpr (Replaces<T>::value) {
+    return arguments_of<T>(step).replaces(index, step, i);
+  } else {
+    return false;
+  }
+}
+
 /// The row of a kind whose arguments are a T, with members
 ///   Status check(const ProgramIndex&, const Step&) const;   (of what each() has read)
 ///   uint64_t macs() const;
 ///   Prepared prepare(const Step&, StepSite&) const;
+/// and, where it can write over an input,
+///   bool replaces(const ProgramIndex&, const Step&, size_t i) const;   (of an input of as many bytes as the result)
 template <typename T>
 StepType step_type(StepKind kind, const char* name, bool at_border = false) {
   NameArguments named;
@@ -136,7 +159,8 @@ StepType step_type(StepKind kind, const char* name, bool at_border = false) {
             arguments.each(reader);
             return reader.wrong().empty() ? arguments.macs() : 0;
           },
-          [](const Step& step, StepSite& site) { return arguments_of<T>(step).prepare(step, site); }};
+          [](const Step& step, StepSite& site) { return arguments_of<T>(step).prepare(step, site); },
+          Replaces<T>::value ? &replaces_input<T> : nullptr};
 }
 
 }  // namespace ek

@@ -28,6 +28,14 @@ Status check_step(const ProgramIndex& index, const Step& step) {
   return type->check(index, step);
 }
 
+bool may_replace(const ProgramIndex& index, const Step& step, size_t i) {
+  const StepType* const type = find_step_type(step.kind);
+  if (type == nullptr || type->replaces == nullptr || step.out.size() != 1) return false;
+  const TensorDef &x = input(index, step, i), &y = output(index, step);
+  if (dtype_bytes(x.dtype) != dtype_bytes(y.dtype) || elements_of(x) != elements_of(y)) return false;
+  return type->replaces(index, step, i);
+}
+
 Work work_of(const ProgramIndex& index, const Step& step) {
   Work work{find_step_type(step.kind)->macs(step), 0};
   for (const uint32_t id : step.in) work.bytes += bytes_of(index.tensors[id]);

@@ -212,10 +212,11 @@ class _Exact:
     def __init__(self, program: Program, layers: Mapping[int, _Layer], real: Mapping[str, Array]) -> None:
         self._layers = {program.index.steps[number].outputs[0]: layer for number, layer in layers.items()}
         self._tensors, self._real = program.index.tensors, real
+        self._written = {tensor for step in program.index.steps for tensor in step.outputs}
 
     def stored(self, tensor: int) -> Array | None:
         shape = tuple(self._tensors[tensor].shape)
-        while tensor not in self._layers and self._tensors[tensor].alias_of >= 0:
+        while tensor not in self._written and self._tensors[tensor].alias_of >= 0:
             tensor = self._tensors[tensor].alias_of
         layer = self._layers.get(tensor)
         stored = None if layer is None else layer.stored(self._real[layer.tensor])

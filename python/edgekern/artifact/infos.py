@@ -95,3 +95,13 @@ class ArenaPlan:
     lower_bound: int
     method: str
     offsets: tuple[int, ...]
+
+    @property
+    def gap_bytes(self) -> int:
+        """By how much a plan of the same steps in the same order might be smaller at most."""
+        return self.arena_bytes - self.lower_bound
+
+    @property
+    def proved(self) -> bool:
+        """Whether no plan of the same steps in the same order is smaller, as the arena is at its lower bound."""
+        return self.arena_bytes == self.lower_bound

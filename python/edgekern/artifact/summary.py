@@ -59,12 +59,19 @@ def summarized(program: Summarized, paths: Sequence[str]) -> str:
     lines += [
         "",
         f"{len(program.steps)} steps, {len(program.host_steps)} host steps, {macs:,} MACs, {program.nbytes:,} bytes",
-        f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method})",
+        f"arena {plan.arena_bytes:,} bytes ({plan.lower_bound:,} alive at the peak; {plan.method}): {_told(plan)}",
         *_sizes(program),
         *_modes(program),
         *(f"host step: {step}" for step in program.host_steps),
     ]
     return "\n".join(lines)
+
+
+def _told(plan: ArenaPlan) -> str:
+    if plan.proved:
+        return "proved, no plan is smaller"
+    share = 100 * plan.gap_bytes / plan.arena_bytes
+    return f"{plan.gap_bytes:,} bytes ({share:.1f}%) above its bound, not proved"
 
 
 def _sizes(program: Summarized) -> list[str]:

@@ -135,6 +135,7 @@ def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.Tens
         raise CompileError(
             f"compile: '{tensor.name}' has {len(tensor.shape)} dimensions, and a program holds {MOST_AXES} at most"
         )
+    below = tensor.view_of or plan.over.get(tensor)
     return _core.TensorDef(
         name=_label(tensor.name),
         dtype=tensor.dtype,
@@ -142,7 +143,7 @@ def _tensor(tensor: Tensor, plan: Plan, number: dict[Tensor, int]) -> _core.Tens
         scale=1.0 if quant is None else quant.scale,
         zero_point=0 if quant is None else quant.zero_point,
         offset=plan.offsets[tensor.root],
-        alias_of=-1 if tensor.view_of is None else number[tensor.root],
+        alias_of=-1 if below is None else number[below],
     )
 
 

@@ -19,7 +19,7 @@ from edgekern.artifact.nodes import NodePlace
 from edgekern.compiler.emit import BlobStore, emit_program
 from edgekern.compiler.explain import explain
 from edgekern.compiler.floats.table import FLOATS
-from edgekern.compiler.memory import plan_memory, refuse_large
+from edgekern.compiler.memory import refuse_large, smaller_plan
 from edgekern.compiler.metadata import metadata_of
 from edgekern.compiler.passes.clamp_reals import clamp_reals
 from edgekern.compiler.passes.drop_unread import drop_unread
@@ -151,7 +151,7 @@ def _compiled(opened: Skeleton, store: BlobStore, size: int, *, allow_host: bool
     if size == 0:  # the others have the same nodes
         idle = all(step.kind in _MOVES for stage in stages for step in stage.steps)
         _warn(runs, _why_unquantized(proto) if idle else "", idle=idle)
-    plan = plan_memory(stages, list(lowering.inputs.values()), results)
+    stages, plan = smaller_plan(stages, list(lowering.inputs.values()), results)
     quantization = next((entry.value for entry in proto.metadata_props if entry.key == QUANTIZATION_KEY), "")
     store.halves = stored_halves(proto)
     program, manifest = emit_program(stages, runs, plan, lowering.inputs, outputs, quantization, store, size)

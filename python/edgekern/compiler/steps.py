@@ -14,6 +14,7 @@ from edgekern._core import DType, StepKind
 from edgekern.graph.values import Quant
 
 NHWC = (0, 2, 3, 1)
+ALIGNMENT = 64  # of tensors in the arena, in bytes
 PRODUCTS = (StepKind.CONV, StepKind.DEPTHWISE, StepKind.GEMM)
 # Products whose results are real numbers until they are stored: a bias last among their blobs, and an ending.
 REAL_PRODUCTS = frozenset(
@@ -129,6 +130,11 @@ class HostNode:
 
 
 Item = KernelStep | HostNode
+
+
+def aligned(nbytes: int) -> int:
+    """What a tensor takes in the arena."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
