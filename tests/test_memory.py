@@ -1,15 +1,15 @@
 """The arena planner: valid plans for anything, honest about how far from the lower bound they are."""
 
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.bench_planner import read_problem
 from edgekern import _core
 from edgekern.errors import ArgumentValueError
+
+from reference.memory import least_peak
 
 Problem = tuple[list[int], list[int], list[int]]
 
@@ -80,26 +80,70 @@ def test_plan_message_names_the_buffer_and_the_rule():
         _core.check_plan([0], [1], [100], [0], 64, 64)
 
 
-def _problem_files(test_data: Path) -> list[Path]:
-    files = sorted((test_data / "memplan").glob("*.csv"))
-    assert files
-    return files
+SMALL = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=7)
 
 
-def test_challenging_problems_get_valid_plans(test_data, capsys):
-    """google/minimalloc's problems; the ratio to the lower bound is printed, not promised."""
-    with capsys.disabled():
-        print()
-        for path in _problem_files(test_data):
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            lower, upper, size = ([int(row[key]) for row in rows] for key in ("lower", "upper", "size"))
-            plan = _core.plan_memory(lower, upper, size, alignment=1)
-            _core.check_plan(lower, upper, size, plan.offsets, 1, plan.peak)
-            assert _first_overlap(lower, upper, size, plan.offsets) is None
-            assert plan.peak >= plan.lower_bound
-            ratio = plan.peak / plan.lower_bound
-            print(f"  {path.name:16s} {len(rows):4d} buffers  peak / lower bound {ratio:.3f}  {plan.method}")
+@given(buffers=SMALL)
+def test_small_problems_get_the_best_plan_of_all_orders_and_know_it(buffers):
+    lower, upper, size = [b[0] for b in buffers], [b[0] + b[1] for b in buffers], [b[2] for b in buffers]
+    plan = _core.plan_memory(lower, upper, size, 1)
+    assert plan.peak == plan.least_peak == least_peak(lower, upper, size)
+    assert plan.proved
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "size", "least"),
+    [
+        (
+            [5, 5, 6, 1, 1, 2, 0, 1, 0, 2, 3, 4, 5],
+            [7, 7, 7, 2, 2, 5, 3, 4, 1, 3, 4, 5, 6],
+            [1, 4, 6, 4, 3, 2, 1, 3, 10, 5, 6, 9, 6],
+            12,
+        ),
+        (
+            [0, 3, 1, 1, 4, 5, 0, 2, 4, 2, 0, 1, 3, 4, 5],
+            [2, 6, 4, 4, 6, 6, 1, 5, 5, 3, 1, 2, 4, 5, 6],
+            [2, 3, 5, 4, 4, 5, 3, 1, 2, 4, 9, 3, 1, 4, 2],
+            15,
+        ),
+    ],
+)
+def test_a_bound_that_no_plan_reaches_is_proved_to_be_out_of_reach(lower, upper, size, least):
+    plan = _core.plan_memory(lower, upper, size, 1)
+    assert plan.lower_bound == least - 1
+    assert plan.peak == plan.least_peak == least
+    assert plan.proved
+    unsure = _core.plan_memory(lower, upper, size, 1, most_nodes=2)
+    assert 0 < unsure.nodes <= 2
+    assert unsure.least_peak == least - 1
+    assert not unsure.proved
+
+
+@given(problem=problems())
+def test_a_larger_limit_never_gives_a_larger_plan(problem):
+    lower, upper, size = problem
+    none, few, many = (_core.plan_memory(lower, upper, size, 1, most_nodes=n) for n in (0, 50, 2000))
+    assert none.peak == none.greedy_peak >= few.peak
+    assert none.greedy_peak >= many.peak >= many.least_peak >= many.lower_bound
+    assert (none.nodes, few.nodes <= 50, many.nodes <= 2000) == (0, True, True)
+    for plan in (none, few, many):
+        _core.check_plan(lower, upper, size, plan.offsets, 1, plan.peak)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_seconds_must_be_positive(seconds):
+    with pytest.raises(ArgumentValueError, match="seconds must be greater than 0"):
+        _core.plan_memory([0], [1], [1], seconds=seconds)
+
+
+@pytest.mark.parametrize("name", ["C.1048576", "G.1048576", "input.12"])
+def test_hard_published_problems_are_planned_at_their_bound(test_data, name):
+    """Those that take little time; ``python -m bench planner`` has them all."""
+    lower, upper, size = read_problem(test_data / "memplan" / f"{name}.csv")
+    plan = _core.plan_memory(lower, upper, size, 1, most_nodes=1_000_000)
+    assert _first_overlap(lower, upper, size, plan.offsets) is None
+    assert plan.peak == plan.lower_bound <= int(name.split(".")[1])
+    assert plan.proved
 
 
 def test_plans_do_not_depend_on_the_run(rng):

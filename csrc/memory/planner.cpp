@@ -1,5 +1,6 @@
 // Greedy by one key, as TFLite and XNNPACK place their tensors (largest first, smallest gap that fits), over several
-// keys: which one wins depends on the graph, and all of them together take milliseconds.
+// keys: which one wins depends on the graph, and all of them together take milliseconds. What stays above the lower
+// bound goes to the exact search.
 #include "memory/planner.h"
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <numeric>
 
 #include "base/checked.h"
+#include "memory/search.h"
 
 namespace ek {
 namespace {
@@ -120,9 +122,13 @@ uint64_t most_alive(const std::vector<Buffer>& buffers) {
 
 }  // namespace
 
-Status plan_memory(const std::vector<Buffer>& buffers, uint64_t alignment, MemoryPlan* plan) {
+Status plan_memory(const std::vector<Buffer>& buffers, uint64_t alignment, MemoryPlan* plan,
+                   const SearchLimits& limits) {
   if (alignment == 0 || alignment > kMaxTotal) {
     return {Code::kValue, "plan_memory: alignment must be between 1 and 2^62, got " + std::to_string(alignment)};
+  }
+  if (!(limits.seconds > 0)) {
+    return {Code::kValue, "plan_memory: seconds must be greater than 0, got " + std::to_string(limits.seconds)};
   }
   std::vector<Buffer> aligned = buffers;
   uint64_t total = 0;
@@ -154,12 +160,13 @@ Status plan_memory(const std::vector<Buffer>& buffers, uint64_t alignment, Memor
         best.peak = peak;
         best.method = std::string(order.name) + ", " + kFitNames[static_cast<int>(fit)];
       }
-      if (best.peak == best.lower_bound) {
-        *plan = std::move(best);
-        return {};
-      }
+      if (best.peak == best.lower_bound) break;
     }
+    if (best.peak == best.lower_bound) break;
   }
+  best.greedy_peak = best.peak;
+  best.least_peak = best.lower_bound;
+  if (best.peak > best.lower_bound) EK_RETURN_IF_ERROR(improve_plan(aligned, alignment, limits, &best));
   *plan = std::move(best);
   return {};
 }
