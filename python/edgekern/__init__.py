@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
     from edgekern.compiler import compile, compile_modes
     from edgekern.kvcache import KVFormat, RingKVCache
+    from edgekern.llm import MemoryPlan, plan_memory
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import (
         Plan,
@@ -98,6 +99,7 @@ _LAZY = {
     "IOBinding": "edgekern.runtime",
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
+    "MemoryPlan": "edgekern.llm",
     "ModelMetadata": "edgekern.artifact",
     "NodeArg": "edgekern.runtime",
     "OrtValue": "edgekern.runtime",
@@ -129,6 +131,7 @@ _LAZY = {
     "get_include": "edgekern.native",
     "granularity": "edgekern.analysis",
     "pareto": "edgekern.analysis",
+    "plan_memory": "edgekern.llm",
     "quantize": "edgekern.quantization",
     "quantize_to": "edgekern.analysis",
     "register_threadpoolctl": "edgekern.threadpools",
@@ -163,6 +166,7 @@ __all__ = [
     "IOBinding",
     "InferenceSession",
     "KVFormat",
+    "MemoryPlan",
     "ModelMetadata",
     "NodeArg",
     "OrtValue",
@@ -208,6 +212,7 @@ __all__ = [
     "matmul_integer",
     "pack_weights",
     "pareto",
+    "plan_memory",
     "quantize",
     "quantize_linear",
     "quantize_to",
