@@ -23,12 +23,8 @@ _LEAST = {"sinks": 0, "rewind": 0}
 
 def device_memory(device_bytes: object, reserved_bytes: object) -> tuple[int, int]:
     device = _core.memory_limit() if device_bytes is None else byte_count(_NAME, "device_bytes", device_bytes)
-    none = not isinstance(reserved_bytes, (bool, np.bool_, str)) and reserved_bytes == 0
-    reserved = (
-        0
-        if none and isinstance(reserved_bytes, (int, np.integer))
-        else byte_count(_NAME, "reserved_bytes", reserved_bytes)
-    )
+    nothing = type(reserved_bytes) in (int, str) and str(reserved_bytes).strip() == "0"
+    reserved = 0 if nothing else byte_count(_NAME, "reserved_bytes", reserved_bytes)
     if device > _MOST_BYTES:
         raise ArgumentValueError(f"{_NAME}: device_bytes must be at most 2^62, got {device}; give the device's memory")
     if reserved >= device:
@@ -50,9 +46,7 @@ def config_of(given: dict[str, Any]) -> ModelConfig:
             f"{_NAME}: {', '.join(missing)} must be given with shapes alone; give them, or the path of a model"
         )
     names = (*OF_SHAPES, "context")
-    sizes: dict[str, Any] = {
-        name: whole(name, given[name], LIMITS[name]) for name in (*_OF_SHAPES, "context") if name in given
-    }
+    sizes: dict[str, Any] = {name: whole(name, given[name], LIMITS[name]) for name in names if name in given}
     dim, heads = sizes["dim"], sizes["heads"]
     if "head_dim" not in sizes and dim % heads:
         raise ArgumentValueError(
