@@ -92,6 +92,17 @@ def sizes_of(config: ModelConfig) -> dict[str, int]:
     return {name: getattr(config, name) for name in names}
 
 
+def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(rows, columns) of the matrices of a layer, and of the head, as a decoder takes them."""
+    return {
+        "qkv": (config.q_width + 2 * config.kv_width, config.dim),
+        "o": (config.dim, config.q_width),
+        "gate_up": (2 * config.hidden, config.dim),
+        "down": (config.dim, config.hidden),
+        "head": (config.vocab, config.dim),
+    }
+
+
 def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES) -> dict[str, int]:
     """Bytes that a decoder takes at most, by what for; ``block_bytes`` of float32 are packed at a time.
 
@@ -105,14 +116,11 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
     if settings.mapped:
         packed = _beside_panels(config, form)
     bias = config.layers * (config.q_width + 2 * config.kv_width) * 4 if config.qkv_bias else 0
-    shapes = (
-        (config.q_width + 2 * config.kv_width, config.dim),
-        (config.dim, config.q_width),
-        (2 * config.hidden, config.dim),
-        (config.dim, config.hidden),
-        (config.vocab, config.dim),
+    packing = (
+        0
+        if settings.mapped
+        else max(form.packing_bytes(*shape, block_bytes) for shape in matrix_shapes(config).values())
     )
-    packing = 0 if settings.mapped else max(form.packing_bytes(*shape, block_bytes) for shape in shapes)
     return {
         "weights": packed + bias,
         "KV cache": cache,
@@ -120,14 +128,6 @@ def plan(config: ModelConfig, settings: Settings, block_bytes: int = BLOCK_BYTES
         "workspace": _OBJECTS_BYTES + config.layers * _LAYER_OBJECTS_BYTES + huge * _HUGE_PAGE,
         "packing, while loading": packing,
     }
-
-
-def mapped_bytes(config: ModelConfig, settings: Settings) -> int:
-    """Weights that every step reads where they are mapped: no memory of the process, but pages that it must find."""
-    if not settings.mapped:
-        return 0
-    packed, _ = _packed_and_work(config, replace(settings, mapped=False))
-    return packed - _beside_panels(config, settings.form)
 
 
 def _packed_and_work(config: ModelConfig, settings: Settings) -> tuple[int, int]:
@@ -139,9 +139,10 @@ def _packed_and_work(config: ModelConfig, settings: Settings) -> tuple[int, int]
 
 def _beside_panels(config: ModelConfig, form: WeightFormat) -> int:
     """What a decoder keeps of mapped weights: norms, and of int8 the scales and the starts of sums."""
-    rows = config.layers * (config.q_width + 2 * config.kv_width + 2 * config.dim + 2 * config.hidden) + config.vocab
-    columns = rows + (4 * config.layers + 1) * _PANEL
-    return (2 * config.layers + 1) * config.dim * 4 + (2 * columns * 4 if form.kind == "int8" else 0)
+    columns = {name: -(-rows // _PANEL) * _PANEL for name, (rows, _) in matrix_shapes(config).items()}
+    head = columns.pop("head")
+    every = config.layers * sum(columns.values()) + head
+    return (2 * config.layers + 1) * config.dim * 4 + (2 * every * 4 if form.kind == "int8" else 0)
 
 
 def block_within(config: ModelConfig, settings: Settings, given: int | None) -> int:

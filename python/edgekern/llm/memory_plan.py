@@ -13,7 +13,7 @@ from edgekern.artifact import Program
 from edgekern.errors import ArgumentValueError, MemoryBudgetError
 from edgekern.file_kinds import kind_of_file
 from edgekern.llm import budget
-from edgekern.llm.budget import SMALLEST_BLOCK, Settings, largest_block, least_change, mapped_bytes, smaller, words
+from edgekern.llm.budget import SMALLEST_BLOCK, Settings, largest_block, least_change, smaller, words
 from edgekern.llm.config import ModelConfig
 from edgekern.llm.loading import read_model
 from edgekern.llm.mapped import MappedModel, is_packed
@@ -216,7 +216,7 @@ def plan_memory(
     model = MappedModel(file, verified=False)
     if ("weights" in given or "group_size" in given) and form != model.form:
         raise ArgumentValueError(f"{_NAME}: weights must be those of {file}, {model.form}, got {form}; leave it out")
-    return _decoder_plan(str(file), model.config, model.form, given, device, reserved, mapped=True)
+    return _decoder_plan(str(file), model.config, model.form, given, device, reserved, pages=model.panel_bytes)
 
 
 def _decoder_plan(
@@ -227,7 +227,7 @@ def _decoder_plan(
     device: int,
     reserved: int,
     *,
-    mapped: bool = False,
+    pages: int = 0,
 ) -> MemoryPlan:
     counts = {name: whole(name, given.get(name, _DEFAULTS.get(name))) for name in ("batch", "max_chunk", "rewind")}
     window, sinks = (whole(n, given[n]) if n in given else None for n in ("context", "sinks"))
@@ -240,9 +240,8 @@ def _decoder_plan(
         max_chunk=counts["max_chunk"],
         rewind=counts["rewind"],
         num_sequences=counts["batch"],
-        mapped=mapped,
+        mapped=pages > 0,
     )
-    pages = mapped_bytes(config, settings)
     owned_budget = device - reserved - pages
     block = largest_block(config, settings, owned_budget)
     parts = budget.plan(config, settings, block or SMALLEST_BLOCK)
