@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,21 @@ def test_the_articles_case():
     assert not plan.fits
     assert plan.remedies[0].change == "weights='int4'"
     assert plan.remedies[0].fits
+
+
+def test_the_documented_plan_is_what_is_printed():
+    text = (Path(__file__).parents[1] / "docs" / "plan-memory.md").read_text()
+    assert str(ek.plan_memory(**LLAMA_7B, kv="float16", device_bytes="8GB", reserved_bytes="1GB")) in text
+    storages = [("int8", None, "float16"), ("int8", None, "int8"), ("int4", 32, "int8"), ("int4", 128, "k8v4")]
+    plans = [
+        ek.plan_memory(**LLAMA_7B, weights=weights, group_size=group, kv=kv, device_bytes="8GB", reserved_bytes="1GB")
+        for weights, group, kv in storages
+    ]
+    assert "| in all | 2.55 | " + " | ".join(f"{plan.total_bytes / 1e9:.2f}" for plan in plans) + " |" in text
+    assert [plan.fits for plan in plans] == [False, False, True, True]
+    least = ek.plan_memory(**{**LLAMA_7B, "context": 32}, kv="int4", max_chunk=16, device_bytes="7GB")
+    assert not least.fits
+    assert f"{least.total_bytes / 1e9:.2f} GB." in text
 
 
 @pytest.mark.parametrize(("name", "value"), [("context", 8192), ("batch", 2), ("layers", 40), ("kv", "float32")])

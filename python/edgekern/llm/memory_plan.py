@@ -191,7 +191,7 @@ def plan_memory(
 
     Examples
     --------
-    LLaMA-7B on a device of 8 GB: float16 keys and values of 4096 tokens alone take a quarter of it.
+    LLaMA-7B on a device of 8 GB: float16 keys and values of 4096 tokens take more than a quarter of it.
 
     >>> import edgekern as ek
     >>> shapes = dict(layers=32, heads=32, dim=4096, hidden=11008, vocab=32000, context=4096)
