@@ -74,6 +74,17 @@ def test_packed_files_are_read_where_they_are_mapped(small, tmp_path, kind, grou
         llm.load(file, memory_budget=plan.owned_bytes - 1)
 
 
+def test_mapped_pages_count_against_the_device(small, tmp_path):
+    file = tmp_path / "small.ekllm"
+    llm.quantize(small, file, weights="int8")
+    total = ek.plan_memory(file).total_bytes
+    assert ek.plan_memory(file, device_bytes=total).fits
+    short = ek.plan_memory(file, device_bytes=total - 1)
+    assert (short.fits, short.total_bytes, short.spare_bytes) == (False, total, -1)
+    assert short.remedies[0].fits
+    assert not any("weights" in remedy.change for remedy in short.remedies)
+
+
 @pytest.mark.parametrize("write", [write_gguf, write_huggingface])
 def test_files_of_all_kinds_have_the_plan_of_their_shapes(tmp_path, write):
     path = write(tmp_path / "model.gguf", SMALL, random_tensors(SMALL))
