@@ -308,7 +308,7 @@ def test_a_budget_is_a_cap_that_says_what_needs_how_much(small):
     assert needs["KV cache"] >= decoder.cache.nbytes
     total = sum(needs.values())
     llm.load(small, weights="int8", memory_budget=total)
-    with pytest.raises(MemoryBudgetError, match=r"weights .* KV cache .* working memory .* packing"):
+    with pytest.raises(MemoryBudgetError, match=r"weights .* KV cache .* activations .* workspace .* packing"):
         llm.load(small, weights="int8", memory_budget=total - 1)
 
 

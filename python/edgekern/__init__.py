@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from edgekern.calibration import Calibrator, Coverage, Histogram, Ranges, coverage, samples
     from edgekern.compiler import compile, compile_modes
     from edgekern.kvcache import KVFormat, RingKVCache
+    from edgekern.llm import MemoryPlan, plan_memory
     from edgekern.memory_pool import MemoryPool, PoolStatistics
     from edgekern.native import get_cmake_dir, get_include
     from edgekern.quantization import (
@@ -100,6 +101,7 @@ _LAZY = {
     "InferenceSession": "edgekern.runtime",
     "KVFormat": "edgekern.kvcache",
     "MemoryPool": "edgekern.memory_pool",
+    "MemoryPlan": "edgekern.llm",
     "ModelMetadata": "edgekern.artifact",
     "NodeArg": "edgekern.runtime",
     "OrtValue": "edgekern.runtime",
@@ -132,6 +134,7 @@ _LAZY = {
     "get_include": "edgekern.native",
     "granularity": "edgekern.analysis",
     "pareto": "edgekern.analysis",
+    "plan_memory": "edgekern.llm",
     "quantize": "edgekern.quantization",
     "quantize_to": "edgekern.analysis",
     "register_threadpoolctl": "edgekern.threadpools",
@@ -166,6 +169,7 @@ __all__ = [
     "IOBinding",
     "InferenceSession",
     "KVFormat",
+    "MemoryPlan",
     "MemoryPool",
     "ModelMetadata",
     "NodeArg",
@@ -213,6 +217,7 @@ __all__ = [
     "matmul_integer",
     "pack_weights",
     "pareto",
+    "plan_memory",
     "quantize",
     "quantize_linear",
     "quantize_to",

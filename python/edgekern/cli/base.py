@@ -9,7 +9,11 @@ from edgekern.cli import bench, session
 from edgekern.file_kinds import kind_of_file
 from edgekern.runtime import HOST_TIMEOUT_S
 
-COMMANDS = ("run", "verify", "inspect", "profile", "bench", "stress", "generate", "perplexity", "info")
+COMMANDS = ("run", "verify", "inspect", "profile", "bench", "stress", "generate", "perplexity", "plan", "info")
+_PLANNED = (
+    *("layers", "heads", "kv_heads", "head_dim", "hidden", "dim", "vocab"),
+    *("context", "batch", "group_size", "max_chunk", "arenas"),
+)
 _DATA = ".npz, .npy, or a folder of them"
 
 
@@ -39,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(call=call)
         if name != "info":
-            made.add_argument("model", type=Path)
+            made.add_argument("model", type=Path, nargs="?" if name == "plan" else None)
         if data is not None:
             told = _DATA if data == "+" else f"{_DATA}; default: random numbers"
             made.add_argument("data", type=Path, nargs=data, help=told)
@@ -87,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         command("generate", "continue a text, token by token", _generate),
         command("perplexity", "compare storage formats against float32", _perplexity),
     )
+    _add_plan(command("plan", "what a model takes of a device's memory", _plan))
     command("info", "what edgekern sees of this machine", _info)
     return parser
 
@@ -117,6 +122,17 @@ def _add_text(generates: argparse.ArgumentParser, compares: argparse.ArgumentPar
         made.add_argument("--tokenizer", type=Path, help="tokenizer.json or tokenizer.bin; default: the model's")
         made.add_argument("--window", type=int, help="tokens that a token sees; default: the model's, at most 4096")
         made.add_argument("--threads", type=int)
+
+
+def _add_plan(plans: argparse.ArgumentParser) -> None:
+    for name in _PLANNED:
+        plans.add_argument(f"--{name.replace('_', '-')}", type=int)
+    for name in ("weights", "kv", "isa"):
+        plans.add_argument(f"--{name}")
+    plans.add_argument("--threads", type=int, help="of a program")
+    plans.add_argument("--device", metavar="SIZE", help="bytes, 8G (1024s), 8GB (1000s); default: this machine's")
+    plans.add_argument("--reserved", metavar="SIZE", default="0", help="what the system and others take of it")
+    plans.add_argument("--json", action="store_true", help="all figures, as JSON")
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -243,6 +259,21 @@ def _perplexity(given: argparse.Namespace) -> int:
     )
     print(table)
     return 0
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from edgekern.cli import memory
+
+    told, fits = memory.plan(
+        given.model,
+        **{name: getattr(given, name) for name in (*_PLANNED, "weights", "kv", "isa")},
+        num_threads=given.threads,
+        device_bytes=given.device,
+        reserved_bytes=given.reserved,
+        as_json=given.json,
+    )
+    print(told)
+    return 0 if fits else 1
 
 
 def _info(given: argparse.Namespace) -> int:

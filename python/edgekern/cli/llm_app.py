@@ -23,6 +23,69 @@ def add_commands(app: typer.Typer, panel: str) -> None:
     app.command(rich_help_panel=panel)(generate)
     app.command(rich_help_panel=panel)(perplexity)
     app.command("llm-quantize", rich_help_panel=panel)(llm_quantize)
+    app.command(rich_help_panel=panel)(plan)
+
+
+def plan(
+    model: Annotated[
+        Path | None,
+        typer.Argument(exists=True, help="Decoder (.ekllm, GGUF, .bin, folder) or program (.ekm); without: shapes."),
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Of a decoder, without MODEL.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Query heads.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(help="Default: as many as heads.")] = None,
+    head_dim: Annotated[int | None, typer.Option(help="Default: dim / heads.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the feed-forward layer.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Width of the residual stream.")] = None,
+    vocab: Annotated[int | None, typer.Option(help="Tokens of the vocabulary.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens that a token sees; default: the model's, at most 4096.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences side by side; default 1.")] = None,
+    weights: Annotated[str | None, typer.Option(help="int8, int4, int2 or float32.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Of int4 (default 32) and int2 (64): 32, 64, 128.")] = None,
+    kv: Annotated[str | None, typer.Option(help="Storage of the cache: int8, k8v4, int4, float16, ...")] = None,
+    max_chunk: Annotated[int | None, typer.Option(help="Most tokens of one pass; default 256.")] = None,
+    arenas: Annotated[int | None, typer.Option(help="Callers of a program that run at a time; default 1.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of a program.")] = None,
+    isa: Annotated[str | None, typer.Option(help="Of a program: plan for this instruction set.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="The device's memory: bytes, 8G (1024s), 8GB (1000s); default: this machine's."
+        ),
+    ] = None,
+    reserved: Annotated[str, typer.Option(metavar="SIZE", help="What the system and others take of it.")] = "0",
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
+) -> None:
+    """Say what a model takes of a device's memory, and what to change where it does not fit."""
+    from edgekern.cli import memory
+
+    told, fits = memory.plan(
+        model,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        hidden=hidden,
+        dim=dim,
+        vocab=vocab,
+        context=context,
+        batch=batch,
+        weights=weights,
+        group_size=group_size,
+        kv=kv,
+        max_chunk=max_chunk,
+        arenas=arenas,
+        num_threads=threads,
+        isa=isa,
+        device_bytes=device,
+        reserved_bytes=reserved,
+        as_json=as_json,
+    )
+    typer.echo(told)
+    if not fits:
+        raise typer.Exit(1)
 
 
 def llm_quantize(

@@ -12,7 +12,7 @@ _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459"
 _TURN = 1 << 64  # phases count in 2^-64 of a turn
 
 # Sizes past these are no model but a damaged file; they keep every product below 2^63.
-_LIMITS = {
+LIMITS = {
     "dim": 1 << 17,
     "hidden": 1 << 19,
     "layers": 1 << 12,
@@ -46,7 +46,7 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if not 1e-6 < self.factor < 1e9:
             raise ArgumentValueError(f"RopeScaling: factor must lie in (1e-6, 1e9), got {self.factor}")
-        if self.kind in ("llama3", "yarn") and not 0 < self.original_context <= _LIMITS["context"]:
+        if self.kind in ("llama3", "yarn") and not 0 < self.original_context <= LIMITS["context"]:
             raise ArgumentValueError(f"RopeScaling: {self.kind} needs original_context, got {self.original_context}")
         if self.kind == "llama3" and not 0 < self.low < self.high < 1e9:
             raise ArgumentValueError(f"RopeScaling: low must be below high, got {self.low} and {self.high}")
@@ -84,7 +84,7 @@ class ModelConfig:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        for name, limit in _LIMITS.items():
+        for name, limit in LIMITS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
                 raise ArgumentValueError(f"ModelConfig: {name} must be an integer in [1, {limit}], got {value!r}")
@@ -102,7 +102,7 @@ class ModelConfig:
             raise ArgumentValueError(
                 f"ModelConfig: rope has {len(self.rope.factors)} factors; head_dim {self.head_dim} needs half as many"
             )
-        if self.window is not None and not 1 <= self.window <= _LIMITS["context"]:
+        if self.window is not None and not 1 <= self.window <= LIMITS["context"]:
             raise ArgumentValueError(f"ModelConfig: window must be at least 1, got {self.window}")
 
     @property

@@ -24,7 +24,6 @@ from edgekern.llm.safetensors import load_huggingface
 from edgekern.llm.tokenizer import Tokenizer
 from edgekern.llm.weights import BIAS_NAMES, EMBEDDING, FINAL_NORM, Stored, Weights
 
-_DEFAULT_WINDOW = 4096
 _NAME = "llm.load"
 
 Verify = Literal["full", "lazy"]
@@ -177,15 +176,15 @@ def load(
         found = tokenizer
     if found is not None and found.vocab > config.vocab:
         raise ArgumentValueError(f"llm.load: the tokenizer has {found.vocab} tokens; the model has {config.vocab}")
-    settings = Settings(
-        max_chunk=max_chunk,
-        weights=form.kind,
+    settings = Settings.of(
+        config,
+        form,
         kv=kv,
-        window=window if window is not None else config.window or min(config.context, _DEFAULT_WINDOW),
-        num_sequences=num_sequences,
-        sinks=sinks if sinks is not None else 0 if config.window else 4,
+        window=window,
+        sinks=sinks,
+        max_chunk=max_chunk,
         rewind=rewind,
-        group_size=form.group_size,
+        num_sequences=num_sequences,
         mapped=isinstance(model, MappedModel),
     )
     block = block_within(config, settings, budget)

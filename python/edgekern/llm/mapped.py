@@ -12,7 +12,7 @@ import numpy as np
 from edgekern import _core, files
 from edgekern.errors import ArgumentValueError
 from edgekern.llm import vocabulary
-from edgekern.llm.budget import sizes_of
+from edgekern.llm.budget import matrix_shapes, sizes_of
 from edgekern.llm.config import ModelConfig, RopeScaling
 from edgekern.llm.encodings import BF16, F16, F32, Q4_0, Q8_0
 from edgekern.llm.packed_file import MATRICES, Blobs, blob_names
@@ -31,17 +31,6 @@ def is_packed(path: Path) -> bool:
         return False
     with files.open_regular(path, function="llm.load") as opened:
         return opened.read(64)[8:].startswith(b'{"__metadata__":{"ekllm.')
-
-
-def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(rows, columns) of the matrices of a layer, and of the head, as a decoder takes them."""
-    return {
-        "qkv": (config.q_width + 2 * config.kv_width, config.dim),
-        "o": (config.dim, config.q_width),
-        "gate_up": (2 * config.hidden, config.dim),
-        "down": (config.dim, config.hidden),
-        "head": (config.vocab, config.dim),
-    }
 
 
 class MappedModel:
@@ -78,6 +67,12 @@ class MappedModel:
             return None
         text = self._blobs.take("tokenizer").tobytes().rstrip(b"\0")
         return vocabulary.restore(self._blobs.path, text, self.config.vocab)
+
+    @property
+    def panel_bytes(self) -> int:
+        """Of all matrices: what a step reads where it is mapped."""
+        names = [f"layers.{layer}.{name}" for layer in range(self.config.layers) for name in MATRICES]
+        return sum(self._blobs.take(name, verified=False).size for name in (*names, "head"))
 
     def decoder(self, *, max_chunk: int, isa: str) -> _core.Decoder:
         """The core of a decoder on the mapped weights."""
