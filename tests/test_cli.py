@@ -110,6 +110,16 @@ def test_verify_and_inspect_read_a_program(workshop, capsys):
     assert "Conv" in shown
 
 
+def test_inspect_tells_the_kinds_of_steps_alone(workshop, capsys):
+    program = ek.Program.load(workshop / EKM)
+    assert cli.run(["inspect", str(workshop / EKM), "--kinds"]) == 0
+    shown = capsys.readouterr().out.split()
+    assert shown == sorted({step.kind.name for step in program.index.steps})
+    assert _without_toolkit("inspect", str(workshop / EKM), "--kinds").stdout.split() == shown
+    assert cli.run(["inspect", str(quickstart.MODEL), "--kinds"]) == 2
+    assert "an ONNX model" in capsys.readouterr().err
+
+
 def test_inspect_says_what_would_become_of_an_onnx_model(capsys):
     assert cli.run(["inspect", str(quickstart.MODEL), "--batch", "2"]) == 0
     shown = capsys.readouterr().out

@@ -1,5 +1,6 @@
 #include "cpu/isa.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 
@@ -8,6 +9,8 @@
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
+
+#include "cpu/kept_isas.h"
 
 namespace ek {
 namespace {
@@ -60,32 +63,69 @@ std::vector<Isa> detect() { return {Isa::kScalar}; }
 
 const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
+namespace {
+
+#define EK_ISA_OF(name, id) Isa::id,
+constexpr Isa kKept[] = {EK_KEPT_ISAS(EK_ISA_OF)};
+
+std::vector<Isa> detect_kept() {
+  std::vector<Isa> found = detect();
+  const auto left_out = [](Isa isa) { return std::find(std::begin(kKept), std::end(kKept), isa) == std::end(kKept); };
+  found.erase(std::remove_if(found.begin(), found.end(), left_out), found.end());
+  return found;
+}
+
+/// "avx2, scalar".
+template <typename Isas>
+std::string names_of(const Isas& isas) {
+  std::string names;
+  for (const Isa isa : isas) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+  return names;
+}
+
+/// Of a CPU that has nothing of what this build has.
+Status no_isa() {
+  return {Code::kUnsupportedIsa, "this build runs on " + names_of(kKept) +
+                                     ", which this CPU does not have; build it with -DEDGEKERN_ISA=scalar, which every "
+                                     "CPU runs, or without -DEDGEKERN_ISA"};
+}
+
+}  // namespace
+
 const std::vector<Isa>& available_isas() {
-  static const std::vector<Isa>& found = *new std::vector<Isa>(detect());  // threads may outlive main(): so does this
+  // Threads may outlive main(): so does this.
+  static const std::vector<Isa>& found = *new std::vector<Isa>(detect_kept());
   return found;
 }
 
 namespace {
 
 Status find_isa(const std::string& origin, const std::string& wanted, Isa* isa) {
-  std::string have;
   for (const Isa candidate : available_isas()) {
     if (wanted == isa_name(candidate)) {
       *isa = candidate;
       return {};
     }
-    have += (have.empty() ? "" : ", ") + std::string(isa_name(candidate));
   }
-  return {Code::kUnsupportedIsa, origin + wanted + ": this CPU does not have it; it has " + have};
+  if (available_isas().empty()) return no_isa();
+  const std::vector<Isa> found = detect();
+  const bool left_out = std::any_of(found.begin(), found.end(), [&](Isa isa) { return wanted == isa_name(isa); });
+  return {Code::kUnsupportedIsa, origin + wanted + ": this " + (left_out ? "build" : "CPU") +
+                                     " does not have it; it has " + names_of(available_isas())};
 }
 
 struct Default {
   Default() {
+    if (available_isas().empty()) {
+      status = no_isa();
+      return;
+    }
+    isa = available_isas().front();
     const char* const wanted = std::getenv("EDGEKERN_ISA");
     if (wanted != nullptr && *wanted != '\0') status = find_isa("EDGEKERN_ISA=", wanted, &isa);
   }
 
-  Isa isa = available_isas().front();
+  Isa isa = Isa::kScalar;
   Status status;
 };
 

@@ -13,7 +13,7 @@ inline constexpr int kNumIsas = 7;
 
 const char* isa_name(Isa isa);
 
-/// Best first; the scalar row is last and always there.
+/// Best first; the scalar row is last and always there. A build that leaves it out may have none here.
 const std::vector<Isa>& available_isas();
 
 /// Resolves a name; "" is default_isa(). Refuses what the machine lacks.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kernel.h"
 #include "simd/sign.h"
 
 namespace ek {
@@ -18,9 +19,9 @@ struct NormRow {
 
 struct DecoderKernels {
   // normalize_rows, then quantize_rows, without the floats between them.
-  void (*norm_quantize_row)(const NormRow& row, Sign sign, uint8_t* y, float* scale);
+  EK_KERNEL void (*norm_quantize_row)(const NormRow& row, Sign sign, uint8_t* y, float* scale);
   // Element i of x turns with element i + half: y may be x.
-  void (*rotate_row)(const float* x, const float* cosines, const float* sines, size_t half, float* y);
+  EK_KERNEL void (*rotate_row)(const float* x, const float* cosines, const float* sines, size_t half, float* y);
 };
 
 #define EK_DECODER_KERNELS(X) X(norm_quantize_row) X(rotate_row)

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/epilogue.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -53,10 +54,10 @@ struct DepthwiseRun {
 };
 
 struct DepthwiseKernels {
-  void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
-  void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
-  void (*spread_depthwise)(const SpreadDepthwise& channels);
-  void (*depthwise_run)(const DepthwiseRun& run, const Epilogue& epilogue);
+  EK_KERNEL void (*depthwise_row)(const DepthwiseRow& row, const Epilogue& epilogue);
+  EK_KERNEL void (*depthwise_3x3)(const Depthwise3x3& rows, const Epilogue& epilogue);
+  EK_KERNEL void (*spread_depthwise)(const SpreadDepthwise& channels);
+  EK_KERNEL void (*depthwise_run)(const DepthwiseRun& run, const Epilogue& epilogue);
 };
 
 #define EK_DEPTHWISE_KERNELS(X) X(depthwise_row) X(depthwise_3x3) X(spread_depthwise) X(depthwise_run)

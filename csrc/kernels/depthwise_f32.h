@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/epilogue.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -21,7 +22,7 @@ struct F32DepthwiseRow {
 
 struct F32DepthwiseKernels {
   // y = fma(x, w, y) over the taps, ascending, from zero; plus bias and the rest of a real kind.
-  void (*depthwise_f32_row)(const F32DepthwiseRow& row, const Epilogue& epilogue);
+  EK_KERNEL void (*depthwise_f32_row)(const F32DepthwiseRow& row, const Epilogue& epilogue);
 };
 
 #define EK_F32_DEPTHWISE_KERNELS(X) X(depthwise_f32_row)

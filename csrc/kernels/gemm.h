@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/epilogue.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -38,22 +39,22 @@ struct GemmKernels {
   size_t tile_rows;    // best height of a register tile, <= kMaxTileRows
   size_t tile_strips;  // best width, in strips
 
-  void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
+  EK_KERNEL void (*gemm_tile)(const GemmTile& tile, const Epilogue& epilogue);
   // As gemm_tile for any number of rows, where is_shallow(), and no flip. Null where there are no registers for it.
-  void (*gemm_shallow)(const GemmTile& tile, const Epilogue& epilogue);
+  EK_KERNEL void (*gemm_shallow)(const GemmTile& tile, const Epilogue& epilogue);
   // As gemm_tile on rows that spread_rows has written. Null where the dot product multiplies bytes.
-  void (*gemm_spread)(const GemmTile& tile, const Epilogue& epilogue);
+  EK_KERNEL void (*gemm_spread)(const GemmTile& tile, const Epilogue& epilogue);
   // The rows of a tile as int16, `stride` apart; kSpreadSlack more are written.
-  void (*spread_rows)(const GemmTile& tile, int16_t* out, size_t stride);
+  EK_KERNEL void (*spread_rows)(const GemmTile& tile, int16_t* out, size_t stride);
   // As gemm_tile with int32 results, no taps and k of 1 to 4, for up to kMaxTileRows rows of any number of columns.
   // `strips`, b_step and stream_c do not count.
-  void (*gemm_thin)(const GemmTile& tile);
+  EK_KERNEL void (*gemm_thin)(const GemmTile& tile);
   // kGemvPanels tiles of the same row, no taps, each a whole panel. They are read side by side, so they should lie far
   // apart; memory after them is fetched, never read.
-  void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);
+  EK_KERNEL void (*gemv)(const GemmTile* tiles, const Epilogue& epilogue);
   // k dense rows of n int8 numbers to the panels of packed weights (gemm/pack.h) and the sums of their columns, n
   // rounded up to kStrip.
-  void (*pack_rows)(const uint8_t* w, size_t k, size_t n, uint8_t* packed, int32_t* sums);
+  EK_KERNEL void (*pack_rows)(const uint8_t* w, size_t k, size_t n, uint8_t* packed, int32_t* sums);
 };
 
 #define EK_GEMM_KERNELS(X) X(gemm_tile) X(gemm_shallow) X(gemm_spread) X(spread_rows) X(gemm_thin) X(gemv) X(pack_rows)

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/epilogue.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -39,11 +40,11 @@ struct F32Kernels {
   size_t f32_narrow_rows;  // the same where there are at most kNarrowColumns
   // y = fma(x, w, y) over runs and k, ascending, from zero or from what C holds: stored as float32 where there is no
   // epilogue, else times scale, plus bias and the rest of a real kind.
-  void (*gemm_f32_tile)(const F32GemmTile& tile, const Epilogue* epilogue);
+  EK_KERNEL void (*gemm_f32_tile)(const F32GemmTile& tile, const Epilogue* epilogue);
   // y[c][16] = x[.][c] of `rows` <= 16 rows, ldx apart; lanes past them are zero. Columns of A, lines of B.
-  void (*f32_strip)(const float* x, size_t rows, size_t cols, size_t ldx, float* y);
+  EK_KERNEL void (*f32_strip)(const float* x, size_t rows, size_t cols, size_t ldx, float* y);
   // Register-only multiply-adds, a tile's own mix; returns how many were done.
-  uint64_t (*fma_burst)(size_t iterations);
+  EK_KERNEL uint64_t (*fma_burst)(size_t iterations);
 };
 
 #define EK_F32_KERNELS(X) X(gemm_f32_tile) X(f32_strip) X(fma_burst)

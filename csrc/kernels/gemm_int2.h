@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "kernels/gemm_int4.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -14,9 +15,9 @@ inline constexpr size_t kW2FewRows = 3;    // so many rows are faster one by one
 struct Int2Kernels {
   // As w4_tile, for weights in {-1, 0, 1}: gemm/pack2.h has the layout of their panel. Groups have 64 or 128 values and
   // are all whole, as is q: padded with zeros. Neither wide nor has_offset.
-  void (*w2_tile)(const W4Tile& tile, const Epilogue& epilogue);
+  EK_KERNEL void (*w2_tile)(const W4Tile& tile, const Epilogue& epilogue);
   // kW4GemvPanels tiles of the same single row, side by side, as gemv.
-  void (*w2_gemv)(const W4Tile* tiles, const Epilogue& epilogue);
+  EK_KERNEL void (*w2_gemv)(const W4Tile* tiles, const Epilogue& epilogue);
 };
 
 #define EK_INT2_KERNELS(X) X(w2_tile) X(w2_gemv)

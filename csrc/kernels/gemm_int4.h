@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/gemm.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -44,12 +45,12 @@ struct W4Tile {
 struct Int4Kernels {
   size_t w4_tile_rows;  // best height of a w4_tile, its largest too; a half of it where rows are wide
   // As quantize_rows, over each run or the whole row: s8 on every ISA. Of 16 bits, in steps 256 times as small.
-  void (*w4_quantize)(const W4Row& row);
+  EK_KERNEL void (*w4_quantize)(const W4Row& row);
   // y = sum over runs, ascending, of scale_q * the sum over their groups, ascending, of (float(dot) + offset *
   // float(sum q)) * scale_w, then plus bias and the rest of a real kind's epilogue.
-  void (*w4_tile)(const W4Tile& tile, const Epilogue& epilogue);
+  EK_KERNEL void (*w4_tile)(const W4Tile& tile, const Epilogue& epilogue);
   // kW4GemvPanels tiles of the same single row, side by side, as gemv.
-  void (*w4_gemv)(const W4Tile* tiles, const Epilogue& epilogue);
+  EK_KERNEL void (*w4_gemv)(const W4Tile* tiles, const Epilogue& epilogue);
 };
 
 #define EK_INT4_KERNELS(X) X(w4_quantize) X(w4_tile) X(w4_gemv)

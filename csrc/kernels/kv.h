@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kernel.h"
+
 namespace ek {
 
 enum class KvKind : uint8_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt4 };
@@ -81,13 +83,13 @@ struct KvSegment {
 
 struct KvKernels {
   // False: a value that the format cannot hold; nothing may then be used.
-  bool (*kv_quantize)(const KvQuantize& row);
+  EK_KERNEL bool (*kv_quantize)(const KvQuantize& row);
   // n values of a query: scale = max|x| / levels (1 where that is 0), codes = rne(x / scale). False: not finite.
-  bool (*kv_quantize_query)(const float* x, size_t n, float levels, int8_t* codes, float* scale);
-  void (*kv_attend)(const KvSegment& segment);
+  EK_KERNEL bool (*kv_quantize_query)(const float* x, size_t n, float levels, int8_t* codes, float* scale);
+  EK_KERNEL void (*kv_attend)(const KvSegment& segment);
   // Joins a segment's row to the running one (l = 0: empty): both scaled by exp of what their m is below the larger.
-  void (*kv_merge)(size_t n, float* m, float* l, float* o, float part_m, float part_l, const float* part_o);
-  void (*kv_finish)(size_t n, float l, float* o);  // o /= l
+  EK_KERNEL void (*kv_merge)(size_t n, float* m, float* l, float* o, float part_m, float part_l, const float* part_o);
+  EK_KERNEL void (*kv_finish)(size_t n, float l, float* o);  // o /= l
 };
 
 #define EK_KV_KERNELS(X) X(kv_quantize) X(kv_quantize_query) X(kv_attend) X(kv_merge) X(kv_finish)

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/epilogue.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -86,16 +87,16 @@ struct MapSource {
 
 struct MapKernels {
   // y = op(x[0], x[1], x[2]), n lanes; y is one of the operands, or apart from them.
-  void (*map)(MapOp op, const MapSource<float>* x, size_t n, float* y);
+  EK_KERNEL void (*map)(MapOp op, const MapSource<float>* x, size_t n, float* y);
   // n items as float32; and back, where a whole number is cut off toward zero and held in its type's range (0 for a
   // NaN), 8 bits are quantized, a half is the nearest one, and a truth is "not 0".
-  void (*map_load)(const uint8_t* x, MapFormat format, size_t n, float* y);
-  void (*map_store)(const float* x, MapFormat format, size_t n, uint8_t* y);
+  EK_KERNEL void (*map_load)(const uint8_t* x, MapFormat format, size_t n, float* y);
+  EK_KERNEL void (*map_store)(const float* x, MapFormat format, size_t n, uint8_t* y);
   // The same on int64, which wraps. DIV is cut off toward zero; DIV, MOD and FMOD by 0 give 0. What is stored in fewer
   // bits keeps the lower ones.
-  void (*map_i64)(MapOp op, const MapSource<int64_t>* x, size_t n, int64_t* y);
-  void (*map_load_i64)(const uint8_t* x, MapFormat format, size_t n, int64_t* y);
-  void (*map_store_i64)(const int64_t* x, MapFormat format, size_t n, uint8_t* y);
+  EK_KERNEL void (*map_i64)(MapOp op, const MapSource<int64_t>* x, size_t n, int64_t* y);
+  EK_KERNEL void (*map_load_i64)(const uint8_t* x, MapFormat format, size_t n, int64_t* y);
+  EK_KERNEL void (*map_store_i64)(const int64_t* x, MapFormat format, size_t n, uint8_t* y);
 };
 
 #define EK_MAP_KERNELS(X) \

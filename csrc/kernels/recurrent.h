@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kernel.h"
+
 namespace ek {
 
 enum class GateFunction : uint8_t { kSigmoid, kTanh, kRelu };
@@ -26,14 +28,15 @@ struct GateRows {
 
 struct RecurrentKernels {
   // i, o, f and c: c = f * c + i * c', h = o * h(c). Products and sums are rounded each.
-  void (*lstm_gates)(const GateRows& gates, const GateFunctions& functions, float* c, float* h);
+  EK_KERNEL void (*lstm_gates)(const GateRows& gates, const GateFunctions& functions, float* c, float* h);
   // The first two gates of a GRU: z, and r, or r * h where it multiplies the state and not its product.
-  void (*gru_reset)(const GateRows& gates, const GateFunctions& functions, const float* h, bool times_h, float* z,
-                    float* r);
+  EK_KERNEL void (*gru_reset)(const GateRows& gates, const GateFunctions& functions, const float* h, bool times_h,
+                              float* z, float* r);
   // The third one: h = (1 - z) * g(x + r * h') + z * h, where r is null without the factor.
-  void (*gru_update)(const GateRows& gate, const GateFunctions& functions, const float* r, const float* z, float* h);
+  EK_KERNEL void (*gru_update)(const GateRows& gate, const GateFunctions& functions, const float* r, const float* z,
+                               float* h);
   // h = f(x + h').
-  void (*rnn_gate)(const GateRows& gate, const GateFunctions& functions, float* h);
+  EK_KERNEL void (*rnn_gate)(const GateRows& gate, const GateFunctions& functions, float* h);
 };
 
 #define EK_RECURRENT_KERNELS(X) X(lstm_gates) X(gru_reset) X(gru_update) X(rnn_gate)

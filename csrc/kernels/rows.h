@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kernel.h"
+
 namespace ek {
 
 enum class ReduceOp : uint8_t { kSum, kMean, kMax, kMin, kProd, kSumAbs, kSumSquares };
@@ -25,21 +27,21 @@ struct Normalization {
 // row.
 struct RowKernels {
   // One number of each of some rows of n; one of each column. A mean is the sum divided by n.
-  void (*reduce_rows)(ReduceOp op, const float* x, size_t rows, size_t n, float* y);
-  void (*reduce_columns)(ReduceOp op, const float* x, ColumnShape shape, float* y);
+  EK_KERNEL void (*reduce_rows)(ReduceOp op, const float* x, size_t rows, size_t n, float* y);
+  EK_KERNEL void (*reduce_columns)(ReduceOp op, const float* x, ColumnShape shape, float* y);
   // Sum, largest, smallest and product of columns, mod 2^64.
-  void (*reduce_i64)(ReduceOp op, const int64_t* x, ColumnShape shape, int64_t* y);
+  EK_KERNEL void (*reduce_i64)(ReduceOp op, const int64_t* x, ColumnShape shape, int64_t* y);
   // y = exp(x - max) * (1 / sum), or (x - max) - log(sum). Without a finite value, or beside infinity: NaN.
-  void (*softmax_f32_rows)(const float* x, size_t rows, size_t n, bool log, float* y);
-  void (*softmax_f32_columns)(const float* x, ColumnShape shape, bool log, float* y);  // y has x's step
+  EK_KERNEL void (*softmax_f32_rows)(const float* x, size_t rows, size_t n, bool log, float* y);
+  EK_KERNEL void (*softmax_f32_columns)(const float* x, ColumnShape shape, bool log, float* y);  // y has x's step
   // y = (x - mean) / sqrt(mean of squares of that + epsilon), then times scale, plus bias, fused.
-  void (*normalize_rows)(const float* x, size_t rows, size_t n, Normalization how, float* y);
+  EK_KERNEL void (*normalize_rows)(const float* x, size_t rows, size_t n, Normalization how, float* y);
   // Running sums down the columns, in order or from the last row up; exclusive: of those before.
-  void (*cum_sum)(const float* x, ColumnShape shape, bool exclusive, bool reverse, float* y);
-  void (*cum_sum_i64)(const int64_t* x, ColumnShape shape, bool exclusive, bool reverse, int64_t* y);
+  EK_KERNEL void (*cum_sum)(const float* x, ColumnShape shape, bool exclusive, bool reverse, float* y);
+  EK_KERNEL void (*cum_sum_i64)(const int64_t* x, ColumnShape shape, bool exclusive, bool reverse, int64_t* y);
   // In which row a column has its largest (smallest) value: the first such row, or the last.
-  void (*arg_extreme)(const float* x, ColumnShape shape, bool largest, bool last, int64_t* y);
-  void (*arg_extreme_i64)(const int64_t* x, ColumnShape shape, bool largest, bool last, int64_t* y);
+  EK_KERNEL void (*arg_extreme)(const float* x, ColumnShape shape, bool largest, bool last, int64_t* y);
+  EK_KERNEL void (*arg_extreme_i64)(const int64_t* x, ColumnShape shape, bool largest, bool last, int64_t* y);
 };
 
 #define EK_ROW_KERNELS(X) \

@@ -1,26 +1,13 @@
 #include "kernels/table.h"
 
 #include <atomic>
+#include <cstdlib>
 
+#include "cpu/kept_isas.h"
 #include "cpu/machine.h"
 #include "kernels/fill.h"
 
-EK_DECLARE_KERNELS(scalar, kScalar)
-#if defined(__x86_64__)
-EK_DECLARE_KERNELS(avx2, kAvx2)
-EK_DECLARE_KERNELS(avxvnni, kAvxVnni)
-EK_DECLARE_KERNELS(avx512vnni, kAvx512Vnni)
-#elif defined(__aarch64__)
-EK_DECLARE_KERNELS(neon, kNeon)
-EK_DECLARE_KERNELS(neon_dotprod, kNeonDotprod)
-EK_DECLARE_KERNELS(neon_i8mm, kNeonI8mm)
-#endif
-
-#define EK_RETURN_KERNELS(isa)                         \
-  {                                                    \
-    static const Kernels table = make_kernels_##isa(); \
-    return table;                                      \
-  }
+EK_KEPT_ISAS(EK_DECLARE_KERNELS)
 
 namespace ek {
 namespace {
@@ -28,25 +15,13 @@ namespace {
 std::atomic<const Kernels*> g_tables[kNumIsas];  // null until they are asked for
 
 const Kernels& own_table(Isa isa) {
-  switch (isa) {
-#if defined(__x86_64__)
-    case Isa::kAvx2:
-      EK_RETURN_KERNELS(avx2)
-    case Isa::kAvxVnni:
-      EK_RETURN_KERNELS(avxvnni)
-    case Isa::kAvx512Vnni:
-      EK_RETURN_KERNELS(avx512vnni)
-#elif defined(__aarch64__)
-    case Isa::kNeon:
-      EK_RETURN_KERNELS(neon)
-    case Isa::kNeonDotprod:
-      EK_RETURN_KERNELS(neon_dotprod)
-    case Isa::kNeonI8mm:
-      EK_RETURN_KERNELS(neon_i8mm)
-#endif
-    default:
-      EK_RETURN_KERNELS(scalar)
+#define EK_RETURN_KERNELS(name, id)                     \
+  if (isa == Isa::id) {                                 \
+    static const Kernels table = make_kernels_##name(); \
+    return table;                                       \
   }
+  EK_KEPT_ISAS(EK_RETURN_KERNELS)
+  std::abort();  // available_isas() has no other
 }
 
 }  // namespace

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(attention_f32)(F32AttentionKernels* table) { EK_F32_ATTENTION_KERNELS(EK_SET) }
+EK_TRADE(attention_f32, F32AttentionKernels, EK_F32_ATTENTION_KERNELS)
 
 }  // namespace ek

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(decoder)(DecoderKernels* table) { EK_DECODER_KERNELS(EK_SET) }
+EK_TRADE(decoder, DecoderKernels, EK_DECODER_KERNELS)
 
 }  // namespace ek

@@ -5,6 +5,6 @@
 
 namespace ek {
 
-void EK_FILL(depthwise)(DepthwiseKernels* table) { EK_DEPTHWISE_KERNELS(EK_SET) }
+EK_TRADE(depthwise, DepthwiseKernels, EK_DEPTHWISE_KERNELS)
 
 }  // namespace ek

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(depthwise_f32)(F32DepthwiseKernels* table) { EK_F32_DEPTHWISE_KERNELS(EK_SET) }
+EK_TRADE(depthwise_f32, F32DepthwiseKernels, EK_F32_DEPTHWISE_KERNELS)
 
 }  // namespace ek

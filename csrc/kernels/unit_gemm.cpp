@@ -17,11 +17,7 @@ constexpr decltype(GemmKernels::gemm_spread) gemm_spread = nullptr;
 constexpr decltype(GemmKernels::spread_rows) spread_rows = nullptr;
 #endif
 
-void EK_FILL(gemm)(GemmKernels* table) {
-  table->native_sign = kNativeSign;
-  table->tile_rows = kTileRows;
-  table->tile_strips = kTileStrips;
-  EK_GEMM_KERNELS(EK_SET)
-}
+EK_TRADE(gemm, GemmKernels, EK_GEMM_KERNELS, table->native_sign = kNativeSign; table->tile_rows = kTileRows;
+         table->tile_strips = kTileStrips;)
 
 }  // namespace ek

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(gemm_int2)(Int2Kernels* table) { EK_INT2_KERNELS(EK_SET) }
+EK_TRADE(gemm_int2, Int2Kernels, EK_INT2_KERNELS)
 
 }  // namespace ek

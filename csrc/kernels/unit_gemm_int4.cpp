@@ -3,9 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(gemm_int4)(Int4Kernels* table) {
-  table->w4_tile_rows = kW4TileRows;
-  EK_INT4_KERNELS(EK_SET)
-}
+EK_TRADE(gemm_int4, Int4Kernels, EK_INT4_KERNELS, table->w4_tile_rows = kW4TileRows;)
 
 }  // namespace ek

@@ -4,6 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(kv)(KvKernels* table) { EK_KV_KERNELS(EK_SET) }
+EK_TRADE(kv, KvKernels, EK_KV_KERNELS)
 
 }  // namespace ek

@@ -4,6 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(map)(MapKernels* table) { EK_MAP_KERNELS(EK_SET) }
+EK_TRADE(map, MapKernels, EK_MAP_KERNELS)
 
 }  // namespace ek

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(recurrent)(RecurrentKernels* table) { EK_RECURRENT_KERNELS(EK_SET) }
+EK_TRADE(recurrent, RecurrentKernels, EK_RECURRENT_KERNELS)
 
 }  // namespace ek

@@ -4,6 +4,6 @@
 
 namespace ek {
 
-void EK_FILL(rows)(RowKernels* table) { EK_ROW_KERNELS(EK_SET) }
+EK_TRADE(rows, RowKernels, EK_ROW_KERNELS)
 
 }  // namespace ek

@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(sampling)(SamplingKernels* table) { EK_SAMPLING_KERNELS(EK_SET) }
+EK_TRADE(sampling, SamplingKernels, EK_SAMPLING_KERNELS)
 
 }  // namespace ek

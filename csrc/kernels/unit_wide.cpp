@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(wide)(WideKernels* table) { EK_WIDE_KERNELS(EK_SET) }
+EK_TRADE(wide, WideKernels, EK_WIDE_KERNELS)
 
 }  // namespace ek

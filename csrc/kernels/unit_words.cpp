@@ -3,6 +3,6 @@
 
 namespace ek {
 
-void EK_FILL(words)(WordKernels* table) { EK_WORD_KERNELS(EK_SET) }
+EK_TRADE(words, WordKernels, EK_WORD_KERNELS)
 
 }  // namespace ek

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/epilogue.h"
+#include "kernels/kernel.h"
 
 namespace ek {
 
@@ -33,9 +34,9 @@ struct WideRows {
 struct WideKernels {
   // u = clamp(rne(x / scale) + zero_point) - least, in [0, 65535]: NaN gives 0. Its upper and its lower byte, of
   // `sign`: 128 less as kS8.
-  void (*split_codes)(const float* x, size_t n, WideParams q, Sign sign, uint8_t* high, uint8_t* low);
+  EK_KERNEL void (*split_codes)(const float* x, size_t n, WideParams q, Sign sign, uint8_t* high, uint8_t* low);
   // float(256 * high + low + start) * multiplier + bias, each rounded once, and what the epilogue's real kinds do.
-  void (*finish_wide)(const WideRows& rows, const Epilogue& epilogue);
+  EK_KERNEL void (*finish_wide)(const WideRows& rows, const Epilogue& epilogue);
 };
 
 #define EK_WIDE_KERNELS(X) X(split_codes) X(finish_wide)

@@ -45,7 +45,7 @@ size_t first_damaged(const ContainerView& view) {
   return damaged;
 }
 
-/// What is wrong, as the end of a sentence; empty when nothing is.
+/// What is wrong before the index is looked into, as the end of a sentence; empty when nothing is.
 std::string find_damage(const uint8_t* file, size_t size, Verify verify, ContainerView* view) {
   uint64_t header_bytes = 0;
   if (size < sizeof header_bytes) return "it ends after " + std::to_string(size) + " bytes";
@@ -91,14 +91,19 @@ std::string find_damage(const uint8_t* file, size_t size, Verify verify, Contain
     const size_t damaged = first_damaged(*view);
     if (damaged < index.blobs.size()) return "blob '" + index.blobs[damaged].name + "' does not match its sha256";
   }
-  return validate(index, view->data_bytes).message();
+  return "";
 }
 
 }  // namespace
 
 Status open_container(const uint8_t* file, size_t size, const std::string& source, Verify verify, ContainerView* view) {
-  const std::string damage = find_damage(file, size, verify, view);
-  if (damage.empty()) return {};
+  std::string damage = find_damage(file, size, verify, view);
+  if (damage.empty()) {
+    const Status valid = validate(view->index, view->data_bytes);
+    if (valid.ok()) return {};
+    if (valid.code() != Code::kCorrupt) return {valid.code(), "artifact: " + source + ": " + valid.message()};
+    damage = valid.message();
+  }
   return {Code::kCorrupt, "artifact: " + source + " is not a sound .ekm file: " + damage +
                               "; write it again with Program.save, or copy it again"};
 }

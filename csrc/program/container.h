@@ -22,7 +22,8 @@ struct ContainerView {
   uint64_t data_bytes = 0;
 };
 
-/// `file` outlives the view; `source` names it in errors, which are kCorrupt: "'model.ekm'", "the bytes given". Large
+/// `file` outlives the view; `source` names it in errors, which are kCorrupt, but kValue for a
+/// kind of step that this build leaves out: "'model.ekm'", "the bytes given". Large
 /// files are hashed on two threads.
 Status open_container(const uint8_t* file, size_t size, const std::string& source, Verify verify, ContainerView* view);
 

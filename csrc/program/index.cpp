@@ -46,7 +46,7 @@ void fields(Archive& ar, T& record) {
       ar.number(record.codes);
     }
   } else if constexpr (std::is_same_v<Record, Step>) {
-    ar.choice("step kind", record.kind, [](StepKind kind) { return find_step_type(kind) != nullptr; });
+    ar.choice("step kind", record.kind, [](StepKind kind) { return !step_kind_name(kind).empty(); });
     ar.text("step name", record.name);
     ar.text("step operators", record.op);
     ar.list("step inputs", record.in, kMaxArguments);

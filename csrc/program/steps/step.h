@@ -81,13 +81,16 @@ struct StepType {
   bool (*replaces)(const ProgramIndex& index, const Step& step, size_t i);
 };
 
-/// All kinds, in ascending order.
+/// All kinds that this build has, in ascending order.
 const std::vector<StepType>& step_types();
-/// Null for a kind that there is not.
+/// Null for a kind that there is not, or not in this build.
 const StepType* find_step_type(StepKind kind);
 
-/// Ids must have been checked. Refuses arguments that do not match the step's tensors and blobs: what it lets pass, a
-/// session may run.
+/// The name of any kind of program.h, whether this build has it or not; empty for a kind that there is not.
+std::string step_kind_name(StepKind kind);
+
+/// Ids must have been checked. Refuses arguments that do not match the step's tensors and blobs, and, as kValue, a kind
+/// that this build leaves out: what it lets pass, a session may run.
 Status check_step(const ProgramIndex& index, const Step& step);
 /// Whether the result of a step may lie where its input i lies. Ids must have been checked, tensors too.
 bool may_replace(const ProgramIndex& index, const Step& step, size_t i);

@@ -1,15 +1,28 @@
-// All kinds of steps, as program.h lists them, and what is asked of any of them.
+// All kinds of steps that this build has, of those that program.h lists, and what is asked of any of them.
+#include <cctype>
+
 #include "base/checked.h"
 #include "program/steps/checks.h"
+#include "program/steps/kept_steps.h"
 
 namespace ek {
 
 #define EK_DECLARE(kind, number, type) StepType type();
-EK_STEP_KINDS(EK_DECLARE)
+EK_KEPT_STEPS(EK_DECLARE)
+
+std::string step_kind_name(StepKind kind) {
+  std::string name;
+#define EK_NAME(known, number, type) \
+  if (kind == StepKind::known) name = #type;
+  EK_STEP_KINDS(EK_NAME)
+  name.resize(name.size() - std::min(name.size(), sizeof "_step" - 1));
+  for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
 
 const std::vector<StepType>& step_types() {
 #define EK_MAKE(kind, number, type) type(),
-  static const std::vector<StepType>& types = *new std::vector<StepType>{EK_STEP_KINDS(EK_MAKE)};
+  static const std::vector<StepType>& types = *new std::vector<StepType>{EK_KEPT_STEPS(EK_MAKE)};
   return types;
 }
 
@@ -24,7 +37,12 @@ Status check_step(const ProgramIndex& index, const Step& step) {
   const bool reads = !step.in.empty() || step.kind == StepKind::kConstant;
   if (!reads || step.out.size() != 1) return bad_step(step, "needs an input and one output");
   const StepType* const type = find_step_type(step.kind);
-  if (type == nullptr) return bad_step(step, "unknown kind " + std::to_string(static_cast<int>(step.kind)));
+  if (type == nullptr) {
+    const std::string name = step_kind_name(step.kind);
+    if (name.empty()) return bad_step(step, "unknown kind " + std::to_string(static_cast<int>(step.kind)));
+    return {Code::kValue, "step '" + step.name + "' (" + step.op + ") is of the kind " + name +
+                              ", which this build leaves out; build it with " + name + " in -DEDGEKERN_STEPS"};
+  }
   return type->check(index, step);
 }
 

@@ -368,9 +368,14 @@ def inspect(
     ] = "1",
     shape: Shape = None,
     as_json: Annotated[bool, typer.Option("--json", help="Nodes, their prices, and steps, as JSON.")] = False,
+    kinds: Annotated[
+        bool, typer.Option("--kinds", help="Of a program: its kinds of steps alone, for a small build.")
+    ] = False,
 ) -> None:
     """Show the inputs, outputs and steps of a program, or what would become of an ONNX model."""
-    if kind_of_file(model) == "onnx":
+    if kinds:
+        typer.echo(session.kinds(model))
+    elif kind_of_file(model) == "onnx":
         from edgekern.cli import toolkit
 
         typer.echo(toolkit.inspect(model, batch=batch, shapes=shape, as_json=as_json))

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     verifies.add_argument("--allow-host", action=argparse.BooleanOptionalAction, default=True)
     inspects = command("inspect", "show the inputs, outputs and steps of an .ekm", _inspect)
     inspects.add_argument("--json", action="store_true", help="steps as JSON")
+    inspects.add_argument("--kinds", action="store_true", help="its kinds of steps alone, for a small build")
     profiles = command("profile", "time every step of an .ekm", _profile, "*")
     profiles.add_argument("--runs", type=int, default=100)
     profiles.add_argument("--top", type=int, default=20, help="steps that are shown")
@@ -156,9 +157,9 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _inspect(given: argparse.Namespace) -> int:
-    if kind_of_file(given.model) == "onnx":
+    if kind_of_file(given.model) == "onnx" and not given.kinds:
         raise ModuleNotFoundError(name="onnx")
-    print(session.inspect(given.model, as_json=given.json))
+    print(session.kinds(given.model) if given.kinds else session.inspect(given.model, as_json=given.json))
     return 0
 
 

@@ -217,6 +217,11 @@ def inspect(model: Path, *, as_json: bool = False) -> str:
     return printable("\n".join([*lines, *_made(program), "", program.summary()]))
 
 
+def kinds(model: Path) -> str:
+    """The kinds of steps that a program needs, one a line, as a small build takes them (docs/small-builds.md)."""
+    return "\n".join(sorted({step.kind.name for one in Program.load(model).all for step in one.index.steps}))
+
+
 def _made(program: Program) -> list[str]:
     """How the data was made that the model was calibrated on, where the program says so."""
     return [] if program.preprocessing is None else [f"data    {how(program.preprocessing)}"]
