@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import edgekern as ek
-from edgekern import cli, llm
+from edgekern import cli, llm, quickstart
 from edgekern.cli import base
-from edgekern.errors import ArgumentTypeError, ArgumentValueError, MemoryBudgetError
+from edgekern.errors import ArgumentTypeError, ArgumentValueError, ArtifactError, MemoryBudgetError
 from edgekern.llm.packing import KINDS
 
 from llm_files import SMALL, random_tensors, write_gguf, write_huggingface, write_llama2c
@@ -284,12 +284,25 @@ def test_arguments_of_other_models_are_refused(small, program, tmp_path):
             ek.plan_memory(path, **{name: value})
     packed = tmp_path / "packed.ekllm"
     llm.quantize(small, packed, weights="int4")
-    with pytest.raises(ArgumentValueError, match=r"^plan_memory: weights must be those of .*, int4 g32, got int8;"):
-        ek.plan_memory(packed, weights="int8")
+    for name, value in (("weights", "int8"), ("group_size", 64)):
+        with pytest.raises(
+            ArgumentValueError, match=rf"^plan_memory: {name} must be that of .*, int4 g32, got .*{value}"
+        ):
+            ek.plan_memory(packed, **{name: value})
+    assert ek.plan_memory(packed, group_size=32) == ek.plan_memory(packed, weights="int4") == ek.plan_memory(packed)
     with pytest.raises(ArgumentTypeError, match="plan_memory: path must be a path"):
         ek.plan_memory(7)
     with pytest.raises(FileNotFoundError):
         ek.plan_memory(tmp_path / "absent.gguf")
+
+
+def test_files_that_hold_no_model_are_named(tmp_path):
+    onnx_file, noise = quickstart.MODEL, tmp_path / "noise.gguf"
+    noise.write_bytes(b"noise" * 100)
+    with pytest.raises(ArtifactError, match=r"^plan_memory: .* is not a GGUF file, .*; it is an ONNX model"):
+        ek.plan_memory(onnx_file)
+    with pytest.raises(ArtifactError, match=r"^plan_memory: .*noise\.gguf is no GGUF file"):
+        ek.plan_memory(noise)
 
 
 def test_a_device_below_the_floor_is_refused():

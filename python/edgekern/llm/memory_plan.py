@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekern._arguments import file_path
 from edgekern.artifact import Program
-from edgekern.errors import ArgumentValueError, MemoryBudgetError
+from edgekern.errors import ArgumentValueError, EdgekernError, MemoryBudgetError
 from edgekern.file_kinds import kind_of_file
 from edgekern.llm import budget
 from edgekern.llm.budget import SMALLEST_BLOCK, Settings, largest_block, least_change, smaller, words
@@ -209,14 +211,28 @@ def plan_memory(
         refuse(given, _OF_DECODERS, "is for a decoder, and path is a compiled program; leave it out")
         return _program_plan(file, given, device, reserved)
     refuse(given, _OF_PROGRAMS, "is for a compiled program, and path is a decoder; leave it out")
-    form = form_of(given)
-    if not is_packed(file):
-        config = read_model(file)[0].config
-        return _decoder_plan(str(file), config, form, given, device, reserved)
-    model = MappedModel(file, verified=False)
-    if ("weights" in given or "group_size" in given) and form != model.form:
-        raise ArgumentValueError(f"{_NAME}: weights must be those of {file}, {model.form}, got {form}; leave it out")
+    with _told_by_this_function():
+        if not is_packed(file):
+            form, config = form_of(given), read_model(file)[0].config
+            return _decoder_plan(str(file), config, form, given, device, reserved)
+        model = MappedModel(file, verified=False)
+    held = {"weights": model.form.kind, "group_size": model.form.group_size}
+    for name, value in held.items():
+        if given.get(name, value) != value:
+            raise ArgumentValueError(
+                f"{_NAME}: {name} must be that of {file}, {model.form}, got {given[name]!r}; leave it out"
+            )
     return _decoder_plan(str(file), model.config, model.form, given, device, reserved, pages=model.panel_bytes)
+
+
+@contextmanager
+def _told_by_this_function() -> Iterator[None]:
+    """Errors of the loaders, which are those of ``llm.load`` elsewhere."""
+    try:
+        yield
+    except EdgekernError as error:
+        error.args = (f"{_NAME}:{str(error).removeprefix('llm.load:').removeprefix(f'{_NAME}:')}",)
+        raise
 
 
 def _decoder_plan(
