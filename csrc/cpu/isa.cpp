@@ -109,7 +109,7 @@ Status find_isa(const std::string& origin, const std::string& wanted, Isa* isa) 
   }
   if (available_isas().empty()) return no_isa();
   const std::vector<Isa> found = detect();
-  const bool left_out = std::any_of(found.begin(), found.end(), [&](Isa isa) { return wanted == isa_name(isa); });
+  const bool left_out = std::any_of(found.begin(), found.end(), [&](Isa one) { return wanted == isa_name(one); });
   return {Code::kUnsupportedIsa, origin + wanted + ": this " + (left_out ? "build" : "CPU") +
                                      " does not have it; it has " + names_of(available_isas())};
 }
