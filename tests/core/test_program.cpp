@@ -103,8 +103,10 @@ TEST_CASE("decode says what it found") {
   bytes[0] = 'X';
   CHECK(says(decode_exactly(bytes, &index), "no edgekern program"));
   bytes = encode({});
+  bytes[8] = 6;
+  CHECK(says(decode_exactly(bytes, &index), "format version 6"));
   bytes[8] = 5;
-  CHECK(says(decode_exactly(bytes, &index), "format version 5"));
+  CHECK(says(decode_exactly(bytes, &index), "version 5 without a step that writes over an input"));
   bytes[8] = 4;
   CHECK(says(decode_exactly(bytes, &index), "version 4 without a blob of 4 bits"));
   bytes[8] = 3;
