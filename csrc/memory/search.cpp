@@ -1,17 +1,18 @@
 // Places buffers from the bottom up, depth first, after M. Moffitt, "MiniMalloc: A Lightweight Memory Allocator for
 // Hardware-Accelerated Machine Learning", ASPLOS 2023:
 //
-// - Canonical solutions: where a solution exists, there is one of the smallest sum of offsets. In it every buffer lies
-// on
-//   the floor or on another, and none could drop. Only such solutions are looked for.
-// - Sections: time falls into stretches in which the same buffers are alive. What is not placed yet must fit between
-// its
-//   floor and the capacity in each of them.
-// - Dominance: a buffer that is left out of the lowest place it could take must be kept from it by one that comes
-// later.
-//   Where none can, a better solution lies elsewhere.
-// - Partition: buffers on two sides of a moment at which all are placed have nothing to do with each other.
-// - Orders: several, in turns of growing limits.
+// Canonical solutions: where a solution exists, there is one of the smallest sum of offsets. In it every buffer lies on
+// the floor or on another, and none could drop. Only such solutions are looked for.
+//
+// Sections: time falls into stretches in which the same buffers are alive. What is not placed yet must fit between its
+// floor and the capacity in each of them.
+//
+// Dominance: a buffer that is left out of the lowest place it could take must be kept from it by one that comes later.
+// Where none can, a better solution lies elsewhere.
+//
+// Partition: buffers on two sides of a moment at which all are placed have nothing to do with each other.
+//
+// Orders: several, in turns of growing limits.
 //
 // To these the search adds reasons, as solvers of constraints keep them: each bound on an offset knows the placed
 // buffers that it follows from. When a branch fails, decisions that had no part in it are undone without a second try.
