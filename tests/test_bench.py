@@ -324,7 +324,9 @@ def test_dispatcher_knows_its_benches(capsys):
     everything = {
         "accuracy",
         "attention",
+        "binary_size",
         "boxes",
+        "c_api",
         "call",
         "callers",
         "conv",
@@ -355,6 +357,7 @@ def test_dispatcher_knows_its_benches(capsys):
         "pareto",
         "peers_accuracy",
         "photos",
+        "planner",
         "quantized",
         "ranges",
         "recipes",

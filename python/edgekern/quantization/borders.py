@@ -145,6 +145,9 @@ def _give_codes(graph: ir.Graph, value: ir.Value) -> None:
         name=given.name, shape=given.shape, type=ir.TensorType(quantize.outputs[0].dtype or _TYPES["uint8"])
     )
     quantize.outputs[0].replace_all_uses_with(codes)
+    [dequantize] = [use.node for use in codes.uses() if use.node.op_type == "DequantizeLinear"]
+    for use in [use for use in value.uses() if use.node is not quantize]:  # what stays float reads what there is
+        use.node.replace_input_with(use.idx, dequantize.outputs[0])
     graph.inputs[next(at for at, other in enumerate(graph.inputs) if other is given)] = codes
     for node in (quantize, cast):
         if node is not None:

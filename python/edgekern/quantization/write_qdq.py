@@ -170,12 +170,12 @@ class QdqWriter:
             value.shape,
         )
         self.stands_for[str(restored.outputs[0].name)] = str(value.name)
-        if is_output:
-            value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
-            quantize.replace_input_with(0, value)
-        else:  # an input may be an output, too: then that is what the caller gave
-            for node, index in [use for use in value.uses() if use.node is not quantize and not stays_float(use.node)]:
-                node.replace_input_with(index, restored.outputs[0])
+        for node, index in [use for use in value.uses() if use.node is not quantize and not stays_float(use.node)]:
+            node.replace_input_with(index, restored.outputs[0])
+        if is_output:  # an input may be one, too: then that is what the caller gave
+            for at, output in enumerate(self._graph.outputs):
+                if output is value:
+                    self._graph.outputs[at] = restored.outputs[0]
         if producer is None:
             self._graph.insert_before(self._graph[0], (quantize, restored))
         else:
